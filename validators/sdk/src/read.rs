@@ -53,6 +53,7 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Vi
         repairs.iter().for_each(|repair| repair.done.set(false));
         repairs.push(Repair {
             pointer: pointer.clone(),
+            field: reason.field,
             by: reason.repair,
             done: Cell::new(false),
         });
@@ -87,6 +88,8 @@ impl Path<'_> {
 /// A place that is known to be bad, and what to do about it when reading comes by again.
 struct Repair {
     pointer: String,
+    /// The last token of the pointer, if a field is meant rather than a value.
+    field: Option<String>,
     by: By,
     /// Whether a missing field was put in during this reading.
     done: Cell<bool>,
@@ -150,8 +153,8 @@ impl Failure {
     fn located(mut self, path: &Path) -> Self {
         if self.0.pointer.is_none() {
             let pointer = path.pointer();
-            self.0.pointer = Some(match self.0.field.take() {
-                Some(field) => push_token(pointer, &field),
+            self.0.pointer = Some(match &self.0.field {
+                Some(field) => push_token(pointer, field),
                 None => pointer,
             });
         }
@@ -619,13 +622,10 @@ impl Members<'_, '_> {
         }
         let here = self.path.pointer();
         self.repairs.iter().find_map(|repair| {
-            let field = repair
-                .pointer
-                .strip_prefix(here.as_str())?
-                .strip_prefix('/')?;
+            let field = repair.field.as_deref()?;
             let missing =
-                repair.by == By::Adding && !field.contains('/') && !repair.done.replace(true);
-            missing.then(|| field.replace("~1", "/").replace("~0", "~"))
+                repair.by == By::Adding && push_token(here.clone(), field) == repair.pointer;
+            (missing && !repair.done.replace(true)).then(|| field.to_owned())
         })
     }
 }
