@@ -43,6 +43,7 @@
 pub mod bindings;
 mod json;
 mod read;
+mod rules;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod violations;
@@ -52,6 +53,7 @@ use serde::Deserialize;
 pub use bindings::eye::validator::types::{Expectation, Violation};
 pub use bindings::{Description, Verdict};
 pub use json::{Json, Malformed, Object, Part};
+pub use rules::is_host_name;
 pub use violations::{Violations, pointer};
 
 /// One fact that an application reported, with its data read as `T`.
