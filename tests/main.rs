@@ -1,0 +1,7 @@
+//! The built program, tried from outside: real sockets, a real Postgres, real modules.
+
+mod answers;
+mod modules;
+mod program;
+mod support;
+mod tidy;
