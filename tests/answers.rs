@@ -173,9 +173,12 @@ async fn bodies_that_are_no_events_are_refused_as_a_whole() {
 async fn wrong_methods_and_paths_are_told_apart() {
     let gateway = Gateway::start().await;
     let wrong = gateway.get("/v1/events").await;
-    assert_eq!((wrong.status, wrong.headers["allow"].to_str()), (405, Ok("POST")));
+    assert_eq!((wrong.status, wrong.headers["allow"].to_str().ok()), (405, Some("POST")));
     let unknown = gateway.get("/v1/nothing").await;
-    assert_eq!((unknown.status, unknown.headers["content-type"].to_str()), (404, Ok("application/problem+json")));
+    assert_eq!(
+        (unknown.status, unknown.headers["content-type"].to_str().ok()),
+        (404, Some("application/problem+json"))
+    );
     let parameter = gateway.get(&format!("/v1/sessions/{SESSION}?limit=0")).await;
     assert_eq!((parameter.status, parameter.text.contains("limit")), (400, true));
     assert_eq!(gateway.get("/v1/sessions/nobody").await.status, 400);

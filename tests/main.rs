@@ -3,5 +3,6 @@
 mod answers;
 mod modules;
 mod program;
+mod store_writer;
 mod support;
 mod tidy;

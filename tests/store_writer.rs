@@ -36,20 +36,7 @@ impl Server {
             chown(server.path(), Some(user), Some(group)).expect("chown");
         }
         let data = server.data();
-        server.run(
-            "initdb",
-            &[
-                "-D",
-                &data,
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-sync",
-            ],
-        );
+        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
         server.up();
         server
     }
@@ -63,54 +50,27 @@ impl Server {
     }
 
     fn up(&self) {
-        let options = format!(
-            "-k {} -c listen_addresses='' -c fsync=off",
-            self.path().display()
-        );
+        let options = format!("-k {} -c listen_addresses='' -c fsync=off", self.path().display());
         let log = self.path().join("log").display().to_string();
-        self.run(
-            "pg_ctl",
-            &[
-                "-D",
-                &self.data(),
-                "-l",
-                &log,
-                "-w",
-                "-o",
-                &options,
-                "start",
-            ],
-        );
+        self.run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"]);
     }
 
     /// As a crash does it.
     fn down(&self) {
-        self.run(
-            "pg_ctl",
-            &["-D", &self.data(), "-w", "-m", "immediate", "stop"],
-        );
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
         let mut command = Command::new(PathBuf::from(BINARIES).join(program));
-        command
-            .args(arguments)
-            .current_dir(self.path())
-            .stdout(std::process::Stdio::null());
+        command.args(arguments).current_dir(self.path()).stdout(std::process::Stdio::null());
         if let Some((user, group)) = postgres_user() {
             command.uid(user).gid(group);
         }
-        assert!(
-            command.status().expect(program).success(),
-            "{program} failed"
-        );
+        assert!(command.status().expect(program).success(), "{program} failed");
     }
 
     fn url(&self) -> String {
-        format!(
-            "postgres://postgres@localhost/postgres?host={}",
-            self.path().display()
-        )
+        format!("postgres://postgres@localhost/postgres?host={}", self.path().display())
     }
 
     async fn store(&self) -> Store {
@@ -121,10 +81,7 @@ impl Server {
 
     async fn count(&self, query: &'static str) -> i64 {
         let mut connection = PgConnection::connect(&self.url()).await.expect("connected");
-        sqlx::query_scalar(query)
-            .fetch_one(&mut connection)
-            .await
-            .expect("count")
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("count")
     }
 }
 
@@ -139,11 +96,7 @@ impl Drop for Server {
 /// A new folder at a place that the user of the server can get to.
 fn folder() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
-    let places = [
-        std::env::temp_dir(),
-        PathBuf::from("/var/tmp"),
-        PathBuf::from("/dev/shm"),
-    ];
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
     let open = |place: &&PathBuf| {
         let mode = std::fs::metadata(place).map_or(0, |found| found.permissions().mode());
         postgres_user().is_none() || mode & 0o001 != 0
@@ -158,14 +111,8 @@ fn postgres_user() -> Option<(u32, u32)> {
         return None;
     }
     let users = std::fs::read_to_string("/etc/passwd").expect("users");
-    let line = users
-        .lines()
-        .find(|line| line.starts_with("postgres:"))
-        .expect("a user postgres");
-    let mut fields = line
-        .split(':')
-        .skip(2)
-        .map(|field| field.parse().expect("number"));
+    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("a user postgres");
+    let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("number"));
     Some((fields.next().expect("user"), fields.next().expect("group")))
 }
 
@@ -181,11 +128,7 @@ fn row(number: u32) -> EventRow {
         timestamp_us: JULY_US + i64::from(number % 3) * 31 * 86_400_000_000,
         received_at_us: JULY_US + i64::from(number),
         category: Text::from("shop"),
-        name: Text::from(if number.is_multiple_of(2) {
-            "even"
-        } else {
-            "odd"
-        }),
+        name: Text::from(if number.is_multiple_of(2) { "even" } else { "odd" }),
         application_id: 1,
         module: number.is_multiple_of(5).then_some(Digest([7; 32])),
         data: Text::from(format!("{{\"n\":{number},\"text\":\"gr\u{fc}n\"}}")),
@@ -194,17 +137,11 @@ fn row(number: u32) -> EventRow {
 }
 
 fn bad(number: u32) -> EventRow {
-    EventRow {
-        data: Text::from("{\"n\":\"\\u0000\"}"),
-        ..row(number)
-    }
+    EventRow { data: Text::from("{\"n\":\"\\u0000\"}"), ..row(number) }
 }
 
 fn later(row: &EventRow) -> EventRow {
-    EventRow {
-        received_at_us: row.received_at_us + 1_000_000,
-        ..row.clone()
-    }
+    EventRow { received_at_us: row.received_at_us + 1_000_000, ..row.clone() }
 }
 
 fn refs<T>(rows: &[T]) -> Vec<&T> {
@@ -218,11 +155,7 @@ fn letter(number: u128) -> DeadLetter {
         reason: Reason::Quarantined,
         code: "trap".to_owned(),
         detail: "nul \0 here".to_owned(),
-        violations: vec![Violation {
-            pointer: "/\0".to_owned(),
-            code: "c".into(),
-            message: "m".into(),
-        }],
+        violations: vec![Violation { pointer: "/\0".to_owned(), code: "c".into(), message: "m".into() }],
         application_id: 1,
         module: Some(Digest([9; 32])),
         event_id: None,
@@ -245,31 +178,15 @@ async fn events_are_stored_once_and_read_back_in_order() {
     rows.push(later(&rows[3]));
     let mut wanted = vec![Fate::Stored; 2_000];
     wanted.push(Fate::Duplicate);
-    assert_eq!(
-        sink.write(&refs(&rows)).await,
-        Ok(wanted),
-        "straight path, a repetition within the batch"
-    );
+    assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "straight path, a repetition within the batch");
 
     let mixed: Vec<EventRow> = (1_990..2_010).map(|number| later(&row(number))).collect();
     let fates = sink.write(&refs(&mixed)).await.expect("written");
-    assert!(
-        fates[..10].iter().all(|fate| *fate == Fate::Duplicate),
-        "conflict path: there already"
-    );
-    assert!(
-        fates[10..].iter().all(|fate| *fate == Fate::Stored),
-        "conflict path: new"
-    );
+    assert!(fates[..10].iter().all(|fate| *fate == Fate::Duplicate), "conflict path: there already");
+    assert!(fates[10..].iter().all(|fate| *fate == Fate::Stored), "conflict path: new");
     for batch in 0..12 {
-        let rows: Vec<EventRow> = (0..10)
-            .map(|number| row(3_000 + batch * 10 + number))
-            .collect();
-        assert_eq!(
-            sink.write(&refs(&rows)).await,
-            Ok(vec![Fate::Stored; 10]),
-            "back to the straight path"
-        );
+        let rows: Vec<EventRow> = (0..10).map(|number| row(3_000 + batch * 10 + number)).collect();
+        assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 10]), "back to the straight path");
     }
     assert_eq!(server.count("select count(*) from events").await, 2_130);
     assert_eq!(server.count("select count(*) from event_types").await, 2);
@@ -281,42 +198,20 @@ async fn is_read_back_in_order(server: &Server, store: &Store) {
     let mut seen = Vec::new();
     let mut after = None;
     loop {
-        let page = store
-            .session_page(Uuid::from_u128(3), after, 50)
-            .await
-            .expect("page");
+        let page = store.session_page(Uuid::from_u128(3), after, 50).await.expect("page");
         let Some(last) = page.last() else { break };
-        after = Some(SessionCursor {
-            timestamp_us: last.timestamp_us,
-            received_at_us: last.received_at_us,
-            id: last.id,
-        });
+        after =
+            Some(SessionCursor { timestamp_us: last.timestamp_us, received_at_us: last.received_at_us, id: last.id });
         seen.extend(page);
     }
-    let keys: Vec<_> = seen
-        .iter()
-        .map(|event| (event.timestamp_us, event.received_at_us, event.id))
-        .collect();
-    assert!(
-        keys.is_sorted() && keys.iter().collect::<HashSet<_>>().len() == keys.len(),
-        "in order, each once"
-    );
+    let keys: Vec<_> = seen.iter().map(|event| (event.timestamp_us, event.received_at_us, event.id)).collect();
+    assert!(keys.is_sorted() && keys.iter().collect::<HashSet<_>>().len() == keys.len(), "in order, each once");
     assert_eq!(
         seen.len() as i64,
         server.count("select count(*) from events where session_id = '00000000-0000-0000-0000-000000000003'").await
     );
-    let event = seen
-        .iter()
-        .find(|event| event.id == Uuid::from_u128(10))
-        .expect("row 10");
-    assert_eq!(
-        (
-            event.category.as_str(),
-            event.name.as_str(),
-            event.application.as_str()
-        ),
-        ("shop", "even", "local")
-    );
+    let event = seen.iter().find(|event| event.id == Uuid::from_u128(10)).expect("row 10");
+    assert_eq!((event.category.as_str(), event.name.as_str(), event.application.as_str()), ("shop", "even", "local"));
     assert_eq!(event.module.as_deref(), Some(&[7_u8; 32][..]));
     assert_eq!(event.timestamp_us, row(10).timestamp_us);
     assert_eq!(event.received_at_us, row(10).received_at_us);
@@ -329,75 +224,36 @@ async fn bad_rows_cost_only_themselves() {
     let store = server.store().await;
     let mut sink = store.event_sink();
     let batch = [row(1), bad(2), row(3)];
-    assert!(
-        matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { code, .. }) if code == "22P05")
-    );
-    assert_eq!(
-        sink.write(&[&batch[0]]).await,
-        Ok(vec![Fate::Stored]),
-        "the connection is still in step"
-    );
-    assert!(matches!(
-        sink.write(&refs(&batch)).await,
-        Err(Failure::Data { .. })
-    ));
-    assert_eq!(
-        sink.write(&[&batch[0], &batch[2]]).await,
-        Ok(vec![Fate::Duplicate, Fate::Stored]),
-        "conflict path"
-    );
-    assert!(
-        matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { .. })),
-        "also refused on the conflict path"
-    );
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { code, .. }) if code == "22P05"));
+    assert_eq!(sink.write(&[&batch[0]]).await, Ok(vec![Fate::Stored]), "the connection is still in step");
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { .. })));
+    assert_eq!(sink.write(&[&batch[0], &batch[2]]).await, Ok(vec![Fate::Duplicate, Fate::Stored]), "conflict path");
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { .. })), "also refused on the conflict path");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_rows_with_bad_ones_among_them() {
     let server = Server::start();
     let store = server.store().await;
-    let limits = Limits {
-        events_max: 1_000,
-        bytes_max: 8 << 20,
-        age: Duration::from_millis(5),
-        parcels_max: 1_000,
-    };
-    let (batcher, writers) = Batcher::start(
-        "events",
-        limits,
-        vec![store.event_sink(), store.event_sink()],
-    );
+    let limits = Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let mut receipts = Vec::new();
     for parcel in 0..50 {
         let numbers = (0..200).map(|index| 10_000 + parcel * 200 + index);
-        let rows = numbers
-            .map(|number: u32| {
-                if number.is_multiple_of(97) {
-                    bad(number)
-                } else {
-                    row(number)
-                }
-            })
-            .collect();
+        let rows =
+            numbers.map(|number: u32| if number.is_multiple_of(97) { bad(number) } else { row(number) }).collect();
         receipts.push((parcel, batcher.submit(rows, None).expect("room")));
     }
     let mut refused = 0;
     for (parcel, receipt) in receipts {
         for (index, fate) in receipt.await.expect("receipt").into_iter().enumerate() {
             let number = 10_000 + parcel * 200 + index as u32;
-            assert_eq!(
-                matches!(fate, Fate::Refused { .. }),
-                number.is_multiple_of(97),
-                "{number} {fate:?}"
-            );
+            assert_eq!(matches!(fate, Fate::Refused { .. }), number.is_multiple_of(97), "{number} {fate:?}");
             assert!(!matches!(fate, Fate::Duplicate));
             refused += i64::from(matches!(fate, Fate::Refused { .. }));
         }
     }
-    assert_eq!(
-        server.count("select count(*) from events").await,
-        10_000 - refused
-    );
+    assert_eq!(server.count("select count(*) from events").await, 10_000 - refused);
     drop(batcher);
     writers.drain(Duration::from_secs(5)).await;
 }
@@ -407,15 +263,8 @@ async fn dead_letters_are_kept_whatever_they_hold() {
     let server = Server::start();
     let mut sink = server.store().await.dead_letter_sink();
     let letters: Vec<DeadLetter> = (1..=100).map(letter).collect();
-    assert_eq!(
-        sink.write(&refs(&letters)).await,
-        Ok(vec![Fate::Stored; 100])
-    );
-    assert_eq!(
-        sink.write(&refs(&letters)).await,
-        Ok(vec![Fate::Stored; 100]),
-        "a retry is its own"
-    );
+    assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]));
+    assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]), "a retry is its own");
     let query = "select count(*) from dead_letters where raw = '\\x00ff' and detail = 'nul \u{fffd} here' \
         and violations #>> '{0,pointer}' = '/\u{fffd}' and module_id is not null and session_id is not null \
         and event_id is null and reason = 'quarantined'";
@@ -426,26 +275,14 @@ async fn dead_letters_are_kept_whatever_they_hold() {
 async fn the_same_rows_from_many_writers_are_stored_once() {
     let server = Server::start();
     let store = server.store().await;
-    let limits = Limits {
-        events_max: 300,
-        bytes_max: 8 << 20,
-        age: Duration::from_millis(1),
-        parcels_max: 1_000,
-    };
-    let (batcher, writers) = Batcher::start(
-        "events",
-        limits,
-        (0..4).map(|_| store.event_sink()).collect(),
-    );
+    let limits = Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
     let mut receipts = Vec::new();
     for round in 0..8_i64 {
         for parcel in 0..20 {
             let rows = (0..100).map(|index| parcel * 100 + index).map(|number| {
                 let row = row(number);
-                EventRow {
-                    received_at_us: row.received_at_us + round * 1_000_000,
-                    ..row
-                }
+                EventRow { received_at_us: row.received_at_us + round * 1_000_000, ..row }
             });
             receipts.push(batcher.submit(rows.collect(), None).expect("room"));
         }
@@ -517,13 +354,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
     let mode = Arc::new(AtomicU8::new(PASS));
     let mut tasks = JoinSet::new();
     let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
-    let store = Store::new(
-        &url,
-        1,
-        Duration::from_secs(5),
-        Duration::from_millis(1_000),
-    )
-    .expect("url");
+    let store = Store::new(&url, 1, Duration::from_secs(5), Duration::from_millis(1_000)).expect("url");
     let mut sink = store.event_sink();
     let other = row(5_000);
     assert_eq!(sink.write(&[&other]).await, Ok(vec![Fate::Stored]));
@@ -535,54 +366,33 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
         first += 100;
         let sent: Vec<&EventRow> = rows[..100].iter().collect();
         mode.store(how, Ordering::SeqCst);
-        assert!(
-            matches!(sink.write(&sent).await, Err(Failure::Transient(_))),
-            "{how}"
-        );
+        assert!(matches!(sink.write(&sent).await, Err(Failure::Transient(_))), "{how}");
         // The retry brings the same rows, and with them some that others have sent meanwhile.
         let mut wanted = vec![Fate::Stored; 100];
         wanted.extend([Fate::Duplicate, Fate::Duplicate]);
         assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "{how}");
         let again: Vec<EventRow> = rows.iter().map(later).collect();
-        assert_eq!(
-            sink.write(&refs(&again)).await,
-            Ok(vec![Fate::Duplicate; 102]),
-            "{how}"
-        );
+        assert_eq!(sink.write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 102]), "{how}");
         // Until the straight path is taken again.
         for number in 0..8 {
             let row = row(10_000 + first + number);
             assert_eq!(sink.write(&[&row]).await, Ok(vec![Fate::Stored]));
         }
     }
-    assert_eq!(
-        server.count("select count(*) from events").await,
-        1 + 300 + 24
-    );
+    assert_eq!(server.count("select count(*) from events").await, 1 + 300 + 24);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_killed_is_taken_up_again() {
     let server = Server::start();
     let store = server.store().await;
-    let limits = Limits {
-        events_max: 100,
-        bytes_max: 8 << 20,
-        age: Duration::from_millis(1),
-        parcels_max: 1_000,
-    };
-    let (batcher, writers) = Batcher::start(
-        "events",
-        limits,
-        vec![store.event_sink(), store.event_sink()],
-    );
+    let limits = Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let before = batcher.submit(vec![row(0)], None).expect("room");
     assert_eq!(before.await.expect("receipt"), [Fate::Stored]);
     tokio::task::block_in_place(|| server.down());
     assert!(!store.ready().await);
-    let receipts: Vec<_> = (1..50)
-        .map(|number| batcher.submit(vec![row(number)], None).expect("room"))
-        .collect();
+    let receipts: Vec<_> = (1..50).map(|number| batcher.submit(vec![row(number)], None).expect("room")).collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::task::block_in_place(|| server.up());
     let since = std::time::Instant::now();
@@ -605,47 +415,23 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     let new = NewApplication {
         name: "shop".to_owned(),
         token_digest: Some([1; 32]),
-        networks: vec![
-            "10.0.0.0/8".parse().expect("network"),
-            "2001:db8::/32".parse().expect("network"),
-        ],
+        networks: vec!["10.0.0.0/8".parse().expect("network"), "2001:db8::/32".parse().expect("network")],
         known_by: "both".to_owned(),
         scopes: vec!["ingest".to_owned()],
     };
     let id = store.application_add(&new).await.expect("added");
-    tokio::time::timeout(Duration::from_secs(1), changes.changed())
-        .await
-        .expect("heard")
-        .expect("listened");
-    assert!(
-        matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop")
-    );
-    store
-        .application_rotate("shop", &[2; 32])
-        .await
-        .expect("rotated");
-    store
-        .application_rotate("shop", &[3; 32])
-        .await
-        .expect("rotated");
+    tokio::time::timeout(Duration::from_secs(1), changes.changed()).await.expect("heard").expect("listened");
+    assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
+    store.application_rotate("shop", &[2; 32]).await.expect("rotated");
+    store.application_rotate("shop", &[3; 32]).await.expect("rotated");
     store.ensure_local_application().await.expect("local");
     store.ensure_local_application().await.expect("local");
     let rows = store.applications().await.expect("applications");
     assert_eq!(rows.len(), 2);
-    assert_eq!(
-        (
-            rows[0].name.as_str(),
-            rows[0].known_by.as_str(),
-            rows[0].scopes.len()
-        ),
-        ("local", "network", 3)
-    );
+    assert_eq!((rows[0].name.as_str(), rows[0].known_by.as_str(), rows[0].scopes.len()), ("local", "network", 3));
     assert_eq!((rows[1].id, &rows[1].networks), (id, &new.networks));
     assert_eq!(rows[1].token_digests, [vec![2; 32], vec![3; 32]]);
     store.application_revoke("shop").await.expect("revoked");
-    assert!(matches!(
-        store.application_revoke("shop").await,
-        Err(Error::ApplicationUnknown(_))
-    ));
+    assert!(matches!(store.application_revoke("shop").await, Err(Error::ApplicationUnknown(_))));
     assert!(!store.applications().await.expect("applications")[1].active);
 }

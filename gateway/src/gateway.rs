@@ -255,6 +255,7 @@ async fn serve_on(
     stop.cancel();
     tasks.wait().await;
     gateway.validators.stop().await;
+    gateway.store.close().await;
     tracing::info!("the gateway has stopped");
     Ok(())
 }

@@ -116,6 +116,11 @@ impl Store {
         Ok(())
     }
 
+    /// Closes the connections for reading; the writers close their own.
+    pub async fn close(&self) {
+        self.reads.close().await;
+    }
+
     /// Asks whether the database answers now.
     pub async fn ready(&self) -> bool {
         matches!(timeout(READY_TIME, (&self.reads).execute("select 1")).await, Ok(Ok(_)))

@@ -15,34 +15,34 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A session that every test may use, since each has its own database.
-pub const SESSION: &str = "e2085be5-9137-4e4e-80b5-f1ffddc25423";
+pub(crate) const SESSION: &str = "e2085be5-9137-4e4e-80b5-f1ffddc25423";
 
 /// An event of `category/name` that keeps the envelope's rules.
-pub fn event(category: &str, name: &str, data: Value) -> Value {
+pub(crate) fn event(category: &str, name: &str, data: Value) -> Value {
     json!({"session_id": SESSION, "category": category, "name": name, "timestamp": "2021-01-01 09:15:27.243860", "data": data})
 }
 
 /// A pageview that its validator accepts.
-pub fn pageview() -> Value {
+pub(crate) fn pageview() -> Value {
     event("page interaction", "pageview", json!({"host": "www.consumeraffairs.com", "path": "/"}))
 }
 
 /// What the gateway answered.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
     /// The body as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// `(pointer, code)` of each violation.
-    pub fn violations(&self) -> Vec<(String, String)> {
+    pub(crate) fn violations(&self) -> Vec<(String, String)> {
         let body = self.json();
         let list = body["violations"].as_array().unwrap_or_else(|| panic!("no violations: {self:?}"));
         list.iter().map(|one| (text(&one["pointer"]), text(&one["code"]))).collect()
@@ -54,7 +54,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Waits until `probe` gives something, and fails with `what` if it never does.
-pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+pub(crate) async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
     let start = Instant::now();
     let mut pause = tokio::time::interval(Duration::from_millis(5));
     while start.elapsed() < PATIENCE {
@@ -67,7 +67,7 @@ pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: 
 }
 
 /// A folder for one test that the unprivileged user of Postgres may enter; `/tmp` is closed to others on some machines.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir_in("/var/tmp").expect("a temporary folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
     folder
@@ -83,32 +83,32 @@ fn built(name: &str) -> PathBuf {
 }
 
 /// The bytes of a built module.
-pub fn module(name: &str) -> Vec<u8> {
+pub(crate) fn module(name: &str) -> Vec<u8> {
     std::fs::read(built(name)).expect("a built module")
 }
 
 /// How to start a gateway.
 #[derive(Default)]
-pub struct Setup {
-    pub environment: Vec<(String, String)>,
-    pub modules: Vec<(String, Vec<u8>)>,
+pub(crate) struct Setup {
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) modules: Vec<(String, Vec<u8>)>,
 }
 
 impl Setup {
     /// With one more setting.
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self
     }
 
     /// With a module at `path` in the modules directory from the start.
-    pub fn with_module(mut self, path: &str, name: &str) -> Self {
+    pub(crate) fn with_module(mut self, path: &str, name: &str) -> Self {
         self.modules.push((path.to_owned(), module(name)));
         self
     }
 
     /// Starts it, and waits until it is ready.
-    pub async fn start(self) -> Gateway {
+    pub(crate) async fn start(self) -> Gateway {
         let folder = folder();
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
@@ -135,7 +135,7 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 /// A running gateway.
-pub struct Gateway {
+pub(crate) struct Gateway {
     process: Option<Child>,
     address: String,
     log: Arc<Mutex<Vec<String>>>,
@@ -146,12 +146,12 @@ pub struct Gateway {
 
 impl Gateway {
     /// With the defaults and no modules.
-    pub async fn start() -> Gateway {
+    pub(crate) async fn start() -> Gateway {
         Setup::default().start().await
     }
 
     /// Starts the program on the data that is there.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         let mut child = self.command().spawn().expect("the built program");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::clone(&self.log);
@@ -182,78 +182,74 @@ impl Gateway {
         Some(format!("127.0.0.1:{port}"))
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// What it has logged since it was started.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").join("\n")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().expect("running").id()
     }
 
     /// Sends a signal to the program.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         kill(self.pid(), signal);
     }
 
     /// Waits until the program has ended.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut child = self.process.take().expect("running");
         eventually("the gateway ends", async || child.try_wait().expect("a child")).await
     }
 
     /// Puts a module in place.
-    pub fn drop_module(&self, path: &str, bytes: &[u8]) {
+    pub(crate) fn drop_module(&self, path: &str, bytes: &[u8]) {
         write(&self.folder.path().join("modules").join(path), bytes);
     }
 
-    pub fn remove_module(&self, path: &str) {
+    pub(crate) fn remove_module(&self, path: &str) {
         std::fs::remove_file(self.folder.path().join("modules").join(path)).expect("a module to remove");
     }
 
-    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.client.request(method, format!("http://{}{path}", self.address))
     }
 
-    pub async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
+    pub(crate) async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
         let response = request.send().await.unwrap_or_else(|error| panic!("no answer: {error:?}\n{}", self.log()));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Answer { status, headers, text: response.text().await.expect("a body") }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.answer(self.request("GET", path)).await
     }
 
     /// Sends a body as it is.
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
         let header = HeaderName::from_static("content-type");
         self.answer(self.request("POST", path).header(header, content_type).body(body)).await
     }
 
     /// Sends one event, or an array of them.
-    pub async fn send(&self, event: &Value) -> Answer {
+    pub(crate) async fn send(&self, event: &Value) -> Answer {
         self.post("/v1/events", "application/json", event.to_string()).await
     }
 
     /// The events of a session, as they are read back.
-    pub async fn session(&self, session_id: &str) -> Vec<Value> {
+    pub(crate) async fn session(&self, session_id: &str) -> Vec<Value> {
         let answer = self.get(&format!("/v1/sessions/{session_id}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["events"].as_array().expect("events").clone()
     }
 
     /// Waits until the module of an event type is in `state`, and gives what the gateway says of it.
-    pub async fn validator(&self, event_type: &str, state: &str) -> Value {
+    pub(crate) async fn validator(&self, event_type: &str, state: &str) -> Value {
         eventually(&format!("{event_type} is {state}"), async || {
             let report = self.get("/v1/validators").await.json();
             let list = report["validators"].as_array().expect("a list").clone();
@@ -263,7 +259,7 @@ impl Gateway {
     }
 
     /// Runs a statement in the gateway's own Postgres, as a person with `psql` would, and gives the rows' text.
-    pub fn sql(&self, statement: &str) -> String {
+    pub(crate) fn sql(&self, statement: &str) -> String {
         let output = Command::new("psql")
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "eye", "-d", "eye", "-h"])
             .arg(self.data_dir().join("run"))
@@ -276,7 +272,7 @@ impl Gateway {
 }
 
 /// Sends a signal to a process that a test has started.
-pub fn kill(pid: u32, signal: &str) {
+pub(crate) fn kill(pid: u32, signal: &str) {
     let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill");
     assert!(status.success(), "kill -{signal} {pid}");
 }
