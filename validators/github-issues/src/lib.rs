@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use eye_validator::{Event, Verdict, Violations};
 use github_words::{Account, Repository, judge_action, judge_topic};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The data of the event, as far as it is judged.
 #[derive(Deserialize)]
@@ -18,6 +19,8 @@ struct Issues<'a> {
     repository: Repository<'a>,
     #[serde(borrow)]
     sender: Account<'a>,
+    /// Only there if this is no `issues` event, but the very similar `issue_comment`.
+    comment: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -36,8 +39,15 @@ fn judge(event: &Event<Issues>) -> Verdict {
         issue,
         repository,
         sender,
+        comment,
     } = &event.data;
     let mut violations = Violations::new();
+    violations.require(
+        comment.is_none(),
+        "/comment",
+        "wrong_webhook",
+        "Send this as `issue_comment`: an `issues` event has no comment.",
+    );
     judge_action(action, &mut violations);
     violations.require(
         issue.number > 0,
@@ -71,6 +81,9 @@ eye_validator::validator! {
             "repository":{"id":1,"full_name":"octocat/hello"}}"#,
         reject "issues are counted from 1": r#"{"action":"opened","sender":{"login":"octocat"},
             "issue":{"number":0,"title":"The roof leaks","state":"open"},
+            "repository":{"id":1,"full_name":"octocat/hello"}}"#,
+        reject "an issue_comment event": r#"{"action":"created","sender":{"login":"octocat"},"comment":{"id":1},
+            "issue":{"number":1,"title":"The roof leaks","state":"open"},
             "repository":{"id":1,"full_name":"octocat/hello"}}"#,
         reject "another webhook's payload": r#"{"ref":"refs/heads/main","commits":[]}"#,
     ],
