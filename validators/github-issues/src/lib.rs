@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use eye_validator::{Event, Verdict, Violations};
 use github_words::{Account, Repository, judge_action, judge_topic};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The data of the event, as far as it is judged.
 #[derive(Deserialize)]
@@ -18,6 +19,8 @@ struct Issues<'a> {
     repository: Repository<'a>,
     #[serde(borrow)]
     sender: Account<'a>,
+    /// Only there if this is no `issues` event, but the very similar `issue_comment`.
+    comment: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -31,8 +34,24 @@ struct Issue<'a> {
 }
 
 fn judge(event: &Event<Issues>) -> Verdict {
+<<<<<<< HEAD
     let Issues { action, issue, repository, sender } = &event.data;
+=======
+    let Issues {
+        action,
+        issue,
+        repository,
+        sender,
+        comment,
+    } = &event.data;
+>>>>>>> 9f3a7e025f047363643d13c6152c971751652a80
     let mut violations = Violations::new();
+    violations.require(
+        comment.is_none(),
+        "/comment",
+        "wrong_webhook",
+        "Send this as `issue_comment`: an `issues` event has no comment.",
+    );
     judge_action(action, &mut violations);
     violations.require(issue.number > 0, "/issue/number", "bad_number", "Give the issue's number, which is from 1.");
     judge_topic("issue", &issue.title, issue.state.as_deref(), action, &mut violations);
@@ -55,6 +74,9 @@ eye_validator::validator! {
             "repository":{"id":1,"full_name":"octocat/hello"}}"#,
         reject "issues are counted from 1": r#"{"action":"opened","sender":{"login":"octocat"},
             "issue":{"number":0,"title":"The roof leaks","state":"open"},
+            "repository":{"id":1,"full_name":"octocat/hello"}}"#,
+        reject "an issue_comment event": r#"{"action":"created","sender":{"login":"octocat"},"comment":{"id":1},
+            "issue":{"number":1,"title":"The roof leaks","state":"open"},
             "repository":{"id":1,"full_name":"octocat/hello"}}"#,
         reject "another webhook's payload": r#"{"ref":"refs/heads/main","commits":[]}"#,
     ],
