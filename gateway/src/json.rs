@@ -241,9 +241,11 @@ struct Frame {
 struct SeenKey {
     start: usize,
     end: usize,
-    /// Tells most keys apart without touching their bytes: length, first and last byte.
-    fingerprint: u32,
+    /// Tells most keys apart without touching their bytes.
+    fingerprint: u64,
     decoded: bool,
+    /// Whether it was told to be repeated: however often a key is given, that is one flaw.
+    told: bool,
 }
 
 impl SeenKey {
@@ -544,8 +546,14 @@ impl Scan<'_, '_> {
             return;
         }
         if key.marks == 0 {
-            let fingerprint = fingerprint(&bytes[key.start..key.end]);
-            self.scratch.keys.push(SeenKey { start: key.start, end: key.end, fingerprint, decoded: false });
+            let fingerprint = fingerprint(bytes, key.start, key.end);
+            self.scratch.keys.push(SeenKey {
+                start: key.start,
+                end: key.end,
+                fingerprint,
+                decoded: false,
+                told: false,
+            });
         } else {
             self.note_escaped_key(key);
         }
@@ -557,8 +565,8 @@ impl Scan<'_, '_> {
         let start = self.scratch.decoded.len();
         self.scratch.decoded.push_str(&characters);
         let end = self.scratch.decoded.len();
-        let fingerprint = fingerprint(characters.as_bytes());
-        self.scratch.keys.push(SeenKey { start, end, fingerprint, decoded: true });
+        let fingerprint = fingerprint(self.scratch.decoded.as_bytes(), start, end);
+        self.scratch.keys.push(SeenKey { start, end, fingerprint, decoded: true, told: false });
         self.judge_marks(key.marks);
     }
 
@@ -569,20 +577,22 @@ impl Scan<'_, '_> {
         if count > PAIRED_KEYS_MAX {
             return self.judge_many_keys(keys_start);
         }
-        for later in keys_start + 1..keys_start + count {
+        // One bit for each fingerprint: a key whose bit is new has no duplicate before it.
+        let mut seen = 0_u64;
+        for later in keys_start..keys_start + count {
             let fingerprint = self.scratch.keys[later].fingerprint;
-            let alike = |key: &SeenKey| key.fingerprint == fingerprint;
-            if self.scratch.keys[keys_start..later].iter().any(alike) {
+            let bit = 1 << (fingerprint % 64);
+            if seen & bit != 0 {
                 self.judge_pairs(keys_start, later);
             }
+            seen |= bit;
         }
     }
 
-    /// Compares a key with all before it, of which at least one looks like it.
+    /// Compares a key with all before it.
     fn judge_pairs(&mut self, keys_start: usize, later: usize) {
-        let bytes = self.key_bytes(later);
-        if (keys_start..later).any(|earlier| self.key_bytes(earlier) == bytes) {
-            self.tell_duplicate(keys_start, later);
+        if let Some(earlier) = (keys_start..later).find(|&earlier| self.is_same_key(earlier, later)) {
+            self.tell_duplicate(keys_start, earlier);
         }
     }
 
@@ -602,7 +612,7 @@ impl Scan<'_, '_> {
                         break;
                     }
                     earlier if self.is_same_key(earlier - 1, later) => {
-                        self.tell_duplicate(keys_start, later);
+                        self.tell_duplicate(keys_start, earlier - 1);
                         break;
                     }
                     _ => slot = (slot + 1) % slot_count,
@@ -622,6 +632,9 @@ impl Scan<'_, '_> {
 
     #[cold]
     fn tell_duplicate(&mut self, keys_start: usize, key: usize) {
+        if std::mem::replace(&mut self.scratch.keys[key].told, true) {
+            return;
+        }
         let member = Member { keys_start, key };
         self.flaw("duplicate_key", Some(member), || "is given twice in one object".to_owned());
     }
@@ -682,7 +695,7 @@ impl Scan<'_, '_> {
             return;
         }
         let pointer = self.pointer(member);
-        // A key given three times is one flaw.
+        // A key and its value may be wrong in the same way.
         if !self.flaws.iter().any(|flaw| flaw.code == code && flaw.pointer == pointer) {
             self.flaws.push(Flaw { pointer, code, message: message() });
         }
@@ -741,12 +754,25 @@ fn push_token(pointer: &mut String, token: &str) {
     }
 }
 
-fn fingerprint(key: &[u8]) -> u32 {
-    let (Some(&first), Some(&last)) = (key.first(), key.last()) else {
-        return 0;
+/// Mixes the length and up to 16 bytes of the key that spans `start..end`: its first 8 and its last 8. Not proof against a sender
+/// who looks for keys that collide, who gains no more than [`PAIRED_KEYS_MAX`] compared with each other.
+#[inline]
+fn fingerprint(text: &[u8], start: usize, end: usize) -> u64 {
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let len = end - start;
+    let head = match text.get(start..).and_then(|rest| rest.first_chunk::<8>()) {
+        Some(head) => u64::from_le_bytes(*head),
+        None => text[start..end].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     };
-    // Lengths beyond 16 bits may look alike; that costs a comparison.
-    (key.len() as u32) << 16 | u32::from(first) << 8 | u32::from(last)
+    let mixed = if len < 8 {
+        // What stands behind the key does not count.
+        head & ((1 << (len * 8)) - 1)
+    } else {
+        let tail = text[..end].last_chunk::<8>().map_or(0, |tail| u64::from_le_bytes(*tail));
+        head ^ tail.rotate_left(29)
+    };
+    let mixed = (mixed ^ len as u64).wrapping_mul(ODD);
+    mixed ^ mixed >> 32
 }
 
 /// The byte at a position, or 0 behind the end: no rule of JSON begins with 0.
@@ -757,7 +783,8 @@ fn byte_at(bytes: &[u8], at: usize) -> u8 {
 
 #[inline]
 fn skip_space(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(byte_at(bytes, at), b' ' | b'\t' | b'\n' | b'\r') {
+    // Most often there is none, which one comparison tells.
+    while byte_at(bytes, at) <= b' ' && matches!(byte_at(bytes, at), b' ' | b'\t' | b'\n' | b'\r') {
         at += 1;
     }
     at

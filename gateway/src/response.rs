@@ -169,13 +169,14 @@ pub fn rejected(
         RejectionCode::Envelope => (
             "urn:eye:problem:envelope",
             "The event is not well formed",
-            "Mend what `violations` lists (each `pointer` names the place) and send the event again.",
+            "Mend what `violations` lists (each `pointer` names the place) and send the event \
+             again.",
         ),
         RejectionCode::Rule => (
             "urn:eye:problem:rule",
             "The event breaks a rule of its type",
-            "The validator of this event type refused the event. Mend what `violations` lists (each `pointer` names the \
-             place) and send it again.",
+            "The validator of this event type refused the event. Mend what `violations` lists \
+             (each `pointer` names the place) and send it again.",
         ),
     };
     let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator };
@@ -379,62 +380,60 @@ impl Refusal {
     fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::NotJson { line, column, message } => format!(
-                "The body is not valid JSON at line {line}, column {column}: {message}. Mend it there and send it again."
+                "The body is not valid JSON at line {line}, column {column}: {message}. Mend \
+                 it there and send it again."
             )
             .into(),
             Self::Empty => "Put one event, an array of events, or one event a line into the body.".into(),
             Self::TooLarge { limit_bytes } => format!(
-                "A body may have {limit_bytes} bytes, also after decompression. Send the events in several smaller requests."
+                "A body may have {limit_bytes} bytes, also after decompression. Send the \
+                 events in several smaller requests."
             )
             .into(),
-            Self::TooManyEvents { limit } => format!(
-                "A request may carry {limit} events. Send them in several requests."
-            )
-            .into(),
+            Self::TooManyEvents { limit } => {
+                format!("A request may carry {limit} events. Send them in several requests.").into()
+            }
             Self::WrongType { found } => format!(
-                "The content type `{found}` is not read here. Send `application/json` for one event or an array, or \
-                 `application/x-ndjson` for one event a line."
+                "The content type `{found}` is not read here. Send `application/json` for one \
+                 event or an array, or `application/x-ndjson` for one event a line."
             )
             .into(),
             Self::WrongEncoding { found } => format!(
-                "The content encoding `{found}` is not read here. Send the body as it is, or compressed once with `gzip` or \
-                 `zstd`."
+                "The content encoding `{found}` is not read here. Send the body as it is, or \
+                 compressed once with `gzip` or `zstd`."
             )
             .into(),
             Self::BodyCorrupt { encoding, message } => format!(
-                "The body was announced as `{encoding}` but cannot be decompressed: {message}. Compress the whole body once, \
-                 or leave out `Content-Encoding`."
+                "The body was announced as `{encoding}` but cannot be decompressed: {message}. \
+                 Compress the whole body once, or leave out `Content-Encoding`."
             )
             .into(),
-            Self::Unknown => "Send `Authorization: Bearer <token>` with the token of a registered application, or send from \
-                 a network that is registered for one."
-                .into(),
+            Self::Unknown => {
+                "Send `Authorization: Bearer <token>` with the token of a registered \
+                 application, or send from a network that is registered for one."
+            }
+            .into(),
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
-            Self::BodyTimeout => {
-                "Send the whole body without pauses, or in several smaller requests.".into()
-            }
-            Self::BodyBroken => {
-                "The connection broke off before the body was complete. Send the request again.".into()
-            }
-            Self::Overloaded => {
-                "There is no room for more events now, and none of this request was stored. Send it again after a pause, \
-                 waiting longer each time."
-                    .into()
-            }
-            Self::DatabaseAway => {
-                "Some of the events may have been stored. Events with an `id` can be sent again safely: none is stored \
-                 twice. An event without an `id` may be stored a second time."
-                    .into()
-            }
+            Self::BodyTimeout => "Send the whole body without pauses, or in several smaller requests.".into(),
+            Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
+                 again."
+                .into(),
+            Self::Overloaded => "There is no room for more events now, and none of this request was stored. \
+                 Send it again after a pause, waiting longer each time."
+                .into(),
+            Self::DatabaseAway => "Some of the events may have been stored. Events with an `id` can be sent \
+                 again safely: none is stored twice. An event without an `id` may be stored a \
+                 second time."
+                .into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
-            Self::Internal => {
-                "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent again safely.".into()
-            }
+            Self::Internal => "This is a fault of the gateway; its log has the cause. Events with an `id` \
+                 can be sent again safely."
+                .into(),
         }
     }
 
@@ -492,5 +491,131 @@ impl Refusal {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::verdict::Digest;
+
+    const ID: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+
+    fn parts(response: Response) -> (StatusCode, hyper::HeaderMap, Value) {
+        let (head, body) = response.into_parts();
+        let Kind::Whole(bytes) = body.0 else {
+            panic!("answers are whole");
+        };
+        let body = serde_json::from_slice(&bytes).expect("answers are JSON");
+        (head.status, head.headers, body)
+    }
+
+    fn rejection(id: Option<Uuid>, judged: bool) -> Outcome {
+        Outcome::Rejected {
+            id,
+            code: if judged { RejectionCode::Rule } else { RejectionCode::Envelope },
+            violations: vec![Violation {
+                pointer: "/price".to_owned(),
+                code: "negative".into(),
+                message: "must not be negative".into(),
+            }],
+            validator: judged.then(|| JudgedBy { event_type: "shop/sale".to_owned(), digest: Digest([0xab; 32]) }),
+        }
+    }
+
+    #[test]
+    fn one_event() {
+        let (status, headers, body) = parts(one(&Outcome::Stored { id: ID }));
+        assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::CREATED, &JSON));
+        assert_eq!(body, json!({"id": ID, "outcome": "stored"}));
+        let (status, _, body) = parts(one(&Outcome::Duplicate { id: ID }));
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(body, json!({"id": ID, "outcome": "duplicate"}));
+        let code = "deadline".into();
+        let (status, _, body) = parts(one(&Outcome::Quarantined { id: ID, code }));
+        assert_eq!(status, StatusCode::ACCEPTED);
+        assert_eq!(body, json!({"id": ID, "outcome": "quarantined", "code": "deadline"}));
+    }
+
+    #[test]
+    fn one_event_rejected() {
+        let (status, headers, body) = parts(one(&rejection(Some(ID), true)));
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(headers[CONTENT_TYPE], PROBLEM);
+        assert_eq!(body["type"], "urn:eye:problem:rule");
+        assert_eq!((&body["code"], &body["id"]), (&json!("rule"), &json!(ID)));
+        assert_eq!(
+            body["violations"],
+            json!([{"pointer": "/price", "code": "negative", "message": "must not be negative"}])
+        );
+        let digest = "ab".repeat(32);
+        assert_eq!(body["validator"], json!({"event_type": "shop/sale", "digest": digest}));
+        let (_, _, body) = parts(one(&rejection(None, false)));
+        assert_eq!(body["code"], "envelope");
+        let object = body.as_object().expect("an object");
+        assert_eq!((&object["id"], &object["validator"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn many_events() {
+        let fine = [Outcome::Stored { id: ID }, Outcome::Duplicate { id: ID }];
+        let (status, _, body) = parts(many(&fine));
+        assert_eq!(status, StatusCode::OK);
+        let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0,
+            "results": [{"index": 1, "id": ID, "outcome": "duplicate"}]});
+        assert_eq!(body, expected);
+        let mixed =
+            [Outcome::Stored { id: ID }, rejection(None, false), Outcome::Quarantined { id: ID, code: "trap".into() }];
+        let (status, _, body) = parts(many(&mixed));
+        assert_eq!(status, StatusCode::MULTI_STATUS);
+        let violation = json!({"pointer": "/price", "code": "negative", "message": "must not be negative"});
+        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "results": [
+            {"index": 1, "id": null, "outcome": "rejected", "code": "envelope", "violations": [violation]},
+            {"index": 2, "id": ID, "outcome": "quarantined", "code": "trap"},
+        ]});
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn refusals_are_problems_that_say_how_to_mend_them() {
+        let refusals = [
+            Refusal::NotJson { line: 3, column: 7, message: "expected `,`".to_owned() },
+            Refusal::Empty,
+            Refusal::TooLarge { limit_bytes: 10 },
+            Refusal::TooManyEvents { limit: 10 },
+            Refusal::WrongType { found: "text/plain".to_owned() },
+            Refusal::WrongEncoding { found: "br".to_owned() },
+            Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
+            Refusal::Unknown,
+            Refusal::NotAllowed { scope: "send" },
+            Refusal::NotFound,
+            Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
+            Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
+            Refusal::BodyTimeout,
+            Refusal::BodyBroken,
+            Refusal::Overloaded,
+            Refusal::DatabaseAway,
+            Refusal::Draining,
+            Refusal::Internal,
+        ];
+        for refusal in refusals {
+            let (expected, code) = (refusal.status(), refusal.code());
+            let (status, headers, body) = parts(refusal.into_response());
+            assert_eq!(status, expected);
+            assert_eq!(headers[CONTENT_TYPE], PROBLEM);
+            assert_eq!(body["status"], status.as_u16());
+            assert_eq!((&body["code"], &body["type"]), (&json!(code), &json!(format!("urn:eye:problem:{code}"))));
+            assert!(body["title"].is_string());
+            let detail = body["detail"].as_str().expect("a text");
+            assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");
+            assert_eq!(headers.contains_key(RETRY_AFTER), status == StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
+            if code == "not_json" {
+                assert_eq!((&body["line"], &body["column"]), (&json!(3), &json!(7)));
+            }
+        }
     }
 }

@@ -34,17 +34,7 @@ struct Issue<'a> {
 }
 
 fn judge(event: &Event<Issues>) -> Verdict {
-<<<<<<< HEAD
-    let Issues { action, issue, repository, sender } = &event.data;
-=======
-    let Issues {
-        action,
-        issue,
-        repository,
-        sender,
-        comment,
-    } = &event.data;
->>>>>>> 9f3a7e025f047363643d13c6152c971751652a80
+    let Issues { action, issue, repository, sender, comment } = &event.data;
     let mut violations = Violations::new();
     violations.require(
         comment.is_none(),
