@@ -434,3 +434,34 @@ fn number() -> impl Strategy<Value = String> {
     ("-?", whole, fraction, exponent)
         .prop_map(|(sign, whole, fraction, exponent)| sign + &whole + &fraction + &exponent)
 }
+
+/// Texts go in as bytes and come out as hex, one a line. A text that is none to Postgres, for its NUL, is refused as well.
+const ANSWER: &str = "
+    create function pg_temp.answer(sent bytea) returns text language plpgsql as $$
+    begin
+        return encode(convert_to(pg_temp.read_back(convert_from(sent, 'utf8')), 'utf8'), 'hex');
+    exception when others then
+        return null;
+    end $$";
+
+#[tokio::test]
+async fn the_scan_takes_exactly_what_postgres_takes() {
+    let gateway = crate::support::Gateway::start().await;
+    let ask = |texts: &[String]| {
+        let mut script = format!("{READ_BACK};\n{ANSWER};\n");
+        for text in texts {
+            let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+            script.push_str(&format!("select coalesce(pg_temp.answer('\\x{hex}'), '-');\n"));
+        }
+        gateway.sql_script(&script).lines().map(unhex).collect()
+    };
+    scan_agrees_with_postgres(20_261_123, 20_000, ask);
+}
+
+fn unhex(line: &str) -> Option<String> {
+    if line == "-" {
+        return None;
+    }
+    let bytes = (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).expect("hex")).collect();
+    Some(String::from_utf8(bytes).expect("Postgres gives UTF-8"))
+}

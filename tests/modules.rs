@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Gateway, SESSION, event, eventually, module, pageview};
+use crate::support::{Gateway, SESSION, Setup, event, eventually, module, pageview};
 
 #[tokio::test]
 async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_gone() {
@@ -61,14 +61,21 @@ async fn a_bad_module_leaves_the_last_good_one_serving_and_says_why() {
 
 #[tokio::test]
 async fn a_fault_quarantines_the_event_and_harms_no_other() {
-    let gateway = Gateway::start().await;
-    for (guest, code) in [
+    // Long enough for a guest to run into its own limit first, however busy the machine is.
+    let gateway = Setup::default().with("EYE_DEADLINE_MS", 2_000).start().await;
+    let guests = [
         ("spins", "deadline"),
         ("traps", "trap"),
         ("recurses", "stack"),
         ("hoards", "memory"),
-        ("returns_huge", "output"),
-    ] {
+        ("returns_huge", "memory"),
+        ("many_violations", "output"),
+        ("amends_text", "output"),
+        ("amends_list", "output"),
+        ("bad_pointers", "output"),
+        ("rejects_without_violations", "output"),
+    ];
+    for (guest, code) in guests {
         gateway.drop_module(&format!("guests/{guest}.wasm"), &module(guest));
         gateway.validator(&format!("guests/{guest}"), "active").await;
         let bad = gateway.send(&event("guests", guest, json!({"misbehave": true}))).await;
@@ -85,7 +92,7 @@ async fn a_fault_quarantines_the_event_and_harms_no_other() {
             "kept before the answer"
         );
     }
-    assert_eq!(gateway.session(SESSION).await.len(), 5);
+    assert_eq!(gateway.session(SESSION).await.len(), guests.len());
 }
 
 #[tokio::test]

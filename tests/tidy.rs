@@ -15,7 +15,7 @@ fn sources() -> Vec<(String, String)> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
                 let name = path.strip_prefix(&source).expect("inside").to_string_lossy().into_owned();
                 let text = std::fs::read_to_string(&path).expect("a source file");
                 // What tests of a file need is their own affair.

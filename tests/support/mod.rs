@@ -1,6 +1,6 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -260,14 +260,22 @@ impl Gateway {
 
     /// Runs a statement in the gateway's own Postgres, as a person with `psql` would, and gives the rows' text.
     pub(crate) fn sql(&self, statement: &str) -> String {
-        let output = Command::new("psql")
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "eye", "-d", "eye", "-h"])
-            .arg(self.data_dir().join("run"))
-            .args(["-c", statement])
-            .output()
-            .expect("psql");
+        self.sql_script(statement).trim().to_owned()
+    }
+
+    /// The same for any number of statements, with their rows as they are.
+    pub(crate) fn sql_script(&self, script: &str) -> String {
+        let mut command = Command::new("psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "eye", "-d", "eye", "-h"]);
+        command.arg(self.data_dir().join("run")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("psql");
+        let mut input = child.stdin.take().expect("piped");
+        let script = script.to_owned();
+        let writer = std::thread::spawn(move || input.write_all(script.as_bytes()));
+        let output = child.wait_with_output().expect("psql's output");
+        writer.join().expect("the writer").expect("psql reads its script");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 

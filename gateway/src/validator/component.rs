@@ -241,15 +241,16 @@ impl Module {
                 .call(SELF_TEST_DEADLINES, |instance, store| instance.call_validate(store, event))
                 .and_then(|said| self.verdict(said));
             let (word, shown) = match &verdict {
-                Ok(Verdict::Accept) => (Some(wit::Expectation::Accept), "accept".to_owned()),
-                Ok(Verdict::Amend(_)) => (Some(wit::Expectation::Amend), "amend".to_owned()),
+                Ok(Verdict::Accept) => (Some(wit::Expectation::Accept), "the verdict accept".to_owned()),
+                Ok(Verdict::Amend(_)) => (Some(wit::Expectation::Amend), "the verdict amend".to_owned()),
                 Ok(Verdict::Reject(violations)) => {
-                    (Some(wit::Expectation::Reject), format!("reject: {}", violations[0].message))
+                    (Some(wit::Expectation::Reject), format!("the verdict reject: {}", violations[0].message))
                 }
                 Err(fault) => (None, format!("a fault ({}): {}", fault.code.as_str(), fault.detail)),
             };
             if word != Some(example.expect) {
-                let expected = format!("the example \"{}\" to end with {:?}", example.title, example.expect);
+                let expected =
+                    format!("the example \"{}\" to end with the verdict {}", example.title, word_of(example.expect));
                 return Err(failed(
                     &expected,
                     shown,
@@ -259,6 +260,14 @@ impl Module {
         }
         self.summary = described.summary;
         Ok(())
+    }
+}
+
+fn word_of(expected: wit::Expectation) -> &'static str {
+    match expected {
+        wit::Expectation::Accept => "accept",
+        wit::Expectation::Amend => "amend",
+        wit::Expectation::Reject => "reject",
     }
 }
 
