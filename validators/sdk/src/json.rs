@@ -83,11 +83,13 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         self.expect(b'"')?;
         loop {
+            let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+            let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+            self.at += rest.iter().position(special).unwrap_or(rest.len());
             match self.byte() {
                 b'"' => break,
                 b'\\' => self.escape()?,
-                0..0x20 => return Err(self.malformed()),
-                _ => self.at += 1,
+                _ => return Err(self.malformed()),
             }
         }
         self.at += 1;
