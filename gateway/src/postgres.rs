@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -52,7 +52,8 @@ const IMMEDIATE_STOP_TIME_MAX: Duration = Duration::from_secs(6);
 /// How long an earlier gateway's server may take to stop fast: whoever restarts a gateway waits for this.
 const ORPHAN_STOP_SECONDS_MAX: u32 = 5;
 
-/// How long the processes of a dead server may take to notice that they are alone, before they are told to quit.
+/// How long the processes of a dead server may take to notice that they are alone, before they are told to quit; also
+/// how long the last lines of a program that ended are waited for.
 const FAMILY_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// How long processes that were told to quit may take.
@@ -87,6 +88,8 @@ const SETTINGS: &[&str] = &[
     "unix_socket_permissions=0700",
     // Writers, readers and an operator's psql; each connection costs some MiB, and the gateway pools.
     "max_connections=50",
+    // Nobody subscribes to this cluster; its launcher is one process less.
+    "max_logical_replication_workers=0",
     // Suits a machine of 1 GiB and more; recent events stay in memory, the rest is the kernel's page cache.
     "shared_buffers=128MB",
     "wal_buffers=16MB",
@@ -127,7 +130,12 @@ const SYSTEM_FOLDERS: &[(&str, &str, &str)] = &[
 ];
 
 /// Where they are without a version in the path.
-const PLAIN_FOLDERS: &[&str] = &["usr/local/pgsql/bin", "opt/homebrew/bin", "usr/local/bin", "usr/bin"];
+const PLAIN_FOLDERS: &[&str] = &[
+    "usr/local/pgsql/bin",
+    "opt/homebrew/bin",
+    "usr/local/bin",
+    "usr/bin",
+];
 
 /// Why the embedded Postgres did not start. Each message says in one line what to do.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +169,9 @@ pub enum Error {
     #[error("another gateway uses the data directory {}: stop it, or choose another --data-dir", .0.display())]
     Taken(PathBuf),
     /// Postgres refuses to run as root, and there is no one else to run it as.
-    #[error("Postgres does not run as root, and there is no user postgres or nobody to run it as: add one (useradd --system postgres), or start the gateway as another user")]
+    #[error(
+        "Postgres does not run as root, and there is no user postgres or nobody to run it as: add one (useradd --system postgres), or start the gateway as another user"
+    )]
     NoUser,
     /// A parent directory is closed to the user that Postgres runs as.
     #[error(
@@ -177,7 +187,7 @@ pub enum Error {
         closed: PathBuf,
     },
     /// The cluster or its socket directory belongs to a user that the gateway is not.
-    #[error("{} belongs to user id {owner}: start the gateway as that user or as root, or choose another --data-dir", path.display())]
+    #[error("{} is not a directory of this gateway's (it belongs to user id {owner}): start the gateway as that user or as root, or choose another --data-dir", path.display())]
     NotOurs {
         /// The directory.
         path: PathBuf,
@@ -250,14 +260,21 @@ impl Postgres {
     pub async fn start(options: &Options) -> Result<Postgres, Error> {
         let root = id(&["-u"]).await == Some(0);
         let data_dir = prepare_data_dir(&options.data_dir, root)?;
-        let lock = lock(&data_dir)?;
         let cluster_dir = data_dir.join("postgres");
         let user = User::choose(root, &cluster_dir).await?;
+        let lock = lock(&data_dir)?;
         let programs = Programs::find(options, &cluster_dir, user.as_ref()).await?;
         let socket_dir = socket_dir(&data_dir, &options.temp_dir);
         make_private(&socket_dir, user.as_ref())?;
         let log = Arc::new(Mutex::new(Log::open(data_dir.join("postgres.log"))?));
-        let cluster = Cluster { programs, user, data_dir, cluster_dir, socket_dir, log };
+        let cluster = Cluster {
+            programs,
+            user,
+            data_dir,
+            cluster_dir,
+            socket_dir,
+            log,
+        };
         if !cluster.cluster_dir.exists() {
             cluster.create().await?;
         }
@@ -272,7 +289,12 @@ impl Postgres {
         let (stop, stopped) = oneshot::channel();
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(cluster, server, stopped));
-        Ok(Postgres { url, stop, supervisor, _lock: lock })
+        Ok(Postgres {
+            url,
+            stop,
+            supervisor,
+            _lock: lock,
+        })
     }
 
     /// The database's URL, over the Unix socket, as libpq and sqlx read it. It stays the same over restarts.
@@ -301,23 +323,34 @@ impl User {
     /// Who runs Postgres: the gateway's own user (`None`) unless that is root; then whoever owns the cluster already;
     /// then `postgres`; then `nobody`.
     async fn choose(root: bool, cluster_dir: &Path) -> Result<Option<User>, Error> {
-        let owner = fs::metadata(cluster_dir).ok().map(|found| (found.uid(), found.gid()));
+        let owner = fs::metadata(cluster_dir)
+            .ok()
+            .map(|found| (found.uid(), found.gid()));
         if !root {
             return match (owner, id(&["-u"]).await) {
-                (Some((owner, _)), Some(own)) if owner != own => {
-                    Err(Error::NotOurs { path: cluster_dir.to_owned(), owner })
-                }
+                (Some((owner, _)), Some(own)) if owner != own => Err(Error::NotOurs {
+                    path: cluster_dir.to_owned(),
+                    owner,
+                }),
                 _ => Ok(None),
             };
         }
         if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
-            return Ok(Some(User { name: uid.to_string(), uid, gid }));
+            return Ok(Some(User {
+                name: uid.to_string(),
+                uid,
+                gid,
+            }));
         }
         for name in ["postgres", "nobody"] {
             if let (Some(uid), Some(gid)) = (id(&["-u", name]).await, id(&["-g", name]).await)
                 && uid != 0
             {
-                return Ok(Some(User { name: name.to_owned(), uid, gid }));
+                return Ok(Some(User {
+                    name: name.to_owned(),
+                    uid,
+                    gid,
+                }));
             }
         }
         Err(Error::NoUser)
@@ -340,13 +373,20 @@ struct Programs {
 
 impl Programs {
     /// The programs for the cluster if it is there, else those for a new one.
-    async fn find(options: &Options, cluster_dir: &Path, user: Option<&User>) -> Result<Programs, Error> {
+    async fn find(
+        options: &Options,
+        cluster_dir: &Path,
+        user: Option<&User>,
+    ) -> Result<Programs, Error> {
         let needed = match cluster_dir.exists() {
             true => Some(cluster_version(cluster_dir)?),
             false => None,
         };
-        let folders =
-            folders(options.bin_dir.as_deref(), options.search_path.as_deref(), Path::new("/"));
+        let folders = folders(
+            options.bin_dir.as_deref(),
+            options.search_path.as_deref(),
+            Path::new("/"),
+        );
         let mut found = Vec::new();
         for folder in folders {
             let named = options.bin_dir.as_ref() == Some(&folder);
@@ -354,17 +394,20 @@ impl Programs {
             match (programs, needed) {
                 (Some(programs), None) => return Ok(programs),
                 (Some(programs), Some(needed)) if programs.major == needed => return Ok(programs),
-                (Some(programs), Some(_)) => found.push(programs.major.to_string()),
+                (Some(programs), Some(_)) => found.push(programs.major),
                 // Another version than the one that the operator named must not make the new cluster.
                 (None, None) if named => break,
                 (None, _) => {}
             }
         }
+        found.sort_unstable();
+        found.dedup();
+        let found: Vec<String> = found.iter().map(u32::to_string).collect();
         match (needed, &options.bin_dir) {
             (Some(needed), _) if !found.is_empty() => Err(Error::OtherVersion {
                 cluster: cluster_dir.to_owned(),
                 needed,
-                found: found.join(", "),
+                found: found.join(" and "),
             }),
             (_, Some(folder)) => Err(Error::NotInFolder(folder.clone())),
             (_, None) => Err(Error::NotFound),
@@ -373,7 +416,10 @@ impl Programs {
 
     /// Asks the folder's server for its version, as the user that will run it: whether it may is part of the proof.
     async fn prove(folder: PathBuf, user: Option<&User>) -> Option<Programs> {
-        if !["postgres", "initdb", "pg_ctl"].iter().all(|name| folder.join(name).is_file()) {
+        if !["postgres", "initdb", "pg_ctl"]
+            .iter()
+            .all(|name| folder.join(name).is_file())
+        {
             return None;
         }
         let mut command = as_user(&folder.join("postgres"), Path::new("/"), user);
@@ -386,7 +432,9 @@ impl Programs {
 /// The major version in what `postgres --version` prints, such as `postgres (PostgreSQL) 15.13 (Debian 15.13-0)`.
 fn parse_version(output: &str) -> Option<u32> {
     let (_, version) = output.split_once("(PostgreSQL) ")?;
-    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    let digits = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
     version[..digits].parse().ok()
 }
 
@@ -402,13 +450,26 @@ fn cluster_version(cluster_dir: &Path) -> Result<u32, Error> {
 fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = bin_dir.map(Path::to_owned).into_iter().collect();
     let searched = search_path.map(std::env::split_paths);
-    folders.extend(searched.into_iter().flatten().filter(|folder| folder.is_absolute()));
+    folders.extend(
+        searched
+            .into_iter()
+            .flatten()
+            .filter(|folder| folder.is_absolute()),
+    );
     let mut versioned: Vec<(u32, PathBuf)> = SYSTEM_FOLDERS
         .iter()
         .flat_map(|(parent, prefix, suffix)| {
-            let entries = fs::read_dir(root.join(parent)).into_iter().flatten().flatten();
+            let entries = fs::read_dir(root.join(parent))
+                .into_iter()
+                .flatten()
+                .flatten();
             entries.filter_map(move |entry| {
-                let version = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
+                let version = entry
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix(prefix)?
+                    .parse()
+                    .ok()?;
                 Some((version, entry.path().join(suffix)))
             })
         })
@@ -423,7 +484,11 @@ fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> 
 /// unprivileged user must get through to the cluster.
 fn prepare_data_dir(data_dir: &Path, root: bool) -> Result<PathBuf, Error> {
     let mode = if root { 0o711 } else { 0o700 };
-    DirBuilder::new().recursive(true).mode(mode).create(data_dir).map_err(io_error("create", data_dir))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(data_dir)
+        .map_err(io_error("create", data_dir))?;
     fs::canonicalize(data_dir).map_err(io_error("resolve", data_dir))
 }
 
@@ -449,7 +514,9 @@ fn lock(data_dir: &Path) -> Result<File, Error> {
 fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
     let beside = data_dir.join("run");
     let file_bytes = format!("/.s.PGSQL.{PORT}").len();
-    let plain = beside.to_str().is_some_and(|path| !path.contains([',', '"']) && path == path.trim());
+    let plain = beside
+        .to_str()
+        .is_some_and(|path| !path.contains([',', '"']) && path == path.trim());
     if plain && beside.as_os_str().len() + file_bytes <= SOCKET_PATH_BYTES_MAX {
         return beside;
     }
@@ -459,32 +526,45 @@ fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
 /// A name that stays the same for a data directory, and that no other has: FNV-1a of its path. The server's processes
 /// bear it in their titles.
 fn cluster_name(data_dir: &Path) -> String {
-    let hash = data_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = data_dir
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     format!("{NAME}-{hash:016x}")
 }
 
-/// Makes a directory that only the user of Postgres may enter. One that is there already must be that user's: under the
-/// temporary directory, anyone could have made it.
+/// Makes a directory that only the user of Postgres may enter. One that is there already must be a directory of that
+/// user's, and no link: under the temporary directory, anyone could have made it. Nothing is changed before that is
+/// known, because changing the rights of a link changes those of its target.
 fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error("create", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_error("create", path)(error));
+        }
         _ => {}
     }
     let found = fs::symlink_metadata(path).map_err(io_error("look at", path))?;
-    // Root's own is one that was made and not yet given away.
-    let ours = match user {
-        Some(user) => found.uid() == user.uid || found.uid() == 0,
-        None => fs::set_permissions(path, fs::Permissions::from_mode(0o700)).is_ok(),
-    };
-    if !found.is_dir() || !ours {
-        return Err(Error::NotOurs { path: path.to_owned(), owner: found.uid() });
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("close", path))?;
+    let private = found.mode() & 0o077 == 0;
+    let owner = found.uid();
     match user {
-        Some(user) => chown(path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", path)),
-        None => Ok(()),
+        // Given away before. Root changes nothing here: its owner could put a link in its place in the meantime.
+        Some(user) if found.is_dir() && owner == user.uid && private => Ok(()),
+        // Root's own is one that was made and not yet given away.
+        Some(user) if found.is_dir() && owner == 0 => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+                .map_err(io_error("close", path))?;
+            lchown(path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", path))
+        }
+        // Another user than root cannot change what is not its own: the kernel proves the rest.
+        None if found.is_dir() => fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .map_err(io_error("close", path)),
+        _ => Err(Error::NotOurs {
+            path: path.to_owned(),
+            owner,
+        }),
     }
 }
 
@@ -499,14 +579,23 @@ fn url(socket_dir: &Path) -> String {
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { doing, path, source }
+    move |source| Error::Io {
+        doing,
+        path,
+        source,
+    }
 }
 
 /// A program of Postgres, in its own process group so that Ctrl-C in a terminal reaches the gateway alone, and without
 /// the gateway's environment, which may hold secrets. For root, std also drops the supplementary groups.
 fn as_user(program: &Path, directory: &Path, user: Option<&User>) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(directory).process_group(0).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    command
+        .current_dir(directory)
+        .process_group(0)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
@@ -528,8 +617,16 @@ async fn run(mut command: Command, time_max: Duration) -> Result<String, Error> 
         Err(_) => format!("it took more than {} s", time_max.as_secs()),
     };
     drop(child);
-    let program = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Err(Error::Program { program, ending, output: output.rest().await })
+    let program = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    Err(Error::Program {
+        program,
+        ending,
+        output: output.rest().await,
+    })
 }
 
 fn describe(status: io::Result<ExitStatus>) -> String {
@@ -549,7 +646,11 @@ struct Cluster {
 
 impl Cluster {
     fn command(&self, program: &str, directory: &Path) -> Command {
-        as_user(&self.programs.folder.join(program), directory, self.user.as_ref())
+        as_user(
+            &self.programs.folder.join(program),
+            directory,
+            self.user.as_ref(),
+        )
     }
 
     /// Creates the cluster with its database under another name and renames it when it is complete and on disk: a kill
@@ -558,13 +659,19 @@ impl Cluster {
         let started = Instant::now();
         let prefix = "postgres.new-";
         for entry in fs::read_dir(&self.data_dir).into_iter().flatten().flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(prefix.as_bytes())
+            {
                 // What cannot be removed is in nobody's way: the new one has another name.
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
         // The process id keeps an initdb that outlived its gateway from writing into this one.
-        let unfinished = self.data_dir.join(format!("{prefix}{}", std::process::id()));
+        let unfinished = self
+            .data_dir
+            .join(format!("{prefix}{}", std::process::id()));
         make_private(&unfinished, self.user.as_ref())?;
         self.prove_reachable(&unfinished).await?;
 
@@ -575,7 +682,9 @@ impl Cluster {
         }
         self.create_database(&unfinished).await?;
         fs::rename(&unfinished, &self.cluster_dir).map_err(io_error("rename", &unfinished))?;
-        File::open(&self.data_dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", &self.data_dir))?;
+        File::open(&self.data_dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io_error("sync", &self.data_dir))?;
         tracing::info!(
             directory = %self.cluster_dir.display(), version = self.programs.major,
             milliseconds = started.elapsed().as_millis(), "created a Postgres cluster"
@@ -603,12 +712,16 @@ impl Cluster {
 
     /// In single-user mode, which needs neither a socket nor a client program, and syncs when it ends.
     async fn create_database(&self, directory: &Path) -> Result<(), Error> {
-        let path = directory.join("create.sql");
+        let path = self.data_dir.join("create.sql");
         fs::write(&path, format!("create database {NAME}\n")).map_err(io_error("write", &path))?;
         let input = File::open(&path).map_err(io_error("open", &path))?;
         fs::remove_file(&path).map_err(io_error("remove", &path))?;
         let mut command = self.command("postgres", directory);
-        command.args(["--single", "-j", "-c", "exit_on_error=on", "-D"]).arg(directory).arg("postgres").stdin(input);
+        command
+            .args(["--single", "-j", "-c", "exit_on_error=on", "-D"])
+            .arg(directory)
+            .arg("postgres")
+            .stdin(input);
         run(command, CREATE_TIME_MAX).await.map(drop)
     }
 
@@ -617,7 +730,9 @@ impl Cluster {
         let mut command = self.command("postgres", directory);
         command.arg("--version");
         match (run(command, TOOL_TIME_MAX).await, &self.user) {
-            (Err(Error::Io { source, .. }), Some(user)) if source.kind() == io::ErrorKind::PermissionDenied => {
+            (Err(Error::Io { source, .. }), Some(user))
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 Err(Error::OutOfReach {
                     user: user.name.clone(),
                     path: directory.to_owned(),
@@ -632,19 +747,33 @@ impl Cluster {
     async fn spawn(&self) -> Result<Server, Error> {
         self.clear_the_way().await;
         let program = self.programs.folder.join("postgres");
-        let (writer, output) = Output::collect(Some(self.log.clone())).map_err(io_error("watch", &program))?;
+        let (writer, output) =
+            Output::collect(Some(self.log.clone())).map_err(io_error("watch", &program))?;
         let stderr = writer.try_clone().map_err(io_error("watch", &program))?;
         let mut command = self.command("postgres", &self.cluster_dir);
-        command.arg("-D").arg(&self.cluster_dir).stdout(writer).stderr(stderr);
+        command
+            .arg("-D")
+            .arg(&self.cluster_dir)
+            .stdout(writer)
+            .stderr(stderr);
         command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         command.args(["-c", &format!("port={PORT}")]);
-        command.args(["-c", &format!("cluster_name={}", cluster_name(&self.data_dir))]);
+        command.args([
+            "-c",
+            &format!("cluster_name={}", cluster_name(&self.data_dir)),
+        ]);
         let mut socket = OsString::from("unix_socket_directories=");
         socket.push(&self.socket_dir);
         command.arg("-c").arg(socket);
         let child = command.spawn().map_err(io_error("run", &program))?;
         let pg_ctl = self.programs.folder.join("pg_ctl");
-        Ok(Server { child, output, started: Instant::now(), pg_ctl, user: self.user.clone() })
+        Ok(Server {
+            child,
+            output,
+            started: Instant::now(),
+            pg_ctl,
+            user: self.user.clone(),
+        })
     }
 
     /// Waits until the server accepts connections.
@@ -664,7 +793,11 @@ impl Cluster {
             }
         };
         let log = self.data_dir.join("postgres.log");
-        Err(Error::NotReady { ending, log, output: server.output.rest().await })
+        Err(Error::NotReady {
+            ending,
+            log,
+            output: server.output.rest().await,
+        })
     }
 
     /// Ends what a dead gateway or a dead server left running, so that the next server is the only one. Stopping and
@@ -672,10 +805,20 @@ impl Cluster {
     async fn clear_the_way(&self) {
         let family = self.family();
         if let Some(postmaster) = family.postmaster {
-            tracing::warn!(process = postmaster, "a Postgres that an earlier gateway left is stopped first");
+            tracing::warn!(
+                process = postmaster,
+                "a Postgres that an earlier gateway left is stopped first"
+            );
             for mode in ["fast", "immediate"] {
                 let mut command = self.command("pg_ctl", &self.cluster_dir);
-                command.args(["stop", "--silent", "--mode", mode, "--timeout", &ORPHAN_STOP_SECONDS_MAX.to_string()]);
+                command.args([
+                    "stop",
+                    "--silent",
+                    "--mode",
+                    mode,
+                    "--timeout",
+                    &ORPHAN_STOP_SECONDS_MAX.to_string(),
+                ]);
                 command.arg("-D").arg(&self.cluster_dir);
                 let time_max = TOOL_TIME_MAX + Duration::from_secs(ORPHAN_STOP_SECONDS_MAX.into());
                 match run(command, time_max).await {
@@ -719,10 +862,14 @@ impl Cluster {
     /// The running processes of this cluster, by their command lines, which every user may read.
     fn family(&self) -> Family {
         let name = cluster_name(&self.data_dir);
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-            let process: u32 = entry.file_name().to_str()?.parse().ok()?;
-            Some((process, fs::read(entry.path().join("cmdline")).ok()?))
-        });
+        let processes = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let process: u32 = entry.file_name().to_str()?.parse().ok()?;
+                Some((process, fs::read(entry.path().join("cmdline")).ok()?))
+            });
         let mut family = Family::default();
         for (process, command_line) in processes {
             match kin(&command_line, &self.cluster_dir, &name) {
@@ -749,7 +896,9 @@ impl Cluster {
     /// of this cluster runs here, and the key of the shared memory guards against error.
     fn remove_stale_files(&self) {
         let noted = self.noted_process();
-        if self.family().is_empty() && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists()) {
+        if self.family().is_empty()
+            && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists())
+        {
             tracing::warn!("removing a postmaster.pid that names a process of somebody else");
             let _ = fs::remove_file(self.cluster_dir.join("postmaster.pid"));
         }
@@ -814,13 +963,22 @@ struct Server {
 impl Server {
     /// Fast, then immediate, then by force; each with a bound.
     async fn stop(mut self, cluster: &Cluster) {
-        for (signal, time_max) in [("INT", FAST_STOP_TIME_MAX), ("QUIT", IMMEDIATE_STOP_TIME_MAX)] {
-            let Some(process) = self.child.id() else { return };
+        for (signal, time_max) in [
+            ("INT", FAST_STOP_TIME_MAX),
+            ("QUIT", IMMEDIATE_STOP_TIME_MAX),
+        ] {
+            let Some(process) = self.child.id() else {
+                return;
+            };
             cluster.signal(signal, process).await;
             if timeout(time_max, self.child.wait()).await.is_ok() {
                 return;
             }
-            tracing::warn!(signal, seconds = time_max.as_secs(), "Postgres did not stop in time");
+            tracing::warn!(
+                signal,
+                seconds = time_max.as_secs(),
+                "Postgres did not stop in time"
+            );
         }
         // An error means that it has just ended.
         let _ = self.child.start_kill();
@@ -830,10 +988,18 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let Some(process) = self.child.id() else { return };
+        let Some(process) = self.child.id() else {
+            return;
+        };
         let mut command = std::process::Command::new(&self.pg_ctl);
-        command.args(["kill", "INT", &process.to_string()]).current_dir("/").env_clear();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["kill", "INT", &process.to_string()])
+            .current_dir("/")
+            .env_clear();
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -855,11 +1021,13 @@ async fn supervise(cluster: Cluster, mut server: Server, mut stop: oneshot::Rece
             delay = Duration::ZERO;
         }
         tracing::error!(
-            ending = describe(status), restart_in_milliseconds = delay.as_millis(), output = server.output.tail(),
+            ending = describe(status),
+            restart_in_milliseconds = delay.as_millis(),
+            output = server.output.tail(),
             "Postgres ended by itself and is started again"
         );
-        // The end of the output is the end of the last process that shares the dead server's memory.
-        let _ = timeout(FAMILY_TIME_MAX, &mut server.output.ended).await;
+        // Most of the processes that share the dead server's memory notice and end by themselves.
+        server.output.end().await;
         server = tokio::select! {
             _ = &mut stop => return,
             server = restart(&cluster, &mut delay) => server,
@@ -868,7 +1036,8 @@ async fn supervise(cluster: Cluster, mut server: Server, mut stop: oneshot::Rece
             _ = &mut stop => return server.stop(&cluster).await,
             ready = cluster.ready(&mut server) => ready,
         };
-        if let Err(error) = ready {
+        // One that has ended is told of above; one that still tries is given more time.
+        if let (Err(error), Some(_)) = (ready, server.child.id()) {
             tracing::error!(%error, "Postgres did not come back yet");
         }
     }
@@ -902,43 +1071,65 @@ impl Output {
         let tail = Arc::new(Mutex::new(VecDeque::with_capacity(TAIL_LINES_MAX)));
         let (ready_tx, ready) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
-        let output = Output { tail: tail.clone(), ready, ended };
-        std::thread::Builder::new().name("postgres-output".to_owned()).spawn(move || {
-            let mut ready_tx = Some(ready_tx);
-            let mut reader = BufReader::new(reader);
-            let mut line = Vec::new();
-            while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-                if let Some(log) = &log {
-                    log.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
+        let output = Output {
+            tail: tail.clone(),
+            ready,
+            ended,
+        };
+        std::thread::Builder::new()
+            .name("postgres-output".to_owned())
+            .spawn(move || {
+                let mut ready_tx = Some(ready_tx);
+                let mut reader = BufReader::new(reader);
+                let mut line = Vec::new();
+                while reader
+                    .by_ref()
+                    .take(LINE_BYTES_MAX)
+                    .read_until(b'\n', &mut line)
+                    .is_ok_and(|bytes| bytes > 0)
+                {
+                    if let Some(log) = &log {
+                        log.lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .write(&line);
+                    }
+                    let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    if text.contains(READY_LINE) {
+                        // Nobody waits for it a second time.
+                        let _ = ready_tx.take().map(|tx| tx.send(()));
+                    }
+                    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                    if tail.len() == TAIL_LINES_MAX {
+                        tail.pop_front();
+                    }
+                    tail.push_back(text);
+                    line.clear();
                 }
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if text.contains(READY_LINE) {
-                    // Nobody waits for it a second time.
-                    let _ = ready_tx.take().map(|tx| tx.send(()));
-                }
-                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-                if tail.len() == TAIL_LINES_MAX {
-                    tail.pop_front();
-                }
-                tail.push_back(text);
-                line.clear();
-            }
-            let _ = ended_tx.send(());
-        })?;
+                let _ = ended_tx.send(());
+            })?;
         Ok((writer, output))
     }
 
     /// The last lines so far, as one.
     fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
+        tail.iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" | ")
     }
 
-    /// The last lines once the program has ended, without waiting long for those that outlive it.
-    async fn rest(&mut self) -> String {
+    /// Waits, but not long, for the end of the last process that prints here.
+    async fn end(&mut self) {
+        // One that was told before must not be awaited again.
         if !self.ended.is_terminated() {
             let _ = timeout(FAMILY_TIME_MAX, &mut self.ended).await;
         }
+    }
+
+    /// The last lines once the program has ended.
+    async fn rest(&mut self) -> String {
+        self.end().await;
         self.tail()
     }
 }
@@ -953,7 +1144,11 @@ struct Log {
 
 impl Log {
     fn open(path: PathBuf) -> Result<Log, Error> {
-        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let opened = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
         let file = opened.map_err(io_error("open", &path))?;
         let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
         Ok(Log { path, file, bytes })
@@ -970,5 +1165,178 @@ impl Log {
         if self.file.write_all(line).is_ok() {
             self.bytes += line.len() as u64;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_every_builder_prints_them() {
+        let cases = [
+            (
+                "postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)",
+                Some(15),
+            ),
+            ("postgres (PostgreSQL) 18.1", Some(18)),
+            ("postgres (PostgreSQL) 19devel", Some(19)),
+            ("postgres (PostgreSQL) 9.6.24", Some(9)),
+            ("postgres (SomethingElse) 15.1", None),
+            ("", None),
+        ];
+        for (output, major) in cases {
+            assert_eq!(parse_version(output), major, "{output}");
+        }
+    }
+
+    #[test]
+    fn socket_goes_beside_the_data_until_the_kernel_would_refuse_its_path() {
+        let temp = Path::new("/tmp");
+        assert_eq!(socket_dir(Path::new("/data"), temp), Path::new("/data/run"));
+
+        let file_bytes = "/run/.s.PGSQL.5432".len();
+        let longest = PathBuf::from(format!(
+            "/{}",
+            "d".repeat(SOCKET_PATH_BYTES_MAX - file_bytes - 1)
+        ));
+        assert_eq!(socket_dir(&longest, temp), longest.join("run"));
+        let longer = PathBuf::from(format!("{}d", longest.display()));
+        assert_eq!(socket_dir(&longer, temp), temp.join(cluster_name(&longer)));
+    }
+
+    #[test]
+    fn socket_avoids_paths_that_postgres_would_split() {
+        let chosen = socket_dir(Path::new("/data,more"), Path::new("/tmp"));
+        assert!(chosen.starts_with("/tmp"), "{}", chosen.display());
+    }
+
+    #[test]
+    fn cluster_names_differ_by_directory_and_stay_the_same() {
+        assert_eq!(
+            cluster_name(Path::new("/data")),
+            cluster_name(Path::new("/data"))
+        );
+        assert_ne!(
+            cluster_name(Path::new("/data")),
+            cluster_name(Path::new("/data2"))
+        );
+        assert_eq!(
+            cluster_name(Path::new("")),
+            "eye-cbf29ce484222325",
+            "the offset basis of FNV-1a"
+        );
+    }
+
+    #[test]
+    fn url_is_understood_by_sqlx() {
+        let options: sqlx::postgres::PgConnectOptions = url(Path::new("/a b/ü%/run"))
+            .parse()
+            .expect("it is a Postgres URL");
+        assert_eq!(options.get_socket(), Some(&PathBuf::from("/a b/ü%/run")));
+        assert_eq!(options.get_username(), "eye");
+        assert_eq!(options.get_database(), Some("eye"));
+        assert_eq!(options.get_port(), 5432);
+    }
+
+    #[test]
+    fn named_folder_comes_first_then_the_path_then_the_newest() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for version in ["9", "15", "17", "not-a-version"] {
+            fs::create_dir_all(root.path().join("usr/lib/postgresql").join(version))
+                .expect("a folder");
+        }
+        fs::create_dir_all(root.path().join("usr/pgsql-16")).expect("a folder");
+        let found = folders(
+            Some(Path::new("/named")),
+            Some(OsStr::new("/a:relative:/b")),
+            root.path(),
+        );
+        let expected = [
+            "usr/lib/postgresql/17/bin",
+            "usr/pgsql-16/bin",
+            "usr/lib/postgresql/15/bin",
+            "usr/lib/postgresql/9/bin",
+        ];
+        assert_eq!(
+            found[..3],
+            [Path::new("/named"), Path::new("/a"), Path::new("/b")]
+        );
+        assert_eq!(found[3..7], expected.map(|folder| root.path().join(folder)));
+    }
+
+    #[test]
+    fn kin_are_known_by_their_command_lines() {
+        let kin =
+            |command_line: &str| kin(command_line.as_bytes(), Path::new("/d/postgres"), "eye-1");
+        assert_eq!(
+            kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres\0-c\0fsync=on\0"),
+            Some(Kin::Postmaster)
+        );
+        assert_eq!(kin("postgres: eye-1: checkpointer \0"), Some(Kin::Child));
+        assert_eq!(kin("postgres: eye-12: checkpointer \0"), None);
+        assert_eq!(
+            kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres2\0"),
+            None
+        );
+        assert_eq!(kin("vi\0-D\0/d/postgres\0"), None);
+        assert_eq!(kin(""), None);
+    }
+
+    #[test]
+    fn log_keeps_two_files_of_a_bounded_size() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("postgres.log");
+        let mut log = Log::open(path.clone()).expect("a log");
+        let line = vec![b'x'; 1024 * 1024];
+        for _ in 0..20 {
+            log.write(&line);
+        }
+        let bytes = |path: &Path| fs::metadata(path).expect("a file").len();
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 2);
+        assert!(
+            bytes(&path) <= LOG_BYTES_MAX && bytes(&path.with_extension("log.1")) <= LOG_BYTES_MAX
+        );
+    }
+
+    #[test]
+    fn data_directory_has_one_holder() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let held = lock(dir.path()).expect("nobody else has it");
+        assert!(matches!(lock(dir.path()), Err(Error::Taken(_))));
+        drop(held);
+        lock(dir.path()).expect("it was given back");
+    }
+
+    #[test]
+    fn private_directory_is_never_a_link_and_the_target_keeps_its_rights() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let target = dir.path().join("target");
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&target)
+            .expect("a directory");
+        let before = fs::metadata(&target).expect("it is there").mode();
+        std::os::unix::fs::symlink(&target, dir.path().join("run")).expect("a link");
+        let refused = make_private(&dir.path().join("run"), None);
+        assert!(matches!(refused, Err(Error::NotOurs { .. })));
+        assert_eq!(fs::metadata(&target).expect("it is there").mode(), before);
+    }
+
+    #[tokio::test]
+    async fn failed_program_is_told_with_its_last_lines() {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "for i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done; exit 3",
+        ]);
+        let error = run(command, TOOL_TIME_MAX)
+            .await
+            .expect_err("it exits with 3")
+            .to_string();
+        assert!(
+            error.starts_with("sh failed (exit status: 3): line 2 | ") && error.ends_with("line 9"),
+            "{error}"
+        );
     }
 }
