@@ -134,12 +134,7 @@ const SYSTEM_FOLDERS: &[(&str, &str, &str)] = &[
 ];
 
 /// Where they are without a version in the path.
-const PLAIN_FOLDERS: &[&str] = &[
-    "usr/local/pgsql/bin",
-    "opt/homebrew/bin",
-    "usr/local/bin",
-    "usr/bin",
-];
+const PLAIN_FOLDERS: &[&str] = &["usr/local/pgsql/bin", "opt/homebrew/bin", "usr/local/bin", "usr/bin"];
 
 /// Why the embedded Postgres did not start. Each message says in one line what to do.
 #[derive(Debug, thiserror::Error)]
@@ -271,14 +266,7 @@ impl Postgres {
         let socket_dir = socket_dir(&data_dir, &options.temp_dir);
         make_private(&socket_dir, user.as_ref())?;
         let log = Arc::new(Mutex::new(Log::open(data_dir.join("postgres.log"))?));
-        let cluster = Cluster {
-            programs,
-            user,
-            data_dir,
-            cluster_dir,
-            socket_dir,
-            log,
-        };
+        let cluster = Cluster { programs, user, data_dir, cluster_dir, socket_dir, log };
         if !cluster.cluster_dir.exists() {
             cluster.create().await?;
         }
@@ -293,12 +281,7 @@ impl Postgres {
         let (stop, stopped) = oneshot::channel();
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(cluster, server, stopped));
-        Ok(Postgres {
-            url,
-            stop,
-            supervisor,
-            _lock: lock,
-        })
+        Ok(Postgres { url, stop, supervisor, _lock: lock })
     }
 
     /// The database's URL, over the Unix socket, as libpq and sqlx read it. It stays the same over restarts.
@@ -327,34 +310,23 @@ impl User {
     /// Who runs Postgres: the gateway's own user (`None`) unless that is root; then whoever owns the cluster already;
     /// then `postgres`; then `nobody`.
     async fn choose(root: bool, cluster_dir: &Path) -> Result<Option<User>, Error> {
-        let owner = fs::metadata(cluster_dir)
-            .ok()
-            .map(|found| (found.uid(), found.gid()));
+        let owner = fs::metadata(cluster_dir).ok().map(|found| (found.uid(), found.gid()));
         if !root {
             return match (owner, id(&["-u"]).await) {
-                (Some((owner, _)), Some(own)) if owner != own => Err(Error::NotOurs {
-                    path: cluster_dir.to_owned(),
-                    owner,
-                }),
+                (Some((owner, _)), Some(own)) if owner != own => {
+                    Err(Error::NotOurs { path: cluster_dir.to_owned(), owner })
+                }
                 _ => Ok(None),
             };
         }
         if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
-            return Ok(Some(User {
-                name: uid.to_string(),
-                uid,
-                gid,
-            }));
+            return Ok(Some(User { name: uid.to_string(), uid, gid }));
         }
         for name in ["postgres", "nobody"] {
             if let (Some(uid), Some(gid)) = (id(&["-u", name]).await, id(&["-g", name]).await)
                 && uid != 0
             {
-                return Ok(Some(User {
-                    name: name.to_owned(),
-                    uid,
-                    gid,
-                }));
+                return Ok(Some(User { name: name.to_owned(), uid, gid }));
             }
         }
         Err(Error::NoUser)
@@ -377,20 +349,12 @@ struct Programs {
 
 impl Programs {
     /// The programs for the cluster if it is there, else those for a new one.
-    async fn find(
-        options: &Options,
-        cluster_dir: &Path,
-        user: Option<&User>,
-    ) -> Result<Programs, Error> {
+    async fn find(options: &Options, cluster_dir: &Path, user: Option<&User>) -> Result<Programs, Error> {
         let needed = match cluster_dir.exists() {
             true => Some(cluster_version(cluster_dir)?),
             false => None,
         };
-        let folders = folders(
-            options.bin_dir.as_deref(),
-            options.search_path.as_deref(),
-            Path::new("/"),
-        );
+        let folders = folders(options.bin_dir.as_deref(), options.search_path.as_deref(), Path::new("/"));
         let mut found = Vec::new();
         for folder in folders {
             let named = options.bin_dir.as_ref() == Some(&folder);
@@ -408,11 +372,9 @@ impl Programs {
         found.dedup();
         let found: Vec<String> = found.iter().map(u32::to_string).collect();
         match (needed, &options.bin_dir) {
-            (Some(needed), _) if !found.is_empty() => Err(Error::OtherVersion {
-                cluster: cluster_dir.to_owned(),
-                needed,
-                found: found.join(" and "),
-            }),
+            (Some(needed), _) if !found.is_empty() => {
+                Err(Error::OtherVersion { cluster: cluster_dir.to_owned(), needed, found: found.join(" and ") })
+            }
             (_, Some(folder)) => Err(Error::NotInFolder(folder.clone())),
             (_, None) => Err(Error::NotFound),
         }
@@ -420,10 +382,7 @@ impl Programs {
 
     /// Asks the folder's server for its version, as the user that will run it: whether it may is part of the proof.
     async fn prove(folder: PathBuf, user: Option<&User>) -> Option<Programs> {
-        if !["postgres", "initdb", "pg_ctl"]
-            .iter()
-            .all(|name| folder.join(name).is_file())
-        {
+        if !["postgres", "initdb", "pg_ctl"].iter().all(|name| folder.join(name).is_file()) {
             return None;
         }
         let mut command = as_user(&folder.join("postgres"), Path::new("/"), user);
@@ -436,9 +395,7 @@ impl Programs {
 /// The major version in what `postgres --version` prints, such as `postgres (PostgreSQL) 15.13 (Debian 15.13-0)`.
 fn parse_version(output: &str) -> Option<u32> {
     let (_, version) = output.split_once("(PostgreSQL) ")?;
-    let digits = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..digits].parse().ok()
 }
 
@@ -454,26 +411,13 @@ fn cluster_version(cluster_dir: &Path) -> Result<u32, Error> {
 fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = bin_dir.map(Path::to_owned).into_iter().collect();
     let searched = search_path.map(std::env::split_paths);
-    folders.extend(
-        searched
-            .into_iter()
-            .flatten()
-            .filter(|folder| folder.is_absolute()),
-    );
+    folders.extend(searched.into_iter().flatten().filter(|folder| folder.is_absolute()));
     let mut versioned: Vec<(u32, PathBuf)> = SYSTEM_FOLDERS
         .iter()
         .flat_map(|(parent, prefix, suffix)| {
-            let entries = fs::read_dir(root.join(parent))
-                .into_iter()
-                .flatten()
-                .flatten();
+            let entries = fs::read_dir(root.join(parent)).into_iter().flatten().flatten();
             entries.filter_map(move |entry| {
-                let version = entry
-                    .file_name()
-                    .to_str()?
-                    .strip_prefix(prefix)?
-                    .parse()
-                    .ok()?;
+                let version = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
                 Some((version, entry.path().join(suffix)))
             })
         })
@@ -488,11 +432,7 @@ fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> 
 /// unprivileged user must get through to the cluster.
 fn prepare_data_dir(data_dir: &Path, root: bool) -> Result<PathBuf, Error> {
     let mode = if root { 0o711 } else { 0o700 };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(data_dir)
-        .map_err(io_error("create", data_dir))?;
+    DirBuilder::new().recursive(true).mode(mode).create(data_dir).map_err(io_error("create", data_dir))?;
     fs::canonicalize(data_dir).map_err(io_error("resolve", data_dir))
 }
 
@@ -518,9 +458,7 @@ fn lock(data_dir: &Path) -> Result<File, Error> {
 fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
     let beside = data_dir.join("run");
     let file_bytes = format!("/.s.PGSQL.{PORT}").len();
-    let plain = beside
-        .to_str()
-        .is_some_and(|path| !path.contains([',', '"']) && path == path.trim());
+    let plain = beside.to_str().is_some_and(|path| !path.contains([',', '"']) && path == path.trim());
     if plain && beside.as_os_str().len() + file_bytes <= SOCKET_PATH_BYTES_MAX {
         return beside;
     }
@@ -530,11 +468,8 @@ fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
 /// A name that stays the same for a data directory, and that no other has: FNV-1a of its path. The server's processes
 /// bear it in their titles.
 fn cluster_name(data_dir: &Path) -> String {
-    let hash = data_dir
-        .as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let hash =
+        data_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     format!("{NAME}-{hash:016x}")
@@ -558,48 +493,34 @@ fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
         Some(user) if found.is_dir() && owner == user.uid && private => Ok(()),
         // Root's own is one that was made and not yet given away.
         Some(user) if found.is_dir() && owner == 0 => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-                .map_err(io_error("close", path))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("close", path))?;
             lchown(path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", path))
         }
         // Another user than root cannot change what is not its own: the kernel proves the rest.
-        None if found.is_dir() => fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-            .map_err(io_error("close", path)),
-        _ => Err(Error::NotOurs {
-            path: path.to_owned(),
-            owner,
-        }),
+        None if found.is_dir() => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("close", path))
+        }
+        _ => Err(Error::NotOurs { path: path.to_owned(), owner }),
     }
 }
 
 /// The URL of the database behind a socket. TLS is off because a Unix socket has none; asking costs a round trip.
 fn url(socket_dir: &Path) -> String {
-    let host = percent_encoding::percent_encode(
-        socket_dir.as_os_str().as_encoded_bytes(),
-        percent_encoding::NON_ALPHANUMERIC,
-    );
+    let host =
+        percent_encoding::percent_encode(socket_dir.as_os_str().as_encoded_bytes(), percent_encoding::NON_ALPHANUMERIC);
     format!("postgres://{NAME}@localhost:{PORT}/{NAME}?host={host}&sslmode=disable")
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io {
-        doing,
-        path,
-        source,
-    }
+    move |source| Error::Io { doing, path, source }
 }
 
 /// A program of Postgres, in its own process group so that Ctrl-C in a terminal reaches the gateway alone, and without
 /// the gateway's environment, which may hold secrets. For root, std also drops the supplementary groups.
 fn as_user(program: &Path, directory: &Path, user: Option<&User>) -> Command {
     let mut command = Command::new(program);
-    command
-        .current_dir(directory)
-        .process_group(0)
-        .env_clear()
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
+    command.current_dir(directory).process_group(0).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
@@ -621,16 +542,8 @@ async fn run(mut command: Command, time_max: Duration) -> Result<String, Error> 
         Err(_) => format!("it took more than {} s", time_max.as_secs()),
     };
     drop(child);
-    let program = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned();
-    Err(Error::Program {
-        program,
-        ending,
-        output: output.rest().await,
-    })
+    let program = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Err(Error::Program { program, ending, output: output.rest().await })
 }
 
 fn describe(status: io::Result<ExitStatus>) -> String {
@@ -650,11 +563,7 @@ struct Cluster {
 
 impl Cluster {
     fn command(&self, program: &str, directory: &Path) -> Command {
-        as_user(
-            &self.programs.folder.join(program),
-            directory,
-            self.user.as_ref(),
-        )
+        as_user(&self.programs.folder.join(program), directory, self.user.as_ref())
     }
 
     /// Creates the cluster with its database under another name and renames it when it is complete and on disk: a kill
@@ -663,19 +572,13 @@ impl Cluster {
         let started = Instant::now();
         let prefix = "postgres.new-";
         for entry in fs::read_dir(&self.data_dir).into_iter().flatten().flatten() {
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(prefix.as_bytes())
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
                 // What cannot be removed is in nobody's way: the new one has another name.
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
         // The process id keeps an initdb that outlived its gateway from writing into this one.
-        let unfinished = self
-            .data_dir
-            .join(format!("{prefix}{}", std::process::id()));
+        let unfinished = self.data_dir.join(format!("{prefix}{}", std::process::id()));
         make_private(&unfinished, self.user.as_ref())?;
         self.prove_reachable(&unfinished).await?;
 
@@ -686,9 +589,7 @@ impl Cluster {
         }
         self.create_database(&unfinished).await?;
         fs::rename(&unfinished, &self.cluster_dir).map_err(io_error("rename", &unfinished))?;
-        File::open(&self.data_dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(io_error("sync", &self.data_dir))?;
+        File::open(&self.data_dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", &self.data_dir))?;
         tracing::info!(
             directory = %self.cluster_dir.display(), version = self.programs.major,
             milliseconds = started.elapsed().as_millis(), "created a Postgres cluster"
@@ -721,11 +622,7 @@ impl Cluster {
         let input = File::open(&path).map_err(io_error("open", &path))?;
         fs::remove_file(&path).map_err(io_error("remove", &path))?;
         let mut command = self.command("postgres", directory);
-        command
-            .args(["--single", "-j", "-c", "exit_on_error=on", "-D"])
-            .arg(directory)
-            .arg("postgres")
-            .stdin(input);
+        command.args(["--single", "-j", "-c", "exit_on_error=on", "-D"]).arg(directory).arg("postgres").stdin(input);
         run(command, CREATE_TIME_MAX).await.map(drop)
     }
 
@@ -734,9 +631,7 @@ impl Cluster {
         let mut command = self.command("postgres", directory);
         command.arg("--version");
         match (run(command, TOOL_TIME_MAX).await, &self.user) {
-            (Err(Error::Io { source, .. }), Some(user))
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
+            (Err(Error::Io { source, .. }), Some(user)) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Err(Error::OutOfReach {
                     user: user.name.clone(),
                     path: directory.to_owned(),
@@ -751,33 +646,19 @@ impl Cluster {
     async fn spawn(&self) -> Result<Server, Error> {
         self.clear_the_way().await;
         let program = self.programs.folder.join("postgres");
-        let (writer, output) =
-            Output::collect(Some(self.log.clone())).map_err(io_error("watch", &program))?;
+        let (writer, output) = Output::collect(Some(self.log.clone())).map_err(io_error("watch", &program))?;
         let stderr = writer.try_clone().map_err(io_error("watch", &program))?;
         let mut command = self.command("postgres", &self.cluster_dir);
-        command
-            .arg("-D")
-            .arg(&self.cluster_dir)
-            .stdout(writer)
-            .stderr(stderr);
+        command.arg("-D").arg(&self.cluster_dir).stdout(writer).stderr(stderr);
         command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         command.args(["-c", &format!("port={PORT}")]);
-        command.args([
-            "-c",
-            &format!("cluster_name={}", cluster_name(&self.data_dir)),
-        ]);
+        command.args(["-c", &format!("cluster_name={}", cluster_name(&self.data_dir))]);
         let mut socket = OsString::from("unix_socket_directories=");
         socket.push(&self.socket_dir);
         command.arg("-c").arg(socket);
         let child = command.spawn().map_err(io_error("run", &program))?;
         let pg_ctl = self.programs.folder.join("pg_ctl");
-        Ok(Server {
-            child,
-            output,
-            started: Instant::now(),
-            pg_ctl,
-            user: self.user.clone(),
-        })
+        Ok(Server { child, output, started: Instant::now(), pg_ctl, user: self.user.clone() })
     }
 
     /// Waits until the server accepts connections.
@@ -797,11 +678,7 @@ impl Cluster {
             }
         };
         let log = self.data_dir.join("postgres.log");
-        Err(Error::NotReady {
-            ending,
-            log,
-            output: server.output.rest().await,
-        })
+        Err(Error::NotReady { ending, log, output: server.output.rest().await })
     }
 
     /// Ends what a dead gateway or a dead server left running, so that the next server is the only one. Stopping and
@@ -809,20 +686,10 @@ impl Cluster {
     async fn clear_the_way(&self) {
         let family = self.family();
         if let Some(postmaster) = family.postmaster {
-            tracing::warn!(
-                process = postmaster,
-                "a Postgres that an earlier gateway left is stopped first"
-            );
+            tracing::warn!(process = postmaster, "a Postgres that an earlier gateway left is stopped first");
             for mode in ["fast", "immediate"] {
                 let mut command = self.command("pg_ctl", &self.cluster_dir);
-                command.args([
-                    "stop",
-                    "--silent",
-                    "--mode",
-                    mode,
-                    "--timeout",
-                    &ORPHAN_STOP_SECONDS_MAX.to_string(),
-                ]);
+                command.args(["stop", "--silent", "--mode", mode, "--timeout", &ORPHAN_STOP_SECONDS_MAX.to_string()]);
                 command.arg("-D").arg(&self.cluster_dir);
                 let time_max = TOOL_TIME_MAX + Duration::from_secs(ORPHAN_STOP_SECONDS_MAX.into());
                 match run(command, time_max).await {
@@ -866,14 +733,10 @@ impl Cluster {
     /// The running processes of this cluster, by their command lines, which every user may read.
     fn family(&self) -> Family {
         let name = cluster_name(&self.data_dir);
-        let processes = fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                let process: u32 = entry.file_name().to_str()?.parse().ok()?;
-                Some((process, fs::read(entry.path().join("cmdline")).ok()?))
-            });
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+            let process: u32 = entry.file_name().to_str()?.parse().ok()?;
+            Some((process, fs::read(entry.path().join("cmdline")).ok()?))
+        });
         let mut family = Family::default();
         for (process, command_line) in processes {
             match kin(&command_line, &self.cluster_dir, &name) {
@@ -900,9 +763,7 @@ impl Cluster {
     /// of this cluster runs here, and the key of the shared memory guards against error.
     fn remove_stale_files(&self) {
         let noted = self.noted_process();
-        if self.family().is_empty()
-            && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists())
-        {
+        if self.family().is_empty() && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists()) {
             tracing::warn!("removing a postmaster.pid that names a process of somebody else");
             let _ = fs::remove_file(self.cluster_dir.join("postmaster.pid"));
         }
@@ -967,10 +828,7 @@ struct Server {
 impl Server {
     /// Fast, then immediate, then by force; each with a bound.
     async fn stop(mut self, cluster: &Cluster) {
-        for (signal, time_max) in [
-            ("INT", FAST_STOP_TIME_MAX),
-            ("QUIT", IMMEDIATE_STOP_TIME_MAX),
-        ] {
+        for (signal, time_max) in [("INT", FAST_STOP_TIME_MAX), ("QUIT", IMMEDIATE_STOP_TIME_MAX)] {
             let Some(process) = self.child.id() else {
                 return;
             };
@@ -978,11 +836,7 @@ impl Server {
             if timeout(time_max, self.child.wait()).await.is_ok() {
                 return;
             }
-            tracing::warn!(
-                signal,
-                seconds = time_max.as_secs(),
-                "Postgres did not stop in time"
-            );
+            tracing::warn!(signal, seconds = time_max.as_secs(), "Postgres did not stop in time");
         }
         // An error means that it has just ended.
         let _ = self.child.start_kill();
@@ -996,14 +850,8 @@ impl Drop for Server {
             return;
         };
         let mut command = std::process::Command::new(&self.pg_ctl);
-        command
-            .args(["kill", "INT", &process.to_string()])
-            .current_dir("/")
-            .env_clear();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(["kill", "INT", &process.to_string()]).current_dir("/").env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -1075,52 +923,36 @@ impl Output {
         let tail = Arc::new(Mutex::new(VecDeque::with_capacity(TAIL_LINES_MAX)));
         let (ready_tx, ready) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
-        let output = Output {
-            tail: tail.clone(),
-            ready,
-            ended,
-        };
-        std::thread::Builder::new()
-            .name("postgres-output".to_owned())
-            .spawn(move || {
-                let mut ready_tx = Some(ready_tx);
-                let mut reader = BufReader::new(reader);
-                let mut line = Vec::new();
-                while reader
-                    .by_ref()
-                    .take(LINE_BYTES_MAX)
-                    .read_until(b'\n', &mut line)
-                    .is_ok_and(|bytes| bytes > 0)
-                {
-                    if let Some(log) = &log {
-                        log.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .write(&line);
-                    }
-                    let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    if text.contains(READY_LINE) {
-                        // Nobody waits for it a second time.
-                        let _ = ready_tx.take().map(|tx| tx.send(()));
-                    }
-                    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-                    if tail.len() == TAIL_LINES_MAX {
-                        tail.pop_front();
-                    }
-                    tail.push_back(text);
-                    line.clear();
+        let output = Output { tail: tail.clone(), ready, ended };
+        std::thread::Builder::new().name("postgres-output".to_owned()).spawn(move || {
+            let mut ready_tx = Some(ready_tx);
+            let mut reader = BufReader::new(reader);
+            let mut line = Vec::new();
+            while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                if let Some(log) = &log {
+                    log.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
                 }
-                let _ = ended_tx.send(());
-            })?;
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if text.contains(READY_LINE) {
+                    // Nobody waits for it a second time.
+                    let _ = ready_tx.take().map(|tx| tx.send(()));
+                }
+                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                if tail.len() == TAIL_LINES_MAX {
+                    tail.pop_front();
+                }
+                tail.push_back(text);
+                line.clear();
+            }
+            let _ = ended_tx.send(());
+        })?;
         Ok((writer, output))
     }
 
     /// The last lines so far, as one.
     fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(" | ")
+        tail.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
     }
 
     /// Waits, but not long, for the end of the last process that prints here.
@@ -1148,11 +980,7 @@ struct Log {
 
 impl Log {
     fn open(path: PathBuf) -> Result<Log, Error> {
-        let opened = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path);
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let file = opened.map_err(io_error("open", &path))?;
         let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
         Ok(Log { path, file, bytes })
@@ -1179,10 +1007,7 @@ mod tests {
     #[test]
     fn versions_are_read_as_every_builder_prints_them() {
         let cases = [
-            (
-                "postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)",
-                Some(15),
-            ),
+            ("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)", Some(15)),
             ("postgres (PostgreSQL) 18.1", Some(18)),
             ("postgres (PostgreSQL) 19devel", Some(19)),
             ("postgres (PostgreSQL) 9.6.24", Some(9)),
@@ -1200,10 +1025,7 @@ mod tests {
         assert_eq!(socket_dir(Path::new("/data"), temp), Path::new("/data/run"));
 
         let file_bytes = "/run/.s.PGSQL.5432".len();
-        let longest = PathBuf::from(format!(
-            "/{}",
-            "d".repeat(SOCKET_PATH_BYTES_MAX - file_bytes - 1)
-        ));
+        let longest = PathBuf::from(format!("/{}", "d".repeat(SOCKET_PATH_BYTES_MAX - file_bytes - 1)));
         assert_eq!(socket_dir(&longest, temp), longest.join("run"));
         let longer = PathBuf::from(format!("{}d", longest.display()));
         assert_eq!(socket_dir(&longer, temp), temp.join(cluster_name(&longer)));
@@ -1217,26 +1039,15 @@ mod tests {
 
     #[test]
     fn cluster_names_differ_by_directory_and_stay_the_same() {
-        assert_eq!(
-            cluster_name(Path::new("/data")),
-            cluster_name(Path::new("/data"))
-        );
-        assert_ne!(
-            cluster_name(Path::new("/data")),
-            cluster_name(Path::new("/data2"))
-        );
-        assert_eq!(
-            cluster_name(Path::new("")),
-            "eye-cbf29ce484222325",
-            "the offset basis of FNV-1a"
-        );
+        assert_eq!(cluster_name(Path::new("/data")), cluster_name(Path::new("/data")));
+        assert_ne!(cluster_name(Path::new("/data")), cluster_name(Path::new("/data2")));
+        assert_eq!(cluster_name(Path::new("")), "eye-cbf29ce484222325", "the offset basis of FNV-1a");
     }
 
     #[test]
     fn url_is_understood_by_sqlx() {
-        let options: sqlx::postgres::PgConnectOptions = url(Path::new("/a b/ü%/run"))
-            .parse()
-            .expect("it is a Postgres URL");
+        let options: sqlx::postgres::PgConnectOptions =
+            url(Path::new("/a b/ü%/run")).parse().expect("it is a Postgres URL");
         assert_eq!(options.get_socket(), Some(&PathBuf::from("/a b/ü%/run")));
         assert_eq!(options.get_username(), "eye");
         assert_eq!(options.get_database(), Some("eye"));
@@ -1247,42 +1058,23 @@ mod tests {
     fn named_folder_comes_first_then_the_path_then_the_newest() {
         let root = tempfile::tempdir().expect("a temporary directory");
         for version in ["9", "15", "17", "not-a-version"] {
-            fs::create_dir_all(root.path().join("usr/lib/postgresql").join(version))
-                .expect("a folder");
+            fs::create_dir_all(root.path().join("usr/lib/postgresql").join(version)).expect("a folder");
         }
         fs::create_dir_all(root.path().join("usr/pgsql-16")).expect("a folder");
-        let found = folders(
-            Some(Path::new("/named")),
-            Some(OsStr::new("/a:relative:/b")),
-            root.path(),
-        );
-        let expected = [
-            "usr/lib/postgresql/17/bin",
-            "usr/pgsql-16/bin",
-            "usr/lib/postgresql/15/bin",
-            "usr/lib/postgresql/9/bin",
-        ];
-        assert_eq!(
-            found[..3],
-            [Path::new("/named"), Path::new("/a"), Path::new("/b")]
-        );
+        let found = folders(Some(Path::new("/named")), Some(OsStr::new("/a:relative:/b")), root.path());
+        let expected =
+            ["usr/lib/postgresql/17/bin", "usr/pgsql-16/bin", "usr/lib/postgresql/15/bin", "usr/lib/postgresql/9/bin"];
+        assert_eq!(found[..3], [Path::new("/named"), Path::new("/a"), Path::new("/b")]);
         assert_eq!(found[3..7], expected.map(|folder| root.path().join(folder)));
     }
 
     #[test]
     fn kin_are_known_by_their_command_lines() {
-        let kin =
-            |command_line: &str| kin(command_line.as_bytes(), Path::new("/d/postgres"), "eye-1");
-        assert_eq!(
-            kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres\0-c\0fsync=on\0"),
-            Some(Kin::Postmaster)
-        );
+        let kin = |command_line: &str| kin(command_line.as_bytes(), Path::new("/d/postgres"), "eye-1");
+        assert_eq!(kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres\0-c\0fsync=on\0"), Some(Kin::Postmaster));
         assert_eq!(kin("postgres: eye-1: checkpointer \0"), Some(Kin::Child));
         assert_eq!(kin("postgres: eye-12: checkpointer \0"), None);
-        assert_eq!(
-            kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres2\0"),
-            None
-        );
+        assert_eq!(kin("/usr/lib/postgresql/15/bin/postgres\0-D\0/d/postgres2\0"), None);
         assert_eq!(kin("vi\0-D\0/d/postgres\0"), None);
         assert_eq!(kin(""), None);
     }
@@ -1298,9 +1090,7 @@ mod tests {
         }
         let bytes = |path: &Path| fs::metadata(path).expect("a file").len();
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 2);
-        assert!(
-            bytes(&path) <= LOG_BYTES_MAX && bytes(&path.with_extension("log.1")) <= LOG_BYTES_MAX
-        );
+        assert!(bytes(&path) <= LOG_BYTES_MAX && bytes(&path.with_extension("log.1")) <= LOG_BYTES_MAX);
     }
 
     #[test]
@@ -1316,10 +1106,7 @@ mod tests {
     fn private_directory_is_never_a_link_and_the_target_keeps_its_rights() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let target = dir.path().join("target");
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&target)
-            .expect("a directory");
+        DirBuilder::new().mode(0o755).create(&target).expect("a directory");
         let before = fs::metadata(&target).expect("it is there").mode();
         std::os::unix::fs::symlink(&target, dir.path().join("run")).expect("a link");
         let refused = make_private(&dir.path().join("run"), None);
@@ -1330,17 +1117,8 @@ mod tests {
     #[tokio::test]
     async fn failed_program_is_told_with_its_last_lines() {
         let mut command = Command::new("sh");
-        command.args([
-            "-c",
-            "for i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done; exit 3",
-        ]);
-        let error = run(command, TOOL_TIME_MAX)
-            .await
-            .expect_err("it exits with 3")
-            .to_string();
-        assert!(
-            error.starts_with("sh failed (exit status: 3): line 2 | ") && error.ends_with("line 9"),
-            "{error}"
-        );
+        command.args(["-c", "for i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done; exit 3"]);
+        let error = run(command, TOOL_TIME_MAX).await.expect_err("it exits with 3").to_string();
+        assert!(error.starts_with("sh failed (exit status: 3): line 2 | ") && error.ends_with("line 9"), "{error}");
     }
 }

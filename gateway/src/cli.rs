@@ -1,0 +1,95 @@
+//! The program's commands: what can be asked for, and a file for each that does it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, Problems, Settings};
+
+mod app;
+mod config_check;
+mod migrate;
+mod serve;
+
+/// An event ingestion gateway whose rules are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "eye", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(serve::Arguments),
+    /// Bring a database to the current schema
+    Migrate(Source),
+    /// Manage the applications that may send and read
+    #[command(subcommand)]
+    App(app::Command),
+    /// Read, prove and print the configuration, secrets hidden
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Tell all problems at once, or each setting, its value and where it came from
+    Check(Source),
+}
+
+/// Where the settings come from, for every command.
+#[derive(Debug, Args)]
+struct Source {
+    /// The settings' file (TOML); see eye.example.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The database; without one, the embedded Postgres under the data dir is used
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// The gateway's own data
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+impl Source {
+    fn gather(&self, mut flags: Vec<(&'static str, String)>) -> Result<(Settings, Config), Problems> {
+        flags.extend(self.database_url.clone().map(|url| ("database_url", url)));
+        flags.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
+        Settings::gather(self.config.as_deref(), &flags)
+    }
+}
+
+/// What an application may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScopeName {
+    Ingest,
+    Read,
+    Admin,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The settings are wrong.
+    #[error("{0}")]
+    Configuration(#[from] Problems),
+    /// It was tried, and failed.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+///
+/// [`Failure`], which decides the exit code.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Migrate(source) => migrate::run(source).await,
+        Command::App(command) => app::run(command).await,
+        Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
+    }
+}

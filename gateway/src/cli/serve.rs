@@ -1,0 +1,53 @@
+//! `eye serve`: the gateway, until a signal ends it. The first one drains, a second one ends at once.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Source};
+use crate::{gateway, telemetry};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Where to listen [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// The watched directory of validators [default: ./modules]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<String>,
+    /// Leave the schema as it is
+    #[arg(long)]
+    no_migrate: bool,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let mut flags = Vec::new();
+    flags.extend(arguments.listen.map(|address| ("listen", address)));
+    flags.extend(arguments.modules.map(|dir| ("modules", dir)));
+    let (_, config) = arguments.source.gather(flags)?;
+    telemetry::start(&config);
+
+    let shutdown = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let mut serve = std::pin::pin!(gateway::serve(config, !arguments.no_migrate, shutdown.clone()));
+    tokio::select! {
+        served = &mut serve => return Ok(served?),
+        () = next() => shutdown.cancel(),
+    }
+    tokio::select! {
+        served = &mut serve => Ok(served?),
+        () = next() => {
+            tracing::warn!("a second signal: the gateway ends at once");
+            Ok(())
+        }
+    }
+}

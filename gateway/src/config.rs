@@ -1,0 +1,334 @@
+//! The settings: defaults, then the file, then the environment, then flags, proved as a whole. All problems are told at
+//! once, each with its place. Only this file reads the environment.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use crate::postgres;
+
+mod settings;
+
+pub use settings::{Kind, SETTINGS, Setting};
+
+/// Prefix of the environment's variables.
+const PREFIX: &str = "EYE_";
+
+/// A text that nobody may see: printing it prints nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for where it is used.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[hidden]")
+    }
+}
+
+/// What happens to events that no module serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownEventType {
+    /// They are stored.
+    Accept,
+    /// They are rejected.
+    Reject,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The proved settings. `settings.rs` says what each means; the units are in the names.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "settings.rs and eye.example.toml document each by the same name")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub database_url: Option<Secret>,
+    pub postgres_bin: Option<PathBuf>,
+    pub modules: PathBuf,
+    pub data_dir: PathBuf,
+    pub request_bytes_max: usize,
+    pub events_per_request_max: usize,
+    pub connections_max: usize,
+    pub header_read_ms: u64,
+    pub body_read_ms: u64,
+    pub answer_ms: u64,
+    pub drain_ms: u64,
+    pub data_bytes_max: usize,
+    pub nesting_max: usize,
+    pub future_seconds_max: u64,
+    pub batch_events_max: usize,
+    pub batch_bytes_max: usize,
+    pub batch_age_ms: u64,
+    pub writers: usize,
+    pub in_flight_bytes_max: usize,
+    pub queue_parcels_max: usize,
+    pub flush_ms: u64,
+    pub dead_letter_raw_bytes_max: usize,
+    pub dead_letter_queue_bytes_max: usize,
+    pub read_connections: u32,
+    pub read_ms: u64,
+    pub unknown_event_type: UnknownEventType,
+    pub deadline_ms: u64,
+    pub memory_bytes_max: usize,
+    pub output_bytes_max: usize,
+    pub violations_max: usize,
+    pub rescan_seconds: u64,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Problems(pub Vec<String>);
+
+/// A value, with the place that gave it.
+#[derive(Clone, Debug)]
+struct Given {
+    text: String,
+    origin: String,
+}
+
+/// All settings with their values and where each came from.
+#[derive(Clone, Debug)]
+pub struct Settings(BTreeMap<&'static str, Given>);
+
+impl Settings {
+    /// Gathers the settings from the file, if one is named, from the environment of this process, and from `flags`.
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`], all of them.
+    pub fn gather(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<(Self, Config), Problems> {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let text = match file.map(|file| (file, std::fs::read_to_string(file))) {
+            None => None,
+            Some((file, Ok(text))) => Some((file.display().to_string(), text)),
+            Some((file, Err(error))) => {
+                return Err(Problems(vec![format!("{}: cannot be read: {error}", file.display())]));
+            }
+        };
+        Self::from_parts(text.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), environment, flags)
+    }
+
+    /// The same, from a file's name and text and from given variables.
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`], all of them.
+    pub fn from_parts(
+        file: Option<(&str, &str)>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[(&'static str, String)],
+    ) -> Result<(Self, Config), Problems> {
+        let mut problems = Vec::new();
+        let given = |text: &str, origin: String| Given { text: text.to_owned(), origin };
+        let mut values: BTreeMap<_, _> =
+            SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
+        if let Some((name, text)) = file {
+            read_file(name, text, &mut values, &mut problems);
+        }
+        for (name, value) in environment {
+            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            match SETTINGS.iter().find(|setting| setting.key.eq_ignore_ascii_case(key)) {
+                Some(setting) => drop(values.insert(setting.key, given(&value, format!("environment {name}")))),
+                None => problems
+                    .push(format!("environment {name}: there is no such setting{}", nearest(&key.to_lowercase()))),
+            }
+        }
+        for (key, value) in flags {
+            values.insert(key, given(value, format!("flag --{}", key.replace('_', "-"))));
+        }
+        for setting in SETTINGS {
+            let given = &values[setting.key];
+            if let Err(problem) = setting.kind.check(&given.text) {
+                problems.push(format!("{}: {} {problem}", given.origin, setting.key));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let settings = Self(values);
+        let config = settings.config();
+        let problems = relations(&config);
+        if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
+    }
+
+    /// A line for each setting: its value, secrets hidden, and where it came from.
+    pub fn show(&self) -> String {
+        let mut shown = String::new();
+        for setting in SETTINGS {
+            let given = &self.0[setting.key];
+            let value = match setting.kind {
+                Kind::Secret if !given.text.is_empty() => "[hidden]".to_owned(),
+                Kind::Integer { .. } => given.text.clone(),
+                _ => format!("{:?}", given.text),
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(shown, "{} = {value}  # {}", setting.key, given.origin);
+        }
+        shown
+    }
+
+    fn text(&self, key: &str) -> &str {
+        &self.0.get(key).expect("the key is in SETTINGS, as a test holds").text
+    }
+
+    fn number<T: TryFrom<u64>>(&self, key: &str) -> T {
+        let number = self.text(key).parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
+        number.expect("checked against the setting's range")
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    fn config(&self) -> Config {
+        let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
+        Config {
+            listen: self.text("listen").parse().expect("checked to be an address"),
+            database_url: url.map(|url| Secret(url.to_owned())),
+            postgres_bin: self.path("postgres_bin"),
+            modules: self.path("modules").expect("checked not to be empty"),
+            data_dir: self.path("data_dir").expect("checked not to be empty"),
+            request_bytes_max: self.number("request_bytes_max"),
+            events_per_request_max: self.number("events_per_request_max"),
+            connections_max: self.number("connections_max"),
+            header_read_ms: self.number("header_read_ms"),
+            body_read_ms: self.number("body_read_ms"),
+            answer_ms: self.number("answer_ms"),
+            drain_ms: self.number("drain_ms"),
+            data_bytes_max: self.number("data_bytes_max"),
+            nesting_max: self.number("nesting_max"),
+            future_seconds_max: self.number("future_seconds_max"),
+            batch_events_max: self.number("batch_events_max"),
+            batch_bytes_max: self.number("batch_bytes_max"),
+            batch_age_ms: self.number("batch_age_ms"),
+            writers: self.number("writers"),
+            in_flight_bytes_max: self.number("in_flight_bytes_max"),
+            queue_parcels_max: self.number("queue_parcels_max"),
+            flush_ms: self.number("flush_ms"),
+            dead_letter_raw_bytes_max: self.number("dead_letter_raw_bytes_max"),
+            dead_letter_queue_bytes_max: self.number("dead_letter_queue_bytes_max"),
+            read_connections: self.number("read_connections"),
+            read_ms: self.number("read_ms"),
+            unknown_event_type: match self.text("unknown_event_type") {
+                "reject" => UnknownEventType::Reject,
+                _ => UnknownEventType::Accept,
+            },
+            deadline_ms: self.number("deadline_ms"),
+            memory_bytes_max: self.number("memory_bytes_max"),
+            output_bytes_max: self.number("output_bytes_max"),
+            violations_max: self.number("violations_max"),
+            rescan_seconds: self.number("rescan_seconds"),
+            log_format: if self.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
+            log_level: self.text("log_level").to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the embedded Postgres is, and where its programs may be found.
+    pub fn postgres_options(&self) -> postgres::Options {
+        postgres::Options {
+            data_dir: self.data_dir.clone(),
+            bin_dir: self.postgres_bin.clone(),
+            search_path: std::env::var_os("PATH"),
+            temp_dir: std::env::temp_dir(),
+        }
+    }
+}
+
+fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>, problems: &mut Vec<String>) {
+    let line = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let place = error.span().map_or(1, |span| line(span.start));
+        problems.push(format!("{name}:{place}: {}", error.message()));
+    }
+    for (key, value) in table.get_ref() {
+        let origin = format!("{name}:{}", line(key.span().start));
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key.get_ref().as_ref()) else {
+            problems.push(format!("{origin}: {} is no setting{}", key.get_ref(), nearest(key.get_ref())));
+            continue;
+        };
+        let text = match (value.get_ref(), setting.kind) {
+            (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
+                number.as_str().replace('_', "")
+            }
+            (DeValue::String(text), kind) if !matches!(kind, Kind::Integer { .. }) => text.to_string(),
+            (other, kind) => {
+                problems.push(format!(
+                    "{origin}: {} must be {}, and is a {}",
+                    setting.key,
+                    kind.wanted(),
+                    other.type_str()
+                ));
+                continue;
+            }
+        };
+        values.insert(setting.key, Given { text, origin });
+    }
+}
+
+/// A hint for a misspelt key: the setting that shares the longest beginning or end with it.
+fn nearest(key: &str) -> String {
+    let shared = |other: &str| {
+        let front = key.bytes().zip(other.bytes()).take_while(|(one, two)| one == two).count();
+        let back = key.bytes().rev().zip(other.bytes().rev()).take_while(|(one, two)| one == two).count();
+        front.max(back)
+    };
+    let best = SETTINGS.iter().max_by_key(|setting| shared(setting.key)).filter(|setting| shared(setting.key) >= 4);
+    best.map_or_else(|| "; `eye config check` lists all".to_owned(), |setting| format!("; is {} meant?", setting.key))
+}
+
+/// What must hold between settings.
+fn relations(config: &Config) -> Vec<String> {
+    let rules = [
+        (
+            config.data_bytes_max <= config.request_bytes_max,
+            "data_bytes_max must not exceed request_bytes_max: such data could never arrive",
+        ),
+        (
+            config.request_bytes_max <= config.in_flight_bytes_max,
+            "request_bytes_max must not exceed in_flight_bytes_max: such a request could never be taken",
+        ),
+        (
+            config.data_bytes_max <= config.batch_bytes_max,
+            "data_bytes_max must not exceed batch_bytes_max: such an event would fit into no batch",
+        ),
+        (
+            config.batch_age_ms < config.answer_ms,
+            "batch_age_ms must be less than answer_ms: no answer would be in time",
+        ),
+        (config.deadline_ms < config.answer_ms, "deadline_ms must be less than answer_ms: no answer would be in time"),
+        (
+            config.output_bytes_max <= config.memory_bytes_max,
+            "output_bytes_max must not exceed memory_bytes_max: a validator could never return so much",
+        ),
+        (
+            config.dead_letter_raw_bytes_max <= config.dead_letter_queue_bytes_max,
+            "dead_letter_raw_bytes_max must not exceed dead_letter_queue_bytes_max: such a dead letter would never be kept",
+        ),
+    ];
+    rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;

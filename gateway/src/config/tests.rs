@@ -1,0 +1,67 @@
+use super::*;
+
+fn load(
+    file: &str,
+    environment: &[(&str, &str)],
+    flags: &[(&'static str, String)],
+) -> Result<(Settings, Config), Problems> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Settings::from_parts(Some(("eye.toml", file)), environment, flags)
+}
+
+#[test]
+fn later_sources_win() {
+    let file = "writers = 3\nlog_format = \"json\"\nanswer_ms = 1_000\n";
+    let flags = [("listen", "127.0.0.1:9".to_owned())];
+    let (settings, config) = load(file, &[("EYE_WRITERS", "4"), ("OTHER", "x")], &flags).expect("sound");
+    assert_eq!(
+        (config.writers, config.log_format, config.answer_ms, config.listen.port()),
+        (4, LogFormat::Json, 1_000, 9)
+    );
+    assert!(settings.show().contains("writers = 4  # environment EYE_WRITERS"));
+    assert!(settings.show().contains("log_format = \"json\"  # eye.toml:2"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_places() {
+    let file = "writers = 0\nanswer_ms = \"soon\"\nwriter = 1\nlisten = \"nowhere\"\nbroken =\n";
+    let Problems(problems) = load(file, &[("EYE_NONSENSE", "1")], &[]).expect_err("problems");
+    for part in [
+        "eye.toml:1: writers",
+        "eye.toml:2: answer_ms",
+        "eye.toml:3: writer is no setting; is writers meant?",
+        "eye.toml:4: listen",
+        "eye.toml:5:",
+        "environment EYE_NONSENSE",
+    ] {
+        assert!(problems.iter().any(|problem| problem.starts_with(part)), "{part}: {problems:#?}");
+    }
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_refused() {
+    let Problems(problems) = load("request_bytes_max = 1000\nanswer_ms = 10\n", &[], &[]).expect_err("contradictions");
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let (settings, config) = load("", &[("EYE_DATABASE_URL", "postgres://a:hush@b/c")], &[]).expect("sound");
+    assert!(!settings.show().contains("hush"));
+    assert!(!format!("{config:?}").contains("hush"));
+    assert_eq!(config.database_url.expect("given").expose(), "postgres://a:hush@b/c");
+}
+
+#[test]
+fn the_example_file_has_every_setting_with_its_default_and_its_consequence() {
+    let example = include_str!("../../eye.example.toml");
+    let uncommented: String =
+        example.lines().filter_map(|line| line.strip_prefix("#: ")).map(|line| format!("{line}\n")).collect();
+    let (settings, _) = load(&uncommented, &[], &[]).expect("the example is sound");
+    for setting in SETTINGS {
+        let given = &settings.0[setting.key];
+        assert!(given.origin.starts_with("eye.toml"), "{} is missing", setting.key);
+        assert_eq!(given.text, setting.default, "{}", setting.key);
+        assert!(example.contains(setting.consequence), "{} says something else", setting.key);
+    }
+}

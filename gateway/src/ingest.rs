@@ -1,0 +1,354 @@
+//! The steps of one sending request, in order, and nothing else: identify, read, parse, judge, store, keep what was
+//! refused, answer. One event is a batch of one. Every element of a request leaves with exactly one outcome; `stored`
+//! and `quarantined` are said only after the commit, `rejected` at once.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Request};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot::Receiver;
+use uuid::Uuid;
+
+use crate::batch::{Fate, Refused};
+use crate::body;
+use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
+use crate::event::{DeadLetter, EventRow, Reason};
+use crate::gateway::Gateway;
+use crate::outcome::{JudgedBy, Outcome, RejectionCode};
+use crate::response::{self, Refusal, Response};
+use crate::trust::{Application, Scope};
+use crate::validator::{Judgement, Subject};
+use crate::verdict::{Digest, Verdict, Violation};
+
+/// After so many events, a large request lets others have the thread.
+const EVENTS_AT_A_STRETCH: usize = 64;
+
+/// Answers one sending request.
+///
+/// # Errors
+///
+/// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
+pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
+    let application = gateway.trust.identify(request.headers(), peer)?;
+    application.allow(Scope::Ingest)?;
+    let format = format(request.headers())?;
+    let (head, body) = request.into_parts();
+    let received = body::read(&head.headers, body, &gateway.body_limits, &gateway.in_flight).await?;
+    let answer = process(gateway, &application, received.bytes, received.permit, format);
+    match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
+        Ok(answer) => answer,
+        // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
+        Err(_) => Err(Refusal::DatabaseAway),
+    }
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Err(Refusal::WrongType { found: "nothing".to_owned() }) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(Format::Json)
+    } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
+        Ok(Format::Lines)
+    } else {
+        Err(Refusal::WrongType { found: text.chars().take(100).collect() })
+    }
+}
+
+async fn process(
+    gateway: &Gateway,
+    application: &Application,
+    body: Bytes,
+    permit: Option<OwnedSemaphorePermit>,
+    format: Format,
+) -> Result<Response, Refusal> {
+    let parsed =
+        envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()).map_err(
+            |unreadable| match unreadable {
+                Unreadable::Empty => Refusal::Empty,
+                Unreadable::NotJson { line, column, message } => {
+                    Refusal::NotJson { line, column, message: message.to_owned() }
+                }
+                Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
+            },
+        )?;
+    let (single, elements) = match parsed {
+        Parsed::One(element) => (true, vec![element]),
+        Parsed::Many(elements) => (false, elements),
+    };
+    let count = elements.len();
+    let mut sending = Sending::new(gateway, application, count);
+    sending.judge(elements).await?;
+    sending.store(permit).await?;
+    let outcomes = sending.bury().await?;
+    debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome");
+    Ok(match &outcomes[..] {
+        [outcome] if single => response::one(outcome),
+        outcomes => response::many(outcomes),
+    })
+}
+
+/// The events of one request on their way to their outcomes.
+struct Sending<'a> {
+    gateway: &'a Gateway,
+    application: &'a Application,
+    /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
+    received_at_us: i64,
+    /// One place for each event; filled as its outcome is known.
+    outcomes: Vec<Option<Outcome>>,
+    /// Accepted events, and the place of each in the request.
+    accepted: (Vec<EventRow>, Vec<usize>),
+    /// Quarantined events, whose outcome waits for the commit, with their places.
+    quarantined: (Vec<DeadLetter>, Vec<usize>),
+    /// Rejected events, which nobody waits for.
+    rejected: Vec<DeadLetter>,
+}
+
+impl<'a> Sending<'a> {
+    fn new(gateway: &'a Gateway, application: &'a Application, count: usize) -> Self {
+        Self {
+            gateway,
+            application,
+            received_at_us: gateway.clock.reserve_us(count),
+            outcomes: std::iter::repeat_with(|| None).take(count).collect(),
+            accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
+            quarantined: (Vec::new(), Vec::new()),
+            rejected: Vec::new(),
+        }
+    }
+
+    /// Asks the validator of each event.
+    async fn judge(&mut self, elements: Vec<Element>) -> Result<(), Refusal> {
+        for (place, element) in elements.into_iter().enumerate() {
+            if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
+                tokio::task::yield_now().await;
+            }
+            let event = match element {
+                Ok(event) => event,
+                Err(broken) => {
+                    self.reject_broken(place, *broken);
+                    continue;
+                }
+            };
+            let judgement = self.gateway.validators.judge(self.subject(&event)).await;
+            self.settle(place, event, judgement)?;
+        }
+        Ok(())
+    }
+
+    fn subject<'e>(&'e self, event: &'e Event) -> Subject<'e> {
+        Subject {
+            id: event.id,
+            application: &self.application.name,
+            session_id: event.session_id,
+            category: &event.category,
+            name: &event.name,
+            timestamp_us: event.timestamp_us,
+            data: &event.data,
+        }
+    }
+
+    fn settle(&mut self, place: usize, event: Event, judgement: Judgement) -> Result<(), Refusal> {
+        let module = judgement.digest;
+        match judgement.outcome {
+            Ok(Verdict::Accept) => self.accept(place, event, module, None),
+            Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
+            Ok(Verdict::Reject(violations)) => self.reject(place, event, module, violations),
+            Err(fault) if fault.retry => return Err(Refusal::Overloaded),
+            Err(fault) => self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail),
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, place: usize, event: Event, module: Option<Digest>, amended: Option<String>) {
+        let row = EventRow {
+            id: event.id,
+            session_id: event.session_id,
+            timestamp_us: event.timestamp_us,
+            received_at_us: self.received_at(place),
+            category: event.category,
+            name: event.name,
+            application_id: self.application.id,
+            module,
+            data: amended.map_or(event.data, Into::into),
+            raw: event.raw,
+        };
+        self.accepted.0.push(row);
+        self.accepted.1.push(place);
+    }
+
+    fn reject_broken(&mut self, place: usize, broken: Broken) {
+        let letter = DeadLetter {
+            violations: broken.violations.clone(),
+            event_id: broken.id,
+            session_id: broken.session_id,
+            category: broken.category,
+            name: broken.name,
+            ..self.dead_letter(
+                place,
+                Reason::Rejected,
+                "envelope",
+                "the envelope breaks the gateway's rules",
+                broken.raw,
+            )
+        };
+        self.rejected.push(letter);
+        let outcome = Outcome::Rejected {
+            id: broken.id,
+            code: RejectionCode::Envelope,
+            violations: broken.violations,
+            validator: None,
+        };
+        self.outcomes[place] = Some(outcome);
+    }
+
+    fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
+        let validator =
+            module.map(|digest| JudgedBy { event_type: format!("{}/{}", &*event.category, &*event.name), digest });
+        let id = event.id;
+        let letter = self.dead_letter(place, Reason::Rejected, "rule", "a validator rejected the event", Bytes::new());
+        self.rejected.push(DeadLetter {
+            module,
+            violations: violations.clone(),
+            ..of_event(letter, event, self.gateway)
+        });
+        self.outcomes[place] =
+            Some(Outcome::Rejected { id: Some(id), code: RejectionCode::Rule, violations, validator });
+    }
+
+    fn quarantine(
+        &mut self,
+        place: usize,
+        event: Event,
+        module: Option<Digest>,
+        code: Cow<'static, str>,
+        detail: String,
+    ) {
+        let id = event.id;
+        let letter = self.dead_letter(place, Reason::Quarantined, &code, &detail, Bytes::new());
+        self.quarantined.0.push(DeadLetter { module, ..of_event(letter, event, self.gateway) });
+        self.quarantined.1.push(place);
+        // Told only after the commit, see `bury`.
+        self.outcomes[place] = Some(Outcome::Quarantined { id, code });
+    }
+
+    fn received_at(&self, place: usize) -> i64 {
+        self.received_at_us + i64::try_from(place).expect("a request's events are counted in thousands")
+    }
+
+    fn dead_letter(&self, place: usize, reason: Reason, code: &str, detail: &str, raw: Bytes) -> DeadLetter {
+        let raw_bytes = raw.len();
+        DeadLetter {
+            id: Uuid::now_v7(),
+            received_at_us: self.received_at(place),
+            reason,
+            code: code.to_owned(),
+            detail: detail.to_owned(),
+            violations: Vec::new(),
+            application_id: self.application.id,
+            module: None,
+            event_id: None,
+            session_id: None,
+            category: None,
+            name: None,
+            raw: cut(raw, self.gateway.config.dead_letter_raw_bytes_max),
+            raw_bytes,
+        }
+    }
+
+    /// Hands the accepted events to the writers and waits for their receipts.
+    async fn store(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> Result<(), Refusal> {
+        let (rows, places) = std::mem::take(&mut self.accepted);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // Kept for the rows that Postgres may refuse; cheap, since their bytes are shared with the body.
+        let mut receipts: Vec<(Receiver<Vec<Fate>>, usize)> = Vec::with_capacity(1);
+        let parcel_events_max = self.gateway.config.batch_events_max;
+        let mut rest = rows;
+        let mut originals = Vec::with_capacity(places.len());
+        originals.extend(rest.iter().map(|row| (row.id, row.module, row.raw.clone())));
+        while !rest.is_empty() {
+            let tail = rest.split_off(rest.len().min(parcel_events_max));
+            let parcel = std::mem::replace(&mut rest, tail);
+            let count = parcel.len();
+            // The body is freed with its last parcel, so its share of what may be in flight travels with that one.
+            let share = if rest.is_empty() { permit.take() } else { None };
+            let receipt = self.gateway.events.submit(parcel, share).map_err(refusal)?;
+            receipts.push((receipt, count));
+        }
+        let mut places = places.into_iter().zip(originals);
+        for (receipt, count) in receipts {
+            let fates = receipt.await.map_err(|_| Refusal::Draining)?;
+            debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
+            for (fate, (place, (id, module, raw))) in fates.into_iter().zip(&mut places) {
+                match fate {
+                    Fate::Stored => self.outcomes[place] = Some(Outcome::Stored { id }),
+                    Fate::Duplicate => self.outcomes[place] = Some(Outcome::Duplicate { id }),
+                    Fate::Refused { code, message } => self.unstorable(place, id, module, raw, &code, &message),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An event that Postgres refuses for its data, whatever else is in its batch.
+    fn unstorable(
+        &mut self,
+        place: usize,
+        id: Uuid,
+        module: Option<Digest>,
+        raw: Bytes,
+        sqlstate: &str,
+        message: &str,
+    ) {
+        let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
+        let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw);
+        self.quarantined.0.push(DeadLetter { event_id: Some(id), module, ..letter });
+        self.quarantined.1.push(place);
+        self.outcomes[place] = Some(Outcome::Quarantined { id, code: Cow::Borrowed("unstorable") });
+    }
+
+    /// Keeps what was not stored: quarantined events are waited for, rejected ones are not.
+    async fn bury(mut self) -> Result<Vec<Outcome>, Refusal> {
+        let letters = &self.gateway.dead_letters;
+        if !self.rejected.is_empty() {
+            letters.keep_rejected(std::mem::take(&mut self.rejected));
+        }
+        if !self.quarantined.0.is_empty() {
+            letters.keep(std::mem::take(&mut self.quarantined.0)).await?;
+        }
+        let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
+        outcomes.ok_or(Refusal::Internal)
+    }
+}
+
+fn of_event(letter: DeadLetter, event: Event, gateway: &Gateway) -> DeadLetter {
+    let raw_bytes = event.raw.len();
+    DeadLetter {
+        event_id: Some(event.id),
+        session_id: Some(event.session_id),
+        category: Some(event.category.to_string()),
+        name: Some(event.name.to_string()),
+        raw: cut(event.raw, gateway.config.dead_letter_raw_bytes_max),
+        raw_bytes,
+        ..letter
+    }
+}
+
+/// Copied, so that a waiting dead letter does not hold its whole request in memory.
+fn cut(raw: Bytes, bytes_max: usize) -> Bytes {
+    Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
+}
+
+pub(crate) fn refusal<T>(refused: Refused<T>) -> Refusal {
+    match refused {
+        Refused::Full(_) => Refusal::Overloaded,
+        Refused::Closed(_) => Refusal::Draining,
+    }
+}

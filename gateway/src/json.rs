@@ -1,0 +1,1319 @@
+//! Reading JSON text: one linear pass over the bytes of an event, by a [`Cursor`].
+//!
+//! Promises to say exactly whether Postgres 15 (with a UTF-8 database) takes the text as `jsonb` without loss, to name the
+//! reasons when it does not, and never to recurse, so that no text can overflow a stack. A value without flaws is scanned
+//! without allocating, once the caller's [`Scratch`] has warmed up.
+//! What the fields of an event mean is left to the envelope; the text of a value is handed on as it came, never rewritten.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
+
+/// Objects with no more keys than this are searched for duplicates pair by pair, which needs neither hashes nor a table;
+/// larger ones are hashed, so that their cost stays linear.
+const PAIRED_KEYS_MAX: usize = 16;
+
+/// Longest pointer in a [`Flaw`]. Keys are as long as the sender likes, and a flaw repeats all keys on the way to it.
+const POINTER_BYTES_MAX: usize = 1024;
+
+/// What a [`Scratch`] may keep from one value to the next, per buffer and in elements.
+const SCRATCH_KEPT_MAX: usize = 16 * 1024;
+
+/// Numeric's weight is 16 bits wide and counts groups of four digits: 4 * 2^15 digits before the point.
+const WHOLE_DIGITS_MAX: i64 = 131_072;
+
+/// Numeric's display scale is 14 bits wide: this many digits after the point, zeros included.
+const FRACTION_DIGITS_MAX: i64 = 16_383;
+
+/// Postgres refuses an exponent from `INT_MAX / 2` on before it looks at the digits, even those of zero.
+const EXPONENT_BOUND: i64 = (i32::MAX / 2) as i64;
+
+/// Why a text is not JSON at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SyntaxError {
+    /// Where, in bytes from the start of the text; its length when the text ends too early.
+    pub offset: usize,
+    /// What stands there, or should; a part of a sentence, without position.
+    pub message: &'static str,
+}
+
+impl SyntaxError {
+    /// Line and column of the error for people, both from 1, the column in characters. Only a line feed ends a line.
+    pub fn line_column(&self, text: &str) -> (usize, usize) {
+        line_column(text, self.offset)
+    }
+}
+
+/// Line and column of a byte offset in `text`, both from 1, the column in characters. An offset beyond the end means the end.
+pub fn line_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+    // Every character has exactly one byte that does not continue another.
+    let column = before[line_start..].iter().filter(|&&byte| byte & 0xC0 != 0x80).count() + 1;
+    (line, column)
+}
+
+/// Why a value, although JSON, is not stored: jsonb cannot hold it without loss, or it passes one of our [`Limits`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// RFC 6901 pointer from the scanned value. What cannot be written in it (NUL, lone surrogates) stands as U+FFFD; if it
+    /// ends in `…` it was too long and was cut.
+    pub pointer: String,
+    /// One of `nul`, `surrogate`, `number_range`, `duplicate_key`, `depth`, `size`.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// What a scanned value may cost. Beyond them the scan goes on for syntax alone and tracks nothing, so that memory stays
+/// bounded by them, whatever the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest text of the value, in bytes. A longer one has the flaw `size`, and keys beyond are not searched for duplicates.
+    pub bytes_max: usize,
+    /// Deepest nesting: a scalar has 0, `{}` and `[1]` have 1. A deeper one has one flaw `depth`, and what is wrong below that
+    /// level is not reported.
+    pub nesting_max: usize,
+    /// How many bytes all numbers with an exponent may take together when written in full, as Postgres does on every read:
+    /// `1e131071` is 8 bytes that become 131,072. Numbers without exponent do not grow and do not count.
+    pub expanded_bytes_max: usize,
+    /// How many flaws are told; others are dropped. 0 is taken as 1, so that a flawed value never looks sound.
+    pub flaws_max: usize,
+}
+
+/// The kinds of JSON values, as their first byte tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say all")]
+pub enum Kind {
+    Object,
+    Array,
+    String,
+    Number,
+    True,
+    False,
+    Null,
+}
+
+/// A complete value in the text.
+#[derive(Debug)]
+pub struct Value<'a> {
+    /// Its text as it came, from the first byte to the last, quotes included.
+    pub raw: &'a str,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether a string has escapes; false for other kinds.
+    pub escaped: bool,
+    /// Why it cannot be stored; empty for a sound value.
+    pub flaws: Vec<Flaw>,
+}
+
+impl<'a> Value<'a> {
+    /// The characters of a string, borrowed if it has no escapes; nothing for other kinds.
+    pub fn string(&self) -> Option<Cow<'a, str>> {
+        (self.kind == Kind::String).then(|| characters(&self.raw[1..self.raw.len() - 1], self.escaped))
+    }
+}
+
+/// The key of a member.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// What stands between the quotes.
+    pub raw: &'a str,
+    /// Whether it has escapes.
+    pub escaped: bool,
+}
+
+impl<'a> Key<'a> {
+    /// The characters of the key, borrowed if it has no escapes.
+    pub fn string(&self) -> Cow<'a, str> {
+        characters(self.raw, self.escaped)
+    }
+}
+
+fn characters(raw: &str, escaped: bool) -> Cow<'_, str> {
+    if escaped { unescape(raw) } else { Cow::Borrowed(raw) }
+}
+
+/// The characters that a string's raw text, without its quotes, stands for; borrowed if it has no escapes.
+///
+/// A lone surrogate, which has no character, becomes U+FFFD, as does a malformed escape, which scanned text never has.
+pub fn unescape(raw: &str) -> Cow<'_, str> {
+    let Some(mut next) = raw.find('\\') else {
+        return Cow::Borrowed(raw);
+    };
+    let mut characters = String::with_capacity(raw.len());
+    let mut rest = raw;
+    loop {
+        characters.push_str(&rest[..next]);
+        rest = &rest[next..];
+        let (character, len) = unescape_one(rest.as_bytes());
+        characters.push(character);
+        rest = rest.get(len..).unwrap_or_default();
+        match rest.find('\\') {
+            Some(at) => next = at,
+            None => {
+                characters.push_str(rest);
+                return Cow::Owned(characters);
+            }
+        }
+    }
+}
+
+/// The character of the escape that `bytes` begin with, and how many bytes it takes.
+fn unescape_one(bytes: &[u8]) -> (char, usize) {
+    let character = match byte_at(bytes, 1) {
+        byte @ (b'"' | b'\\' | b'/') => char::from(byte),
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unescape_unicode(bytes),
+        _ => return (char::REPLACEMENT_CHARACTER, 1),
+    };
+    (character, 2)
+}
+
+fn unescape_unicode(bytes: &[u8]) -> (char, usize) {
+    let Some(high) = hex_unit(bytes, 2) else {
+        return (char::REPLACEMENT_CHARACTER, 1);
+    };
+    if let Some(low) = low_of_pair(bytes, 0, high) {
+        let point = 0x1_0000 + ((u32::from(high) - 0xD800) << 10) + (u32::from(low) - 0xDC00);
+        return (char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER), 12);
+    }
+    (char::from_u32(u32::from(high)).unwrap_or(char::REPLACEMENT_CHARACTER), 6)
+}
+
+/// The scan's working memory. It belongs to the caller, who keeps one for each worker or connection: then sound values
+/// cost no allocation, and neither a lock nor a thread-local stands in between. It carries nothing from one value to the next.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// The containers that are open, down to the nesting limit.
+    frames: Vec<Frame>,
+    /// The keys of all open objects, outermost first; an object's own are a contiguous tail once its children are closed.
+    keys: Vec<SeenKey>,
+    /// The characters of keys that have escapes.
+    decoded: String,
+    /// The kinds of the open containers beyond the nesting limit, a bit each: an eighth of a byte per byte of text is all
+    /// that the deepest nesting costs.
+    buried: Vec<u64>,
+    /// Open-addressed table of key numbers, for the object that is being searched for duplicates. 0 is free.
+    slots: Vec<usize>,
+    /// Seeded at random, so that nobody can choose keys that collide.
+    hasher: RandomState,
+}
+
+impl Scratch {
+    /// An empty one. The first values fill it to what the sender's events need.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.keys.clear();
+        self.decoded.clear();
+        self.buried.clear();
+        self.slots.clear();
+        // One monstrous event must not hold memory for as long as its connection lives. Below the bound these do nothing.
+        self.frames.shrink_to(SCRATCH_KEPT_MAX);
+        self.keys.shrink_to(SCRATCH_KEPT_MAX);
+        self.decoded.shrink_to(SCRATCH_KEPT_MAX);
+        self.buried.shrink_to(SCRATCH_KEPT_MAX);
+        self.slots.shrink_to(SCRATCH_KEPT_MAX);
+    }
+}
+
+/// An open container.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Where its keys begin. For an array, where they would.
+    keys_start: usize,
+    /// Number of the element being read, if it is an array.
+    index: usize,
+    is_object: bool,
+}
+
+/// A key of an open object, as a span of the text, or of the decoded keys if it had escapes.
+#[derive(Clone, Copy, Debug)]
+struct SeenKey {
+    start: usize,
+    end: usize,
+    /// Tells most keys apart without touching their bytes.
+    fingerprint: u64,
+    decoded: bool,
+    /// Whether it was told to be repeated: however often a key is given, that is one flaw.
+    told: bool,
+}
+
+impl SeenKey {
+    fn bytes<'k>(&self, text: &'k str, decoded: &'k str) -> &'k [u8] {
+        let source = if self.decoded { decoded } else { text };
+        &source.as_bytes()[self.start..self.end]
+    }
+}
+
+/// A position in a text that is read from front to back.
+///
+/// The caller enters the containers it knows with [`enter_object`](Self::enter_object) and [`enter_array`](Self::enter_array),
+/// calls [`next_member`](Self::next_member) or [`next_element`](Self::next_element) until they say that the container has
+/// ended, and reads (by [`scan_value`](Self::scan_value) or by entering it) exactly one value after each that did not.
+/// After an error the position means nothing.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+    /// Just entered a container: no comma is due before what comes next.
+    fresh: bool,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the start of `text`.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, at: 0, fresh: false }
+    }
+
+    /// Where the cursor stands, in bytes from the start of the text.
+    pub fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// The kind of the value that comes next, before which the cursor then stands. Only its first byte was looked at.
+    pub fn kind(&mut self) -> Result<Kind, SyntaxError> {
+        self.at = skip_space(self.text.as_bytes(), self.at);
+        kind_at(self.text.as_bytes(), self.at)
+    }
+
+    /// Steps into the object that comes next.
+    pub fn enter_object(&mut self) -> Result<(), SyntaxError> {
+        self.enter(b'{', "expected an object")
+    }
+
+    /// Steps into the array that comes next.
+    pub fn enter_array(&mut self) -> Result<(), SyntaxError> {
+        self.enter(b'[', "expected an array")
+    }
+
+    fn enter(&mut self, open: u8, message: &'static str) -> Result<(), SyntaxError> {
+        self.at = expect(self.text.as_bytes(), self.at, open, message)?;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// The key of the object's next member, before whose value the cursor then stands; nothing if the object has ended.
+    pub fn next_member(&mut self) -> Result<Option<Key<'a>>, SyntaxError> {
+        if self.ended(b'}', "expected `,` or `}`")? {
+            return Ok(None);
+        }
+        let (key, after) = key_at(self.text.as_bytes(), self.at)?;
+        self.at = after;
+        Ok(Some(Key { raw: &self.text[key.start..key.end], escaped: key.marks & ESCAPED != 0 }))
+    }
+
+    /// Whether the array has another element, before which the cursor then stands.
+    pub fn next_element(&mut self) -> Result<bool, SyntaxError> {
+        Ok(!self.ended(b']', "expected `,` or `]`")?)
+    }
+
+    /// Steps over the container's closing bracket, or over the comma that is due, and says which.
+    fn ended(&mut self, close: u8, message: &'static str) -> Result<bool, SyntaxError> {
+        let bytes = self.text.as_bytes();
+        self.at = skip_space(bytes, self.at);
+        let fresh = std::mem::take(&mut self.fresh);
+        if byte_at(bytes, self.at) == close {
+            self.at += 1;
+            return Ok(true);
+        }
+        if !fresh {
+            self.at = expect(bytes, self.at, b',', message)?;
+        }
+        self.at = skip_space(bytes, self.at);
+        Ok(false)
+    }
+
+    /// Reads the value that comes next as a whole, and steps over it.
+    pub fn scan_value(&mut self, scratch: &mut Scratch, limits: &Limits) -> Result<Value<'a>, SyntaxError> {
+        let kind = self.kind()?;
+        let start = self.at;
+        scratch.clear();
+        let mut scan = Scan {
+            text: self.text,
+            start,
+            scratch,
+            limits,
+            flaws: Vec::new(),
+            depth: 0,
+            in_object: false,
+            tracking: true,
+            too_deep: false,
+            too_long: false,
+            expanded_bytes: 0,
+            escaped: false,
+        };
+        self.at = scan.value(start)?;
+        self.fresh = false;
+        scan.judge_length(self.at);
+        let escaped = kind == Kind::String && scan.escaped;
+        Ok(Value { raw: &self.text[start..self.at], kind, escaped, flaws: scan.flaws })
+    }
+
+    /// Makes sure that nothing but space is left.
+    pub fn end(&mut self) -> Result<(), SyntaxError> {
+        self.at = skip_space(self.text.as_bytes(), self.at);
+        if self.at == self.text.len() {
+            Ok(())
+        } else {
+            Err(SyntaxError { offset: self.at, message: "expected the end of the text" })
+        }
+    }
+}
+
+/// One value being read.
+struct Scan<'a, 's> {
+    text: &'a str,
+    /// Where the value begins.
+    start: usize,
+    scratch: &'s mut Scratch,
+    limits: &'s Limits,
+    flaws: Vec<Flaw>,
+    /// How many containers are open.
+    depth: usize,
+    /// Whether the innermost of them is an object.
+    in_object: bool,
+    /// Whether keys and flaws are noted: not below the nesting limit, and not beyond the length limit.
+    tracking: bool,
+    /// Whether the nesting limit was passed; told once.
+    too_deep: bool,
+    /// Whether the length limit was passed, which ends all tracking.
+    too_long: bool,
+    /// What the numbers with an exponent take so far when written in full.
+    expanded_bytes: usize,
+    /// Whether the string read last has escapes.
+    escaped: bool,
+}
+
+impl Scan<'_, '_> {
+    /// Reads the value at `at` and gives the position after it. A loop with a stack of its own in place of recursion.
+    fn value(&mut self, mut at: usize) -> Result<usize, SyntaxError> {
+        let bytes = self.text.as_bytes();
+        loop {
+            match byte_at(bytes, at) {
+                b'"' => at = self.string(at)?,
+                b'-' | b'0'..=b'9' => at = self.number(at)?,
+                open @ (b'{' | b'[') => {
+                    self.open(open == b'{');
+                    at = skip_space(bytes, at + 1);
+                    // The brackets' codes are two apart. An empty container is closed below, like any other.
+                    if byte_at(bytes, at) != open + 2 {
+                        if self.in_object {
+                            at = self.key(at)?;
+                        }
+                        continue;
+                    }
+                }
+                b't' => at = literal(bytes, at, b"true")?,
+                b'f' => at = literal(bytes, at, b"false")?,
+                b'n' => at = literal(bytes, at, b"null")?,
+                _ => return Err(unexpected(bytes, at, "expected a value")),
+            }
+            loop {
+                if self.depth == 0 {
+                    return Ok(at);
+                }
+                at = skip_space(bytes, at);
+                match byte_at(bytes, at) {
+                    b',' => {
+                        at = skip_space(bytes, at + 1);
+                        break;
+                    }
+                    b'}' if self.in_object => self.close(),
+                    b']' if !self.in_object => self.close(),
+                    _ if self.in_object => return Err(unexpected(bytes, at, "expected `,` or `}`")),
+                    _ => return Err(unexpected(bytes, at, "expected `,` or `]`")),
+                }
+                at += 1;
+            }
+            if self.in_object {
+                at = self.key(at)?;
+            } else if self.tracking {
+                self.next_index();
+            }
+        }
+    }
+
+    /// Reads the key at `at` and gives the position of its value.
+    #[inline]
+    fn key(&mut self, at: usize) -> Result<usize, SyntaxError> {
+        let (key, after) = key_at(self.text.as_bytes(), at)?;
+        if self.tracking {
+            self.note_key(key);
+        }
+        Ok(skip_space(self.text.as_bytes(), after))
+    }
+
+    #[inline]
+    fn next_index(&mut self) {
+        let array = self.scratch.frames.last_mut().expect("an array that is tracked has a frame");
+        array.index += 1;
+    }
+
+    #[inline]
+    fn string(&mut self, at: usize) -> Result<usize, SyntaxError> {
+        let body = string_at(self.text.as_bytes(), at)?;
+        self.escaped = body.marks != 0;
+        if body.marks & (NUL | SURROGATE) != 0 {
+            self.judge_marks(body.marks);
+        }
+        Ok(body.end + 1)
+    }
+
+    #[inline]
+    fn number(&mut self, at: usize) -> Result<usize, SyntaxError> {
+        let number = number_at(self.text.as_bytes(), at)?;
+        // Without exponent, only length can put a number out of range, and it is written as it came.
+        if number.exponent || number.end - at > FRACTION_DIGITS_MAX as usize {
+            self.judge_number(at, number);
+        }
+        Ok(number.end)
+    }
+
+    fn open(&mut self, is_object: bool) {
+        if self.depth < self.limits.nesting_max {
+            let keys_start = self.scratch.keys.len();
+            self.scratch.frames.push(Frame { keys_start, index: 0, is_object });
+        } else {
+            self.bury(is_object);
+        }
+        self.depth += 1;
+        self.in_object = is_object;
+    }
+
+    /// Opens a container below the nesting limit: nothing but its kind is kept.
+    #[cold]
+    fn bury(&mut self, is_object: bool) {
+        let limits = self.limits;
+        if !self.too_deep {
+            self.flaw("depth", None, || format!("is nested deeper than {} levels", limits.nesting_max));
+        }
+        self.too_deep = true;
+        self.tracking = false;
+        let level = self.depth - limits.nesting_max;
+        if level / 64 == self.scratch.buried.len() {
+            self.scratch.buried.push(0);
+        }
+        let bit = 1 << (level % 64);
+        let word = &mut self.scratch.buried[level / 64];
+        *word = if is_object { *word | bit } else { *word & !bit };
+    }
+
+    fn close(&mut self) {
+        self.depth -= 1;
+        if self.depth >= self.limits.nesting_max {
+            self.unbury();
+            return;
+        }
+        let frame = self.scratch.frames.pop().expect("each level down to the nesting limit has a frame");
+        if frame.is_object {
+            if self.tracking {
+                self.judge_keys(frame.keys_start);
+            }
+            self.scratch.keys.truncate(frame.keys_start);
+        }
+        self.in_object = self.scratch.frames.last().is_some_and(|parent| parent.is_object);
+    }
+
+    /// Goes on in the parent of a container below the nesting limit.
+    #[cold]
+    fn unbury(&mut self) {
+        if self.depth == self.limits.nesting_max {
+            self.in_object = self.scratch.frames.last().is_some_and(|parent| parent.is_object);
+            self.tracking = !self.too_long;
+        } else {
+            let level = self.depth - self.limits.nesting_max - 1;
+            self.in_object = self.scratch.buried[level / 64] >> (level % 64) & 1 == 1;
+        }
+    }
+
+    /// Remembers a key of the innermost object, for its pointers and for the search for duplicates.
+    #[inline]
+    fn note_key(&mut self, key: Body) {
+        let bytes = self.text.as_bytes();
+        if key.end - self.start > self.limits.bytes_max {
+            self.too_long = true;
+            self.tracking = false;
+            return;
+        }
+        if key.marks == 0 {
+            let fingerprint = fingerprint(bytes, key.start, key.end);
+            self.scratch.keys.push(SeenKey {
+                start: key.start,
+                end: key.end,
+                fingerprint,
+                decoded: false,
+                told: false,
+            });
+        } else {
+            self.note_escaped_key(key);
+        }
+    }
+
+    #[cold]
+    fn note_escaped_key(&mut self, key: Body) {
+        let characters = unescape(&self.text[key.start..key.end]);
+        let start = self.scratch.decoded.len();
+        self.scratch.decoded.push_str(&characters);
+        let end = self.scratch.decoded.len();
+        let fingerprint = fingerprint(self.scratch.decoded.as_bytes(), start, end);
+        self.scratch.keys.push(SeenKey { start, end, fingerprint, decoded: true, told: false });
+        self.judge_marks(key.marks);
+    }
+
+    /// Searches the keys of the object that ends, which are all from `keys_start` on, for duplicates.
+    #[inline]
+    fn judge_keys(&mut self, keys_start: usize) {
+        let count = self.scratch.keys.len() - keys_start;
+        if count > PAIRED_KEYS_MAX {
+            return self.judge_many_keys(keys_start);
+        }
+        // One bit for each fingerprint: a key whose bit is new has no duplicate before it.
+        let mut seen = 0_u64;
+        for later in keys_start..keys_start + count {
+            let fingerprint = self.scratch.keys[later].fingerprint;
+            let bit = 1 << (fingerprint % 64);
+            if seen & bit != 0 {
+                self.judge_pairs(keys_start, later);
+            }
+            seen |= bit;
+        }
+    }
+
+    /// Compares a key with all before it.
+    fn judge_pairs(&mut self, keys_start: usize, later: usize) {
+        if let Some(earlier) = (keys_start..later).find(|&earlier| self.is_same_key(earlier, later)) {
+            self.tell_duplicate(keys_start, earlier);
+        }
+    }
+
+    fn judge_many_keys(&mut self, keys_start: usize) {
+        let keys_end = self.scratch.keys.len();
+        let slot_count = ((keys_end - keys_start) * 2).next_power_of_two();
+        self.scratch.slots.clear();
+        self.scratch.slots.resize(slot_count, 0);
+        for later in keys_start..keys_end {
+            let bytes = self.key_bytes(later);
+            // Truncation is what a table index is.
+            let mut slot = self.scratch.hasher.hash_one(bytes) as usize % slot_count;
+            loop {
+                match self.scratch.slots[slot] {
+                    0 => {
+                        self.scratch.slots[slot] = later + 1;
+                        break;
+                    }
+                    earlier if self.is_same_key(earlier - 1, later) => {
+                        self.tell_duplicate(keys_start, earlier - 1);
+                        break;
+                    }
+                    _ => slot = (slot + 1) % slot_count,
+                }
+            }
+        }
+    }
+
+    fn key_bytes(&self, key: usize) -> &[u8] {
+        self.scratch.keys[key].bytes(self.text, &self.scratch.decoded)
+    }
+
+    fn is_same_key(&self, one: usize, other: usize) -> bool {
+        self.scratch.keys[one].fingerprint == self.scratch.keys[other].fingerprint
+            && self.key_bytes(one) == self.key_bytes(other)
+    }
+
+    #[cold]
+    fn tell_duplicate(&mut self, keys_start: usize, key: usize) {
+        if std::mem::replace(&mut self.scratch.keys[key].told, true) {
+            return;
+        }
+        let member = Member { keys_start, key };
+        self.flaw("duplicate_key", Some(member), || "is given twice in one object".to_owned());
+    }
+
+    /// Tells what is wrong in the string that was read last, by its marks.
+    #[cold]
+    fn judge_marks(&mut self, marks: u8) {
+        if marks & NUL != 0 {
+            self.flaw("nul", None, || "contains the character U+0000, which cannot be stored".to_owned());
+        }
+        if marks & SURROGATE != 0 {
+            self.flaw("surrogate", None, || "contains half of a surrogate pair, which is not a character".to_owned());
+        }
+    }
+
+    /// Whether numeric can hold a number, and how much it grows.
+    fn judge_number(&mut self, at: usize, number: Number) {
+        if !self.tracking {
+            return;
+        }
+        let Some(plain_bytes) = plain_bytes(&self.text.as_bytes()[at..number.end]) else {
+            return self.flaw("number_range", None, || {
+                format!("has more than {WHOLE_DIGITS_MAX} digits before or {FRACTION_DIGITS_MAX} after the point")
+            });
+        };
+        if !number.exponent {
+            return;
+        }
+        let expanded_bytes_max = self.limits.expanded_bytes_max;
+        let was_within = self.expanded_bytes <= expanded_bytes_max;
+        self.expanded_bytes = self.expanded_bytes.saturating_add(plain_bytes);
+        if was_within && self.expanded_bytes > expanded_bytes_max {
+            self.flaw("size", None, || {
+                format!(
+                    "with the numbers before it, written without exponent, takes more than {expanded_bytes_max} bytes"
+                )
+            });
+        }
+    }
+
+    /// Judges the length of the value, which ends at `end`.
+    fn judge_length(&mut self, end: usize) {
+        let limits = self.limits;
+        if end - self.start > limits.bytes_max && self.has_room() {
+            let message = format!("is longer than {} bytes", limits.bytes_max);
+            self.flaws.push(Flaw { pointer: String::new(), code: "size", message });
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.flaws.len() < self.limits.flaws_max.max(1)
+    }
+
+    /// Notes a flaw of the value that is being read, or of a member of the object that has just ended.
+    #[cold]
+    fn flaw(&mut self, code: &'static str, member: Option<Member>, message: impl FnOnce() -> String) {
+        if !self.tracking || !self.has_room() {
+            return;
+        }
+        let pointer = self.pointer(member);
+        // A key and its value may be wrong in the same way.
+        if !self.flaws.iter().any(|flaw| flaw.code == code && flaw.pointer == pointer) {
+            self.flaws.push(Flaw { pointer, code, message: message() });
+        }
+    }
+
+    /// The way to the value that is being read, or to a member of the object that has just ended.
+    fn pointer(&self, member: Option<Member>) -> String {
+        let mut pointer = String::new();
+        let frames = &self.scratch.frames;
+        for (level, frame) in frames.iter().enumerate() {
+            if !frame.is_object {
+                push_token(&mut pointer, &frame.index.to_string());
+                continue;
+            }
+            // An object's latest key is the last before those of the container within it.
+            let keys_end = match (frames.get(level + 1), &member) {
+                (Some(inner), _) => inner.keys_start,
+                (None, Some(member)) => member.keys_start,
+                (None, None) => self.scratch.keys.len(),
+            };
+            push_token(&mut pointer, self.key_text(keys_end - 1));
+        }
+        if let Some(member) = member {
+            push_token(&mut pointer, self.key_text(member.key));
+        }
+        pointer
+    }
+
+    fn key_text(&self, key: usize) -> &str {
+        let SeenKey { start, end, decoded, .. } = self.scratch.keys[key];
+        if decoded { &self.scratch.decoded[start..end] } else { &self.text[start..end] }
+    }
+}
+
+/// A member of an object that has just ended, whose keys are still there.
+struct Member {
+    keys_start: usize,
+    key: usize,
+}
+
+/// Appends a reference token to a pointer, unless that has become too long.
+fn push_token(pointer: &mut String, token: &str) {
+    const CUT: char = '…';
+    if pointer.ends_with(CUT) && pointer.len() >= POINTER_BYTES_MAX {
+        return;
+    }
+    pointer.push('/');
+    for character in token.chars() {
+        match character {
+            _ if pointer.len() >= POINTER_BYTES_MAX => return pointer.push(CUT),
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            '\0' => pointer.push(char::REPLACEMENT_CHARACTER),
+            other => pointer.push(other),
+        }
+    }
+}
+
+/// Mixes the length and up to 16 bytes of the key that spans `start..end`: its first 8 and its last 8. Not proof against a sender
+/// who looks for keys that collide, who gains no more than [`PAIRED_KEYS_MAX`] compared with each other.
+#[inline]
+fn fingerprint(text: &[u8], start: usize, end: usize) -> u64 {
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let len = end - start;
+    let head = match text.get(start..).and_then(|rest| rest.first_chunk::<8>()) {
+        Some(head) => u64::from_le_bytes(*head),
+        None => text[start..end].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    let mixed = if len < 8 {
+        // What stands behind the key does not count.
+        head & ((1 << (len * 8)) - 1)
+    } else {
+        let tail = text[..end].last_chunk::<8>().map_or(0, |tail| u64::from_le_bytes(*tail));
+        head ^ tail.rotate_left(29)
+    };
+    let mixed = (mixed ^ len as u64).wrapping_mul(ODD);
+    mixed ^ mixed >> 32
+}
+
+/// The byte at a position, or 0 behind the end: no rule of JSON begins with 0.
+#[inline]
+fn byte_at(bytes: &[u8], at: usize) -> u8 {
+    bytes.get(at).copied().unwrap_or(0)
+}
+
+#[inline]
+fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    // Most often there is none, which one comparison tells.
+    while byte_at(bytes, at) <= b' ' && matches!(byte_at(bytes, at), b' ' | b'\t' | b'\n' | b'\r') {
+        at += 1;
+    }
+    at
+}
+
+#[cold]
+fn unexpected(bytes: &[u8], at: usize, message: &'static str) -> SyntaxError {
+    let message = if at < bytes.len() { message } else { "unexpected end of the text" };
+    SyntaxError { offset: at, message }
+}
+
+/// Steps over space and the given byte.
+#[inline]
+fn expect(bytes: &[u8], at: usize, byte: u8, message: &'static str) -> Result<usize, SyntaxError> {
+    let at = skip_space(bytes, at);
+    if byte_at(bytes, at) == byte { Ok(at + 1) } else { Err(unexpected(bytes, at, message)) }
+}
+
+fn kind_at(bytes: &[u8], at: usize) -> Result<Kind, SyntaxError> {
+    Ok(match byte_at(bytes, at) {
+        b'{' => Kind::Object,
+        b'[' => Kind::Array,
+        b'"' => Kind::String,
+        b'-' | b'0'..=b'9' => Kind::Number,
+        b't' => Kind::True,
+        b'f' => Kind::False,
+        b'n' => Kind::Null,
+        _ => return Err(unexpected(bytes, at, "expected a value")),
+    })
+}
+
+fn literal(bytes: &[u8], at: usize, word: &[u8]) -> Result<usize, SyntaxError> {
+    if bytes[at..].starts_with(word) {
+        Ok(at + word.len())
+    } else {
+        Err(SyntaxError { offset: at, message: "expected a value" })
+    }
+}
+
+/// What stands between the quotes of a string.
+#[derive(Clone, Copy)]
+struct Body {
+    start: usize,
+    /// Where the closing quote stands.
+    end: usize,
+    /// What was seen on the way.
+    marks: u8,
+}
+
+const ESCAPED: u8 = 1;
+const NUL: u8 = 2;
+const SURROGATE: u8 = 4;
+
+/// The key at `at`, and the position behind its colon.
+#[inline]
+fn key_at(bytes: &[u8], at: usize) -> Result<(Body, usize), SyntaxError> {
+    if byte_at(bytes, at) != b'"' {
+        return Err(unexpected(bytes, at, "expected a key in double quotes"));
+    }
+    let key = string_at(bytes, at)?;
+    Ok((key, expect(bytes, key.end + 1, b':', "expected `:`")?))
+}
+
+/// The string whose opening quote stands at `at`.
+#[inline]
+fn string_at(bytes: &[u8], at: usize) -> Result<Body, SyntaxError> {
+    let start = at + 1;
+    let end = plain_end(bytes, start);
+    if byte_at(bytes, end) == b'"' {
+        return Ok(Body { start, end, marks: 0 });
+    }
+    escaped_string(bytes, start, end)
+}
+
+/// Goes on with a string at its first special byte, `at`, which is not the closing quote.
+fn escaped_string(bytes: &[u8], start: usize, mut at: usize) -> Result<Body, SyntaxError> {
+    let mut marks = 0;
+    loop {
+        match byte_at(bytes, at) {
+            b'"' => return Ok(Body { start, end: at, marks }),
+            b'\\' => {
+                let (after, mark) = escape_at(bytes, at)?;
+                marks |= ESCAPED | mark;
+                at = plain_end(bytes, after);
+            }
+            _ => return Err(unexpected(bytes, at, "control characters in a string must be escaped")),
+        }
+    }
+}
+
+/// Where the first byte stands, from `at` on, that is not an ordinary one of a string: a quote, a backslash, a control
+/// character, or the end of the text.
+#[inline]
+fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while at < bytes.len() && !matches!(bytes[at], 0..=0x1F | b'"' | b'\\') {
+        at += 1;
+    }
+    at
+}
+
+/// Has the top bit of the first byte set that is a quote, a backslash or a control character. Bytes above it may be marked
+/// wrongly, because the subtractions borrow, but none below it, and none at all if there is no such byte.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xFF;
+    let quotes = word ^ (ONES * b'"' as u64);
+    let backslashes = word ^ (ONES * b'\\' as u64);
+    let controls = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = quotes.wrapping_sub(ONES) & !quotes;
+    let backslashes = backslashes.wrapping_sub(ONES) & !backslashes;
+    (controls | quotes | backslashes) & (ONES << 7)
+}
+
+/// Steps over the escape at `at`, and marks what it stands for if that cannot be stored.
+fn escape_at(bytes: &[u8], at: usize) -> Result<(usize, u8), SyntaxError> {
+    match byte_at(bytes, at + 1) {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok((at + 2, 0)),
+        b'u' => {
+            let Some(unit) = hex_unit(bytes, at + 2) else {
+                return Err(SyntaxError { offset: at, message: "expected four hexadecimal digits after `\\u`" });
+            };
+            Ok(match unit {
+                0 => (at + 6, NUL),
+                0xD800..=0xDFFF if low_of_pair(bytes, at, unit).is_some() => (at + 12, 0),
+                0xD800..=0xDFFF => (at + 6, SURROGATE),
+                _ => (at + 6, 0),
+            })
+        }
+        _ => Err(SyntaxError { offset: at, message: "expected one of the escapes of JSON" }),
+    }
+}
+
+/// The second half of the surrogate pair whose first half, `high`, is escaped at `at`; nothing if they do not make a pair.
+fn low_of_pair(bytes: &[u8], at: usize, high: u16) -> Option<u16> {
+    let is_pair = (0xD800..0xDC00).contains(&high) && byte_at(bytes, at + 6) == b'\\' && byte_at(bytes, at + 7) == b'u';
+    if !is_pair {
+        return None;
+    }
+    hex_unit(bytes, at + 8).filter(|low| (0xDC00..0xE000).contains(low))
+}
+
+/// The number that four hexadecimal digits write.
+fn hex_unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..)?.first_chunk::<4>()?;
+    digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)? as u16))
+}
+
+/// Where a number ends, and whether it has an exponent.
+#[derive(Clone, Copy)]
+struct Number {
+    end: usize,
+    exponent: bool,
+}
+
+/// The number that begins, with a sign or a digit, at `at`.
+#[inline]
+fn number_at(bytes: &[u8], mut at: usize) -> Result<Number, SyntaxError> {
+    if byte_at(bytes, at) == b'-' {
+        at += 1;
+    }
+    // A number has no leading zeros: what follows a first 0 belongs to the number no more, and is in the way then.
+    at = if byte_at(bytes, at) == b'0' { at + 1 } else { digits_end(bytes, at)? };
+    if byte_at(bytes, at) == b'.' {
+        at = digits_end(bytes, at + 1)?;
+    }
+    let exponent = matches!(byte_at(bytes, at), b'e' | b'E');
+    if exponent {
+        at += 1;
+        if matches!(byte_at(bytes, at), b'+' | b'-') {
+            at += 1;
+        }
+        at = digits_end(bytes, at)?;
+    }
+    Ok(Number { end: at, exponent })
+}
+
+/// Where the digits, of which there must be one, end.
+#[inline]
+fn digits_end(bytes: &[u8], mut at: usize) -> Result<usize, SyntaxError> {
+    if !byte_at(bytes, at).is_ascii_digit() {
+        return Err(unexpected(bytes, at, "expected a digit"));
+    }
+    while byte_at(bytes, at).is_ascii_digit() {
+        at += 1;
+    }
+    Ok(at)
+}
+
+/// How many bytes a number takes as Postgres writes its numeric values, without exponent; nothing if numeric cannot hold it.
+fn plain_bytes(number: &[u8]) -> Option<usize> {
+    let mantissa_end = number.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(number.len());
+    let exponent = exponent(number.get(mantissa_end + 1..).unwrap_or_default());
+    if exponent.abs() >= EXPONENT_BOUND {
+        return None;
+    }
+    let is_negative = number[0] == b'-';
+    let mantissa = &number[usize::from(is_negative)..mantissa_end];
+    let point = mantissa.iter().position(|&byte| byte == b'.').unwrap_or(mantissa.len());
+    // Zeros at the end of the fraction count: numeric keeps them.
+    let fraction_digits = (mantissa.len().saturating_sub(point + 1) as i64 - exponent).max(0);
+    if fraction_digits > FRACTION_DIGITS_MAX {
+        return None;
+    }
+    let fraction_bytes = if fraction_digits > 0 { fraction_digits + 1 } else { 0 };
+    // Zeros in front do not count, and a number of zeros alone is not even negative.
+    let Some(first) = mantissa.iter().position(|byte| matches!(byte, b'1'..=b'9')) else {
+        return usize::try_from(1 + fraction_bytes).ok();
+    };
+    // How many digits stand before the point from the first that is not zero on; negative by the zeros behind the point.
+    let whole_digits = point.saturating_sub(first) as i64 - first.saturating_sub(point + 1) as i64 + exponent;
+    if whole_digits > WHOLE_DIGITS_MAX {
+        return None;
+    }
+    usize::try_from(i64::from(is_negative) + whole_digits.max(1) + fraction_bytes).ok()
+}
+
+/// The exponent that these digits, with or without a sign, write. Beyond 64 bits it stays at the end of that range.
+fn exponent(digits: &[u8]) -> i64 {
+    let unsigned = digits.strip_prefix(b"+").unwrap_or(digits);
+    let (is_negative, unsigned) = match unsigned.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, unsigned),
+    };
+    let magnitude =
+        unsigned.iter().fold(0_i64, |sum, &digit| sum.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+    if is_negative { -magnitude } else { magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    const LIMITS: Limits = Limits { bytes_max: 1 << 20, nesting_max: 8, expanded_bytes_max: 1 << 20, flaws_max: 4 };
+
+    fn scan_with(text: &str, limits: Limits) -> Result<Vec<(String, &'static str)>, SyntaxError> {
+        let mut cursor = Cursor::new(text);
+        let value = cursor.scan_value(&mut Scratch::new(), &limits)?;
+        cursor.end()?;
+        Ok(value.flaws.into_iter().map(|flaw| (flaw.pointer, flaw.code)).collect())
+    }
+
+    fn scan(text: &str) -> Result<Vec<(String, &'static str)>, SyntaxError> {
+        scan_with(text, LIMITS)
+    }
+
+    fn flaws(text: &str) -> Vec<(String, &'static str)> {
+        scan(text).expect("the test's text is JSON")
+    }
+
+    fn flaw(pointer: &str, code: &'static str) -> (String, &'static str) {
+        (pointer.to_owned(), code)
+    }
+
+    #[test]
+    fn envelope_is_read_member_by_member() {
+        let text = r#" { "id" : 1, "d\u0061ta":{"a":[1,{}]} ,"name":"x\ny"} "#;
+        let mut cursor = Cursor::new(text);
+        let mut scratch = Scratch::new();
+        cursor.enter_object().expect("an object");
+        let mut members = Vec::new();
+        while let Some(key) = cursor.next_member().expect("a member") {
+            let value = cursor.scan_value(&mut scratch, &LIMITS).expect("a value");
+            members.push((key.string().into_owned(), value.raw, value.kind, value.string()));
+        }
+        cursor.end().expect("the end");
+        assert_eq!(
+            members,
+            [
+                ("id".to_owned(), "1", Kind::Number, None),
+                ("data".to_owned(), r#"{"a":[1,{}]}"#, Kind::Object, None),
+                ("name".to_owned(), r#""x\ny""#, Kind::String, Some("x\ny".into())),
+            ]
+        );
+    }
+
+    #[test]
+    fn array_of_events_is_read_element_by_element() {
+        let mut cursor = Cursor::new(r#"[ {"a":1,"b":[]} , 2 , {} ]"#);
+        cursor.enter_array().expect("an array");
+        let mut spans = Vec::new();
+        while cursor.next_element().expect("an element") {
+            let kind = cursor.kind().expect("a value");
+            let start = cursor.offset();
+            if kind == Kind::Object {
+                cursor.enter_object().expect("an object");
+                while cursor.next_member().expect("a member").is_some() {
+                    cursor.scan_value(&mut Scratch::new(), &LIMITS).expect("a value");
+                }
+            } else {
+                cursor.scan_value(&mut Scratch::new(), &LIMITS).expect("a value");
+            }
+            spans.push(&cursor.text[start..cursor.offset()]);
+        }
+        cursor.end().expect("the end");
+        assert_eq!(spans, [r#"{"a":1,"b":[]}"#, "2", "{}"]);
+    }
+
+    #[test]
+    fn cursor_refuses_stray_and_missing_commas() {
+        for text in ["{,}", "{\"a\":1,}", "{\"a\":1 \"b\":2}", "{\"a\" 1}", "{\"a\":1", "{\"a\":}", "{1:2}", "{"] {
+            let walk = || -> Result<(), SyntaxError> {
+                let mut cursor = Cursor::new(text);
+                cursor.enter_object()?;
+                while cursor.next_member()?.is_some() {
+                    cursor.scan_value(&mut Scratch::new(), &LIMITS)?;
+                }
+                cursor.end()
+            };
+            assert_eq!(walk(), scan(text).map(drop), "{text}");
+            assert!(walk().is_err(), "{text}");
+        }
+        for text in ["[,]", "[1,]", "[1 2]", "[1", "[1,,2]", "["] {
+            let walk = || -> Result<(), SyntaxError> {
+                let mut cursor = Cursor::new(text);
+                cursor.enter_array()?;
+                while cursor.next_element()? {
+                    cursor.scan_value(&mut Scratch::new(), &LIMITS)?;
+                }
+                cursor.end()
+            };
+            assert_eq!(walk(), scan(text).map(drop), "{text}");
+            assert!(walk().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn syntax_errors_tell_line_and_column_in_characters() {
+        let text = "{\n \"\u{e9}\u{1f600}\": x}";
+        let error = scan(text).expect_err("x is not a value");
+        assert_eq!(&text[error.offset..], "x}");
+        assert_eq!(error.line_column(text), (2, 8));
+        assert_eq!(line_column("", 0), (1, 1));
+        assert_eq!(line_column("a\n", 9), (2, 1));
+        assert_eq!(scan("[1").expect_err("no end").to_string(), "unexpected end of the text");
+        assert_eq!(scan("\u{feff}{}").expect_err("a byte order mark").offset, 0);
+    }
+
+    #[test]
+    fn flaws_point_at_their_values() {
+        assert_eq!(flaws(r#"{"a":[0,"\u0000"]}"#), [flaw("/a/1", "nul")]);
+        assert_eq!(flaws(r#"{"a":{"b\/~":[],"c/~":"\ud800"}}"#), [flaw("/a/c~1~0", "surrogate")]);
+        assert_eq!(
+            flaws(r#"{"":{"x":0},"\u0000":1e131072}"#),
+            [flaw("/\u{fffd}", "nul"), flaw("/\u{fffd}", "number_range")]
+        );
+        assert_eq!(flaws(r#"[[],{},{"a":{}},"\udc00"]"#), [flaw("/3", "surrogate")]);
+        assert_eq!(flaws(r#""\u0000""#), [flaw("", "nul")]);
+    }
+
+    #[test]
+    fn surrogates_must_come_in_pairs() {
+        for sound in
+            [r#""\ud83d\ude00""#, r#""\uD83D\uDE00\ud83d\ude00""#, r#""\uffff\ufffe\ue000\ud7ff""#, r#""\\ud800""#]
+        {
+            assert_eq!(flaws(sound), [], "{sound}");
+        }
+        for lone in
+            [r#""\ude00\ud83d""#, r#""\ud83d""#, r#""\ud83dxude00""#, r#""\ud83d\n""#, r#""\ud83d\ud83d\ude00""#]
+        {
+            assert_eq!(flaws(lone), [flaw("", "surrogate")], "{lone}");
+        }
+        assert_eq!(flaws(r#""\ud83d\u0000""#), [flaw("", "nul"), flaw("", "surrogate")]);
+        assert!(scan(r#""\ud83d\u00""#).is_err());
+    }
+
+    #[test]
+    fn duplicate_keys_are_found_after_unescaping_and_per_object() {
+        assert_eq!(flaws(r#"{"a":1,"\u0061":2,"a":3}"#), [flaw("/a", "duplicate_key")]);
+        assert_eq!(flaws(r#"{"a":{"b":1,"c":{"b":0},"b":1},"b":[]}"#), [flaw("/a/b", "duplicate_key")]);
+        assert_eq!(flaws(r#"[{"a":1},{"a":2},{"":1,"":2}]"#), [flaw("/2/", "duplicate_key")]);
+        assert_eq!(flaws(r#"{"abc":1,"adc":2,"abcd":3,"A":4}"#), []);
+    }
+
+    fn object_of(keys: impl Iterator<Item = String>) -> String {
+        format!("{{{}}}", keys.map(|key| format!("\"{key}\":{{}}")).collect::<Vec<_>>().join(","))
+    }
+
+    #[test]
+    fn duplicate_keys_are_found_at_any_count() {
+        for count in [2, 15, 16, 17, 18, 100, 10_000] {
+            let key = |index: usize| format!("key{index:05}");
+            assert_eq!(flaws(&object_of((0..count).map(key))), [], "{count}");
+            let repeated = (0..count - 1).map(key).chain([r"k\u0065y00000".to_owned()]);
+            assert_eq!(flaws(&object_of(repeated)), [flaw("/key00000", "duplicate_key")], "{count}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_limited_and_read_on_to_the_end() {
+        let nested = |levels: usize, inner: &str| format!("{}{inner}{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(flaws(&nested(8, "1")), []);
+        assert_eq!(flaws(&nested(9, "1")), [flaw("/0/0/0/0/0/0/0/0", "depth")]);
+        assert_eq!(flaws(&format!(r#"[{},"\u0000",{}]"#, nested(200, "\"\\u0000\""), nested(9, ""))).len(), 2);
+        let objects = format!("{}1{}", r#"{"a":[0,"#.repeat(100), "]}".repeat(100));
+        assert_eq!(flaws(&objects), [flaw("/a/1/a/1/a/1/a/1", "depth")]);
+        assert!(scan(&objects.replace("1]", "1}")).is_err());
+        assert_eq!(scan_with("[]", Limits { nesting_max: 0, ..LIMITS }).expect("JSON"), [flaw("", "depth")]);
+        assert_eq!(scan_with("0", Limits { nesting_max: 0, ..LIMITS }).expect("JSON"), []);
+    }
+
+    #[test]
+    fn endless_nesting_overflows_nothing() {
+        let text = "[".repeat(8 << 20);
+        let mut scratch = Scratch::new();
+        let error = Cursor::new(&text).scan_value(&mut scratch, &LIMITS).expect_err("nothing is closed");
+        assert_eq!(error.offset, text.len());
+        assert!(scratch.buried.capacity() * 8 <= text.len() / 4, "a bit for each level, and the vector's slack");
+        let closed = text + &"]".repeat(8 << 20);
+        let limits = Limits { bytes_max: usize::MAX, ..LIMITS };
+        let value = Cursor::new(&closed).scan_value(&mut scratch, &limits).expect("all is closed");
+        assert_eq!(value.flaws.len(), 1);
+        Cursor::new("1").scan_value(&mut scratch, &limits).expect("a number");
+        assert!(scratch.buried.capacity() <= SCRATCH_KEPT_MAX);
+    }
+
+    #[test]
+    fn numbers_are_those_of_numeric() {
+        let zeros = |count: usize| "0".repeat(count);
+        let sound = [
+            "0e-16383".to_owned(),
+            "0e200000".to_owned(),
+            "0e1073741822".to_owned(),
+            "1e131071".to_owned(),
+            "0.0001e131075".to_owned(),
+            format!("-9{}", zeros(131_071)),
+            format!("1.{}", zeros(16_383)),
+            format!("1.{}e1", zeros(16_384)),
+            "1e0000000000000000000000000000000000005".to_owned(),
+        ];
+        for number in sound {
+            assert_eq!(flaws(&number), [], "{number:.40}");
+        }
+        let beyond = [
+            "0e-16384".to_owned(),
+            "0e1073741823".to_owned(),
+            "1e131072".to_owned(),
+            "0.0001e131076".to_owned(),
+            format!("-9{}", zeros(131_072)),
+            format!("1.{}", zeros(16_384)),
+            "0.0e-16383".to_owned(),
+            "1e-99999999999999999999999999".to_owned(),
+            "1e99999999999999999999999999".to_owned(),
+        ];
+        for number in beyond {
+            assert_eq!(flaws(&number), [flaw("", "number_range")], "{number:.40}");
+        }
+    }
+
+    #[test]
+    fn numbers_written_in_full_have_a_budget() {
+        for (number, written) in [
+            ("1e3", "1000"),
+            ("-1.50e1", "-15.0"),
+            ("-0.00e1", "0.0"),
+            ("12.5e-3", "0.0125"),
+            ("0.012e2", "1.2"),
+            ("0e9", "0"),
+            ("100e-2", "1.00"),
+            ("1E+0", "1"),
+        ] {
+            assert_eq!(plain_bytes(number.as_bytes()), Some(written.len()), "{number}");
+        }
+        let limits = Limits { expanded_bytes_max: 2000, ..LIMITS };
+        assert_eq!(scan_with("[1e999,1e999,123456]", limits).expect("JSON"), []);
+        assert_eq!(scan_with("[1e999,1e999,0e0,1e9]", limits).expect("JSON"), [flaw("/2", "size")]);
+    }
+
+    #[test]
+    fn length_is_limited_and_ends_the_tracking() {
+        let limits = Limits { bytes_max: 30, ..LIMITS };
+        let text = object_of((0..1000).map(|_| "a".to_owned()));
+        let mut scratch = Scratch::new();
+        let value = Cursor::new(&text).scan_value(&mut scratch, &limits).expect("JSON");
+        assert_eq!((value.raw, value.flaws.len()), (&text[..], 1));
+        assert_eq!((value.flaws[0].pointer.as_str(), value.flaws[0].code), ("", "size"));
+        assert!(scratch.keys.capacity() < 30);
+    }
+
+    #[test]
+    fn flaws_and_their_pointers_are_bounded() {
+        assert_eq!(flaws(&format!("[{}0]", r#""\u0000","#.repeat(100))).len(), LIMITS.flaws_max);
+        assert_eq!(scan_with(r#""\u0000""#, Limits { flaws_max: 0, ..LIMITS }).expect("JSON").len(), 1);
+        let key = "\u{e9}".repeat(5000);
+        let found = flaws(&format!(r#"{{"{key}":{{"{key}":"\u0000"}}}}"#));
+        assert!(found[0].0.ends_with('…') && found[0].0.len() < POINTER_BYTES_MAX + 8);
+    }
+
+    #[test]
+    fn words_find_the_first_special_byte() {
+        for at in 0..40 {
+            for special in ["\"", "\\", "\u{1f}", "\0", "\n"] {
+                let text =
+                    format!("{}{special}\u{1f}\"\\ !#[]\u{7f}\u{80}\u{e9}{}", "\u{7f}".repeat(at), " ".repeat(9));
+                assert_eq!(plain_end(text.as_bytes(), 0), at, "{text:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn syntax_is_what_serde_json_says(text in r#"[ \t\n\[\]{},:"\\01-9eE+.truefalsn\u{1f}é😀dD]{0,24}"#) {
+            prop_assert_eq!(scan(&text).is_ok(), serde_json::from_str::<&RawValue>(&text).is_ok());
+        }
+
+        #[test]
+        fn strings_are_what_serde_json_reads(body in r#"(\\[\\"/bfnrtu]|\\u[dD][89a-fA-F][0-9a-f]{2}|\\u[0-9a-fA-F]{4}|[^\x00-\x1f"\\]){0,12}"#) {
+            let text = format!("\"{body}\"");
+            let ours = scan(&text).map(|found| found.iter().all(|(_, code)| *code != "surrogate"));
+            let theirs = serde_json::from_str::<String>(&text);
+            prop_assert_eq!(ours == Ok(true), theirs.is_ok());
+            if let Ok(theirs) = theirs {
+                prop_assert_eq!(unescape(&body), theirs);
+            }
+        }
+
+        #[test]
+        fn unescape_takes_anything(raw in r#"([\\u]|[0-9a-f]|\PC){0,20}"#) {
+            unescape(&raw);
+        }
+    }
+}

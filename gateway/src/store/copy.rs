@@ -1,0 +1,187 @@
+//! The binary format of `copy ... from stdin`: what each row of `events` and `dead_letters` looks like on the wire.
+//!
+//! Rows are encoded straight from the items into one buffer, so a row costs no allocation of its own.
+
+use std::borrow::Cow;
+
+use uuid::Uuid;
+
+use crate::event::{DeadLetter, EventRow};
+use crate::verdict::Violation;
+
+/// Signature, flags and length of the header extension.
+pub(super) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// A field count of -1 ends the rows.
+pub(super) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+
+/// Microseconds from 1970, where Unix begins to count, to 2000, where Postgres does.
+const EPOCH_US: i64 = 946_684_800_000_000;
+/// The only version of the binary form of `jsonb`: the JSON text follows.
+const JSONB_VERSION: u8 = 1;
+
+/// What a row needs besides its item: words that the tables hold as numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ids {
+    pub(super) event_type: i32,
+    pub(super) module: Option<i32>,
+}
+
+/// One row of `events`, in the order of the columns in `write.rs`.
+pub(super) fn event(row: &EventRow, ids: Ids, out: &mut Vec<u8>) {
+    fields(out, 8);
+    uuid(out, row.session_id);
+    timestamp(out, row.timestamp_us);
+    uuid(out, row.id);
+    timestamp(out, row.received_at_us);
+    integer(out, ids.event_type);
+    integer(out, row.application_id);
+    optional(out, ids.module, integer);
+    jsonb(out, row.data.as_bytes());
+}
+
+/// One row of `dead_letters`, in the order of the columns in `write.rs`.
+pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
+    fields(out, 14);
+    timestamp(out, row.received_at_us);
+    uuid(out, row.id);
+    bytes(out, row.reason.as_str().as_bytes());
+    text(out, &row.code);
+    text(out, &row.detail);
+    jsonb(out, violations(&row.violations).as_bytes());
+    integer(out, row.application_id);
+    optional(out, ids.module, integer);
+    optional(out, row.event_id, uuid);
+    optional(out, row.session_id, uuid);
+    optional(out, row.category.as_deref(), text);
+    optional(out, row.name.as_deref(), text);
+    bytes(out, &row.raw);
+    integer(out, i32::try_from(row.raw_bytes).unwrap_or(i32::MAX));
+}
+
+/// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
+fn violations(violations: &[Violation]) -> String {
+    let rows = violations.iter().map(|violation| {
+        serde_json::json!({
+            "pointer": clean(&violation.pointer),
+            "code": clean(&violation.code),
+            "message": clean(&violation.message),
+        })
+    });
+    serde_json::Value::Array(rows.collect()).to_string()
+}
+
+/// Postgres holds no NUL in text; a dead letter must be storable whatever it says. The raw bytes keep the truth.
+fn clean(text: &str) -> Cow<'_, str> {
+    if text.as_bytes().contains(&0) { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+fn fields(out: &mut Vec<u8>, count: i16) {
+    out.extend_from_slice(&count.to_be_bytes());
+}
+
+fn optional<T>(out: &mut Vec<u8>, value: Option<T>, write: fn(&mut Vec<u8>, T)) {
+    match value {
+        Some(value) => write(out, value),
+        None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
+    }
+}
+
+fn length(out: &mut Vec<u8>, length: usize) {
+    let length = i32::try_from(length).expect("no field is larger than a request, which is far below 2 GiB");
+    out.extend_from_slice(&length.to_be_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, value: &[u8]) {
+    length(out, value.len());
+    out.extend_from_slice(value);
+}
+
+fn text(out: &mut Vec<u8>, value: &str) {
+    bytes(out, clean(value).as_bytes());
+}
+
+fn jsonb(out: &mut Vec<u8>, value: &[u8]) {
+    length(out, value.len() + 1);
+    out.push(JSONB_VERSION);
+    out.extend_from_slice(value);
+}
+
+fn uuid(out: &mut Vec<u8>, value: Uuid) {
+    bytes(out, value.as_bytes());
+}
+
+fn integer(out: &mut Vec<u8>, value: i32) {
+    bytes(out, &value.to_be_bytes());
+}
+
+fn timestamp(out: &mut Vec<u8>, value_us: i64) {
+    bytes(out, &value_us.saturating_sub(EPOCH_US).to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{Reason, Text};
+
+    #[test]
+    fn an_event_is_encoded_field_by_field() {
+        let row = EventRow {
+            id: Uuid::from_u128(2),
+            session_id: Uuid::from_u128(1),
+            timestamp_us: EPOCH_US + 5,
+            received_at_us: EPOCH_US - 1,
+            category: Text::from("a"),
+            name: Text::from("b"),
+            application_id: 7,
+            module: None,
+            data: Text::from("{}"),
+            raw: Bytes::new(),
+        };
+        let mut out = Vec::new();
+        event(&row, Ids { event_type: 9, module: None }, &mut out);
+        let mut wanted = vec![0, 8, 0, 0, 0, 16];
+        wanted.extend(1_u128.to_be_bytes());
+        wanted.extend([0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 16]);
+        wanted.extend(2_u128.to_be_bytes());
+        wanted.extend([0, 0, 0, 8, 255, 255, 255, 255, 255, 255, 255, 255]);
+        wanted.extend([0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 7]);
+        wanted.extend([255, 255, 255, 255, 0, 0, 0, 3, 1, b'{', b'}']);
+        assert_eq!(out, wanted);
+    }
+
+    #[test]
+    fn a_dead_letter_loses_its_nul_and_keeps_its_raw_bytes() {
+        let row = DeadLetter {
+            id: Uuid::from_u128(3),
+            received_at_us: EPOCH_US,
+            reason: Reason::Rejected,
+            code: "rule".to_owned(),
+            detail: "a\0b".to_owned(),
+            violations: vec![Violation { pointer: "/\0".to_owned(), code: "x".into(), message: "y\0".into() }],
+            application_id: 1,
+            module: None,
+            event_id: None,
+            session_id: None,
+            category: Some("c\0".to_owned()),
+            name: None,
+            raw: Bytes::from_static(b"\0raw"),
+            raw_bytes: usize::MAX,
+        };
+        let mut out = Vec::new();
+        dead_letter(&row, Ids::default(), &mut out);
+        assert_eq!(&out[..2], &[0, 14]);
+        let text = String::from_utf8_lossy(&out);
+        assert!(text.contains("a\u{fffd}b") && text.contains("c\u{fffd}"), "cleaned");
+        assert!(!text.contains("\\u0000"), "no NUL escape in the violations");
+        assert!(out.windows(8).any(|window| window == b"\0\0\0\x04\0raw"), "raw is kept");
+        assert!(out.ends_with(&[0, 0, 0, 4, 127, 255, 255, 255]), "a size that fits no integer is the largest one");
+    }
+
+    #[test]
+    fn the_header_is_what_postgres_expects() {
+        assert_eq!(&HEADER[..11], b"PGCOPY\n\xff\r\n\0");
+        assert_eq!(TRAILER, [255, 255]);
+    }
+}

@@ -1,0 +1,384 @@
+//! Writing: one batch is one transaction, and a batch that is tried again is never there twice.
+//!
+//! The straight path is `copy` into the table itself: one statement, which commits by itself. When a row is there
+//! already, `copy` can only fail, so the batch goes the conflict path: `copy` into a temporary table, then
+//! `insert ... on conflict do nothing`, which tells the new rows from those that were there.
+//!
+//! When a connection breaks while a commit is under way, nobody knows whether the rows are there. The same batch then
+//! goes the conflict path, and a row that is there with the very `received_at` of the item is this batch's own, so its
+//! sender is told `stored`, which is the truth.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::Executor;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::time::timeout;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::copy::{self, HEADER, Ids, TRAILER};
+use super::link::{Backend, Class, Link, class, words};
+use crate::batch::{Failure, Fate, Sink, Weigh};
+use crate::event::{DeadLetter, EventRow};
+use crate::verdict::Digest;
+
+/// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// A buffer that one large row has blown up beyond this is given back.
+const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
+/// repeat themselves do so in runs, and a `copy` that fails leaves dead rows behind.
+const WARY_BATCHES: u32 = 8;
+/// Each time-out doubles the time of the next try up to this, so that a slow server is not hammered for ever with
+/// batches that it can never finish.
+const FLUSH_MOST: Duration = Duration::from_secs(60);
+/// Fixed bytes of a row, roughly: ids, times, lengths.
+const ROW_BYTES: usize = 128;
+
+macro_rules! event_columns {
+    () => {
+        "session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data"
+    };
+}
+
+macro_rules! dead_letter_columns {
+    () => {
+        "received_at, id, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
+         category, name, raw, raw_bytes"
+    };
+}
+
+/// The row's key as the conflict path compares it.
+pub(super) type Key = (Uuid, i64, Uuid);
+
+/// A table that is written in batches.
+pub(super) trait Table: Send + 'static {
+    type Item: Send + Sync + 'static;
+    const NAME: &'static str;
+    /// Into the table itself.
+    const COPY: &'static str;
+    /// The temporary table of the conflict path; it empties itself with every transaction.
+    const CREATE_INCOMING: &'static str;
+    const COPY_INCOMING: &'static str;
+    /// From the temporary table into the table; gives the keys of the new rows. Ordered, so that two writers with the
+    /// same rows do not wait for each other in a circle.
+    const MERGE: &'static str;
+    /// In the same transaction as `MERGE`: the keys of the rows that are this batch's own, new or not.
+    const OWN: Option<&'static str>;
+
+    fn key(item: &Self::Item) -> Key;
+    fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
+    fn module(item: &Self::Item) -> Option<&Digest>;
+    fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
+}
+
+/// The table `events`.
+pub(super) enum Events {}
+
+impl Table for Events {
+    type Item = EventRow;
+    const NAME: &'static str = "events";
+    const COPY: &'static str = concat!("copy events (", event_columns!(), ") from stdin (format binary)");
+    const CREATE_INCOMING: &'static str =
+        "create temporary table if not exists incoming (like events) on commit delete rows";
+    const COPY_INCOMING: &'static str =
+        concat!("copy pg_temp.incoming (", event_columns!(), ") from stdin (format binary)");
+    const MERGE: &'static str = concat!(
+        "insert into events (",
+        event_columns!(),
+        ") select ",
+        event_columns!(),
+        " from pg_temp.incoming order by session_id, timestamp, id on conflict do nothing \
+         returning session_id, timestamp, id"
+    );
+    // `limit` keeps the planner from turning this into a join that reads the whole table: the temporary table has no
+    // statistics, so it cannot know how few rows there are.
+    const OWN: Option<&'static str> = Some(
+        "select incoming.session_id, incoming.timestamp, incoming.id from pg_temp.incoming \
+         cross join lateral (select received_at from events where events.session_id = incoming.session_id \
+             and events.timestamp = incoming.timestamp and events.id = incoming.id limit 1) found \
+         where found.received_at = incoming.received_at",
+    );
+
+    fn key(item: &EventRow) -> Key {
+        (item.session_id, item.timestamp_us, item.id)
+    }
+
+    fn event_type(item: &EventRow) -> Option<(&str, &str)> {
+        Some((&item.category, &item.name))
+    }
+
+    fn module(item: &EventRow) -> Option<&Digest> {
+        item.module.as_ref()
+    }
+
+    fn encode(item: &EventRow, ids: Ids, out: &mut Vec<u8>) {
+        copy::event(item, ids, out);
+    }
+}
+
+/// The table `dead_letters`.
+pub(super) enum DeadLetters {}
+
+impl Table for DeadLetters {
+    type Item = DeadLetter;
+    const NAME: &'static str = "dead_letters";
+    const COPY: &'static str = concat!("copy dead_letters (", dead_letter_columns!(), ") from stdin (format binary)");
+    const CREATE_INCOMING: &'static str =
+        "create temporary table if not exists incoming (like dead_letters) on commit delete rows";
+    const COPY_INCOMING: &'static str =
+        concat!("copy pg_temp.incoming (", dead_letter_columns!(), ") from stdin (format binary)");
+    const MERGE: &'static str = concat!(
+        "insert into dead_letters (",
+        dead_letter_columns!(),
+        ") select ",
+        dead_letter_columns!(),
+        " from pg_temp.incoming order by id, received_at on conflict do nothing returning id, received_at, id"
+    );
+    // The gateway makes the id of a dead letter, so a row that is there is always its own.
+    const OWN: Option<&'static str> = None;
+
+    fn key(item: &DeadLetter) -> Key {
+        (item.id, item.received_at_us, item.id)
+    }
+
+    fn event_type(_: &DeadLetter) -> Option<(&str, &str)> {
+        None
+    }
+
+    fn module(item: &DeadLetter) -> Option<&Digest> {
+        item.module.as_ref()
+    }
+
+    fn encode(item: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
+        copy::dead_letter(item, ids, out);
+    }
+}
+
+impl Weigh for EventRow {
+    fn bytes(&self) -> usize {
+        self.data.as_bytes().len() + ROW_BYTES
+    }
+}
+
+impl Weigh for DeadLetter {
+    fn bytes(&self) -> usize {
+        let violations = self.violations.iter().map(|violation| violation.pointer.len() + violation.message.len());
+        self.raw.len() + self.detail.len() + violations.sum::<usize>() + ROW_BYTES
+    }
+}
+
+/// Writes accepted events; one for each writer task.
+pub struct EventSink(pub(super) Writer<Events>);
+
+impl Sink for EventSink {
+    type Item = EventRow;
+
+    async fn write(&mut self, items: &[&EventRow]) -> Result<Vec<Fate>, Failure> {
+        self.0.write(items).await
+    }
+}
+
+/// Writes dead letters; one for each writer task.
+pub struct DeadLetterSink(pub(super) Writer<DeadLetters>);
+
+impl Sink for DeadLetterSink {
+    type Item = DeadLetter;
+
+    async fn write(&mut self, items: &[&DeadLetter]) -> Result<Vec<Fate>, Failure> {
+        self.0.write(items).await
+    }
+}
+
+/// Where the rows of a batch stand in their order, and which of them are only repetitions.
+struct Order {
+    /// Indexes of the items to write, ordered by key.
+    rows: Vec<usize>,
+    /// For each item: stored, unless an earlier item of the same batch has its key.
+    fates: Vec<Fate>,
+}
+
+/// Rows in the order of the primary key touch each page of its index once.
+fn order<T: Table>(items: &[&T::Item]) -> Order {
+    let mut rows: Vec<usize> = (0..items.len()).collect();
+    rows.sort_by_cached_key(|&index| (T::key(items[index]), index));
+    let mut fates = vec![Fate::Stored; items.len()];
+    rows.dedup_by(|later, first| {
+        let same = T::key(items[*later]) == T::key(items[*first]);
+        if same {
+            fates[*later] = Fate::Duplicate;
+        }
+        same
+    });
+    Order { rows, fates }
+}
+
+/// One writer's connection to the database and what it must remember between tries.
+pub(super) struct Writer<T: Table> {
+    options: PgConnectOptions,
+    flush_time: Duration,
+    allowed: Duration,
+    /// Taken out while a write runs: if the write breaks off at any point, the connection goes with it.
+    link: Option<Link>,
+    /// The server's side of the connection that was last in use.
+    lost: Option<Backend>,
+    /// A commit was under way when a try broke off.
+    uncertain: bool,
+    /// Batches that still go the conflict path.
+    wary: u32,
+    buffer: Vec<u8>,
+    table: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Table> Writer<T> {
+    pub(super) fn new(options: PgConnectOptions, flush_time: Duration) -> Self {
+        Writer {
+            options: options.application_name(&format!("eye writer {}", T::NAME)),
+            flush_time,
+            allowed: flush_time,
+            link: None,
+            lost: None,
+            uncertain: false,
+            wary: 0,
+            buffer: Vec::new(),
+            table: std::marker::PhantomData,
+        }
+    }
+
+    async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
+        let allowed = self.allowed;
+        let Ok(result) = timeout(allowed, self.attempt(items)).await else {
+            self.allowed = (allowed * 2).min(FLUSH_MOST).max(self.flush_time);
+            return Err(Failure::Transient(format!("no answer within {} ms", allowed.as_millis())));
+        };
+        match result {
+            Ok(fates) => {
+                self.allowed = self.flush_time;
+                Ok(fates)
+            }
+            Err(cause) => {
+                let (code, message) = words(&cause);
+                match class(&cause) {
+                    Class::Data => Err(Failure::Data { code, message }),
+                    // A unique violation comes to here only from the small tables, where the next try finds the row.
+                    Class::Unique | Class::Again | Class::Lost => Err(Failure::Transient(cause.to_string())),
+                }
+            }
+        }
+    }
+
+    /// One try. May be dropped at any point: `link` is empty then, and `uncertain` says whether a commit was sent.
+    async fn attempt(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, sqlx::Error> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::open(&self.options, self.lost.clone()).await?,
+        };
+        self.lost = Some(link.backend.clone());
+        let repeat = self.uncertain;
+        let result = self.store(&mut link, items, repeat).await;
+        match &result {
+            Ok(_) => self.uncertain = false,
+            Err(cause) if class(cause) != Class::Lost => self.uncertain = repeat,
+            // The connection is dropped, not closed in order: it may be out of step.
+            Err(_) => return result,
+        }
+        self.link = Some(link);
+        result
+    }
+
+    async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, sqlx::Error> {
+        let ids = link.resolve::<T>(items).await?;
+        let order = order::<T>(items);
+        if !repeat && self.wary == 0 {
+            let copied = self.copy(&mut link.connection, T::COPY, items, &order.rows, &ids, true).await;
+            match copied {
+                Ok(()) => return Ok(order.fates),
+                Err(cause) if class(&cause) == Class::Unique => self.uncertain = false,
+                Err(cause) => return Err(cause),
+            }
+        }
+        if !link.incoming {
+            link.connection.execute(T::CREATE_INCOMING).await?;
+            link.incoming = true;
+        }
+        link.connection.execute("begin").await?;
+        match self.merge(&mut link.connection, items, order, &ids, repeat).await {
+            Err(cause) if class(&cause) != Class::Lost => {
+                link.connection.execute("rollback").await?;
+                Err(cause)
+            }
+            result => result,
+        }
+    }
+
+    /// The conflict path, from after `begin` through `commit`.
+    async fn merge(
+        &mut self,
+        connection: &mut PgConnection,
+        items: &[&T::Item],
+        order: Order,
+        ids: &[Ids],
+        repeat: bool,
+    ) -> Result<Vec<Fate>, sqlx::Error> {
+        let Order { rows, mut fates } = order;
+        self.copy(connection, T::COPY_INCOMING, items, &rows, ids, false).await?;
+        let mut own = keys(connection, T::MERGE).await?;
+        let conflicts = own.len() < rows.len();
+        match T::OWN {
+            Some(query) if conflicts && repeat => own = keys(connection, query).await?,
+            Some(_) => {}
+            None => own.extend(rows.iter().map(|&index| T::key(items[index]))),
+        }
+        self.uncertain = true;
+        connection.execute("commit").await?;
+        self.wary = if conflicts { WARY_BATCHES } else { self.wary.saturating_sub(1) };
+        debug!(table = T::NAME, rows = rows.len(), own = own.len(), "wrote on the conflict path");
+        for index in rows {
+            if !own.contains(&T::key(items[index])) {
+                fates[index] = Fate::Duplicate;
+            }
+        }
+        Ok(fates)
+    }
+
+    /// Sends the rows. `commits` says that the end of the statement is the commit.
+    async fn copy(
+        &mut self,
+        connection: &mut PgConnection,
+        statement: &str,
+        items: &[&T::Item],
+        rows: &[usize],
+        ids: &[Ids],
+        commits: bool,
+    ) -> Result<(), sqlx::Error> {
+        // An error leaves the statement open; the caller drops the connection for every error but those that the
+        // server itself has said at the end, in `finish`.
+        let mut copy = connection.copy_in_raw(statement).await?;
+        self.buffer.clear();
+        self.buffer.extend_from_slice(HEADER);
+        for &index in rows {
+            T::encode(items[index], ids[index], &mut self.buffer);
+            if self.buffer.len() >= CHUNK_BYTES {
+                copy.send(&self.buffer[..]).await?;
+                self.buffer.clear();
+            }
+        }
+        self.buffer.extend_from_slice(&TRAILER);
+        copy.send(&self.buffer[..]).await?;
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_BYTES_MAX);
+        if commits {
+            self.uncertain = true;
+        }
+        copy.finish().await?;
+        Ok(())
+    }
+}
+
+/// Runs one of a table's queries that give keys.
+async fn keys(connection: &mut PgConnection, query: &'static str) -> Result<HashSet<Key>, sqlx::Error> {
+    let rows: Vec<(Uuid, DateTime<Utc>, Uuid)> = sqlx::query_as(query).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(first, time, id)| (first, time.timestamp_micros(), id)).collect())
+}

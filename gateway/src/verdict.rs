@@ -1,0 +1,106 @@
+//! The words of judging: verdict, violation, fault, digest. A leaf that every stage may name.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// One reason why an event is rejected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// RFC 6901 pointer to the reason: into `data` when a validator speaks, into the event when the gateway does.
+    pub pointer: String,
+    /// A stable word for programs.
+    pub code: Cow<'static, str>,
+    /// A sentence for people.
+    pub message: Cow<'static, str>,
+}
+
+/// What a validator says of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Store it as it is.
+    Accept,
+    /// Store it with this JSON object as its data.
+    Amend(String),
+    /// Do not store it, for these reasons.
+    Reject(Vec<Violation>),
+}
+
+/// How a validator broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultCode {
+    /// It stopped in the middle, as a panic makes it do.
+    Trap,
+    /// It took longer than its deadline.
+    Deadline,
+    /// It asked for more memory than its limit.
+    Memory,
+    /// It called itself too deeply.
+    Stack,
+    /// What it returned is too large, or not what it may return.
+    Output,
+}
+
+impl FaultCode {
+    /// All codes, in the order of [`FaultCode::index`].
+    pub const ALL: [Self; 5] = [Self::Trap, Self::Deadline, Self::Memory, Self::Stack, Self::Output];
+
+    /// The stable word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+            Self::Output => "output",
+        }
+    }
+
+    /// Its place in [`FaultCode::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A fault of a validator. Never a verdict: the event is neither good nor bad.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The kind.
+    pub code: FaultCode,
+    /// What happened, for people.
+    pub detail: String,
+    /// The operator wants the sender to try again, rather than the event to be quarantined.
+    pub retry: bool,
+}
+
+/// The SHA-256 digest of a module's file, or of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,242 @@
+//! What a sender is told, for each kind of event and body, and that nothing else is stored.
+
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, SESSION, Setup, event, eventually, pageview};
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(pointer, code)| ((*pointer).to_owned(), (*code).to_owned())).collect()
+}
+
+async fn with_validators() -> Gateway {
+    let gateway = Setup::default()
+        .with_module("page interaction/pageview.wasm", "pageview")
+        .with_module("page interaction/cta click.wasm", "cta_click")
+        .with_module("form interaction/submit.wasm", "form_submit")
+        .start()
+        .await;
+    gateway.validator("page interaction/pageview", "active").await;
+    gateway.validator("page interaction/cta click", "active").await;
+    gateway.validator("form interaction/submit", "active").await;
+    gateway
+}
+
+#[tokio::test]
+async fn an_accepted_event_is_stored_and_read_back_with_its_module() {
+    let gateway = with_validators().await;
+    let answer = gateway.send(&pageview()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.json()["outcome"], "stored");
+    let events = gateway.session(SESSION).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["id"], answer.json()["id"]);
+    assert_eq!(events[0]["timestamp"], "2021-01-01T09:15:27.243860Z");
+    assert_eq!(events[0]["application"], "local");
+    assert_eq!(events[0]["data"], pageview()["data"]);
+    let module = gateway.validator("page interaction/pageview", "active").await;
+    assert_eq!(events[0]["validator"], module["digest"]);
+    assert_eq!(gateway.sql("select count(*) from events"), "1", "the answer came after the commit");
+}
+
+#[tokio::test]
+async fn the_older_path_behaves_alike() {
+    let gateway = Gateway::start().await;
+    let answer = gateway.post("/post/create", "application/json", pageview().to_string()).await;
+    assert_eq!((answer.status, gateway.session(SESSION).await.len()), (201, 1));
+}
+
+#[tokio::test]
+async fn a_second_sending_of_the_same_id_is_a_duplicate() {
+    let gateway = Gateway::start().await;
+    let mut event = pageview();
+    event["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
+    assert_eq!(gateway.send(&event).await.status, 201);
+    let again = gateway.send(&event).await;
+    assert_eq!((again.status, &again.json()["outcome"]), (200, &json!("duplicate")));
+    assert_eq!(gateway.session(SESSION).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_rule_rejects_with_violations_and_the_module_that_spoke() {
+    let gateway = with_validators().await;
+    let answer =
+        gateway.send(&event("page interaction", "pageview", json!({"host": "not a host", "path": "nowhere"}))).await;
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert_eq!(answer.headers["content-type"], "application/problem+json");
+    let body = answer.json();
+    assert_eq!(body["code"], "rule");
+    let pointers: Vec<_> = answer.violations().into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(pointers, ["/host", "/path"], "all violations at once");
+    let module = gateway.validator("page interaction/pageview", "active").await;
+    assert_eq!(body["validator"]["digest"], module["digest"]);
+    assert!(gateway.session(SESSION).await.is_empty());
+    let letter = eventually("the dead letter is written", async || {
+        let row = gateway.sql(
+            "select reason, code, category, name, convert_from(raw, 'utf8')::jsonb ->> 'session_id' from dead_letters",
+        );
+        (!row.is_empty()).then_some(row)
+    })
+    .await;
+    assert_eq!(letter, format!("rejected|rule|page interaction|pageview|{SESSION}"));
+}
+
+#[tokio::test]
+async fn secrets_of_a_form_are_redacted_and_all_else_is_kept_to_the_digit() {
+    let gateway = with_validators().await;
+    let body = pageview().to_string().replace("\"pageview\"", "\"submit\"").replace("page interaction", "form interaction").replace(
+        "\"path\":\"/\"",
+        r#""path":"/","form":{"first_name":"John","password":"hunter2","card":"4111 1111 1111 1111"},"exact":12345678901234567890.123456789"#,
+    );
+    let answer = gateway.post("/v1/events", "application/json", body).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let stored = gateway.sql("select data from events");
+    assert!(stored.contains("12345678901234567890.123456789"), "{stored}");
+    assert!(!stored.contains("hunter2") && !stored.contains("4111"), "{stored}");
+    assert!(stored.contains("[redacted]") && stored.contains("John"), "{stored}");
+}
+
+#[tokio::test]
+async fn each_bad_event_is_rejected_with_every_violation_and_its_place() {
+    let gateway = Gateway::start().await;
+    let change = |key: &str, value: Value| {
+        let mut event = pageview();
+        event[key] = value;
+        event.to_string()
+    };
+    let data = |text: &str| change("data", json!("DATA")).replace("\"DATA\"", text);
+    let twice = pageview().to_string().replacen('{', "{\"category\":\"first\",", 1);
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(64), "]".repeat(64));
+    let wide = format!("{{\"a\":\"{}\"}}", "x".repeat(256 * 1024));
+    let cases: Vec<(String, Vec<(String, String)>)> = vec![
+        (
+            "{}".to_owned(),
+            pairs(&[
+                ("/session_id", "required"),
+                ("/category", "required"),
+                ("/name", "required"),
+                ("/timestamp", "required"),
+                ("/data", "required"),
+            ]),
+        ),
+        ("7".to_owned(), pairs(&[("", "type")])),
+        (change("session_id", json!("not-a-uuid")), pairs(&[("/session_id", "uuid")])),
+        (change("session_id", json!(7)), pairs(&[("/session_id", "type")])),
+        (change("id", json!("{e2085be5-9137-4e4e-80b5-f1ffddc25423}")), pairs(&[("/id", "uuid")])),
+        (change("category", json!("")), pairs(&[("/category", "length")])),
+        (change("name", json!("x".repeat(201))), pairs(&[("/name", "length")])),
+        (change("name", json!("a\nb")), pairs(&[("/name", "control_character")])),
+        (change("name", json!(" a")), pairs(&[("/name", "space")])),
+        (change("timestamp", json!("2999-01-01T00:00:00Z")), pairs(&[("/timestamp", "future")])),
+        (change("timestamp", json!("01/02/2021")), pairs(&[("/timestamp", "timestamp")])),
+        (change("timestamp", json!(1_609_492_527)), pairs(&[("/timestamp", "type")])),
+        (change("data", json!([1])), pairs(&[("/data", "type")])),
+        (change("data", Value::Null), pairs(&[("/data", "type")])),
+        (change("user", json!(1)), pairs(&[("/user", "unknown_field")])),
+        (twice, pairs(&[("/category", "duplicate_key")])),
+        (data(r#"{"a":{"b":1,"b":2}}"#), pairs(&[("/data/a/b", "duplicate_key")])),
+        (data(r#"{"a":"x\u0000"}"#), pairs(&[("/data/a", "nul")])),
+        (data(r#"{"a":["\ud83d"]}"#), pairs(&[("/data/a/0", "surrogate")])),
+        (data(r#"{"a":1e131073}"#), pairs(&[("/data/a", "number_range")])),
+        (data(r#"{"a":1e-16384}"#), pairs(&[("/data/a", "number_range")])),
+        (data(&wide), pairs(&[("/data", "size")])),
+    ];
+    for (body, expected) in cases {
+        let answer = gateway.post("/v1/events", "application/json", body.clone()).await;
+        let shown = &body[..body.len().min(300)];
+        assert_eq!((answer.status, &answer.json()["code"]), (422, &json!("envelope")), "{shown}: {answer:?}");
+        assert_eq!(answer.violations(), expected, "{shown}");
+    }
+    let answer = gateway.post("/v1/events", "application/json", data(&deep)).await;
+    assert_eq!((answer.status, answer.violations()[0].1.as_str()), (422, "depth"));
+    assert_eq!(gateway.sql("select count(*) from events"), "0");
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_events_are_refused_as_a_whole() {
+    let gateway = Gateway::start().await;
+    let refused = async |content_type: &str, body: Vec<u8>| {
+        let answer = gateway.post("/v1/events", content_type, body).await;
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        (answer.status, answer.json())
+    };
+    let (status, problem) = refused("application/json", b"{\n  \"category\": nope\n}".to_vec()).await;
+    assert_eq!((status, &problem["line"], &problem["column"]), (400, &json!(2), &json!(15)), "{problem}");
+    assert_eq!(refused("application/json", Vec::new()).await.0, 400);
+    assert_eq!(refused("application/json", b"{\"a\":\"\xff\"}".to_vec()).await.0, 400);
+    assert_eq!(refused("application/json", vec![b' '; 20 << 20]).await.0, 413);
+    assert_eq!(refused("text/csv", b"a,b".to_vec()).await.0, 415);
+    let many = format!("[{}]", vec!["{}"; 10_001].join(","));
+    assert_eq!(refused("application/json", many.into_bytes()).await.0, 413);
+}
+
+#[tokio::test]
+async fn wrong_methods_and_paths_are_told_apart() {
+    let gateway = Gateway::start().await;
+    let wrong = gateway.get("/v1/events").await;
+    assert_eq!((wrong.status, wrong.headers["allow"].to_str().ok()), (405, Some("POST")));
+    let unknown = gateway.get("/v1/nothing").await;
+    assert_eq!(
+        (unknown.status, unknown.headers["content-type"].to_str().ok()),
+        (404, Some("application/problem+json"))
+    );
+    let parameter = gateway.get(&format!("/v1/sessions/{SESSION}?limit=0")).await;
+    assert_eq!((parameter.status, parameter.text.contains("limit")), (400, true));
+    assert_eq!(gateway.get("/v1/sessions/nobody").await.status, 400);
+    assert_eq!(gateway.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_batch_tells_the_outcome_of_each_and_stores_the_good() {
+    let gateway = with_validators().await;
+    let mut known = pageview();
+    known["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
+    let bad = event("page interaction", "pageview", json!({}));
+    let batch = json!([pageview(), known, known, bad, 7, pageview()]);
+    let answer = gateway.send(&batch).await;
+    assert_eq!(answer.status, 207, "{answer:?}");
+    let body = answer.json();
+    assert_eq!([&body["stored"], &body["duplicate"], &body["rejected"], &body["quarantined"]], [3, 1, 2, 0]);
+    let index: Vec<_> = body["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|one| (one["index"].as_u64(), one["outcome"].as_str()))
+        .collect();
+    assert_eq!(index, [(Some(2), Some("duplicate")), (Some(3), Some("rejected")), (Some(4), Some("rejected"))]);
+    assert_eq!(gateway.session(SESSION).await.len(), 3);
+
+    let lines = format!("{}\n{{oops\n\n{}\n", pageview(), pageview());
+    let answer = gateway.post("/v1/events", "application/x-ndjson", lines).await;
+    assert_eq!((answer.status, &answer.json()["stored"], &answer.json()["rejected"]), (207, &json!(2), &json!(1)));
+    let answer = gateway.send(&json!([pageview(), pageview()])).await;
+    assert_eq!((answer.status, answer.json()["results"].as_array().map(Vec::len)), (200, Some(0)));
+}
+
+#[tokio::test]
+async fn a_session_is_read_page_by_page_in_the_order_of_its_events() {
+    let gateway = Gateway::start().await;
+    let at = |second: usize, number: usize| {
+        let mut event = event("a", "b", json!({"number": number}));
+        event["timestamp"] = json!(format!("2021-01-01T00:00:{second:02}Z"));
+        event
+    };
+    // Two events share each second; ties keep the order of arrival.
+    let batch: Vec<_> = (0..20).map(|number| at(9 - number / 2, number)).collect();
+    assert_eq!(gateway.send(&json!(batch)).await.status, 200);
+    let mut numbers = Vec::new();
+    let mut path = format!("/v1/sessions/{SESSION}?limit=7");
+    loop {
+        let page = gateway.get(&path).await.json();
+        numbers.extend(
+            page["events"]
+                .as_array()
+                .expect("events")
+                .iter()
+                .map(|event| event["data"]["number"].as_u64().expect("a number")),
+        );
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/sessions/{SESSION}?limit=7&cursor={next}");
+    }
+    let expected: Vec<u64> = (0..10).rev().flat_map(|second| [second * 2, second * 2 + 1]).collect();
+    assert_eq!(numbers, expected);
+}

@@ -1,0 +1,437 @@
+//! The store's writers against a real Postgres: rows, duplicates, bad rows, cut connections, a server that is killed.
+
+use std::collections::HashSet;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
+use eye::event::{DeadLetter, EventRow, Reason, Text};
+use eye::store::{Error, NewApplication, SessionCursor, Store};
+use eye::verdict::{Digest, Violation};
+use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+/// 2026-07-01, in microseconds since 1970.
+const JULY_US: i64 = 1_782_864_000_000_000;
+
+/// A Postgres of the test's own, on a Unix socket, gone with the test.
+struct Server {
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let server = Server { folder: folder() };
+        if let Some((user, group)) = postgres_user() {
+            chown(server.path(), Some(user), Some(group)).expect("chown");
+        }
+        let data = server.data();
+        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
+        server.up();
+        server
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn data(&self) -> String {
+        self.path().join("data").display().to_string()
+    }
+
+    fn up(&self) {
+        let options = format!("-k {} -c listen_addresses='' -c fsync=off", self.path().display());
+        let log = self.path().join("log").display().to_string();
+        self.run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"]);
+    }
+
+    /// As a crash does it.
+    fn down(&self) {
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(PathBuf::from(BINARIES).join(program));
+        command.args(arguments).current_dir(self.path()).stdout(std::process::Stdio::null());
+        if let Some((user, group)) = postgres_user() {
+            command.uid(user).gid(group);
+        }
+        assert!(command.status().expect(program).success(), "{program} failed");
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres@localhost/postgres?host={}", self.path().display())
+    }
+
+    async fn store(&self) -> Store {
+        let store = store(&self.url());
+        store.migrate().await.expect("migrated");
+        store
+    }
+
+    async fn count(&self, query: &'static str) -> i64 {
+        let mut connection = PgConnection::connect(&self.url()).await.expect("connected");
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("count")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.down();
+        }
+    }
+}
+
+/// A new folder at a place that the user of the server can get to.
+fn folder() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
+    let open = |place: &&PathBuf| {
+        let mode = std::fs::metadata(place).map_or(0, |found| found.permissions().mode());
+        postgres_user().is_none() || mode & 0o001 != 0
+    };
+    tempfile::tempdir_in(places.iter().find(open).expect("a place for a server")).expect("folder")
+}
+
+/// Postgres refuses to run as root.
+fn postgres_user() -> Option<(u32, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    if std::fs::metadata("/proc/self").ok()?.uid() != 0 {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").expect("users");
+    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("a user postgres");
+    let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("number"));
+    Some((fields.next().expect("user"), fields.next().expect("group")))
+}
+
+fn store(url: &str) -> Store {
+    Store::new(url, 4, Duration::from_secs(5), Duration::from_secs(5)).expect("url")
+}
+
+/// Rows that differ in their keys and lie in three partitions.
+fn row(number: u32) -> EventRow {
+    EventRow {
+        id: Uuid::from_u128(u128::from(number)),
+        session_id: Uuid::from_u128(u128::from(number % 7)),
+        timestamp_us: JULY_US + i64::from(number % 3) * 31 * 86_400_000_000,
+        received_at_us: JULY_US + i64::from(number),
+        category: Text::from("shop"),
+        name: Text::from(if number.is_multiple_of(2) { "even" } else { "odd" }),
+        application_id: 1,
+        module: number.is_multiple_of(5).then_some(Digest([7; 32])),
+        data: Text::from(format!("{{\"n\":{number},\"text\":\"gr\u{fc}n\"}}")),
+        raw: Bytes::new(),
+    }
+}
+
+fn bad(number: u32) -> EventRow {
+    EventRow { data: Text::from("{\"n\":\"\\u0000\"}"), ..row(number) }
+}
+
+fn later(row: &EventRow) -> EventRow {
+    EventRow { received_at_us: row.received_at_us + 1_000_000, ..row.clone() }
+}
+
+fn refs<T>(rows: &[T]) -> Vec<&T> {
+    rows.iter().collect()
+}
+
+fn letter(number: u128) -> DeadLetter {
+    DeadLetter {
+        id: Uuid::from_u128(number),
+        received_at_us: JULY_US,
+        reason: Reason::Quarantined,
+        code: "trap".to_owned(),
+        detail: "nul \0 here".to_owned(),
+        violations: vec![Violation { pointer: "/\0".to_owned(), code: "c".into(), message: "m".into() }],
+        application_id: 1,
+        module: Some(Digest([9; 32])),
+        event_id: None,
+        session_id: Some(Uuid::from_u128(1)),
+        category: Some("\0".to_owned()),
+        name: None,
+        raw: Bytes::from_static(b"\0\xff"),
+        raw_bytes: 2,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_stored_once_and_read_back_in_order() {
+    let server = Server::start();
+    let store = server.store().await;
+    assert!(store.ready().await);
+    store.ensure_local_application().await.expect("local");
+    let mut sink = store.event_sink();
+    let mut rows: Vec<EventRow> = (0..2_000).map(row).collect();
+    rows.push(later(&rows[3]));
+    let mut wanted = vec![Fate::Stored; 2_000];
+    wanted.push(Fate::Duplicate);
+    assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "straight path, a repetition within the batch");
+
+    let mixed: Vec<EventRow> = (1_990..2_010).map(|number| later(&row(number))).collect();
+    let fates = sink.write(&refs(&mixed)).await.expect("written");
+    assert!(fates[..10].iter().all(|fate| *fate == Fate::Duplicate), "conflict path: there already");
+    assert!(fates[10..].iter().all(|fate| *fate == Fate::Stored), "conflict path: new");
+    for batch in 0..12 {
+        let rows: Vec<EventRow> = (0..10).map(|number| row(3_000 + batch * 10 + number)).collect();
+        assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 10]), "back to the straight path");
+    }
+    assert_eq!(server.count("select count(*) from events").await, 2_130);
+    assert_eq!(server.count("select count(*) from event_types").await, 2);
+
+    is_read_back_in_order(&server, &store).await;
+}
+
+async fn is_read_back_in_order(server: &Server, store: &Store) {
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.session_page(Uuid::from_u128(3), after, 50).await.expect("page");
+        let Some(last) = page.last() else { break };
+        after =
+            Some(SessionCursor { timestamp_us: last.timestamp_us, received_at_us: last.received_at_us, id: last.id });
+        seen.extend(page);
+    }
+    let keys: Vec<_> = seen.iter().map(|event| (event.timestamp_us, event.received_at_us, event.id)).collect();
+    assert!(keys.is_sorted() && keys.iter().collect::<HashSet<_>>().len() == keys.len(), "in order, each once");
+    assert_eq!(
+        seen.len() as i64,
+        server.count("select count(*) from events where session_id = '00000000-0000-0000-0000-000000000003'").await
+    );
+    let event = seen.iter().find(|event| event.id == Uuid::from_u128(10)).expect("row 10");
+    assert_eq!((event.category.as_str(), event.name.as_str(), event.application.as_str()), ("shop", "even", "local"));
+    assert_eq!(event.module.as_deref(), Some(&[7_u8; 32][..]));
+    assert_eq!(event.timestamp_us, row(10).timestamp_us);
+    assert_eq!(event.received_at_us, row(10).received_at_us);
+    assert_eq!(event.data, "{\"n\": 10, \"text\": \"gr\u{fc}n\"}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_rows_cost_only_themselves() {
+    let server = Server::start();
+    let store = server.store().await;
+    let mut sink = store.event_sink();
+    let batch = [row(1), bad(2), row(3)];
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { code, .. }) if code == "22P05"));
+    assert_eq!(sink.write(&[&batch[0]]).await, Ok(vec![Fate::Stored]), "the connection is still in step");
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { .. })));
+    assert_eq!(sink.write(&[&batch[0], &batch[2]]).await, Ok(vec![Fate::Duplicate, Fate::Stored]), "conflict path");
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { .. })), "also refused on the conflict path");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_rows_with_bad_ones_among_them() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limits = Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
+    let mut receipts = Vec::new();
+    for parcel in 0..50 {
+        let numbers = (0..200).map(|index| 10_000 + parcel * 200 + index);
+        let rows =
+            numbers.map(|number: u32| if number.is_multiple_of(97) { bad(number) } else { row(number) }).collect();
+        receipts.push((parcel, batcher.submit(rows, None).expect("room")));
+    }
+    let mut refused = 0;
+    for (parcel, receipt) in receipts {
+        for (index, fate) in receipt.await.expect("receipt").into_iter().enumerate() {
+            let number = 10_000 + parcel * 200 + index as u32;
+            assert_eq!(matches!(fate, Fate::Refused { .. }), number.is_multiple_of(97), "{number} {fate:?}");
+            assert!(!matches!(fate, Fate::Duplicate));
+            refused += i64::from(matches!(fate, Fate::Refused { .. }));
+        }
+    }
+    assert_eq!(server.count("select count(*) from events").await, 10_000 - refused);
+    drop(batcher);
+    writers.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_are_kept_whatever_they_hold() {
+    let server = Server::start();
+    let mut sink = server.store().await.dead_letter_sink();
+    let letters: Vec<DeadLetter> = (1..=100).map(letter).collect();
+    assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]));
+    assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]), "a retry is its own");
+    let query = "select count(*) from dead_letters where raw = '\\x00ff' and detail = 'nul \u{fffd} here' \
+        and violations #>> '{0,pointer}' = '/\u{fffd}' and module_id is not null and session_id is not null \
+        and event_id is null and reason = 'quarantined'";
+    assert_eq!(server.count(query).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_rows_from_many_writers_are_stored_once() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limits = Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
+    let mut receipts = Vec::new();
+    for round in 0..8_i64 {
+        for parcel in 0..20 {
+            let rows = (0..100).map(|index| parcel * 100 + index).map(|number| {
+                let row = row(number);
+                EventRow { received_at_us: row.received_at_us + round * 1_000_000, ..row }
+            });
+            receipts.push(batcher.submit(rows.collect(), None).expect("room"));
+        }
+    }
+    let mut stored = 0;
+    for receipt in receipts {
+        let fates = receipt.await.expect("receipt");
+        stored += fates.iter().filter(|fate| **fate == Fate::Stored).count();
+    }
+    assert_eq!(stored, 2_000, "stored is said once for each");
+    assert_eq!(server.count("select count(*) from events").await, 2_000);
+    drop(batcher);
+    writers.drain(Duration::from_secs(5)).await;
+}
+
+const PASS: u8 = 0;
+/// Cut the connection before the end of the copy gets to the server.
+const CUT_BEFORE: u8 = 1;
+/// Let the end of the copy through and cut the connection before the answer comes back.
+const CUT_AFTER: u8 = 2;
+/// Let the end of the copy through and never answer.
+const HANG: u8 = 3;
+
+/// Stands before the server and breaks the next end of a copy as told.
+async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("address").port();
+    let socket = server.path().join(".s.PGSQL.5432");
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut client, _) = listener.accept().await.expect("accepted");
+            let Ok(mut server) = UnixStream::connect(&socket).await else { continue };
+            let mode = Arc::clone(&mode);
+            connections.spawn(async move {
+                let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut up) => {
+                            let Ok(length @ 1..) = read else { return };
+                            let sent = &up[..length];
+                            let how = if sent.ends_with(b"c\0\0\0\x04") { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
+                            if how == CUT_BEFORE || server.write_all(sent).await.is_err() { return }
+                            if how == CUT_AFTER {
+                                // Long enough for the commit.
+                                tokio::time::sleep(Duration::from_millis(300)).await;
+                                return;
+                            }
+                            if how == HANG {
+                                tokio::time::sleep(Duration::from_secs(60)).await;
+                            }
+                        }
+                        read = server.read(&mut down) => {
+                            let Ok(length @ 1..) = read else { return };
+                            if client.write_all(&down[..length]).await.is_err() { return }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_around_the_commit_doubles_nothing() {
+    let server = Server::start();
+    server.store().await;
+    let mode = Arc::new(AtomicU8::new(PASS));
+    let mut tasks = JoinSet::new();
+    let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
+    let store = Store::new(&url, 1, Duration::from_secs(5), Duration::from_millis(1_000)).expect("url");
+    let mut sink = store.event_sink();
+    let other = row(5_000);
+    assert_eq!(sink.write(&[&other]).await, Ok(vec![Fate::Stored]));
+    let mut first = 0;
+    for how in [CUT_BEFORE, CUT_AFTER, HANG] {
+        let mut rows: Vec<EventRow> = (first..first + 100).map(row).collect();
+        rows.push(later(&rows[0]));
+        rows.push(later(&other));
+        first += 100;
+        let sent: Vec<&EventRow> = rows[..100].iter().collect();
+        mode.store(how, Ordering::SeqCst);
+        assert!(matches!(sink.write(&sent).await, Err(Failure::Transient(_))), "{how}");
+        // The retry brings the same rows, and with them some that others have sent meanwhile.
+        let mut wanted = vec![Fate::Stored; 100];
+        wanted.extend([Fate::Duplicate, Fate::Duplicate]);
+        assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "{how}");
+        let again: Vec<EventRow> = rows.iter().map(later).collect();
+        assert_eq!(sink.write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 102]), "{how}");
+        // Until the straight path is taken again.
+        for number in 0..8 {
+            let row = row(10_000 + first + number);
+            assert_eq!(sink.write(&[&row]).await, Ok(vec![Fate::Stored]));
+        }
+    }
+    assert_eq!(server.count("select count(*) from events").await, 1 + 300 + 24);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_killed_is_taken_up_again() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limits = Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
+    let before = batcher.submit(vec![row(0)], None).expect("room");
+    assert_eq!(before.await.expect("receipt"), [Fate::Stored]);
+    tokio::task::block_in_place(|| server.down());
+    assert!(!store.ready().await);
+    let receipts: Vec<_> = (1..50).map(|number| batcher.submit(vec![row(number)], None).expect("room")).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::task::block_in_place(|| server.up());
+    let since = std::time::Instant::now();
+    for receipt in receipts {
+        assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+    }
+    assert!(since.elapsed() < Duration::from_secs(2), "back within 2 s");
+    assert!(store.ready().await);
+    assert_eq!(server.count("select count(*) from events").await, 50);
+    drop(batcher);
+    writers.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applications_are_added_rotated_revoked_and_heard_of() {
+    let server = Server::start();
+    let store = server.store().await;
+    store.migrate().await.expect("a second time");
+    let mut changes = store.listen_applications().await.expect("listening");
+    let new = NewApplication {
+        name: "shop".to_owned(),
+        token_digest: Some([1; 32]),
+        networks: vec!["10.0.0.0/8".parse().expect("network"), "2001:db8::/32".parse().expect("network")],
+        known_by: "both".to_owned(),
+        scopes: vec!["ingest".to_owned()],
+    };
+    let id = store.application_add(&new).await.expect("added");
+    tokio::time::timeout(Duration::from_secs(1), changes.changed()).await.expect("heard").expect("listened");
+    assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
+    store.application_rotate("shop", &[2; 32]).await.expect("rotated");
+    store.application_rotate("shop", &[3; 32]).await.expect("rotated");
+    store.ensure_local_application().await.expect("local");
+    store.ensure_local_application().await.expect("local");
+    let rows = store.applications().await.expect("applications");
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0].name.as_str(), rows[0].known_by.as_str(), rows[0].scopes.len()), ("local", "network", 3));
+    assert_eq!((rows[1].id, &rows[1].networks), (id, &new.networks));
+    assert_eq!(rows[1].token_digests, [vec![2; 32], vec![3; 32]]);
+    store.application_revoke("shop").await.expect("revoked");
+    assert!(matches!(store.application_revoke("shop").await, Err(Error::ApplicationUnknown(_))));
+    assert!(!store.applications().await.expect("applications")[1].active);
+}

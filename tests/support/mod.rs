@@ -1,0 +1,292 @@
+//! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderName};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A session that every test may use, since each has its own database.
+pub(crate) const SESSION: &str = "e2085be5-9137-4e4e-80b5-f1ffddc25423";
+
+/// An event of `category/name` that keeps the envelope's rules.
+pub(crate) fn event(category: &str, name: &str, data: Value) -> Value {
+    json!({"session_id": SESSION, "category": category, "name": name, "timestamp": "2021-01-01 09:15:27.243860", "data": data})
+}
+
+/// A pageview that its validator accepts.
+pub(crate) fn pageview() -> Value {
+    event("page interaction", "pageview", json!({"host": "www.consumeraffairs.com", "path": "/"}))
+}
+
+/// What the gateway answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// `(pointer, code)` of each violation.
+    pub(crate) fn violations(&self) -> Vec<(String, String)> {
+        let body = self.json();
+        let list = body["violations"].as_array().unwrap_or_else(|| panic!("no violations: {self:?}"));
+        list.iter().map(|one| (text(&one["pointer"]), text(&one["code"]))).collect()
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
+}
+
+/// Waits until `probe` gives something, and fails with `what` if it never does.
+pub(crate) async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+    let start = Instant::now();
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    while start.elapsed() < PATIENCE {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        pause.tick().await;
+    }
+    panic!("never happened: {what}")
+}
+
+/// A folder for one test that the unprivileged user of Postgres may enter; `/tmp` is closed to others on some machines.
+pub(crate) fn folder() -> TempDir {
+    let folder = tempfile::tempdir_in("/var/tmp").expect("a temporary folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    folder
+}
+
+/// The folder with the built modules, of validators and of test guests.
+fn built(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_eye")).ancestors().nth(2).expect("target/<profile>/eye");
+    let modules = target.join("wasm32-unknown-unknown/guest");
+    let file = format!("{}.wasm", name.replace('-', "_"));
+    let found = [modules.join(&file), modules.join("examples").join(&file)].into_iter().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{file} is not built; `make modules` builds it"))
+}
+
+/// The bytes of a built module.
+pub(crate) fn module(name: &str) -> Vec<u8> {
+    std::fs::read(built(name)).expect("a built module")
+}
+
+/// How to start a gateway.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) modules: Vec<(String, Vec<u8>)>,
+}
+
+impl Setup {
+    /// With one more setting.
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// With a module at `path` in the modules directory from the start.
+    pub(crate) fn with_module(mut self, path: &str, name: &str) -> Self {
+        self.modules.push((path.to_owned(), module(name)));
+        self
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub(crate) async fn start(self) -> Gateway {
+        let folder = folder();
+        for (path, bytes) in &self.modules {
+            write(&folder.path().join("modules").join(path), bytes);
+        }
+        let mut gateway = Gateway {
+            process: None,
+            address: String::new(),
+            log: Arc::default(),
+            client: reqwest::Client::new(),
+            environment: self.environment,
+            folder,
+        };
+        gateway.restart().await;
+        gateway
+    }
+}
+
+/// Puts a file in place as a careful author does: beside it first, then by rename.
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().expect("a parent")).expect("the folder");
+    let beside = path.with_extension("partial");
+    std::fs::write(&beside, bytes).expect("the file beside");
+    std::fs::rename(&beside, path).expect("the rename");
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    process: Option<Child>,
+    address: String,
+    log: Arc<Mutex<Vec<String>>>,
+    client: reqwest::Client,
+    environment: Vec<(String, String)>,
+    folder: TempDir,
+}
+
+impl Gateway {
+    /// With the defaults and no modules.
+    pub(crate) async fn start() -> Gateway {
+        Setup::default().start().await
+    }
+
+    /// Starts the program on the data that is there.
+    pub(crate) async fn restart(&mut self) {
+        let mut child = self.command().spawn().expect("the built program");
+        let stderr = child.stderr.take().expect("piped");
+        let log = Arc::clone(&self.log);
+        log.lock().expect("the log").clear();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                log.lock().expect("the log").push(line);
+            }
+        });
+        self.process = Some(child);
+        self.address = eventually("the gateway listens", async || self.announced()).await;
+        eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--modules"]);
+        command.arg(self.folder.path().join("modules")).arg("--data-dir").arg(self.data_dir());
+        command.envs(self.environment.iter().cloned()).stderr(Stdio::piped()).stdin(Stdio::null());
+        command
+    }
+
+    fn announced(&self) -> Option<String> {
+        let log = self.log.lock().expect("the log");
+        let line = log.iter().find(|line| line.contains("the gateway listens"))?;
+        let address = line.split("127.0.0.1:").nth(1)?;
+        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        Some(format!("127.0.0.1:{port}"))
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What it has logged since it was started.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("the log").join("\n")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("running").id()
+    }
+
+    /// Sends a signal to the program.
+    pub(crate) fn signal(&self, signal: &str) {
+        kill(self.pid(), signal);
+    }
+
+    /// Waits until the program has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("running");
+        eventually("the gateway ends", async || child.try_wait().expect("a child")).await
+    }
+
+    /// Puts a module in place.
+    pub(crate) fn drop_module(&self, path: &str, bytes: &[u8]) {
+        write(&self.folder.path().join("modules").join(path), bytes);
+    }
+
+    pub(crate) fn remove_module(&self, path: &str) {
+        std::fs::remove_file(self.folder.path().join("modules").join(path)).expect("a module to remove");
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    pub(crate) async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap_or_else(|error| panic!("no answer: {error:?}\n{}", self.log()));
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answer { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.answer(self.request("GET", path)).await
+    }
+
+    /// Sends a body as it is.
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let header = HeaderName::from_static("content-type");
+        self.answer(self.request("POST", path).header(header, content_type).body(body)).await
+    }
+
+    /// Sends one event, or an array of them.
+    pub(crate) async fn send(&self, event: &Value) -> Answer {
+        self.post("/v1/events", "application/json", event.to_string()).await
+    }
+
+    /// The events of a session, as they are read back.
+    pub(crate) async fn session(&self, session_id: &str) -> Vec<Value> {
+        let answer = self.get(&format!("/v1/sessions/{session_id}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["events"].as_array().expect("events").clone()
+    }
+
+    /// Waits until the module of an event type is in `state`, and gives what the gateway says of it.
+    pub(crate) async fn validator(&self, event_type: &str, state: &str) -> Value {
+        eventually(&format!("{event_type} is {state}"), async || {
+            let report = self.get("/v1/validators").await.json();
+            let list = report["validators"].as_array().expect("a list").clone();
+            list.into_iter().find(|one| one["event_type"] == event_type && one["state"] == state)
+        })
+        .await
+    }
+
+    /// Runs a statement in the gateway's own Postgres, as a person with `psql` would, and gives the rows' text.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let output = Command::new("psql")
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "eye", "-d", "eye", "-h"])
+            .arg(self.data_dir().join("run"))
+            .args(["-c", statement])
+            .output()
+            .expect("psql");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+/// Sends a signal to a process that a test has started.
+pub(crate) fn kill(pid: u32, signal: &str) {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill");
+    assert!(status.success(), "kill -{signal} {pid}");
+}
+
+impl Drop for Gateway {
+    /// Ends the program in its orderly way, so that its Postgres ends with it.
+    fn drop(&mut self) {
+        let Some(mut child) = self.process.take() else { return };
+        if matches!(child.try_wait(), Ok(None)) {
+            kill(child.id(), "TERM");
+        }
+        let _ = child.wait();
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log());
+        }
+    }
+}

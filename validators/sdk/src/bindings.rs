@@ -1,0 +1,12 @@
+//! What `wit/validator.wit` becomes in Rust.
+
+#![expect(clippy::too_many_arguments, reason = "generated")]
+
+wit_bindgen::generate!({
+    world: "validator",
+    path: "../../wit",
+    export_macro_name: "export_validator",
+    pub_export_macro: true,
+    default_bindings_module: "eye_validator::bindings",
+    additional_derives: [PartialEq],
+});
