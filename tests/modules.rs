@@ -68,7 +68,7 @@ async fn a_fault_quarantines_the_event_and_harms_no_other() {
         ("traps", "trap"),
         ("recurses", "stack"),
         ("hoards", "memory"),
-        ("returns_huge", "memory"),
+        ("returns_huge", "output"),
         ("many_violations", "output"),
         ("amends_text", "output"),
         ("amends_list", "output"),

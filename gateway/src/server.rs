@@ -522,6 +522,7 @@ impl std::fmt::Display for Chain<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test waits for the tasks that it spawns")]
 pub(crate) mod tests {
     use futures_util::future::BoxFuture;
     use tokio::sync::Notify;
