@@ -28,7 +28,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	./setup checks
 	cargo deny check licenses bans sources
-	@if cargo deny fetch >/dev/null 2>&1; then cargo deny check advisories; else echo 'the advisory database cannot be reached: advisories were not checked'; fi
+	@if timeout 60 cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; else echo 'the advisory database cannot be reached: advisories were not checked'; fi
 
 demo: setup
 	validators/install --modules target/modules
