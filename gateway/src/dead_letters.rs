@@ -8,7 +8,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::batch::{Batcher, Fate, Weigh};
 use crate::event::DeadLetter;
-use crate::ingest::refusal;
 use crate::response::Refusal;
 
 /// Where dead letters go.
@@ -62,13 +61,14 @@ impl DeadLetters {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Overloaded`], [`Refusal::Draining`], or [`Refusal::Internal`] when Postgres refuses the dead letter.
+    /// [`Refusal::DatabaseAway`], [`Refusal::Draining`], or [`Refusal::Internal`] when Postgres refuses the dead letter.
     pub async fn keep(&self, mut letters: Vec<DeadLetter>) -> Result<(), Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
             let rest = letters.split_off(letters.len().min(self.parcel_max));
             let parcel = std::mem::replace(&mut letters, rest);
-            receipts.push(self.batcher.submit(parcel, None).map_err(refusal)?);
+            // Other events of the request may be stored by now, so this is not the refusal that says that none is.
+            receipts.push(self.batcher.submit(parcel, None).map_err(|_| Refusal::DatabaseAway)?);
         }
         for receipt in receipts {
             for fate in receipt.await.map_err(|_| Refusal::Draining)? {

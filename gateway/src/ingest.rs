@@ -279,7 +279,12 @@ impl<'a> Sending<'a> {
             let count = parcel.len();
             // The body is freed with its last parcel, so its share of what may be in flight travels with that one.
             let share = if rest.is_empty() { permit.take() } else { None };
-            let receipt = self.gateway.events.submit(parcel, share).map_err(refusal)?;
+            let first = receipts.is_empty();
+            let receipt = self.gateway.events.submit(parcel, share).map_err(|refused| match refused {
+                // An earlier part of the request may be stored.
+                Refused::Full(_) if !first => Refusal::DatabaseAway,
+                refused => refusal(refused),
+            })?;
             receipts.push((receipt, count));
         }
         let mut places = places.into_iter().zip(originals);
@@ -346,7 +351,7 @@ fn cut(raw: Bytes, bytes_max: usize) -> Bytes {
     Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
 }
 
-pub(crate) fn refusal<T>(refused: Refused<T>) -> Refusal {
+fn refusal<T>(refused: Refused<T>) -> Refusal {
     match refused {
         Refused::Full(_) => Refusal::Overloaded,
         Refused::Closed(_) => Refusal::Draining,

@@ -243,6 +243,16 @@ pub fn many(outcomes: &[Outcome]) -> Response {
     json(status, written(&body))
 }
 
+// The longer details.
+const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
+    from a network that is registered for one.";
+const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
+    after a pause, waiting longer each time.";
+const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
+    none is stored twice. An event without an `id` may be stored a second time.";
+const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
+    again safely.";
+
 /// Why a request as a whole was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -408,11 +418,7 @@ impl Refusal {
                  Compress the whole body once, or leave out `Content-Encoding`."
             )
             .into(),
-            Self::Unknown => {
-                "Send `Authorization: Bearer <token>` with the token of a registered \
-                 application, or send from a network that is registered for one."
-            }
-            .into(),
+            Self::Unknown => UNKNOWN.into(),
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
@@ -423,17 +429,10 @@ impl Refusal {
             Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
                  again."
                 .into(),
-            Self::Overloaded => "There is no room for more events now, and none of this request was stored. \
-                 Send it again after a pause, waiting longer each time."
-                .into(),
-            Self::DatabaseAway => "Some of the events may have been stored. Events with an `id` can be sent \
-                 again safely: none is stored twice. An event without an `id` may be stored a \
-                 second time."
-                .into(),
+            Self::Overloaded => OVERLOADED.into(),
+            Self::DatabaseAway => DATABASE_AWAY.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
-            Self::Internal => "This is a fault of the gateway; its log has the cause. Events with an `id` \
-                 can be sent again safely."
-                .into(),
+            Self::Internal => INTERNAL.into(),
         }
     }
 

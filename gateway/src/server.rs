@@ -98,7 +98,7 @@ impl Listener {
     /// Serves until `shutdown`, then drains. Returns when all connections have ended, or were cut after the drain time.
     pub async fn run<F, Fut>(self, limits: ServerLimits, handler: F, shutdown: CancellationToken)
     where
-        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let tasks = TaskTracker::new();
@@ -189,7 +189,7 @@ struct Connection {
 impl Connection {
     async fn serve<F, Fut>(self, stream: TcpStream, handler: F)
     where
-        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let _streams = self.cut.clone().drop_guard();
@@ -214,7 +214,7 @@ impl Connection {
     /// Speaks HTTP until the connection ends, is asked to end, or stays idle.
     async fn converse<F, Fut>(&self, socket: Socket, activity: &Arc<Activity>, handler: F)
     where
-        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let peer = self.peer;
@@ -544,7 +544,7 @@ pub(crate) mod tests {
     impl Server {
         pub(crate) async fn start<F, Fut>(limits: ServerLimits, handler: F) -> Self
         where
-            F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+            F: Fn(Request<Incoming>, SocketAddr) -> Fut + Clone + Send + 'static,
             Fut: Future<Output = Response> + Send + 'static,
         {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,14 +1,17 @@
-//! Chooses the module for an event's type, calls it, and maps what happens to a verdict or a fault. The modules that
-//! serve are one immutable registry behind an atomic pointer: an event takes the registry of the moment, and ends on the
-//! module with which it began.
+//! Chooses the validator of an event by its event type, calls it, and maps what comes back to a verdict or a fault. The
+//! modules directory, compiling, limits and history live below; this file is all that the rest of the gateway sees.
+//!
+//! The same event and the same module give the same verdict, whatever was judged before.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::verdict::{Digest, Fault, Verdict, Violation};
@@ -17,52 +20,112 @@ mod component;
 mod directory;
 mod engine;
 mod figures;
+mod life;
+mod module;
+mod registry;
 mod report;
+mod settings;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod worker;
+mod world;
 
-use component::Module;
-pub use directory::Key;
-pub use report::{Counts, LoadError, State, Times, TypeReport};
+pub use component::CheckAmended;
+pub use engine::EngineError;
+pub use figures::{Counts, Times};
+pub use report::{LoadError, TypeReport};
+pub use settings::{Limits, OnFault, Settings};
+pub use slot::Slot;
+pub use worker::State;
+pub use world::Refusal;
 
-/// What happens to events that no module serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use component::GuestEvent;
+use directory::Directory;
+use engine::Sandbox;
+use life::{Life, Message, Parts};
+use registry::Registry;
+use report::Board;
+use worker::{Tools, Workers};
+
+/// What happens to an event whose type has no module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownEventType {
-    /// They are stored.
+    /// It is accepted as it is.
+    #[default]
     Accept,
-    /// They are rejected.
+    /// It is rejected.
     Reject,
 }
 
-/// What one call of a module may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Limits {
-    /// Longest time of a call, in milliseconds.
-    pub deadline_ms: u64,
-    /// Largest linear memory.
-    pub memory_bytes_max: usize,
-    /// Largest amended data, or all violations together.
-    pub output_bytes_max: usize,
-    /// Most violations of a rejection.
-    pub violations_max: usize,
-}
-
-/// Says why amended data cannot be stored.
-pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// Where modules are and what they may do.
+/// How validators are run.
 #[derive(Clone)]
 pub struct Options {
-    /// The watched directory; it need not be there yet.
+    /// Where modules are put; need not exist yet.
     pub modules_dir: PathBuf,
-    /// The gateway's own data.
+    /// Where compiled code and old versions are kept; made when missing.
     pub data_dir: PathBuf,
-    /// For events without a module.
+    /// What happens to an event whose type has no module.
     pub unknown_event_type: UnknownEventType,
-    /// For each call.
+    /// What one call may use, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
-    /// How often the directory is read anew, whatever the watch tells.
+    /// How often the directory is looked through for what no file event told.
     pub rescan: Duration,
-    /// Proves amended data.
+    /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
     pub check_amended: CheckAmended,
+}
+
+/// Why validators did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine does not start on this machine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread could not be started.
+    #[error("a thread for loading modules does not start")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An event, as far as a validator may see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The event's id.
+    pub id: Uuid,
+    /// The application that sent it.
+    pub application: &'a str,
+    /// The event's session.
+    pub session_id: Uuid,
+    /// The first half of the event type.
+    pub category: &'a str,
+    /// The second half of the event type.
+    pub name: &'a str,
+    /// When it occurred, in microseconds since 1970.
+    pub timestamp_us: i64,
+    /// The text of a JSON object.
+    pub data: &'a str,
+}
+
+/// What came of judging one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict, or how the validator broke.
+    pub outcome: Result<Verdict, Fault>,
+    /// The module that judged; none when no module serves the event type.
+    pub digest: Option<Digest>,
+}
+
+/// All validators. Cheap to clone; the last clone stops everything when it is dropped.
+#[derive(Clone)]
+pub struct Validators(Arc<Inner>);
+
+struct Inner {
+    sandbox: Arc<Sandbox>,
+    registry: Arc<Registry>,
+    board: Arc<Board>,
+    unknown_event_type: UnknownEventType,
+    check_amended: CheckAmended,
+    inbox: SyncSender<Message>,
+    life: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Options {
@@ -75,144 +138,150 @@ impl fmt::Debug for Options {
     }
 }
 
-/// What stops the validators from starting. A bad module never does.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The engine does not run on this machine.
-    #[error("the WebAssembly engine does not start: {0}")]
-    Engine(String),
-    /// A thread could not be started.
-    #[error("a thread could not be started: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-/// The event as a validator sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// Its id.
-    pub id: Uuid,
-    /// The sender's name.
-    pub application: &'a str,
-    /// Its session.
-    pub session_id: Uuid,
-    /// First half of its type.
-    pub category: &'a str,
-    /// Second half of its type.
-    pub name: &'a str,
-    /// When it occurred, in microseconds since 1970.
-    pub timestamp_us: i64,
-    /// The text of a JSON object.
-    pub data: &'a str,
-}
-
-/// What judging an event came to.
-#[derive(Debug)]
-pub struct Judgement {
-    /// The verdict, or how the module broke.
-    pub outcome: Result<Verdict, Fault>,
-    /// The module that spoke; nothing when none serves the event type.
-    pub digest: Option<Digest>,
-}
-
-/// The modules that serve.
-#[derive(Clone, Debug, Default)]
-struct Registry {
-    /// By category, then by name.
-    exact: HashMap<String, HashMap<String, Arc<Module>>>,
-    /// For the other names of a category.
-    categories: HashMap<String, Arc<Module>>,
-    /// For everything else.
-    fallback: Option<Arc<Module>>,
-}
-
-impl Registry {
-    fn find(&self, category: &str, name: &str) -> Option<&Arc<Module>> {
-        self.exact
-            .get(category)
-            .and_then(|names| names.get(name))
-            .or_else(|| self.categories.get(category))
-            .or(self.fallback.as_ref())
+impl fmt::Debug for Validators {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Validators").finish_non_exhaustive()
     }
-
-    fn put(&mut self, key: &Key, module: Option<Arc<Module>>) {
-        match key {
-            Key::Type { category, name } => {
-                let names = self.exact.entry(category.clone()).or_default();
-                match module {
-                    Some(module) => drop(names.insert(name.clone(), module)),
-                    None => drop(names.remove(name)),
-                }
-            }
-            Key::Category(category) => match module {
-                Some(module) => drop(self.categories.insert(category.clone(), module)),
-                None => drop(self.categories.remove(category)),
-            },
-            Key::Everything => self.fallback = module,
-        }
-    }
-}
-
-/// The validators of a gateway. Clones share them.
-#[derive(Clone, Debug)]
-pub struct Validators {
-    registry: Arc<ArcSwap<Registry>>,
-    directory: Arc<directory::Directory>,
-    unknown_event_type: UnknownEventType,
 }
 
 impl Validators {
-    /// Starts the engine and begins to load what is in the modules directory.
+    /// Starts the engine and begins to load modules. A missing directory or a bad module is told in reports and logs, and
+    /// stops nothing.
     ///
     /// # Errors
     ///
-    /// [`Error`]; never for a bad module or a missing directory.
-    pub fn start(options: Options) -> Result<Validators, Error> {
-        let engine = engine::Engine::start(&options.limits)?;
-        let registry = Arc::new(ArcSwap::from_pointee(Registry::default()));
-        let unknown_event_type = options.unknown_event_type;
-        let directory = Arc::new(directory::Directory::watch(options, engine, Arc::clone(&registry))?);
-        Ok(Validators { registry, directory, unknown_event_type })
+    /// When the machine cannot run the engine at all, or gives no threads.
+    pub fn start(options: Options) -> Result<Self, Error> {
+        let sandbox = Arc::new(Sandbox::start(Some(&options.data_dir.join("compiled")))?);
+        let registry = Arc::new(Registry::default());
+        let board = Arc::new(Board::new());
+        let tools =
+            Arc::new(Tools { sandbox: Arc::clone(&sandbox), check_amended: Arc::clone(&options.check_amended) });
+        let (inbox, messages) = sync_channel(64);
+        let done = inbox.clone();
+        let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
+            .map_err(Error::Thread)?;
+        let hinted = Arc::new(AtomicBool::new(false));
+        let life = Life::new(Parts {
+            directory: Directory::watch(options.modules_dir.clone(), hinting(inbox.clone(), Arc::clone(&hinted))),
+            hinted,
+            inbox: messages,
+            workers,
+            registry: Arc::clone(&registry),
+            board: Arc::clone(&board),
+            defaults: options.limits,
+            rescan: options.rescan,
+        });
+        let life =
+            std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
+        Ok(Self(Arc::new(Inner {
+            sandbox,
+            registry,
+            board,
+            unknown_event_type: options.unknown_event_type,
+            check_amended: options.check_amended,
+            inbox,
+            life: Mutex::new(Some(life)),
+        })))
     }
 
-    /// Judges one event.
-    #[expect(clippy::unused_async, reason = "callers must not count on a verdict without waiting for one")]
+    /// Judges one event with the module that serves its type now.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        let registry = self.registry.load();
-        match registry.find(subject.category, subject.name) {
-            Some(module) => Judgement { outcome: module.judge(&subject), digest: Some(module.digest()) },
-            None => Judgement { outcome: Ok(self.unknown()), digest: None },
-        }
+        let Some(module) = self.0.registry.find(subject.category, subject.name) else {
+            return self.unknown();
+        };
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event = GuestEvent {
+            id: subject.id.hyphenated().encode_lower(&mut id),
+            application: subject.application,
+            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
+            category: subject.category,
+            name: subject.name,
+            timestamp_us: subject.timestamp_us,
+            data: subject.data,
+        };
+        Judgement { outcome: module.judge(&self.0.sandbox, &event, &self.0.check_amended), digest: Some(module.digest) }
     }
 
-    fn unknown(&self) -> Verdict {
-        match self.unknown_event_type {
+    fn unknown(&self) -> Judgement {
+        let outcome = match self.0.unknown_event_type {
             UnknownEventType::Accept => Verdict::Accept,
             UnknownEventType::Reject => Verdict::Reject(vec![Violation {
                 pointer: String::new(),
                 code: "unknown_event_type".into(),
                 message:
-                    "no validator serves this category and name, and this gateway stores only events that one judged"
+                    "no validator serves this category and name, and this gateway takes only event types that it knows"
                         .into(),
             }]),
+        };
+        Judgement { outcome: Ok(outcome), digest: None }
+    }
+
+    /// Whether every module of the first scan was tried.
+    #[must_use]
+    pub fn scanned(&self) -> bool {
+        *self.0.board.watch_scanned().borrow()
+    }
+
+    /// Waits until every module of the first scan was tried.
+    pub async fn wait_scanned(&self) {
+        // The sender lives as long as `self`.
+        let mut scanned = self.0.board.watch_scanned();
+        let _closed = scanned.wait_for(|scanned| *scanned).await;
+    }
+
+    /// Wakes at every change of what [`Validators::report`] tells.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.board.watch_changes()
+    }
+
+    /// What is to be told of each event type, in order.
+    #[must_use]
+    pub fn report(&self) -> Vec<TypeReport> {
+        self.0.board.report()
+    }
+
+    /// Ends the watch and the loading of modules. What serves can still judge.
+    pub async fn stop(&self) {
+        let inner = Arc::clone(&self.0);
+        // A module may just be compiling, which takes longer than a request thread may be held.
+        if tokio::task::spawn_blocking(move || inner.stop()).await.is_err() {
+            tracing::error!("the end of the modules directory's watch panicked");
         }
     }
 
-    /// Whether the modules directory was read once.
-    pub fn scanned(&self) -> bool {
-        self.directory.scanned()
+    /// Files in the modules directory that serve nothing, and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(String, String)> {
+        self.0.board.problems()
     }
+}
 
-    /// What is known of each event type that has, or had, a module.
-    pub fn report(&self) -> Vec<TypeReport> {
-        self.directory.report()
+impl Inner {
+    /// Ends the thread that loads modules, and those that it owns; waits for what is just being compiled.
+    fn stop(&self) {
+        let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // The thread reads its inbox until it is told to stop; a closed one means that it ended.
+        let _ended = self.inbox.send(Message::Stop);
+        if life.join().is_err() {
+            tracing::error!("the thread that loads modules panicked");
+        }
     }
+}
 
-    /// Ends the watch and its threads.
-    pub async fn stop(&self) {
-        let directory = Arc::clone(&self.directory);
-        // A module may just be compiling, which takes longer than a request thread may be held.
-        if tokio::task::spawn_blocking(move || directory.stop()).await.is_err() {
-            tracing::error!("the watch of the modules directory ended badly");
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes
+/// that thread as well.
+fn hinting(inbox: SyncSender<Message>, hinted: Arc<AtomicBool>) -> impl Fn() + Send + 'static {
+    move || {
+        if !hinted.swap(true, AcqRel) {
+            let _full = inbox.try_send(Message::Hint);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
@@ -29,7 +30,7 @@ pub enum Verdict {
 
 /// How a validator broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FaultCode {
     /// It stopped in the middle, as a panic makes it do.
     Trap,
@@ -41,11 +42,16 @@ pub enum FaultCode {
     Stack,
     /// What it returned is too large, or not what it may return.
     Output,
+    /// It kept breaking and was taken off the path: it was not called.
+    OffPath,
+    /// Too many events wait for a slow module: it was not called.
+    Busy,
 }
 
 impl FaultCode {
     /// All codes, in the order of [`FaultCode::index`].
-    pub const ALL: [Self; 5] = [Self::Trap, Self::Deadline, Self::Memory, Self::Stack, Self::Output];
+    pub const ALL: [Self; 7] =
+        [Self::Trap, Self::Deadline, Self::Memory, Self::Stack, Self::Output, Self::OffPath, Self::Busy];
 
     /// The stable word for it.
     pub fn as_str(self) -> &'static str {
@@ -55,6 +61,8 @@ impl FaultCode {
             Self::Memory => "memory",
             Self::Stack => "stack",
             Self::Output => "output",
+            Self::OffPath => "off_path",
+            Self::Busy => "busy",
         }
     }
 
@@ -64,8 +72,14 @@ impl FaultCode {
     }
 }
 
+impl fmt::Display for FaultCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
 /// A fault of a validator. Never a verdict: the event is neither good nor bad.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The kind.
     pub code: FaultCode,
@@ -102,5 +116,52 @@ impl fmt::Debug for Digest {
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// That a text is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 64 hexadecimal digits")]
+pub struct NotADigest;
+
+impl FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(NotADigest);
+        }
+        let mut own = [0; 32];
+        for (byte, pair) in own.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let pair = str::from_utf8(pair).map_err(|_| NotADigest)?;
+            if pair.starts_with('+') {
+                return Err(NotADigest);
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADigest)?;
+        }
+        Ok(Self(own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_is_sha256_and_reads_back() {
+        let digest = Digest::of(b"abc");
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest.to_string(), text);
+        assert_eq!(text.parse(), Ok(digest));
+        assert_eq!(text[1..].parse::<Digest>(), Err(NotADigest));
+        assert_eq!("+f".repeat(32).parse::<Digest>(), Err(NotADigest));
+    }
+
+    #[test]
+    fn every_fault_code_stands_at_its_index() {
+        for (index, code) in FaultCode::ALL.into_iter().enumerate() {
+            assert_eq!(code.index(), index);
+            assert_eq!(serde_json::to_value(code).expect("a unit variant"), code.as_str());
+        }
     }
 }

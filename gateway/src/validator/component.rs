@@ -1,316 +1,316 @@
-//! One module: from bytes to something that judges. It is proved step by step, and whatever fails is told in the words of
-//! someone who has no access to this machine: what was expected, what was found, how to mend it.
-//!
-//! Every call gets a fresh instance, thrown away after it. So no event can see another's data, and the same event gets the
-//! same verdict whatever came before; reuse would be cheaper, but would leave both to the good will of the author.
+//! One compiled module: how it is made from a file, and how an event is put to it. Every event gets an instance of its
+//! own, so no event can see what another left behind. What the guest answers is checked here before anyone believes it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{ResourceLimiter, Store, Trap};
-use wit_component::ComponentEncoder;
+use wasmtime::{Store, Trap};
 
-use super::engine::Engine;
-use super::figures::Figures;
-use super::report::{LoadError, State};
-use super::{CheckAmended, Limits, Subject};
-use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
+use super::engine::{Meter, Sandbox};
+use super::settings::Limits;
+use super::world::{self, Refusal};
+use crate::verdict::{FaultCode, Verdict, Violation};
 
-mod bindings {
+use contract::{Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
+
+/// The bindings that wasmtime makes of the contract.
+mod contract {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "validator",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
-}
-use bindings::eye::validator::types as wit;
 
-/// Most examples of a module.
+    pub(super) use eye::validator::types::Expectation;
+}
+
+/// Examples that a module may bring for its self-test.
 const EXAMPLES_MAX: usize = 100;
-/// `describe` and each example may take so many deadlines: they run once, and a cold module is slower.
-const SELF_TEST_DEADLINES: u64 = 4;
-/// Elements of a module's tables, such as its function table.
-const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// The instance that holds only the shared types; importing it reaches nothing.
-const TYPES: &str = "eye:validator/types@1.0.0";
-const WORLD: &str = "the world `validator` of the package `eye:validator@1.0.0`, which imports nothing";
-const BUILD: &str = "build for wasm32-unknown-unknown with the crate eye-validator of the same version as the gateway";
 
-/// A module that passed everything, and serves.
-pub(super) struct Module {
-    engine: Arc<Engine>,
-    pre: bindings::ValidatorPre<Cage>,
-    digest: Digest,
-    limits: Limits,
-    check_amended: CheckAmended,
+/// Bytes that a module may say of itself, its examples included.
+const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
+
+/// How much longer than judging one event `describe` may take: it runs once, on no request's time.
+const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
+
+/// The steps of loading, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Checking,
+    Compiling,
+    SelfTest,
+}
+
+/// Checks an amended `data`; the text says why it is not one.
+pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// An event as the guest sees it.
+pub(super) struct GuestEvent<'a> {
+    pub(super) id: &'a str,
+    pub(super) application: &'a str,
+    pub(super) session_id: &'a str,
+    pub(super) category: &'a str,
+    pub(super) name: &'a str,
+    pub(super) timestamp_us: i64,
+    pub(super) data: &'a str,
+}
+
+/// How a call broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) code: FaultCode,
+    pub(super) detail: String,
+}
+
+impl Broken {
+    fn output(detail: impl Into<String>) -> Self {
+        Self { code: FaultCode::Output, detail: detail.into() }
+    }
+}
+
+/// A module that passed everything and can judge.
+pub(super) struct Program {
+    pre: ValidatorPre<Meter>,
     pub(super) summary: String,
-    pub(super) figures: Figures,
+    pub(super) examples: usize,
 }
 
-impl std::fmt::Debug for Module {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Module({})", self.digest)
-    }
-}
-
-/// What an instance may take. It notes a refusal, because a guest that gets no memory then only traps.
-struct Cage {
-    memory_bytes_max: usize,
-    refused_memory: bool,
-}
-
-impl ResourceLimiter for Cage {
-    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= self.memory_bytes_max && maximum.is_none_or(|maximum| desired <= maximum);
-        self.refused_memory |= !fits;
-        Ok(fits)
-    }
-
-    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= TABLE_ELEMENTS_MAX && maximum.is_none_or(|maximum| desired <= maximum);
-        self.refused_memory |= !fits;
-        Ok(fits)
-    }
-}
-
-impl Module {
-    /// Proves and compiles the module in `bytes`, telling each step to `step`.
+impl Program {
+    /// Takes a file's bytes through checking, compiling and the self-test, and says which step begins.
     pub(super) fn load(
-        engine: &Arc<Engine>,
+        sandbox: &Sandbox,
         bytes: &[u8],
-        limits: Limits,
-        check_amended: CheckAmended,
-        mut step: impl FnMut(State),
-    ) -> Result<Self, LoadError> {
-        step(State::Checking);
-        let encoded = as_component(bytes)?;
-        step(State::Compiling);
-        let component = Component::new(engine.wasmtime(), &encoded).map_err(|error| LoadError {
-            expected: "a valid WebAssembly component".to_owned(),
-            found: format!("{error:#}"),
-            mend: format!("the file is damaged, or uses proposals that are switched off here; {BUILD}"),
-            ..LoadError::at(State::Compiling)
-        })?;
-        check_imports(engine, &component)?;
-        let linker = Linker::new(engine.wasmtime());
-        let pre =
-            linker.instantiate_pre(&component).and_then(bindings::ValidatorPre::new).map_err(|error| LoadError {
-                expected: format!("a component with the exports `describe` and `validate` of {WORLD}"),
-                found: format!("{error:#}"),
-                mend: BUILD.to_owned(),
-                ..LoadError::at(State::Checking)
-            })?;
-        step(State::SelfTest);
-        let digest = Digest::of(bytes);
-        let mut module = Self {
-            engine: Arc::clone(engine),
-            pre,
-            digest,
-            limits,
-            check_amended,
-            summary: String::new(),
-            figures: Figures::default(),
-        };
-        module.self_test()?;
-        Ok(module)
+        limits: &Limits,
+        check_amended: &CheckAmended,
+        begin: impl Fn(Step),
+    ) -> Result<Self, Refusal> {
+        begin(Step::Checking);
+        let component = world::component_of(bytes)?;
+        begin(Step::Compiling);
+        let pre = compile(sandbox, &component)?;
+        begin(Step::SelfTest);
+        let mut program = Self { pre, summary: String::new(), examples: 0 };
+        program.self_test(sandbox, limits, check_amended)?;
+        Ok(program)
     }
 
-    pub(super) fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    /// Judges one event in a fresh instance.
-    pub(super) fn judge(&self, subject: &Subject<'_>) -> Result<Verdict, Fault> {
-        let start = Instant::now();
-        let mut buffers = [[0_u8; uuid::fmt::Hyphenated::LENGTH]; 2];
-        let [id, session_id] = &mut buffers;
-        let event = wit::Event {
-            id: subject.id.as_hyphenated().encode_lower(id),
-            application: subject.application,
-            session_id: subject.session_id.as_hyphenated().encode_lower(session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp: subject.timestamp_us,
-            data: subject.data,
-        };
-        let outcome =
-            self.call(1, |instance, store| instance.call_validate(store, event)).and_then(|said| self.verdict(said));
-        self.figures.record(&outcome, start.elapsed());
-        outcome
-    }
-
-    /// Makes an instance, calls it, and throws it away.
-    fn call<T>(
+    /// Puts one event to a new instance.
+    pub(super) fn judge(
         &self,
-        deadlines: u64,
-        call: impl FnOnce(&bindings::Validator, &mut Store<Cage>) -> wasmtime::Result<T>,
-    ) -> Result<T, Fault> {
-        let cage = Cage { memory_bytes_max: self.limits.memory_bytes_max, refused_memory: false };
-        let mut store = Store::new(self.engine.wasmtime(), cage);
-        store.limiter(|cage| cage);
-        store.set_epoch_deadline(Engine::epochs(self.limits.deadline_ms.saturating_mul(deadlines)));
-        let result = self.pre.instantiate(&mut store).and_then(|instance| call(&instance, &mut store));
-        result.map_err(|error| self.fault(&error, store.data()))
+        sandbox: &Sandbox,
+        limits: &Limits,
+        event: &GuestEvent<'_>,
+        check_amended: &CheckAmended,
+    ) -> Result<Verdict, Broken> {
+        let mut store = sandbox.store(limits);
+        let verdict = self
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| instance.call_validate(&mut store, to_contract(event)))
+            .map_err(|error| broken(&error, &store))?;
+        believe(verdict, limits, check_amended)
     }
 
-    fn fault(&self, error: &wasmtime::Error, cage: &Cage) -> Fault {
-        let trap = error.downcast_ref::<Trap>();
-        let (code, detail) = match trap {
-            _ if cage.refused_memory => (
-                FaultCode::Memory,
-                format!("the validator asked for more than {} bytes of memory", self.limits.memory_bytes_max),
-            ),
-            Some(Trap::Interrupt) => {
-                (FaultCode::Deadline, format!("the validator took longer than {} ms", self.limits.deadline_ms))
-            }
-            Some(Trap::StackOverflow) => (FaultCode::Stack, "the validator called itself too deeply".to_owned()),
-            Some(trap) => (FaultCode::Trap, format!("the validator stopped: {trap}")),
-            // Not the guest's code but what it returned, such as a text outside of its memory.
-            None => (FaultCode::Output, format!("the validator returned what cannot be read: {}", error.root_cause())),
+    /// Runs `describe` and the examples, each in an instance of its own, as events are judged later.
+    fn self_test(&mut self, sandbox: &Sandbox, limits: &Limits, check_amended: &CheckAmended) -> Result<(), Refusal> {
+        let generous = Limits {
+            deadline_ms: limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR),
+            output_bytes_max: DESCRIPTION_BYTES_MAX,
+            ..*limits
         };
-        Fault { code, detail, retry: false }
-    }
-
-    fn verdict(&self, said: wit::Verdict) -> Result<Verdict, Fault> {
-        let output = |detail: String| Fault { code: FaultCode::Output, detail, retry: false };
-        match said {
-            wit::Verdict::Accept => Ok(Verdict::Accept),
-            wit::Verdict::Amend(data) => {
-                if data.len() > self.limits.output_bytes_max {
-                    let (bytes, max) = (data.len(), self.limits.output_bytes_max);
-                    return Err(output(format!("the validator amended data to {bytes} bytes, and {max} are allowed")));
-                }
-                (self.check_amended)(&data).map_err(output)?;
-                Ok(Verdict::Amend(data))
-            }
-            wit::Verdict::Reject(reasons) => {
-                let bytes: usize =
-                    reasons.iter().map(|one| one.pointer.len() + one.code.len() + one.message.len()).sum();
-                let count = reasons.len();
-                if count == 0 || count > self.limits.violations_max || bytes > self.limits.output_bytes_max {
-                    let (count_max, bytes_max) = (self.limits.violations_max, self.limits.output_bytes_max);
-                    return Err(output(format!(
-                        "the validator rejected with {count} violations of {bytes} bytes; 1 to {count_max} of {bytes_max} are allowed"
-                    )));
-                }
-                if let Some(bad) = reasons.iter().find(|one| !is_pointer(&one.pointer)) {
-                    return Err(output(format!("`{}` is no JSON Pointer (RFC 6901)", bad.pointer.escape_debug())));
-                }
-                Ok(Verdict::Reject(reasons.into_iter().map(violation).collect()))
-            }
+        let mut store = sandbox.store(&generous);
+        let description =
+            self.pre.instantiate(&mut store).and_then(|instance| instance.call_describe(&mut store)).map_err(
+                |error| {
+                    let broken = broken(&error, &store);
+                    Refusal::new(
+                        "`describe` to answer",
+                        format!("a fault ({}): {}", broken.code, broken.detail),
+                        "mend `describe`, or what runs when the module starts",
+                    )
+                },
+            )?;
+        if description.examples.len() > EXAMPLES_MAX {
+            return Err(Refusal::new(
+                format!("{EXAMPLES_MAX} examples at most"),
+                format!("{} examples", description.examples.len()),
+                "keep the telling ones; the rest belongs into the crate's own tests",
+            ));
         }
-    }
-
-    /// Has the module describe itself, and tries its own examples.
-    fn self_test(&mut self) -> Result<(), LoadError> {
-        let failed = |expected: &str, found: String, mend: &str| LoadError {
-            expected: expected.to_owned(),
-            found,
-            mend: mend.to_owned(),
-            ..LoadError::at(State::SelfTest)
-        };
-        let described =
-            self.call(SELF_TEST_DEADLINES, |instance, store| instance.call_describe(store)).map_err(|fault| {
-                failed(
-                    "`describe` returns a summary and examples",
-                    fault.detail,
-                    "run the crate's own tests: describe must not fail",
-                )
-            })?;
-        if described.examples.len() > EXAMPLES_MAX {
-            let found = format!("{} examples", described.examples.len());
-            return Err(failed("at most 100 examples", found, "keep the examples that show something of their own"));
+        for example in &description.examples {
+            self.try_example(sandbox, limits, check_amended, example)?;
         }
-        for example in &described.examples {
-            let event = wit::Event {
-                id: "018f0000-0000-7000-8000-000000000001",
-                application: "self-test",
-                session_id: "018f0000-0000-7000-8000-000000000002",
-                category: "self-test",
-                name: "self-test",
-                timestamp: 0,
-                data: &example.data,
-            };
-            let verdict = self
-                .call(SELF_TEST_DEADLINES, |instance, store| instance.call_validate(store, event))
-                .and_then(|said| self.verdict(said));
-            let (word, shown) = match &verdict {
-                Ok(Verdict::Accept) => (Some(wit::Expectation::Accept), "the verdict accept".to_owned()),
-                Ok(Verdict::Amend(_)) => (Some(wit::Expectation::Amend), "the verdict amend".to_owned()),
-                Ok(Verdict::Reject(violations)) => {
-                    (Some(wit::Expectation::Reject), format!("the verdict reject: {}", violations[0].message))
-                }
-                Err(fault) => (None, format!("a fault ({}): {}", fault.code.as_str(), fault.detail)),
-            };
-            if word != Some(example.expect) {
-                let expected =
-                    format!("the example \"{}\" to end with the verdict {}", example.title, word_of(example.expect));
-                return Err(failed(
-                    &expected,
-                    shown,
-                    "mend the rule or the example; `cargo test` in the validator's crate shows the same",
-                ));
-            }
-        }
-        self.summary = described.summary;
+        self.summary = description.summary.chars().filter(|c| !c.is_control()).take(500).collect();
+        self.examples = description.examples.len();
         Ok(())
     }
-}
 
-fn word_of(expected: wit::Expectation) -> &'static str {
-    match expected {
-        wit::Expectation::Accept => "accept",
-        wit::Expectation::Amend => "amend",
-        wit::Expectation::Reject => "reject",
-    }
-}
-
-fn violation(one: wit::Violation) -> Violation {
-    Violation { pointer: one.pointer, code: one.code.into(), message: one.message.into() }
-}
-
-/// RFC 6901: empty, or parts that each begin with `/`, in which `~` stands only before 0 or 1.
-fn is_pointer(text: &str) -> bool {
-    (text.is_empty() || text.starts_with('/')) && text.split('~').skip(1).all(|part| part.starts_with(['0', '1']))
-}
-
-/// A component as it is, or made of a core module with embedded WIT metadata.
-fn as_component(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
-    // The preamble tells a component (layer 1) from a core module (layer 0).
-    if bytes.get(4..8) == Some(&[0x0d, 0, 1, 0]) {
-        return Ok(bytes.to_vec());
-    }
-    ComponentEncoder::default().module(bytes).and_then(|encoder| encoder.validate(true).encode()).map_err(|error| {
-        LoadError {
-            expected: format!("a component, or a core module that embeds {WORLD}"),
-            found: format!("{error:#}"),
-            mend: format!("{BUILD}; WASI targets such as wasm32-wasip1 import the system, which is not there"),
-            ..LoadError::at(State::Checking)
+    fn try_example(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        check_amended: &CheckAmended,
+        example: &contract::eye::validator::types::Example,
+    ) -> Result<(), Refusal> {
+        let event = GuestEvent {
+            id: "00000000-0000-7000-8000-000000000001",
+            application: "self-test",
+            session_id: "00000000-0000-7000-8000-000000000002",
+            category: "self-test",
+            name: "example",
+            timestamp_us: 0,
+            data: &example.data,
+        };
+        let expected = match example.expect {
+            Expectation::Accept => "accept",
+            Expectation::Amend => "amend",
+            Expectation::Reject => "reject",
+        };
+        let found = match self.judge(sandbox, limits, &event, check_amended) {
+            Ok(Verdict::Accept) => "accept".to_owned(),
+            Ok(Verdict::Amend(_)) => "amend".to_owned(),
+            Ok(Verdict::Reject(violations)) => {
+                let first = &violations[0];
+                if expected == "reject" {
+                    "reject".to_owned()
+                } else {
+                    format!("reject: {} at `{}`: {}", first.code, first.pointer, first.message)
+                }
+            }
+            Err(broken) => format!("a fault ({}): {}", broken.code, broken.detail),
+        };
+        if found == expected {
+            return Ok(());
         }
-    })
+        Err(Refusal::new(
+            format!("the example `{}` to end in {expected}", example.title),
+            found,
+            "mend the rule or the example; `eye validator test` runs them on your machine",
+        ))
+    }
 }
 
-/// Refuses every import by name, but for the shared types, which are no code.
-fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
-    let ty = component.component_type();
-    let reaching: Vec<String> = ty
-        .imports(engine.wasmtime())
-        .filter(|(name, item)| !(*name == TYPES && matches!(item.ty, ComponentItem::ComponentInstance(_))))
-        .map(|(name, _)| format!("`{name}`"))
-        .collect();
-    if reaching.is_empty() {
-        return Ok(());
+fn compile(sandbox: &Sandbox, component: &[u8]) -> Result<ValidatorPre<Meter>, Refusal> {
+    let refuse = |error: wasmtime::Error| {
+        Refusal::new(
+            "a component that the engine can compile",
+            format!("{error:#}"),
+            "build it with fewer WebAssembly proposals enabled, or update the tools that made it",
+        )
+    };
+    let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
+    component.initialize_copy_on_write_image().map_err(refuse)?;
+    let pre = Linker::new(&sandbox.engine).instantiate_pre(&component).map_err(refuse)?;
+    ValidatorPre::new(pre).map_err(refuse)
+}
+
+fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
+    Event {
+        id: event.id,
+        application: event.application,
+        session_id: event.session_id,
+        category: event.category,
+        name: event.name,
+        timestamp: event.timestamp_us,
+        data: event.data,
     }
-    Err(LoadError {
-        expected: format!("{WORLD}, not even the system's clock or files"),
-        found: format!("imports of {}", reaching.join(", ")),
-        mend: format!("take out what uses them (printing, time, randomness, files), and {BUILD}"),
-        ..LoadError::at(State::Checking)
-    })
+}
+
+/// Says which kind of fault an error of the engine is.
+fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
+    let (code, detail) = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
+        Some(Trap::StackOverflow) => (FaultCode::Stack, "it exhausted its call stack".to_owned()),
+        trap => match (store.data().denied, trap) {
+            (Some(what), _) => (FaultCode::Memory, format!("it was denied more {what} and gave up")),
+            (
+                None,
+                Some(
+                    Trap::StringOutOfBounds
+                    | Trap::ListOutOfBounds
+                    | Trap::InvalidDiscriminant
+                    | Trap::UnalignedPointer
+                    | Trap::InvalidChar,
+                )
+                | None,
+            ) => (FaultCode::Output, format!("its answer is malformed: {}", error.root_cause())),
+            (None, Some(trap)) => (FaultCode::Trap, trap.to_string()),
+        },
+    };
+    Broken { code, detail }
+}
+
+/// Checks an answer: sizes, pointers, and that an amendment is one.
+fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &CheckAmended) -> Result<Verdict, Broken> {
+    match verdict {
+        GuestVerdict::Accept => Ok(Verdict::Accept),
+        GuestVerdict::Amend(data) => {
+            if data.len() > limits.output_bytes_max {
+                return Err(too_large(data.len(), limits));
+            }
+            check_amended(&data).map_err(|why| Broken::output(format!("it amended to what is no data: {why}")))?;
+            Ok(Verdict::Amend(data))
+        }
+        GuestVerdict::Reject(list) => {
+            if list.is_empty() {
+                return Err(Broken::output("it rejected without a violation"));
+            }
+            if list.len() > limits.violations_max {
+                return Err(Broken::output(format!(
+                    "it gave {} violations, and {} are allowed",
+                    list.len(),
+                    limits.violations_max
+                )));
+            }
+            let bytes = list.iter().map(|v| v.pointer.len() + v.code.len() + v.message.len()).sum::<usize>();
+            if bytes > limits.output_bytes_max {
+                return Err(too_large(bytes, limits));
+            }
+            list.into_iter()
+                .map(|violation| {
+                    believe_violation(violation.pointer, violation.code, violation.message).map_err(Broken::output)
+                })
+                .collect::<Result<_, _>>()
+                .map(Verdict::Reject)
+        }
+    }
+}
+
+fn too_large(bytes: usize, limits: &Limits) -> Broken {
+    Broken::output(format!("it answered with {bytes} bytes, and {} are allowed", limits.output_bytes_max))
+}
+
+fn believe_violation(pointer: String, code: String, message: String) -> Result<Violation, String> {
+    if !is_pointer(&pointer) {
+        return Err(format!("`{}` is no JSON Pointer", pointer.escape_debug()));
+    }
+    if code.is_empty() {
+        return Err("a violation without a code".into());
+    }
+    if [&pointer, &code, &message].into_iter().any(|text| text.contains('\0')) {
+        return Err("a violation with a NUL character".into());
+    }
+    Ok(Violation { pointer, code: Cow::Owned(code), message: Cow::Owned(message) })
+}
+
+/// RFC 6901: empty, or parts that each begin with a slash, in which `~` stands only in `~0` and `~1`.
+fn is_pointer(text: &str) -> bool {
+    let escapes = || text.match_indices('~').all(|(at, _)| matches!(text.as_bytes().get(at + 1), Some(b'0' | b'1')));
+    text.is_empty() || text.starts_with('/') && escapes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_pointer;
+
+    #[test]
+    fn pointers_follow_the_rfc() {
+        for good in ["", "/", "/a/0", "/a~1b/~0", "//"] {
+            assert!(is_pointer(good), "{good}");
+        }
+        for bad in ["a", "#/a", "/~", "/a~2", "a/b"] {
+            assert!(!is_pointer(bad), "{bad}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::verdict::{Fault, FaultCode, Verdict};
+use crate::verdict::{FaultCode, Verdict};
 
 /// Four buckets for each doubling of nanoseconds, up to a minute.
 const BUCKETS: usize = 144;
@@ -56,12 +56,13 @@ pub struct Times {
 }
 
 impl Figures {
-    pub(super) fn record(&self, outcome: &Result<Verdict, Fault>, took: Duration) {
+    /// Counts a call and its time.
+    pub(super) fn record(&self, outcome: Result<&Verdict, FaultCode>, took: Duration) {
         let counter = match outcome {
             Ok(Verdict::Accept) => &self.accepted,
             Ok(Verdict::Amend(_)) => &self.amended,
             Ok(Verdict::Reject(_)) => &self.rejected,
-            Err(fault) => &self.faulted[fault.code.index()],
+            Err(code) => &self.faulted[code.index()],
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.times[bucket(took)].fetch_add(1, Ordering::Relaxed);
@@ -114,7 +115,7 @@ mod tests {
         let figures = Figures::default();
         assert_eq!(figures.times(), None);
         for us in 1..=1_000 {
-            figures.record(&Ok(Verdict::Accept), Duration::from_micros(us));
+            figures.record(Ok(&Verdict::Accept), Duration::from_micros(us));
         }
         let times = figures.times().expect("events were judged");
         assert!((500.0..=625.0).contains(&times.p50_us), "{times:?}");

@@ -1,71 +1,190 @@
-//! What is told of each event type's module, to people who have no access to the gateway's log.
+//! What operators and authors are told of every slot, kept apart from the path of events: the life of slots posts here,
+//! reports read here.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::watch;
 
-use super::Limits;
-pub use super::figures::{Counts, Times};
+use super::figures::{Counts, Times};
+use super::module::Module;
+use super::settings::{Limits, OnFault, Settings};
+use super::slot::Slot;
+use super::worker::{State, StateCell};
+use super::world::Refusal;
 use crate::verdict::Digest;
 
-/// The steps of a module's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// The file was seen, and may still be growing.
-    Settling,
-    /// Its form and imports are being looked at.
-    Checking,
-    /// It is being compiled.
-    Compiling,
-    /// It describes itself, and its examples are tried.
-    SelfTest,
-    /// It judges events.
-    Active,
-    /// It was not taken, and no module serves in its place.
-    Refused,
-}
-
-/// Why a file was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Why the last load failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoadError {
+    /// When it failed.
+    pub at: DateTime<Utc>,
     /// The step at which it failed.
     pub step: State,
-    /// The digest of the file that was not taken.
+    /// Which content failed; none when it could not be read.
     pub digest: Option<Digest>,
-    /// What it should have been.
-    pub expected: String,
-    /// What it was.
-    pub found: String,
-    /// What its author can do.
-    pub mend: String,
+    /// What was expected, what was found, how to mend it.
+    #[serde(flatten)]
+    pub refusal: Refusal,
 }
 
-impl LoadError {
-    pub(super) fn at(step: State) -> Self {
-        Self { step, digest: None, expected: String::new(), found: String::new(), mend: String::new() }
+/// What is told of one slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeReport {
+    /// The event type as its file is named: `<category>/<name>`, `<category>/_` or `_`.
+    pub event_type: String,
+    /// The category, if the slot has one.
+    pub category: Option<String>,
+    /// The name, if the slot has one.
+    pub name: Option<String>,
+    /// The file, relative to the modules directory.
+    pub file: String,
+    /// `active` when a module serves, also while a newer file is looked at or was refused; else where the file stands.
+    pub state: State,
+    /// What is being done with a newer file while another module serves.
+    pub loading: Option<State>,
+    /// The module that serves now, which may be older than the newest file.
+    pub digest: Option<Digest>,
+    /// Since when it serves.
+    pub since: Option<DateTime<Utc>>,
+    /// What the module says of itself.
+    pub summary: Option<String>,
+    /// How many examples it brought.
+    pub examples: usize,
+    /// What one call may use.
+    pub limits: Limits,
+    /// What a fault means for the sender.
+    pub on_fault: OnFault,
+    /// What became of the events put to this module.
+    pub counts: Counts,
+    /// How long judging took.
+    pub judging: Option<Times>,
+    /// Why the newest file is not the one that serves.
+    pub last_error: Option<LoadError>,
+    /// Why the settings file is not in force.
+    pub settings_error: Option<LoadError>,
+}
+
+/// What the life of a slot posts.
+pub(super) struct Posted {
+    pub(super) file: PathBuf,
+    pub(super) state: Arc<StateCell>,
+    pub(super) serving: Option<(Arc<Module>, DateTime<Utc>)>,
+    pub(super) settings: Settings,
+    pub(super) last_error: Option<LoadError>,
+    pub(super) settings_error: Option<LoadError>,
+}
+
+#[derive(Default)]
+struct Posts {
+    slots: BTreeMap<Slot, Posted>,
+    strays: BTreeMap<PathBuf, String>,
+    directory_error: Option<String>,
+}
+
+/// The board itself.
+pub(super) struct Board {
+    posts: Mutex<Posts>,
+    scanned: watch::Sender<bool>,
+    changes: watch::Sender<u64>,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        Self { posts: Mutex::default(), scanned: watch::Sender::new(false), changes: watch::Sender::new(0) }
+    }
+
+    fn posts(&self) -> MutexGuard<'_, Posts> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn post(&self, slot: &Slot, posted: Posted) {
+        self.posts().slots.insert(slot.clone(), posted);
+    }
+
+    pub(super) fn remove(&self, slot: &Slot) {
+        self.posts().slots.remove(slot);
+    }
+
+    pub(super) fn strays(&self, strays: &BTreeMap<PathBuf, String>) {
+        self.posts().strays.clone_from(strays);
+    }
+
+    /// Notes whether the directory can be read, and logs when that changes.
+    pub(super) fn directory_error(&self, error: Option<String>) {
+        let mut posts = self.posts();
+        if posts.directory_error == error {
+            return;
+        }
+        match &error {
+            Some(error) => tracing::warn!("the modules directory cannot be read, what serves goes on serving: {error}"),
+            None => tracing::info!("the modules directory can be read"),
+        }
+        posts.directory_error = error;
+    }
+
+    /// Notes that every file of the first scan was tried.
+    pub(super) fn scanned(&self) {
+        self.scanned.send_if_modified(|scanned| !std::mem::replace(scanned, true));
+    }
+
+    /// Wakes those who wait for a change.
+    pub(super) fn tell(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn watch_scanned(&self) -> watch::Receiver<bool> {
+        self.scanned.subscribe()
+    }
+
+    pub(super) fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Everything, in the order of event types.
+    pub(super) fn report(&self) -> Vec<TypeReport> {
+        self.posts().slots.iter().map(|(slot, posted)| posted.report(slot)).collect()
+    }
+
+    /// Files that serve nothing, and why; and the directory itself, if it cannot be read.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let posts = self.posts();
+        let strays = posts.strays.iter().map(|(file, why)| (file.display().to_string(), why.clone()));
+        let directory = posts.directory_error.iter().map(|why| (String::new(), why.clone()));
+        directory.chain(strays).collect()
     }
 }
 
-/// What is known of the module of one event type.
-#[derive(Clone, Debug, Serialize)]
-pub struct TypeReport {
-    /// `category/name`; `category/_` for the other names of a category, `_` for everything else.
-    pub event_type: String,
-    /// The module that serves is `active`, also while a newer file is looked at or was refused.
-    pub state: State,
-    /// What is being done with a newer file, if anything.
-    pub loading: Option<State>,
-    /// The digest of the module that serves.
-    pub digest: Option<Digest>,
-    /// When it began to serve, RFC 3339.
-    pub since: Option<String>,
-    /// What it says of itself.
-    pub summary: Option<String>,
-    /// What a call may cost.
-    pub limits: Limits,
-    /// What it has said so far.
-    pub counts: Counts,
-    /// How long it took.
-    pub judging: Option<Times>,
-    /// Why the file that lies there now is not the one that serves.
-    pub last_error: Option<LoadError>,
+impl Posted {
+    fn report(&self, slot: &Slot) -> TypeReport {
+        let (category, name) = match slot {
+            Slot::Any => (None, None),
+            Slot::Category(category) => (Some(category.clone()), None),
+            Slot::Exact(category, name) => (Some(category.clone()), Some(name.clone())),
+        };
+        let module = self.serving.as_ref().map(|(module, _)| module);
+        let stands = self.state.get();
+        let working = !matches!(stands, State::Active | State::Refused);
+        TypeReport {
+            event_type: slot.to_string(),
+            category,
+            name,
+            file: self.file.display().to_string(),
+            state: if module.is_some() { State::Active } else { stands },
+            loading: (module.is_some() && working).then_some(stands),
+            digest: module.map(|module| module.digest),
+            since: self.serving.as_ref().map(|(_, since)| *since),
+            summary: module.map(|module| module.program.summary.clone()),
+            examples: module.map_or(0, |module| module.program.examples),
+            limits: self.settings.limits,
+            on_fault: self.settings.on_fault,
+            counts: module.map(|module| module.figures.counts()).unwrap_or_default(),
+            judging: module.and_then(|module| module.figures.times()),
+            last_error: self.last_error.clone(),
+            settings_error: self.settings_error.clone(),
+        }
+    }
 }

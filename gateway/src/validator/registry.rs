@@ -1,0 +1,59 @@
+//! The modules that serve now: an immutable snapshot, swapped in one step, looked up without an allocation or a lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::module::Module;
+use super::slot::Slot;
+
+/// One snapshot.
+#[derive(Default)]
+struct Snapshot {
+    any: Option<Arc<Module>>,
+    categories: HashMap<String, Category>,
+}
+
+#[derive(Default)]
+struct Category {
+    fallback: Option<Arc<Module>>,
+    names: HashMap<String, Arc<Module>>,
+}
+
+/// The snapshot of now.
+#[derive(Default)]
+pub(super) struct Registry(ArcSwap<Snapshot>);
+
+impl Registry {
+    /// The module that serves an event type: its own, else its category's, else everything's.
+    pub(super) fn find(&self, category: &str, name: &str) -> Option<Arc<Module>> {
+        let snapshot = self.0.load();
+        snapshot
+            .categories
+            .get(category)
+            .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
+            .or(snapshot.any.as_ref())
+            .cloned()
+    }
+
+    /// Replaces the whole snapshot. Events in flight end on the module that they began with.
+    pub(super) fn replace<'a>(&self, modules: impl Iterator<Item = &'a Arc<Module>>) {
+        let mut snapshot = Snapshot::default();
+        for module in modules {
+            let slot = &module.slot;
+            let module = Arc::clone(module);
+            match slot {
+                Slot::Any => snapshot.any = Some(module),
+                Slot::Category(category) => {
+                    snapshot.categories.entry(category.clone()).or_default().fallback = Some(module);
+                }
+                Slot::Exact(category, name) => {
+                    let name = name.clone();
+                    snapshot.categories.entry(category.clone()).or_default().names.insert(name, module);
+                }
+            }
+        }
+        self.0.store(Arc::new(snapshot));
+    }
+}

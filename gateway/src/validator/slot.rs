@@ -1,0 +1,132 @@
+//! Which events a file in the modules directory serves: `<category>/<name>.wasm`, `<category>/_.wasm` or `_.wasm`, each
+//! part percent-encoded where a file system needs it, a literal `_` written as `%5F`. Case and Unicode normal form are
+//! exact. The inverse, the canonical file of a slot, is here too, so that the two cannot drift apart.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{percent_decode_str, percent_encode_byte};
+
+/// What one file serves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// Every event type that nothing else serves: `_.wasm`.
+    Any,
+    /// The names of a category that have no file of their own: `<category>/_.wasm`.
+    Category(String),
+    /// One event type: `<category>/<name>.wasm`.
+    Exact(String, String),
+}
+
+/// The characters that a canonical file name encodes, beside control characters: those that end a name, those that mean
+/// something here, and those that only some systems refuse.
+const ENCODED: &[char] = &['/', '\\', '%', ':', '*', '?', '"', '<', '>', '|'];
+
+impl Slot {
+    /// Reads a path relative to the modules directory. `None` when it names no slot; the text says why.
+    pub(super) fn of_path(path: &Path) -> Result<Self, String> {
+        let text = path.to_str().ok_or("the file name is not UTF-8")?;
+        let stem = text.strip_suffix(".wasm").ok_or("the file name does not end in .wasm")?;
+        match stem.split_once('/') {
+            None if stem == "_" => Ok(Self::Any),
+            None => Err(
+                "a module lies in the folder of its category, as <category>/<name>.wasm; only _.wasm lies at the top"
+                    .into(),
+            ),
+            Some(("_", _)) => Err("a category named `_` is written %5F".into()),
+            Some((category, "_")) => Ok(Self::Category(decode(category)?)),
+            Some((category, name)) => Ok(Self::Exact(decode(category)?, decode(name)?)),
+        }
+    }
+
+    /// Reads an event type as people write it: `_`, `<category>/_` or `<category>/<name>`, percent-encoded as files are.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::of_path(Path::new(&format!("{text}.wasm")))
+    }
+
+    /// The canonical file of this slot, relative to the modules directory.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        PathBuf::from(format!("{self}.wasm"))
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("_"),
+            Self::Category(category) => write!(f, "{}/_", encode(category)),
+            Self::Exact(category, name) => write!(f, "{}/{}", encode(category), encode(name)),
+        }
+    }
+}
+
+fn decode(part: &str) -> Result<String, String> {
+    let bytes = part.as_bytes();
+    for (index, _) in part.match_indices('%') {
+        let digits = bytes.get(index + 1..index + 3);
+        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            return Err(format!("`{part}` has a % that no two hexadecimal digits follow; a literal % is written %25"));
+        }
+    }
+    let text = percent_decode_str(part).decode_utf8().map_err(|_| format!("`{part}` does not decode to UTF-8"))?;
+    if text.is_empty() {
+        return Err("an empty category or name".into());
+    }
+    Ok(text.into_owned())
+}
+
+fn encode(part: &str) -> String {
+    let mut text = String::with_capacity(part.len());
+    for (index, character) in part.chars().enumerate() {
+        let hides = index == 0 && character == '.';
+        if part == "_" || hides || character.is_control() || ENCODED.contains(&character) {
+            let mut bytes = [0; 4];
+            for byte in character.encode_utf8(&mut bytes).bytes() {
+                text.push_str(percent_encode_byte(byte));
+            }
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_slots_and_slots_name_paths() {
+        for (path, slot) in [
+            ("_.wasm", Slot::Any),
+            ("page/_.wasm", Slot::Category("page".into())),
+            ("page/view.wasm", Slot::Exact("page".into(), "view".into())),
+            ("a b/c%2Fd.wasm", Slot::Exact("a b".into(), "c/d".into())),
+            ("%5F/%5F.wasm", Slot::Exact("_".into(), "_".into())),
+            ("%2Ehidden/\u{e9}.wasm", Slot::Exact(".hidden".into(), "\u{e9}".into())),
+            ("x/100%25.wasm", Slot::Exact("x".into(), "100%".into())),
+        ] {
+            assert_eq!(Slot::of_path(Path::new(path)), Ok(slot.clone()), "{path}");
+            assert_eq!(slot.file(), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn normal_forms_stay_apart() {
+        let composed = Slot::of_path(Path::new("x/\u{e9}.wasm"));
+        let decomposed = Slot::of_path(Path::new("x/e\u{301}.wasm"));
+        assert_ne!(composed, decomposed);
+    }
+
+    #[test]
+    fn paths_that_name_nothing_say_why() {
+        for path in ["stray.wasm", "_/view.wasm", "a/%zz.wasm", "a/%ff.wasm", "a/.wasm", "a/%2.wasm"] {
+            assert!(Slot::of_path(Path::new(path)).is_err(), "{path}");
+        }
+    }
+}

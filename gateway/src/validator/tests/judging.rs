@@ -1,0 +1,213 @@
+//! What comes of events: verdicts, faults by kind, limits, and isolation.
+
+use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, judges};
+use super::*;
+
+const T: (&str, &str) = ("page", "view");
+
+async fn house_of(guest: &[u8]) -> House {
+    let house = House::with(&[("page/view.wasm", guest)]).await;
+    house.until("page/view", |report| report.state == State::Active).await;
+    house
+}
+
+#[tokio::test]
+async fn verdicts_come_back_with_the_digest() {
+    let accepts = judges(ACCEPT);
+    let house =
+        House::with(&[("page/view.wasm", &accepts), ("page/_.wasm", &judges(REJECT)), ("_.wasm", &judges(AMEND))])
+            .await;
+    let accepted = house.judge(T, "{}").await;
+    assert_eq!(accepted.outcome, Ok(Verdict::Accept));
+    assert_eq!(accepted.digest, Some(Digest::of(&accepts)));
+    let rejected = house.judge(("page", "other"), "{}").await;
+    let Ok(Verdict::Reject(violations)) = rejected.outcome else { panic!("{rejected:?}") };
+    assert_eq!((&*violations[0].code, &*violations[0].message, &*violations[0].pointer), ("no", "no", ""));
+    assert_eq!(house.judge(("a", "b"), "{}").await.outcome, Ok(Verdict::Amend("{\"amended\":true}".into())));
+    let counts = house.report("page/view").expect("there").counts;
+    assert_eq!((counts.accepted, counts.rejected), (1, 0));
+    assert!(house.report("page/view").expect("there").judging.is_some());
+}
+
+#[tokio::test]
+async fn a_component_is_taken_as_it_is() {
+    let core = judges(ACCEPT);
+    let component = wit_component::ComponentEncoder::default()
+        .module(&core)
+        .and_then(|mut encoder| encoder.encode())
+        .expect("a component");
+    let house = house_of(&component).await;
+    assert_eq!(house.judge(T, "{}").await.digest, Some(Digest::of(&component)));
+}
+
+#[tokio::test]
+async fn unknown_event_types_follow_the_setting() {
+    let house = House::with(&[]).await;
+    assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
+    let strict = House::start(&[], |options| options.unknown_event_type = UnknownEventType::Reject).await;
+    let Ok(Verdict::Reject(violations)) = strict.judge(T, "{}").await.outcome else { panic!("accepted") };
+    assert_eq!(violations[0].code, "unknown_event_type");
+}
+
+#[tokio::test]
+async fn each_kind_of_fault_has_its_code() {
+    let write = |address: u32, value: u32| format!("(i32.store (i32.const {address}) (i32.const {value}))");
+    let huge = format!(
+        "(drop (memory.grow (i32.const 200))) (i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
+        write(3004, 65536),
+        write(3008, 10_000_000)
+    );
+    let text = |text: &str| {
+        format!(
+            "(i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
+            write(3004, 4000),
+            write(3008, u32::try_from(text.len()).expect("short"))
+        )
+    };
+    let with = |validate: String, more: &str| Guest { validate: &validate, more, ..Guest::default() }.core();
+    let cases = [
+        (FaultCode::Trap, judges("unreachable")),
+        (FaultCode::Trap, judges("(i32.load (i32.const -4))")),
+        (FaultCode::Deadline, judges("(loop (br 0)) unreachable")),
+        (
+            FaultCode::Memory,
+            judges("(loop (br_if 0 (i32.ne (i32.const -1) (memory.grow (i32.const 64))))) unreachable"),
+        ),
+        (
+            FaultCode::Memory,
+            with(
+                "(loop (br_if 0 (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 1000))))) unreachable"
+                    .into(),
+                "(table $t 1 funcref)",
+            ),
+        ),
+        (
+            FaultCode::Stack,
+            with(
+                "(call $deep (i32.const 1))".into(),
+                "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))",
+            ),
+        ),
+        (FaultCode::Output, with(huge, "")),
+        (FaultCode::Output, with(text("not json"), "(data (i32.const 4000) \"not json\")")),
+        (FaultCode::Output, with(text("[1]"), "(data (i32.const 4000) \"[1]\")")),
+        (FaultCode::Output, with(text("\u{ff}"), "(data (i32.const 4000) \"\\ff\\ff\")")),
+        (FaultCode::Output, judges("(i32.store8 (i32.const 3000) (i32.const 9)) (i32.const 3000)")),
+        (FaultCode::Output, judges("(i32.const 3001)")),
+        (FaultCode::Output, judges("(i32.const -16)")),
+        // A rejection without violations, and one with a hundred thousand.
+        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 0)) (i32.const 2064)")),
+        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 100000)) (i32.const 2064)")),
+        // A pointer that is none: the text "no".
+        (
+            FaultCode::Output,
+            judges(
+                "(i32.store (i32.const 2080) (i32.const 2112)) (i32.store (i32.const 2084) (i32.const 2)) (i32.const 2064)",
+            ),
+        ),
+    ];
+    for (index, (expected, guest)) in cases.iter().enumerate() {
+        let house = house_of(guest).await;
+        let judgement = house.judge(T, "{}").await;
+        assert_eq!(code(&judgement), Some(*expected), "case {index}: {judgement:?}");
+        assert_eq!(judgement.digest, Some(Digest::of(guest)));
+        assert_eq!(
+            house.report("page/view").expect("there").counts.faulted.get(expected.as_str()),
+            Some(&1),
+            "case {index}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_counts_its_calls_cannot_tell_them_apart() {
+    // Accepts the first call ever, in whichever place it might remember it: a global, memory, grown memory, a table.
+    for (validate, more) in [
+        ("(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+          (if (result i32) (i32.eq (global.get $calls) (i32.const 1)) (then (i32.const 2048)) (else (i32.const 2064)))",
+         "(global $calls (mut i32) (i32.const 0))"),
+        ("(i32.store (i32.const 100000) (i32.add (i32.load (i32.const 100000)) (i32.const 1)))
+          (if (result i32) (i32.eq (i32.load (i32.const 100000)) (i32.const 1)) (then (i32.const 2048)) (else (i32.const 2064)))",
+         ""),
+        ("(if (result i32) (i32.eq (memory.grow (i32.const 1)) (i32.const 2)) (then (i32.const 2048)) (else (i32.const 2064)))", ""),
+        ("(if (result i32) (ref.is_null (table.get $t (i32.const 0)))
+           (then (table.set $t (i32.const 0) (ref.func $f)) (i32.const 2048)) (else (i32.const 2064)))",
+         "(table $t 1 funcref) (func $f) (elem declare func $f)"),
+        // Its own data segment, dropped after the first call.
+        ("(memory.init $kept (i32.const 2048) (i32.const 0) (i32.const 1)) (data.drop $kept) (i32.const 2048)",
+         "(data $kept \"\\00\")"),
+    ] {
+        let house = house_of(&Guest { validate, more, ..Guest::default() }.core()).await;
+        for call in 0..3 {
+            assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept), "call {call} of {validate}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_event_is_left_for_the_next_one() {
+    // Rejects when the place where it put the data of an earlier event holds anything.
+    let guest = Guest {
+        validate: "(drop (memory.grow (i32.const 1)))
+            (if (result i32) (i64.eqz (i64.load (i32.const 150000))) (then
+               (memory.copy (i32.const 150000) (local.get $data) (local.get $length)) (i32.const 2048))
+             (else (i32.const 2064)))",
+        ..Guest::default()
+    };
+    let house = house_of(&guest.core()).await;
+    for _ in 0..5 {
+        assert_eq!(house.judge(T, "{\"secret\":1234567}").await.outcome, Ok(Verdict::Accept));
+    }
+}
+
+/// Files that are no validators, and a word of what must be told as expected, found and mend.
+fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 3])> {
+    let bare = wat::parse_str("(module (memory (export \"memory\") 1))").expect("text");
+    let wasi = wat::parse_str("(module (import \"wasi_snapshot_preview1\" \"clock_time_get\" (func)))").expect("text");
+    let version = Guest { wit: &CONTRACT.replace("@1.0.0", "@2.0.0"), ..Guest::default() }.core();
+    let unsigned = Guest { wit: &CONTRACT.replace("timestamp: s64", "timestamp: u64"), ..Guest::default() }.core();
+    let fails = Guest { validate: REJECT, example: Some(("{}", 0)), ..Guest::default() }.core();
+    let traps = Guest { describe: "unreachable", ..Guest::default() }.core();
+    vec![
+        ("empty", Vec::new(), ["complete WebAssembly file", "an empty file", "rename"]),
+        ("text", b"hello, this is no wasm".into(), ["complete WebAssembly file", "do not parse", "rename"]),
+        ("bare", bare, ["component-type", "core module without it", "eye-validator"]),
+        ("wasi", wasi, ["imports nothing", "wasi_snapshot_preview1#clock_time_get", "wasm32-unknown-unknown"]),
+        ("version", version, ["eye:validator@1.0.0", "eye:validator@2.0.0", "wit/validator.wit"]),
+        ("world", other_world(), ["describe: func() -> description", "string instead of description", "validator.wit"]),
+        ("type", unsigned, ["validate: func(event: event)", "event.timestamp is u64 instead of s64", "validator.wit"]),
+        ("fails", fails, ["`guest` to end in accept", "reject: no", "mend the rule"]),
+        ("traps", traps, ["`describe` to answer", "trap", "mend `describe`"]),
+    ]
+}
+
+fn other_world() -> Vec<u8> {
+    let mut bytes = wat::parse_str(
+        "(module (memory (export \"memory\") 1) (func (export \"validate\") (result i32) i32.const 0)
+         (func (export \"describe\") (result i32) i32.const 0))",
+    )
+    .expect("text");
+    let wit = "package a:b; world other { export validate: func() -> bool; export describe: func() -> string; }";
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("a.wit", wit).expect("WIT");
+    let world = resolve.select_world(&[package], None).expect("one");
+    wit_component::embed_component_metadata(&mut bytes, &resolve, world, wit_component::StringEncoding::UTF8)
+        .expect("in");
+    bytes
+}
+
+#[tokio::test]
+async fn what_is_no_validator_is_refused_in_plain_words() {
+    let cases = wrong_files();
+    let names: Vec<_> = cases.iter().map(|(name, ..)| format!("x/{name}.wasm")).collect();
+    let files: Vec<_> = names.iter().zip(&cases).map(|(file, (_, bytes, _))| (&**file, &**bytes)).collect();
+    let house = House::with(&files).await;
+    for (name, _, [expected, found, mend]) in &cases {
+        let report = house.until(&format!("x/{name}"), refused).await;
+        let told = report.last_error.expect("refused for a reason").refusal;
+        assert!(told.expected.contains(expected), "{name}: {told:#?}");
+        assert!(told.found.contains(found), "{name}: {told:#?}");
+        assert!(told.mend.contains(mend), "{name}: {told:#?}");
+        assert_eq!(report.digest, None);
+    }
+}
