@@ -14,8 +14,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::verdict::{Digest, Fault, Verdict, Violation};
+use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
 
+mod away;
+mod circuit;
 mod component;
 mod directory;
 mod engine;
@@ -31,6 +33,7 @@ mod tests;
 mod worker;
 mod world;
 
+pub use circuit::Standing;
 pub use component::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
@@ -40,6 +43,8 @@ pub use slot::Slot;
 pub use worker::State;
 pub use world::Refusal;
 
+use away::Away;
+use circuit::Way;
 use component::GuestEvent;
 use directory::Directory;
 use engine::Sandbox;
@@ -120,6 +125,7 @@ pub struct Validators(Arc<Inner>);
 
 struct Inner {
     sandbox: Arc<Sandbox>,
+    away: Away,
     registry: Arc<Registry>,
     board: Arc<Board>,
     unknown_event_type: UnknownEventType,
@@ -176,6 +182,7 @@ impl Validators {
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
         Ok(Self(Arc::new(Inner {
             sandbox,
+            away: Away::new(),
             registry,
             board,
             unknown_event_type: options.unknown_event_type,
@@ -200,7 +207,13 @@ impl Validators {
             timestamp_us: subject.timestamp_us,
             data: subject.data,
         };
-        Judgement { outcome: module.judge(&self.0.sandbox, &event, &self.0.check_amended), digest: Some(module.digest) }
+        let Inner { sandbox, check_amended, away, .. } = &*self.0;
+        let outcome = match module.circuit.way() {
+            Way::Here => module.judge(sandbox, &event, check_amended),
+            Way::Away => away.judge(&module, sandbox, event, check_amended).await,
+            Way::Nowhere => Err(module.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")),
+        };
+        Judgement { outcome, digest: Some(module.digest) }
     }
 
     fn unknown(&self) -> Judgement {

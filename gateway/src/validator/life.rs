@@ -13,7 +13,6 @@ use chrono::{DateTime, Utc};
 
 use super::component::Program;
 use super::directory::{Directory, Found, Scan};
-use super::figures::Figures;
 use super::module::Module;
 use super::registry::Registry;
 use super::report::{Board, LoadError, Posted};
@@ -383,13 +382,7 @@ impl Entry {
         self.look_at = Some(now + SETTLE);
         self.state.set(State::Active);
         self.last_error = None;
-        let module = Module {
-            slot: slot.clone(),
-            digest,
-            program: Arc::new(program),
-            settings: self.settings,
-            figures: Arc::new(Figures::default()),
-        };
+        let module = Module::new(slot.clone(), digest, program, self.settings);
         self.serving = Some((Arc::new(module), wall_time()));
         tracing::info!(event_type = %slot, %digest, "the module is active");
     }
@@ -417,13 +410,7 @@ impl Entry {
         let Some((module, _)) = self.serving.as_mut().filter(|_| changed) else {
             return false;
         };
-        *module = Arc::new(Module {
-            slot: module.slot.clone(),
-            digest: module.digest,
-            program: Arc::clone(&module.program),
-            settings,
-            figures: Arc::clone(&module.figures),
-        });
+        *module = Arc::new(module.with_settings(settings));
         true
     }
 

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::circuit::Standing;
 use super::figures::{Counts, Times};
 use super::module::Module;
 use super::settings::{Limits, OnFault, Settings};
@@ -46,6 +47,8 @@ pub struct TypeReport {
     pub state: State,
     /// What is being done with a newer file while another module serves.
     pub loading: Option<State>,
+    /// How the module that serves stands: off the path, its events are not judged.
+    pub standing: Option<Standing>,
     /// The module that serves now, which may be older than the newest file.
     pub digest: Option<Digest>,
     /// Since when it serves.
@@ -175,10 +178,11 @@ impl Posted {
             file: self.file.display().to_string(),
             state: if module.is_some() { State::Active } else { stands },
             loading: (module.is_some() && working).then_some(stands),
+            standing: module.map(|module| module.circuit.standing()),
             digest: module.map(|module| module.digest),
             since: self.serving.as_ref().map(|(_, since)| *since),
-            summary: module.map(|module| module.program.summary.clone()),
-            examples: module.map_or(0, |module| module.program.examples),
+            summary: module.map(|module| module.program().summary.clone()),
+            examples: module.map_or(0, |module| module.program().examples),
             limits: self.settings.limits,
             on_fault: self.settings.on_fault,
             counts: module.map(|module| module.figures.counts()).unwrap_or_default(),
