@@ -22,6 +22,7 @@ mod component;
 mod directory;
 mod engine;
 mod figures;
+mod history;
 mod life;
 mod module;
 mod registry;
@@ -37,6 +38,7 @@ pub use circuit::Standing;
 pub use component::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
+pub use history::{History, Listed, RollbackError, Version};
 pub use report::{LoadError, TypeReport};
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
@@ -161,8 +163,11 @@ impl Validators {
         let sandbox = Arc::new(Sandbox::start(Some(&options.data_dir.join("compiled")))?);
         let registry = Arc::new(Registry::default());
         let board = Arc::new(Board::new());
-        let tools =
-            Arc::new(Tools { sandbox: Arc::clone(&sandbox), check_amended: Arc::clone(&options.check_amended) });
+        let tools = Arc::new(Tools {
+            sandbox: Arc::clone(&sandbox),
+            check_amended: Arc::clone(&options.check_amended),
+            history: History::under(&options.data_dir),
+        });
         let (inbox, messages) = sync_channel(64);
         let done = inbox.clone();
         let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())

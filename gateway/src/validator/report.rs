@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::circuit::Standing;
 use super::figures::{Counts, Times};
+use super::history::Version;
 use super::module::Module;
 use super::settings::{Limits, OnFault, Settings};
 use super::slot::Slot;
@@ -65,6 +66,8 @@ pub struct TypeReport {
     pub counts: Counts,
     /// How long judging took.
     pub judging: Option<Times>,
+    /// The versions that served, the newest first; `rollback` puts one back.
+    pub versions: Vec<Version>,
     /// Why the newest file is not the one that serves.
     pub last_error: Option<LoadError>,
     /// Why the settings file is not in force.
@@ -77,6 +80,7 @@ pub(super) struct Posted {
     pub(super) state: Arc<StateCell>,
     pub(super) serving: Option<(Arc<Module>, DateTime<Utc>)>,
     pub(super) settings: Settings,
+    pub(super) versions: Vec<Version>,
     pub(super) last_error: Option<LoadError>,
     pub(super) settings_error: Option<LoadError>,
 }
@@ -187,6 +191,7 @@ impl Posted {
             on_fault: self.settings.on_fault,
             counts: module.map(|module| module.figures.counts()).unwrap_or_default(),
             judging: module.and_then(|module| module.figures.times()),
+            versions: self.versions.clone(),
             last_error: self.last_error.clone(),
             settings_error: self.settings_error.clone(),
         }
