@@ -14,12 +14,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::verdict::{Digest, Fault, Verdict, Violation};
+use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
 
+mod away;
+mod circuit;
 mod component;
 mod directory;
 mod engine;
 mod figures;
+mod history;
 mod life;
 mod module;
 mod registry;
@@ -31,15 +34,19 @@ mod tests;
 mod worker;
 mod world;
 
+pub use circuit::Standing;
 pub use component::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
+pub use history::{History, Listed, RollbackError, Version};
 pub use report::{LoadError, TypeReport};
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
 pub use worker::State;
 pub use world::Refusal;
 
+use away::Away;
+use circuit::Way;
 use component::GuestEvent;
 use directory::Directory;
 use engine::Sandbox;
@@ -120,6 +127,7 @@ pub struct Validators(Arc<Inner>);
 
 struct Inner {
     sandbox: Arc<Sandbox>,
+    away: Away,
     registry: Arc<Registry>,
     board: Arc<Board>,
     unknown_event_type: UnknownEventType,
@@ -155,8 +163,11 @@ impl Validators {
         let sandbox = Arc::new(Sandbox::start(Some(&options.data_dir.join("compiled")))?);
         let registry = Arc::new(Registry::default());
         let board = Arc::new(Board::new());
-        let tools =
-            Arc::new(Tools { sandbox: Arc::clone(&sandbox), check_amended: Arc::clone(&options.check_amended) });
+        let tools = Arc::new(Tools {
+            sandbox: Arc::clone(&sandbox),
+            check_amended: Arc::clone(&options.check_amended),
+            history: History::under(&options.data_dir),
+        });
         let (inbox, messages) = sync_channel(64);
         let done = inbox.clone();
         let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
@@ -176,6 +187,7 @@ impl Validators {
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
         Ok(Self(Arc::new(Inner {
             sandbox,
+            away: Away::new(),
             registry,
             board,
             unknown_event_type: options.unknown_event_type,
@@ -200,7 +212,13 @@ impl Validators {
             timestamp_us: subject.timestamp_us,
             data: subject.data,
         };
-        Judgement { outcome: module.judge(&self.0.sandbox, &event, &self.0.check_amended), digest: Some(module.digest) }
+        let Inner { sandbox, check_amended, away, .. } = &*self.0;
+        let outcome = match module.circuit.way() {
+            Way::Here => module.judge(sandbox, &event, check_amended),
+            Way::Away => away.judge(&module, sandbox, event, check_amended).await,
+            Way::Nowhere => Err(module.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")),
+        };
+        Judgement { outcome, digest: Some(module.digest) }
     }
 
     fn unknown(&self) -> Judgement {

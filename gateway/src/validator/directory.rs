@@ -104,34 +104,39 @@ impl Directory {
     ///
     /// When the root cannot be read: then the scan tells nothing, least of all that files are gone.
     pub(super) fn scan(&self) -> io::Result<Scan> {
-        let mut scan = Scan::default();
-        let mut files = BTreeMap::new();
-        for (name, metadata) in list(&self.root)? {
-            if metadata.is_dir() {
-                let within = match list(&self.root.join(&name)) {
-                    // The folder vanished between the two looks.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => {
-                        scan.strays.insert(name, format!("this folder cannot be read: {error}"));
-                        continue;
-                    }
-                    Ok(within) => within,
-                };
-                files.extend(within.into_iter().map(|(file, metadata)| (name.join(file), metadata)));
-            } else {
-                files.insert(name, metadata);
-            }
-        }
-        for (file, metadata) in files.iter().filter(|(file, _)| file.extension().is_some_and(|end| end == "wasm")) {
-            match Slot::of_path(file) {
-                Ok(slot) => scan.take(slot, file, metadata, files.get(&file.with_extension("toml"))),
-                Err(why) => {
-                    scan.strays.insert(file.clone(), why);
-                }
-            }
-        }
-        Ok(scan)
+        scan(&self.root)
     }
+}
+
+/// Looks at every file under `root`, as [`Directory::scan`] does.
+pub(super) fn scan(root: &Path) -> io::Result<Scan> {
+    let mut scan = Scan::default();
+    let mut files = BTreeMap::new();
+    for (name, metadata) in list(root)? {
+        if metadata.is_dir() {
+            let within = match list(&root.join(&name)) {
+                // The folder vanished between the two looks.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    scan.strays.insert(name, format!("this folder cannot be read: {error}"));
+                    continue;
+                }
+                Ok(within) => within,
+            };
+            files.extend(within.into_iter().map(|(file, metadata)| (name.join(file), metadata)));
+        } else {
+            files.insert(name, metadata);
+        }
+    }
+    for (file, metadata) in files.iter().filter(|(file, _)| file.extension().is_some_and(|end| end == "wasm")) {
+        match Slot::of_path(file) {
+            Ok(slot) => scan.take(slot, file, metadata, files.get(&file.with_extension("toml"))),
+            Err(why) => {
+                scan.strays.insert(file.clone(), why);
+            }
+        }
+    }
+    Ok(scan)
 }
 
 impl Scan {

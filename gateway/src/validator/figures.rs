@@ -68,6 +68,11 @@ impl Figures {
         self.times[bucket(took)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a fault without a call, which takes no time worth telling.
+    pub(super) fn record_uncalled(&self, code: FaultCode) {
+        self.faulted[code.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let faulted = FaultCode::ALL.map(|code| (code.as_str(), self.faulted[code.index()].load(Ordering::Relaxed)));
         Counts {

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 
 use super::component::Program;
 use super::directory::{Directory, Found, Scan};
-use super::figures::Figures;
+use super::history::{Version, wall_time};
 use super::module::Module;
 use super::registry::Registry;
 use super::report::{Board, LoadError, Posted};
@@ -61,6 +61,7 @@ struct Entry {
     again: bool,
     missing_since: Option<Instant>,
     settings: Settings,
+    versions: Vec<Version>,
     last_error: Option<LoadError>,
     settings_error: Option<LoadError>,
     serving: Option<(Arc<Module>, DateTime<Utc>)>,
@@ -285,7 +286,8 @@ impl Life {
         match done.outcome {
             Outcome::Same => entry.rested(&done.slot, now),
             Outcome::Serving(digest) => entry.came_back(digest, now),
-            Outcome::Loaded(digest, program) => {
+            Outcome::Loaded(digest, program, versions) => {
+                entry.versions = versions;
                 entry.activate(&done.slot, digest, program, now);
                 self.changed = true;
             }
@@ -338,6 +340,7 @@ impl Entry {
             again: false,
             missing_since: None,
             settings: Settings { limits: defaults, ..Settings::default() },
+            versions: Vec::new(),
             last_error: None,
             settings_error: None,
             serving: None,
@@ -383,13 +386,7 @@ impl Entry {
         self.look_at = Some(now + SETTLE);
         self.state.set(State::Active);
         self.last_error = None;
-        let module = Module {
-            slot: slot.clone(),
-            digest,
-            program: Arc::new(program),
-            settings: self.settings,
-            figures: Arc::new(Figures::default()),
-        };
+        let module = Module::new(slot.clone(), digest, program, self.settings);
         self.serving = Some((Arc::new(module), wall_time()));
         tracing::info!(event_type = %slot, %digest, "the module is active");
     }
@@ -417,13 +414,7 @@ impl Entry {
         let Some((module, _)) = self.serving.as_mut().filter(|_| changed) else {
             return false;
         };
-        *module = Arc::new(Module {
-            slot: module.slot.clone(),
-            digest: module.digest,
-            program: Arc::clone(&module.program),
-            settings,
-            figures: Arc::clone(&module.figures),
-        });
+        *module = Arc::new(module.with_settings(settings));
         true
     }
 
@@ -433,6 +424,7 @@ impl Entry {
             state: Arc::clone(&self.state),
             serving: self.serving.clone(),
             settings: self.settings,
+            versions: self.versions.clone(),
             last_error: self.last_error.clone(),
             settings_error: self.settings_error.clone(),
         }
@@ -454,9 +446,4 @@ fn settings_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     file.take(SETTINGS_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
     Ok(text)
-}
-
-#[expect(clippy::disallowed_methods, reason = "when a module came or failed is told to people, and decides nothing")]
-fn wall_time() -> DateTime<Utc> {
-    Utc::now()
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::away::Queue;
+use super::circuit::Circuit;
 use super::component::{CheckAmended, GuestEvent, Program};
 use super::engine::Sandbox;
 use super::figures::Figures;
@@ -14,14 +16,45 @@ use crate::verdict::{Digest, Fault, FaultCode, Verdict};
 pub(super) struct Module {
     pub(super) slot: Slot,
     pub(super) digest: Digest,
-    pub(super) program: Arc<Program>,
-    pub(super) settings: Settings,
+    program: Arc<Program>,
+    settings: Settings,
     /// Shared with the next `Module` of the same code, when only the settings change.
     pub(super) figures: Arc<Figures>,
+    pub(super) circuit: Circuit,
+    pub(super) queue: Queue,
 }
 
 impl Module {
-    /// Judges one event on this thread, and counts what came of it.
+    pub(super) fn new(slot: Slot, digest: Digest, program: Program, settings: Settings) -> Self {
+        Self {
+            slot,
+            digest,
+            program: Arc::new(program),
+            settings,
+            figures: Arc::new(Figures::default()),
+            circuit: Circuit::new(),
+            queue: Queue::new(),
+        }
+    }
+
+    /// The same code with other settings: what it did is still counted, what it did wrong is forgiven.
+    pub(super) fn with_settings(&self, settings: Settings) -> Self {
+        Self {
+            slot: self.slot.clone(),
+            digest: self.digest,
+            program: Arc::clone(&self.program),
+            settings,
+            figures: Arc::clone(&self.figures),
+            circuit: Circuit::new(),
+            queue: Queue::new(),
+        }
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Judges one event on this thread, and takes note of what came of it.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
@@ -30,20 +63,34 @@ impl Module {
     ) -> Result<Verdict, Fault> {
         let began = Instant::now();
         let outcome = self.program.judge(sandbox, &self.settings.limits, event, check_amended);
+        let took = began.elapsed();
         match outcome {
             Ok(verdict) => {
-                self.figures.record(Ok(&verdict), began.elapsed());
+                self.figures.record(Ok(&verdict), took);
+                self.circuit.judged(took);
                 Ok(verdict)
             }
             Err(broken) => {
-                self.figures.record(Err(broken.code), began.elapsed());
+                self.figures.record(Err(broken.code), took);
+                if self.circuit.faulted(broken.code, took) {
+                    tracing::warn!(
+                        event_type = %self.slot, digest = %self.digest, code = %broken.code,
+                        "the module keeps faulting and is taken off the path: {}", broken.detail
+                    );
+                }
                 Err(self.fault(broken.code, broken.detail))
             }
         }
     }
 
+    /// A fault without a call.
+    pub(super) fn uncalled(&self, code: FaultCode, detail: &str) -> Fault {
+        self.figures.record_uncalled(code);
+        self.fault(code, detail.into())
+    }
+
     /// A fault as this module's settings want it told.
-    pub(super) fn fault(&self, code: FaultCode, detail: String) -> Fault {
+    fn fault(&self, code: FaultCode, detail: String) -> Fault {
         Fault { code, detail, retry: code == FaultCode::Busy || self.settings.on_fault == OnFault::Retry }
     }
 }

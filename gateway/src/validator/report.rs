@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::circuit::Standing;
 use super::figures::{Counts, Times};
+use super::history::Version;
 use super::module::Module;
 use super::settings::{Limits, OnFault, Settings};
 use super::slot::Slot;
@@ -46,6 +48,8 @@ pub struct TypeReport {
     pub state: State,
     /// What is being done with a newer file while another module serves.
     pub loading: Option<State>,
+    /// How the module that serves stands: off the path, its events are not judged.
+    pub standing: Option<Standing>,
     /// The module that serves now, which may be older than the newest file.
     pub digest: Option<Digest>,
     /// Since when it serves.
@@ -62,6 +66,8 @@ pub struct TypeReport {
     pub counts: Counts,
     /// How long judging took.
     pub judging: Option<Times>,
+    /// The versions that served, the newest first; `rollback` puts one back.
+    pub versions: Vec<Version>,
     /// Why the newest file is not the one that serves.
     pub last_error: Option<LoadError>,
     /// Why the settings file is not in force.
@@ -74,6 +80,7 @@ pub(super) struct Posted {
     pub(super) state: Arc<StateCell>,
     pub(super) serving: Option<(Arc<Module>, DateTime<Utc>)>,
     pub(super) settings: Settings,
+    pub(super) versions: Vec<Version>,
     pub(super) last_error: Option<LoadError>,
     pub(super) settings_error: Option<LoadError>,
 }
@@ -175,14 +182,16 @@ impl Posted {
             file: self.file.display().to_string(),
             state: if module.is_some() { State::Active } else { stands },
             loading: (module.is_some() && working).then_some(stands),
+            standing: module.map(|module| module.circuit.standing()),
             digest: module.map(|module| module.digest),
             since: self.serving.as_ref().map(|(_, since)| *since),
-            summary: module.map(|module| module.program.summary.clone()),
-            examples: module.map_or(0, |module| module.program.examples),
+            summary: module.map(|module| module.program().summary.clone()),
+            examples: module.map_or(0, |module| module.program().examples),
             limits: self.settings.limits,
             on_fault: self.settings.on_fault,
             counts: module.map(|module| module.figures.counts()).unwrap_or_default(),
             judging: module.and_then(|module| module.figures.times()),
+            versions: self.versions.clone(),
             last_error: self.last_error.clone(),
             settings_error: self.settings_error.clone(),
         }

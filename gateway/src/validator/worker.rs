@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::component::{CheckAmended, Program, Step};
 use super::engine::Sandbox;
+use super::history::{History, Version};
 use super::settings::Limits;
 use super::slot::Slot;
 use super::world::Refusal;
@@ -89,8 +90,8 @@ pub(super) enum Outcome {
     Same,
     /// The content is the one that serves, after another was seen.
     Serving(Digest),
-    /// It can serve.
-    Loaded(Digest, Program),
+    /// It can serve. The versions of its slot, itself the newest.
+    Loaded(Digest, Program, Vec<Version>),
     /// It cannot; an incomplete file is told in the same way.
     Refused(Digest, Refusal),
     /// It could not be read.
@@ -101,6 +102,7 @@ pub(super) enum Outcome {
 pub(super) struct Tools {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) check_amended: CheckAmended,
+    pub(super) history: History,
 }
 
 /// The loading threads.
@@ -174,7 +176,7 @@ fn look_into(tools: &Tools, job: &Job) -> Outcome {
         return Outcome::Refused(digest, Refusal::new("a module of 64 MiB at most", found, "build it for size"));
     }
     match load(tools, job, &bytes) {
-        Ok(program) => Outcome::Loaded(digest, program),
+        Ok(program) => Outcome::Loaded(digest, program, record(tools, job, digest, &bytes)),
         Err(refusal) => Outcome::Refused(digest, refusal),
     }
 }
@@ -195,6 +197,14 @@ pub(super) fn load(tools: &Tools, job: &Job, bytes: &[u8]) -> Result<Program, Re
             "one on which the loader itself failed",
             "build it with other tools, and report this file to the makers of the gateway",
         ))
+    })
+}
+
+/// A history that cannot be written costs the way back, not the module.
+fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8]) -> Vec<Version> {
+    tools.history.record(&job.slot, digest, bytes).unwrap_or_else(|error| {
+        tracing::error!(event_type = %job.slot, %digest, "this version is not kept: {error}");
+        Vec::new()
     })
 }
 

@@ -178,3 +178,49 @@ async fn a_change_that_no_event_tells_is_found_by_looking() {
     std::fs::write(outside.join("b.wasm"), &bytes).expect("written");
     house.until("a/b", |report| serves(report, &bytes)).await;
 }
+
+#[tokio::test]
+async fn versions_are_shown_and_a_rollback_by_another_process_takes_effect_and_survives_a_restart() {
+    let (one, two) = (salted("1"), salted("2"));
+    let house = House::with(&[("a/b.wasm", &one)]).await;
+    house.put("a/b.wasm", &two);
+    let report = house.until("a/b", |report| serves(report, &two)).await;
+    let digests: Vec<_> = report.versions.iter().map(|version| version.digest).collect();
+    assert_eq!(digests, [Digest::of(&two), Digest::of(&one)]);
+
+    // What the command does: it knows the two directories, and nothing of the gateway.
+    let history = History::under(&house.root.path().join("data"));
+    let slot = Slot::parse("a/b").expect("an event type");
+    let began = std::time::Instant::now();
+    history.rollback(&house.modules(), &slot, None).expect("there is an older version");
+    house.until("a/b", |report| serves(report, &one)).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let listed = history.list(&house.modules()).expect("readable");
+    assert_eq!((listed.len(), listed[0].digest, listed[0].versions.len()), (1, Digest::of(&one), 2));
+
+    let House { validators, root } = house;
+    validators.stop().await;
+    drop(validators);
+    let again = Validators::start(options(root.path())).expect("the engine starts");
+    again.wait_scanned().await;
+    let report = again.report().remove(0);
+    assert!(serves(&report, &one));
+    assert_eq!(report.versions.len(), 2);
+}
+
+#[tokio::test]
+async fn a_thousand_modules_at_once_are_all_served_and_start_again_from_compiled_code() {
+    let house = House::with(&[]).await;
+    for number in 0..1_000 {
+        house.put(&format!("many/{number}.wasm"), &salted(&number.to_string()));
+    }
+    let serving = |validators: &Validators| validators.report().iter().filter(|report| report.digest.is_some()).count();
+    house.wait(|| (serving(&house.validators) == 1_000).then_some(()), "a thousand modules").await;
+    let House { validators, root } = house;
+    drop(validators);
+    let again = Validators::start(options(root.path())).expect("the engine starts");
+    again.wait_scanned().await;
+    assert_eq!(serving(&again), 1_000);
+    let judgement = again.judge(subject(("many", "777"), "{}")).await;
+    assert_eq!(judgement.digest, Some(Digest::of(&salted("777"))));
+}

@@ -211,3 +211,69 @@ async fn what_is_no_validator_is_refused_in_plain_words() {
         assert_eq!(report.digest, None);
     }
 }
+
+#[tokio::test]
+async fn a_module_that_keeps_faulting_is_taken_off_and_comes_back_by_a_probe_or_a_replacement() {
+    // Traps on data longer than two characters.
+    let moody = judges("(if (i32.gt_u (local.get $length) (i32.const 2)) (then unreachable)) (i32.const 2048)");
+    let house = house_of(&moody).await;
+    let faults = async {
+        loop {
+            let judgement = house.judge(T, "{\"bad\":1}").await;
+            match code(&judgement) {
+                Some(FaultCode::OffPath) => break,
+                other => assert_eq!(other, Some(FaultCode::Trap)),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, faults).await.expect("it is taken off");
+    let report = house.report("page/view").expect("there");
+    assert_eq!((report.standing, report.counts.faulted["trap"]), (Some(Standing::OffPath), 20));
+    let good = async {
+        while house.judge(T, "{}").await.outcome != Ok(Verdict::Accept) {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(PATIENCE, good).await.expect("a probe brings it back");
+    assert_eq!(house.report("page/view").expect("there").standing, Some(Standing::Healthy));
+
+    while code(&house.judge(T, "{\"bad\":1}").await) != Some(FaultCode::OffPath) {}
+    house.put("page/view.wasm", &judges(ACCEPT));
+    house.until("page/view", |report| report.standing == Some(Standing::Healthy)).await;
+    assert_eq!(house.judge(T, "{\"bad\":1}").await.outcome, Ok(Verdict::Accept));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_module_that_spins_does_not_hold_the_request_threads() {
+    let house = House::with(&[
+        ("page/view.wasm", &judges(ACCEPT)),
+        ("bad/spins.wasm", &judges("(loop (br 0)) unreachable")),
+        ("bad/spins.toml", b"deadline_ms = 2000"),
+    ])
+    .await;
+    assert_eq!(code(&house.judge(("bad", "spins"), "{}").await), Some(FaultCode::Deadline));
+    assert_eq!(house.report("bad/spins").expect("there").standing, Some(Standing::Slow));
+    // There is one request thread: were it held, nothing would be judged while the module spins.
+    let spinning = house.validators.clone();
+    let spins = tokio::task::spawn(async move { spinning.judge(subject(("bad", "spins"), "{}")).await });
+    let mut judged = 0_u64;
+    while !spins.is_finished() {
+        assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
+        judged += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(judged > 100, "{judged}");
+    assert_eq!(code(&spins.await.expect("it ends")), Some(FaultCode::Deadline));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_for_a_slow_module_is_told_to_come_again() {
+    let house =
+        House::with(&[("a/b.wasm", &judges("(loop (br 0)) unreachable")), ("a/b.toml", b"deadline_ms = 500")]).await;
+    assert_eq!(code(&house.judge(("a", "b"), "{}").await), Some(FaultCode::Deadline));
+    let crowd = (0..200).map(|_| house.judge(("a", "b"), "{}"));
+    let judgements = futures_util::future::join_all(crowd).await;
+    let busy = judgements.iter().filter(|judgement| code(judgement) == Some(FaultCode::Busy));
+    assert!(busy.clone().count() >= 130, "{}", busy.count());
+    assert!(busy.clone().all(|judgement| judgement.outcome.as_ref().is_err_and(|fault| fault.retry)));
+}

@@ -1,0 +1,254 @@
+//! Every version that ever served a slot, the last few of them, under the data directory; and the way back to one. A
+//! version is one file, named by the time at which it was activated and its digest, so there is no list that could
+//! disagree with the contents. Rolling back writes the old content into the modules directory: that stays the only truth
+//! about what serves, a running gateway sees it as it sees any change, and a restart changes nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::directory;
+use super::engine::private_dir;
+use super::slot::Slot;
+use crate::verdict::Digest;
+
+/// Versions kept of each slot.
+const VERSIONS_MAX: usize = 10;
+
+/// One version that served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// Its identity.
+    pub digest: Digest,
+    /// When it was activated last.
+    pub at: DateTime<Utc>,
+}
+
+/// Why there is no way back.
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    /// Nothing else ever served this slot.
+    #[error("{0} has no other version to go back to")]
+    NoOther(Slot),
+    /// The version asked for is not kept.
+    #[error("{0} has no version {1}; `eye validator history` lists those that are kept")]
+    Unknown(Slot, Digest),
+    /// The content kept is not what it was.
+    #[error("the kept version {0} is damaged, and was not put back")]
+    Damaged(Digest),
+    /// A directory could not be read or written.
+    #[error("{}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The versions of all slots.
+#[derive(Debug, Clone)]
+pub struct History {
+    root: PathBuf,
+}
+
+/// What the modules directory and the history hold for one slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The event type as its file is named.
+    pub event_type: String,
+    /// The file, relative to the modules directory.
+    pub file: PathBuf,
+    /// The digest of the file as it is now.
+    pub digest: Digest,
+    /// The versions that served, the newest first.
+    pub versions: Vec<Version>,
+}
+
+impl History {
+    /// The history under a data directory, which need not exist.
+    #[must_use]
+    pub fn under(data_dir: &Path) -> Self {
+        Self { root: data_dir.join("versions") }
+    }
+
+    /// The versions of a slot, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the history cannot be read. One that does not exist is empty.
+    pub fn versions(&self, slot: &Slot) -> io::Result<Vec<Version>> {
+        Ok(self.files(slot)?.into_iter().map(|(version, _)| version).collect())
+    }
+
+    /// What lies in the modules directory now, without a gateway.
+    ///
+    /// # Errors
+    ///
+    /// When the modules directory or the history cannot be read.
+    pub fn list(&self, modules_dir: &Path) -> io::Result<Vec<Listed>> {
+        let scan = directory::scan(modules_dir)?;
+        let listed = scan.modules.into_iter().map(|(slot, found)| {
+            let digest = Digest::of(&fs::read(modules_dir.join(&found.file))?);
+            let versions = self.versions(&slot)?;
+            Ok(Listed { event_type: slot.to_string(), file: found.file, digest, versions })
+        });
+        listed.collect()
+    }
+
+    /// Puts a version back: the one asked for, else the newest that is not the file of now. Returns what was put back.
+    /// The version that it replaces stays in the history, so rolling back twice without a digest returns to it.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to go back to, or the modules directory cannot be written.
+    pub fn rollback(&self, modules_dir: &Path, slot: &Slot, to: Option<Digest>) -> Result<Version, RollbackError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RollbackError::File { path, source }
+        };
+        let files = self.files(slot).map_err(failed(&self.root))?;
+        let file = match directory::scan(modules_dir) {
+            Ok(mut scan) => scan.modules.remove(slot).map_or_else(|| slot.file(), |found| found.file),
+            Err(_) => slot.file(),
+        };
+        let path = modules_dir.join(file);
+        let now = fs::read(&path).ok().map(|bytes| Digest::of(&bytes));
+        let wanted = |version: &Version| to.map_or(Some(version.digest) != now, |digest| digest == version.digest);
+        let Some((version, kept)) = files.into_iter().find(|(version, _)| wanted(version)) else {
+            return Err(match to {
+                Some(digest) => RollbackError::Unknown(slot.clone(), digest),
+                None => RollbackError::NoOther(slot.clone()),
+            });
+        };
+        let bytes = fs::read(&kept).map_err(failed(&kept))?;
+        if Digest::of(&bytes) != version.digest {
+            return Err(RollbackError::Damaged(version.digest));
+        }
+        replace(&path, &bytes).map_err(failed(&path))?;
+        Ok(version)
+    }
+
+    /// Keeps a version that begins to serve, and forgets the oldest. A version that served last already keeps its time.
+    pub(super) fn record(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<Vec<Version>> {
+        let folder = self.folder(slot);
+        let mut files = self.files(slot)?;
+        if files.first().is_some_and(|(version, _)| version.digest == digest) {
+            return Ok(files.into_iter().map(|(version, _)| version).collect());
+        }
+        private_dir(&folder)?;
+        fs::write(folder.join("event-type"), slot.to_string())?;
+        let version = Version { digest, at: wall_time() };
+        let path = folder.join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
+        match files.iter().position(|(version, _)| version.digest == digest) {
+            Some(place) => fs::rename(files.remove(place).1, &path)?,
+            None => replace(&path, bytes)?,
+        }
+        files.insert(0, (version, path));
+        for (_, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
+            fs::remove_file(old)?;
+        }
+        Ok(files.into_iter().map(|(version, _)| version).collect())
+    }
+
+    fn folder(&self, slot: &Slot) -> PathBuf {
+        // A digest, because a slot's text may be longer than a name in this file system.
+        self.root.join(Digest::of(slot.to_string().as_bytes()).to_string())
+    }
+
+    /// Versions and their files, the newest first.
+    fn files(&self, slot: &Slot) -> io::Result<Vec<(Version, PathBuf)>> {
+        let entries = match fs::read_dir(self.folder(slot)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
+            if let Some((at, digest)) = name.and_then(|name| name.split_once('-'))
+                && let (Ok(at_us), Ok(digest)) = (at.parse(), digest.parse())
+                && let Some(at) = DateTime::from_timestamp_micros(at_us)
+            {
+                files.push((Version { digest, at }, path));
+            }
+        }
+        files.sort_by_key(|(version, _)| std::cmp::Reverse(version.at));
+        Ok(files)
+    }
+}
+
+/// Writes a file beside its place, hidden, and renames it there: readers see the old content or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().expect("a file has a name").to_string_lossy();
+    let digest = Digest::of(name.as_bytes()).to_string();
+    let beside = folder.join(format!(".{}-{}", &digest[..16], std::process::id()));
+    fs::write(&beside, bytes)?;
+    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// The time that people are told. It decides nothing but the order of versions.
+#[expect(clippy::disallowed_methods, reason = "when a module came or failed is told to people")]
+pub(super) fn wall_time() -> DateTime<Utc> {
+    Utc::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot::Exact("page".into(), "a/b".into())
+    }
+
+    #[test]
+    fn the_last_ten_versions_are_kept_and_one_that_comes_back_is_the_newest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        for number in 0_u8..12 {
+            history.record(&slot(), Digest::of(&[number]), &[number]).expect("kept");
+        }
+        history.record(&slot(), Digest::of(&[5]), &[5]).expect("kept");
+        history.record(&slot(), Digest::of(&[5]), &[5]).expect("kept");
+        let digests: Vec<_> =
+            history.versions(&slot()).expect("read").into_iter().map(|version| version.digest).collect();
+        assert_eq!(digests, [5_u8, 11, 10, 9, 8, 7, 6, 4, 3, 2].map(|number| Digest::of(&[number])));
+    }
+
+    #[test]
+    fn rolling_back_goes_to_the_newest_other_version_or_the_one_asked_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (history, modules) = (History::under(dir.path()), dir.path().join("modules"));
+        let none = history.rollback(&modules, &slot(), None);
+        assert!(matches!(none, Err(RollbackError::NoOther(_))), "{none:?}");
+        for text in ["one", "two", "three"] {
+            history.record(&slot(), Digest::of(text.as_bytes()), text.as_bytes()).expect("kept");
+        }
+        let file = modules.join("page/a%2Fb.wasm");
+        let read = || fs::read_to_string(&file).expect("put back");
+        history.rollback(&modules, &slot(), None).expect("a removed module comes back");
+        assert_eq!(read(), "three");
+        history.rollback(&modules, &slot(), None).expect("there is an older one");
+        assert_eq!(read(), "two");
+        history.rollback(&modules, &slot(), Some(Digest::of(b"one"))).expect("it is kept");
+        assert_eq!(read(), "one");
+        let unknown = history.rollback(&modules, &slot(), Some(Digest::of(b"four")));
+        assert!(matches!(unknown, Err(RollbackError::Unknown(..))), "{unknown:?}");
+        assert_eq!(fs::read_dir(modules.join("page")).expect("there").count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_damaged_version_is_not_put_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"not one").expect("kept");
+        let damaged = history.rollback(&dir.path().join("modules"), &slot(), None);
+        assert!(matches!(damaged, Err(RollbackError::Damaged(_))), "{damaged:?}");
+    }
+}
