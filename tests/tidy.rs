@@ -13,9 +13,13 @@ fn sources() -> Vec<(String, String)> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a source folder") {
             let path = entry.expect("an entry").path();
+            // What tests need is their own affair.
+            if path.file_stem().is_some_and(|name| name == "tests") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = path.strip_prefix(&source).expect("inside").to_string_lossy().into_owned();
                 let text = std::fs::read_to_string(&path).expect("a source file");
                 // What tests of a file need is their own affair.

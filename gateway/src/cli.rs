@@ -10,6 +10,7 @@ mod app;
 mod config_check;
 mod migrate;
 mod serve;
+mod validator;
 
 /// An event ingestion gateway whose rules are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -28,6 +29,9 @@ enum Command {
     /// Manage the applications that may send and read
     #[command(subcommand)]
     App(app::Command),
+    /// See what serves and what served, and go back to it
+    #[command(subcommand)]
+    Validator(validator::Command),
     /// Read, prove and print the configuration, secrets hidden
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -90,6 +94,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
+        Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
     }
 }

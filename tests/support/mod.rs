@@ -195,6 +195,15 @@ impl Gateway {
         self.process.as_ref().expect("running").id()
     }
 
+    /// Runs another command of the program on this gateway's folders, and gives what it prints.
+    pub(crate) fn command_line(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        command.args(arguments).arg("--modules").arg(self.folder.path().join("modules"));
+        let output = command.arg("--data-dir").arg(self.data_dir()).output().expect("the built program");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Sends a signal to the program.
     pub(crate) fn signal(&self, signal: &str) {
         kill(self.pid(), signal);

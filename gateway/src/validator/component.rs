@@ -186,7 +186,7 @@ impl Program {
         Err(Refusal::new(
             format!("the example `{}` to end in {expected}", example.title),
             found,
-            "mend the rule or the example; `eye validator test` runs them on your machine",
+            "mend the rule or the example; `cargo test` in the validator's crate runs them",
         ))
     }
 }

@@ -1,0 +1,87 @@
+//! `eye validator`: the operator's view of the modules directory and of what served before. It works on the files alone,
+//! so that it needs no running gateway; one that runs takes a rollback over like any other change of the directory.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use super::{Failure, Source};
+use crate::validator::{History, Slot, Version};
+use crate::verdict::Digest;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the modules, and how many versions of each are kept
+    List(Place),
+    /// List the versions of an event type's module that served, the newest first
+    History(Typed),
+    /// Put an earlier version back: the one before, or the one with --digest
+    Rollback(Rollback),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The directory of validators [default: ./modules]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<String>,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Typed {
+    /// The event type as its file is named: `<category>/<name>`, `<category>/_` or `_`
+    #[arg(value_name = "TYPE", value_parser = Slot::parse)]
+    event_type: Slot,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    typed: Typed,
+    /// The version to put back, as `history` shows it
+    #[arg(long, value_name = "SHA256", value_parser = digest)]
+    digest: Option<Digest>,
+}
+
+fn digest(text: &str) -> Result<Digest, String> {
+    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    bytes.map(Digest).ok_or_else(|| "a digest has 64 hexadecimal digits; `eye validator history` shows them".to_owned())
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+pub(super) fn run(command: Command) -> Result<(), Failure> {
+    let place = match &command {
+        Command::List(place) => place,
+        Command::History(typed) => &typed.place,
+        Command::Rollback(rollback) => &rollback.typed.place,
+    };
+    let flags = place.modules.clone().map(|dir| ("modules", dir)).into_iter().collect();
+    let (_, config) = place.source.gather(flags)?;
+    let history = History::under(&config.data_dir);
+    match command {
+        Command::List(_) => {
+            for listed in history.list(&config.modules).context("the modules directory cannot be read")? {
+                println!("{}\t{}\tversions {}", listed.event_type, listed.digest, listed.versions.len());
+            }
+        }
+        Command::History(typed) => {
+            for version in history.versions(&typed.event_type).context("the history cannot be read")? {
+                println!("{}", line(&version));
+            }
+        }
+        Command::Rollback(rollback) => {
+            let slot = &rollback.typed.event_type;
+            let version = history.rollback(&config.modules, slot, rollback.digest).map_err(anyhow::Error::from)?;
+            println!("{slot} is back at {}", line(&version));
+        }
+    }
+    Ok(())
+}
+
+fn line(version: &Version) -> String {
+    format!("{}\t{}", version.digest, version.at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+}
