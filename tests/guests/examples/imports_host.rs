@@ -1,11 +1,6 @@
 //! Imports an interface that no gateway has, next to the right exports.
 
-#![expect(
-    unsafe_code,
-    missing_docs,
-    clippy::too_many_arguments,
-    reason = "generated"
-)]
+#![expect(unsafe_code, missing_docs, clippy::too_many_arguments, reason = "generated")]
 
 wit_bindgen::generate!({
     path: "../../wit",
@@ -28,18 +23,11 @@ struct Late;
 
 impl Guest for Late {
     fn describe() -> Description {
-        Description {
-            summary: "Rejects what is late.".to_owned(),
-            examples: Vec::new(),
-        }
+        Description { summary: "Rejects what is late.".to_owned(), examples: Vec::new() }
     }
 
     fn validate(event: Event) -> Verdict {
-        if event.timestamp > acme::clock::clock::now() {
-            Verdict::Accept
-        } else {
-            Verdict::Reject(Vec::new())
-        }
+        if event.timestamp > acme::clock::clock::now() { Verdict::Accept } else { Verdict::Reject(Vec::new()) }
     }
 }
 

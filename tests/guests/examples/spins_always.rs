@@ -10,7 +10,4 @@ fn validate(event: &Event) -> Verdict {
     }
 }
 
-guests::guest!(validate, || Description {
-    summary: "It spins.".to_owned(),
-    examples: Vec::new()
-});
+guests::guest!(validate, || Description { summary: "It spins.".to_owned(), examples: Vec::new() });

@@ -1,11 +1,6 @@
 //! A validator of another version of the contract, in which nothing but the version differs.
 
-#![expect(
-    unsafe_code,
-    missing_docs,
-    clippy::too_many_arguments,
-    reason = "generated"
-)]
+#![expect(unsafe_code, missing_docs, clippy::too_many_arguments, reason = "generated")]
 
 wit_bindgen::generate!({
     inline: r#"
@@ -57,10 +52,7 @@ struct Newer;
 
 impl Guest for Newer {
     fn describe() -> Description {
-        Description {
-            summary: "Accepts everything.".to_owned(),
-            examples: Vec::new(),
-        }
+        Description { summary: "Accepts everything.".to_owned(), examples: Vec::new() }
     }
 
     fn validate(_: Event) -> Verdict {

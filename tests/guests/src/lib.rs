@@ -18,15 +18,8 @@ pub fn misbehaves(event: &Event) -> bool {
 
 /// The description of a guest that gives this verdict to `{}`.
 pub fn describe_with(expect: Expectation) -> Description {
-    let example = Example {
-        title: "nothing".to_owned(),
-        data: "{}".to_owned(),
-        expect,
-    };
-    Description {
-        summary: "A guest of the gateway's tests.".to_owned(),
-        examples: vec![example],
-    }
+    let example = Example { title: "nothing".to_owned(), data: "{}".to_owned(), expect };
+    Description { summary: "A guest of the gateway's tests.".to_owned(), examples: vec![example] }
 }
 
 /// Exports a function `fn(&Event) -> Verdict` as a validator. Without a function that describes it, it says that it

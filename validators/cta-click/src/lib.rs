@@ -18,11 +18,7 @@ struct Click<'a> {
 }
 
 fn judge(event: &Event<Click>) -> Verdict {
-    let Click {
-        host,
-        path,
-        element,
-    } = &event.data;
+    let Click { host, path, element } = &event.data;
     let mut violations = Violations::new();
     violations.require(
         is_host_name(host),
@@ -30,12 +26,7 @@ fn judge(event: &Event<Click>) -> Verdict {
         "bad_host",
         "Give the host name alone, such as `shop.example`: no scheme, port or path.",
     );
-    violations.require(
-        path.starts_with('/'),
-        "/path",
-        "bad_path",
-        "Give the path of the page, beginning with `/`.",
-    );
+    violations.require(path.starts_with('/'), "/path", "bad_path", "Give the path of the page, beginning with `/`.");
     violations.require(
         !element.trim().is_empty(),
         "/element",
@@ -65,17 +56,10 @@ mod tests {
     fn every_reason_is_told_at_once() {
         let reasons = eye_validator::testing::reasons::<EyeValidator>;
         let pair = |pointer: &str, code: &str| (pointer.to_owned(), code.to_owned());
-        assert_eq!(
-            reasons(r#"{"path":"/"}"#),
-            [pair("/host", "required"), pair("/element", "required")]
-        );
+        assert_eq!(reasons(r#"{"path":"/"}"#), [pair("/host", "required"), pair("/element", "required")]);
         assert_eq!(
             reasons(r#"{"host":"a b","path":"x","element":""}"#),
-            [
-                pair("/host", "bad_host"),
-                pair("/path", "bad_path"),
-                pair("/element", "empty")
-            ]
+            [pair("/host", "bad_host"), pair("/path", "bad_path"), pair("/element", "empty")]
         );
     }
 }

@@ -28,18 +28,8 @@ fn judge(event: &Event<Submit>) -> Verdict {
         "bad_host",
         "Give the host name alone, such as `shop.example`: no scheme, port or path.",
     );
-    violations.require(
-        path.starts_with('/'),
-        "/path",
-        "bad_path",
-        "Give the path of the page, beginning with `/`.",
-    );
-    violations.require(
-        !form.is_empty(),
-        "/form",
-        "empty",
-        "Give the form's fields: there is none.",
-    );
+    violations.require(path.starts_with('/'), "/path", "bad_path", "Give the path of the page, beginning with `/`.");
+    violations.require(!form.is_empty(), "/form", "empty", "Give the form's fields: there is none.");
     match Json::from(form).rewrite(secrets::redaction) {
         Ok(Some(redacted)) => {
             let mut data = event.object();
@@ -69,9 +59,7 @@ mod tests {
 
     /// The stored data of a form, or nothing if it is stored as it was sent.
     fn amended(form: &str) -> Option<String> {
-        let data = format!(
-            r#"{{"host":"a.example", "n":12345678901234567890.123456789,"form":{form},"path":"/"}}"#
-        );
+        let data = format!(r#"{{"host":"a.example", "n":12345678901234567890.123456789,"form":{form},"path":"/"}}"#);
         match eye_validator::testing::judge::<EyeValidator>(&data) {
             Verdict::Amend(data) => Some(data),
             Verdict::Accept => None,
@@ -86,9 +74,7 @@ mod tests {
         let stored = amended(form).expect("there are secrets");
         assert_eq!(
             stored,
-            format!(
-                r#"{{"host":"a.example","n":12345678901234567890.123456789,"form":{kept},"path":"/"}}"#
-            )
+            format!(r#"{{"host":"a.example","n":12345678901234567890.123456789,"form":{kept},"path":"/"}}"#)
         );
         assert_eq!(amended(kept), None, "a second judgement changes nothing");
     }

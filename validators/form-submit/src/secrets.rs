@@ -22,17 +22,13 @@ const SECRET_PARTS: [&str; 13] = [
 ];
 
 /// So does a field that has one of these names; as parts of others (`shipping`, `company`) they mean nothing.
-const SECRET_NAMES: [&str; 10] = [
-    "pwd", "pin", "otp", "cvv", "cvv2", "cvc", "cvc2", "csc", "pan", "cardno",
-];
+const SECRET_NAMES: [&str; 10] = ["pwd", "pin", "otp", "cvv", "cvv2", "cvc", "cvc2", "csc", "pan", "cardno"];
 
 /// What to store in place of a value within the form, if it is a secret.
 pub(crate) fn redaction(key: Option<&str>, value: Part) -> Option<Json<'static>> {
     let secret = key.is_some_and(is_secret_name);
     let redact = match &value {
-        Part::Text(text) => {
-            *text != REDACTED && !text.is_empty() && (secret || holds_card_number(text))
-        }
+        Part::Text(text) => *text != REDACTED && !text.is_empty() && (secret || holds_card_number(text)),
         Part::Other("true" | "false" | "null") => false,
         Part::Other(number) => secret || holds_card_number(number),
         Part::Object | Part::List => secret,
@@ -41,11 +37,7 @@ pub(crate) fn redaction(key: Option<&str>, value: Part) -> Option<Json<'static>>
 }
 
 fn is_secret_name(key: &str) -> bool {
-    let name: String = key
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|char| char.to_ascii_lowercase())
-        .collect();
+    let name: String = key.chars().filter(char::is_ascii_alphanumeric).map(|char| char.to_ascii_lowercase()).collect();
     SECRET_NAMES.contains(&name.as_str()) || SECRET_PARTS.iter().any(|part| name.contains(part))
 }
 
@@ -87,47 +79,22 @@ mod tests {
 
     #[test]
     fn card_numbers_are_found_in_other_text() {
-        for text in [
-            "4111111111111111",
-            "5555 5555 5555 4444",
-            "card: 3782-822463-10005.",
-            "6011111111111117, thanks",
-        ] {
+        for text in ["4111111111111111", "5555 5555 5555 4444", "card: 3782-822463-10005.", "6011111111111117, thanks"]
+        {
             assert!(holds_card_number(text), "{text}");
         }
-        for text in [
-            "",
-            "4111111111111112",
-            "1700000000000",
-            "0000000000000000",
-            "4111.1111.1111.1111",
-            "411111111111",
-        ] {
+        for text in ["", "4111111111111112", "1700000000000", "0000000000000000", "4111.1111.1111.1111", "411111111111"]
+        {
             assert!(!holds_card_number(text), "{text}");
         }
     }
 
     #[test]
     fn secrets_are_known_by_name() {
-        for name in [
-            "password",
-            "New-Password",
-            "accessToken",
-            "CVV",
-            "credit_card.number",
-            "cardNo",
-        ] {
+        for name in ["password", "New-Password", "accessToken", "CVV", "credit_card.number", "cardNo"] {
             assert!(is_secret_name(name), "{name}");
         }
-        for name in [
-            "",
-            "shipping",
-            "company",
-            "pandemic",
-            "name",
-            "card_holder",
-            "email",
-        ] {
+        for name in ["", "shipping", "company", "pandemic", "name", "card_holder", "email"] {
             assert!(!is_secret_name(name), "{name}");
         }
     }

@@ -34,13 +34,7 @@ struct Issue<'a> {
 }
 
 fn judge(event: &Event<Issues>) -> Verdict {
-    let Issues {
-        action,
-        issue,
-        repository,
-        sender,
-        comment,
-    } = &event.data;
+    let Issues { action, issue, repository, sender, comment } = &event.data;
     let mut violations = Violations::new();
     violations.require(
         comment.is_none(),
@@ -49,19 +43,8 @@ fn judge(event: &Event<Issues>) -> Verdict {
         "Send this as `issue_comment`: an `issues` event has no comment.",
     );
     judge_action(action, &mut violations);
-    violations.require(
-        issue.number > 0,
-        "/issue/number",
-        "bad_number",
-        "Give the issue's number, which is from 1.",
-    );
-    judge_topic(
-        "issue",
-        &issue.title,
-        issue.state.as_deref(),
-        action,
-        &mut violations,
-    );
+    violations.require(issue.number > 0, "/issue/number", "bad_number", "Give the issue's number, which is from 1.");
+    judge_topic("issue", &issue.title, issue.state.as_deref(), action, &mut violations);
     repository.judge(&mut violations);
     sender.judge_sender(&mut violations);
     violations.verdict()
@@ -98,9 +81,7 @@ mod tests {
         let reasons = eye_validator::testing::reasons::<EyeValidator>;
         let pair = |pointer: &str, code: &str| (pointer.to_owned(), code.to_owned());
         assert_eq!(
-            reasons(
-                r#"{"action":7,"issue":{"number":-1,"state":"open"},"repository":{"id":1,"full_name":"a/b"}}"#
-            ),
+            reasons(r#"{"action":7,"issue":{"number":-1,"state":"open"},"repository":{"id":1,"full_name":"a/b"}}"#),
             [
                 pair("/action", "type"),
                 pair("/issue/number", "value"),

@@ -44,34 +44,17 @@ struct Branch<'a> {
 }
 
 fn judge(event: &Event<Happening>) -> Verdict {
-    let Happening {
-        action,
-        number,
-        pull_request,
-        repository,
-        sender,
-    } = &event.data;
+    let Happening { action, number, pull_request, repository, sender } = &event.data;
     let mut violations = Violations::new();
     judge_action(action, &mut violations);
-    violations.require(
-        *number > 0,
-        "/number",
-        "bad_number",
-        "Give the pull request's number, which is from 1.",
-    );
+    violations.require(*number > 0, "/number", "bad_number", "Give the pull request's number, which is from 1.");
     violations.require(
         pull_request.number == *number,
         "/pull_request/number",
         "contradiction",
         "Give the same number as in `number`.",
     );
-    judge_topic(
-        "pull_request",
-        &pull_request.title,
-        Some(&pull_request.state),
-        action,
-        &mut violations,
-    );
+    judge_topic("pull_request", &pull_request.title, Some(&pull_request.state), action, &mut violations);
     violations.require(
         pull_request.merged != Some(true) || pull_request.state == "closed",
         "/pull_request/merged",
@@ -86,27 +69,11 @@ fn judge(event: &Event<Happening>) -> Verdict {
 
 fn judge_branches(pull_request: &PullRequest, violations: &mut Violations) {
     let PullRequest { head, base, .. } = pull_request;
-    for (branch, place) in [
-        (head, "/pull_request/head/ref"),
-        (base, "/pull_request/base/ref"),
-    ] {
-        violations.require(
-            !branch.reference.is_empty(),
-            place,
-            "empty",
-            "Give the name of the branch.",
-        );
+    for (branch, place) in [(head, "/pull_request/head/ref"), (base, "/pull_request/base/ref")] {
+        violations.require(!branch.reference.is_empty(), place, "empty", "Give the name of the branch.");
     }
-    for (branch, place) in [
-        (head, "/pull_request/head/sha"),
-        (base, "/pull_request/base/sha"),
-    ] {
-        violations.require(
-            is_commit_id(&branch.sha),
-            place,
-            "bad_commit_id",
-            "Give the full id of a commit.",
-        );
+    for (branch, place) in [(head, "/pull_request/head/sha"), (base, "/pull_request/base/sha")] {
+        violations.require(is_commit_id(&branch.sha), place, "bad_commit_id", "Give the full id of a commit.");
     }
 }
 
@@ -140,9 +107,6 @@ mod tests {
             "repository":{"id":1,"full_name":"octocat/hello"}}"#;
         let reasons = eye_validator::testing::reasons::<EyeValidator>(data);
         let codes: Vec<_> = reasons.iter().map(|(_, code)| code.as_str()).collect();
-        assert_eq!(
-            codes,
-            ["contradiction", "contradiction", "empty", "bad_commit_id"]
-        );
+        assert_eq!(codes, ["contradiction", "contradiction", "empty", "bad_commit_id"]);
     }
 }

@@ -44,25 +44,12 @@ struct Pusher<'a> {
 fn judge(event: &Event<Push>) -> Verdict {
     let push = &event.data;
     let mut violations = Violations::new();
-    let full = push
-        .reference
-        .strip_prefix("refs/")
-        .is_some_and(|rest| !rest.is_empty());
-    violations.require(
-        full,
-        "/ref",
-        "bad_ref",
-        "Give the full name of the ref, such as `refs/heads/main`.",
-    );
+    let full = push.reference.strip_prefix("refs/").is_some_and(|rest| !rest.is_empty());
+    violations.require(full, "/ref", "bad_ref", "Give the full name of the ref, such as `refs/heads/main`.");
     judge_ends(push, &mut violations);
     judge_commits(&push.commits, &mut violations);
     push.repository.judge(&mut violations);
-    violations.require(
-        !push.pusher.name.is_empty(),
-        "/pusher/name",
-        "empty",
-        "Give the name of who pushed.",
-    );
+    violations.require(!push.pusher.name.is_empty(), "/pusher/name", "empty", "Give the name of who pushed.");
     if let Some(sender) = &push.sender {
         sender.judge_sender(&mut violations);
     }
@@ -71,17 +58,9 @@ fn judge(event: &Event<Push>) -> Verdict {
 
 /// A ref that is created had no commit before, and one that is deleted has none after.
 fn judge_ends(push: &Push, violations: &mut Violations) {
-    let ends = [
-        ("/before", &push.before, push.created),
-        ("/after", &push.after, push.deleted),
-    ];
+    let ends = [("/before", &push.before, push.created), ("/after", &push.after, push.deleted)];
     for (pointer, id, none) in ends {
-        if violations.require(
-            is_commit_id(id),
-            pointer,
-            "bad_commit_id",
-            "Give the full id of a commit.",
-        ) {
+        if violations.require(is_commit_id(id), pointer, "bad_commit_id", "Give the full id of a commit.") {
             violations.require(
                 is_no_commit(id) == none,
                 pointer,
@@ -129,18 +108,7 @@ mod tests {
             "before":"95790bf891e76fee5e1747ab589903a6a1f80f22","after":"da1560886d4f094c3e6c9ef40349f7d38b5d27d7",
             "repository":{"id":1,"full_name":"octocat"},"pusher":{"name":"octocat"}}"#;
         let reasons = eye_validator::testing::reasons::<EyeValidator>(data);
-        let pointers: Vec<_> = reasons
-            .iter()
-            .map(|(pointer, _)| pointer.as_str())
-            .collect();
-        assert_eq!(
-            pointers,
-            [
-                "/ref",
-                "/commits/0/id",
-                "/commits/1/id",
-                "/repository/full_name"
-            ]
-        );
+        let pointers: Vec<_> = reasons.iter().map(|(pointer, _)| pointer.as_str()).collect();
+        assert_eq!(pointers, ["/ref", "/commits/0/id", "/commits/1/id", "/repository/full_name"]);
     }
 }

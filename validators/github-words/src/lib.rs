@@ -19,12 +19,7 @@ pub struct Repository<'a> {
 impl Repository<'_> {
     /// Judges the repository, which lies at `/repository`.
     pub fn judge(&self, violations: &mut Violations) {
-        violations.require(
-            self.id > 0,
-            "/repository/id",
-            "bad_id",
-            "Give the repository's id, a number from 1.",
-        );
+        violations.require(self.id > 0, "/repository/id", "bad_id", "Give the repository's id, a number from 1.");
         violations.require(
             is_full_name(&self.full_name),
             "/repository/full_name",
@@ -45,22 +40,14 @@ pub struct Account<'a> {
 impl Account<'_> {
     /// Judges the account, which lies at `/sender`.
     pub fn judge_sender(&self, violations: &mut Violations) {
-        violations.require(
-            !self.login.is_empty(),
-            "/sender/login",
-            "empty",
-            "Give the login of the account.",
-        );
+        violations.require(!self.login.is_empty(), "/sender/login", "empty", "Give the login of the account.");
     }
 }
 
 /// Judges the action, which lies at `/action`. GitHub adds new ones, so any that is written like one will do.
 pub fn judge_action(action: &str, violations: &mut Violations) {
     violations.require(
-        !action.is_empty()
-            && action
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+        !action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
         "/action",
         "bad_action",
         "Give the action as GitHub sends it, such as `opened`.",
@@ -68,43 +55,21 @@ pub fn judge_action(action: &str, violations: &mut Violations) {
 }
 
 /// Judges the title and the state of the issue or pull request at `place`, given the action that was taken on it.
-pub fn judge_topic(
-    place: &str,
-    title: &str,
-    state: Option<&str>,
-    action: &str,
-    violations: &mut Violations,
-) {
+pub fn judge_topic(place: &str, title: &str, state: Option<&str>, action: &str, violations: &mut Violations) {
     if title.trim().is_empty() {
-        violations.add(
-            pointer([place, "title"]),
-            "empty",
-            "Give the title, which GitHub does not let be empty.",
-        );
+        violations.add(pointer([place, "title"]), "empty", "Give the title, which GitHub does not let be empty.");
     }
     let Some(state) = state else { return };
     if !matches!(state, "open" | "closed") {
-        violations.add(
-            pointer([place, "state"]),
-            "bad_state",
-            "Give `open` or `closed`.",
-        );
-    } else if (action == "closed" && state == "open") || (action == "reopened" && state == "closed")
-    {
-        violations.add(
-            pointer([place, "state"]),
-            "contradiction",
-            "Give the state in which the action left it.",
-        );
+        violations.add(pointer([place, "state"]), "bad_state", "Give `open` or `closed`.");
+    } else if (action == "closed" && state == "open") || (action == "reopened" && state == "closed") {
+        violations.add(pointer([place, "state"]), "contradiction", "Give the state in which the action left it.");
     }
 }
 
 /// Whether this is the id of a commit: SHA-1 or SHA-256, in hexadecimal digits of lower case.
 pub fn is_commit_id(text: &str) -> bool {
-    matches!(text.len(), 40 | 64)
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether this is the id by which GitHub says that there is no commit: zeros.
@@ -114,13 +79,9 @@ pub fn is_no_commit(id: &str) -> bool {
 
 fn is_full_name(text: &str) -> bool {
     let is_name = |name: &str| {
-        !name.is_empty()
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     };
-    text.split_once('/')
-        .is_some_and(|(owner, name)| is_name(owner) && is_name(name))
+    text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
 }
 
 #[cfg(test)]
@@ -140,10 +101,6 @@ mod tests {
     #[test]
     fn commit_ids_are_hexadecimal_of_either_length() {
         assert!(is_commit_id(&"0a".repeat(20)) && is_commit_id(&"0a".repeat(32)));
-        assert!(
-            !is_commit_id(&"0A".repeat(20))
-                && !is_commit_id("0a")
-                && !is_commit_id(&"g".repeat(40))
-        );
+        assert!(!is_commit_id(&"0A".repeat(20)) && !is_commit_id("0a") && !is_commit_id(&"g".repeat(40)));
     }
 }

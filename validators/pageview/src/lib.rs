@@ -24,12 +24,7 @@ fn judge(event: &Event<Pageview>) -> Verdict {
         "bad_host",
         "Give the host name alone, such as `shop.example`: no scheme, port or path.",
     );
-    violations.require(
-        path.starts_with('/'),
-        "/path",
-        "bad_path",
-        "Give the path of the page, beginning with `/`.",
-    );
+    violations.require(path.starts_with('/'), "/path", "bad_path", "Give the path of the page, beginning with `/`.");
     violations.require(
         !cfg!(feature = "strict") || !path.contains('?'),
         "/path",
@@ -66,17 +61,8 @@ mod tests {
     fn every_reason_is_told_at_once() {
         let reasons = eye_validator::testing::reasons::<EyeValidator>;
         let pair = |pointer: &str, code: &str| (pointer.to_owned(), code.to_owned());
-        assert_eq!(
-            reasons("{}"),
-            [pair("/host", "required"), pair("/path", "required")]
-        );
-        assert_eq!(
-            reasons(r#"{"path":null}"#),
-            [pair("/path", "type"), pair("/host", "required")]
-        );
-        assert_eq!(
-            reasons(r#"{"host":"","path":""}"#),
-            [pair("/host", "bad_host"), pair("/path", "bad_path")]
-        );
+        assert_eq!(reasons("{}"), [pair("/host", "required"), pair("/path", "required")]);
+        assert_eq!(reasons(r#"{"path":null}"#), [pair("/path", "type"), pair("/host", "required")]);
+        assert_eq!(reasons(r#"{"host":"","path":""}"#), [pair("/host", "bad_host"), pair("/path", "bad_path")]);
     }
 }

@@ -60,21 +60,13 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn expect(&mut self, byte: u8) -> Result<(), Malformed> {
-        if self.take(byte) {
-            Ok(())
-        } else {
-            Err(self.malformed())
-        }
+        if self.take(byte) { Ok(()) } else { Err(self.malformed()) }
     }
 
     /// Succeeds if nothing but white space is left.
     pub(crate) fn end(&mut self) -> Result<(), Malformed> {
         self.peek();
-        if self.at == self.text.len() {
-            Ok(())
-        } else {
-            Err(self.malformed())
-        }
+        if self.at == self.text.len() { Ok(()) } else { Err(self.malformed()) }
     }
 
     fn byte(&self) -> u8 {
@@ -149,11 +141,7 @@ impl<'a> Cursor<'a> {
         while self.byte().is_ascii_digit() {
             self.at += 1;
         }
-        if self.at > start {
-            Ok(())
-        } else {
-            Err(self.malformed())
-        }
+        if self.at > start { Ok(()) } else { Err(self.malformed()) }
     }
 
     /// Takes `true`, `false` or `null`.
@@ -236,9 +224,7 @@ impl<'a> Cursor<'a> {
 /// The content of a JSON string, given its text with the quotes. Borrows unless something is escaped. A lone surrogate
 /// becomes U+FFFD; the gateway lets none pass.
 pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
-    let inner = quoted
-        .get(1..quoted.len().saturating_sub(1))
-        .unwrap_or_default();
+    let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
     if !inner.as_bytes().contains(&b'\\') {
         return Cow::Borrowed(inner);
     }
@@ -481,18 +467,13 @@ impl<'a> Object<'a> {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<Json<'_>> {
         let index = self.position(key)?;
-        self.members
-            .get(index)
-            .map(|(_, value)| Json(Cow::Borrowed(value)))
+        self.members.get(index).map(|(_, value)| Json(Cow::Borrowed(value)))
     }
 
     /// Gives a key a value: in its place if the key is there, else at the end.
     pub fn set(&mut self, key: &str, value: impl Into<Json<'a>>) {
         let value = value.into().0;
-        match self
-            .position(key)
-            .and_then(|index| self.members.get_mut(index))
-        {
+        match self.position(key).and_then(|index| self.members.get_mut(index)) {
             Some(member) => member.1 = value,
             None => self.members.push((Cow::Owned(quote(key)), value)),
         }
@@ -509,11 +490,7 @@ impl<'a> Object<'a> {
 
     /// The object as JSON text.
     pub fn to_text(&self) -> String {
-        let length = self
-            .members
-            .iter()
-            .map(|(key, value)| key.len() + value.len() + 2)
-            .sum::<usize>();
+        let length = self.members.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
         let mut text = String::with_capacity(length + 2);
         text.push('{');
         for (index, (key, value)) in self.members.iter().enumerate() {
@@ -529,17 +506,14 @@ impl<'a> Object<'a> {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
-        self.members
-            .iter()
-            .position(|(quoted, _)| unescape(quoted) == key)
+        self.members.iter().position(|(quoted, _)| unescape(quoted) == key)
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = raw_text(deserializer)?;
-        Self::parse(text)
-            .map_err(|_| D::Error::invalid_type(Unexpected::Other("something else"), &"an object"))
+        Self::parse(text).map_err(|_| D::Error::invalid_type(Unexpected::Other("something else"), &"an object"))
     }
 }
 

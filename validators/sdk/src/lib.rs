@@ -111,10 +111,7 @@ pub trait Validator {
 pub type RawEvent = bindings::eye::validator::types::Event;
 
 /// Reads an event's data and judges it. Data that does not fit `T` is rejected.
-pub fn judge<'a, T: Deserialize<'a>>(
-    event: &'a RawEvent,
-    judge: impl Fn(&Event<'a, T>) -> Verdict,
-) -> Verdict {
+pub fn judge<'a, T: Deserialize<'a>>(event: &'a RawEvent, judge: impl Fn(&Event<'a, T>) -> Verdict) -> Verdict {
     match read::read(&event.data) {
         Ok(data) => judge(&Event {
             id: &event.id,
@@ -138,10 +135,7 @@ pub fn describe<V: Validator>() -> Description {
         data: example.data.to_owned(),
         expect: example.expect,
     };
-    Description {
-        summary: V::SUMMARY.to_owned(),
-        examples: V::EXAMPLES.iter().map(example).collect(),
-    }
+    Description { summary: V::SUMMARY.to_owned(), examples: V::EXAMPLES.iter().map(example).collect() }
 }
 
 #[doc(hidden)]

@@ -8,8 +8,8 @@ use std::fmt::{self, Display};
 
 use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -29,22 +29,15 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Vi
     let mut repairs = Vec::new();
     loop {
         let mut cursor = Cursor::new(data);
-        let read = T::deserialize(Value {
-            cursor: &mut cursor,
-            path: &Path::Root,
-            repairs: &repairs,
-        })
-        .and_then(|read| Ok(cursor.end().map(|()| read)?));
+        let read = T::deserialize(Value { cursor: &mut cursor, path: &Path::Root, repairs: &repairs })
+            .and_then(|read| Ok(cursor.end().map(|()| read)?));
         let reason = match read {
             Ok(read) if violations.is_empty() => return Ok(read),
             Ok(_) => return Err(violations),
             Err(failure) => failure.located(&Path::Root).0,
         };
         let pointer = reason.pointer.unwrap_or_default();
-        if repairs
-            .iter()
-            .any(|repair: &Repair| repair.covers(&pointer))
-        {
+        if repairs.iter().any(|repair: &Repair| repair.covers(&pointer)) {
             return Err(violations);
         }
         let last = pointer.is_empty()
@@ -57,11 +50,7 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Vi
             by: reason.repair,
             done: Cell::new(false),
         });
-        violations.push(Violation {
-            pointer,
-            code: reason.code.to_owned(),
-            message: reason.message,
-        });
+        violations.push(Violation { pointer, code: reason.code.to_owned(), message: reason.message });
         if last {
             return Err(violations);
         }
@@ -98,9 +87,7 @@ struct Repair {
 impl Repair {
     /// Whether `pointer` is the repaired place or lies within it.
     fn covers(&self, pointer: &str) -> bool {
-        pointer
-            .strip_prefix(self.pointer.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        pointer.strip_prefix(self.pointer.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -131,23 +118,11 @@ struct Reason {
 
 impl Failure {
     fn new(code: &'static str, message: String) -> Self {
-        Self(Box::new(Reason {
-            pointer: None,
-            field: None,
-            code,
-            message,
-            repair: By::Blanking,
-        }))
+        Self(Box::new(Reason { pointer: None, field: None, code, message, repair: By::Blanking }))
     }
 
     fn of_field(code: &'static str, message: String, field: &str, repair: By) -> Self {
-        Self(Box::new(Reason {
-            pointer: None,
-            field: Some(field.to_owned()),
-            code,
-            message,
-            repair,
-        }))
+        Self(Box::new(Reason { pointer: None, field: Some(field.to_owned()), code, message, repair }))
     }
 
     fn located(mut self, path: &Path) -> Self {
@@ -164,10 +139,7 @@ impl Failure {
 
 impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Self {
-        let mut failure = Self::new(
-            "json",
-            format!("Send JSON: what is at byte {} is not.", malformed.at),
-        );
+        let mut failure = Self::new("json", format!("Send JSON: what is at byte {} is not.", malformed.at));
         failure.0.pointer = Some(String::new());
         failure
     }
@@ -187,10 +159,7 @@ impl de::Error for Failure {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(
-            "type",
-            format!("Give {expected} here, not {}.", kind_of(&found)),
-        )
+        Self::new("type", format!("Give {expected} here, not {}.", kind_of(&found)))
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -198,43 +167,24 @@ impl de::Error for Failure {
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
-        Self::new(
-            "length",
-            format!("Give {expected} here, not {length} elements."),
-        )
+        Self::new("length", format!("Give {expected} here, not {length} elements."))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(
-            "unknown_value",
-            format!("Give one of {} here, not `{variant}`.", listed(expected)),
-        )
+        Self::new("unknown_value", format!("Give one of {} here, not `{variant}`.", listed(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let message = format!(
-            "Take the field `{field}` away: the fields here are {}.",
-            listed(expected)
-        );
+        let message = format!("Take the field `{field}` away: the fields here are {}.", listed(expected));
         Self::of_field("unknown_field", message, field, By::Skipping)
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::of_field(
-            "required",
-            format!("Add the field `{field}`."),
-            field,
-            By::Adding,
-        )
+        Self::of_field("required", format!("Add the field `{field}`."), field, By::Adding)
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self::of_field(
-            "duplicate",
-            format!("Give the field `{field}` only once."),
-            field,
-            By::Skipping,
-        )
+        Self::of_field("duplicate", format!("Give the field `{field}` only once."), field, By::Skipping)
     }
 }
 
@@ -285,11 +235,7 @@ impl<'r, 'de> Value<'r, 'de> {
     }
 
     fn string(self) -> Result<Cow<'de, str>, Failure> {
-        if self.cursor.peek() == b'"' {
-            Ok(unescape(self.cursor.string()?))
-        } else {
-            Err(self.mismatch("a string"))
-        }
+        if self.cursor.peek() == b'"' { Ok(unescape(self.cursor.string()?)) } else { Err(self.mismatch("a string")) }
     }
 
     /// Takes a number of a type whose name for people is `expected`.
@@ -298,8 +244,7 @@ impl<'r, 'de> Value<'r, 'de> {
             return Err(self.mismatch(&expected()));
         }
         let text = self.cursor.number()?;
-        text.parse()
-            .map_err(|_| Failure::new("value", format!("Give {} here.", expected())))
+        text.parse().map_err(|_| Failure::new("value", format!("Give {} here.", expected())))
     }
 
     fn list<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -307,21 +252,12 @@ impl<'r, 'de> Value<'r, 'de> {
             return Err(self.mismatch("a list"));
         }
         self.cursor.take(b'[');
-        let mut list = List {
-            cursor: self.cursor,
-            path: self.path,
-            repairs: self.repairs,
-            next: 0,
-            ended: false,
-        };
+        let mut list = List { cursor: self.cursor, path: self.path, repairs: self.repairs, next: 0, ended: false };
         let value = visitor.visit_seq(&mut list)?;
         if list.ended || list.cursor.take(b']') {
             Ok(value)
         } else {
-            Err(Failure::new(
-                "length",
-                format!("Give no more than {} elements here.", list.next),
-            ))
+            Err(Failure::new("length", format!("Give no more than {} elements here.", list.next)))
         }
     }
 
@@ -455,24 +391,12 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Failure> {
         self.deserialize_unit(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        if name == RAW {
-            visitor.visit_borrowed_str(self.cursor.value()?)
-        } else {
-            visitor.visit_newtype_struct(self)
-        }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Failure> {
+        if name == RAW { visitor.visit_borrowed_str(self.cursor.value()?) } else { visitor.visit_newtype_struct(self) }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -512,10 +436,7 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         if self.cursor.peek() == b'"' {
-            return visitor.visit_enum(Variant {
-                name: unescape(self.cursor.string()?),
-                content: None,
-            });
+            return visitor.visit_enum(Variant { name: unescape(self.cursor.string()?), content: None });
         }
         if !self.cursor.take(b'{') {
             return Err(self.mismatch("a string"));
@@ -523,16 +444,9 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         let name = unescape(self.cursor.key()?);
         let key = name.clone();
         let path = Path::Key(self.path, &key);
-        let content = Value {
-            cursor: &mut *self.cursor,
-            path: &path,
-            repairs: self.repairs,
-        };
+        let content = Value { cursor: &mut *self.cursor, path: &path, repairs: self.repairs };
         let value = visitor
-            .visit_enum(Variant {
-                name,
-                content: Some(content),
-            })
+            .visit_enum(Variant { name, content: Some(content) })
             .map_err(|failure: Failure| failure.located(&path))?;
         self.cursor.expect(b'}')?;
         Ok(value)
@@ -556,10 +470,7 @@ struct List<'r, 'de> {
 impl<'de> SeqAccess<'de> for List<'_, 'de> {
     type Error = Failure;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Failure> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
         if !self.ended {
             self.ended = match self.next {
                 0 => self.cursor.take(b']'),
@@ -593,22 +504,12 @@ impl Members<'_, '_> {
     fn advance(&mut self) -> Result<(), Failure> {
         loop {
             let first = std::mem::replace(&mut self.first, false);
-            self.ended = if first {
-                self.cursor.take(b'}')
-            } else {
-                !self.cursor.take(b',')
-            };
+            self.ended = if first { self.cursor.take(b'}') } else { !self.cursor.take(b',') };
             if self.ended {
-                return if first {
-                    Ok(())
-                } else {
-                    Ok(self.cursor.expect(b'}')?)
-                };
+                return if first { Ok(()) } else { Ok(self.cursor.expect(b'}')?) };
             }
             self.key = unescape(self.cursor.key()?);
-            if self.repairs.is_empty()
-                || !is_repaired(self.repairs, &Path::Key(self.path, &self.key), By::Skipping)
-            {
+            if self.repairs.is_empty() || !is_repaired(self.repairs, &Path::Key(self.path, &self.key), By::Skipping) {
                 return Ok(());
             }
             self.cursor.value()?;
@@ -623,8 +524,7 @@ impl Members<'_, '_> {
         let here = self.path.pointer();
         self.repairs.iter().find_map(|repair| {
             let field = repair.field.as_deref()?;
-            let missing =
-                repair.by == By::Adding && push_token(here.clone(), field) == repair.pointer;
+            let missing = repair.by == By::Adding && push_token(here.clone(), field) == repair.pointer;
             (missing && !repair.done.replace(true)).then(|| field.to_owned())
         })
     }
@@ -633,10 +533,7 @@ impl Members<'_, '_> {
 impl<'de> MapAccess<'de> for Members<'_, 'de> {
     type Error = Failure;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Failure> {
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
         if !self.ended {
             self.advance()?;
         }
@@ -653,8 +550,7 @@ impl<'de> MapAccess<'de> for Members<'_, 'de> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
         let path = Path::Key(self.path, &self.key);
         if self.blank {
-            seed.deserialize(Blank)
-                .map_err(|failure| failure.located(&path))
+            seed.deserialize(Blank).map_err(|failure| failure.located(&path))
         } else {
             read_within(self.cursor, &path, self.repairs, seed)
         }
@@ -672,20 +568,14 @@ fn read_within<'de, S: DeserializeSeed<'de>>(
         cursor.value()?;
         seed.deserialize(Blank)
     } else {
-        seed.deserialize(Value {
-            cursor,
-            path,
-            repairs,
-        })
+        seed.deserialize(Value { cursor, path, repairs })
     };
     read.map_err(|failure| failure.located(path))
 }
 
 fn is_repaired(repairs: &[Repair], path: &Path<'_>, by: By) -> bool {
     let pointer = path.pointer();
-    repairs
-        .iter()
-        .any(|repair| repair.by == by && repair.pointer == pointer)
+    repairs.iter().any(|repair| repair.by == by && repair.pointer == pointer)
 }
 
 /// The key of a member, or the name of an enum's variant.
@@ -698,11 +588,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
         visit_text(self.0, visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Failure> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -722,10 +608,7 @@ impl<'r, 'de> EnumAccess<'de> for Variant<'r, 'de> {
     type Error = Failure;
     type Variant = Content<'r, 'de>;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(
-        self,
-        seed: S,
-    ) -> Result<(S::Value, Self::Variant), Failure> {
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Failure> {
         Ok((seed.deserialize(Key(self.name))?, Content(self.content)))
     }
 }
@@ -734,12 +617,7 @@ struct Content<'r, 'de>(Option<Value<'r, 'de>>);
 
 impl<'r, 'de> Content<'r, 'de> {
     fn value(self) -> Result<Value<'r, 'de>, Failure> {
-        self.0.ok_or_else(|| {
-            Failure::new(
-                "type",
-                "Give an object with the content of this variant here.".to_owned(),
-            )
-        })
+        self.0.ok_or_else(|| Failure::new("type", "Give an object with the content of this variant here.".to_owned()))
     }
 }
 
@@ -761,11 +639,7 @@ impl<'de> VariantAccess<'de> for Content<'_, 'de> {
         self.value()?.list(visitor)
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
         self.value()?.object(visitor)
     }
 }
@@ -825,31 +699,15 @@ impl<'de> Deserializer<'de> for Blank {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Failure> {
         visitor.visit_unit()
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        if name == RAW {
-            visitor.visit_borrowed_str("{}")
-        } else {
-            visitor.visit_newtype_struct(self)
-        }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Failure> {
+        if name == RAW { visitor.visit_borrowed_str("{}") } else { visitor.visit_newtype_struct(self) }
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        length: usize,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Failure> {
         visitor.visit_seq(Blanks(length))
     }
 
@@ -877,9 +735,7 @@ impl<'de> Deserializer<'de> for Blank {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        visitor.visit_enum(BorrowedStrDeserializer::new(
-            variants.first().copied().unwrap_or_default(),
-        ))
+        visitor.visit_enum(BorrowedStrDeserializer::new(variants.first().copied().unwrap_or_default()))
     }
 }
 
@@ -889,10 +745,7 @@ struct Blanks(usize);
 impl<'de> SeqAccess<'de> for Blanks {
     type Error = Failure;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Failure> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
         if self.0 == 0 {
             return Ok(None);
         }

@@ -20,10 +20,7 @@ pub fn judge<V: Validator>(data: &str) -> Verdict {
 /// The violations' pointers and codes, or nothing if the data is not rejected.
 pub fn reasons<V: Validator>(data: &str) -> Vec<(String, String)> {
     match judge::<V>(data) {
-        Verdict::Reject(violations) => violations
-            .into_iter()
-            .map(|it| (it.pointer, it.code))
-            .collect(),
+        Verdict::Reject(violations) => violations.into_iter().map(|it| (it.pointer, it.code)).collect(),
         Verdict::Accept | Verdict::Amend(_) => Vec::new(),
     }
 }
@@ -35,31 +32,19 @@ pub fn reasons<V: Validator>(data: &str) -> Vec<(String, String)> {
 /// If an example's data is not a JSON object, if it does not get the verdict that it expects, or if the verdict is one
 /// that the gateway would not take.
 pub fn run_examples<V: Validator>() {
-    assert!(
-        V::EXAMPLES.len() <= 100,
-        "the gateway takes 100 examples at most"
-    );
+    assert!(V::EXAMPLES.len() <= 100, "the gateway takes 100 examples at most");
     for example in V::EXAMPLES {
         let title = example.title;
-        assert!(
-            is_object(example.data),
-            "{title}: the data is not a JSON object"
-        );
+        assert!(is_object(example.data), "{title}: the data is not a JSON object");
         let verdict = judge::<V>(example.data);
         let given = match &verdict {
             Verdict::Accept => Expectation::Accept,
             Verdict::Amend(data) => {
-                assert!(
-                    is_object(data),
-                    "{title}: amended to something that is not a JSON object: {data}"
-                );
+                assert!(is_object(data), "{title}: amended to something that is not a JSON object: {data}");
                 Expectation::Amend
             }
             Verdict::Reject(violations) => {
-                assert!(
-                    !violations.is_empty(),
-                    "{title}: rejected without a violation"
-                );
+                assert!(!violations.is_empty(), "{title}: rejected without a violation");
                 Expectation::Reject
             }
         };

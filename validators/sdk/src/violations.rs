@@ -27,18 +27,9 @@ impl Violations {
     }
 
     /// Adds a violation; see [`Violations::require`]. After the hundredth, nothing is added: the gateway takes no more.
-    pub fn add(
-        &mut self,
-        pointer: impl Into<String>,
-        code: impl Into<String>,
-        message: impl Into<String>,
-    ) {
+    pub fn add(&mut self, pointer: impl Into<String>, code: impl Into<String>, message: impl Into<String>) {
         if self.0.len() < VIOLATIONS_MAX {
-            self.0.push(Violation {
-                pointer: pointer.into(),
-                code: code.into(),
-                message: message.into(),
-            });
+            self.0.push(Violation { pointer: pointer.into(), code: code.into(), message: message.into() });
         }
     }
 
@@ -49,20 +40,12 @@ impl Violations {
 
     /// Accepts the event as it was sent if there are no violations, else rejects it.
     pub fn verdict(self) -> Verdict {
-        if self.is_empty() {
-            Verdict::Accept
-        } else {
-            Verdict::Reject(self.0)
-        }
+        if self.is_empty() { Verdict::Accept } else { Verdict::Reject(self.0) }
     }
 
     /// Accepts the event with changed data if there are no violations, else rejects it.
     pub fn verdict_with(self, data: &Object<'_>) -> Verdict {
-        if self.is_empty() {
-            Verdict::Amend(data.to_text())
-        } else {
-            Verdict::Reject(self.0)
-        }
+        if self.is_empty() { Verdict::Amend(data.to_text()) } else { Verdict::Reject(self.0) }
     }
 }
 
@@ -100,9 +83,7 @@ mod tests {
         for _ in 0..1000 {
             violations.require(false, "", "code", "message");
         }
-        let Verdict::Reject(kept) = violations.verdict() else {
-            panic!("violations reject")
-        };
+        let Verdict::Reject(kept) = violations.verdict() else { panic!("violations reject") };
         assert_eq!(kept.len(), 100);
     }
 }

@@ -71,23 +71,14 @@ eye_validator::validator! {
 /// The reasons as `pointer code`.
 fn reasons(data: &str) -> Vec<String> {
     let reasons = eye_validator::testing::reasons::<EyeValidator>(data);
-    reasons
-        .into_iter()
-        .map(|(pointer, code)| format!("{pointer} {code}"))
-        .collect()
+    reasons.into_iter().map(|(pointer, code)| format!("{pointer} {code}")).collect()
 }
 
 #[test]
 fn everything_that_does_not_fit_is_told_at_once() {
     assert_eq!(
         reasons("{}"),
-        [
-            "/id required",
-            "/count required",
-            "/paid required",
-            "/kind required",
-            "/lines required"
-        ]
+        ["/id required", "/count required", "/paid required", "/kind required", "/lines required"]
     );
     assert_eq!(
         reasons(
@@ -118,15 +109,12 @@ fn everything_that_does_not_fit_is_told_at_once() {
 
 #[test]
 fn messages_say_how_to_mend() {
-    let Verdict::Reject(violations) = eye_validator::testing::judge::<EyeValidator>(
-        r#"{"count":-1,"paid":"yes","kind":"odd","lines":[]}"#,
-    ) else {
+    let Verdict::Reject(violations) =
+        eye_validator::testing::judge::<EyeValidator>(r#"{"count":-1,"paid":"yes","kind":"odd","lines":[]}"#)
+    else {
         panic!("this order does not fit")
     };
-    let messages: Vec<_> = violations
-        .iter()
-        .map(|violation| violation.message.as_str())
-        .collect();
+    let messages: Vec<_> = violations.iter().map(|violation| violation.message.as_str()).collect();
     assert_eq!(
         messages,
         [
@@ -140,17 +128,7 @@ fn messages_say_how_to_mend() {
 
 #[test]
 fn text_that_is_not_json_is_told_and_never_panics() {
-    for data in [
-        "",
-        "{",
-        "{\"id\"",
-        "[]",
-        "nul",
-        "{\"id\":\"\\x\"}",
-        "{}x",
-        "{\"id\":\"\u{1}\"}",
-        "{\"a\":01}",
-    ] {
+    for data in ["", "{", "{\"id\"", "[]", "nul", "{\"id\":\"\\x\"}", "{}x", "{\"id\":\"\u{1}\"}", "{\"a\":01}"] {
         assert!(!reasons(data).is_empty(), "{data}");
     }
 }
@@ -158,9 +136,7 @@ fn text_that_is_not_json_is_told_and_never_panics() {
 #[test]
 fn large_hostile_data_is_told_in_bounded_time() {
     let lines = vec!["{}"; 80_000].join(",");
-    let told = reasons(&format!(
-        r#"{{"id":"","count":1,"paid":true,"kind":"plain","lines":[{lines}]}}"#
-    ));
+    let told = reasons(&format!(r#"{{"id":"","count":1,"paid":true,"kind":"plain","lines":[{lines}]}}"#));
     assert!((1..=5).contains(&told.len()), "{}", told.len());
 }
 
@@ -170,13 +146,7 @@ fn edited_data_keeps_every_digit_and_the_order_of_keys() {
     let mut object = Object::parse(text).expect("this is an object");
     object.set("m", "new \"m\" \u{1}");
     object.set("added", true);
-    assert_eq!(
-        object
-            .get("ab")
-            .map(|value| value.text().to_owned())
-            .as_deref(),
-        Some("1e400")
-    );
+    assert_eq!(object.get("ab").map(|value| value.text().to_owned()).as_deref(), Some("1e400"));
     assert!(object.remove("é") && !object.remove("é"));
     assert_eq!(
         object.to_text(),
@@ -188,17 +158,12 @@ fn edited_data_keeps_every_digit_and_the_order_of_keys() {
 fn rewriting_replaces_whole_values_and_keeps_the_rest() {
     let text = r#" {"a": [1, {"secret": {"b": [2]}}, "x"], "secret" : 3, "c": 4.0} "#;
     let json = Json::parse(text).expect("this is JSON");
-    let redacted = json
-        .rewrite(|key, _| (key == Some("secret")).then(|| Json::from("*")))
-        .expect("this is JSON");
+    let redacted = json.rewrite(|key, _| (key == Some("secret")).then(|| Json::from("*"))).expect("this is JSON");
     assert_eq!(
         redacted.expect("something is replaced").text(),
         r#"{"a": [1, {"secret": "*"}, "x"], "secret" : "*", "c": 4.0}"#
     );
-    assert_eq!(
-        json.rewrite(|_, part| (part == Part::Other("5")).then(|| true.into())),
-        Ok(None)
-    );
+    assert_eq!(json.rewrite(|_, part| (part == Part::Other("5")).then(|| true.into())), Ok(None));
 }
 
 proptest! {
@@ -260,14 +225,10 @@ fn json() -> impl Strategy<Value = String> {
     ];
     leaf.prop_recursive(5, 40, 6, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..5)
-                .prop_map(|list| format!("[ {} ]", list.join(" ,\n"))),
+            prop::collection::vec(inner.clone(), 0..5).prop_map(|list| format!("[ {} ]", list.join(" ,\n"))),
             prop::collection::vec(inner, 0..5).prop_map(|list| {
-                let members: Vec<_> = list
-                    .iter()
-                    .enumerate()
-                    .map(|(key, value)| format!("\"{key}\" :\t{value}"))
-                    .collect();
+                let members: Vec<_> =
+                    list.iter().enumerate().map(|(key, value)| format!("\"{key}\" :\t{value}")).collect();
                 format!("{{{}}}", members.join(", "))
             }),
         ]
