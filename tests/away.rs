@@ -43,7 +43,7 @@ async fn recovers(gateway: &Gateway, what: &str) {
     let start = Instant::now();
     eventually("an event is stored again", async || {
         let mut event = numbered(0);
-        event["id"] = json!(Uuid::new_v4());
+        event["id"] = json!(Uuid::now_v7());
         let answer = gateway.send(&event).await;
         (answer.status == 201).then_some(())
     })
