@@ -183,6 +183,11 @@ impl Ledger {
         self.answered.fetch_add(numbers.len() as u64, Ordering::Relaxed);
     }
 
+    /// How many events were said to be stored.
+    pub(crate) fn said_stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
     /// Numbers of which nothing was told yet.
     pub(crate) fn untold(&self) -> Vec<u64> {
         let entries = self.entries();

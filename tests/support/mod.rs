@@ -113,21 +113,25 @@ impl Setup {
 
     /// Starts it, and waits until it is ready.
     pub(crate) async fn start(self) -> Gateway {
-        let mut gateway = self.at_rest();
+        self.start_in(folder()).await
+    }
+
+    /// Starts it on a folder of the test's choice, and waits until it is ready.
+    pub(crate) async fn start_in(self, folder: TempDir) -> Gateway {
+        let mut gateway = self.at_rest(folder);
         gateway.restart().await;
         gateway
     }
 
     /// Starts it, and waits only until it listens.
     pub(crate) async fn listen(self) -> Gateway {
-        let mut gateway = self.at_rest();
+        let mut gateway = self.at_rest(folder());
         gateway.launch().await;
         gateway
     }
 
     /// Everything for it, and no process yet.
-    fn at_rest(self) -> Gateway {
-        let folder = folder();
+    fn at_rest(self, folder: TempDir) -> Gateway {
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
         }

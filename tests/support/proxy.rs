@@ -47,14 +47,16 @@ pub(crate) struct Fault {
 #[derive(Default)]
 struct Plan {
     armed: Mutex<Option<Fault>>,
+    /// While true, every byte of every connection waits.
+    frozen: Mutex<watch::Sender<bool>>,
 }
 
 pub(crate) struct Proxy {
     address: SocketAddr,
     socket: PathBuf,
     plan: Arc<Plan>,
-    /// While true, every byte of every connection waits.
-    frozen: watch::Sender<bool>,
+    /// Those of connections that are held back for ever.
+    lost: Vec<watch::Sender<bool>>,
     connections: JoinSet<()>,
 }
 
@@ -63,13 +65,7 @@ impl Proxy {
     pub(crate) async fn start(socket: PathBuf) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        let mut proxy = Proxy {
-            address,
-            socket,
-            plan: Arc::default(),
-            frozen: watch::Sender::new(false),
-            connections: JoinSet::new(),
-        };
+        let mut proxy = Proxy { address, socket, plan: Arc::default(), lost: Vec::new(), connections: JoinSet::new() };
         proxy.listen(listener);
         proxy
     }
@@ -90,7 +86,14 @@ impl Proxy {
 
     /// Holds all bytes back, or lets them go on.
     pub(crate) fn freeze(&self, frozen: bool) {
-        self.frozen.send_replace(frozen);
+        self.plan.frozen.lock().expect("the plan").send_replace(frozen);
+    }
+
+    /// Lets new connections pass, while those that are there hang for ever.
+    pub(crate) fn lose_all(&mut self) {
+        let now = std::mem::take(&mut *self.plan.frozen.lock().expect("the plan"));
+        now.send_replace(true);
+        self.lost.push(now);
     }
 
     /// Cuts all connections and refuses new ones.
@@ -105,7 +108,7 @@ impl Proxy {
     }
 
     fn listen(&mut self, listener: TcpListener) {
-        let (socket, plan, frozen) = (self.socket.clone(), Arc::clone(&self.plan), self.frozen.subscribe());
+        let (socket, plan) = (self.socket.clone(), Arc::clone(&self.plan));
         self.connections.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -113,7 +116,8 @@ impl Proxy {
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
                 let (read, write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                let way = Way { plan: Arc::clone(&plan), frozen: frozen.clone(), fault: Mutex::new(None) };
+                let frozen = plan.frozen.lock().expect("the plan").subscribe();
+                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None) };
                 connections.spawn(way.run((read, write), (server_read, server_write)));
             }
         });
