@@ -1,8 +1,9 @@
 # make run    builds the validators and the gateway, and serves on 127.0.0.1:8000
 # make test   runs every test
+# make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row
 # make check  formatting, lints, documentation, dependencies
 # make demo   shows the gateway with real input
-.PHONY: run test check demo modules setup
+.PHONY: run test soak check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -17,6 +18,11 @@ test:
 	$(MAKE) modules
 	cargo nextest run --workspace
 	cargo test --workspace --doc
+
+SOAK_SECONDS ?= 600
+
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run -p eye --no-capture crash_loop::
 
 # The shipped validators, where the tests find them.
 modules:

@@ -1,10 +1,6 @@
 //! The store's writers against a real Postgres: rows, duplicates, bad rows, cut connections, a server that is killed.
 
 use std::collections::HashSet;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -20,100 +16,20 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+use crate::support::cluster::Server;
+
 /// 2026-07-01, in microseconds since 1970.
 const JULY_US: i64 = 1_782_864_000_000_000;
 
-/// A Postgres of the test's own, on a Unix socket, gone with the test.
-struct Server {
-    folder: tempfile::TempDir,
+async fn migrated(server: &Server) -> Store {
+    let store = store(&server.url());
+    store.migrate().await.expect("migrated");
+    store
 }
 
-impl Server {
-    fn start() -> Server {
-        let server = Server { folder: folder() };
-        if let Some((user, group)) = postgres_user() {
-            chown(server.path(), Some(user), Some(group)).expect("chown");
-        }
-        let data = server.data();
-        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
-        server.up();
-        server
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn data(&self) -> String {
-        self.path().join("data").display().to_string()
-    }
-
-    fn up(&self) {
-        let options = format!("-k {} -c listen_addresses='' -c fsync=off", self.path().display());
-        let log = self.path().join("log").display().to_string();
-        self.run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"]);
-    }
-
-    /// As a crash does it.
-    fn down(&self) {
-        self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let mut command = Command::new(PathBuf::from(BINARIES).join(program));
-        command.args(arguments).current_dir(self.path()).stdout(std::process::Stdio::null());
-        if let Some((user, group)) = postgres_user() {
-            command.uid(user).gid(group);
-        }
-        assert!(command.status().expect(program).success(), "{program} failed");
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.path().display())
-    }
-
-    async fn store(&self) -> Store {
-        let store = store(&self.url());
-        store.migrate().await.expect("migrated");
-        store
-    }
-
-    async fn count(&self, query: &'static str) -> i64 {
-        let mut connection = PgConnection::connect(&self.url()).await.expect("connected");
-        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("count")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.down();
-        }
-    }
-}
-
-/// A new folder at a place that the user of the server can get to.
-fn folder() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
-    let open = |place: &&PathBuf| {
-        let mode = std::fs::metadata(place).map_or(0, |found| found.permissions().mode());
-        postgres_user().is_none() || mode & 0o001 != 0
-    };
-    tempfile::tempdir_in(places.iter().find(open).expect("a place for a server")).expect("folder")
-}
-
-/// Postgres refuses to run as root.
-fn postgres_user() -> Option<(u32, u32)> {
-    use std::os::unix::fs::MetadataExt;
-    if std::fs::metadata("/proc/self").ok()?.uid() != 0 {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").expect("users");
-    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("a user postgres");
-    let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("number"));
-    Some((fields.next().expect("user"), fields.next().expect("group")))
+async fn count(server: &Server, query: &'static str) -> i64 {
+    let mut connection = PgConnection::connect(&server.url()).await.expect("connected");
+    sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("count")
 }
 
 fn store(url: &str) -> Store {
@@ -170,7 +86,7 @@ fn letter(number: u128) -> DeadLetter {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_stored_once_and_read_back_in_order() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     assert!(store.ready().await);
     store.ensure_local_application().await.expect("local");
     let mut sink = store.event_sink();
@@ -188,8 +104,8 @@ async fn events_are_stored_once_and_read_back_in_order() {
         let rows: Vec<EventRow> = (0..10).map(|number| row(3_000 + batch * 10 + number)).collect();
         assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 10]), "back to the straight path");
     }
-    assert_eq!(server.count("select count(*) from events").await, 2_130);
-    assert_eq!(server.count("select count(*) from event_types").await, 2);
+    assert_eq!(count(&server, "select count(*) from events").await, 2_130);
+    assert_eq!(count(&server, "select count(*) from event_types").await, 2);
 
     is_read_back_in_order(&server, &store).await;
 }
@@ -208,7 +124,7 @@ async fn is_read_back_in_order(server: &Server, store: &Store) {
     assert!(keys.is_sorted() && keys.iter().collect::<HashSet<_>>().len() == keys.len(), "in order, each once");
     assert_eq!(
         seen.len() as i64,
-        server.count("select count(*) from events where session_id = '00000000-0000-0000-0000-000000000003'").await
+        count(server, "select count(*) from events where session_id = '00000000-0000-0000-0000-000000000003'").await
     );
     let event = seen.iter().find(|event| event.id == Uuid::from_u128(10)).expect("row 10");
     assert_eq!((event.category.as_str(), event.name.as_str(), event.application.as_str()), ("shop", "even", "local"));
@@ -221,7 +137,7 @@ async fn is_read_back_in_order(server: &Server, store: &Store) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_rows_cost_only_themselves() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     let mut sink = store.event_sink();
     let batch = [row(1), bad(2), row(3)];
     assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Data { code, .. }) if code == "22P05"));
@@ -234,7 +150,7 @@ async fn bad_rows_cost_only_themselves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_rows_with_bad_ones_among_them() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     let limits = Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000 };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let mut receipts = Vec::new();
@@ -253,7 +169,7 @@ async fn ten_thousand_rows_with_bad_ones_among_them() {
             refused += i64::from(matches!(fate, Fate::Refused { .. }));
         }
     }
-    assert_eq!(server.count("select count(*) from events").await, 10_000 - refused);
+    assert_eq!(count(&server, "select count(*) from events").await, 10_000 - refused);
     drop(batcher);
     writers.drain(Duration::from_secs(5)).await;
 }
@@ -261,20 +177,20 @@ async fn ten_thousand_rows_with_bad_ones_among_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_kept_whatever_they_hold() {
     let server = Server::start();
-    let mut sink = server.store().await.dead_letter_sink();
+    let mut sink = migrated(&server).await.dead_letter_sink();
     let letters: Vec<DeadLetter> = (1..=100).map(letter).collect();
     assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]));
     assert_eq!(sink.write(&refs(&letters)).await, Ok(vec![Fate::Stored; 100]), "a retry is its own");
     let query = "select count(*) from dead_letters where raw = '\\x00ff' and detail = 'nul \u{fffd} here' \
         and violations #>> '{0,pointer}' = '/\u{fffd}' and module_id is not null and session_id is not null \
         and event_id is null and reason = 'quarantined'";
-    assert_eq!(server.count(query).await, 100);
+    assert_eq!(count(&server, query).await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_rows_from_many_writers_are_stored_once() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     let limits = Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
     let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
     let mut receipts = Vec::new();
@@ -293,7 +209,7 @@ async fn the_same_rows_from_many_writers_are_stored_once() {
         stored += fates.iter().filter(|fate| **fate == Fate::Stored).count();
     }
     assert_eq!(stored, 2_000, "stored is said once for each");
-    assert_eq!(server.count("select count(*) from events").await, 2_000);
+    assert_eq!(count(&server, "select count(*) from events").await, 2_000);
     drop(batcher);
     writers.drain(Duration::from_secs(5)).await;
 }
@@ -310,7 +226,7 @@ const HANG: u8 = 3;
 async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let port = listener.local_addr().expect("address").port();
-    let socket = server.path().join(".s.PGSQL.5432");
+    let socket = server.socket();
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
         loop {
@@ -350,7 +266,7 @@ async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_cut_around_the_commit_doubles_nothing() {
     let server = Server::start();
-    server.store().await;
+    migrated(&server).await;
     let mode = Arc::new(AtomicU8::new(PASS));
     let mut tasks = JoinSet::new();
     let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
@@ -379,13 +295,13 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
             assert_eq!(sink.write(&[&row]).await, Ok(vec![Fate::Stored]));
         }
     }
-    assert_eq!(server.count("select count(*) from events").await, 1 + 300 + 24);
+    assert_eq!(count(&server, "select count(*) from events").await, 1 + 300 + 24);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_killed_is_taken_up_again() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     let limits = Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let before = batcher.submit(vec![row(0)], None).expect("room");
@@ -401,7 +317,7 @@ async fn a_server_that_was_killed_is_taken_up_again() {
     }
     assert!(since.elapsed() < Duration::from_secs(2), "back within 2 s");
     assert!(store.ready().await);
-    assert_eq!(server.count("select count(*) from events").await, 50);
+    assert_eq!(count(&server, "select count(*) from events").await, 50);
     drop(batcher);
     writers.drain(Duration::from_secs(5)).await;
 }
@@ -409,7 +325,7 @@ async fn a_server_that_was_killed_is_taken_up_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applications_are_added_rotated_revoked_and_heard_of() {
     let server = Server::start();
-    let store = server.store().await;
+    let store = migrated(&server).await;
     store.migrate().await.expect("a second time");
     let mut changes = store.listen_applications().await.expect("listening");
     let new = NewApplication {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::batch::{Fate, Refused};
 use crate::body;
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
-use crate::event::{DeadLetter, EventRow, Reason};
+use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
@@ -272,7 +272,7 @@ impl<'a> Sending<'a> {
         let parcel_events_max = self.gateway.config.batch_events_max;
         let mut rest = rows;
         let mut originals = Vec::with_capacity(places.len());
-        originals.extend(rest.iter().map(|row| (row.id, row.module, row.raw.clone())));
+        originals.extend(rest.iter().map(Original::of));
         while !rest.is_empty() {
             let tail = rest.split_off(rest.len().min(parcel_events_max));
             let parcel = std::mem::replace(&mut rest, tail);
@@ -291,11 +291,11 @@ impl<'a> Sending<'a> {
         for (receipt, count) in receipts {
             let fates = receipt.await.map_err(|_| Refusal::Draining)?;
             debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
-            for (fate, (place, (id, module, raw))) in fates.into_iter().zip(&mut places) {
+            for (fate, (place, original)) in fates.into_iter().zip(&mut places) {
                 match fate {
-                    Fate::Stored => self.outcomes[place] = Some(Outcome::Stored { id }),
-                    Fate::Duplicate => self.outcomes[place] = Some(Outcome::Duplicate { id }),
-                    Fate::Refused { code, message } => self.unstorable(place, id, module, raw, &code, &message),
+                    Fate::Stored => self.outcomes[place] = Some(Outcome::Stored { id: original.id }),
+                    Fate::Duplicate => self.outcomes[place] = Some(Outcome::Duplicate { id: original.id }),
+                    Fate::Refused { code, message } => self.unstorable(place, original, &code, &message),
                 }
             }
         }
@@ -303,18 +303,18 @@ impl<'a> Sending<'a> {
     }
 
     /// An event that Postgres refuses for its data, whatever else is in its batch.
-    fn unstorable(
-        &mut self,
-        place: usize,
-        id: Uuid,
-        module: Option<Digest>,
-        raw: Bytes,
-        sqlstate: &str,
-        message: &str,
-    ) {
+    fn unstorable(&mut self, place: usize, original: Original, sqlstate: &str, message: &str) {
+        let Original { id, session_id, category, name, module, raw } = original;
         let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
         let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw);
-        self.quarantined.0.push(DeadLetter { event_id: Some(id), module, ..letter });
+        self.quarantined.0.push(DeadLetter {
+            event_id: Some(id),
+            session_id: Some(session_id),
+            category: Some(category.to_string()),
+            name: Some(name.to_string()),
+            module,
+            ..letter
+        });
         self.quarantined.1.push(place);
         self.outcomes[place] = Some(Outcome::Quarantined { id, code: Cow::Borrowed("unstorable") });
     }
@@ -330,6 +330,29 @@ impl<'a> Sending<'a> {
         }
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
         outcomes.ok_or(Refusal::Internal)
+    }
+}
+
+/// What a dead letter says of an event that was handed to the writers.
+struct Original {
+    id: Uuid,
+    session_id: Uuid,
+    category: Text,
+    name: Text,
+    module: Option<Digest>,
+    raw: Bytes,
+}
+
+impl Original {
+    fn of(row: &EventRow) -> Self {
+        Self {
+            id: row.id,
+            session_id: row.session_id,
+            category: row.category.clone(),
+            name: row.name.clone(),
+            module: row.module,
+            raw: row.raw.clone(),
+        }
     }
 }
 

@@ -20,8 +20,9 @@ pub use applications::{ApplicationRow, Applications, NewApplication};
 pub use read::{SessionCursor, StoredEvent};
 pub use write::{DeadLetterSink, EventSink};
 
-/// Longest wait for a connection to migrate on.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
+/// longer one would leave a database that is back unseen for longer.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 const READY_TIME: Duration = Duration::from_secs(1);
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,9 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
+pub(crate) mod cluster;
+pub(crate) mod load;
+pub(crate) mod proxy;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -109,20 +113,36 @@ impl Setup {
 
     /// Starts it, and waits until it is ready.
     pub(crate) async fn start(self) -> Gateway {
-        let folder = folder();
+        self.start_in(folder()).await
+    }
+
+    /// Starts it on a folder of the test's choice, and waits until it is ready.
+    pub(crate) async fn start_in(self, folder: TempDir) -> Gateway {
+        let mut gateway = self.at_rest(folder);
+        gateway.restart().await;
+        gateway
+    }
+
+    /// Starts it, and waits only until it listens.
+    pub(crate) async fn listen(self) -> Gateway {
+        let mut gateway = self.at_rest(folder());
+        gateway.launch().await;
+        gateway
+    }
+
+    /// Everything for it, and no process yet.
+    fn at_rest(self, folder: TempDir) -> Gateway {
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
         }
-        let mut gateway = Gateway {
+        Gateway {
             process: None,
             address: String::new(),
             log: Arc::default(),
             client: reqwest::Client::new(),
             environment: self.environment,
             folder,
-        };
-        gateway.restart().await;
-        gateway
+        }
     }
 }
 
@@ -152,6 +172,12 @@ impl Gateway {
 
     /// Starts the program on the data that is there.
     pub(crate) async fn restart(&mut self) {
+        self.launch().await;
+        eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+    }
+
+    /// Starts the program, and waits only until it listens.
+    pub(crate) async fn launch(&mut self) {
         let mut child = self.command().spawn().expect("the built program");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::clone(&self.log);
@@ -163,7 +189,17 @@ impl Gateway {
         });
         self.process = Some(child);
         self.address = eventually("the gateway listens", async || self.announced()).await;
-        eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+    }
+
+    /// Where it listens: address and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The process of its own Postgres.
+    pub(crate) fn postmaster(&self) -> Option<u32> {
+        let note = std::fs::read_to_string(self.data_dir().join("postgres/postmaster.pid")).ok()?;
+        note.lines().next()?.trim().parse().ok()
     }
 
     fn command(&self) -> Command {
@@ -274,18 +310,23 @@ impl Gateway {
 
     /// The same for any number of statements, with their rows as they are.
     pub(crate) fn sql_script(&self, script: &str) -> String {
-        let mut command = Command::new("psql");
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "eye", "-d", "eye", "-h"]);
-        command.arg(self.data_dir().join("run")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("psql");
-        let mut input = child.stdin.take().expect("piped");
-        let script = script.to_owned();
-        let writer = std::thread::spawn(move || input.write_all(script.as_bytes()));
-        let output = child.wait_with_output().expect("psql's output");
-        writer.join().expect("the writer").expect("psql reads its script");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        psql(&self.data_dir().join("run"), "eye", script)
     }
+}
+
+/// Runs statements as a person with `psql` would, as the user and on the database `name`, and gives the rows' text.
+pub(crate) fn psql(socket: &Path, name: &str, script: &str) -> String {
+    let mut command = Command::new("psql");
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", name, "-d", name, "-h"]);
+    command.arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("psql");
+    let mut input = child.stdin.take().expect("piped");
+    let script = script.to_owned();
+    let writer = std::thread::spawn(move || input.write_all(script.as_bytes()));
+    let output = child.wait_with_output().expect("psql's output");
+    writer.join().expect("the writer").expect("psql reads its script");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Sends a signal to a process that a test has started.

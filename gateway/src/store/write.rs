@@ -31,6 +31,9 @@ const BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
 /// repeat themselves do so in runs, and a `copy` that fails leaves dead rows behind.
 const WARY_BATCHES: u32 = 8;
+/// Longest wait for a connection. Short, because whoever waits for one that never answers does not see that the next
+/// one would: with the longest pause between tries, a server that is back is found within two seconds.
+const OPEN_MOST: Duration = Duration::from_millis(1_400);
 /// Each time-out doubles the time of the next try up to this, so that a slow server is not hammered for ever with
 /// batches that it can never finish.
 const FLUSH_MOST: Duration = Duration::from_secs(60);
@@ -248,8 +251,18 @@ impl<T: Table> Writer<T> {
     }
 
     async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => match timeout(OPEN_MOST, Link::open(&self.options, self.lost.clone())).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(cause)) => return Err(Failure::Transient(cause.to_string())),
+                Err(_) => {
+                    return Err(Failure::Transient(format!("no connection within {} ms", OPEN_MOST.as_millis())));
+                }
+            },
+        };
         let allowed = self.allowed;
-        let Ok(result) = timeout(allowed, self.attempt(items)).await else {
+        let Ok(result) = timeout(allowed, self.attempt(link, items)).await else {
             self.allowed = (allowed * 2).min(FLUSH_MOST).max(self.flush_time);
             return Err(Failure::Transient(format!("no answer within {} ms", allowed.as_millis())));
         };
@@ -270,11 +283,7 @@ impl<T: Table> Writer<T> {
     }
 
     /// One try. May be dropped at any point: `link` is empty then, and `uncertain` says whether a commit was sent.
-    async fn attempt(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, sqlx::Error> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => Link::open(&self.options, self.lost.clone()).await?,
-        };
+    async fn attempt(&mut self, mut link: Link, items: &[&T::Item]) -> Result<Vec<Fate>, sqlx::Error> {
         self.lost = Some(link.backend.clone());
         let repeat = self.uncertain;
         let result = self.store(&mut link, items, repeat).await;

@@ -1,0 +1,256 @@
+//! The database goes away in every way there is, and comes back: what was answered stays true, and the gateway recovers
+//! by itself.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::cluster::Server;
+use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, id_of, numbered};
+use crate::support::proxy::{At, Fault, How, Proxy};
+use crate::support::{Gateway, Setup, eventually};
+
+/// The promise for all of these.
+const RECOVERY_MOST: Duration = Duration::from_secs(2);
+/// The gateway's time to answer in these tests, and what a loaded machine may add.
+const ANSWER_MS: u64 = 1_500;
+const ANSWER_MOST: Duration = Duration::from_millis(ANSWER_MS + 1_000);
+
+fn setup(url: &str) -> Setup {
+    Setup::default().with("EYE_DATABASE_URL", url).with("EYE_ANSWER_MS", ANSWER_MS)
+}
+
+async fn behind_proxy(setup: impl FnOnce(&str) -> Setup) -> (Server, Proxy, Gateway) {
+    let server = Server::start();
+    server.prepare();
+    let proxy = Proxy::start(server.socket()).await;
+    let gateway = setup(&proxy.url()).start().await;
+    (server, proxy, gateway)
+}
+
+/// Sends one event, which must be refused in time, with word of when to come again.
+async fn is_refused_in_time(gateway: &Gateway, number: u64) {
+    let start = Instant::now();
+    let answer = gateway.send(&numbered(number)).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    assert!(start.elapsed() < ANSWER_MOST, "answered after {:?}", start.elapsed());
+}
+
+/// Sends events until one is stored.
+async fn recovers(gateway: &Gateway, what: &str) {
+    let start = Instant::now();
+    eventually("an event is stored again", async || {
+        let mut event = numbered(0);
+        event["id"] = json!(Uuid::now_v7());
+        let answer = gateway.send(&event).await;
+        (answer.status == 201).then_some(())
+    })
+    .await;
+    println!("{what}: stored again after {} ms", start.elapsed().as_millis());
+    assert!(start.elapsed() < RECOVERY_MOST, "{what}: stored again only after {:?}", start.elapsed());
+}
+
+/// A fault at a random place of a batch of this many events.
+fn fault(chance: &mut Chance, events: u64) -> Fault {
+    let at = if chance.below(2) == 0 {
+        // From the statement through the last row and a little more.
+        At::Up(usize::try_from(chance.below(events * 160 + 200)).expect("small"))
+    } else {
+        // From the first answer through the commit's.
+        At::Down(usize::try_from(chance.below(60)).expect("small"))
+    };
+    let how = match chance.below(6) {
+        0..3 => How::Cut,
+        3 => How::HalfCloseUp,
+        4 => How::HalfCloseDown,
+        _ => How::Pause(Duration::from_millis(chance.below(400))),
+    };
+    Fault { at, how }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_at_any_byte_of_a_batch_breaks_no_answer() {
+    let mut chance = Chance::new();
+    let (server, proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_WRITERS", 1)).await;
+    let (ledger, client) = (Ledger::default(), reqwest::Client::new());
+    let (mut told, mut most) = (0, Duration::ZERO);
+    for round in 0..120 {
+        let count = 1 + chance.below(40);
+        let fault = fault(&mut chance, count);
+        proxy.arm(fault);
+        let numbers = ledger.reserve(count);
+        let start = Instant::now();
+        let ended = ledger.send(&client, gateway.address(), &numbers).await;
+        most = most.max(start.elapsed());
+        assert!(start.elapsed() < ANSWER_MOST, "{fault:?} was answered after {:?}", start.elapsed());
+        proxy.disarm();
+        told += u32::from(ended == Ended::Told);
+        assert_ne!(ended, Ended::Unanswered, "{fault:?}");
+        if round % 3 == 0 {
+            // A repetition finds all of it there.
+            ledger.send(&client, gateway.address(), &numbers).await;
+        }
+    }
+    println!("{told} of 120 batches were told in spite of the fault, the slowest after {} ms", most.as_millis());
+    ledger.hold_against(&server.sql(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_answer_is_told_truly() {
+    let (server, proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_WRITERS", 1)).await;
+    let (ledger, client) = (Ledger::default(), reqwest::Client::new());
+    for how in [How::Cut, How::HalfCloseDown] {
+        // The server says 24 bytes before it gets the rows, and with the next one that the rows are committed.
+        for place in 24..50 {
+            proxy.arm(Fault { at: At::Down(place), how });
+            let numbers = ledger.reserve(10);
+            let ended = ledger.send(&client, gateway.address(), &numbers).await;
+            assert_eq!(ended, Ended::Told, "the batch is written again at once");
+            proxy.disarm();
+        }
+    }
+    let stored = ledger.said_stored();
+    assert_eq!(stored, ledger.numbers(), "what a former try has committed is stored, not a duplicate");
+    ledger.hold_against(&server.sql(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_hangs_is_refused_in_time_and_taken_up_again() {
+    let (server, proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_FLUSH_MS", 1_000)).await;
+    recovers(&gateway, "at first").await;
+    proxy.freeze(true);
+    for number in 0..3 {
+        is_refused_in_time(&gateway, number).await;
+    }
+    assert_eq!(gateway.get("/readyz").await.status, 503);
+    proxy.freeze(false);
+    recovers(&gateway, "after everything was held back").await;
+
+    // A connection that never answers again, while new ones do.
+    let ledger = Ledger::default();
+    for (number, place) in [(100, At::Up(30)), (101, At::Down(30))] {
+        proxy.arm(Fault { at: place, how: How::Stall });
+        ledger.send(&reqwest::Client::new(), gateway.address(), &[number]).await;
+        recovers(&gateway, "after one connection hung").await;
+    }
+    let doubles = server.sql("select id from events group by id having count(*) > 1");
+    assert_eq!(doubles, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_swallows_everything_for_long_is_taken_up_again() {
+    let (_server, mut proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_FLUSH_MS", 500)).await;
+    recovers(&gateway, "at first").await;
+    proxy.freeze(true);
+    let start = Instant::now();
+    let mut number = 0;
+    // Long enough for several tries of each writer, each of which ends for want of an answer.
+    while start.elapsed() < Duration::from_secs(9) {
+        is_refused_in_time(&gateway, number).await;
+        number += 1;
+    }
+    proxy.lose_all();
+    let start = Instant::now();
+    recovers(&gateway, "after 9 s without a byte, with all connections lost").await;
+    eventually("ready", async || (gateway.get("/readyz").await.status == 200).then_some(())).await;
+    println!("ready again after {} ms", start.elapsed().as_millis());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_connections_are_refusals_until_the_database_is_back() {
+    let (server, mut proxy, gateway) = behind_proxy(setup).await;
+    let mut chance = Chance::new();
+    let mut load = Load::start(gateway.address(), 4, 20, &mut chance);
+    load.stores(100).await;
+    for _ in 0..3 {
+        proxy.leave().await;
+        is_refused_in_time(&gateway, 1_000_000_000).await;
+        assert_eq!(gateway.get("/readyz").await.status, 503);
+        assert_eq!(gateway.get("/healthz").await.status, 200);
+        proxy.come_back().await;
+        let first = load.stores(100).await;
+        println!("stored again {} ms after the database was back", first.as_millis());
+        assert!(first < RECOVERY_MOST, "{first:?}");
+        eventually("ready", async || (gateway.get("/readyz").await.status == 200).then_some(())).await;
+    }
+    load.stop().await;
+    server.sql("delete from events where data ->> 'n' = '1000000000'");
+    load.ledger.hold_against(&server.sql(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_starts_with_the_database_away() {
+    let server = Server::start();
+    server.prepare();
+    let mut proxy = Proxy::start(server.socket()).await;
+    proxy.leave().await;
+    let gateway = setup(&proxy.url()).listen().await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        assert_eq!(gateway.get("/healthz").await.status, 200);
+        assert_eq!(gateway.get("/readyz").await.status, 503);
+        is_refused_in_time(&gateway, 1).await;
+    }
+    proxy.come_back().await;
+    let start = Instant::now();
+    eventually("ready", async || (gateway.get("/readyz").await.status == 200).then_some(())).await;
+    println!("ready {} ms after the database was there", start.elapsed().as_millis());
+    assert!(start.elapsed() < RECOVERY_MOST, "ready only after {:?}", start.elapsed());
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_and_comes_back_loses_no_answer() {
+    let (server, _proxy, gateway) = behind_proxy(setup).await;
+    let mut load = Load::start(gateway.address(), 4, 20, &mut Chance::new());
+    for _ in 0..4 {
+        load.stores(200).await;
+        tokio::task::block_in_place(|| server.down());
+        is_refused_in_time(&gateway, 1_000_000_000).await;
+        tokio::task::block_in_place(|| server.up());
+        let first = load.stores(1).await;
+        println!("stored again {} ms after the server was back", first.as_millis());
+        assert!(first < RECOVERY_MOST, "{first:?}");
+    }
+    load.stop().await;
+    server.sql("delete from events where data ->> 'n' = '1000000000'");
+    load.ledger.hold_against(&server.sql(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_postgres_refuses_cost_only_themselves() {
+    let gateway = Gateway::start().await;
+    gateway.sql("alter table events add constraint poison check (data ->> 'n' not like '%13')");
+    let mut chance = Chance::new();
+    let ledger = Ledger::default();
+    // In a random order, so that the bad ones are in random places.
+    let mut numbers = ledger.reserve(1_000);
+    for place in (1..numbers.len()).rev() {
+        numbers.swap(place, usize::try_from(chance.below(place as u64 + 1)).expect("small"));
+    }
+    let start = Instant::now();
+    let ended = ledger.send(&reqwest::Client::new(), gateway.address(), &numbers).await;
+    println!("1,000 events with 10 bad ones among them: {ended:?} after {} ms", start.elapsed().as_millis());
+    assert_eq!(ended, Ended::Told);
+    let mut bad = ledger.quarantined();
+    bad.sort_unstable();
+    assert_eq!(bad, (0..10).map(|hundred| hundred * 100 + 13).collect::<Vec<_>>());
+    ledger.hold_against(&gateway.sql_script(ROWS));
+    let letters = gateway.sql(
+        "select event_id, code, reason, convert_from(raw, 'UTF8')::json -> 'data' ->> 'n', session_id is not null, \
+             category, name from dead_letters",
+    );
+    assert_eq!(letters.lines().count(), 10, "{letters}");
+    for number in bad {
+        let line = format!("{}|unstorable|quarantined|{number}|t|load|kind {}", id_of(number), number % 5);
+        assert!(letters.lines().any(|letter| letter == line), "{line}\n{letters}");
+    }
+    // Alone, with the answer to one event.
+    let answer = gateway.send(&numbered(100_013)).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let body: Value = answer.json();
+    assert_eq!((body["outcome"].as_str(), body["code"].as_str()), (Some("quarantined"), Some("unstorable")));
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "11");
+}

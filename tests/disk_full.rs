@@ -1,0 +1,99 @@
+//! The disk is full, and then it is not. Needs the right to mount a tmpfs; without it, these tests say so and end.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::cluster::give_to_postgres;
+use crate::support::load::{Chance, Load, ROWS, numbered};
+use crate::support::{Gateway, Setup, eventually, folder};
+
+/// A small file system in memory, gone with the test.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: &Path, mebibytes: u32) -> Option<Disk> {
+        std::fs::create_dir_all(path).expect("the folder");
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m,mode=0711"), "tmpfs"]).arg(path);
+        let mounted = command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        if !mounted {
+            println!("not tried: no right to mount a tmpfs here");
+        }
+        mounted.then(|| Disk(path.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes every free byte.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).expect("the filler");
+        let zeros = std::io::copy(&mut std::io::repeat(0), &mut file);
+        assert!(zeros.is_err(), "the disk is full now");
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("the filler");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily, because a server may still be about to leave.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Under load: fills the disk, waits for refusals, frees it, and gives the time until events are stored again.
+async fn full_and_free(gateway: &Gateway, disk: &Disk, what: &str) -> Duration {
+    let mut load = Load::start(gateway.address(), 4, 100, &mut Chance::new());
+    load.stores(500).await;
+    disk.fill();
+    eventually("events are refused", async || {
+        let answer = gateway.send(&numbered(1_000_000_000)).await;
+        assert!([200, 201, 503].contains(&answer.status), "{answer:?}");
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/healthz").await.status, 200);
+    disk.free();
+    let start = Instant::now();
+    load.stores(1).await;
+    let recovery = start.elapsed();
+    println!("{what}: stored again {} ms after there was room", recovery.as_millis());
+    load.stores(200).await;
+    load.stop().await;
+    gateway.sql("delete from events where data ->> 'n' = '1000000000'");
+    load.ledger.hold_against(&gateway.sql_script(ROWS));
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "0", "a full disk is no event's fault");
+    recovery
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_a_table_refuses_until_there_is_room() {
+    let folder = folder();
+    let Some(disk) = Disk::mount(&folder.path().join("small"), 24) else { return };
+    let tables = disk.0.join("tables");
+    std::fs::create_dir(&tables).expect("a folder");
+    give_to_postgres(&tables);
+    let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start().await;
+    gateway.sql_script(&format!(
+        "create tablespace small location '{}';\nalter table events_default set tablespace small;\n",
+        tables.display()
+    ));
+    let recovery = full_and_free(&gateway, &disk, "a full tablespace").await;
+    assert!(recovery < Duration::from_secs(2), "{recovery:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_the_whole_cluster_refuses_until_there_is_room() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    let Some(disk) = Disk::mount(&data, 160) else { return };
+    let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start_in(folder).await;
+    // Postgres itself may end for want of room, and is then started again at growing intervals.
+    let recovery = full_and_free(&gateway, &disk, "a full disk with the log on it").await;
+    assert!(recovery < Duration::from_secs(12), "{recovery:?}");
+}

@@ -1,0 +1,48 @@
+//! The gateway is told to stop while it is at work.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::load::{Chance, Load, ROWS, numbered};
+use crate::support::{Gateway, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_keeps_every_answer() {
+    let mut gateway = Gateway::start().await;
+    let mut load = Load::start(gateway.address(), 8, 40, &mut Chance::new());
+    for _ in 0..3 {
+        load.stores(300).await;
+        gateway.signal("TERM");
+        let start = Instant::now();
+        assert_eq!(gateway.ended().await.code(), Some(0));
+        println!("stopped under load in {} ms", start.elapsed().as_millis());
+        gateway.restart().await;
+        load.turn_to(gateway.address());
+        load.stores(1).await;
+    }
+    load.stop().await;
+    load.ledger.hold_against(&gateway.sql_script(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() {
+    let mut gateway = Gateway::start().await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    // A request that never ends keeps the gateway draining.
+    let mut slow = TcpStream::connect(gateway.address()).expect("a connection");
+    let head =
+        "POST /v1/events HTTP/1.1\r\nhost: eye\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    slow.write_all(head.as_bytes()).expect("half a request");
+    assert_eq!(gateway.send(&numbered(2)).await.status, 201, "the half request has been taken by now");
+    gateway.signal("TERM");
+    eventually("the gateway drains", async || gateway.log().contains("drains").then_some(())).await;
+    let start = Instant::now();
+    gateway.signal("TERM");
+    let code = gateway.ended().await.code();
+    println!("ended {} ms after the second signal, code {code:?}", start.elapsed().as_millis());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(code, Some(0));
+    gateway.restart().await;
+    assert_eq!(gateway.sql("select count(*) from events"), "2");
+}

@@ -1,0 +1,236 @@
+//! A TCP proxy before Postgres that breaks connections: it cuts, half-closes and stalls at a chosen byte of a batch's
+//! way into the database or of the answer's way back, and it can be away altogether.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Which way the bytes are counted, from the beginning of a `copy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// After so many bytes from the gateway.
+    Up(usize),
+    /// After so many bytes from the server.
+    Down(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Both ways end.
+    Cut,
+    /// The server is told that nothing more comes; its answers still pass.
+    HalfCloseUp,
+    /// The gateway is told that nothing more comes; what it sends still passes.
+    HalfCloseDown,
+    /// Nothing passes any more, and nobody is told.
+    Stall,
+    /// Nothing passes for so long, and then all of it.
+    Pause(Duration),
+}
+
+/// What happens to the next `copy`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) at: At,
+    pub(crate) how: How,
+}
+
+/// What all connections share.
+#[derive(Default)]
+struct Plan {
+    armed: Mutex<Option<Fault>>,
+    /// While true, every byte of every connection waits.
+    frozen: Mutex<watch::Sender<bool>>,
+}
+
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    socket: PathBuf,
+    plan: Arc<Plan>,
+    /// Those of connections that are held back for ever.
+    lost: Vec<watch::Sender<bool>>,
+    connections: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Stands before the server behind `socket`.
+    pub(crate) async fn start(socket: PathBuf) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let mut proxy = Proxy { address, socket, plan: Arc::default(), lost: Vec::new(), connections: JoinSet::new() };
+        proxy.listen(listener);
+        proxy
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@{}/postgres?sslmode=disable", self.address)
+    }
+
+    /// Breaks the next `copy`.
+    pub(crate) fn arm(&self, fault: Fault) {
+        *self.plan.armed.lock().expect("the plan") = Some(fault);
+    }
+
+    /// Whether the fault has not met a `copy` yet. A fault that has not is taken back.
+    pub(crate) fn disarm(&self) -> bool {
+        self.plan.armed.lock().expect("the plan").take().is_some()
+    }
+
+    /// Holds all bytes back, or lets them go on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.plan.frozen.lock().expect("the plan").send_replace(frozen);
+    }
+
+    /// Lets new connections pass, while those that are there hang for ever.
+    pub(crate) fn lose_all(&mut self) {
+        let now = std::mem::take(&mut *self.plan.frozen.lock().expect("the plan"));
+        now.send_replace(true);
+        self.lost.push(now);
+    }
+
+    /// Cuts all connections and refuses new ones.
+    pub(crate) async fn leave(&mut self) {
+        self.connections.shutdown().await;
+    }
+
+    /// Takes connections again.
+    pub(crate) async fn come_back(&mut self) {
+        let listener = super::eventually("the port is free", async || TcpListener::bind(self.address).await.ok()).await;
+        self.listen(listener);
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        let (socket, plan) = (self.socket.clone(), Arc::clone(&self.plan));
+        self.connections.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.expect("accepted");
+                let Ok(server) = UnixStream::connect(&socket).await else { continue };
+                let (read, write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                let frozen = plan.frozen.lock().expect("the plan").subscribe();
+                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None) };
+                connections.spawn(way.run((read, write), (server_read, server_write)));
+            }
+        });
+    }
+}
+
+/// One connection.
+struct Way {
+    plan: Arc<Plan>,
+    frozen: watch::Receiver<bool>,
+    /// The fault that this connection has taken.
+    fault: Mutex<Option<Fault>>,
+}
+
+/// How a direction ended.
+enum End {
+    /// Both ways end.
+    Cut,
+    /// Only this way ended.
+    Closed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+impl Way {
+    async fn run(self, client: (OwnedReadHalf, OwnedWriteHalf), server: (unix::OwnedReadHalf, unix::OwnedWriteHalf)) {
+        both(self.pump(client.0, server.1, Direction::Up), self.pump(server.0, client.1, Direction::Down)).await;
+    }
+
+    async fn pump(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        direction: Direction,
+    ) -> End {
+        let mut frozen = self.frozen.clone();
+        let mut buffer = vec![0; 65_536];
+        let mut count = None;
+        loop {
+            let Ok(length @ 1..) = from.read(&mut buffer).await else { return End::Cut };
+            let bytes = &buffer[..length];
+            // Counted from the beginning of the statement.
+            let start = if direction == Direction::Up { self.take_fault(bytes) } else { 0 };
+            // The sender lives as long as the proxy.
+            let _ = frozen.wait_for(|frozen| !frozen).await;
+            let (before, after) = match self.place(direction, &mut count, length - start) {
+                Some((passes, how)) => {
+                    let (before, after) = bytes.split_at(passes + start);
+                    if to.write_all(before).await.is_err() {
+                        return End::Cut;
+                    }
+                    match break_here(how).await {
+                        None => *self.fault.lock().expect("the fault") = None,
+                        Some(End::Closed) => {
+                            // The other side may have gone already.
+                            let _ = to.shutdown().await;
+                            return End::Closed;
+                        }
+                        Some(End::Cut) => return End::Cut,
+                    }
+                    (&[][..], after)
+                }
+                None => (bytes, &[][..]),
+            };
+            if to.write_all(before).await.is_err() || to.write_all(after).await.is_err() {
+                return End::Cut;
+            }
+        }
+    }
+
+    /// Takes the fault that is armed if a batch begins here, and gives the place where it does.
+    fn take_fault(&self, bytes: &[u8]) -> usize {
+        let Some(start) = bytes.windows(5).position(|window| window == b"copy ") else { return 0 };
+        let Some(fault) = self.plan.armed.lock().expect("the plan").take() else { return 0 };
+        *self.fault.lock().expect("the fault") = Some(fault);
+        start
+    }
+
+    /// How many of the next `length` bytes pass before the fault, if it comes among them.
+    fn place(&self, direction: Direction, count: &mut Option<usize>, length: usize) -> Option<(usize, How)> {
+        let fault = (*self.fault.lock().expect("the fault"))?;
+        let place = match (fault.at, direction) {
+            (At::Up(place), Direction::Up) | (At::Down(place), Direction::Down) => place,
+            _ => return None,
+        };
+        let passed = count.unwrap_or_default();
+        *count = Some(passed + length);
+        (passed + length >= place).then(|| (place.saturating_sub(passed), fault.how))
+    }
+}
+
+/// Ends when one of the ways is cut, or both are closed.
+async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) {
+    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
+    tokio::select! {
+        end = &mut up => if matches!(end, End::Closed) { down.await; },
+        end = &mut down => if matches!(end, End::Closed) { up.await; },
+    }
+}
+
+/// How this way ends, or nothing if it goes on.
+async fn break_here(how: How) -> Option<End> {
+    match how {
+        How::Cut => Some(End::Cut),
+        How::HalfCloseUp | How::HalfCloseDown => Some(End::Closed),
+        How::Stall => std::future::pending().await,
+        How::Pause(time) => {
+            tokio::time::sleep(time).await;
+            None
+        }
+    }
+}
