@@ -244,6 +244,7 @@ async fn a_module_that_keeps_faulting_is_taken_off_and_comes_back_by_a_probe_or_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
 async fn a_module_that_spins_does_not_hold_the_request_threads() {
     let house = House::with(&[
         ("page/view.wasm", &judges(ACCEPT)),
