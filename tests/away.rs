@@ -141,7 +141,9 @@ async fn a_database_that_hangs_is_refused_in_time_and_taken_up_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_that_swallows_everything_for_long_is_taken_up_again() {
-    let (_server, mut proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_FLUSH_MS", 500)).await;
+    // One writer, so that each of its tries follows the other, and is given twice the time.
+    let setup = |url: &str| setup(url).with("EYE_FLUSH_MS", 500).with("EYE_WRITERS", 1);
+    let (_server, mut proxy, gateway) = behind_proxy(setup).await;
     recovers(&gateway, "at first").await;
     proxy.freeze(true);
     let start = Instant::now();

@@ -455,7 +455,7 @@ async fn the_scan_takes_exactly_what_postgres_takes() {
         }
         gateway.sql_script(&script).lines().map(unhex).collect()
     };
-    scan_agrees_with_postgres(20_261_123, 20_000, ask);
+    scan_agrees_with_postgres(20_261_123, 5_000, ask);
 }
 
 fn unhex(line: &str) -> Option<String> {

@@ -4,8 +4,10 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS, numbered};
-use crate::support::{Gateway, eventually};
+use crate::support::proxy::Proxy;
+use crate::support::{Gateway, SESSION, Setup, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_keeps_every_answer() {
@@ -45,4 +47,37 @@ async fn a_second_signal_ends_at_once() {
     assert_eq!(code, Some(0));
     gateway.restart().await;
     assert_eq!(gateway.sql("select count(*) from events"), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_in_time_whatever_the_database_does() {
+    const DRAIN: Duration = Duration::from_millis(2_000);
+    let server = Server::start();
+    server.prepare();
+    let mut proxy = Proxy::start(server.socket()).await;
+    let setup = Setup::default().with("EYE_DATABASE_URL", proxy.url()).with("EYE_DRAIN_MS", DRAIN.as_millis());
+    let mut gateway = setup.with("EYE_ANSWER_MS", 1_000).start().await;
+    for away in ["hangs", "refuses"] {
+        assert_eq!(gateway.session(SESSION).await.len(), 0);
+        if away == "hangs" {
+            proxy.freeze(true);
+        } else {
+            proxy.leave().await;
+        }
+        // Something for each: a read, an event that is refused in the end, and a dead letter that nobody waits for.
+        let mut broken = numbered(1);
+        broken["surplus"] = true.into();
+        assert_eq!(gateway.send(&broken).await.status, 422);
+        assert_eq!(gateway.get("/readyz").await.status, 503);
+        assert_eq!(gateway.send(&numbered(2)).await.status, 503);
+        gateway.signal("TERM");
+        let start = Instant::now();
+        assert_eq!(gateway.ended().await.code(), Some(0));
+        println!("stopped in {} ms while the database {away}", start.elapsed().as_millis());
+        assert!(start.elapsed() < DRAIN + Duration::from_millis(1_500), "{away}: {:?}", start.elapsed());
+        if away == "hangs" {
+            proxy.lose_all();
+            gateway.restart().await;
+        }
+    }
 }

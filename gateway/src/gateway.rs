@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
@@ -26,6 +26,8 @@ use crate::validator::{self, Validators};
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
+/// What the writers get to finish in even if the connections have used up all of the time to drain.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 /// How often partitions are made ahead.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -245,12 +247,13 @@ async fn serve_on(
         shutdown.cancelled().await;
         gateway.draining.store(true, Ordering::Relaxed);
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
+        Instant::now()
     };
-    tokio::join!(listener.run(limits, handler, shutdown.clone()), announce);
+    let ((), since) = tokio::join!(listener.run(limits, handler, shutdown.clone()), announce);
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {
-        writers.drain(drain).await;
+        writers.drain(drain.saturating_sub(since.elapsed()).max(LAST_WRITES)).await;
     }
     stop.cancel();
     tasks.wait().await;

@@ -59,8 +59,9 @@ const FAMILY_TIME_MAX: Duration = Duration::from_millis(200);
 /// How long processes that were told to quit may take.
 const QUIT_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Restarts wait from the first to the second of these, doubling, while the server keeps dying.
-const RESTART_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Restarts wait from the first to the second of these, doubling, while the server keeps dying. A server that cannot
+/// start for want of disk space must be back soon after there is room, so the second is short.
+const RESTART_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// A server that ran for this long was well: its death is answered by an immediate restart.
 const WELL_AFTER: Duration = Duration::from_secs(60);

@@ -23,6 +23,8 @@ pub use write::{DeadLetterSink, EventSink};
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
 /// longer one would leave a database that is back unseen for longer.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// Longest wait for the end of the connections for reading.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
@@ -117,9 +119,12 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the connections for reading; the writers close their own.
+    /// Closes the connections for reading; the writers close their own. A server that does not answer the farewell is
+    /// left without one.
     pub async fn close(&self) {
-        self.reads.close().await;
+        if timeout(CLOSE_TIME, self.reads.close()).await.is_err() {
+            tracing::warn!("the database did not answer when its connections were closed");
+        }
     }
 
     /// Asks whether the database answers now.
