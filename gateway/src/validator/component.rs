@@ -22,7 +22,7 @@ mod contract {
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 
-    pub(super) use eye::validator::types::Expectation;
+    pub(super) use self::eye::validator::types::Expectation;
 }
 
 /// Examples that a module may bring for its self-test.
