@@ -22,7 +22,7 @@ test:
 SOAK_SECONDS ?= 600
 
 soak:
-	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run -p eye --no-capture crash_loop::
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak -p eye --no-capture crash_loop::
 
 # The shipped validators, where the tests find them.
 modules:
