@@ -1,5 +1,7 @@
 //! What a sender is told, for each kind of event and body, and that nothing else is stored.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, SESSION, Setup, event, eventually, pageview};
@@ -210,6 +212,28 @@ async fn a_batch_tells_the_outcome_of_each_and_stores_the_good() {
     assert_eq!((answer.status, &answer.json()["stored"], &answer.json()["rejected"]), (207, &json!(2), &json!(1)));
     let answer = gateway.send(&json!([pageview(), pageview()])).await;
     assert_eq!((answer.status, answer.json()["results"].as_array().map(Vec::len)), (200, Some(0)));
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_read_and_bombs_are_not() {
+    let gateway = Gateway::start().await;
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes it")
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 19).expect("memory takes it");
+    let batch = json!([pageview(), pageview()]).to_string().into_bytes();
+    let bomb = vec![b' '; 64 << 20];
+    let send = async |encoding: &str, body: Vec<u8>| {
+        let request = gateway.request("POST", "/v1/events").header("content-type", "application/json");
+        gateway.answer(request.header("content-encoding", encoding).body(body)).await.status
+    };
+    assert_eq!(send("gzip", gzip(&batch)).await, 200);
+    assert_eq!(send("zstd", zstd(&batch)).await, 200);
+    assert_eq!(send("gzip", gzip(&bomb)).await, 413);
+    assert_eq!(send("zstd", zstd(&bomb)).await, 413);
+    assert_eq!(send("gzip", batch).await, 400, "not what the header says");
+    assert_eq!(gateway.session(SESSION).await.len(), 4);
 }
 
 #[tokio::test]
