@@ -66,6 +66,10 @@ const RESTART_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Durati
 /// A server that ran for this long was well: its death is answered by an immediate restart.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
+/// What Postgres prints while processes of a killed server still hold its memory, and how long that is waited for.
+const MEMORY_HELD: &str = "pre-existing shared memory block";
+const MEMORY_HELD_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// The log and the one before it each have this size at most.
 const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
@@ -273,11 +277,7 @@ impl Postgres {
         }
         cluster.prove_reachable(&cluster.cluster_dir).await?;
 
-        let mut server = cluster.spawn().await?;
-        if let Err(error) = cluster.ready(&mut server).await {
-            server.stop(&cluster).await;
-            return Err(error);
-        }
+        let server = cluster.launch().await?;
         let url = url(&cluster.socket_dir);
         let (stop, stopped) = oneshot::channel();
         let mut supervisor = JoinSet::new();
@@ -640,6 +640,22 @@ impl Cluster {
                 })
             }
             (outcome, _) => outcome.map(drop),
+        }
+    }
+
+    /// Starts the server and waits until it is ready. When the one before was killed, its processes may hold its memory
+    /// for some time yet; Postgres then refuses to start, and is asked again.
+    async fn launch(&self) -> Result<Server, Error> {
+        let begin = Instant::now();
+        loop {
+            let mut server = self.spawn().await?;
+            let Err(error) = self.ready(&mut server).await else { return Ok(server) };
+            server.stop(self).await;
+            let held = matches!(&error, Error::NotReady { output, .. } if output.contains(MEMORY_HELD));
+            if !held || begin.elapsed() > MEMORY_HELD_TIME_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(RESTART_DELAYS.0).await;
         }
     }
 
