@@ -251,6 +251,8 @@ impl Config {
             bin_dir: self.postgres_bin.clone(),
             search_path: std::env::var_os("PATH"),
             temp_dir: std::env::temp_dir(),
+            // The writers of events, that of dead letters, and the one that hears of changed applications.
+            connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
     }
 }
