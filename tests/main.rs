@@ -6,6 +6,7 @@ mod crash_loop;
 mod disk_full;
 mod json_against_postgres;
 mod modules;
+mod openapi;
 mod overload;
 mod program;
 mod stop;

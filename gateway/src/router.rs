@@ -15,11 +15,26 @@ use crate::{ingest, query};
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
 
+/// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("/v1/events", "POST"),
+    ("/post/create", "POST"),
+    ("/v1/sessions/{session_id}", "GET, HEAD"),
+    ("/v1/validators", "GET, HEAD"),
+    ("/healthz", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/openapi.json", "GET, HEAD"),
+];
+
+/// What programs are told of this surface.
+const OPENAPI: &str = include_str!("../openapi.json");
+
 /// What a path stands for.
 enum Route<'a> {
     Events,
     Session(Cow<'a, str>),
     Validators,
+    OpenApi,
     Health,
     Readiness,
 }
@@ -32,6 +47,7 @@ impl<'a> Route<'a> {
         Some(match path {
             "/v1/events" | "/post/create" => Self::Events,
             "/v1/validators" => Self::Validators,
+            "/openapi.json" => Self::OpenApi,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
             path => {
@@ -45,7 +61,9 @@ impl<'a> Route<'a> {
     fn method(&self) -> (Method, &'static str) {
         match self {
             Self::Events => (Method::POST, "POST"),
-            Self::Session(_) | Self::Validators | Self::Health | Self::Readiness => (Method::GET, "GET, HEAD"),
+            Self::Session(_) | Self::Validators | Self::OpenApi | Self::Health | Self::Readiness => {
+                (Method::GET, "GET, HEAD")
+            }
         }
     }
 }
@@ -73,6 +91,10 @@ async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> R
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))
+        }
+        Route::OpenApi => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            Ok(response::json(StatusCode::OK, OPENAPI))
         }
         Route::Health => Ok(response::json(StatusCode::OK, r#"{"status":"alive"}"#)),
         Route::Readiness => Ok(readiness(gateway).await),

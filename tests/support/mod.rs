@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod load;
+pub(crate) mod openapi;
 pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -266,9 +267,16 @@ impl Gateway {
     }
 
     pub(crate) async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap_or_else(|error| panic!("no answer: {error:?}\n{}", self.log()));
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let sent = client.execute(request).await;
+        let response = sent.unwrap_or_else(|error| panic!("no answer: {error:?}\n{}", self.log()));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.expect("a body") }
+        let text = response.text().await.expect("a body");
+        let content_type = headers.get("content-type").map(|value| value.to_str().expect("text"));
+        openapi::check(method.as_str(), url.path(), status, content_type, &text);
+        Answer { status, headers, text }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
