@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
 
+mod answer;
 mod away;
 mod circuit;
 mod component;
@@ -25,8 +26,11 @@ mod figures;
 mod history;
 mod life;
 mod module;
+mod plain;
 mod registry;
 mod report;
+mod resident;
+mod rewrite;
 mod settings;
 mod slot;
 #[cfg(test)]
