@@ -5,6 +5,7 @@ mod away;
 mod crash_loop;
 mod disk_full;
 mod json_against_postgres;
+mod metrics;
 mod modules;
 mod openapi;
 mod overload;

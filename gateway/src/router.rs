@@ -1,7 +1,10 @@
 //! Method and path to handler: one table.
 
+mod requests;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -10,7 +13,11 @@ use percent_encoding::percent_decode_str;
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
 use crate::trust::Scope;
-use crate::{ingest, query};
+use crate::{ingest, metrics, query};
+
+pub use requests::{Requests, RouteClass};
+
+use requests::Asked;
 
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
@@ -23,6 +30,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/validators", "GET, HEAD"),
     ("/healthz", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
     ("/openapi.json", "GET, HEAD"),
 ];
 
@@ -37,6 +45,7 @@ enum Route<'a> {
     OpenApi,
     Health,
     Readiness,
+    Metrics,
 }
 
 impl<'a> Route<'a> {
@@ -50,6 +59,7 @@ impl<'a> Route<'a> {
             "/openapi.json" => Self::OpenApi,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
+            "/metrics" => Self::Metrics,
             path => {
                 let session_id =
                     path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
@@ -61,26 +71,66 @@ impl<'a> Route<'a> {
     fn method(&self) -> (Method, &'static str) {
         match self {
             Self::Events => (Method::POST, "POST"),
-            Self::Session(_) | Self::Validators | Self::OpenApi | Self::Health | Self::Readiness => {
-                (Method::GET, "GET, HEAD")
-            }
+            Self::Session(_)
+            | Self::Validators
+            | Self::OpenApi
+            | Self::Health
+            | Self::Readiness
+            | Self::Metrics => (Method::GET, "GET, HEAD"),
+        }
+    }
+
+    fn class(&self) -> RouteClass {
+        match self {
+            Self::Events => RouteClass::Events,
+            Self::Session(_) => RouteClass::Read,
+            Self::Validators | Self::OpenApi | Self::Health | Self::Readiness | Self::Metrics => RouteClass::Running,
         }
     }
 }
 
 /// Answers any request.
 pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Response {
-    route(gateway, request, peer).await.unwrap_or_else(Refusal::into_response)
+    let began = Instant::now();
+    let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
+    let answer = route(gateway, request, peer, &mut asked).await.unwrap_or_else(Refusal::into_response);
+    asked.status = Some(answer.status());
+    answer
 }
 
-async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
+/// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
+/// nothing of what it holds. Such requests are not counted.
+pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
+    let route = match Route::of(request.uri().path()) {
+        Some(route @ (Route::Metrics | Route::Health | Route::Readiness)) => route,
+        _ => return Refusal::NotFound.into_response(),
+    };
+    if let Err(refusal) = allowed(&route, request.method()) {
+        return refusal.into_response();
+    }
+    match route {
+        Route::Metrics => metrics(gateway).await,
+        Route::Readiness => readiness(gateway).await,
+        _ => health(),
+    }
+}
+
+fn allowed(route: &Route<'_>, asked: &Method) -> Result<(), Refusal> {
+    let (method, allowed) = route.method();
+    let asked = if asked == Method::HEAD { &Method::GET } else { asked };
+    if *asked == method { Ok(()) } else { Err(Refusal::MethodNotAllowed { allowed }) }
+}
+
+async fn route(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    peer: IpAddr,
+    asked: &mut Asked<'_>,
+) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
     let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
-    let (method, allowed) = route.method();
-    let asked = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    if *asked != method {
-        return Err(Refusal::MethodNotAllowed { allowed });
-    }
+    asked.class = route.class();
+    allowed(&route, request.method())?;
     match route {
         Route::Events => ingest::send(gateway, request, peer).await,
         Route::Session(session_id) => {
@@ -96,9 +146,21 @@ async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> R
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
             Ok(response::json(StatusCode::OK, OPENAPI))
         }
-        Route::Health => Ok(response::json(StatusCode::OK, r#"{"status":"alive"}"#)),
+        Route::Metrics => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            Ok(metrics(gateway).await)
+        }
+        Route::Health => Ok(health()),
         Route::Readiness => Ok(readiness(gateway).await),
     }
+}
+
+fn health() -> Response {
+    response::json(StatusCode::OK, r#"{"status":"alive"}"#)
+}
+
+async fn metrics(gateway: &Gateway) -> Response {
+    response::metrics(metrics::scrape(gateway).await)
 }
 
 async fn readiness(gateway: &Gateway) -> Response {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::figures::Distribution;
 use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
 
 mod answer;
@@ -262,6 +263,12 @@ impl Validators {
     #[must_use]
     pub fn report(&self) -> Vec<TypeReport> {
         self.0.board.report()
+    }
+
+    /// How long judging took, over all modules that serve or ever served.
+    #[must_use]
+    pub fn judging(&self) -> Distribution {
+        self.0.board.judging()
     }
 
     /// Ends the watch and the loading of modules. What serves can still judge.

@@ -1,6 +1,7 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
 pub(crate) mod cluster;
+pub(crate) mod figures;
 pub(crate) mod load;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
@@ -189,7 +190,7 @@ impl Gateway {
             }
         });
         self.process = Some(child);
-        self.address = eventually("the gateway listens", async || self.announced()).await;
+        self.address = eventually("the gateway listens", async || self.announced("the gateway listens")).await;
     }
 
     /// Where it listens: address and port.
@@ -211,9 +212,10 @@ impl Gateway {
         command
     }
 
-    fn announced(&self) -> Option<String> {
+    /// The address that a line of the log with these words names.
+    pub(crate) fn announced(&self, words: &str) -> Option<String> {
         let log = self.log.lock().expect("the log");
-        let line = log.iter().find(|line| line.contains("the gateway listens"))?;
+        let line = log.iter().find(|line| line.contains(words))?;
         let address = line.split("127.0.0.1:").nth(1)?;
         let port: String = address.chars().take_while(char::is_ascii_digit).collect();
         Some(format!("127.0.0.1:{port}"))
@@ -281,6 +283,13 @@ impl Gateway {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.answer(self.request("GET", path)).await
+    }
+
+    /// What `/metrics` tells now.
+    pub(crate) async fn figures(&self) -> figures::Figures {
+        let answer = self.get("/metrics").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        figures::Figures::read(&answer.text)
     }
 
     /// Sends a body as it is.
