@@ -6,11 +6,13 @@
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
 //!
-//! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
+//! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
+//! [`gate`] keeps a flood out of the log, [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 
 #![forbid(unsafe_code)]
 
+pub mod applications;
 pub mod batch;
 pub mod body;
 pub mod cli;
@@ -19,6 +21,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod envelope;
 pub mod event;
+pub mod gate;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
@@ -28,6 +31,7 @@ pub mod query;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod share;
 pub mod store;
 pub mod telemetry;
 pub mod trust;

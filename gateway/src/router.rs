@@ -1,7 +1,6 @@
 //! Method and path to handler: one table.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -9,8 +8,8 @@ use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
-use crate::trust::Scope;
-use crate::{ingest, query};
+use crate::trust::{Peer, Scope};
+use crate::{applications, ingest, query};
 
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
@@ -20,6 +19,8 @@ enum Route<'a> {
     Events,
     Session(Cow<'a, str>),
     Validators,
+    /// What comes after `/v1/applications`; it has methods of its own.
+    Applications(&'a str),
     Health,
     Readiness,
 }
@@ -34,6 +35,12 @@ impl<'a> Route<'a> {
             "/v1/validators" => Self::Validators,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
+            path if path
+                .strip_prefix("/v1/applications")
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) =>
+            {
+                Self::Applications(&path["/v1/applications".len()..])
+            }
             path => {
                 let session_id =
                     path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
@@ -45,19 +52,24 @@ impl<'a> Route<'a> {
     fn method(&self) -> (Method, &'static str) {
         match self {
             Self::Events => (Method::POST, "POST"),
-            Self::Session(_) | Self::Validators | Self::Health | Self::Readiness => (Method::GET, "GET, HEAD"),
+            Self::Session(_) | Self::Validators | Self::Applications(_) | Self::Health | Self::Readiness => {
+                (Method::GET, "GET, HEAD")
+            }
         }
     }
 }
 
 /// Answers any request.
-pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Response {
+pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
     route(gateway, request, peer).await.unwrap_or_else(Refusal::into_response)
 }
 
-async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
+async fn route(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
     let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
+    if let Route::Applications(rest) = route {
+        return applications::answer(gateway, request, peer, rest).await;
+    }
     let (method, allowed) = route.method();
     let asked = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     if *asked != method {
@@ -74,6 +86,7 @@ async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> R
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
+        Route::Applications(_) => Err(Refusal::NotFound),
         Route::Health => Ok(response::json(StatusCode::OK, r#"{"status":"alive"}"#)),
         Route::Readiness => Ok(readiness(gateway).await),
     }

@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod load;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
