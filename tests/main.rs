@@ -1,6 +1,7 @@
 //! The built program, tried from outside: real sockets, a real Postgres, real modules.
 
 mod answers;
+mod applications;
 mod away;
 mod crash_loop;
 mod disk_full;

@@ -329,7 +329,11 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     let mut changes = store.listen_applications().await.expect("listening");
     let new = NewApplication {
         name: "shop".to_owned(),
-        token_digest: Some([1; 32]),
+        token_digest: Some(Digest([1; 32])),
+        certificates: Vec::new(),
+        events_per_second: None,
+        burst_events: None,
+        event_types: Vec::new(),
         networks: vec!["10.0.0.0/8".parse().expect("network"), "2001:db8::/32".parse().expect("network")],
         known_by: "both".to_owned(),
         scopes: vec!["ingest".to_owned()],
@@ -337,8 +341,8 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     let id = store.application_add(&new).await.expect("added");
     tokio::time::timeout(Duration::from_secs(1), changes.changed()).await.expect("heard").expect("listened");
     assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
-    store.application_rotate("shop", &[2; 32]).await.expect("rotated");
-    store.application_rotate("shop", &[3; 32]).await.expect("rotated");
+    store.application_rotate("shop", Digest([2; 32])).await.expect("rotated");
+    store.application_rotate("shop", Digest([3; 32])).await.expect("rotated");
     store.ensure_local_application().await.expect("local");
     store.ensure_local_application().await.expect("local");
     let rows = store.applications().await.expect("applications");

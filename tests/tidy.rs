@@ -53,7 +53,10 @@ fn each_concern_has_one_owner() {
     only(&["config"], &["env::var"]);
     only(&["main.rs"], &["process::exit"]);
     only(&["metrics"], &["prometheus_client"]);
-    only(&["server.rs", "router", "body.rs", "response.rs", "ingest.rs", "trust.rs", "query.rs"], &["hyper::"]);
+    only(
+        &["server.rs", "router", "body.rs", "response.rs", "ingest.rs", "trust.rs", "query.rs", "applications.rs"],
+        &["hyper::"],
+    );
     only(&["clock.rs", "validator/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);
 }
 

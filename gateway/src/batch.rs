@@ -19,12 +19,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, warn};
 
 use crate::figures::{DURATION_BOUNDS_US, Histogram, ITEM_BOUNDS};
+use crate::share::{Held, Waiting};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
@@ -207,26 +208,23 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     }
 
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
-    /// the write starts takes the parcel back. The permit is held until the parcel is done.
-    pub fn submit(
-        &self,
-        items: Vec<T>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
+    /// is, and nobody may fill the queue alone.
+    pub fn submit(&self, items: Vec<T>, room: Option<Held>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
-        self.put(items, permit, Some(receipt))?;
+        self.put(items, room, Some(receipt))?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
-    pub fn submit_unanswered(&self, items: Vec<T>, permit: Option<OwnedSemaphorePermit>) -> Result<(), Refused<T>> {
-        self.put(items, permit, None)
+    pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Held>) -> Result<(), Refused<T>> {
+        self.put(items, room, None)
     }
 
     fn put(
         &self,
         items: Vec<T>,
-        permit: Option<OwnedSemaphorePermit>,
+        room: Option<Held>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
@@ -243,14 +241,16 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            if queue.parcels.len() >= shared.limits.parcels_max {
+            let parcels_max = shared.limits.parcels_max;
+            if !queue.has_place(room.as_ref(), parcels_max) {
                 queue.drop_abandoned();
-                if queue.parcels.len() >= shared.limits.parcels_max {
+                if !queue.has_place(room.as_ref(), parcels_max) {
                     shared.figures.parcels_refused.fetch_add(1, Relaxed);
                     return Err(Refused::Full(items));
                 }
             }
-            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), _permit: permit });
+            let waiting = room.as_ref().map(Held::wait);
+            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), waiting, _room: room });
         }
         shared.changed.notify_one();
         Ok(())
@@ -297,8 +297,10 @@ struct Parcel<T> {
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
+    /// Its place in the queue, counted for whose it is; given up when it leaves the queue.
+    waiting: Option<Waiting>,
     /// Released with the parcel: the bytes are then no longer in flight.
-    _permit: Option<OwnedSemaphorePermit>,
+    _room: Option<Held>,
 }
 
 impl<T> Parcel<T> {
@@ -330,13 +332,19 @@ impl<T> Queue<T> {
     }
 
     fn pop(&mut self) -> Option<Parcel<T>> {
-        let parcel = self.parcels.pop_front()?;
+        let mut parcel = self.parcels.pop_front()?;
+        parcel.waiting = None;
         self.items -= parcel.items.len();
         self.bytes -= parcel.bytes;
         Some(parcel)
     }
 
-    /// Only when the queue is full: it looks at every parcel.
+    fn has_place(&self, room: Option<&Held>, parcels_max: usize) -> bool {
+        let waiting = self.parcels.len();
+        waiting < parcels_max && room.is_none_or(|room| room.may_wait(waiting, parcels_max))
+    }
+
+    /// Only when there is no place: it looks at every parcel.
     fn drop_abandoned(&mut self) {
         self.parcels.retain(|parcel| !parcel.abandoned());
         self.items = self.parcels.iter().map(|parcel| parcel.items.len()).sum();
@@ -469,7 +477,7 @@ struct Flush<'a, T> {
 
 /// A parcel whose receipt has not been given yet.
 struct Open<T> {
-    /// Dropped with its permit as soon as it is answered; its neighbors may still take long.
+    /// Dropped with its room as soon as it is answered; its neighbors may still take long.
     parcel: Option<Parcel<T>>,
     fates: Vec<Option<Fate>>,
     missing: usize,

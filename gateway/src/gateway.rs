@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,9 +20,10 @@ use crate::event::EventRow;
 use crate::postgres::Postgres;
 use crate::router::{self, Requests};
 use crate::server::{Connections, Listener, ServerLimits};
+use crate::share::Budget;
 use crate::store::Store;
 use crate::tally::Tallies;
-use crate::trust::Trust;
+use crate::trust::{Peer, Trust};
 use crate::validator::{self, Validators};
 
 /// How long to wait before the database is asked again at start.
@@ -46,8 +46,8 @@ pub struct Gateway {
     pub rules: Rules,
     /// Bounds of a body.
     pub body_limits: BodyLimits,
-    /// The bytes in flight, a permit for each KiB.
-    pub in_flight: Arc<Semaphore>,
+    /// The bytes in flight, in KiB.
+    pub in_flight: Arc<Budget>,
     /// The wall clock.
     pub clock: Clock,
     /// Who may call.
@@ -125,12 +125,17 @@ impl Gateway {
                 bytes_max: config.request_bytes_max,
                 read: Duration::from_millis(config.body_read_ms),
             },
-            in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max / 1024)),
+            in_flight: Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent),
             clock,
             trust: Arc::default(),
             validators,
             events,
-            dead_letters: DeadLetters::new(dead, config.batch_events_max, config.dead_letter_queue_bytes_max),
+            dead_letters: DeadLetters::new(
+                dead,
+                config.batch_events_max,
+                config.dead_letter_queue_bytes_max,
+                config.application_share_percent,
+            ),
             store,
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
@@ -294,7 +299,7 @@ async fn serve_on(
     let shared = Arc::clone(&gateway);
     let handler = move |request, peer: SocketAddr| {
         let gateway = Arc::clone(&shared);
-        async move { router::answer(&gateway, request, peer.ip()).await }
+        async move { router::answer(&gateway, request, Peer { address: peer.ip(), certificate: None }).await }
     };
     let announce = async {
         shutdown.cancelled().await;

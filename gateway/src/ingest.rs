@@ -3,14 +3,12 @@
 //! and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
 use uuid::Uuid;
 
@@ -21,8 +19,9 @@ use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
+use crate::share::Held;
 use crate::tally::{Ending, Tally};
-use crate::trust::{Application, Scope};
+use crate::trust::{Application, Peer, Scope};
 use crate::validator::{Judgement, Subject};
 use crate::verdict::{Digest, Verdict, Violation};
 
@@ -34,13 +33,15 @@ const EVENTS_AT_A_STRETCH: usize = 64;
 /// # Errors
 ///
 /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
-pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
+pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
     let application = gateway.trust.identify(request.headers(), peer)?;
     application.allow(Scope::Ingest)?;
+    application.look()?;
     let format = format(request.headers())?;
     let (head, body) = request.into_parts();
-    let received = body::read(&head.headers, body, &gateway.body_limits, &gateway.in_flight).await?;
-    let answer = process(gateway, &application, received.bytes, received.permit, format);
+    let room = Held::none(&gateway.in_flight, application.share());
+    let received = body::read(&head.headers, body, &gateway.body_limits, room).await?;
+    let answer = process(gateway, &application, received.bytes, received.room, format);
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
         Ok(answer) => answer,
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
@@ -65,27 +66,26 @@ async fn process(
     gateway: &Gateway,
     application: &Application,
     body: Bytes,
-    permit: Option<OwnedSemaphorePermit>,
+    room: Option<Held>,
     format: Format,
 ) -> Result<Response, Refusal> {
-    let parsed =
-        envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()).map_err(
-            |unreadable| match unreadable {
-                Unreadable::Empty => Refusal::Empty,
-                Unreadable::NotJson { line, column, message } => {
-                    Refusal::NotJson { line, column, message: message.to_owned() }
-                }
-                Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
-            },
-        )?;
+    let parsed = match envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()) {
+        Ok(parsed) => parsed,
+        Err(unreadable) => {
+            // What cannot be read costs as much as one event, or it would be the way around the limit.
+            application.take(1)?;
+            return Err(unreadable_body(unreadable, gateway));
+        }
+    };
     let (single, elements) = match parsed {
         Parsed::One(element) => (true, vec![element]),
         Parsed::Many(elements) => (false, elements),
     };
     let count = elements.len();
+    application.take(count)?;
     let mut sending = Sending::new(gateway, application, count);
     sending.judge(elements).await?;
-    sending.store(permit).await?;
+    sending.store(room).await?;
     let outcomes = sending.bury().await?;
     debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome");
     Ok(match &outcomes[..] {
@@ -139,6 +139,10 @@ impl<'a> Sending<'a> {
                     continue;
                 }
             };
+            if !self.application.may_send(&event.category, &event.name) {
+                self.reject_type(place, event);
+                continue;
+            }
             let judgement = self.gateway.validators.judge(self.subject(&event)).await;
             self.settle(place, event, judgement)?;
         }
@@ -227,6 +231,21 @@ impl<'a> Sending<'a> {
             Some(Outcome::Rejected { id: Some(id), code: RejectionCode::Rule, violations, validator });
     }
 
+    /// The application may not send events of this type; to others and to the rest of the request it makes no difference.
+    fn reject_type(&mut self, place: usize, event: Event) {
+        let message = "The application may not send this event type. Ask for it to be allowed.";
+        let violations = vec![Violation {
+            pointer: String::new(),
+            code: RejectionCode::NotAllowed.as_str().into(),
+            message: message.into(),
+        }];
+        let id = event.id;
+        let code = RejectionCode::NotAllowed;
+        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), message, Bytes::new());
+        self.rejected.push(DeadLetter { violations: violations.clone(), ..of_event(letter, event, self.gateway) });
+        self.outcomes[place] = Some(Outcome::Rejected { id: Some(id), code, violations, validator: None });
+    }
+
     fn quarantine(
         &mut self,
         place: usize,
@@ -269,7 +288,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Hands the accepted events to the writers and waits for their receipts.
-    async fn store(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> Result<(), Refusal> {
+    async fn store(&mut self, mut room: Option<Held>) -> Result<(), Refusal> {
         let (rows, places) = std::mem::take(&mut self.accepted);
         if rows.is_empty() {
             return Ok(());
@@ -285,7 +304,7 @@ impl<'a> Sending<'a> {
             let parcel = std::mem::replace(&mut rest, tail);
             let count = parcel.len();
             // The body is freed with its last parcel, so its share of what may be in flight travels with that one.
-            let share = if rest.is_empty() { permit.take() } else { None };
+            let share = if rest.is_empty() { room.take() } else { room.as_ref().map(Held::another) };
             let first = receipts.is_empty();
             let receipt = self.gateway.events.submit(parcel, share).map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
@@ -338,7 +357,7 @@ impl<'a> Sending<'a> {
     async fn bury(mut self) -> Result<Vec<Outcome>, Refusal> {
         let letters = &self.gateway.dead_letters;
         if !self.rejected.is_empty() {
-            letters.keep_rejected(std::mem::take(&mut self.rejected));
+            letters.keep_rejected(std::mem::take(&mut self.rejected), self.application.rejected_share());
         }
         if !self.quarantined.0.is_empty() {
             letters.keep(std::mem::take(&mut self.quarantined.0)).await?;
@@ -369,6 +388,14 @@ impl Original {
             module: row.module,
             raw: row.raw.clone(),
         }
+    }
+}
+
+fn unreadable_body(unreadable: Unreadable, gateway: &Gateway) -> Refusal {
+    match unreadable {
+        Unreadable::Empty => Refusal::Empty,
+        Unreadable::NotJson { line, column, message } => Refusal::NotJson { line, column, message: message.to_owned() },
+        Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
     }
 }
 

@@ -6,12 +6,14 @@
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
 //!
-//! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
+//! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
+//! [`gate`] keeps a flood out of the log, [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 //! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
 
 #![forbid(unsafe_code)]
 
+pub mod applications;
 pub mod batch;
 pub mod body;
 pub mod cli;
@@ -21,6 +23,7 @@ pub mod dead_letters;
 pub mod envelope;
 pub mod event;
 pub mod figures;
+pub mod gate;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
@@ -31,6 +34,7 @@ pub mod query;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod share;
 pub mod store;
 pub mod tally;
 pub mod telemetry;

@@ -94,7 +94,7 @@ fn queues(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::WRITE_RETRIES, both(|queue| count(&queue.figures.retries)));
     scrape.add(&names::BATCH_SPLITS, both(|queue| count(&queue.figures.splits)));
     let most = gateway.config.in_flight_bytes_max / 1024;
-    let taken = most.saturating_sub(gateway.in_flight.available_permits());
+    let taken = most.saturating_sub(gateway.in_flight.free());
     scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
     scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
 }

@@ -48,6 +48,8 @@ pub enum RejectionCode {
     Envelope,
     /// The validator of the event's type.
     Rule,
+    /// The gateway: the application may not send this event type.
+    NotAllowed,
 }
 
 impl RejectionCode {
@@ -56,6 +58,7 @@ impl RejectionCode {
         match self {
             Self::Envelope => "envelope",
             Self::Rule => "rule",
+            Self::NotAllowed => "not_allowed",
         }
     }
 }

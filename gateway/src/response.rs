@@ -151,7 +151,7 @@ pub fn quarantined(id: Uuid, code: &str) -> Response {
     json(StatusCode::ACCEPTED, written(&body))
 }
 
-/// 422: the event breaks the envelope's or its validator's rules.
+/// 422: the event breaks the envelope's or its validator's rules. 403: the application may not send its type.
 pub fn rejected(
     code: RejectionCode,
     id: Option<Uuid>,
@@ -170,7 +170,10 @@ pub fn rejected(
         violations: &'a [Violation],
         validator: Option<&'a JudgedBy>,
     }
-    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let status = match code {
+        RejectionCode::Envelope | RejectionCode::Rule => StatusCode::UNPROCESSABLE_ENTITY,
+        RejectionCode::NotAllowed => StatusCode::FORBIDDEN,
+    };
     let (kind, title, detail) = match code {
         RejectionCode::Envelope => (
             "urn:eye:problem:envelope",
@@ -183,6 +186,11 @@ pub fn rejected(
             "The event breaks a rule of its type",
             "The validator of this event type refused the event. Mend what `violations` lists \
              (each `pointer` names the place) and send it again.",
+        ),
+        RejectionCode::NotAllowed => (
+            "urn:eye:problem:not_allowed",
+            "The application may not send this event type",
+            "Ask for the event type to be allowed for the application, then send the event again.",
         ),
     };
     let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator };
@@ -307,6 +315,16 @@ pub enum Refusal {
         /// The scope that it lacks.
         scope: &'static str,
     },
+    /// The application sends more events than it may.
+    RateLimited {
+        /// When the same request fits.
+        retry_after_seconds: u64,
+    },
+    /// What the request makes is there already.
+    Exists {
+        /// What it is.
+        message: String,
+    },
     /// There is nothing at this path.
     NotFound,
     /// The path does not know the method.
@@ -379,6 +397,10 @@ impl Refusal {
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
+            Self::RateLimited { .. } => {
+                (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
+            }
+            Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
@@ -428,6 +450,11 @@ impl Refusal {
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
+            Self::RateLimited { retry_after_seconds } => format!(
+                "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
+            )
+            .into(),
+            Self::Exists { message } => message.clone().into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
@@ -454,6 +481,8 @@ impl Refusal {
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::RateLimited { .. }
+            | Self::Exists { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout
@@ -491,6 +520,9 @@ impl Refusal {
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allowed } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if let Self::RateLimited { retry_after_seconds } = self {
+            headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -595,6 +627,8 @@ mod tests {
             Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
             Refusal::Unknown,
             Refusal::NotAllowed { scope: "send" },
+            Refusal::RateLimited { retry_after_seconds: 7 },
+            Refusal::Exists { message: "there is already one".to_owned() },
             Refusal::NotFound,
             Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
             Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
@@ -615,7 +649,11 @@ mod tests {
             assert!(body["title"].is_string());
             let detail = body["detail"].as_str().expect("a text");
             assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");
-            assert_eq!(headers.contains_key(RETRY_AFTER), status == StatusCode::SERVICE_UNAVAILABLE);
+            let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+            assert_eq!(headers.contains_key(RETRY_AFTER), passing);
+            if code == "rate_limited" {
+                assert_eq!(headers[RETRY_AFTER], "7");
+            }
             assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
             if code == "not_json" {

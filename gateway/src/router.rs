@@ -3,7 +3,6 @@
 mod requests;
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use hyper::body::Incoming;
@@ -12,8 +11,8 @@ use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
-use crate::trust::Scope;
-use crate::{ingest, metrics, query};
+use crate::trust::{Peer, Scope};
+use crate::{applications, ingest, metrics, query};
 
 pub use requests::{Requests, RouteClass};
 
@@ -43,6 +42,8 @@ enum Route<'a> {
     Session(Cow<'a, str>),
     Validators,
     OpenApi,
+    /// What comes after `/v1/applications`; it has methods of its own.
+    Applications(&'a str),
     Health,
     Readiness,
     Metrics,
@@ -60,6 +61,12 @@ impl<'a> Route<'a> {
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
             "/metrics" => Self::Metrics,
+            path if path
+                .strip_prefix("/v1/applications")
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) =>
+            {
+                Self::Applications(&path["/v1/applications".len()..])
+            }
             path => {
                 let session_id =
                     path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
@@ -74,6 +81,7 @@ impl<'a> Route<'a> {
             Self::Session(_)
             | Self::Validators
             | Self::OpenApi
+            | Self::Applications(_)
             | Self::Health
             | Self::Readiness
             | Self::Metrics => (Method::GET, "GET, HEAD"),
@@ -84,13 +92,13 @@ impl<'a> Route<'a> {
         match self {
             Self::Events => RouteClass::Events,
             Self::Session(_) => RouteClass::Read,
-            Self::Validators | Self::OpenApi | Self::Health | Self::Readiness | Self::Metrics => RouteClass::Running,
+            Self::Validators | Self::OpenApi | Self::Applications(_) | Self::Health | Self::Readiness | Self::Metrics => RouteClass::Running,
         }
     }
 }
 
 /// Answers any request.
-pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Response {
+pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
     let began = Instant::now();
     let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
     let answer = route(gateway, request, peer, &mut asked).await.unwrap_or_else(Refusal::into_response);
@@ -124,12 +132,15 @@ fn allowed(route: &Route<'_>, asked: &Method) -> Result<(), Refusal> {
 async fn route(
     gateway: &Gateway,
     request: Request<Incoming>,
-    peer: IpAddr,
+    peer: Peer,
     asked: &mut Asked<'_>,
 ) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
     let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
     asked.class = route.class();
+    if let Route::Applications(rest) = route {
+        return applications::answer(gateway, request, peer, rest).await;
+    }
     allowed(&route, request.method())?;
     match route {
         Route::Events => ingest::send(gateway, request, peer).await,
@@ -150,6 +161,7 @@ async fn route(
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
             Ok(metrics(gateway).await)
         }
+        Route::Applications(_) => Err(Refusal::NotFound),
         Route::Health => Ok(health()),
         Route::Readiness => Ok(readiness(gateway).await),
     }

@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
-pub use applications::{ApplicationRow, Applications, NewApplication};
+pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
 pub use read::{SessionCursor, StoredEvent};
 pub use write::{DeadLetterSink, EventSink};
 
@@ -50,8 +50,11 @@ pub enum Error {
     #[error("there is already an application named {0}")]
     ApplicationExists(String),
     /// There is no active application of this name.
-    #[error("there is no active application named {0}")]
+    #[error("there is no active application named {0} for which this can be done")]
     ApplicationUnknown(String),
+    /// An application cannot be known by a network that it does not have.
+    #[error("{0} would be known by its network and has none: give it a network, or let it be known by its token")]
+    ApplicationWithoutNetwork(String),
 }
 
 impl From<sqlx::Error> for Error {

@@ -5,6 +5,7 @@ pub(crate) mod figures;
 pub(crate) mod load;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;

@@ -153,6 +153,12 @@ pub const SETTINGS: &[Setting] = &[
         "Requests that may wait for a writer. More are answered 503.",
     ),
     set(
+        "application_share_percent",
+        number(1, 100),
+        "75",
+        "How much of in_flight_bytes_max, queue_parcels_max and dead_letter_queue_bytes_max an application may fill alone. Several get less each. 100 lets one take it all.",
+    ),
+    set(
         "batch_events_max",
         number(1, 100_000),
         "1000",

@@ -1,0 +1,48 @@
+//! A gate for log lines that others can cause: one passes in a second, the rest is counted, so that a flood cannot fill
+//! the disk.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a line passes.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Lets one pass in a second.
+#[derive(Debug, Default)]
+pub struct Gate {
+    start: OnceLock<Instant>,
+    /// In milliseconds after `start`; zero until the first has passed.
+    next_ms: AtomicU64,
+    held_back: AtomicU64,
+}
+
+impl Gate {
+    /// Whether one may pass now; then gives how many were held back since the last one.
+    pub fn open(&self) -> Option<u64> {
+        self.open_after(self.start.get_or_init(Instant::now).elapsed())
+    }
+
+    fn open_after(&self, time: Duration) -> Option<u64> {
+        let now = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let next = self.next_ms.load(Ordering::Relaxed);
+        let following = now.saturating_add(EVERY.as_millis() as u64);
+        if now < next || self.next_ms.compare_exchange(next, following, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.held_back.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_passes_in_a_second_and_tells_of_the_rest() {
+        let gate = Gate::default();
+        let passed: Vec<u64> = (0..2_500).filter_map(|ms| gate.open_after(Duration::from_millis(ms))).collect();
+        assert_eq!(passed, [0, 999, 999]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Which event types an application may send: `category/name` or `category/*`, each part percent-encoded as in the
+//! modules directory, so that a `/` is `%2F` and a literal `*` is `%2A`.
+
+use std::collections::{HashMap, HashSet};
+
+use percent_encoding::percent_decode_str;
+
+/// A set of event types.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct EventTypes(HashMap<String, Names>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Names {
+    All,
+    Some(HashSet<String>),
+}
+
+impl EventTypes {
+    /// Reads patterns.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first pattern that is none.
+    pub fn parse<T: AsRef<str>>(patterns: &[T]) -> Result<Self, String> {
+        let mut types = Self::default();
+        for pattern in patterns {
+            let pattern = pattern.as_ref();
+            let (category, name) = pattern
+                .split_once('/')
+                .filter(|(category, name)| !category.is_empty() && !name.is_empty() && !name.contains('/'))
+                .ok_or_else(|| format!("`{pattern}` is no event type: write category/name or category/*"))?;
+            let decode = |part: &str| {
+                let text = percent_decode_str(part).decode_utf8().map_err(|_| format!("`{pattern}` is not UTF-8"));
+                text.map(std::borrow::Cow::into_owned)
+            };
+            let names = types.0.entry(decode(category)?).or_insert_with(|| Names::Some(HashSet::new()));
+            match names {
+                Names::All => {}
+                names if name == "*" => *names = Names::All,
+                Names::Some(set) => drop(set.insert(decode(name)?)),
+            }
+        }
+        Ok(types)
+    }
+
+    /// Whether an event type is in the set.
+    pub fn contains(&self, category: &str, name: &str) -> bool {
+        match self.0.get(category) {
+            None => false,
+            Some(Names::All) => true,
+            Some(Names::Some(names)) => names.contains(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_or_a_whole_category() {
+        let types = EventTypes::parse(&["shop/sale", "shop/return", "page%2Fview/*", "stars/%2A"]).expect("patterns");
+        for (category, name, expected) in [
+            ("shop", "sale", true),
+            ("shop", "theft", false),
+            ("page/view", "anything", true),
+            ("page", "view", false),
+            ("stars", "*", true),
+            ("stars", "one", false),
+        ] {
+            assert_eq!(types.contains(category, name), expected, "{category}/{name}");
+        }
+        let both = EventTypes::parse(&["a/*", "a/b"]).expect("patterns");
+        assert!(both.contains("a", "b") && both.contains("a", "c"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for pattern in ["", "shop", "shop/", "/sale", "a/b/c", "a/%ff"] {
+            assert!(EventTypes::parse(&[pattern]).is_err(), "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What was refused for who asked: counted for each application that is known, and for each network otherwise, within a
+//! bound. A flood writes one line a second of each kind and no more. Tokens never come here.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::gate::Gate;
+
+/// Networks that are counted one by one; the rest is counted together.
+const NETWORKS_MAX: usize = 1_024;
+/// How much of an address tells one sender from another.
+const IPV4_PREFIX: u8 = 24;
+const IPV6_PREFIX: u8 = 48;
+
+/// Why somebody was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A token or certificate that nobody has.
+    UnknownToken,
+    /// A token that has ended.
+    RevokedToken,
+    /// No token, and from no application's network; or a token from outside of its application's networks.
+    UnknownNetwork,
+    /// A scope that the application lacks.
+    Scope,
+    /// More events than it may send.
+    RateLimited,
+    /// An event type that it may not send.
+    EventType,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::UnknownToken, Self::RevokedToken, Self::UnknownNetwork, Self::Scope, Self::RateLimited, Self::EventType];
+
+    /// The stable word, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownToken => "unknown_token",
+            Self::RevokedToken => "revoked_token",
+            Self::UnknownNetwork => "unknown_network",
+            Self::Scope => "scope",
+            Self::RateLimited => "rate_limited",
+            Self::EventType => "event_type",
+        }
+    }
+}
+
+/// A count for each kind.
+#[derive(Debug, Default)]
+pub struct Counts([AtomicU64; Kind::ALL.len()]);
+
+impl Counts {
+    fn add(&self, kind: Kind) {
+        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often this happened since the gateway started.
+    pub fn get(&self, kind: Kind) -> u64 {
+        self.0[kind as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// The counts of what concerns no known application, and the gates of the log.
+#[derive(Debug, Default)]
+pub struct Security {
+    networks: Mutex<HashMap<IpNet, Counts>>,
+    other: Counts,
+    gates: [Gate; Kind::ALL.len()],
+}
+
+impl Security {
+    /// Counts and tells a refusal of a known application.
+    pub fn refused(&self, kind: Kind, application: &str, counts: &Counts) {
+        counts.add(kind);
+        if let Some(more) = self.gates[kind as usize].open() {
+            tracing::warn!(kind = kind.as_str(), application, more, "an application was refused");
+        }
+    }
+
+    /// Counts and tells a refusal of somebody unknown.
+    pub fn refused_stranger(&self, kind: Kind, address: Option<IpAddr>) {
+        let network = address.map(network_of);
+        self.count(kind, network);
+        if let Some(more) = self.gates[kind as usize].open() {
+            let network = network.map_or_else(|| "not told by the proxy".to_owned(), |network| network.to_string());
+            tracing::warn!(kind = kind.as_str(), network, more, "an unknown caller was refused");
+        }
+    }
+
+    fn count(&self, kind: Kind, network: Option<IpNet>) {
+        if let Some(network) = network {
+            let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+            if networks.len() < NETWORKS_MAX || networks.contains_key(&network) {
+                networks.entry(network).or_default().add(kind);
+                return;
+            }
+        }
+        self.other.add(kind);
+    }
+
+    /// Each kind, network and count that is not zero; `other` stands for networks beyond the bound.
+    pub fn strangers(&self) -> Vec<(Kind, String, u64)> {
+        let networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = networks.iter().map(|(network, counts)| (network.to_string(), counts));
+        let all = named.chain([("other".to_owned(), &self.other)]);
+        let counts = all.flat_map(|(name, counts)| Kind::ALL.map(|kind| (kind, name.clone(), counts.get(kind))));
+        counts.filter(|(_, _, count)| *count > 0).collect()
+    }
+}
+
+fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Net::new_assert(address, IPV4_PREFIX).trunc().into(),
+        IpAddr::V6(address) => Ipv6Net::new_assert(address, IPV6_PREFIX).trunc().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_counted_by_network_within_a_bound() {
+        let security = Security::default();
+        for last in [1, 2, 3] {
+            security.refused_stranger(Kind::UnknownNetwork, Some(IpAddr::from([203, 0, 113, last])));
+        }
+        let mapped = "::ffff:203.0.113.9".parse().expect("an address");
+        security.refused_stranger(Kind::UnknownNetwork, Some(mapped));
+        assert_eq!(security.strangers(), [(Kind::UnknownNetwork, "203.0.113.0/24".to_owned(), 4)]);
+        for number in 0..2_000_u32 {
+            security.refused_stranger(Kind::UnknownToken, Some(IpAddr::from((number << 8).to_be_bytes())));
+        }
+        let strangers = security.strangers();
+        assert_eq!(strangers.len(), NETWORKS_MAX + 1);
+        let other = strangers.iter().find(|(_, name, _)| name == "other").expect("those beyond the bound");
+        assert_eq!(other.2, 2_000 - 1_023);
+    }
+}
