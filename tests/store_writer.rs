@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
 use eye::event::{DeadLetter, EventRow, Reason, Text};
-use eye::store::{Error, NewApplication, SessionCursor, Store};
+use eye::store::{Error, EventFilter, NewApplication, PageLimits, Store};
 use eye::verdict::{Digest, Violation};
 use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,12 +113,15 @@ async fn events_are_stored_once_and_read_back_in_order() {
 async fn is_read_back_in_order(server: &Server, store: &Store) {
     let mut seen = Vec::new();
     let mut after = None;
+    let filter = EventFilter { session_id: Some(Uuid::from_u128(3)), ..EventFilter::default() };
+    let limits = PageLimits { rows: 50, bytes: usize::MAX };
     loop {
-        let page = store.session_page(Uuid::from_u128(3), after, 50).await.expect("page");
-        let Some(last) = page.last() else { break };
-        after =
-            Some(SessionCursor { timestamp_us: last.timestamp_us, received_at_us: last.received_at_us, id: last.id });
-        seen.extend(page);
+        let page = store.events_page(&filter, after, limits, JULY_US).await.expect("page");
+        seen.extend(page.rows);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
     }
     let keys: Vec<_> = seen.iter().map(|event| (event.timestamp_us, event.received_at_us, event.id)).collect();
     assert!(keys.is_sorted() && keys.iter().collect::<HashSet<_>>().len() == keys.len(), "in order, each once");

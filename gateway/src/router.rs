@@ -8,6 +8,7 @@ use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
+use crate::query::Read;
 use crate::response::{self, Refusal, Response};
 use crate::trust::Scope;
 use crate::{ingest, query};
@@ -18,7 +19,8 @@ const PATH_BYTES_MAX: usize = 2_048;
 /// What a path stands for.
 enum Route<'a> {
     Events,
-    Session(Cow<'a, str>),
+    Create,
+    Read(Read<'a>),
     Validators,
     Health,
     Readiness,
@@ -30,24 +32,40 @@ impl<'a> Route<'a> {
             return None;
         }
         Some(match path {
-            "/v1/events" | "/post/create" => Self::Events,
+            "/v1/events" => Self::Events,
+            "/post/create" => Self::Create,
             "/v1/validators" => Self::Validators,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
-            path => {
-                let session_id =
-                    path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
-                Self::Session(percent_decode_str(session_id).decode_utf8().ok()?)
-            }
+            path => Self::Read(read(path)?),
         })
     }
 
-    fn method(&self) -> (Method, &'static str) {
+    /// The methods that it knows, as in `Allow`.
+    fn methods(&self) -> &'static str {
         match self {
-            Self::Events => (Method::POST, "POST"),
-            Self::Session(_) | Self::Validators | Self::Health | Self::Readiness => (Method::GET, "GET, HEAD"),
+            Self::Events => "GET, HEAD, POST",
+            Self::Create => "POST",
+            Self::Read(_) | Self::Validators | Self::Health | Self::Readiness => "GET, HEAD",
         }
     }
+}
+
+/// What a path below `/v1` reads. Split before it is decoded, so that a category may hold a slash.
+fn read(path: &str) -> Option<Read<'_>> {
+    fn decoded(text: &str) -> Option<Cow<'_, str>> {
+        percent_decode_str(text).decode_utf8().ok()
+    }
+    let segments: Vec<&str> = path.strip_prefix("/v1/")?.split('/').collect();
+    Some(match segments[..] {
+        ["sessions"] => Read::Sessions,
+        ["sessions", session_id] if !session_id.is_empty() => Read::Session(decoded(session_id)?),
+        ["sessions", session_id, "events", id] => Read::SessionEvent(decoded(session_id)?, decoded(id)?),
+        ["categories"] => Read::Categories,
+        ["categories", category] if !category.is_empty() => Read::Category(decoded(category)?),
+        ["stats"] => Read::Stats,
+        _ => return None,
+    })
 }
 
 /// Answers any request.
@@ -58,16 +76,19 @@ pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr)
 async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
     let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
-    let (method, allowed) = route.method();
-    let asked = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    if *asked != method {
+    let allowed = route.methods();
+    if !allowed.split(", ").any(|method| method == request.method().as_str()) {
         return Err(Refusal::MethodNotAllowed { allowed });
     }
+    let route = match route {
+        Route::Events if request.method() != Method::POST => Route::Read(Read::Events),
+        route => route,
+    };
     match route {
-        Route::Events => ingest::send(gateway, request, peer).await,
-        Route::Session(session_id) => {
+        Route::Events | Route::Create => ingest::send(gateway, request, peer).await,
+        Route::Read(read) => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
-            query::session(gateway, &session_id, uri.query()).await
+            query::answer(gateway, request.headers(), read, uri.query()).await
         }
         Route::Validators => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;

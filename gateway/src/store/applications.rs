@@ -62,7 +62,7 @@ impl Store {
         let query = sqlx::query_as(
             "select id, name, token_digests, networks, known_by, scopes, active from applications order by name",
         );
-        self.read(query.fetch_all(&self.reads)).await
+        self.tend(query.fetch_all(&self.tending)).await
     }
 
     /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
@@ -77,7 +77,7 @@ impl Store {
         .bind(&new.networks)
         .bind(&new.known_by)
         .bind(&new.scopes);
-        let id: Option<i32> = self.read(query.fetch_optional(&self.reads)).await?;
+        let id: Option<i32> = self.tend(query.fetch_optional(&self.tending)).await?;
         id.ok_or_else(|| Error::ApplicationExists(new.name.clone()))
     }
 
@@ -108,7 +108,7 @@ impl Store {
             "insert into applications (name, networks, known_by, scopes) \
              values ('local', '{127.0.0.0/8, ::1/128}', 'network', '{ingest, read, admin}') on conflict do nothing",
         );
-        self.read(query.execute(&self.reads)).await?;
+        self.tend(query.execute(&self.tending)).await?;
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Store {
             .max_connections(1)
             .acquire_timeout(self.read_time)
             .connect_lazy_with(self.options.clone().application_name("eye listener"));
-        let listener = self.read(async {
+        let listener = self.tend(async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             Ok(listener)
@@ -131,7 +131,7 @@ impl Store {
         name: &str,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
     ) -> Result<(), Error> {
-        let done = self.read(query.execute(&self.reads)).await?;
+        let done = self.tend(query.execute(&self.tending)).await?;
         if done.rows_affected() == 0 {
             return Err(Error::ApplicationUnknown(name.to_owned()));
         }
