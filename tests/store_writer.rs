@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::support::cluster::Server;
+use crate::support::load::WRONG_COUNTS;
 
 /// 2026-07-01, in microseconds since 1970.
 const JULY_US: i64 = 1_782_864_000_000_000;
@@ -299,6 +300,10 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
         }
     }
     assert_eq!(count(&server, "select count(*) from events").await, 1 + 300 + 24);
+    // Whether the commit whose answer was lost had come through or not.
+    tokio::task::block_in_place(|| assert_eq!(server.sql(WRONG_COUNTS), "", "what is counted is what is there"));
+    let duplicates = "select coalesce(sum(count), 0)::bigint from count_deltas where outcome = 'duplicate'";
+    assert!(count(&server, duplicates).await <= 3 * (2 + 102), "no duplicate is counted twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,6 +33,8 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Items {
     pub(super) bytes: Vec<u8>,
+    /// How many.
+    pub(super) count: u32,
     /// The cursor of the next page.
     pub(super) next: Option<String>,
 }
@@ -55,47 +57,44 @@ impl Listing {
         separator: u8,
         now_us: i64,
     ) -> Result<Items, Refusal> {
-        let mut bytes = Vec::new();
-        let next = match &self.list {
+        match &self.list {
             List::Events(filter) => {
                 let page = store.events_page(filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
-                self.write(&mut bytes, separator, page, words::event)
+                Ok(self.write(separator, page, words::event))
             }
             List::Sessions(filter) => {
                 let page = store.sessions_page(*filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
-                self.write(&mut bytes, separator, page, words::session)
+                Ok(self.write(separator, page, words::session))
             }
             List::EventTypes => {
                 let after = self.place(after)?;
                 let page = store.event_types_page(after.as_ref(), limits.rows).await.map_err(refusal)?;
                 let page = Page { rows: words::categories(page.rows), next: page.next };
-                self.write(&mut bytes, separator, page, words::category)
+                Ok(self.write(separator, page, words::category))
             }
             List::Counts(filter) => {
                 let after = self.place(after)?;
                 let page = store.counts_page(filter, after.as_ref(), limits.rows).await.map_err(refusal)?;
-                self.write(&mut bytes, separator, page, words::count)
+                Ok(self.write(separator, page, words::count))
             }
-        };
-        Ok(Items { bytes, next })
+        }
     }
 
     fn place<P: Place>(&self, cursor: Option<&str>) -> Result<Option<P>, Refusal> {
         cursor.map(|cursor| cursor::read(&self.told_by, cursor)).transpose()
     }
 
-    fn write<Row, P: Place>(
-        &self,
-        bytes: &mut Vec<u8>,
-        separator: u8,
-        page: Page<Row, P>,
-        item: fn(&mut Vec<u8>, &Row),
-    ) -> Option<String> {
+    fn write<Row, P: Place>(&self, separator: u8, page: Page<Row, P>, item: fn(&mut Vec<u8>, &Row)) -> Items {
+        let mut bytes = Vec::new();
         for row in &page.rows {
-            item(bytes, row);
+            item(&mut bytes, row);
             bytes.push(separator);
         }
-        page.next.map(|place| cursor::write(&self.told_by, &place))
+        Items {
+            bytes,
+            count: u32::try_from(page.rows.len()).unwrap_or(u32::MAX),
+            next: page.next.map(|place| cursor::write(&self.told_by, &place)),
+        }
     }
 
     /// The whole answer of a page.

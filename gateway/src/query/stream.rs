@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,8 +18,13 @@ use super::list::{Items, Listing};
 use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
 use crate::store::{PageLimits, Store};
 
-/// What is got from the database at once.
-const PIECE: PageLimits = PageLimits { rows: 1_000, bytes: 256 * 1024 };
+/// About the bytes that are got from the database at once.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Rows of the first piece. Later ones have about as many as fit, going by the piece before.
+const FIRST_ROWS: u32 = 100;
+const ROWS_MAX: u32 = 1_000;
+/// Before a piece is asked for again, when all connections for reading were at work.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Pieces that may wait for the client.
 const WAITING_MAX: usize = 1;
 
@@ -77,7 +83,8 @@ impl Streams {
             return Err(Refusal::Draining);
         }
         let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Refusal::ReadsFull)?;
-        let first = listing.page(store, listing.parameters.text("cursor"), PIECE, b'\n', now_us).await?;
+        let limits = PageLimits { rows: FIRST_ROWS, bytes: PIECE_BYTES };
+        let first = listing.page(store, listing.parameters.text("cursor"), limits, b'\n', now_us).await?;
         let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull)?;
         let (pieces, taken) = mpsc::channel(WAITING_MAX);
         let whole = Arc::new(AtomicBool::new(false));
@@ -160,12 +167,15 @@ impl Stream {
     async fn send_all(&mut self, first: Items, stop: CancellationToken) -> End {
         let mut page = first;
         loop {
+            let fit = u64::from(page.count) * PIECE_BYTES as u64 / page.bytes.len().max(1) as u64;
+            let rows = u32::try_from(fit).unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
+            let limits = PageLimits { rows, bytes: PIECE_BYTES };
             if let Err(end) = self.send(page.bytes).await {
                 return end;
             }
             let Some(next) = page.next else { return End::Whole };
             let got = tokio::select! {
-                got = self.listing.page(&self.store, Some(&next), PIECE, b'\n', self.now_us) => got,
+                got = self.page(&next, limits) => got,
                 () = self.pieces.closed() => return End::Gone,
                 () = stop.cancelled() => return End::Early(Refusal::Draining),
             };
@@ -173,6 +183,17 @@ impl Stream {
                 Ok(page) => page,
                 Err(refusal) => return End::Early(refusal),
             };
+        }
+    }
+
+    /// The next page. When all connections for reading are at work it waits for its turn, for a while.
+    async fn page(&self, next: &str, limits: PageLimits) -> Result<Items, Refusal> {
+        let start = Instant::now();
+        loop {
+            match self.listing.page(&self.store, Some(next), limits, b'\n', self.now_us).await {
+                Err(Refusal::ReadsFull) if start.elapsed() < self.stall => tokio::time::sleep(BUSY_PAUSE).await,
+                got => return got,
+            }
         }
     }
 

@@ -16,6 +16,8 @@ use crate::store::{Error, Store};
 const STRETCH_MAX: u32 = 10_000;
 /// Event types that are walked one beside the other. More than that are picked out while walking all events.
 const TYPES_MERGED_MAX: usize = 64;
+/// Events of a first statement. Later ones ask for what still fits, going by how large the events were so far.
+const FIRST_ROWS: u32 = 128;
 /// Bytes of a row besides its data, roughly.
 const ROW_BYTES: usize = 200;
 
@@ -149,33 +151,6 @@ impl Store {
         let (until, limit) = (reading.until, reading.time);
         Ok(within(until, limit, query.fetch_optional(reading.connection())).await?.map(StoredEvent::from))
     }
-
-    /// How Postgres means to read a page, for those who want to be sure: the plan of each statement of the walk's first
-    /// window.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::events_page`].
-    pub async fn explain_events_page(
-        &self,
-        filter: &EventFilter,
-        after: Option<Position>,
-        limits: PageLimits,
-        now_us: i64,
-    ) -> Result<Option<serde_json::Value>, Error> {
-        let mut reading = self.reading().await?;
-        let (until, limit) = (reading.until, reading.time);
-        let Some(choice) = within(until, limit, Choice::of(reading.connection(), filter)).await? else {
-            return Ok(None);
-        };
-        let mut windows = within(until, limit, windows(reading.connection(), filter, after, now_us)).await?;
-        let walk = Walk { choice, descending: filter.descending, after, rows: Vec::new(), bytes: 0, limits };
-        let Some(window) = windows.next() else { return Ok(None) };
-        let mut query = QueryBuilder::new("explain (analyze, format json) ");
-        walk.push(&mut query, window);
-        let query = query.build_query_scalar::<serde_json::Value>().persistent(false);
-        Ok(Some(within(until, limit, query.fetch_one(reading.connection())).await?))
-    }
 }
 
 /// The windows in which a filter is walked.
@@ -296,6 +271,17 @@ impl Walk {
         self.limits.rows + 1 - u32::try_from(self.rows.len()).unwrap_or(u32::MAX).min(self.limits.rows)
     }
 
+    /// How many of them one statement asks for: what goes beyond the page's bytes would be read for nothing.
+    fn asked(&self) -> u32 {
+        let fit = match self.bytes.checked_div(self.rows.len()) {
+            Some(bytes) => {
+                u32::try_from(self.limits.bytes.saturating_sub(self.bytes) / bytes.max(1)).unwrap_or(u32::MAX)
+            }
+            None => FIRST_ROWS,
+        };
+        fit.saturating_add(1).min(self.wanted())
+    }
+
     /// The page, without the row that only told that there is more.
     fn cut(mut self) -> Page<StoredEvent, Position> {
         self.rows.truncate(self.limits.rows as usize);
@@ -304,7 +290,7 @@ impl Walk {
 
     /// Reads on in a window.
     async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<Progress, Error> {
-        let (until, limit, wanted) = (reading.until, reading.time, self.wanted());
+        let (until, limit, asked) = (reading.until, reading.time, self.asked());
         let mut query = QueryBuilder::new("");
         self.push(&mut query, window);
         let mut found = 0;
@@ -318,10 +304,10 @@ impl Walk {
                 found += 1;
             }
         }
-        if self.full() {
+        if self.full() || found == asked {
+            self.after = self.rows.last().map(StoredEvent::position);
             return Ok(Progress::More);
         }
-        debug_assert!(found < wanted, "fewer rows than were asked for are all there are in the stretch");
         if !self.choice.picks() {
             return Ok(Progress::Done);
         }
@@ -343,7 +329,7 @@ impl Walk {
     fn push(&self, query: &mut QueryBuilder<Postgres>, window: Window) {
         push_words(query, |query| {
             if !self.choice.picks() {
-                self.push_ordered(query, window, COLUMNS, self.wanted());
+                self.push_ordered(query, window, COLUMNS, self.asked());
                 return;
             }
             query.push(format!("select {COLUMNS} from ("));
@@ -355,7 +341,7 @@ impl Walk {
             if let Some(application_id) = self.choice.application_id {
                 query.push(" and application_id = ").push_bind(application_id);
             }
-            query.push(format!(" order by {} limit {}", self.order(""), self.wanted()));
+            query.push(format!(" order by {} limit {}", self.order(""), self.asked()));
         });
         query.push(format!(" order by {}", self.order("page.")));
     }

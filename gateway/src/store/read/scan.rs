@@ -66,7 +66,10 @@ impl Iterator for Windows {
             rest.from_us.is_none_or(|from_us| from_us < *edge) && rest.to_us.is_none_or(|to_us| *edge < to_us)
         });
         self.count += 1;
-        self.months = (self.months * 2 + 1).min(1 << WINDOWS_MAX);
+        // What lies beyond the origin does not count: the first month after it is a window of its own.
+        if (if self.descending { rest.to_us } else { rest.from_us }).is_some() {
+            self.months = (self.months * 2 + 1).min(1 << WINDOWS_MAX);
+        }
         let Some(edge) = edge else { return Some(rest) };
         let (before, after) = (Window { to_us: Some(edge), ..rest }, Window { from_us: Some(edge), ..rest });
         let (now, later) = if self.descending { (after, before) } else { (before, after) };
@@ -119,10 +122,10 @@ mod tests {
         let open = Window { from_us: None, to_us: None };
         let origin = us("2026-11-23T12:00:00Z");
         let descending = words(Windows::new(open, true, origin));
-        assert_eq!(descending[..3], ["2026-11-01..open", "2026-09-01..2026-11-01", "2026-05-01..2026-09-01"]);
+        assert_eq!(descending[..3], ["2026-11-01..open", "2026-10-01..2026-11-01", "2026-08-01..2026-10-01"]);
         assert!(descending.last().is_some_and(|last| last.starts_with("open..")), "{descending:?}");
         let ascending = words(Windows::new(open, false, origin));
-        assert_eq!(ascending[..2], ["open..2026-11-01", "2026-11-01..2027-01-01"]);
+        assert_eq!(ascending[..2], ["open..2026-11-01", "2026-11-01..2026-12-01"]);
         assert!(ascending.last().is_some_and(|last| last.ends_with("..open")), "{ascending:?}");
         assert!(ascending.len() <= 12 && descending.len() <= 12);
     }

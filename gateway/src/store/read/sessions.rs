@@ -188,7 +188,7 @@ fn push_range(query: &mut QueryBuilder<Postgres>, window: Window) {
     }
 }
 
-fn push_position<'a>(query: &'a mut QueryBuilder<Postgres>, position: Position) -> &'a mut QueryBuilder<Postgres> {
+fn push_position(query: &mut QueryBuilder<Postgres>, position: Position) -> &mut QueryBuilder<Postgres> {
     query.push_bind(time(position.timestamp_us)).push(", ").push_bind(time(position.received_at_us));
     query.push(", ").push_bind(position.id)
 }
@@ -204,8 +204,8 @@ async fn describe(reading: &mut Reading, ids: &[Uuid]) -> Result<Vec<SessionRow>
              last.id as last_id, last.timestamp as last_timestamp, \
              last_type.category as last_category, last_type.name as last_name \
          from unnest($1::uuid[]) with ordinality wanted (session_id, place) \
-         cross join lateral (select count(*) as counted, array_agg(distinct some.application_id) as applications \
-             from (select application_id from events where events.session_id = wanted.session_id limit $2) some) tally \
+         cross join lateral (select count(*) as counted, array_agg(distinct sent.application_id) as applications \
+             from (select application_id from events where events.session_id = wanted.session_id limit $2) sent) tally \
          cross join lateral (select id, timestamp, event_type_id from events \
              where events.session_id = wanted.session_id order by timestamp, received_at, id limit 1) first \
          cross join lateral (select id, timestamp, event_type_id from events \
