@@ -11,6 +11,7 @@ mod modules;
 mod openapi;
 mod overload;
 mod program;
+mod reading;
 mod stop;
 mod store_writer;
 mod support;

@@ -363,6 +363,7 @@ fn refusal(error: store::Error) -> Refusal {
         E::ApplicationWithoutNetwork(_) => {
             Refusal::BadParameter { name: "networks".into(), message: error.to_string().into() }
         }
+        E::Busy => Refusal::ReadsFull,
         E::Away(_) | E::Slow(_) => Refusal::DatabaseAway,
         E::Url | E::Refused(_) | E::Migrate(_) => {
             tracing::error!(%error, "the applications cannot be read or changed");

@@ -18,6 +18,7 @@ use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
+use crate::query::Streams;
 use crate::router::{self, Requests};
 use crate::server::{Connections, Listener, ServerLimits};
 use crate::share::Budget;
@@ -36,6 +37,8 @@ const MONITORING_CONNECTIONS_MAX: usize = 64;
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 /// How often partitions are made ahead.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
+/// How often counts are folded. Until then readers add them up themselves.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -68,6 +71,8 @@ pub struct Gateway {
     pub connections: Arc<Connections>,
     /// When it was built: microseconds since 1970.
     pub began_at_us: i64,
+    /// Results on their way to readers.
+    pub streams: Streams,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -104,6 +109,7 @@ impl Gateway {
         let read_time = Duration::from_millis(config.read_ms);
         let store =
             Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
+        let store = store.with_read_wait(Duration::from_millis(config.read_wait_ms));
         let limits = Limits {
             events_max: config.batch_events_max,
             bytes_max: config.batch_bytes_max,
@@ -137,6 +143,7 @@ impl Gateway {
                 config.application_share_percent,
             ),
             store,
+            streams: Streams::new(config.streams_max, Duration::from_millis(config.stream_stall_ms)),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -185,6 +192,32 @@ impl Gateway {
         tokio::select! {
             () = stop.cancelled() => {}
             () = tend => {}
+        }
+    }
+
+    /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails
+    /// costs nothing but time.
+    async fn fold_counts(self: Arc<Self>, stop: CancellationToken) {
+        let fold = async {
+            let mut ticks = tokio::time::interval(FOLD_EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                while self.migrated.load(Ordering::Relaxed) {
+                    match self.store.fold_counts().await {
+                        Ok(0) => break,
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::debug!(%error, "counts could not be folded");
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = fold => {}
         }
     }
 }
@@ -289,6 +322,7 @@ async fn serve_on(
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
+    tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
@@ -304,6 +338,7 @@ async fn serve_on(
     let announce = async {
         shutdown.cancelled().await;
         gateway.draining.store(true, Ordering::Relaxed);
+        gateway.streams.stop();
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };
@@ -315,6 +350,7 @@ async fn serve_on(
     }
     stop.cancel();
     tasks.wait().await;
+    gateway.streams.stopped().await;
     gateway.validators.stop().await;
     gateway.store.close().await;
     tracing::info!("the gateway has stopped");

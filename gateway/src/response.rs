@@ -9,18 +9,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use futures_util::{Stream, TryStreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use serde::Serialize;
 use uuid::Uuid;
 
+mod encoding;
+
+pub use self::encoding::{Encoder, Encoding};
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::verdict::Violation;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Why a streamed body ended early; the connection is then broken off, so that the client sees a cut answer as cut.
@@ -104,6 +109,31 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
 pub fn metrics(text: String) -> Response {
     let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     answer(StatusCode::OK, format, text.into())
+}
+
+/// An answer of a read, which is another one when other things are accepted.
+pub fn read(body: impl Into<Bytes>) -> Response {
+    varying(json(StatusCode::OK, body))
+}
+
+/// An answer of lines that are made while they are sent.
+pub fn lines(pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::stream(StreamBody::new(pieces.map_ok(Frame::data))));
+    response.headers_mut().insert(CONTENT_TYPE, LINES);
+    varying(response)
+}
+
+/// Says that a body is compressed.
+pub fn compressed(mut response: Response, encoding: Encoding) -> Response {
+    if let Some(word) = encoding.as_str() {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(word));
+    }
+    response
+}
+
+fn varying(mut response: Response) -> Response {
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    response
 }
 
 fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
@@ -264,6 +294,8 @@ const OVERLOADED: &str = "There is no room for more events now, and none of this
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
     none is stored twice. An event without an `id` may be stored a second time.";
+const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
+    time.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -347,6 +379,15 @@ pub enum Refusal {
     Overloaded,
     /// The database did not confirm: it may or may not have stored the events.
     DatabaseAway,
+    /// All connections for reading are at work, or all streams are taken.
+    ReadsFull,
+    /// A read took longer than it may.
+    ReadSlow {
+        /// How long it may take, in milliseconds.
+        limit_ms: u128,
+    },
+    /// The database does not answer a read.
+    ReadAway,
     /// The gateway is shutting down.
     Draining,
     /// The gateway failed.
@@ -410,6 +451,9 @@ impl Refusal {
             Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
             Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::ReadsFull => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
+            Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
+            Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
@@ -464,6 +508,13 @@ impl Refusal {
                 .into(),
             Self::Overloaded => OVERLOADED.into(),
             Self::DatabaseAway => DATABASE_AWAY.into(),
+            Self::ReadsFull => READS_FULL.into(),
+            Self::ReadSlow { limit_ms } => format!(
+                "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try \
+                 again when the database has less to do."
+            )
+            .into(),
+            Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
             Self::Internal => INTERNAL.into(),
         }
@@ -489,13 +540,16 @@ impl Refusal {
             | Self::BodyBroken
             | Self::Overloaded
             | Self::DatabaseAway
+            | Self::ReadsFull
+            | Self::ReadSlow { .. }
+            | Self::ReadAway
             | Self::Draining
             | Self::Internal => none,
         }
     }
 
-    /// The problem document with its status and headers.
-    pub fn into_response(self) -> Response {
+    /// The problem document.
+    pub fn problem(&self) -> Bytes {
         #[derive(Serialize)]
         struct Problem<'a> {
             #[serde(rename = "type")]
@@ -508,14 +562,20 @@ impl Refusal {
             facts: Facts<'a>,
         }
         let (status, code, title) = self.words();
-        let body = written(&Problem {
+        written(&Problem {
             kind: format!("urn:eye:problem:{code}"),
             title,
             status: status.as_u16(),
             detail: self.detail(),
             code,
             facts: self.facts(),
-        });
+        })
+    }
+
+    /// The problem document with its status and headers.
+    pub fn into_response(self) -> Response {
+        let status = self.status();
+        let body = self.problem();
         let mut response = answer(status, PROBLEM, body);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allowed } = self {

@@ -10,6 +10,7 @@ use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
+use crate::query::Read;
 use crate::response::{self, Refusal, Response};
 use crate::trust::{Peer, Scope};
 use crate::{applications, ingest, metrics, query};
@@ -21,12 +22,22 @@ use requests::Asked;
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
 
-/// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths.
+/// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths. A part in braces
+/// is a parameter; where a path fits two rows, the one without parameters is meant.
 pub const ROUTES: &[(&str, &str)] = &[
-    ("/v1/events", "POST"),
+    ("/v1/events", "GET, HEAD, POST"),
     ("/post/create", "POST"),
+    ("/v1/sessions", "GET, HEAD"),
     ("/v1/sessions/{session_id}", "GET, HEAD"),
+    ("/v1/sessions/{session_id}/events/{id}", "GET, HEAD"),
+    ("/v1/categories", "GET, HEAD"),
+    ("/v1/categories/{category}", "GET, HEAD"),
+    ("/v1/stats", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
+    ("/v1/applications", "GET, HEAD, POST"),
+    ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
+    ("/v1/applications/{name}/rotate", "POST"),
+    ("/v1/applications/{name}/revoke", "POST"),
     ("/healthz", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
     ("/metrics", "GET, HEAD"),
@@ -36,63 +47,67 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// What programs are told of this surface.
 const OPENAPI: &str = include_str!("../openapi.json");
 
-/// What a path stands for.
-enum Route<'a> {
-    Events,
-    Session(Cow<'a, str>),
-    Validators,
-    OpenApi,
-    /// What comes after `/v1/applications`; it has methods of its own.
-    Applications(&'a str),
-    Health,
-    Readiness,
-    Metrics,
+/// A row of the table that a path is one of, with what the path gives for its parameters.
+struct Found<'a> {
+    path: &'static str,
+    methods: &'static str,
+    parameters: Vec<Cow<'a, str>>,
 }
 
-impl<'a> Route<'a> {
+impl<'a> Found<'a> {
     fn of(path: &'a str) -> Option<Self> {
         if path.len() > PATH_BYTES_MAX {
             return None;
         }
-        Some(match path {
-            "/v1/events" | "/post/create" => Self::Events,
-            "/v1/validators" => Self::Validators,
-            "/openapi.json" => Self::OpenApi,
-            "/healthz" => Self::Health,
-            "/readyz" => Self::Readiness,
-            "/metrics" => Self::Metrics,
-            path if path
-                .strip_prefix("/v1/applications")
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) =>
-            {
-                Self::Applications(&path["/v1/applications".len()..])
-            }
-            path => {
-                let session_id =
-                    path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
-                Self::Session(percent_decode_str(session_id).decode_utf8().ok()?)
-            }
-        })
+        if let Some((path, methods)) = ROUTES.iter().find(|(row, _)| *row == path) {
+            return Some(Self { path, methods, parameters: Vec::new() });
+        }
+        let (row, methods) = ROUTES.iter().find(|(row, _)| fits(row, path))?;
+        // Split before it is decoded, so that a category may hold a slash.
+        let given = row.split('/').zip(path.split('/')).filter(|(part, _)| part.starts_with('{'));
+        let decoded = given.map(|(_, value)| percent_decode_str(value).decode_utf8().ok());
+        Some(Self { path: row, methods, parameters: decoded.collect::<Option<_>>()? })
     }
 
-    fn method(&self) -> (Method, &'static str) {
-        match self {
-            Self::Events => (Method::POST, "POST"),
-            Self::Session(_)
-            | Self::Validators
-            | Self::OpenApi
-            | Self::Applications(_)
-            | Self::Health
-            | Self::Readiness
-            | Self::Metrics => (Method::GET, "GET, HEAD"),
+    fn allow(&self, method: &Method) -> Result<(), Refusal> {
+        let allowed = self.methods.split(", ").any(|one| one == method.as_str());
+        if allowed { Ok(()) } else { Err(Refusal::MethodNotAllowed { allowed: self.methods }) }
+    }
+
+    fn class(&self, method: &Method) -> RouteClass {
+        match self.path {
+            "/v1/events" if method == Method::POST => RouteClass::Events,
+            "/post/create" => RouteClass::Events,
+            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/v1/validators" => RouteClass::Running,
+            path if path.starts_with("/v1/applications") => RouteClass::Running,
+            _ => RouteClass::Read,
         }
     }
 
-    fn class(&self) -> RouteClass {
-        match self {
-            Self::Events => RouteClass::Events,
-            Self::Session(_) => RouteClass::Read,
-            Self::Validators | Self::OpenApi | Self::Applications(_) | Self::Health | Self::Readiness | Self::Metrics => RouteClass::Running,
+    /// What a path reads of the events; `None` when it is not one of those.
+    fn read(self) -> Option<Read<'a>> {
+        let mut parameters = self.parameters.into_iter();
+        let mut next = || parameters.next().expect("the row has this parameter");
+        Some(match self.path {
+            "/v1/events" => Read::Events,
+            "/v1/sessions" => Read::Sessions,
+            "/v1/sessions/{session_id}" => Read::Session(next()),
+            "/v1/sessions/{session_id}/events/{id}" => Read::SessionEvent(next(), next()),
+            "/v1/categories" => Read::Categories,
+            "/v1/categories/{category}" => Read::Category(next()),
+            "/v1/stats" => Read::Stats,
+            _ => return None,
+        })
+    }
+}
+
+fn fits(row: &str, path: &str) -> bool {
+    let (mut parts, mut given) = (row.split('/'), path.split('/'));
+    loop {
+        match (parts.next(), given.next()) {
+            (None, None) => return true,
+            (Some(part), Some(value)) if part == value || part.starts_with('{') && !value.is_empty() => {}
+            _ => return false,
         }
     }
 }
@@ -109,24 +124,18 @@ pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -
 /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
 /// nothing of what it holds. Such requests are not counted.
 pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
-    let route = match Route::of(request.uri().path()) {
-        Some(route @ (Route::Metrics | Route::Health | Route::Readiness)) => route,
-        _ => return Refusal::NotFound.into_response(),
+    let found = Found::of(request.uri().path());
+    let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
+        return Refusal::NotFound.into_response();
     };
-    if let Err(refusal) = allowed(&route, request.method()) {
+    if let Err(refusal) = found.allow(request.method()) {
         return refusal.into_response();
     }
-    match route {
-        Route::Metrics => metrics(gateway).await,
-        Route::Readiness => readiness(gateway).await,
+    match found.path {
+        "/metrics" => metrics(gateway).await,
+        "/readyz" => readiness(gateway).await,
         _ => health(),
     }
-}
-
-fn allowed(route: &Route<'_>, asked: &Method) -> Result<(), Refusal> {
-    let (method, allowed) = route.method();
-    let asked = if asked == Method::HEAD { &Method::GET } else { asked };
-    if *asked == method { Ok(()) } else { Err(Refusal::MethodNotAllowed { allowed }) }
 }
 
 async fn route(
@@ -136,37 +145,35 @@ async fn route(
     asked: &mut Asked<'_>,
 ) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
-    let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
-    asked.class = route.class();
-    if let Route::Applications(rest) = route {
-        return applications::answer(gateway, request, peer, rest).await;
-    }
-    allowed(&route, request.method())?;
-    match route {
-        Route::Events => ingest::send(gateway, request, peer).await,
-        Route::Session(session_id) => {
-            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
-            query::session(gateway, &session_id, uri.query()).await
+    let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
+    asked.class = found.class(request.method());
+    found.allow(request.method())?;
+    match found.path {
+        "/v1/events" | "/post/create" if request.method() == Method::POST => {
+            return ingest::send(gateway, request, peer).await;
         }
-        Route::Validators => {
-            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+        "/healthz" => return Ok(health()),
+        "/readyz" => return Ok(readiness(gateway).await),
+        path => {
+            if let Some(rest) = path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications")) {
+                return applications::answer(gateway, request, peer, rest).await;
+            }
+        }
+    }
+    gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+    match found.path {
+        "/v1/validators" => {
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
-        Route::OpenApi => {
-            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
-            Ok(response::json(StatusCode::OK, OPENAPI))
+        "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
+        "/metrics" => Ok(metrics(gateway).await),
+        _ => {
+            let read = found.read().ok_or(Refusal::NotFound)?;
+            query::answer(gateway, request.headers(), read, uri.query()).await
         }
-        Route::Metrics => {
-            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
-            Ok(metrics(gateway).await)
-        }
-        Route::Applications(_) => Err(Refusal::NotFound),
-        Route::Health => Ok(health()),
-        Route::Readiness => Ok(readiness(gateway).await),
     }
 }
-
 fn health() -> Response {
     response::json(StatusCode::OK, r#"{"status":"alive"}"#)
 }

@@ -1,9 +1,12 @@
 //! Postgres: the only SQL of the gateway.
 //!
-//! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write.
+//! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write; and what
+//! the gateway itself asks (is the database there, who may call, fold the counts) has a pool of two, so that no reader can
+//! make the gateway look unready.
 
 mod applications;
 mod copy;
+mod counts;
 mod link;
 mod read;
 mod write;
@@ -17,7 +20,10 @@ use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
-pub use read::{SessionCursor, StoredEvent};
+pub use read::{
+    Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
+    Position, SessionEdge, SessionFilter, SessionRow, StoredEvent,
+};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
@@ -27,6 +33,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+/// Connections for what the gateway itself asks.
+const TENDING_CONNECTIONS: u32 = 2;
+/// Longest wait of a read for a connection, unless the configuration says otherwise.
+const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// What can go wrong with the database, other than in a write (see [`crate::batch::Failure`]).
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +47,9 @@ pub enum Error {
     /// The database does not answer, or not in time.
     #[error("the database is away: {0}")]
     Away(#[source] sqlx::Error),
+    /// All connections for reading are at work, and none became free in time.
+    #[error("all connections for reading are at work")]
+    Busy,
     /// The read took longer than it may.
     #[error("the database took longer than {} ms", .0.as_millis())]
     Slow(Duration),
@@ -71,6 +84,9 @@ impl From<sqlx::Error> for Error {
 pub struct Store {
     options: PgConnectOptions,
     reads: PgPool,
+    /// For what the gateway itself asks.
+    tending: PgPool,
+    read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
 }
@@ -83,22 +99,31 @@ impl Store {
             .application_name("eye")
             .log_statements(LevelFilter::Trace)
             .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
-        let limit_ms = read_time.as_millis();
-        let reads = PgPoolOptions::new()
-            .max_connections(read_connections)
-            .acquire_timeout(read_time)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    // The server must stop working on what nobody here waits for any more.
-                    sqlx::query("select set_config('statement_timeout', $1, false)")
-                        .bind(limit_ms.to_string())
-                        .execute(connection)
-                        .await?;
-                    Ok(())
+        let pool = |connections| {
+            let limit_ms = read_time.as_millis();
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(read_time)
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        // The server must stop working on what nobody here waits for any more.
+                        sqlx::query("select set_config('statement_timeout', $1, false)")
+                            .bind(limit_ms.to_string())
+                            .execute(connection)
+                            .await?;
+                        Ok(())
+                    })
                 })
-            })
-            .connect_lazy_with(options.clone());
-        Ok(Store { options, reads, read_time, flush_time })
+                .connect_lazy_with(options.clone())
+        };
+        let (reads, tending) = (pool(read_connections), pool(TENDING_CONNECTIONS));
+        Ok(Store { options, reads, tending, read_wait: READ_WAIT.min(read_time), read_time, flush_time })
+    }
+
+    /// With another bound on the wait of a read for a connection.
+    #[must_use]
+    pub fn with_read_wait(self, read_wait: Duration) -> Store {
+        Store { read_wait, ..self }
     }
 
     /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
@@ -122,17 +147,17 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the connections for reading; the writers close their own. A server that does not answer the farewell is
+    /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
     /// left without one.
     pub async fn close(&self) {
-        if timeout(CLOSE_TIME, self.reads.close()).await.is_err() {
+        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.tending.close()) }).await.is_err() {
             tracing::warn!("the database did not answer when its connections were closed");
         }
     }
 
     /// Asks whether the database answers now.
     pub async fn ready(&self) -> bool {
-        matches!(timeout(READY_TIME, (&self.reads).execute("select 1")).await, Ok(Ok(_)))
+        matches!(timeout(READY_TIME, (&self.tending).execute("select 1")).await, Ok(Ok(_)))
     }
 
     /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
@@ -147,7 +172,7 @@ impl Store {
              join pg_inherits on pg_inherits.inhparent = pg_class.oid \
              where pg_class.oid in (to_regclass('events'), to_regclass('dead_letters')) group by 1 order by 1",
         )
-        .fetch_all(&self.reads);
+        .fetch_all(&self.tending);
         match timeout(READY_TIME, counted).await {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(Error::Slow(READY_TIME)),
@@ -164,9 +189,9 @@ impl Store {
         DeadLetterSink(write::Writer::new(self.options.clone(), self.flush_time))
     }
 
-    /// Runs a read within its time, the wait for a connection included.
-    async fn read<T>(&self, read: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-        match timeout(self.read_time, read).await {
+    /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
+    async fn tend<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+        match timeout(self.read_time, work).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(Error::Slow(self.read_time)),
         }

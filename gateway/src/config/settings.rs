@@ -198,6 +198,25 @@ pub const SETTINGS: &[Setting] = &[
     ),
     set("read_ms", number(1, DAY_MS), "5000", "Longest time for one read from the database."),
     set(
+        "read_wait_ms",
+        number(1, DAY_MS),
+        "1000",
+        "Longest wait of a read for one of those connections. After it the answer is 503.",
+    ),
+    set(
+        "page_bytes_max",
+        number(1024, 1024 * MIB),
+        "8388608",
+        "Bytes of data after which a page ends, however many events were asked for; `next` goes on from there.",
+    ),
+    set("streams_max", number(1, 100_000), "32", "Results that are streamed as lines at once. More are answered 503."),
+    set(
+        "stream_stall_ms",
+        number(1, DAY_MS),
+        "30000",
+        "How long the reader of a stream may take nothing of it. Then its connection is cut.",
+    ),
+    set(
         "unknown_event_type",
         Kind::Choice(&["accept", "reject"]),
         "accept",

@@ -1,0 +1,136 @@
+//! Cursors: where the next page begins, as an opaque text. A cursor is bound to its query by a digest over the query's
+//! kind and filters, so one of another query, or one that was changed, is refused instead of giving a wrong page. It is no
+//! secret: it holds nothing that the page before did not show.
+
+use aws_lc_rs::digest;
+use uuid::Uuid;
+
+use super::parameters::bad;
+use crate::response::Refusal;
+use crate::store::{CategoryPosition, CountPosition, Position};
+
+/// Of the notation below. A gateway that knows another one refuses these.
+const VERSION: char = '1';
+/// Bytes of the digest that are kept.
+const CHECK_BYTES: usize = 8;
+
+/// What a cursor names: the last row of a page by its key.
+pub(super) trait Place: Sized {
+    fn write(&self) -> String;
+    fn read(text: &str) -> Option<Self>;
+}
+
+impl Place for Position {
+    fn write(&self) -> String {
+        format!("{} {} {}", self.timestamp_us, self.received_at_us, self.id.simple())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let timestamp_us = parts.next()?.parse().ok()?;
+        let received_at_us = parts.next()?.parse().ok()?;
+        Some(Self { timestamp_us, received_at_us, id: Uuid::try_parse(parts.next()?).ok()? })
+    }
+}
+
+impl Place for CategoryPosition {
+    fn write(&self) -> String {
+        format!("{}\0{}", self.category, self.name)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (category, name) = text.split_once('\0')?;
+        Some(Self { category: category.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl Place for CountPosition {
+    fn write(&self) -> String {
+        format!("{} {} {} {}", self.start_us, self.event_type_id, self.application_id, self.outcome)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let start_us = parts.next()?.parse().ok()?;
+        let event_type_id = parts.next()?.parse().ok()?;
+        let application_id = parts.next()?.parse().ok()?;
+        Some(Self { start_us, event_type_id, application_id, outcome: parts.next()?.to_owned() })
+    }
+}
+
+/// The cursor of a place in a query. `query` is all that the query is told by, but for how much of it is wanted.
+pub(super) fn write(query: &str, place: &impl Place) -> String {
+    let place = place.write();
+    let mut text = String::from(VERSION);
+    hex(&mut text, &check(query, &place));
+    hex(&mut text, place.as_bytes());
+    text
+}
+
+/// The place that a cursor of this very query names.
+pub(super) fn read<P: Place>(query: &str, text: &str) -> Result<P, Refusal> {
+    let refusal = || {
+        bad(
+            "cursor",
+            "is not the `next` of a page of this very query; send it with the same path and filters as that page, or \
+             leave it out to begin anew",
+        )
+    };
+    let rest = text.strip_prefix(VERSION).ok_or_else(refusal)?;
+    let bytes = unhex(rest).ok_or_else(refusal)?;
+    let (given, place) = bytes.split_at_checked(CHECK_BYTES).ok_or_else(refusal)?;
+    let place = std::str::from_utf8(place).map_err(|_| refusal())?;
+    if check(query, place) != given {
+        return Err(refusal());
+    }
+    P::read(place).ok_or_else(refusal)
+}
+
+fn check(query: &str, place: &str) -> [u8; CHECK_BYTES] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [query, "\n", place] {
+        context.update(part.as_bytes());
+    }
+    let mut check = [0; CHECK_BYTES];
+    check.copy_from_slice(&context.finish().as_ref()[..CHECK_BYTES]);
+    check
+}
+
+fn hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for half in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(half), 16).expect("four bits"));
+        }
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_names_the_place_that_it_was_made_of_and_only_for_its_query() {
+        let place = Position { timestamp_us: -5, received_at_us: 7, id: Uuid::now_v7() };
+        let text = write("events asc", &place);
+        assert_eq!(read::<Position>("events asc", &text).expect("its own"), place);
+        assert!(read::<Position>("events desc", &text).is_err(), "of another query");
+        assert!(read::<CountPosition>("events asc", &text).is_err(), "of another kind");
+        for (at, _) in text.char_indices() {
+            let mut changed = text.clone();
+            let other = if &text[at..=at] == "0" { "1" } else { "0" };
+            changed.replace_range(at..=at, other);
+            assert!(read::<Position>("events asc", &changed).is_err(), "changed at {at}");
+            assert!(read::<Position>("events asc", &text[..at]).is_err(), "cut at {at}");
+        }
+        let place = CategoryPosition { category: "a b".to_owned(), name: "\u{fc}".to_owned() };
+        assert_eq!(read::<CategoryPosition>("c", &write("c", &place)).expect("its own"), place);
+        let place = CountPosition { start_us: 1, event_type_id: 0, application_id: 3, outcome: "stored".to_owned() };
+        assert_eq!(read::<CountPosition>("s", &write("s", &place)).expect("its own"), place);
+    }
+}

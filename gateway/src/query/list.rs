@@ -1,0 +1,110 @@
+//! A result of any kind, got page by page and written as items of JSON. Pages and streams differ only in what stands
+//! between the items.
+
+use super::cursor::{self, Place};
+use super::parameters::Parameters;
+use super::{refusal, words};
+use crate::response::Refusal;
+use crate::store::{CountFilter, EventFilter, Page, PageLimits, SessionFilter, Store};
+
+/// What is listed.
+#[derive(Debug)]
+pub(super) enum List {
+    Events(EventFilter),
+    Sessions(SessionFilter),
+    EventTypes,
+    Counts(CountFilter),
+}
+
+/// A list with the words around it.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) list: List,
+    pub(super) parameters: Parameters,
+    /// The fields that stand before the list, each with its comma.
+    head: String,
+    /// The name of the list.
+    name: &'static str,
+    /// All that the list is told by, for its cursors.
+    told_by: String,
+}
+
+/// Items of a page, with `separator` after each.
+#[derive(Debug)]
+pub(super) struct Items {
+    pub(super) bytes: Vec<u8>,
+    /// How many.
+    pub(super) count: u32,
+    /// The cursor of the next page.
+    pub(super) next: Option<String>,
+}
+
+impl Listing {
+    pub(super) fn new(list: List, parameters: Parameters, head: String, name: &'static str) -> Self {
+        // Both, since the head has what the path says, and the parameters what they were when it was asked: a range that
+        // ends now is another range a moment later, and still the same query.
+        let place = if matches!(list, List::Counts(_)) { "" } else { &head };
+        let told_by = format!("{name} {place} {}", parameters.told());
+        Self { list, parameters, head, name, told_by }
+    }
+
+    /// The items after a cursor.
+    pub(super) async fn page(
+        &self,
+        store: &Store,
+        after: Option<&str>,
+        limits: PageLimits,
+        separator: u8,
+        now_us: i64,
+    ) -> Result<Items, Refusal> {
+        match &self.list {
+            List::Events(filter) => {
+                let page = store.events_page(filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
+                Ok(self.write(separator, page, words::event))
+            }
+            List::Sessions(filter) => {
+                let page = store.sessions_page(*filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
+                Ok(self.write(separator, page, words::session))
+            }
+            List::EventTypes => {
+                let after = self.place(after)?;
+                let page = store.event_types_page(after.as_ref(), limits.rows).await.map_err(refusal)?;
+                let page = Page { rows: words::categories(page.rows), next: page.next };
+                Ok(self.write(separator, page, words::category))
+            }
+            List::Counts(filter) => {
+                let after = self.place(after)?;
+                let page = store.counts_page(filter, after.as_ref(), limits.rows).await.map_err(refusal)?;
+                Ok(self.write(separator, page, words::count))
+            }
+        }
+    }
+
+    fn place<P: Place>(&self, cursor: Option<&str>) -> Result<Option<P>, Refusal> {
+        cursor.map(|cursor| cursor::read(&self.told_by, cursor)).transpose()
+    }
+
+    fn write<Row, P: Place>(&self, separator: u8, page: Page<Row, P>, item: fn(&mut Vec<u8>, &Row)) -> Items {
+        let mut bytes = Vec::new();
+        for row in &page.rows {
+            item(&mut bytes, row);
+            bytes.push(separator);
+        }
+        Items {
+            bytes,
+            count: u32::try_from(page.rows.len()).unwrap_or(u32::MAX),
+            next: page.next.map(|place| cursor::write(&self.told_by, &place)),
+        }
+    }
+
+    /// The whole answer of a page.
+    pub(super) fn whole(&self, page: Items) -> Vec<u8> {
+        let mut items = page.bytes;
+        items.pop();
+        let next = page.next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\""));
+        let mut body = format!("{{{}\"{}\":[", self.head, self.name).into_bytes();
+        body.append(&mut items);
+        body.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
+        body
+    }
+}

@@ -1,0 +1,179 @@
+//! The parameters of a read: decoded, each at most once, only those that the path knows, and each proved. Whatever is wrong
+//! with one is told with its name and with what it may be.
+
+use percent_encoding::percent_decode;
+use uuid::Uuid;
+
+use crate::envelope::timestamp;
+use crate::response::Refusal;
+
+/// Longest text that a category, a name or an application may be.
+const WORD_CHARACTERS_MAX: usize = 200;
+
+/// What a query string says.
+#[derive(Debug)]
+pub(super) struct Parameters(Vec<(&'static str, String)>);
+
+impl Parameters {
+    /// Reads a query string of which only the parameters in `known` may be used. One without a value counts as not given.
+    pub(super) fn read(query: Option<&str>, known: &[&'static str]) -> Result<Self, Refusal> {
+        let mut read: Vec<(&'static str, String)> = Vec::new();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (key, value) = (decoded(key, key)?, decoded(key, value)?);
+            let Some(name) = known.iter().find(|name| **name == key) else {
+                return Err(bad(&key, &format!("is not known here; this path takes {}", listed(known))));
+            };
+            if read.iter().any(|(given, _)| given == name) {
+                return Err(bad(name, "is given twice; give it once"));
+            }
+            read.push((name, value));
+        }
+        read.retain(|(_, value)| !value.is_empty());
+        Ok(Self(read))
+    }
+
+    /// What tells this query from others: all parameters but those that say how much of it is wanted.
+    pub(super) fn told(&self) -> String {
+        let mut told: Vec<String> = self
+            .0
+            .iter()
+            .filter(|(name, _)| !matches!(*name, "limit" | "cursor"))
+            .map(|(name, value)| format!("{name}={value}\0"))
+            .collect();
+        told.sort();
+        told.concat()
+    }
+
+    /// The text of a parameter, if it is given.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A category, a name or an application.
+    pub(super) fn word(&self, name: &str) -> Result<Option<String>, Refusal> {
+        self.text(name).map(|text| word(name, text)).transpose()
+    }
+
+    /// A time in microseconds since 1970.
+    pub(super) fn time(&self, name: &str) -> Result<Option<i64>, Refusal> {
+        let wanted = "must be a time such as 2026-11-23T18:00:00Z (with a `+` of its zone written as %2B)";
+        self.text(name).map(|text| timestamp::parse(text).ok_or_else(|| bad(name, wanted))).transpose()
+    }
+
+    /// Both ends of a range, each of them optional.
+    pub(super) fn range(&self) -> Result<(Option<i64>, Option<i64>), Refusal> {
+        let (from_us, to_us) = (self.time("from")?, self.time("to")?);
+        if let (Some(from_us), Some(to_us)) = (from_us, to_us)
+            && from_us >= to_us
+        {
+            return Err(bad("to", "must be later than `from`; the range holds what is from `from` on and before `to`"));
+        }
+        Ok((from_us, to_us))
+    }
+
+    /// A UUID.
+    pub(super) fn id(&self, name: &str) -> Result<Option<Uuid>, Refusal> {
+        self.text(name).map(|text| id(name, text)).transpose()
+    }
+
+    /// How many, at least one and at most `most`.
+    pub(super) fn limit(&self, usual: u32, most: u32) -> Result<u32, Refusal> {
+        let Some(text) = self.text("limit") else { return Ok(usual) };
+        let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+        number.ok_or_else(|| bad("limit", &format!("must be a whole number from 1 to {most}")))
+    }
+
+    /// One of some words; the first is meant when nothing is said.
+    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&'static str, T)]) -> Result<T, Refusal> {
+        let words: Vec<&'static str> = choices.iter().map(|(word, _)| *word).collect();
+        let wanted = self.text(name).or(words.first().copied()).unwrap_or_default();
+        let found = choices.iter().find(|(word, _)| *word == wanted);
+        found.map(|(_, choice)| *choice).ok_or_else(|| bad(name, &format!("must be one of {}", listed(&words))))
+    }
+}
+
+/// A UUID in a path or a query.
+pub(super) fn id(name: &str, text: &str) -> Result<Uuid, Refusal> {
+    Uuid::try_parse(text).map_err(|_| bad(name, "must be a UUID, such as e2085be5-9137-4e4e-80b5-f1ffddc25423"))
+}
+
+/// A category or the like in a path or a query. No event can have one that is not fit for it.
+pub(super) fn word(name: &str, text: &str) -> Result<String, Refusal> {
+    let fits = text.chars().count() <= WORD_CHARACTERS_MAX && !text.chars().any(char::is_control);
+    let wanted = "must be 1 to 200 characters without control characters";
+    if fits { Ok(text.to_owned()) } else { Err(bad(name, wanted)) }
+}
+
+/// The refusal of a parameter.
+pub(super) fn bad(name: &str, message: &str) -> Refusal {
+    Refusal::BadParameter { name: name.chars().take(100).collect(), message: message.to_owned().into() }
+}
+
+fn listed(words: &[&str]) -> String {
+    match words {
+        [] => "no parameters".to_owned(),
+        [one] => format!("`{one}`"),
+        [most @ .., last] => format!("`{}` and `{last}`", most.join("`, `")),
+    }
+}
+
+/// Undoes what forms and links do to text.
+fn decoded(name: &str, text: &str) -> Result<String, Refusal> {
+    let spaced = text.replace('+', " ");
+    let text = percent_decode(spaced.as_bytes()).decode_utf8();
+    text.map(Into::into).map_err(|_| bad(name, "must be UTF-8, percent-encoded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(query: &str) -> (String, String) {
+        let read = |query| {
+            let parameters = Parameters::read(Some(query), &["limit", "from", "to", "order", "name", "id"])?;
+            parameters.limit(1, 5)?;
+            parameters.range()?;
+            parameters.word("name")?;
+            parameters.id("id")?;
+            parameters.choice("order", &[("asc", 1), ("desc", 2)])
+        };
+        match read(query) {
+            Err(Refusal::BadParameter { name, message }) => (name.into_owned(), message.into_owned()),
+            other => panic!("{query}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_are_decoded_and_empty_ones_are_not_given() {
+        let read = Parameters::read(
+            Some("name=page+inter%61ction%26%C3%BC&limit=&&from=2026-01-01T00:00:00Z"),
+            &["name", "limit", "from"],
+        );
+        let read = read.expect("good");
+        assert_eq!(read.word("name").expect("good").as_deref(), Some("page inter\u{61}ction&\u{fc}"));
+        assert_eq!(read.limit(7, 9).expect("good"), 7);
+        assert_eq!(read.time("from").expect("good"), Some(1_767_225_600_000_000));
+        assert_eq!(read.choice("order", &[("asc", 1), ("desc", 2)]).expect("good"), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_parameter_and_what_it_may_be() {
+        for (query, name, message) in [
+            ("limit=6", "limit", "from 1 to 5"),
+            ("limit=-1", "limit", "from 1 to 5"),
+            ("lim%69t=1&limit=1", "limit", "twice"),
+            ("colour=1", "colour", "`limit`, `from`, `to`, `order`, `name` and `id`"),
+            ("from=yesterday", "from", "must be a time"),
+            ("from=2026-01-02T00:00:00Z&to=2026-01-02T00:00:00Z", "to", "later"),
+            ("order=up", "order", "`asc` and `desc`"),
+            ("name=%FF", "name", "UTF-8"),
+            ("name=%00", "name", "control"),
+            ("id=7", "id", "UUID"),
+        ] {
+            let (found, words) = problem(query);
+            assert_eq!(found, name, "{query}");
+            assert!(words.contains(message), "{query}: {words}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A whole result as lines, in constant memory: a task of its own gets a page by its key, hands it on when the client has
+//! taken the one before, and only then gets the next. No database connection is held while a client is slow, and a client
+//! that takes nothing for a while is cut off. A stream that ends early says so: its last line is the error, and where not
+//! even that can be said, the connection breaks off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::list::{Items, Listing};
+use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
+use crate::store::{PageLimits, Store};
+
+/// About the bytes that are got from the database at once.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Rows of the first piece. Later ones have about as many as fit, going by the piece before.
+const FIRST_ROWS: u32 = 100;
+const ROWS_MAX: u32 = 1_000;
+/// Before a piece is asked for again, when all connections for reading were at work.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Pieces that may wait for the client.
+const WAITING_MAX: usize = 1;
+
+/// All streams of a gateway.
+#[derive(Debug)]
+pub struct Streams {
+    room: Arc<Semaphore>,
+    stall: Duration,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    cut: Arc<AtomicU64>,
+}
+
+impl Streams {
+    /// At most `streams_max` at once. A client that takes nothing for `stall` is cut off.
+    pub fn new(streams_max: usize, stall: Duration) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(streams_max)),
+            stall,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            cut: Arc::default(),
+        }
+    }
+
+    /// How many streams were cut off because their client took nothing.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// How many streams may still begin now.
+    pub fn room(&self) -> usize {
+        self.room.available_permits()
+    }
+
+    /// Ends all streams with a last line that says so.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits for the end of all streams, after [`Streams::stop`].
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+
+    /// Begins a stream. Its first page is got before anything is answered, so that what is wrong has its own status.
+    pub(super) async fn start(
+        &self,
+        store: &Store,
+        listing: Listing,
+        encoding: Encoding,
+        now_us: i64,
+    ) -> Result<Response, Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::Draining);
+        }
+        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Refusal::ReadsFull)?;
+        let limits = PageLimits { rows: FIRST_ROWS, bytes: PIECE_BYTES };
+        let first = listing.page(store, listing.parameters.text("cursor"), limits, b'\n', now_us).await?;
+        let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull)?;
+        let (pieces, taken) = mpsc::channel(WAITING_MAX);
+        let whole = Arc::new(AtomicBool::new(false));
+        let stream = Stream {
+            store: store.clone(),
+            listing,
+            encoder,
+            pieces,
+            whole: Arc::clone(&whole),
+            stall: self.stall,
+            cut: Arc::clone(&self.cut),
+            now_us,
+            _permit: permit,
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(stream.run(first, stop));
+        let body = futures_util::stream::unfold((taken, whole), next_piece);
+        Ok(response::compressed(response::lines(body), encoding))
+    }
+}
+
+type Taken = (Receiver<Bytes>, Arc<AtomicBool>);
+
+/// What the client is sent next. A stream whose maker is gone before its end is broken off.
+async fn next_piece((mut pieces, whole): Taken) -> Option<(Result<Bytes, BodyError>, Taken)> {
+    match pieces.recv().await {
+        Some(piece) => Some((Ok(piece), (pieces, whole))),
+        None if whole.swap(true, Ordering::Relaxed) => None,
+        None => Some((Err("the client took nothing for too long".into()), (pieces, whole))),
+    }
+}
+
+/// Why a stream goes no further.
+enum End {
+    /// All is sent.
+    Whole,
+    /// Something went wrong, which the client is told.
+    Early(Refusal),
+    /// There is nobody to tell.
+    Gone,
+}
+
+/// One stream.
+struct Stream {
+    store: Store,
+    listing: Listing,
+    encoder: Encoder,
+    pieces: Sender<Bytes>,
+    /// Set when the client has been told everything, be it an error.
+    whole: Arc<AtomicBool>,
+    stall: Duration,
+    cut: Arc<AtomicU64>,
+    now_us: i64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    async fn run(mut self, first: Items, stop: CancellationToken) {
+        let last = match self.send_all(first, stop).await {
+            End::Whole => Vec::new(),
+            End::Early(refusal) => {
+                let mut line = b"{\"error\":".to_vec();
+                line.extend_from_slice(&refusal.problem());
+                line.extend_from_slice(b"}\n");
+                line
+            }
+            End::Gone => return,
+        };
+        let ended = self.encoder.piece(last).and_then(|mut last| {
+            last.extend(self.encoder.finish()?);
+            Ok(last)
+        });
+        if let Ok(last) = ended
+            && (last.is_empty() || self.pieces.send_timeout(last.into(), self.stall).await.is_ok())
+        {
+            self.whole.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn send_all(&mut self, first: Items, stop: CancellationToken) -> End {
+        let mut page = first;
+        loop {
+            let fit = u64::from(page.count) * PIECE_BYTES as u64 / page.bytes.len().max(1) as u64;
+            let rows = u32::try_from(fit).unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
+            let limits = PageLimits { rows, bytes: PIECE_BYTES };
+            if let Err(end) = self.send(page.bytes).await {
+                return end;
+            }
+            let Some(next) = page.next else { return End::Whole };
+            let got = tokio::select! {
+                got = self.page(&next, limits) => got,
+                () = self.pieces.closed() => return End::Gone,
+                () = stop.cancelled() => return End::Early(Refusal::Draining),
+            };
+            page = match got {
+                Ok(page) => page,
+                Err(refusal) => return End::Early(refusal),
+            };
+        }
+    }
+
+    /// The next page. When all connections for reading are at work it waits for its turn, for a while.
+    async fn page(&self, next: &str, limits: PageLimits) -> Result<Items, Refusal> {
+        let start = Instant::now();
+        loop {
+            match self.listing.page(&self.store, Some(next), limits, b'\n', self.now_us).await {
+                Err(Refusal::ReadsFull) if start.elapsed() < self.stall => tokio::time::sleep(BUSY_PAUSE).await,
+                got => return got,
+            }
+        }
+    }
+
+    async fn send(&mut self, lines: Vec<u8>) -> Result<(), End> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let piece = self.encoder.piece(lines).map_err(|_| End::Early(Refusal::Internal))?;
+        match self.pieces.send_timeout(piece.into(), self.stall).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(End::Gone),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                self.cut.fetch_add(1, Ordering::Relaxed);
+                Err(End::Gone)
+            }
+        }
+    }
+}

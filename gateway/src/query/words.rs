@@ -1,0 +1,134 @@
+//! How rows look in JSON. Written straight into the answer: `data` is spliced in as Postgres wrote it, because parsing it
+//! here could only lose digits.
+
+use std::io::Write as _;
+
+use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent};
+use crate::verdict::Digest;
+
+/// Writing to a vector cannot fail.
+const WRITES: &str = "a vector takes everything";
+
+/// A category with those of its names that are on the page.
+#[derive(Debug)]
+pub(super) struct Category {
+    category: String,
+    stored: i64,
+    names: Vec<EventTypeRow>,
+}
+
+/// Gathers event types, which come in order, by category.
+pub(super) fn categories(rows: Vec<EventTypeRow>) -> Vec<Category> {
+    let mut gathered: Vec<Category> = Vec::new();
+    for row in rows {
+        match gathered.last_mut() {
+            Some(last) if last.category == row.category => last.names.push(row),
+            _ => gathered.push(Category {
+                category: row.category.clone(),
+                stored: row.category_stored,
+                names: vec![row],
+            }),
+        }
+    }
+    gathered
+}
+
+pub(super) fn event(out: &mut Vec<u8>, event: &StoredEvent) {
+    let module = event.module.as_deref().and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
+    let validator = module.map_or_else(|| "null".to_owned(), |digest| format!("\"{digest}\""));
+    write!(
+        out,
+        "{{\"id\":\"{}\",\"session_id\":\"{}\",\"category\":{},\"name\":{},\"timestamp\":\"{}\",\"received_at\":\"{}\",\
+         \"application\":{},\"validator\":{},\"data\":{}}}",
+        event.id,
+        event.session_id,
+        text(&event.category),
+        text(&event.name),
+        time(event.timestamp_us),
+        time(event.received_at_us),
+        text(&event.application),
+        validator,
+        event.data,
+    )
+    .expect(WRITES);
+}
+
+pub(super) fn session(out: &mut Vec<u8>, session: &SessionRow) {
+    let applications: Vec<String> = session.applications.iter().map(|name| text(name)).collect();
+    write!(
+        out,
+        "{{\"session_id\":\"{}\",\"first\":{},\"last\":{},\"count\":{},\"count_is_exact\":{},\"applications\":[{}]}}",
+        session.session_id,
+        edge(&session.first),
+        edge(&session.last),
+        session.count,
+        session.count_is_exact,
+        applications.join(","),
+    )
+    .expect(WRITES);
+}
+
+fn edge(edge: &SessionEdge) -> String {
+    format!(
+        "{{\"id\":\"{}\",\"category\":{},\"name\":{},\"timestamp\":\"{}\"}}",
+        edge.id,
+        text(&edge.category),
+        text(&edge.name),
+        time(edge.timestamp_us)
+    )
+}
+
+pub(super) fn category(out: &mut Vec<u8>, category: &Category) {
+    let names: Vec<String> = category
+        .names
+        .iter()
+        .map(|row| {
+            format!(
+                "{{\"name\":{},\"count\":{},\"rejected\":{},\"quarantined\":{}}}",
+                text(&row.name),
+                row.stored,
+                row.rejected,
+                row.quarantined
+            )
+        })
+        .collect();
+    write!(
+        out,
+        "{{\"category\":{},\"count\":{},\"names\":[{}]}}",
+        text(&category.category),
+        category.stored,
+        names.join(",")
+    )
+    .expect(WRITES);
+}
+
+pub(super) fn count(out: &mut Vec<u8>, row: &CountRow) {
+    let none = || "null".to_owned();
+    let (category, name) =
+        row.event_type.as_ref().map_or_else(|| (none(), none()), |(category, name)| (text(category), text(name)));
+    write!(
+        out,
+        "{{\"start\":\"{}\",\"application\":{},\"category\":{category},\"name\":{name},\"outcome\":\"{}\",\"count\":{}}}",
+        time(row.start_us),
+        text(&row.application),
+        row.outcome,
+        row.count
+    )
+    .expect(WRITES);
+}
+
+/// The fields `from` and `to`, each with its comma.
+pub(super) fn range(from_us: Option<i64>, to_us: Option<i64>) -> String {
+    let word = |us: Option<i64>| us.map_or_else(|| "null".to_owned(), |us| format!("\"{}\"", time(us)));
+    format!("\"from\":{},\"to\":{},", word(from_us), word(to_us))
+}
+
+/// A text in JSON.
+pub(super) fn text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn time(us: i64) -> String {
+    chrono::DateTime::from_timestamp_micros(us)
+        .map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+}

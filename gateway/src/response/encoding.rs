@@ -1,0 +1,159 @@
+//! How an answer is compressed on its way: what the client takes, and a compressor that gives out what it has after each
+//! piece, so that a stream flows and never gathers.
+
+use std::io::{self, Write as _};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// Fast rather than small: an answer is made once and read once.
+const GZIP_LEVEL: u32 = 3;
+const ZSTD_LEVEL: i32 = 1;
+
+/// An encoding of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is.
+    Identity,
+    /// `gzip`.
+    Gzip,
+    /// `zstd`.
+    Zstd,
+}
+
+impl Encoding {
+    /// The encoding that `Accept-Encoding` prefers among those that are made here; zstd where it does not care.
+    pub fn accepted(header: &str) -> Self {
+        let mut best = (Self::Identity, 0.0);
+        for item in header.split(',') {
+            let mut parts = item.split(';').map(str::trim);
+            let encoding = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "zstd" => Self::Zstd,
+                "gzip" | "x-gzip" | "*" => Self::Gzip,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |weight| weight.parse().ok());
+            let weight: f32 = weight.unwrap_or(0.0);
+            if weight > best.1 || (weight > 0.0 && weight >= best.1 && encoding == Self::Zstd) {
+                best = (encoding, weight);
+            }
+        }
+        best.0
+    }
+
+    /// The word for it in `Content-Encoding`, if one is needed.
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+        }
+    }
+}
+
+/// A compressor of one answer.
+pub struct Encoder(Kind);
+
+enum Kind {
+    Identity,
+    Gzip(GzEncoder<Vec<u8>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+}
+
+impl Encoder {
+    /// A compressor into the given encoding.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn new(encoding: Encoding) -> io::Result<Self> {
+        Ok(Self(match encoding {
+            Encoding::Identity => Kind::Identity,
+            Encoding::Gzip => Kind::Gzip(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL))),
+            Encoding::Zstd => Kind::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?),
+        }))
+    }
+
+    /// The next piece, compressed whole: who has it can read all that was put in.
+    ///
+    /// # Errors
+    ///
+    /// The compressor's.
+    pub fn piece(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        match &mut self.0 {
+            Kind::Identity => Ok(bytes),
+            Kind::Gzip(encoder) => {
+                encoder.write_all(&bytes)?;
+                encoder.flush()?;
+                Ok(std::mem::take(encoder.get_mut()))
+            }
+            Kind::Zstd(encoder) => {
+                encoder.write_all(&bytes)?;
+                encoder.flush()?;
+                Ok(std::mem::take(encoder.get_mut()))
+            }
+        }
+    }
+
+    /// What is needed to end the answer.
+    ///
+    /// # Errors
+    ///
+    /// The compressor's.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        match self.0 {
+            Kind::Identity => Ok(Vec::new()),
+            Kind::Gzip(encoder) => encoder.finish(),
+            Kind::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn the_client_chooses() {
+        for (header, wanted) in [
+            ("", Encoding::Identity),
+            ("identity", Encoding::Identity),
+            ("gzip", Encoding::Gzip),
+            ("gzip, deflate, br, zstd", Encoding::Zstd),
+            ("GZIP;q=1.0, zstd;q=0.5", Encoding::Gzip),
+            ("zstd;q=0, gzip;q=0", Encoding::Identity),
+            ("br, *;q=0.1", Encoding::Gzip),
+            ("gzip;q=none", Encoding::Identity),
+        ] {
+            assert_eq!(Encoding::accepted(header), wanted, "{header}");
+        }
+    }
+
+    #[test]
+    fn each_piece_can_be_read_before_the_next_is_made() {
+        for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Zstd] {
+            let mut encoder = Encoder::new(encoding).expect("memory");
+            let mut sent = encoder.piece(b"one\n".to_vec()).expect("compressed");
+            assert_eq!(readable(encoding, &sent), b"one\n", "{encoding:?}");
+            sent.extend(encoder.piece(b"two\n".to_vec()).expect("compressed"));
+            sent.extend(encoder.finish().expect("ended"));
+            assert_eq!(readable(encoding, &sent), b"one\ntwo\n", "{encoding:?}");
+        }
+    }
+
+    /// What can be read of a stream that may go on.
+    fn readable(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
+        let mut reader: Box<dyn io::Read> = match encoding {
+            Encoding::Identity => Box::new(bytes),
+            Encoding::Gzip => Box::new(flate2::read::GzDecoder::new(bytes)),
+            Encoding::Zstd => Box::new(zstd::stream::read::Decoder::new(bytes).expect("a decoder")),
+        };
+        let (mut read, mut byte) = (Vec::new(), [0]);
+        while matches!(reader.read(&mut byte), Ok(1)) {
+            read.push(byte[0]);
+        }
+        read
+    }
+}

@@ -1,0 +1,245 @@
+//! The sessions that were active in a time, the latest first. There is no table of sessions: every writer would have to
+//! change a row of a hot session. Instead the events are walked from the latest backwards, and a session is shown where
+//! its latest event in the range lies. A page looks at a bounded number of events, and may end early for it.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::events::narrowed;
+use super::scan::{Window, Windows};
+use super::{Page, PageLimits, Position, Reading, time, within};
+use crate::store::{Error, Store};
+
+/// Events that are looked at in one step.
+const STRETCH_MAX: u32 = 2_000;
+/// Events that are looked at for one page.
+const EVENTS_MAX: u32 = 20_000;
+/// Events of one session that are counted.
+const COUNTED_MAX: i64 = 10_000;
+
+/// Which sessions are asked for: those with an event in this time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Not before: microseconds since 1970.
+    pub from_us: Option<i64>,
+    /// Before: microseconds since 1970.
+    pub to_us: Option<i64>,
+}
+
+/// The first or the last event of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEdge {
+    /// The event's own id.
+    pub id: Uuid,
+    /// First half of the event type.
+    pub category: String,
+    /// Second half of the event type.
+    pub name: String,
+    /// When it occurred: microseconds since 1970.
+    pub timestamp_us: i64,
+}
+
+/// A session, as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Its id.
+    pub session_id: Uuid,
+    /// Its first event.
+    pub first: SessionEdge,
+    /// Its last event.
+    pub last: SessionEdge,
+    /// Its events, or as many of them as are counted.
+    pub count: i64,
+    /// Whether `count` is all of them.
+    pub count_is_exact: bool,
+    /// The names of the applications that sent the events that were counted.
+    pub applications: Vec<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct SessionColumns {
+    session_id: Uuid,
+    counted: i64,
+    applications: Vec<String>,
+    first_id: Uuid,
+    first_timestamp: DateTime<Utc>,
+    first_category: String,
+    first_name: String,
+    last_id: Uuid,
+    last_timestamp: DateTime<Utc>,
+    last_category: String,
+    last_name: String,
+}
+
+/// A session, and the position of its latest event in the range.
+type Sighting = (Uuid, Position);
+
+impl Store {
+    /// A page of the sessions that were active in the range, by their latest event in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn sessions_page(
+        &self,
+        filter: SessionFilter,
+        after: Option<Position>,
+        limits: PageLimits,
+        now_us: i64,
+    ) -> Result<Page<SessionRow, Position>, Error> {
+        let mut reading = self.reading().await?;
+        let range = Window { from_us: filter.from_us, to_us: filter.to_us };
+        let mut walk = Walk { range, after, at: after, seen: HashSet::new(), found: Vec::new(), looked_at: 0 };
+        let wanted = limits.rows as usize;
+        let mut next = None;
+        'walk: for window in Windows::new(narrowed(range, true, after), true, now_us) {
+            while walk.step(&mut reading, window).await? {
+                if walk.found.len() > wanted {
+                    break 'walk;
+                }
+                if walk.looked_at >= EVENTS_MAX || reading.late() {
+                    next = walk.at;
+                    break 'walk;
+                }
+            }
+        }
+        if walk.found.len() > wanted {
+            walk.found.truncate(wanted);
+            next = walk.found.last().map(|(_, position)| *position);
+        }
+        let ids: Vec<Uuid> = walk.found.iter().map(|(session_id, _)| *session_id).collect();
+        Ok(Page { rows: describe(&mut reading, &ids).await?, next })
+    }
+}
+
+/// A page of sessions in the making.
+struct Walk {
+    range: Window,
+    /// Where the page begins.
+    after: Option<Position>,
+    /// How far the walk has come.
+    at: Option<Position>,
+    seen: HashSet<Uuid>,
+    found: Vec<Sighting>,
+    looked_at: u32,
+}
+
+impl Walk {
+    /// Reads on in a window, and says whether there may be more in it.
+    async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<bool, Error> {
+        let (until, limit) = (reading.until, reading.time);
+        let window = narrowed(window, true, self.at);
+        let mut query = QueryBuilder::new("select session_id, timestamp, received_at, id from events where true");
+        push_range(&mut query, window);
+        if let Some(at) = self.at {
+            query.push(" and (timestamp, received_at, id) < (");
+            push_position(&mut query, at).push(")");
+        }
+        query.push(format!(" order by timestamp desc, received_at desc, id desc limit {STRETCH_MAX}"));
+        let query = query.build_query_as::<(Uuid, DateTime<Utc>, DateTime<Utc>, Uuid)>().persistent(false);
+        let events = within(until, limit, query.fetch_all(reading.connection())).await?;
+        let mut fresh: Vec<Sighting> = Vec::new();
+        for (session_id, timestamp, received_at, id) in &events {
+            let position = Position {
+                timestamp_us: timestamp.timestamp_micros(),
+                received_at_us: received_at.timestamp_micros(),
+                id: *id,
+            };
+            self.at = Some(position);
+            if self.seen.insert(*session_id) {
+                fresh.push((*session_id, position));
+            }
+        }
+        let shown = self.shown_before(reading, &fresh).await?;
+        self.found.extend(fresh.into_iter().filter(|(session_id, _)| !shown.contains(session_id)));
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        self.looked_at = self.looked_at.saturating_add(count);
+        Ok(count >= STRETCH_MAX)
+    }
+
+    /// Those that an earlier page has shown: they have an event in the range that is not after where this page begins.
+    async fn shown_before(&self, reading: &mut Reading, fresh: &[Sighting]) -> Result<HashSet<Uuid>, Error> {
+        let Some(after) = self.after else { return Ok(HashSet::new()) };
+        let (until, limit) = (reading.until, reading.time);
+        let ids: Vec<Uuid> = fresh.iter().map(|(session_id, _)| *session_id).collect();
+        // `limit` keeps the planner from reading all events of the range to join them.
+        let mut query = QueryBuilder::new("select wanted.session_id from unnest(");
+        query.push_bind(ids).push(
+            "::uuid[]) wanted (session_id) cross join lateral \
+             (select 1 from events where events.session_id = wanted.session_id",
+        );
+        push_range(&mut query, Window { from_us: Some(after.timestamp_us), to_us: self.range.to_us });
+        query.push(" and (timestamp, received_at, id) >= (");
+        push_position(&mut query, after).push(") limit 1) later");
+        let query = query.build_query_scalar::<Uuid>().persistent(false);
+        Ok(within(until, limit, query.fetch_all(reading.connection())).await?.into_iter().collect())
+    }
+}
+
+fn push_range(query: &mut QueryBuilder<Postgres>, window: Window) {
+    if let Some(from_us) = window.from_us {
+        query.push(" and timestamp >= ").push_bind(time(from_us));
+    }
+    if let Some(to_us) = window.to_us {
+        query.push(" and timestamp < ").push_bind(time(to_us));
+    }
+}
+
+fn push_position(query: &mut QueryBuilder<Postgres>, position: Position) -> &mut QueryBuilder<Postgres> {
+    query.push_bind(time(position.timestamp_us)).push(", ").push_bind(time(position.received_at_us));
+    query.push(", ").push_bind(position.id)
+}
+
+/// What is shown of each session, in the order of `ids`.
+async fn describe(reading: &mut Reading, ids: &[Uuid]) -> Result<Vec<SessionRow>, Error> {
+    let (until, limit) = (reading.until, reading.time);
+    let query = sqlx::query_as::<_, SessionColumns>(
+        "select wanted.session_id, tally.counted, \
+             array(select name from applications where id = any (tally.applications) order by name) as applications, \
+             first.id as first_id, first.timestamp as first_timestamp, \
+             first_type.category as first_category, first_type.name as first_name, \
+             last.id as last_id, last.timestamp as last_timestamp, \
+             last_type.category as last_category, last_type.name as last_name \
+         from unnest($1::uuid[]) with ordinality wanted (session_id, place) \
+         cross join lateral (select count(*) as counted, array_agg(distinct sent.application_id) as applications \
+             from (select application_id from events where events.session_id = wanted.session_id limit $2) sent) tally \
+         cross join lateral (select id, timestamp, event_type_id from events \
+             where events.session_id = wanted.session_id order by timestamp, received_at, id limit 1) first \
+         cross join lateral (select id, timestamp, event_type_id from events \
+             where events.session_id = wanted.session_id \
+             order by timestamp desc, received_at desc, id desc limit 1) last \
+         join event_types first_type on first_type.id = first.event_type_id \
+         join event_types last_type on last_type.id = last.event_type_id \
+         order by wanted.place",
+    )
+    .bind(ids)
+    .bind(COUNTED_MAX + 1);
+    let rows = within(until, limit, query.fetch_all(reading.connection())).await?;
+    Ok(rows.into_iter().map(SessionRow::from).collect())
+}
+
+impl From<SessionColumns> for SessionRow {
+    fn from(row: SessionColumns) -> SessionRow {
+        SessionRow {
+            session_id: row.session_id,
+            first: SessionEdge {
+                id: row.first_id,
+                category: row.first_category,
+                name: row.first_name,
+                timestamp_us: row.first_timestamp.timestamp_micros(),
+            },
+            last: SessionEdge {
+                id: row.last_id,
+                category: row.last_category,
+                name: row.last_name,
+                timestamp_us: row.last_timestamp.timestamp_micros(),
+            },
+            count: row.counted.min(COUNTED_MAX),
+            count_is_exact: row.counted <= COUNTED_MAX,
+            applications: row.applications,
+        }
+    }
+}
