@@ -8,6 +8,7 @@ mod json_against_postgres;
 mod modules;
 mod overload;
 mod program;
+mod retention;
 mod stop;
 mod store_writer;
 mod support;

@@ -9,6 +9,7 @@ use crate::config::{Config, Problems, Settings};
 mod app;
 mod config_check;
 mod migrate;
+mod partitions;
 mod serve;
 mod validator;
 
@@ -29,6 +30,9 @@ enum Command {
     /// Manage the applications that may send and read
     #[command(subcommand)]
     App(app::Command),
+    /// See the partitions of the database
+    #[command(subcommand)]
+    Partitions(partitions::Command),
     /// See what serves and what served, and go back to it
     #[command(subcommand)]
     Validator(validator::Command),
@@ -94,6 +98,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
+        Command::Partitions(command) => partitions::run(command).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
     }

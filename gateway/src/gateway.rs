@@ -18,6 +18,7 @@ use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
+use crate::retention::{Policy, Retention};
 use crate::router;
 use crate::server::{Listener, ServerLimits};
 use crate::store::Store;
@@ -28,8 +29,6 @@ use crate::validator::{self, Validators};
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// How often partitions are made ahead.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -54,6 +53,8 @@ pub struct Gateway {
     pub dead_letters: DeadLetters,
     /// Where events are read.
     pub store: Store,
+    /// What is kept, and for how long.
+    pub retention: Retention,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -108,6 +109,7 @@ impl Gateway {
             events,
             dead_letters: DeadLetters::new(dead, config.batch_events_max, config.dead_letter_queue_bytes_max),
             store,
+            retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -125,7 +127,7 @@ impl Gateway {
         }
     }
 
-    /// Brings the schema up as soon as the database is there, then keeps partitions made ahead.
+    /// Brings the schema up as soon as the database is there, then keeps the tables within their bounds.
     async fn tend_database(self: Arc<Self>, stop: CancellationToken) {
         let tend = async {
             let mut told = false;
@@ -141,13 +143,7 @@ impl Gateway {
                 }
             }
             tracing::info!("the database has the current schema");
-            let mut hours = tokio::time::interval(PARTITIONS_EVERY);
-            loop {
-                hours.tick().await;
-                if let Err(error) = self.store.make_partitions().await {
-                    tracing::warn!(%error, "partitions could not be made ahead");
-                }
-            }
+            self.retention.tend(&self.store, &self.clock).await;
         };
         tokio::select! {
             () = stop.cancelled() => {}

@@ -7,7 +7,7 @@
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
 //!
 //! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
-//! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
+//! default, [`retention`] keeps the tables within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ pub mod outcome;
 pub mod postgres;
 pub mod query;
 pub mod response;
+pub mod retention;
 pub mod router;
 pub mod server;
 pub mod store;

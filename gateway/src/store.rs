@@ -5,19 +5,23 @@
 mod applications;
 mod copy;
 mod link;
+mod partitions;
 mod read;
+mod retention;
 mod write;
 
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationRow, Applications, NewApplication};
+pub use partitions::{Making, Partition, Partitioned};
 pub use read::{SessionCursor, StoredEvent};
+pub use retention::{Cause, Removed, Taken, Tending};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
@@ -26,6 +30,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
+/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
+const AHEAD_MONTHS: u32 = 2;
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
 /// What can go wrong with the database, other than in a write (see [`crate::batch::Failure`]).
@@ -106,16 +112,13 @@ impl Store {
         let options = self.options.clone().application_name("eye migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         sqlx::migrate!("../migrations").run(&pool).await?;
+        let mut connection = pool.acquire().await?;
+        let left = partitions::make_ahead(&mut connection, AHEAD_MONTHS).await?;
+        drop(connection);
         pool.close().await;
-        self.make_partitions().await
-    }
-
-    /// Makes the partitions of the months around now that are missing. To be called now and then: a gateway may run
-    /// for longer than the partitions reach.
-    pub async fn make_partitions(&self) -> Result<(), Error> {
-        let mut connection = self.options.clone().application_name("eye migrate").connect().await?;
-        make_partitions(&mut connection).await?;
-        connection.close().await?;
+        if !left.is_empty() {
+            tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead");
+        }
         Ok(())
     }
 
@@ -149,10 +152,4 @@ impl Store {
             Err(_) => Err(Error::Slow(self.read_time)),
         }
     }
-}
-
-/// One month back for late events, two ahead so that a new month never begins without its partition.
-async fn make_partitions(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("select make_partitions(now() - interval '1 month', now() + interval '2 months')").await?;
-    Ok(())
 }
