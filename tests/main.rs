@@ -3,6 +3,7 @@
 mod answers;
 mod away;
 mod crash_loop;
+mod dead_letters;
 mod disk_full;
 mod json_against_postgres;
 mod modules;

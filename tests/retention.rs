@@ -201,7 +201,11 @@ async fn a_full_default_partition_keeps_no_month_to_come_from_its_own() {
     })
     .await;
     assert_eq!(gateway.send(&numbered(1)).await.status, 201);
-    assert_eq!(count(&server, "select count(*) from events_default where timestamp < '2002-01-01'"), 40_000, "too many to move: they stay");
+    assert_eq!(
+        count(&server, "select count(*) from events_default where timestamp < '2002-01-01'"),
+        40_000,
+        "too many to move: they stay"
+    );
     assert_eq!(server.sql("select count(*) from pg_constraint where conname like '%_gap'"), "0");
 }
 

@@ -55,6 +55,8 @@ pub struct Gateway {
     pub store: Store,
     /// What is kept, and for how long.
     pub retention: Retention,
+    /// Held by whoever judges dead letters again; one at a time.
+    pub redriving: Semaphore,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -110,6 +112,7 @@ impl Gateway {
             dead_letters: DeadLetters::new(dead, config.batch_events_max, config.dead_letter_queue_bytes_max),
             store,
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
+            redriving: Semaphore::new(1),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -152,7 +155,8 @@ impl Gateway {
     }
 }
 
-fn rules(config: &Config) -> Rules {
+/// The gateway's own rules for events, as the settings have them.
+pub(crate) fn rules(config: &Config) -> Rules {
     Rules {
         data_bytes_max: config.data_bytes_max,
         nesting_max: config.nesting_max,
@@ -163,7 +167,8 @@ fn rules(config: &Config) -> Rules {
     }
 }
 
-fn validator_options(config: &Config, rules: Rules) -> validator::Options {
+/// How validators are run, as the settings have it.
+pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Options {
     validator::Options {
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),

@@ -4,7 +4,8 @@
 //! [`router`] finds the handler, [`ingest`] takes the request through its steps. [`trust`] says who calls, [`body`] reads
 //! the bytes, [`envelope`] makes events of them by way of [`json`], [`validator`] has each judged in the words of
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
-//! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
+//! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
+//! dead letters again.
 //!
 //! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`retention`] keeps the tables within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
@@ -25,6 +26,7 @@ pub mod json;
 pub mod outcome;
 pub mod postgres;
 pub mod query;
+pub mod redrive;
 pub mod response;
 pub mod retention;
 pub mod router;

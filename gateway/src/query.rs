@@ -9,6 +9,8 @@ use crate::response::{self, Refusal, Response};
 use crate::store::{SessionCursor, StoredEvent};
 use crate::verdict::Digest;
 
+pub mod dead_letters;
+
 /// Events of a page, unless the caller asks for another number.
 const LIMIT: u32 = 100;
 /// Most events of a page.

@@ -19,6 +19,9 @@ const PATH_BYTES_MAX: usize = 2_048;
 enum Route<'a> {
     Events,
     Session(Cow<'a, str>),
+    DeadLetters,
+    DeadLetter(Cow<'a, str>),
+    Redrive,
     Validators,
     Health,
     Readiness,
@@ -31,21 +34,30 @@ impl<'a> Route<'a> {
         }
         Some(match path {
             "/v1/events" | "/post/create" => Self::Events,
+            "/v1/dead-letters" => Self::DeadLetters,
+            "/v1/dead-letters/redrive" => Self::Redrive,
             "/v1/validators" => Self::Validators,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
             path => {
-                let session_id =
-                    path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
-                Self::Session(percent_decode_str(session_id).decode_utf8().ok()?)
+                let last = |prefix| path.strip_prefix(prefix).filter(|rest| !rest.is_empty() && !rest.contains('/'));
+                if let Some(id) = last("/v1/dead-letters/") {
+                    return Some(Self::DeadLetter(percent_decode_str(id).decode_utf8().ok()?));
+                }
+                Self::Session(percent_decode_str(last("/v1/sessions/")?).decode_utf8().ok()?)
             }
         })
     }
 
     fn method(&self) -> (Method, &'static str) {
         match self {
-            Self::Events => (Method::POST, "POST"),
-            Self::Session(_) | Self::Validators | Self::Health | Self::Readiness => (Method::GET, "GET, HEAD"),
+            Self::Events | Self::Redrive => (Method::POST, "POST"),
+            Self::Session(_)
+            | Self::DeadLetters
+            | Self::DeadLetter(_)
+            | Self::Validators
+            | Self::Health
+            | Self::Readiness => (Method::GET, "GET, HEAD"),
         }
     }
 }
@@ -68,6 +80,18 @@ async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> R
         Route::Session(session_id) => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
             query::session(gateway, &session_id, uri.query()).await
+        }
+        Route::DeadLetters => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            query::dead_letters::list(gateway, uri.query()).await
+        }
+        Route::DeadLetter(id) => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            query::dead_letters::show(gateway, &id).await
+        }
+        Route::Redrive => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Admin)?;
+            query::dead_letters::redrive(gateway, request).await
         }
         Route::Validators => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;

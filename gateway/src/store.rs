@@ -4,6 +4,7 @@
 
 mod applications;
 mod copy;
+mod dead_letters;
 mod link;
 mod partitions;
 mod read;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationRow, Applications, NewApplication};
+pub use dead_letters::{Choice, LetterCursor, LetterFilter, LetterPage, StoredLetter};
 pub use partitions::{Making, Partition, Partitioned};
 pub use read::{SessionCursor, StoredEvent};
 pub use retention::{Cause, Removed, Taken, Tending};
