@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +20,7 @@ use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
 use crate::query::Streams;
+use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
 use crate::server::{Connections, Listener, ServerLimits};
 use crate::share::Budget;
@@ -35,8 +37,6 @@ const LAST_WRITES: Duration = Duration::from_secs(1);
 const MONITORING_CONNECTIONS_MAX: usize = 64;
 /// What a scrape that is under way gets when the gateway ends.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
-/// How often partitions are made ahead.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 /// How often counts are folded. Until then readers add them up themselves.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 
@@ -73,6 +73,10 @@ pub struct Gateway {
     pub began_at_us: i64,
     /// Results on their way to readers.
     pub streams: Streams,
+    /// What is kept, and for how long.
+    pub retention: Retention,
+    /// Held by whoever judges dead letters again; one at a time.
+    pub redriving: Semaphore,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -144,6 +148,8 @@ impl Gateway {
             ),
             store,
             streams: Streams::new(config.streams_max, Duration::from_millis(config.stream_stall_ms)),
+            retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
+            redriving: Semaphore::new(1),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -165,7 +171,7 @@ impl Gateway {
         }
     }
 
-    /// Brings the schema up as soon as the database is there, then keeps partitions made ahead.
+    /// Brings the schema up as soon as the database is there, then keeps the tables within their bounds.
     async fn tend_database(self: Arc<Self>, stop: CancellationToken) {
         let tend = async {
             let mut told = false;
@@ -181,13 +187,7 @@ impl Gateway {
                 }
             }
             tracing::info!("the database has the current schema");
-            let mut hours = tokio::time::interval(PARTITIONS_EVERY);
-            loop {
-                hours.tick().await;
-                if let Err(error) = self.store.make_partitions().await {
-                    tracing::warn!(%error, "partitions could not be made ahead");
-                }
-            }
+            self.retention.tend(&self.store, &self.clock).await;
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -222,7 +222,8 @@ impl Gateway {
     }
 }
 
-fn rules(config: &Config) -> Rules {
+/// The gateway's own rules for events, as the settings have them.
+pub(crate) fn rules(config: &Config) -> Rules {
     Rules {
         data_bytes_max: config.data_bytes_max,
         nesting_max: config.nesting_max,
@@ -233,7 +234,8 @@ fn rules(config: &Config) -> Rules {
     }
 }
 
-fn validator_options(config: &Config, rules: Rules) -> validator::Options {
+/// How validators are run, as the settings have it.
+pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Options {
     validator::Options {
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),

@@ -18,7 +18,7 @@ use exposition::{Scrape, Value};
 
 /// All figures of this moment, as OpenMetrics text.
 pub async fn scrape(gateway: &Gateway) -> String {
-    let partitions = gateway.store.partitions().await;
+    let partitions = gateway.store.partition_counts().await;
     let mut scrape = Scrape::default();
     requests(&mut scrape, gateway);
     events(&mut scrape, gateway);

@@ -3,6 +3,7 @@
 //! client takes them. Nothing is counted or sorted here, and nothing but a page is ever held.
 
 mod cursor;
+pub mod dead_letters;
 mod list;
 mod parameters;
 mod stream;

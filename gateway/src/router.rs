@@ -33,6 +33,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/categories", "GET, HEAD"),
     ("/v1/categories/{category}", "GET, HEAD"),
     ("/v1/stats", "GET, HEAD"),
+    ("/v1/dead-letters", "GET, HEAD"),
+    ("/v1/dead-letters/{id}", "GET, HEAD"),
+    ("/v1/dead-letters/redrive", "POST"),
     ("/v1/validators", "GET, HEAD"),
     ("/v1/applications", "GET, HEAD, POST"),
     ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
@@ -160,8 +163,15 @@ async fn route(
             }
         }
     }
-    gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+    let caller = gateway.trust.identify(request.headers(), peer)?;
+    if found.path == "/v1/dead-letters/redrive" {
+        caller.allow(Scope::Admin)?;
+        return query::dead_letters::redrive(gateway, &caller, request).await;
+    }
+    caller.allow(Scope::Read)?;
     match found.path {
+        "/v1/dead-letters" => query::dead_letters::list(gateway, uri.query()).await,
+        "/v1/dead-letters/{id}" => query::dead_letters::show(gateway, &found.parameters[0]).await,
         "/v1/validators" => {
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))

@@ -7,23 +7,29 @@
 mod applications;
 mod copy;
 mod counts;
+mod dead_letters;
 mod link;
+mod partitions;
 mod read;
+mod retention;
 mod write;
 
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
+pub use dead_letters::{Choice, LetterCursor, LetterFilter, LetterPage, StoredLetter};
+pub use partitions::{Making, Partition, Partitioned};
 pub use read::{
     Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
     Position, SessionEdge, SessionFilter, SessionRow, StoredEvent,
 };
+pub use retention::{Cause, Removed, Taken, Tending};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
@@ -32,9 +38,11 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
+/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
+const AHEAD_MONTHS: u32 = 2;
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 /// Connections for what the gateway itself asks.
-const TENDING_CONNECTIONS: u32 = 2;
+const OWN_CONNECTIONS: u32 = 2;
 /// Longest wait of a read for a connection, unless the configuration says otherwise.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
@@ -85,7 +93,7 @@ pub struct Store {
     options: PgConnectOptions,
     reads: PgPool,
     /// For what the gateway itself asks.
-    tending: PgPool,
+    own: PgPool,
     read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
@@ -116,8 +124,8 @@ impl Store {
                 })
                 .connect_lazy_with(options.clone())
         };
-        let (reads, tending) = (pool(read_connections), pool(TENDING_CONNECTIONS));
-        Ok(Store { options, reads, tending, read_wait: READ_WAIT.min(read_time), read_time, flush_time })
+        let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
+        Ok(Store { options, reads, own, read_wait: READ_WAIT.min(read_time), read_time, flush_time })
     }
 
     /// With another bound on the wait of a read for a connection.
@@ -134,30 +142,27 @@ impl Store {
         let options = self.options.clone().application_name("eye migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         sqlx::migrate!("../migrations").run(&pool).await?;
+        let mut connection = pool.acquire().await?;
+        let left = partitions::make_ahead(&mut connection, AHEAD_MONTHS).await?;
+        drop(connection);
         pool.close().await;
-        self.make_partitions().await
-    }
-
-    /// Makes the partitions of the months around now that are missing. To be called now and then: a gateway may run
-    /// for longer than the partitions reach.
-    pub async fn make_partitions(&self) -> Result<(), Error> {
-        let mut connection = self.options.clone().application_name("eye migrate").connect().await?;
-        make_partitions(&mut connection).await?;
-        connection.close().await?;
+        if !left.is_empty() {
+            tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead");
+        }
         Ok(())
     }
 
     /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
     /// left without one.
     pub async fn close(&self) {
-        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.tending.close()) }).await.is_err() {
+        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close()) }).await.is_err() {
             tracing::warn!("the database did not answer when its connections were closed");
         }
     }
 
     /// Asks whether the database answers now.
     pub async fn ready(&self) -> bool {
-        matches!(timeout(READY_TIME, (&self.tending).execute("select 1")).await, Ok(Ok(_)))
+        matches!(timeout(READY_TIME, (&self.own).execute("select 1")).await, Ok(Ok(_)))
     }
 
     /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
@@ -166,13 +171,13 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Away`], [`Error::Slow`] or [`Error::Refused`].
-    pub async fn partitions(&self) -> Result<Vec<(String, i64)>, Error> {
+    pub async fn partition_counts(&self) -> Result<Vec<(String, i64)>, Error> {
         let counted = sqlx::query_as(
             "select pg_class.relname::text, count(pg_inherits.inhrelid) from pg_class \
              join pg_inherits on pg_inherits.inhparent = pg_class.oid \
              where pg_class.oid in (to_regclass('events'), to_regclass('dead_letters')) group by 1 order by 1",
         )
-        .fetch_all(&self.tending);
+        .fetch_all(&self.own);
         match timeout(READY_TIME, counted).await {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(Error::Slow(READY_TIME)),
@@ -190,16 +195,10 @@ impl Store {
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
-    async fn tend<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    async fn ask<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
         match timeout(self.read_time, work).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(Error::Slow(self.read_time)),
         }
     }
-}
-
-/// One month back for late events, two ahead so that a new month never begins without its partition.
-async fn make_partitions(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("select make_partitions(now() - interval '1 month', now() + interval '2 months')").await?;
-    Ok(())
 }

@@ -191,6 +191,42 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of rejected events that may wait to be kept. What does not fit is answered all the same, and counted.",
     ),
     set(
+        "dead_letters_bytes_max",
+        number(MIB, 1 << 50),
+        "10737418240",
+        "Bytes of all dead letters on disk. Beyond it the oldest are trimmed, and counted.",
+    ),
+    set(
+        "dead_letters_days",
+        number(0, 36_500),
+        "30",
+        "Days that dead letters are kept. Older ones are trimmed, and counted. 0 keeps them for ever.",
+    ),
+    set(
+        "events_days",
+        number(0, 36_500),
+        "0",
+        "Days that events are kept: a month goes when all of it is older. 0 keeps them for ever.",
+    ),
+    set(
+        "partitions_ahead_months",
+        number(1, 120),
+        "2",
+        "Months after this one whose partitions are made before they begin.",
+    ),
+    set(
+        "event_partitions_max",
+        number(4, 10_000),
+        "240",
+        "Partitions of events, one for each month that has any. Events of more months share the default partition.",
+    ),
+    set(
+        "retention_seconds",
+        number(1, 86_400),
+        "60",
+        "How often the tables are looked at for what is too old or too much. One of several gateways does so.",
+    ),
+    set(
         "read_connections",
         number(1, 1_000),
         "8",

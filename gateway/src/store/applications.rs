@@ -117,7 +117,7 @@ impl Store {
             "select id, name, token_digests, retired_token_digests, certificate_digests, networks, known_by, scopes, \
                  events_per_second, burst_events, event_types, active, created_at from applications order by name",
         );
-        self.tend(query.fetch_all(&self.tending)).await
+        self.ask(query.fetch_all(&self.own)).await
     }
 
     /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
@@ -136,7 +136,7 @@ impl Store {
         .bind(new.events_per_second)
         .bind(new.burst_events)
         .bind(&new.event_types);
-        let id: Option<i32> = self.tend(query.fetch_optional(&self.tending)).await?;
+        let id: Option<i32> = self.ask(query.fetch_optional(&self.own)).await?;
         id.ok_or_else(|| Error::ApplicationExists(new.name.clone()))
     }
 
@@ -215,7 +215,7 @@ impl Store {
             "insert into applications (name, networks, known_by, scopes) \
              values ('local', '{127.0.0.0/8, ::1/128}', 'network', '{ingest, read, admin}') on conflict do nothing",
         );
-        self.tend(query.execute(&self.tending)).await?;
+        self.ask(query.execute(&self.own)).await?;
         Ok(())
     }
 
@@ -225,7 +225,7 @@ impl Store {
             .max_connections(1)
             .acquire_timeout(self.read_time)
             .connect_lazy_with(self.options.clone().application_name("eye listener"));
-        let listener = self.tend(async {
+        let listener = self.ask(async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             Ok(listener)
@@ -238,7 +238,7 @@ impl Store {
         name: &str,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
     ) -> Result<(), Error> {
-        let done = self.tend(query.execute(&self.tending)).await.map_err(|error| match error {
+        let done = self.ask(query.execute(&self.own)).await.map_err(|error| match error {
             Error::Refused(cause) if violates(&cause, "applications_networks_check") => {
                 Error::ApplicationWithoutNetwork(name.to_owned())
             }

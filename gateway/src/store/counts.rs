@@ -68,8 +68,8 @@ impl Store {
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`]; nothing is lost by any of them.
     pub async fn fold_counts(&self) -> Result<u64, Error> {
-        self.tend(async {
-            let mut transaction = self.tending.begin().await?;
+        self.ask(async {
+            let mut transaction = self.own.begin().await?;
             // A statement of its own, so that the fold sees what the fold before it has committed.
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('eye_fold_counts'))")
                 .fetch_one(&mut *transaction)

@@ -59,7 +59,7 @@ pub struct PageLimits {
 }
 
 /// A connection for one page, and until when it may work on it.
-struct Reading {
+pub(super) struct Reading {
     connection: PoolConnection<Postgres>,
     until: Instant,
     time: Duration,
@@ -68,6 +68,14 @@ struct Reading {
 impl Reading {
     fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
+    }
+
+    /// Runs all of a read that needs no more than one connection and its time.
+    pub(super) async fn run<'a, T, F>(&'a mut self, work: impl FnOnce(&'a mut PgConnection) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        within(self.until, self.time, work(&mut self.connection)).await
     }
 
     /// Whether so much of the time is gone that a page should rather end early.
@@ -96,7 +104,7 @@ const STATEMENT_TIMEOUT: &str = "57014";
 
 impl Store {
     /// Takes one of the connections for reading, or says after a short wait that there is none.
-    async fn reading(&self) -> Result<Reading, Error> {
+    pub(super) async fn reading(&self) -> Result<Reading, Error> {
         let start = Instant::now();
         match timeout(self.read_wait, self.reads.acquire()).await {
             Ok(Ok(connection)) => Ok(Reading { connection, until: start + self.read_time, time: self.read_time }),

@@ -1,0 +1,199 @@
+//! `eye dead-letters`: what was not stored, and judging it again. It works on the database alone; a redrive judges with
+//! the modules directory that the settings name, by the same code as the gateway.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::{Failure, Source, app};
+use crate::batch::{Batcher, Limits};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::query::dead_letters::{letter_json, whole_json};
+use crate::redrive::{Ended, Errand, Redrive, Report};
+use crate::store::{Choice, LetterFilter, Store};
+use crate::validator::Validators;
+use crate::{event, gateway};
+
+/// Letters that are read or judged at once.
+const PAGE: u32 = 500;
+/// Time after which no more letters of an errand are begun; the next errand goes on.
+const ERRAND_TIME: Duration = Duration::from_secs(60);
+/// What the writer gets to finish in.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List dead letters, the latest first, a JSON line each
+    List(List),
+    /// Show one dead letter with its raw bytes
+    Show(Show),
+    /// Judge dead letters again with the modules of now, and say what would come of each; with --store, store what is
+    /// accepted
+    Redrive(Again),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// rejected or quarantined
+    #[arg(long, value_parser = ["rejected", "quarantined"])]
+    reason: Option<String>,
+    /// envelope, rule, the kind of fault, or unstorable
+    #[arg(long)]
+    code: Option<String>,
+    /// The application that sent the event
+    #[arg(long)]
+    application: Option<String>,
+    /// The event's category
+    #[arg(long)]
+    category: Option<String>,
+    /// The event's name
+    #[arg(long)]
+    name: Option<String>,
+    /// Received then or later (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    from: Option<DateTime<Utc>>,
+    /// Received before (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    to: Option<DateTime<Utc>>,
+}
+
+impl From<Filter> for LetterFilter {
+    fn from(filter: Filter) -> Self {
+        let Filter { reason, code, application, category, name, from, to } = filter;
+        Self { reason, code, application, category, name, from, to }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// Letters at most
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The dead letter's id
+    id: Uuid,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Again {
+    /// These dead letters; without any, all that the filter names and that were not redriven yet
+    ids: Vec<Uuid>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Store what is accepted; without this, nothing is changed
+    #[arg(long)]
+    store: bool,
+    /// The directory of validators [default: ./modules]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<String>,
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(super) async fn run(command: Command) -> Result<(), Failure> {
+    let (source, flags) = match &command {
+        Command::List(list) => (&list.source, Vec::new()),
+        Command::Show(show) => (&show.source, Vec::new()),
+        Command::Redrive(again) => {
+            (&again.source, again.modules.clone().map(|dir| ("modules", dir)).into_iter().collect())
+        }
+    };
+    let (_, config) = source.gather(flags)?;
+    let database = app::Database::open(&config).await?;
+    let done = work(database.store(), &config, command).await;
+    database.close().await;
+    Ok(done?)
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List(List { filter, limit, .. }) => {
+            let (filter, mut left, mut after) = (filter.into(), limit, None);
+            while left > 0 {
+                let page = store.dead_letters_page(&filter, after, left.min(PAGE)).await?;
+                for letter in &page.letters {
+                    println!("{}", letter_json(letter));
+                }
+                after = page.letters.last().map(|letter| letter.cursor());
+                left = if page.more { left.saturating_sub(u32::try_from(page.letters.len())?) } else { 0 };
+            }
+        }
+        Command::Show(show) => {
+            let found = store.dead_letter(show.id).await?;
+            let (letter, raw) = found.with_context(|| format!("there is no dead letter {}", show.id))?;
+            println!("{:#}", whole_json(&letter, &raw));
+        }
+        Command::Redrive(again) => redrive(store, config, again).await?,
+    }
+    Ok(())
+}
+
+async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result<()> {
+    let Again { ids, filter, store: really, .. } = again;
+    let rules = gateway::rules(config);
+    let validators = Validators::start(gateway::validator_options(config, rules)).context("the validators")?;
+    validators.wait_scanned().await;
+    let limits = Limits {
+        events_max: config.batch_events_max,
+        bytes_max: config.batch_bytes_max,
+        age: Duration::ZERO,
+        parcels_max: 1,
+    };
+    let (events, writers): (Batcher<event::EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
+    let clock = Clock::default();
+    let redrive =
+        Redrive { store, rules: &rules, clock: &clock, validators: &validators, events: &events, time: ERRAND_TIME };
+    let filtered = LetterFilter::from(filter);
+    anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
+    let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };
+    let done = all(&redrive, choice, really).await;
+    events.close();
+    writers.drain(LAST_WRITES).await;
+    validators.stop().await;
+    done
+}
+
+/// One errand after the other, until all that was chosen is done.
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Result<()> {
+    let mut errand = Errand { choice, after: None, limit: PAGE, dry_run: !really };
+    let mut sums = [0; 5];
+    const ENDS: [(Ended, &str); 5] = [
+        (Ended::Stored, "stored"),
+        (Ended::Duplicate, "duplicate"),
+        (Ended::Rejected, "rejected"),
+        (Ended::Quarantined, "quarantined"),
+        (Ended::Skipped, "skipped"),
+    ];
+    loop {
+        let report: Report =
+            redrive.run(&errand).await.map_err(|refusal| anyhow::anyhow!("redriving broke off: {}", refusal.code()))?;
+        for result in &report.results {
+            println!("{}", serde_json::to_string(result)?);
+        }
+        for ((ended, _), sum) in ENDS.iter().zip(&mut sums) {
+            *sum += report.count(*ended);
+        }
+        match report.next {
+            Some(next) => errand.after = Some(next),
+            None => break,
+        }
+    }
+    let words: Vec<String> = ENDS.iter().zip(sums).map(|((_, word), sum)| format!("{word} {sum}")).collect();
+    println!("{}{}", if really { "" } else { "dry run: " }, words.join(", "));
+    Ok(())
+}

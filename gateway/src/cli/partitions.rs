@@ -1,0 +1,41 @@
+//! `eye partitions`: the partitions of the database, with what the planner knows of their rows and what they take on
+//! disk.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::Subcommand;
+
+use super::{Failure, Source, app};
+use crate::store::Partition;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the partitions: name, first moment, first moment after, rows (an estimate), bytes
+    List(Source),
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+pub(super) async fn run(command: Command) -> Result<(), Failure> {
+    let Command::List(source) = command;
+    let (_, config) = source.gather(Vec::new())?;
+    let database = app::Database::open(&config).await?;
+    let partitions = database.store().partitions().await;
+    database.close().await;
+    for partition in partitions.map_err(anyhow::Error::from)? {
+        println!("{}", line(&partition));
+    }
+    Ok(())
+}
+
+fn line(partition: &Partition) -> String {
+    let time = |time: Option<DateTime<Utc>>| {
+        time.map_or_else(|| "-".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+    };
+    let rows = partition.rows_estimate.map_or_else(|| "-".to_owned(), |rows| rows.to_string());
+    format!(
+        "{}\t{}\t{}\trows {rows}\tbytes {}",
+        partition.name,
+        time(partition.first),
+        time(partition.end),
+        partition.bytes
+    )
+}

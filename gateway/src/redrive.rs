@@ -1,0 +1,302 @@
+//! Dead letters judged again by the modules of now, on the same way that a new event takes: the gateway's own rules, the
+//! validator of its type, the event writers. The event keeps its id, its application and its time of receipt, so it is
+//! stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::batch::{Batcher, Fate, Refused};
+use crate::clock::Clock;
+use crate::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
+use crate::event::EventRow;
+use crate::response::Refusal;
+use crate::store::{Choice, Error, LetterCursor, Store, StoredLetter};
+use crate::validator::{Subject, Validators};
+use crate::verdict::{Verdict, Violation};
+
+/// Raw bytes that are judged and written together.
+const PARCEL_BYTES_MAX: usize = 8 << 20;
+/// Letters that are judged and written together.
+const PARCEL_LETTERS_MAX: usize = 200;
+
+/// What it takes to judge dead letters again.
+#[derive(Debug)]
+pub struct Redrive<'a> {
+    /// Where the letters and the events are.
+    pub store: &'a Store,
+    /// The gateway's own rules.
+    pub rules: &'a Rules,
+    /// The wall clock.
+    pub clock: &'a Clock,
+    /// The modules of now.
+    pub validators: &'a Validators,
+    /// The event writers.
+    pub events: &'a Batcher<EventRow>,
+    /// No more letters are begun after this time.
+    pub time: Duration,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Errand {
+    /// Which letters.
+    pub choice: Choice,
+    /// The last letter of the errand before, which this one goes on from.
+    pub after: Option<LetterCursor>,
+    /// Letters at most.
+    pub limit: u32,
+    /// Only judge, and change nothing.
+    pub dry_run: bool,
+}
+
+/// How one letter ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Its event is committed; in a dry run, it would be sent to the writers.
+    Stored,
+    /// Its event was there already.
+    Duplicate,
+    /// The gateway's rules or its validator refuse it still.
+    Rejected,
+    /// It can still not be judged or stored.
+    Quarantined,
+    /// It was not tried; the code says why.
+    Skipped,
+}
+
+/// What came of one letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LetterResult {
+    /// The dead letter's id.
+    pub id: Uuid,
+    /// The event's id.
+    pub event_id: Option<Uuid>,
+    /// How it ended.
+    pub outcome: Ended,
+    /// `envelope`, `rule`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Cow<'static, str>>,
+    /// One sentence for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Cow<'static, str>>,
+    /// What is wrong with the event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
+}
+
+/// What came of an errand.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Each letter, in the order of receipt.
+    pub results: Vec<LetterResult>,
+    /// Where to go on; none when all was done.
+    pub next: Option<LetterCursor>,
+}
+
+impl Report {
+    /// How many letters ended so.
+    pub fn count(&self, ended: Ended) -> usize {
+        self.results.iter().filter(|result| result.outcome == ended).count()
+    }
+}
+
+/// A letter on its way.
+enum Judged {
+    /// To be stored.
+    Row(Box<EventRow>),
+    /// At its end.
+    Ended(LetterResult),
+}
+
+impl Redrive<'_> {
+    /// Judges the chosen letters again, in the order in which they were received, and has stored what is accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::DatabaseAway`], [`Refusal::Overloaded`], [`Refusal::Draining`]. What was done before stays done, and
+    /// doing it again does no harm.
+    pub async fn run(&self, errand: &Errand) -> Result<Report, Refusal> {
+        let until = Instant::now() + self.time;
+        let page =
+            self.store.dead_letters_to_redrive(&errand.choice, errand.after, errand.limit).await.map_err(away)?;
+        let mut report = Report::default();
+        if let (Choice::Ids(ids), None) = (&errand.choice, errand.after) {
+            let known: HashSet<Uuid> = page.letters.iter().map(|letter| letter.id).collect();
+            if !page.more {
+                let unknown = ids.iter().filter(|id| !known.contains(id));
+                report.results.extend(unknown.map(|&id| skipped(id, None, "unknown", "there is no such dead letter")));
+            }
+        }
+        let mut rest = &page.letters[..];
+        while !rest.is_empty() {
+            let (parcel, tail) = rest.split_at(parcel_of(rest));
+            self.parcel(parcel, errand.dry_run, &mut report).await?;
+            rest = tail;
+            let more = page.more || !rest.is_empty();
+            report.next = parcel.last().filter(|_| more).map(StoredLetter::cursor);
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn parcel(&self, letters: &[StoredLetter], dry_run: bool, report: &mut Report) -> Result<(), Refusal> {
+        let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
+        let raws = self.store.dead_letter_raws(&places).await.map_err(away)?;
+        let mut rows = Vec::with_capacity(letters.len());
+        let mut results = Vec::with_capacity(letters.len());
+        for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
+            match self.judge(letter, raw).await {
+                Judged::Ended(result) => results.push(result),
+                Judged::Row(row) => {
+                    results.push(ended(letter, Some(row.id), Ended::Stored));
+                    rows.push((place, *row));
+                }
+            }
+        }
+        if !dry_run && !rows.is_empty() {
+            self.store_rows(&places, rows, &mut results).await?;
+        }
+        report.results.append(&mut results);
+        Ok(())
+    }
+
+    async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>) -> Judged {
+        let skip = |code, detail| Judged::Ended(skipped(letter.id, letter.event_id, code, detail));
+        let Some(raw) = raw else { return skip("unknown", "the dead letter was trimmed meanwhile") };
+        if letter.redriven_at.is_some() {
+            return skip("redriven", "its event is stored already");
+        }
+        if letter.raw_kept_bytes < letter.raw_bytes {
+            return skip("cut", "only the beginning of its raw bytes was kept, so its event cannot be judged again");
+        }
+        let mut event = match self.read(raw.into()) {
+            Ok(event) => event,
+            Err(violations) => {
+                let result = ended(letter, letter.event_id, Ended::Rejected);
+                return Judged::Ended(LetterResult { code: Some("envelope".into()), violations, ..result });
+            }
+        };
+        // An event without an id got one when it came; one whose envelope was broken got none, and takes the letter's.
+        // Either way it is the same at each try, so the event is stored once at most.
+        event.id = letter.event_id.unwrap_or(letter.id);
+        let subject = Subject {
+            id: event.id,
+            application: &letter.application,
+            session_id: event.session_id,
+            category: &event.category,
+            name: &event.name,
+            timestamp_us: event.timestamp_us,
+            data: &event.data,
+        };
+        let judgement = self.validators.judge(subject).await;
+        let result = |outcome| ended(letter, Some(event.id), outcome);
+        let amended = match judgement.outcome {
+            Ok(Verdict::Accept) => None,
+            Ok(Verdict::Amend(data)) => Some(data),
+            Ok(Verdict::Reject(violations)) => {
+                let code = Some("rule".into());
+                return Judged::Ended(LetterResult { code, violations, ..result(Ended::Rejected) });
+            }
+            Err(fault) => {
+                let (code, detail) = (Some(fault.code.as_str().into()), Some(fault.detail.into()));
+                return Judged::Ended(LetterResult { code, detail, ..result(Ended::Quarantined) });
+            }
+        };
+        Judged::Row(Box::new(EventRow {
+            id: event.id,
+            session_id: event.session_id,
+            timestamp_us: event.timestamp_us,
+            received_at_us: letter.received_at.timestamp_micros(),
+            category: event.category,
+            name: event.name,
+            application_id: letter.application_id,
+            module: judgement.digest,
+            data: amended.map_or(event.data, Into::into),
+            raw: event.raw,
+        }))
+    }
+
+    /// The event in the raw bytes, if they keep the rules of now.
+    fn read(&self, raw: Bytes) -> Result<Event, Vec<Violation>> {
+        let whole = |code: &'static str, message: Cow<'static, str>| {
+            vec![Violation { pointer: String::new(), code: code.into(), message }]
+        };
+        match envelope::parse(&raw, Format::Json, self.rules, self.clock.now_us()) {
+            Ok(Parsed::One(Ok(event))) => Ok(event),
+            Ok(Parsed::One(Err(broken))) => Err(broken.violations),
+            Ok(Parsed::Many(_)) | Err(Unreadable::TooMany) => {
+                Err(whole("type", "an event is a JSON object, and this is an array".into()))
+            }
+            Err(Unreadable::Empty) => Err(whole("json", "there is nothing".into())),
+            Err(Unreadable::NotJson { line, column, message }) => {
+                Err(whole("json", format!("not JSON at line {line}, column {column}: {message}").into()))
+            }
+        }
+    }
+
+    /// Hands the rows to the event writers, waits for the commit, marks the letters. If the mark is not written, the next
+    /// try finds a duplicate and marks it then.
+    async fn store_rows(
+        &self,
+        places: &[LetterCursor],
+        rows: Vec<(usize, EventRow)>,
+        results: &mut [LetterResult],
+    ) -> Result<(), Refusal> {
+        let (at, rows): (Vec<usize>, Vec<EventRow>) = rows.into_iter().unzip();
+        let receipt = self.events.submit(rows, None).map_err(|refused| match refused {
+            Refused::Full(_) => Refusal::Overloaded,
+            Refused::Closed(_) => Refusal::Draining,
+        })?;
+        let fates = receipt.await.map_err(|_| Refusal::Draining)?;
+        let mut marks = Vec::with_capacity(fates.len());
+        for (place, fate) in at.into_iter().zip(fates) {
+            match fate {
+                Fate::Stored => marks.push((places[place], true)),
+                Fate::Duplicate => {
+                    results[place].outcome = Ended::Duplicate;
+                    marks.push((places[place], false));
+                }
+                Fate::Refused { code, message } => {
+                    let result = &mut results[place];
+                    result.outcome = Ended::Quarantined;
+                    result.code = Some("unstorable".into());
+                    result.detail = Some(format!("Postgres refuses the row: {message} (SQLSTATE {code})").into());
+                }
+            }
+        }
+        if marks.is_empty() { Ok(()) } else { self.store.mark_redriven(&marks).await.map_err(away) }
+    }
+}
+
+/// How many of the first letters are judged and written together; at least one.
+fn parcel_of(letters: &[StoredLetter]) -> usize {
+    let mut bytes = 0;
+    let fits = letters.iter().take(PARCEL_LETTERS_MAX).take_while(|letter| {
+        bytes += usize::try_from(letter.raw_kept_bytes).unwrap_or(0);
+        bytes <= PARCEL_BYTES_MAX
+    });
+    fits.count().max(1)
+}
+
+fn ended(letter: &StoredLetter, event_id: Option<Uuid>, outcome: Ended) -> LetterResult {
+    LetterResult { id: letter.id, event_id, outcome, code: None, detail: None, violations: Vec::new() }
+}
+
+fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'static str) -> LetterResult {
+    let (code, detail) = (Some(code.into()), Some(detail.into()));
+    LetterResult { id, event_id, outcome: Ended::Skipped, code, detail, violations: Vec::new() }
+}
+
+fn away(error: Error) -> Refusal {
+    tracing::warn!(%error, "dead letters could not be redriven");
+    Refusal::DatabaseAway
+}

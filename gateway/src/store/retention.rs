@@ -1,0 +1,211 @@
+//! Tending the tables: one gateway at a time holds the [`Tending`], makes partitions, and removes what it is told is too
+//! old or too much, oldest first and in small steps, so that no writer waits for it. What is too old or too much is for
+//! `crate::retention` to say; how much was removed is counted in the transaction that removes it.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection};
+
+use super::partitions::{self, Making, Partition, Partitioned};
+use super::{Error, Store};
+
+/// Rows that one statement removes at most.
+const ROWS_MAX: i32 = 1_000;
+/// Months of stray events that one look finds at most.
+const MONTHS_MAX: i64 = 24;
+/// A partition that has grown by less than this share since it was trimmed still fills the room that was freed then.
+const GROWN: f64 = 1.01;
+
+/// Why something was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It is older than it may be.
+    Age,
+    /// There is more than there may be, and it is the oldest.
+    Size,
+}
+
+impl Cause {
+    /// The word for it in the database and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Size => "size",
+        }
+    }
+}
+
+/// How much was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Removed {
+    /// Rows; of a whole month of events, what the planner knew of it.
+    pub rows: i64,
+    /// Bytes on disk.
+    pub bytes: i64,
+}
+
+/// A partition of dead letters, and how much of it is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The partition.
+    pub partition: Partition,
+    /// Its bytes without the room that trimming has freed inside it.
+    pub bytes: i64,
+}
+
+/// The right to tend the tables, for as long as its connection lives; no other gateway has it meanwhile.
+#[derive(Debug)]
+pub struct Tending(PgConnection);
+
+impl Store {
+    /// Takes the right to tend the tables. `None` while another gateway has it.
+    pub async fn tend(&self) -> Result<Option<Tending>, Error> {
+        let mut connection = self.options.clone().application_name("eye retention").connect().await?;
+        let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
+            .fetch_one(&mut connection)
+            .await?;
+        Ok(mine.then_some(Tending(connection)))
+    }
+}
+
+impl Tending {
+    /// Makes the partitions of last month, of this one and of `ahead` more. Gives those that could not be made now.
+    pub async fn make_ahead(&mut self, ahead: u32) -> Result<Vec<String>, Error> {
+        Ok(partitions::make_ahead(&mut self.0, ahead).await?)
+    }
+
+    /// Makes partitions for months since `since` whose events lie in the default partition, as long as there are fewer
+    /// than `partitions_max` of events. Gives how many it made.
+    pub async fn make_for_strays(&mut self, since: DateTime<Utc>, partitions_max: usize) -> Result<usize, Error> {
+        let months = partitions::stray_months(&mut self.0, since, MONTHS_MAX).await?;
+        if months.is_empty() {
+            return Ok(0);
+        }
+        let events = |partition: &&Partition| partition.table_name == Partitioned::Events.as_str();
+        let there = partitions::partitions(&mut self.0).await?.iter().filter(events).count();
+        let mut made = 0;
+        for month in months.into_iter().take(partitions_max.saturating_sub(there)) {
+            made += usize::from(partitions::make(&mut self.0, Partitioned::Events, month).await? == Making::Made);
+        }
+        Ok(made)
+    }
+
+    /// The partitions of a table, the earliest first, the default one last.
+    pub async fn partitions(&mut self, table: Partitioned) -> Result<Vec<Partition>, Error> {
+        let mut all = partitions::partitions(&mut self.0).await?;
+        all.retain(|partition| partition.table_name == table.as_str());
+        Ok(all)
+    }
+
+    /// The partitions of dead letters, the earliest first, with what is taken of each.
+    pub async fn taken(&mut self) -> Result<Vec<Taken>, Error> {
+        let freed: Vec<(String, i64, i64)> =
+            sqlx::query_as("select partition_name, measured_bytes, freed_bytes from dead_letter_space")
+                .fetch_all(&mut self.0)
+                .await?;
+        let all = self.partitions(Partitioned::DeadLetters).await?;
+        Ok(all
+            .into_iter()
+            .map(|partition| {
+                let free = freed.iter().find(|(name, ..)| *name == partition.name);
+                let free = free.map_or(0, |&(_, measured, freed)| free_bytes(partition.bytes, measured, freed));
+                Taken { bytes: partition.bytes - free, partition }
+            })
+            .collect())
+    }
+
+    /// Removes up to a thousand of the oldest rows of a partition that are from before `before`, and no more once
+    /// `bytes_wanted` are freed.
+    pub async fn remove_rows(
+        &mut self,
+        partition: &Partition,
+        before: DateTime<Utc>,
+        bytes_wanted: i64,
+        cause: Cause,
+    ) -> Result<Removed, Error> {
+        Ok(sqlx::query_as("select rows, bytes from trim_rows($1, $2, $3, $4, $5, $6)")
+            .bind(&partition.table_name)
+            .bind(&partition.name)
+            .bind(before)
+            .bind(ROWS_MAX)
+            .bind(bytes_wanted)
+            .bind(cause.as_str())
+            .fetch_one(&mut self.0)
+            .await?)
+    }
+
+    /// Lets new rows fill the room of removed ones. Takes long on a large partition, and holds nobody up.
+    pub async fn reuse(&mut self, partition: &Partition) -> Result<(), Error> {
+        let vacuum = format!("vacuum (truncate false) {}", quoted(&partition.name));
+        self.0.execute(AssertSqlSafe(vacuum)).await?;
+        Ok(())
+    }
+
+    /// Removes a whole partition. `None` if others held the table all the time; then it is as it was.
+    pub async fn remove_partition(&mut self, partition: &Partition, cause: Cause) -> Result<Option<Removed>, Error> {
+        let values = [partition.table_name.clone(), partition.name.clone(), cause.as_str().to_owned()];
+        let statement = "select 'detached' from detach_partition($1, $2, $3)";
+        if partitions::changed(&mut self.0, statement, &values).await?.is_none() {
+            return Ok(None);
+        }
+        let name = format!("{}_trimmed_{}", partition.name, cause.as_str());
+        Ok(Some(self.drop_detached(&partition.table_name, &name, cause).await?))
+    }
+
+    /// Finishes what a gateway that was killed has left behind: partitions that were taken out of their table and are
+    /// not dropped yet.
+    pub async fn sweep(&mut self) -> Result<Vec<(Partitioned, Cause, Removed)>, Error> {
+        let left: Vec<(String, String, String)> = sqlx::query_as(
+            "select parts[1], relname::text, parts[2] from pg_class, \
+                 regexp_match(relname, '^(events|dead_letters)_[0-9]{4}_[0-9]{2}_trimmed_(age|size)$') parts \
+             where relkind = 'r' and parts is not null and oid = to_regclass(quote_ident(relname))",
+        )
+        .fetch_all(&mut self.0)
+        .await?;
+        let mut swept = Vec::with_capacity(left.len());
+        for (table, name, why) in left {
+            let cause = if why == Cause::Age.as_str() { Cause::Age } else { Cause::Size };
+            let of = if table == Partitioned::Events.as_str() { Partitioned::Events } else { Partitioned::DeadLetters };
+            swept.push((of, cause, self.drop_detached(&table, &name, cause).await?));
+        }
+        Ok(swept)
+    }
+
+    async fn drop_detached(&mut self, table: &str, name: &str, cause: Cause) -> Result<Removed, Error> {
+        Ok(sqlx::query_as("select rows, bytes from drop_detached($1, $2, $3)")
+            .bind(table)
+            .bind(name)
+            .bind(cause.as_str())
+            .fetch_one(&mut self.0)
+            .await?)
+    }
+}
+
+/// What is left of the room that trimming has freed in a partition: all of it until the partition grows, then none.
+fn free_bytes(bytes: i64, measured: i64, freed: i64) -> i64 {
+    #[expect(clippy::cast_precision_loss, reason = "a share of a size need not be exact")]
+    let grown = bytes as f64 > measured as f64 * GROWN;
+    if grown { 0 } else { freed.clamp(0, bytes) }
+}
+
+/// A name of the catalog as an identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_room_counts_until_the_partition_grows() {
+        assert_eq!(free_bytes(1_000, 1_000, 300), 300);
+        assert_eq!(free_bytes(1_009, 1_000, 300), 300, "not yet");
+        assert_eq!(free_bytes(1_100, 1_000, 300), 0, "the room is used up");
+        assert_eq!(free_bytes(100, 1_000, 300), 100, "never more than there is");
+    }
+
+    #[test]
+    fn a_name_is_quoted() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+}

@@ -1,0 +1,261 @@
+//! What is too old or too much is trimmed, oldest first and counted, partitions come when they are needed, and senders
+//! notice none of it.
+
+use crate::support::cluster::Server;
+use crate::support::load::{Chance, Load, ROWS, id_of, numbered};
+use crate::support::{Gateway, Setup, eventually};
+
+fn setup(server: &Server) -> Setup {
+    server.prepare();
+    Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
+}
+
+/// Puts dead letters of a KiB each into the table, the first at `from` and each next one `step` later.
+fn letters(server: &Server, count: u32, from: &str, step: &str) {
+    server.sql(&format!(
+        "insert into dead_letters (received_at, id, reason, code, detail, violations, application_id, raw, raw_bytes) \
+         select {from} + n * interval '{step}', gen_random_uuid(), 'rejected', 'rule', 'a test', '[]', 1, \
+             (select string_agg(decode(md5(n::text || part::text), 'hex'), '') from generate_series(1, 64) part), 1024 \
+         from generate_series(0, {count} - 1) n"
+    ));
+}
+
+fn partition(server: &Server, table: &str, month: &str) {
+    server
+        .sql(&format!("select make_partition('{table}', date_trunc('month', {month} at time zone 'utc'), 0, 1 << 30)"));
+}
+
+fn trimmed(server: &Server, table: &str, cause: &str) -> u64 {
+    let rows = server.sql(&format!("select rows from trimmed where table_name = '{table}' and cause = '{cause}'"));
+    if rows.is_empty() { 0 } else { rows.parse().expect("a count") }
+}
+
+fn count(server: &Server, query: &str) -> u64 {
+    server.sql(query).parse().expect("a count")
+}
+
+/// What dead letters take on disk, without the room that trimming has freed.
+const TAKEN: &str = "select coalesce(sum(pg_total_relation_size(inhrelid) - coalesce(freed_bytes, 0)), 0)::bigint \
+    from pg_inherits join pg_class on pg_class.oid = inhrelid left join dead_letter_space on partition_name = relname \
+    where inhparent = 'dead_letters'::regclass";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_dead_letters_are_trimmed_oldest_first_while_events_are_stored() {
+    const BYTES_MAX: u64 = 6 << 20;
+    let server = Server::start();
+    let gateway = setup(&server).with("EYE_DEAD_LETTERS_BYTES_MAX", BYTES_MAX).start().await;
+    let mut load = Load::start(gateway.address(), 4, 40, &mut Chance::new());
+    load.stores(100).await;
+    letters(&server, 2_000, "date_trunc('month', now()) - interval '1 day'", "1 second");
+    letters(&server, 8_000, "now() - interval '10 seconds'", "1 millisecond");
+    eventually("dead letters are within their bound", async || {
+        let taken = count(&server, TAKEN);
+        (taken <= BYTES_MAX && trimmed(&server, "dead_letters", "size") > 0).then_some(())
+    })
+    .await;
+    load.stores(100).await;
+    load.stop().await;
+    load.ledger.hold_against(&server.sql(ROWS));
+    let (left, gone) = (count(&server, "select count(*) from dead_letters"), trimmed(&server, "dead_letters", "size"));
+    println!("{left} dead letters left, {gone} trimmed, {} bytes taken", count(&server, TAKEN));
+    assert_eq!(left + gone, 10_000, "what was trimmed was counted");
+    assert!(left > 1_000, "no more than needed is trimmed: {left}");
+    let older = "select count(*) from dead_letters where received_at < date_trunc('month', now())";
+    assert_eq!(count(&server, older), 0, "the month before went first");
+    let span = "select (extract(epoch from max(received_at) - min(received_at)) * 1000)::bigint + 1 from dead_letters";
+    assert_eq!(count(&server, span), left, "what is left is the newest, without holes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_old_is_trimmed_and_nothing_else() {
+    let server = Server::start();
+    let setup = setup(&server).with("EYE_DEAD_LETTERS_DAYS", 40).with("EYE_EVENTS_DAYS", 40);
+    partition(&server, "dead_letters", "(now() - interval '100 days')");
+    letters(&server, 300, "now() - interval '100 days'", "1 millisecond");
+    letters(&server, 1_500, "now() - interval '41 days'", "1 millisecond");
+    letters(&server, 50, "now() - interval '39 days'", "1 millisecond");
+    letters(&server, 20, "timestamptz '1990-01-01'", "1 day");
+    partition(&server, "events", "(now() - interval '100 days')");
+    server.sql(
+        "insert into event_types (category, name) values ('a', 'b');
+         insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data)
+         select gen_random_uuid(), at, gen_random_uuid(), at, 1, 1, '{}'
+         from unnest(array[now() - interval '100 days', '1990-01-01', now() - interval '1 day', now()]) at;",
+    );
+    let gateway = setup.start().await;
+    eventually("dead letters are trimmed by age", async || {
+        (count(&server, "select count(*) from dead_letters") == 50).then_some(())
+    })
+    .await;
+    eventually("events are trimmed by age", async || {
+        (count(&server, "select count(*) from events") == 2).then_some(())
+    })
+    .await;
+    assert_eq!(trimmed(&server, "dead_letters", "age"), 1_820);
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    let names = server.sql(
+        "select count(*) from pg_class where relkind = 'r' and (relname like '%trimmed_%' \
+         or relname like '%' || to_char(now() - interval '100 days', '\"_\"YYYY\"_\"MM'))",
+    );
+    assert_eq!(names, "0", "the months that were too old are gone as partitions");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_in_use_stays_until_it_is_let_go_and_stops_nobody() {
+    let server = Server::start();
+    let setup = setup(&server).with("EYE_DEAD_LETTERS_DAYS", 40);
+    partition(&server, "dead_letters", "(now() - interval '100 days')");
+    letters(&server, 10, "now() - interval '100 days'", "1 second");
+    let mut reader = Reader::hold(&server, "select count(*) from dead_letters").await;
+    let gateway = setup.start().await;
+    eventually("it was tried in vain", async || gateway.log().contains("others hold the table").then_some(())).await;
+    assert_eq!(count(&server, "select count(*) from dead_letters"), 10);
+    let mut broken = numbered(1);
+    broken["surplus"] = true.into();
+    assert_eq!(gateway.send(&broken).await.status, 422);
+    eventually("a new dead letter is kept meanwhile", async || {
+        (count(&server, "select count(*) from dead_letters") == 11).then_some(())
+    })
+    .await;
+    reader.let_go().await;
+    eventually("the partition goes", async || (count(&server, "select count(*) from dead_letters") == 1).then_some(()))
+        .await;
+    assert_eq!(trimmed(&server, "dead_letters", "age"), 10);
+}
+
+/// Somebody who reads a table in a transaction, and so keeps its partitions from being changed.
+struct Reader(sqlx::PgConnection);
+
+impl Reader {
+    async fn hold(server: &Server, query: &'static str) -> Reader {
+        use sqlx::{Connection as _, Executor as _};
+        let mut connection = sqlx::PgConnection::connect(&server.url()).await.expect("connected");
+        connection.execute("begin").await.expect("begun");
+        connection.execute(query).await.expect("read");
+        Reader(connection)
+    }
+
+    async fn let_go(&mut self) {
+        use sqlx::Executor as _;
+        self.0.execute("rollback").await.expect("rolled back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_gateway_left_behind_is_finished_by_the_next() {
+    let server = Server::start();
+    let setup = setup(&server);
+    partition(&server, "dead_letters", "(now() - interval '100 days')");
+    letters(&server, 7, "now() - interval '100 days'", "1 second");
+    let name = server.sql("select 'dead_letters' || to_char(now() - interval '100 days', '\"_\"YYYY\"_\"MM')");
+    server.sql(&format!("select detach_partition('dead_letters', '{name}', 'age')"));
+    let _gateway = setup.start().await;
+    eventually("it is dropped and counted", async || (trimmed(&server, "dead_letters", "age") == 7).then_some(()))
+        .await;
+    assert_eq!(server.sql(&format!("select to_regclass('{name}_trimmed_age') is null")), "t");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_gets_its_partition_once_it_has_events() {
+    let gateway = Setup::default().with("EYE_RETENTION_SECONDS", 1).start().await;
+    let mut ids = Vec::new();
+    for (number, timestamp) in
+        ["2021-01-31T23:59:59.999999Z", "2021-02-01T00:00:00Z", "1931-05-05T00:00:00Z"].iter().enumerate()
+    {
+        let mut event = numbered(number as u64);
+        event["timestamp"] = (*timestamp).into();
+        assert_eq!(gateway.send(&event).await.status, 201);
+        ids.push(id_of(number as u64).to_string());
+    }
+    for (name, id) in ["events_2021_01", "events_2021_02", "events_default"].into_iter().zip(&ids) {
+        eventually(&format!("an event of {name}"), async || {
+            let place = gateway.sql(&format!("select tableoid::regclass from events where id = '{id}'"));
+            (place == name).then_some(())
+        })
+        .await;
+    }
+    let mut again = numbered(0);
+    again["timestamp"] = "2021-01-31T23:59:59.999999Z".into();
+    assert_eq!(gateway.send(&again).await.status, 200, "what has moved is still a duplicate");
+    assert_eq!(gateway.sql("select count(*) from pg_constraint where conrelid = 'events_2021_01'::regclass"), "1");
+    assert_eq!(gateway.sql("select count(*) from pg_index where indrelid = 'events_2021_01'::regclass"), "3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_default_partition_keeps_no_month_to_come_from_its_own() {
+    let server = Server::start();
+    let setup = setup(&server);
+    server.sql(
+        "insert into event_types (category, name) values ('a', 'b');
+         insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data)
+         select gen_random_uuid(), '2001-01-01', gen_random_uuid(), now(), 1, 1, jsonb_build_object('text', repeat(md5(n::text), 30))
+         from generate_series(1, 40000) n;",
+    );
+    let before = count(&server, "select pg_relation_size('events_default')");
+    assert!(before > 32 << 20, "{before} bytes are too few for this test");
+    let next = server.sql("select 'events' || to_char(now() + interval '2 months', '\"_\"YYYY\"_\"MM')");
+    server.sql(&format!("drop table {next}"));
+    let gateway = setup.start().await;
+    eventually("the month to come has its partition", async || {
+        (server.sql(&format!("select to_regclass('{next}') is not null")) == "t").then_some(())
+    })
+    .await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    assert_eq!(
+        count(&server, "select count(*) from events_default where timestamp < '2002-01-01'"),
+        40_000,
+        "too many to move: they stay"
+    );
+    assert_eq!(server.sql("select count(*) from pg_constraint where conname like '%_gap'"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_gateways_tends_the_tables_and_the_other_takes_over() {
+    let server = Server::start();
+    let mut first = setup(&server).start().await;
+    let tending = || server.sql("select count(*) from pg_locks where locktype = 'advisory' and granted");
+    eventually("one tends", async || (tending() == "1").then_some(())).await;
+    let second = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1).start().await;
+    assert_eq!(tending(), "1", "never two");
+    first.signal("KILL");
+    first.ended().await;
+    eventually("the other takes over", async || {
+        let mut event = numbered(7);
+        event["timestamp"] = "2019-06-01T00:00:00Z".into();
+        second.send(&event).await;
+        (server.sql("select to_regclass('events_2019_06') is not null") == "t").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_are_listed() {
+    let server = Server::start();
+    server.prepare();
+    partition(&server, "events", "timestamptz '2020-02-02'");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_eye"))
+        .args(["partitions", "list", "--database-url", &server.url()])
+        .output()
+        .expect("the built program");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let line = text.lines().find(|line| line.starts_with("events_2020_02")).expect("the partition");
+    assert!(line.starts_with("events_2020_02\t2020-02-01T00:00:00Z\t2020-03-01T00:00:00Z\trows "), "{line}");
+    assert!(text.lines().any(|line| line.starts_with("events_default\t-\t-\t")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("dead_letters_default\t-\t-\t")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_a_database_trims_once_it_is_there() {
+    let server = Server::start();
+    server.prepare();
+    letters(&server, 5, "now() - interval '50 days'", "1 second");
+    server.down();
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1);
+    let gateway: Gateway = setup.listen().await;
+    assert_eq!(gateway.get("/readyz").await.status, 503);
+    server.up();
+    eventually("old dead letters are trimmed", async || {
+        (count(&server, "select count(*) from dead_letters") == 0).then_some(())
+    })
+    .await;
+}
