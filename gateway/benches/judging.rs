@@ -13,7 +13,7 @@ use eye::verdict::Verdict;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 use wasm_encoder::reencode::{Error, Reencode, utils};
-use wasm_encoder::{ConstExpr, GlobalSection, GlobalType, HeapType, Module, RefType, ValType};
+use wasm_encoder::{ConstExpr, GlobalSection, GlobalType, Module, ValType};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
 }
 
 fn measure(name: &str, core: &[u8], data: &str) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let folder = tempfile::tempdir()?;
     for (way, bytes) in [("set back", core.to_vec()), ("new", unfit(core)?)] {
         std::fs::create_dir_all(folder.path().join("modules").join(way))?;
@@ -130,8 +130,8 @@ fn unfit(core: &[u8]) -> Result<Vec<u8>> {
             section: wasmparser::GlobalSectionReader<'_>,
         ) -> Result<(), Error> {
             utils::parse_global_section(self, globals, section)?;
-            let ty = GlobalType { val_type: ValType::Ref(RefType::EXTERNREF), mutable: true, shared: false };
-            globals.global(ty, &ConstExpr::ref_null(HeapType::EXTERN));
+            let ty = GlobalType { val_type: ValType::V128, mutable: true, shared: false };
+            globals.global(ty, &ConstExpr::v128_const(0));
             Ok(())
         }
     }
