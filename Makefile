@@ -1,6 +1,7 @@
 # make run    builds the validators and the gateway, and serves on 127.0.0.1:8000
 # make test   runs every test
-# make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row
+# make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
+#             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make check  formatting, lints, documentation, dependencies
 # make demo   shows the gateway with real input
 .PHONY: run test soak check demo modules setup
@@ -20,9 +21,11 @@ test:
 	cargo test --workspace --doc
 
 SOAK_SECONDS ?= 600
+SWAP_SECONDS ?= 30
 
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak -p eye --no-capture crash_loop::
+	SWAP_SECONDS=$(SWAP_SECONDS) cargo nextest run --profile soak -p eye --no-capture swaps::
 
 # The shipped validators, where the tests find them.
 modules:

@@ -54,19 +54,19 @@ impl Histogram {
         self.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// What was recorded so far, in the unit of the bounds times `scale`. While others record, the sum may be ahead of the
+    /// What was recorded so far, in a unit `per` times as large as that of the bounds. While others record, the sum may be ahead of the
     /// counts by what is just being noted.
-    pub fn distribution(&self, scale: f64) -> Distribution {
-        let bounds = self.bounds.iter().map(|bound| *bound as f64 * scale).chain([f64::INFINITY]);
+    pub fn distribution(&self, per: f64) -> Distribution {
+        let bounds = self.bounds.iter().map(|bound| *bound as f64 / per).chain([f64::INFINITY]);
         Distribution {
             buckets: bounds.zip(self.counts.iter().map(|count| count.load(Relaxed))).collect(),
-            sum: self.sum.load(Relaxed) as f64 * scale,
+            sum: self.sum.load(Relaxed) as f64 / per,
         }
     }
 
     /// The same for durations, in seconds.
     pub fn seconds(&self) -> Distribution {
-        self.distribution(1e-6)
+        self.distribution(1e6)
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         for value in [0, 10, 11, 100, 101, 5_000] {
             histogram.record(value);
         }
-        let found = histogram.distribution(0.5);
+        let found = histogram.distribution(2.0);
         assert_eq!(found.buckets, [(5.0, 2), (50.0, 2), (f64::INFINITY, 2)]);
         assert_eq!((found.count(), found.sum), (6, 2_611.0));
     }

@@ -94,6 +94,11 @@ pub(crate) fn module(name: &str) -> Vec<u8> {
     std::fs::read(built(name)).expect("a built module")
 }
 
+/// The digest of a module, as answers write it.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    eye::verdict::Digest::of(bytes).to_string()
+}
+
 /// How to start a gateway.
 #[derive(Default)]
 pub(crate) struct Setup {

@@ -224,3 +224,143 @@ async fn a_thousand_modules_at_once_are_all_served_and_start_again_from_compiled
     let judgement = again.judge(subject(("many", "777"), "{}")).await;
     assert_eq!(judgement.digest, Some(Digest::of(&salted("777"))));
 }
+
+#[tokio::test]
+async fn an_empty_file_is_refused_while_the_last_good_one_serves_and_taken_when_it_is_filled() {
+    let (good, next) = (salted("good"), salted("next"));
+    let house = House::with(&[("page/view.wasm", &good)]).await;
+    let path = house.modules().join("page/view.wasm");
+    std::fs::File::create(&path).expect("truncated");
+    let report = house.until("page/view", refused).await;
+    assert!(serves(&report, &good), "{report:?}");
+    let told = report.last_error.expect("refused for a reason").refusal;
+    assert_eq!(told.found, "an empty file");
+    std::fs::write(&path, &next).expect("filled");
+    let report = house.until("page/view", |report| serves(report, &next)).await;
+    assert_eq!(report.last_error, None);
+}
+
+#[tokio::test]
+async fn other_content_of_the_same_size_and_time_is_seen() {
+    let (one, two) = (salted("1"), salted("2"));
+    assert_eq!(one.len(), two.len());
+    let house = House::with(&[("page/view.wasm", &one)]).await;
+    let path = house.modules().join("page/view.wasm");
+    let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("a time");
+    for bytes in [&two, &one, &two] {
+        // In place, as `cp --preserve` and some tools for deploying do it.
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).expect("there");
+        file.write_all(bytes).expect("written");
+        file.set_modified(modified).expect("set back");
+        drop(file);
+        house.until("page/view", |report| serves(report, bytes)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_moved_takes_its_modules_along() {
+    let (view, click) = (salted("view"), salted("click"));
+    let house = House::with(&[]).await;
+    let beside = house.root.path().join("beside");
+    put(&beside, "view.wasm", &view);
+    put(&beside, "click.wasm", &click);
+    // Moved in whole: there is one event for the folder, and none for what is in it.
+    std::fs::rename(&beside, house.modules().join("page")).expect("moved in");
+    house.until("page/view", |report| serves(report, &view)).await;
+    house.until("page/click", |report| serves(report, &click)).await;
+    std::fs::rename(house.modules().join("page"), house.modules().join("Page")).expect("renamed");
+    house.until("Page/view", |report| serves(report, &view)).await;
+    house.until_gone("page/view").await;
+    // What is in a folder that was moved is watched like all else.
+    house.put("Page/view.wasm", &click);
+    house.until("Page/view", |report| serves(report, &click)).await;
+    std::fs::rename(house.modules().join("Page"), &beside).expect("moved out");
+    house.until_gone("Page/view").await;
+    house.until_gone("Page/click").await;
+}
+
+#[tokio::test]
+async fn a_module_that_is_renamed_serves_its_new_name_only() {
+    let bytes = salted("x");
+    let house = House::with(&[("page/view.wasm", &bytes)]).await;
+    let folder = house.modules().join("page");
+    for (from, to) in [("view", "View"), ("View", "caf\u{e9}"), ("caf\u{e9}", "cafe\u{301}"), ("cafe\u{301}", "_")] {
+        std::fs::rename(folder.join(format!("{from}.wasm")), folder.join(format!("{to}.wasm"))).expect("renamed");
+        house.until(&format!("page/{to}"), |report| serves(report, &bytes)).await;
+        house.until_gone(&format!("page/{from}")).await;
+        assert_eq!(house.judge(("page", from), "{}").await.digest.is_some(), to == "_", "{from} to {to}");
+    }
+}
+
+#[tokio::test]
+async fn folders_within_folders_serve_nothing_and_a_folder_named_like_a_module_is_told() {
+    let bytes = salted("x");
+    let house = House::with(&[("a/b.wasm", &bytes)]).await;
+    house.put("a/deeper/still/c.wasm", &bytes);
+    house.put("a/folder.wasm/d.wasm", &bytes);
+    let report = house.until("a/folder", refused).await;
+    assert_eq!((report.state, report.digest), (State::Refused, None));
+    let types: Vec<_> = house.validators.report().into_iter().map(|report| report.event_type).collect();
+    assert_eq!(types, ["a/b", "a/folder"]);
+    std::fs::remove_dir_all(house.modules().join("a/folder.wasm")).expect("removed");
+    std::fs::remove_dir_all(house.modules().join("a/deeper")).expect("removed");
+    house.until_gone("a/folder").await;
+    assert!(serves(&house.report("a/b").expect("there"), &bytes));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_volume_swap_adds_drops_and_replaces_modules_at_once() {
+    let house = House::with(&[]).await;
+    let modules = house.modules();
+    let (old, new, stays) = (salted("old"), salted("new"), salted("stays"));
+    for (file, bytes) in [("a/changes", &old), ("a/goes", &old), ("b/stays", &stays)] {
+        put(&modules, &format!("..v1/{file}.wasm"), bytes);
+    }
+    for (file, bytes) in [("a/changes", &new), ("a/comes", &new), ("b/stays", &stays)] {
+        put(&modules, &format!("..v2/{file}.wasm"), bytes);
+    }
+    let link = |to: &str, name: &str| {
+        // A link is renamed over another, since none can be made where one is.
+        std::os::unix::fs::symlink(to, modules.join("..link")).expect("linked");
+        std::fs::rename(modules.join("..link"), modules.join(name)).expect("in place");
+    };
+    link("..v1", "..data");
+    link("..data/a", "a");
+    link("..data/b", "b");
+    house.until("a/goes", |report| serves(report, &old)).await;
+    house.until("b/stays", |report| serves(report, &stays)).await;
+    for _ in 0..3 {
+        link("..v2", "..data");
+        house.until("a/changes", |report| serves(report, &new)).await;
+        house.until("a/comes", |report| serves(report, &new)).await;
+        house.until_gone("a/goes").await;
+        link("..v1", "..data");
+        house.until("a/changes", |report| serves(report, &old)).await;
+        house.until("a/goes", |report| serves(report, &old)).await;
+        house.until_gone("a/comes").await;
+    }
+    assert!(serves(&house.report("b/stays").expect("there"), &stays));
+}
+
+#[tokio::test]
+async fn a_storm_of_file_events_hides_no_change() {
+    let (one, two) = (salted("1"), salted("2"));
+    let house = House::with(&[("a/b.wasm", &one)]).await;
+    // More events than the kernel keeps for one that does not come to read them, with one among them that counts.
+    let noise = [".one", ".two"].map(|name| house.modules().join("a").join(name));
+    noise.iter().for_each(|file| std::fs::write(file, []).expect("written"));
+    let mode = std::fs::metadata(&noise[0]).expect("there").permissions();
+    for number in 0..20_000 {
+        // In turns, since the kernel makes one of two events that are the same.
+        std::fs::set_permissions(&noise[number % 2], mode.clone()).expect("set");
+        if number == 10_000 {
+            house.put("a/b.wasm", &two);
+        }
+    }
+    house.until("a/b", |report| serves(report, &two)).await;
+    house.put("c/d.wasm", &one);
+    house.until("c/d", |report| serves(report, &one)).await;
+    house.remove("a/b.wasm");
+    house.until_gone("a/b").await;
+}
