@@ -15,6 +15,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
 use std::ops::Range;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, warn};
+
+use crate::figures::{DURATION_BOUNDS_US, Histogram, ITEM_BOUNDS};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
@@ -105,6 +108,39 @@ impl<T> fmt::Debug for Refused<T> {
     }
 }
 
+/// What a batcher has done so far.
+#[derive(Debug)]
+pub struct Figures {
+    /// Items of each batch.
+    pub batch_items: Histogram,
+    /// From taking a batch to the fate of its last item, tries and pauses included, in microseconds.
+    pub flush_us: Histogram,
+    /// Each write that the sink has committed, in microseconds.
+    pub commit_us: Histogram,
+    /// Items that are written and were not there before.
+    pub stored: AtomicU64,
+    /// Writes that failed for a passing reason and were tried again.
+    pub retries: AtomicU64,
+    /// Times that a batch was refused for its data and split in halves.
+    pub splits: AtomicU64,
+    /// Parcels that were not taken, because the queue was full.
+    pub parcels_refused: AtomicU64,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            batch_items: Histogram::new(ITEM_BOUNDS),
+            flush_us: Histogram::new(DURATION_BOUNDS_US),
+            commit_us: Histogram::new(DURATION_BOUNDS_US),
+            stored: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            splits: AtomicU64::new(0),
+            parcels_refused: AtomicU64::new(0),
+        }
+    }
+}
+
 /// The side on which requests hand in their parcels. Clones share one queue; when the last is dropped, it closes.
 pub struct Batcher<T>(Arc<Handle<T>>);
 
@@ -135,6 +171,21 @@ impl<T> Batcher<T> {
         self.0.0.lock().parcels.len()
     }
 
+    /// How long the parcel that waits longest has waited; nothing when none waits.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.0.0.lock().parcels.front().map(|parcel| parcel.since.elapsed())
+    }
+
+    /// What was done so far.
+    pub fn figures(&self) -> &Figures {
+        &self.0.0.figures
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> &'static str {
+        self.0.0.name
+    }
+
     /// Takes no more parcels; those that wait are still written.
     pub fn close(&self) {
         self.0.0.close();
@@ -144,7 +195,8 @@ impl<T> Batcher<T> {
 impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Starts one writer task for each sink.
     pub fn start<S: Sink<Item = T>>(name: &'static str, limits: Limits, sinks: Vec<S>) -> (Batcher<T>, Writers) {
-        let shared = Arc::new(Shared { name, limits, queue: Mutex::new(Queue::default()), changed: Notify::new() });
+        let queue = Mutex::new(Queue::default());
+        let shared = Arc::new(Shared { name, limits, queue, changed: Notify::new(), figures: Figures::default() });
         let mut tasks = JoinSet::new();
         for sink in sinks {
             tasks.spawn(run(Arc::clone(&shared), sink));
@@ -194,6 +246,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
             if queue.parcels.len() >= shared.limits.parcels_max {
                 queue.drop_abandoned();
                 if queue.parcels.len() >= shared.limits.parcels_max {
+                    shared.figures.parcels_refused.fetch_add(1, Relaxed);
                     return Err(Refused::Full(items));
                 }
             }
@@ -316,6 +369,7 @@ struct Shared<T> {
     queue: Mutex<Queue<T>>,
     /// The queue has something new, or is closed.
     changed: Notify,
+    figures: Figures,
 }
 
 impl<T> Shared<T> {
@@ -393,7 +447,11 @@ impl<T> Drop for Flushing<'_, T> {
 
 async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
     while let Some((batch, flushing)) = shared.next().await {
-        Flush::new(shared.name, batch).run(&mut sink).await;
+        let began = Instant::now();
+        let flush = Flush::new(shared.name, batch, &shared.figures);
+        shared.figures.batch_items.record(flush.places.len() as u64);
+        flush.run(&mut sink).await;
+        shared.figures.flush_us.record_time(began.elapsed());
         // Only now: whoever looks next, which is this task, sees that the flush has ended.
         drop(flushing);
     }
@@ -401,8 +459,9 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
 }
 
 /// One batch on its way into the sink.
-struct Flush<T> {
+struct Flush<'a, T> {
     name: &'static str,
+    figures: &'a Figures,
     parcels: Vec<Open<T>>,
     /// Each item: its parcel and its place there.
     places: Vec<(usize, usize)>,
@@ -416,8 +475,8 @@ struct Open<T> {
     missing: usize,
 }
 
-impl<T: Send + Sync + 'static> Flush<T> {
-    fn new(name: &'static str, batch: Vec<Parcel<T>>) -> Self {
+impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
+    fn new(name: &'static str, batch: Vec<Parcel<T>>, figures: &'a Figures) -> Self {
         let mut places = Vec::new();
         let mut parcels = Vec::with_capacity(batch.len());
         for (index, parcel) in batch.into_iter().enumerate() {
@@ -425,7 +484,7 @@ impl<T: Send + Sync + 'static> Flush<T> {
             places.extend((0..missing).map(|item| (index, item)));
             parcels.push(Open { parcel: Some(parcel), fates: vec![None; missing], missing });
         }
-        Flush { name, parcels, places }
+        Flush { name, figures, parcels, places }
     }
 
     /// Ends when every item has its fate or nobody waits for it.
@@ -440,20 +499,25 @@ impl<T: Send + Sync + 'static> Flush<T> {
             if items.is_empty() {
                 continue;
             }
+            let began = Instant::now();
             let result = sink.write(&items).await;
             match result {
                 Ok(fates) => {
+                    self.figures.commit_us.record_time(began.elapsed());
                     if fates.len() != wanted.len() {
                         // A receipt that never comes is better than one that may be wrong.
                         error!(batcher = self.name, "the sink gave {} fates for {} items", fates.len(), wanted.len());
                         continue;
                     }
                     pause = RETRY_FIRST;
+                    let stored = fates.iter().filter(|fate| **fate == Fate::Stored).count();
+                    self.figures.stored.fetch_add(stored as u64, Relaxed);
                     for (place, fate) in wanted.into_iter().zip(fates) {
                         self.settle(place, fate);
                     }
                 }
                 Err(Failure::Transient(cause)) => {
+                    self.figures.retries.fetch_add(1, Relaxed);
                     warn!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
                     sleep(jitter(pause)).await;
                     pause = (pause * 2).min(RETRY_MOST);
@@ -463,6 +527,7 @@ impl<T: Send + Sync + 'static> Flush<T> {
                     if let [place] = wanted[..] {
                         self.settle(place, Fate::Refused { code, message });
                     } else {
+                        self.figures.splits.fetch_add(1, Relaxed);
                         // The middle of what was tried, so that the halves shrink also where items were left out.
                         let middle = wanted[wanted.len() / 2];
                         todo.push(middle..range.end);

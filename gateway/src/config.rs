@@ -57,6 +57,8 @@ pub enum LogFormat {
 #[expect(missing_docs, reason = "settings.rs and eye.example.toml document each by the same name")]
 pub struct Config {
     pub listen: SocketAddr,
+    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_event_types_max: usize,
     pub database_url: Option<Secret>,
     pub postgres_bin: Option<PathBuf>,
     pub modules: PathBuf,
@@ -207,6 +209,8 @@ impl Settings {
         let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
         Config {
             listen: self.text("listen").parse().expect("checked to be an address"),
+            metrics_listen: self.text("metrics_listen").parse().ok(),
+            metrics_event_types_max: self.number("metrics_event_types_max"),
             database_url: url.map(|url| Secret(url.to_owned())),
             postgres_bin: self.path("postgres_bin"),
             modules: self.path("modules").expect("checked not to be empty"),
@@ -259,6 +263,8 @@ impl Config {
             bin_dir: self.postgres_bin.clone(),
             search_path: std::env::var_os("PATH"),
             temp_dir: std::env::temp_dir(),
+            // The writers of events, that of dead letters, and the one that hears of changed applications.
+            connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
     }
 }

@@ -38,6 +38,11 @@ impl DeadLetters {
         self.trimmed.load(Ordering::Relaxed)
     }
 
+    /// The queue and its writers.
+    pub fn batcher(&self) -> &Batcher<DeadLetter> {
+        &self.batcher
+    }
+
     /// Keeps rejected events; nobody waits for them.
     pub fn keep_rejected(&self, mut letters: Vec<DeadLetter>) {
         while !letters.is_empty() {

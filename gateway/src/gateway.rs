@@ -1,6 +1,7 @@
 //! Config, build, run, drain: the four steps of a gateway's life. What requests share lives here, and nothing of how a
 //! request is answered.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,9 +20,10 @@ use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
 use crate::query::Streams;
-use crate::router;
-use crate::server::{Listener, ServerLimits};
+use crate::router::{self, Requests};
+use crate::server::{Connections, Listener, ServerLimits};
 use crate::store::Store;
+use crate::tally::Tallies;
 use crate::trust::Trust;
 use crate::validator::{self, Validators};
 
@@ -29,6 +31,10 @@ use crate::validator::{self, Validators};
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// Connections at once to the address for monitoring.
+const MONITORING_CONNECTIONS_MAX: usize = 64;
+/// What a scrape that is under way gets when the gateway ends.
+const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 /// How often partitions are made ahead.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 /// How often counts are folded. Until then readers add them up themselves.
@@ -59,6 +65,14 @@ pub struct Gateway {
     pub store: Store,
     /// Results on their way to readers.
     pub streams: Streams,
+    /// Requests by their answers.
+    pub requests: Requests,
+    /// Events by their outcomes.
+    pub tallies: Tallies,
+    /// The connections of the listener.
+    pub connections: Arc<Connections>,
+    /// When it was built: microseconds since 1970.
+    pub began_at_us: i64,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -84,7 +98,12 @@ impl Readiness {
 
 impl Gateway {
     /// Builds all parts. Nothing listens yet, and the database need not be there.
-    fn build(config: Config, database_url: &str, migrated: bool) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
+    fn build(
+        config: Config,
+        database_url: &str,
+        migrated: bool,
+        connections: Arc<Connections>,
+    ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let rules = rules(&config);
         let flush_time = Duration::from_millis(config.flush_ms);
         let read_time = Duration::from_millis(config.read_ms);
@@ -101,14 +120,19 @@ impl Gateway {
         let (events, event_writers) = Batcher::start("events", limits, sinks);
         let (dead, dead_writers) = Batcher::start("dead_letters", limits, vec![store.dead_letter_sink()]);
         let validators = Validators::start(validator_options(&config, rules)).context("the validators")?;
+        let clock = Clock::default();
         let gateway = Gateway {
+            requests: Requests::default(),
+            tallies: Tallies::new(config.metrics_event_types_max),
+            connections,
+            began_at_us: clock.now_us(),
             rules,
             body_limits: BodyLimits {
                 bytes_max: config.request_bytes_max,
                 read: Duration::from_millis(config.body_read_ms),
             },
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max / 1024)),
-            clock: Clock::default(),
+            clock,
             trust: Arc::default(),
             validators,
             events,
@@ -124,9 +148,13 @@ impl Gateway {
 
     /// Asks all parts whether they are ready.
     pub async fn readiness(&self) -> Readiness {
-        let known = self.migrated.load(Ordering::Relaxed) && self.trust.known();
+        self.readiness_with(self.store.ready().await)
+    }
+
+    /// The same when it is known whether the database answers.
+    pub fn readiness_with(&self, answers: bool) -> Readiness {
         Readiness {
-            database: known && self.store.ready().await,
+            database: answers && self.migrated.load(Ordering::Relaxed) && self.trust.known(),
             validators: self.validators.scanned(),
             draining: self.draining.load(Ordering::Relaxed),
         }
@@ -225,21 +253,43 @@ fn validator_options(config: &Config, rules: Rules) -> validator::Options {
 ///
 /// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
 pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listener =
-        Listener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = bind(config.listen).await?;
+    let monitoring = match config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let own = match &config.database_url {
         Some(_) => None,
         None => Some(Postgres::start(&config.postgres_options()).await?),
     };
-    let served = serve_on(listener, config, own.as_ref(), migrate, shutdown).await;
+    let served = serve_on((listener, monitoring), config, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
     }
     served
 }
 
+async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
+    Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Answers on the address for monitoring, also while the gateway drains.
+async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationToken) {
+    tracing::info!(address = %listener.address(), "monitoring is answered");
+    let limits = ServerLimits {
+        connections_max: MONITORING_CONNECTIONS_MAX,
+        header_read: Duration::from_millis(gateway.config.header_read_ms),
+        drain: MONITORING_DRAIN,
+    };
+    let handler = move |request, _: SocketAddr| {
+        let gateway = Arc::clone(&gateway);
+        async move { router::answer_monitoring(&gateway, request).await }
+    };
+    listener.run(limits, handler, stop).await;
+}
+
 async fn serve_on(
-    listener: Listener,
+    (listener, monitoring): (Listener, Option<Listener>),
     config: Config,
     own: Option<&Postgres>,
     migrate: bool,
@@ -256,7 +306,7 @@ async fn serve_on(
         header_read: Duration::from_millis(config.header_read_ms),
         drain,
     };
-    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none())?;
+    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), listener.connections())?;
     if own.is_some() {
         // Here nobody has registered an application yet, and only this machine can call.
         gateway.store.migrate().await.context("the schema of the embedded Postgres")?;
@@ -269,11 +319,14 @@ async fn serve_on(
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
     tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
+    if let Some(monitoring) = monitoring {
+        tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
+    }
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
     let shared = Arc::clone(&gateway);
-    let handler = move |request, peer: std::net::SocketAddr| {
+    let handler = move |request, peer: SocketAddr| {
         let gateway = Arc::clone(&shared);
         async move { router::answer(&gateway, request, peer.ip()).await }
     };

@@ -21,6 +21,7 @@ use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
+use crate::tally::{Ending, Tally};
 use crate::trust::{Application, Scope};
 use crate::validator::{Judgement, Subject};
 use crate::verdict::{Digest, Verdict, Violation};
@@ -107,6 +108,8 @@ struct Sending<'a> {
     quarantined: (Vec<DeadLetter>, Vec<usize>),
     /// Rejected events, which nobody waits for.
     rejected: Vec<DeadLetter>,
+    /// Counts each event as it ends.
+    tally: Tally<'a>,
 }
 
 impl<'a> Sending<'a> {
@@ -119,6 +122,7 @@ impl<'a> Sending<'a> {
             accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
             quarantined: (Vec::new(), Vec::new()),
             rejected: Vec::new(),
+            tally: gateway.tallies.begin(&application.name),
         }
     }
 
@@ -183,6 +187,7 @@ impl<'a> Sending<'a> {
     }
 
     fn reject_broken(&mut self, place: usize, broken: Broken) {
+        self.tally.count_untyped(Ending::Rejected);
         let letter = DeadLetter {
             violations: broken.violations.clone(),
             event_id: broken.id,
@@ -208,6 +213,7 @@ impl<'a> Sending<'a> {
     }
 
     fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
+        self.tally.count(&event.category, &event.name, Ending::Rejected);
         let validator =
             module.map(|digest| JudgedBy { event_type: format!("{}/{}", &*event.category, &*event.name), digest });
         let id = event.id;
@@ -230,6 +236,7 @@ impl<'a> Sending<'a> {
         detail: String,
     ) {
         let id = event.id;
+        self.tally.count(&event.category, &event.name, Ending::Quarantined);
         let letter = self.dead_letter(place, Reason::Quarantined, &code, &detail, Bytes::new());
         self.quarantined.0.push(DeadLetter { module, ..of_event(letter, event, self.gateway) });
         self.quarantined.1.push(place);
@@ -292,9 +299,16 @@ impl<'a> Sending<'a> {
             let fates = receipt.await.map_err(|_| Refusal::Draining)?;
             debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
             for (fate, (place, original)) in fates.into_iter().zip(&mut places) {
+                let Original { category, name, .. } = &original;
                 match fate {
-                    Fate::Stored => self.outcomes[place] = Some(Outcome::Stored { id: original.id }),
-                    Fate::Duplicate => self.outcomes[place] = Some(Outcome::Duplicate { id: original.id }),
+                    Fate::Stored => {
+                        self.tally.count(category, name, Ending::Stored);
+                        self.outcomes[place] = Some(Outcome::Stored { id: original.id });
+                    }
+                    Fate::Duplicate => {
+                        self.tally.count(category, name, Ending::Duplicate);
+                        self.outcomes[place] = Some(Outcome::Duplicate { id: original.id });
+                    }
                     Fate::Refused { code, message } => self.unstorable(place, original, &code, &message),
                 }
             }
@@ -305,6 +319,7 @@ impl<'a> Sending<'a> {
     /// An event that Postgres refuses for its data, whatever else is in its batch.
     fn unstorable(&mut self, place: usize, original: Original, sqlstate: &str, message: &str) {
         let Original { id, session_id, category, name, module, raw } = original;
+        self.tally.count(&category, &name, Ending::Quarantined);
         let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
         let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw);
         self.quarantined.0.push(DeadLetter {
@@ -327,6 +342,7 @@ impl<'a> Sending<'a> {
         }
         if !self.quarantined.0.is_empty() {
             letters.keep(std::mem::take(&mut self.quarantined.0)).await?;
+            self.tally.kept();
         }
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
         outcomes.ok_or(Refusal::Internal)

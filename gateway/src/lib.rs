@@ -8,6 +8,7 @@
 //!
 //! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
+//! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
 
 #![forbid(unsafe_code)]
 
@@ -19,9 +20,11 @@ pub mod config;
 pub mod dead_letters;
 pub mod envelope;
 pub mod event;
+pub mod figures;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
+pub mod metrics;
 pub mod outcome;
 pub mod postgres;
 pub mod query;
@@ -29,6 +32,7 @@ pub mod response;
 pub mod router;
 pub mod server;
 pub mod store;
+pub mod tally;
 pub mod telemetry;
 pub mod trust;
 pub mod validator;

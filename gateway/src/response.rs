@@ -130,6 +130,12 @@ fn varying(mut response: Response) -> Response {
     response
 }
 
+/// The figures, in the format that Prometheus reads.
+pub fn metrics(text: String) -> Response {
+    let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    answer(StatusCode::OK, format, text.into())
+}
+
 fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -70,11 +71,42 @@ pub struct ServerLimits {
     pub drain: Duration,
 }
 
+/// What a listener counts.
+#[derive(Debug, Default)]
+pub struct Connections {
+    /// Connections that are open now.
+    pub open: AtomicU64,
+    /// Connections that were ever accepted.
+    pub accepted: AtomicU64,
+    /// Times that as many connections were open as may, so that new ones had to wait in the kernel.
+    pub full: AtomicU64,
+    /// Times that accepting failed for want of descriptors or memory.
+    pub failed: AtomicU64,
+}
+
+impl Connections {
+    fn opened(self: &Arc<Self>) -> Opened {
+        self.open.fetch_add(1, Relaxed);
+        self.accepted.fetch_add(1, Relaxed);
+        Opened(Arc::clone(self))
+    }
+}
+
+/// An open connection, as it is counted.
+struct Opened(Arc<Connections>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    connections: Arc<Connections>,
 }
 
 impl Listener {
@@ -87,7 +119,12 @@ impl Listener {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, connections: Arc::default() })
+    }
+
+    /// What it counts.
+    pub fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.connections)
     }
 
     /// The address that it is bound to.
@@ -107,7 +144,8 @@ impl Listener {
         let _cut = cut.clone().drop_guard();
         let permits = limits.connections_max.min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits));
-        while let Some((permit, stream, peer)) = next(&self.listener, &permits, &shutdown).await {
+        while let Some((permit, stream, peer)) = next(&self, &permits, &shutdown).await {
+            let opened = self.connections.opened();
             let connection = Connection {
                 peer,
                 limits,
@@ -119,7 +157,7 @@ impl Listener {
             let handler = handler.clone();
             tasks.spawn(async move {
                 connection.serve(stream, handler).await;
-                drop(permit);
+                drop((opened, permit));
             });
         }
         // From here the kernel refuses new connections.
@@ -137,15 +175,18 @@ impl Listener {
 
 /// The next connection, with its permit; `None` once the shutdown began.
 async fn next(
-    listener: &TcpListener,
+    listener: &Listener,
     permits: &Arc<Semaphore>,
     shutdown: &CancellationToken,
 ) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
     let accepted = async {
+        if permits.available_permits() == 0 {
+            listener.connections.full.fetch_add(1, Relaxed);
+        }
         let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
         let mut pause = ACCEPT_PAUSE;
         loop {
-            match listener.accept().await {
+            match listener.listener.accept().await {
                 Ok((stream, peer)) => {
                     // A mapped address (::ffff:127.0.0.1) would match none of the networks written as IPv4.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -153,6 +194,7 @@ async fn next(
                 }
                 Err(error) if concerns_one_peer(&error) => {}
                 Err(error) => {
+                    listener.connections.failed.fetch_add(1, Relaxed);
                     // Out of descriptors or memory: accepting again at once would only burn the processor.
                     tracing::warn!(%error, "cannot accept connections");
                     sleep(pause).await;

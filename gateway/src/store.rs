@@ -157,6 +157,25 @@ impl Store {
         matches!(timeout(READY_TIME, (&self.tending).execute("select 1")).await, Ok(Ok(_)))
     }
 
+    /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
+    /// wants to know whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] or [`Error::Refused`].
+    pub async fn partitions(&self) -> Result<Vec<(String, i64)>, Error> {
+        let counted = sqlx::query_as(
+            "select pg_class.relname::text, count(pg_inherits.inhrelid) from pg_class \
+             join pg_inherits on pg_inherits.inhparent = pg_class.oid \
+             where pg_class.oid in (to_regclass('events'), to_regclass('dead_letters')) group by 1 order by 1",
+        )
+        .fetch_all(&self.reads);
+        match timeout(READY_TIME, counted).await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => Err(Error::Slow(READY_TIME)),
+        }
+    }
+
     /// A new writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
         EventSink(write::Writer::new(self.options.clone(), self.flush_time))

@@ -14,6 +14,8 @@ pub enum Kind {
     },
     /// An address and a port.
     Address,
+    /// An address and a port, or empty for none.
+    OptionalAddress,
     /// A path, not empty.
     Path,
     /// A path, or empty for none.
@@ -29,6 +31,7 @@ impl Kind {
         let fits = match self {
             Self::Integer { min, max } => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
             Self::Address => text.parse::<SocketAddr>().is_ok(),
+            Self::OptionalAddress => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
             Self::Path => !text.is_empty(),
             Self::OptionalPath | Self::Secret => true,
             Self::Choice(words) => words.contains(&text),
@@ -40,6 +43,7 @@ impl Kind {
         match self {
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Address => "an address and a port, such as 127.0.0.1:8000".to_owned(),
+            Self::OptionalAddress => "an address and a port, such as 127.0.0.1:9000, or empty".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::OptionalPath => "a path, or empty".to_owned(),
             Self::Secret => "a text".to_owned(),
@@ -75,6 +79,18 @@ const DAY_MS: u64 = 86_400_000;
 /// All settings, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
     set("listen", Kind::Address, "127.0.0.1:8000", "Where the gateway listens. Port 0 takes a free one and logs it."),
+    set(
+        "metrics_listen",
+        Kind::OptionalAddress,
+        "",
+        "Where /metrics, /healthz and /readyz are answered without a token, and nothing else. Empty: nowhere.",
+    ),
+    set(
+        "metrics_event_types_max",
+        number(1, 100_000),
+        "500",
+        "Event types that are counted apart in /metrics. Further ones are counted together, as other.",
+    ),
     set(
         "database_url",
         Kind::Secret,

@@ -47,6 +47,20 @@ pub enum Standing {
     OffPath,
 }
 
+impl Standing {
+    /// All, the best first.
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Slow, Self::OffPath];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Slow => "slow",
+            Self::OffPath => "off-path",
+        }
+    }
+}
+
 /// The circuit of one module.
 #[derive(Debug)]
 pub(super) struct Circuit {

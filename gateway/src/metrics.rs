@@ -1,0 +1,173 @@
+//! What `/metrics` tells: each scrape walks the figures that the parts keep for themselves and writes them in the words of
+//! `metrics/names.rs`. Only this module knows Prometheus; nothing here runs while nobody asks.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::batch::Batcher;
+use crate::figures::Distribution;
+use crate::gateway::Gateway;
+use crate::router::RouteClass;
+use crate::tally::Ending;
+use crate::validator::{Standing, State, TypeReport};
+
+mod exposition;
+pub mod names;
+mod process;
+
+use exposition::{Scrape, Value};
+
+/// All figures of this moment, as OpenMetrics text.
+pub async fn scrape(gateway: &Gateway) -> String {
+    let partitions = gateway.store.partitions().await;
+    let mut scrape = Scrape::default();
+    requests(&mut scrape, gateway);
+    events(&mut scrape, gateway);
+    queues(&mut scrape, gateway);
+    modules(&mut scrape, &gateway.validators.report());
+    judging(&mut scrape, gateway);
+    running(&mut scrape, gateway, partitions.is_ok());
+    scrape.add(
+        &names::PARTITIONS,
+        partitions.unwrap_or_default().iter().map(|(table, count)| ([table.as_str()], gauge(*count as f64))),
+    );
+    process::add(&mut scrape);
+    scrape.text()
+}
+
+fn count(counter: &AtomicU64) -> Value {
+    Value::Counter(counter.load(Relaxed))
+}
+
+fn gauge(value: f64) -> Value {
+    Value::Gauge(value)
+}
+
+fn histogram(distribution: Distribution) -> Value {
+    Value::Histogram(distribution)
+}
+
+fn truth(holds: bool) -> Value {
+    gauge(f64::from(u8::from(holds)))
+}
+
+fn requests(scrape: &mut Scrape, gateway: &Gateway) {
+    let answered = RouteClass::ALL.into_iter().flat_map(|class| {
+        let statuses = gateway.requests.statuses(class);
+        statuses.map(move |(status, count)| ([class.as_str(), status], Value::Counter(count)))
+    });
+    scrape.add(&names::REQUESTS, answered);
+    let took = RouteClass::ALL
+        .into_iter()
+        .map(|class| ([class.as_str()], histogram(gateway.requests.took_us(class).seconds())));
+    scrape.add(&names::REQUEST_SECONDS, took);
+}
+
+fn events(scrape: &mut Scrape, gateway: &Gateway) {
+    let applications = gateway.tallies.by_application();
+    let by_application = applications.iter().flat_map(|(application, counts)| {
+        Ending::ALL.map(|ending| ([application.as_str(), ending.as_str()], Value::Counter(counts[ending as usize])))
+    });
+    scrape.add(&names::EVENTS, by_application);
+    let types = gateway.tallies.by_event_type();
+    let by_type = types.iter().flat_map(|((category, name), counts)| {
+        let told = Ending::ALL.into_iter().filter(|ending| counts[*ending as usize] > 0);
+        told.map(|ending| {
+            ([category.as_str(), name.as_str(), ending.as_str()], Value::Counter(counts[ending as usize]))
+        })
+    });
+    scrape.add(&names::EVENT_TYPE_EVENTS, by_type);
+    // A counter of dead letters that were cut for their size belongs here as well.
+    scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&gateway.dead_letters.batcher().figures().stored))]);
+    scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(gateway.dead_letters.trimmed()))]);
+}
+
+fn queues(scrape: &mut Scrape, gateway: &Gateway) {
+    let (events, letters) = (&gateway.events, gateway.dead_letters.batcher());
+    let both =
+        |of: fn(Queue<'_>) -> Value| [Queue::of(events), Queue::of(letters)].map(|queue| ([queue.name], of(queue)));
+    scrape.add(&names::QUEUE_PARCELS, both(|queue| gauge(queue.depth as f64)));
+    scrape.add(&names::QUEUE_OLDEST_SECONDS, both(|queue| gauge(queue.oldest_seconds)));
+    scrape.add(&names::QUEUE_REFUSED, both(|queue| count(&queue.figures.parcels_refused)));
+    scrape.add(&names::BATCH_ITEMS, both(|queue| histogram(queue.figures.batch_items.distribution(1.0))));
+    scrape.add(&names::FLUSH_SECONDS, both(|queue| histogram(queue.figures.flush_us.seconds())));
+    scrape.add(&names::COMMIT_SECONDS, both(|queue| histogram(queue.figures.commit_us.seconds())));
+    scrape.add(&names::WRITE_RETRIES, both(|queue| count(&queue.figures.retries)));
+    scrape.add(&names::BATCH_SPLITS, both(|queue| count(&queue.figures.splits)));
+    let most = gateway.config.in_flight_bytes_max / 1024;
+    let taken = most.saturating_sub(gateway.in_flight.available_permits());
+    scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
+    scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
+}
+
+/// A batcher, whatever its items are.
+struct Queue<'a> {
+    name: &'static str,
+    depth: usize,
+    oldest_seconds: f64,
+    figures: &'a crate::batch::Figures,
+}
+
+impl<'a> Queue<'a> {
+    fn of<T>(batcher: &'a Batcher<T>) -> Self {
+        Self {
+            name: batcher.name(),
+            depth: batcher.depth(),
+            oldest_seconds: batcher.oldest().unwrap_or_default().as_secs_f64(),
+            figures: batcher.figures(),
+        }
+    }
+}
+
+fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
+    let in_state = |state| reports.iter().filter(|report| report.loading.unwrap_or(report.state) == state).count();
+    scrape.add(&names::MODULES, State::ALL.map(|state| ([state.as_str()], gauge(in_state(state) as f64))));
+    let standing = |standing| reports.iter().filter(|report| report.standing == Some(standing)).count();
+    scrape.add(&names::MODULES_STANDING, Standing::ALL.map(|place| ([place.as_str()], gauge(standing(place) as f64))));
+    let refused = reports.iter().filter(|report| report.last_error.is_some()).count();
+    scrape.add(&names::MODULE_FILES_REFUSED, [([], gauge(refused as f64))]);
+
+    let serving: Vec<(&str, String, &TypeReport)> = reports
+        .iter()
+        .filter_map(|report| Some((report.event_type.as_str(), report.digest?.to_string(), report)))
+        .collect();
+    let verdicts = serving.iter().flat_map(|(event_type, digest, report)| {
+        let counts = &report.counts;
+        [("accepted", counts.accepted), ("amended", counts.amended), ("rejected", counts.rejected)]
+            .map(|(verdict, count)| ([*event_type, digest.as_str(), verdict], Value::Counter(count)))
+    });
+    scrape.add(&names::MODULE_VERDICTS, verdicts);
+    let faults = serving.iter().flat_map(|(event_type, digest, report)| {
+        let faulted = report.counts.faulted.iter();
+        faulted.map(move |(code, count)| ([*event_type, digest.as_str(), code], Value::Counter(*count)))
+    });
+    scrape.add(&names::MODULE_FAULTS, faults);
+    let times = serving.iter().filter_map(|(event_type, digest, report)| {
+        let times = report.judging?;
+        Some(
+            [("0.5", times.p50_us), ("0.99", times.p99_us)]
+                .map(|(quantile, us)| ([*event_type, digest.as_str(), quantile], gauge(us / 1e6))),
+        )
+    });
+    scrape.add(&names::MODULE_JUDGING_SECONDS, times.flatten());
+}
+
+fn judging(scrape: &mut Scrape, gateway: &Gateway) {
+    scrape.add(&names::JUDGING_SECONDS, [([], histogram(gateway.validators.judging()))]);
+    scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems().len() as f64))]);
+}
+
+fn running(scrape: &mut Scrape, gateway: &Gateway, database_up: bool) {
+    let connections = &gateway.connections;
+    scrape.add(&names::CONNECTIONS, [([], gauge(connections.open.load(Relaxed) as f64))]);
+    scrape.add(&names::CONNECTIONS_MAX, [([], gauge(gateway.config.connections_max as f64))]);
+    scrape.add(&names::CONNECTIONS_ACCEPTED, [([], count(&connections.accepted))]);
+    scrape.add(&names::CONNECTIONS_FULL, [([], count(&connections.full))]);
+    scrape.add(&names::CONNECTIONS_FAILED, [([], count(&connections.failed))]);
+    scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
+    scrape.add(&names::READY, [([], truth(gateway.readiness_with(database_up).ready()))]);
+    scrape.add(&names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], gauge(1.0))]);
+    scrape.add(&names::START_TIME, [([], gauge(gateway.began_at_us as f64 / 1e6))]);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Every metric: its name, kind, labels and meaning. `monitoring/METRICS.md` says more, and a test holds the two together.
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the process lives.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by magnitude.
+    Histogram,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// As it is asked for, with the unit last.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*
+
+        /// All metrics, in the order in which they are shown.
+        pub const METRICS: &[&Metric] = &[$(&$constant),*];
+    };
+}
+
+metrics! {
+    REQUESTS = Counter "eye_requests_total" ["route", "status"]
+        "Requests by kind of path and status of the answer.";
+    REQUEST_SECONDS = Histogram "eye_request_seconds" ["route"]
+        "Time from a request's head to the begin of its answer.";
+    EVENTS = Counter "eye_events_total" ["application", "outcome"]
+        "Events by application and outcome.";
+    EVENT_TYPE_EVENTS = Counter "eye_event_type_events_total" ["category", "name", "outcome"]
+        "Events by event type and outcome.";
+    DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
+        "Dead letters that were committed.";
+    DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
+        "Rejected events that were not kept as dead letters, for want of room in the queue.";
+    QUEUE_PARCELS = Gauge "eye_queue_parcels" ["queue"]
+        "Requests whose items wait for a writer.";
+    QUEUE_OLDEST_SECONDS = Gauge "eye_queue_oldest_seconds" ["queue"]
+        "How long the oldest of them has waited.";
+    QUEUE_REFUSED = Counter "eye_queue_refused_parcels_total" ["queue"]
+        "Requests whose items were not taken, because the queue was full.";
+    BATCH_ITEMS = Histogram "eye_batch_items" ["queue"]
+        "Items of each batch.";
+    FLUSH_SECONDS = Histogram "eye_flush_seconds" ["queue"]
+        "Time from taking a batch to the fate of its last item, all tries included.";
+    COMMIT_SECONDS = Histogram "eye_commit_seconds" ["queue"]
+        "Time of each write that was committed.";
+    WRITE_RETRIES = Counter "eye_write_retries_total" ["queue"]
+        "Writes that failed for a passing reason and were tried again.";
+    BATCH_SPLITS = Counter "eye_batch_splits_total" ["queue"]
+        "Times that a batch was refused for its data and split in halves.";
+    IN_FLIGHT_BYTES = Gauge "eye_in_flight_bytes" []
+        "Bytes of the bodies that are being read, judged or written.";
+    IN_FLIGHT_BYTES_MAX = Gauge "eye_in_flight_max_bytes" []
+        "The most of them that may be.";
+    MODULES = Gauge "eye_modules" ["state"]
+        "Module files by where the newest one stands.";
+    MODULES_STANDING = Gauge "eye_modules_serving" ["standing"]
+        "Modules that serve, by how they stand.";
+    MODULE_FILES_REFUSED = Gauge "eye_module_files_refused" []
+        "Module files that were not taken, whether or not an older module serves.";
+    MODULE_VERDICTS = Counter "eye_module_verdicts_total" ["event_type", "digest", "verdict"]
+        "Verdicts of each module that serves.";
+    MODULE_FAULTS = Counter "eye_module_faults_total" ["event_type", "digest", "code"]
+        "Faults of each module that serves.";
+    MODULE_JUDGING_SECONDS = Gauge "eye_module_judging_seconds" ["event_type", "digest", "quantile"]
+        "How long judging took since the module serves.";
+    JUDGING_SECONDS = Histogram "eye_judging_seconds" []
+        "How long judging took, over all modules.";
+    MODULE_STRAYS = Gauge "eye_module_strays" []
+        "Files and folders in the modules directory that serve nothing.";
+    CONNECTIONS = Gauge "eye_connections" []
+        "Open connections.";
+    CONNECTIONS_MAX = Gauge "eye_connections_max" []
+        "The most that may be open.";
+    CONNECTIONS_ACCEPTED = Counter "eye_connections_accepted_total" []
+        "Connections that were accepted.";
+    CONNECTIONS_FULL = Counter "eye_connections_full_total" []
+        "Times that as many connections were open as may, so that new ones had to wait.";
+    CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
+        "Times that accepting failed for want of descriptors or memory.";
+    DATABASE_UP = Gauge "eye_database_up" []
+        "1 when the database answered at this scrape, else 0.";
+    READY = Gauge "eye_ready" []
+        "1 when the gateway takes requests, as /readyz says, else 0.";
+    BUILD_INFO = Gauge "eye_build_info" ["version"]
+        "Always 1; the version of the program.";
+    START_TIME = Gauge "process_start_time_seconds" []
+        "When the process began, in seconds since 1970.";
+    PARTITIONS = Gauge "eye_partitions" ["table"]
+        "Partitions of each partitioned table, the default one among them.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" []
+        "Processor time of the process.";
+    PROCESS_MEMORY = Gauge "process_resident_memory_bytes" []
+        "Resident memory of the process.";
+    PROCESS_FDS = Gauge "process_open_fds" []
+        "Open file descriptors.";
+    PROCESS_FDS_MAX = Gauge "process_max_fds" []
+        "The most file descriptors that may be open.";
+}

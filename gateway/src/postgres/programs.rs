@@ -1,0 +1,242 @@
+//! The installed programs of Postgres and the user who runs them: found in the order that people expect, run with a bound
+//! on their time, and told with their last lines when they fail.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::output::Output;
+use super::{Error, Options, io_error};
+
+/// The oldest major version that is used: what the flags of `initdb` below and the gateway's SQL need.
+pub(super) const VERSION_MIN: u32 = 14;
+
+/// For programs that only print or signal.
+pub(super) const TOOL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Where installers put server programs: parent folder, what precedes the version number, and what follows it.
+pub(super) const SYSTEM_FOLDERS: &[(&str, &str, &str)] = &[
+    ("usr/lib/postgresql", "", "bin"),
+    ("usr", "pgsql-", "bin"),
+    ("usr/libexec", "postgresql", ""),
+    ("usr/lib", "postgresql", "bin"),
+    ("opt/homebrew/opt", "postgresql@", "bin"),
+    ("usr/local/opt", "postgresql@", "bin"),
+    ("Applications/Postgres.app/Contents/Versions", "", "bin"),
+];
+
+/// Where they are without a version in the path.
+pub(super) const PLAIN_FOLDERS: &[&str] = &["usr/local/pgsql/bin", "opt/homebrew/bin", "usr/local/bin", "usr/bin"];
+
+/// The unprivileged user that root runs Postgres as.
+#[derive(Debug, Clone)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl User {
+    /// Who runs Postgres: the gateway's own user (`None`) unless that is root; then whoever owns the cluster already;
+    /// then `postgres`; then `nobody`.
+    pub(super) async fn choose(root: bool, cluster_dir: &Path) -> Result<Option<User>, Error> {
+        let owner = fs::metadata(cluster_dir).ok().map(|found| (found.uid(), found.gid()));
+        if !root {
+            return match (owner, id(&["-u"]).await) {
+                (Some((owner, _)), Some(own)) if owner != own => {
+                    Err(Error::NotOurs { path: cluster_dir.to_owned(), owner })
+                }
+                _ => Ok(None),
+            };
+        }
+        if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
+            return Ok(Some(User { name: uid.to_string(), uid, gid }));
+        }
+        for name in ["postgres", "nobody"] {
+            if let (Some(uid), Some(gid)) = (id(&["-u", name]).await, id(&["-g", name]).await)
+                && uid != 0
+            {
+                return Ok(Some(User { name: name.to_owned(), uid, gid }));
+            }
+        }
+        Err(Error::NoUser)
+    }
+}
+
+/// Asks `id`, which knows every source of users that the machine has, and is on every Unix.
+pub(super) async fn id(arguments: &[&str]) -> Option<u32> {
+    let mut command = Command::new("id");
+    command.args(arguments);
+    run(command, TOOL_TIME_MAX).await.ok()?.trim().parse().ok()
+}
+
+/// The folder of one installed version.
+#[derive(Debug, Clone)]
+pub(super) struct Programs {
+    pub(super) folder: PathBuf,
+    pub(super) major: u32,
+}
+
+impl Programs {
+    /// The programs for the cluster if it is there, else those for a new one.
+    pub(super) async fn find(options: &Options, cluster_dir: &Path, user: Option<&User>) -> Result<Programs, Error> {
+        let needed = match cluster_dir.exists() {
+            true => Some(cluster_version(cluster_dir)?),
+            false => None,
+        };
+        let folders = folders(options.bin_dir.as_deref(), options.search_path.as_deref(), Path::new("/"));
+        let mut found = Vec::new();
+        for folder in folders {
+            let named = options.bin_dir.as_ref() == Some(&folder);
+            let programs = Programs::prove(folder, user).await;
+            match (programs, needed) {
+                (Some(programs), None) => return Ok(programs),
+                (Some(programs), Some(needed)) if programs.major == needed => return Ok(programs),
+                (Some(programs), Some(_)) => found.push(programs.major),
+                // Another version than the one that the operator named must not make the new cluster.
+                (None, None) if named => break,
+                (None, _) => {}
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        let found: Vec<String> = found.iter().map(u32::to_string).collect();
+        match (needed, &options.bin_dir) {
+            (Some(needed), _) if !found.is_empty() => {
+                Err(Error::OtherVersion { cluster: cluster_dir.to_owned(), needed, found: found.join(" and ") })
+            }
+            (_, Some(folder)) => Err(Error::NotInFolder(folder.clone())),
+            (_, None) => Err(Error::NotFound),
+        }
+    }
+
+    /// Asks the folder's server for its version, as the user that will run it: whether it may is part of the proof.
+    pub(super) async fn prove(folder: PathBuf, user: Option<&User>) -> Option<Programs> {
+        if !["postgres", "initdb", "pg_ctl"].iter().all(|name| folder.join(name).is_file()) {
+            return None;
+        }
+        let mut command = as_user(&folder.join("postgres"), Path::new("/"), user);
+        command.arg("--version");
+        let major = parse_version(&run(command, TOOL_TIME_MAX).await.ok()?)?;
+        (major >= VERSION_MIN).then_some(Programs { folder, major })
+    }
+}
+
+/// The major version in what `postgres --version` prints, such as `postgres (PostgreSQL) 15.13 (Debian 15.13-0)`.
+pub(super) fn parse_version(output: &str) -> Option<u32> {
+    let (_, version) = output.split_once("(PostgreSQL) ")?;
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..digits].parse().ok()
+}
+
+/// The major version that made a cluster.
+pub(super) fn cluster_version(cluster_dir: &Path) -> Result<u32, Error> {
+    fs::read_to_string(cluster_dir.join("PG_VERSION"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or_else(|| Error::NotACluster(cluster_dir.to_owned()))
+}
+
+/// The folders to look in, first choice first: the named one, the search path, then the system's, newest first.
+pub(super) fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = bin_dir.map(Path::to_owned).into_iter().collect();
+    let searched = search_path.map(std::env::split_paths);
+    folders.extend(searched.into_iter().flatten().filter(|folder| folder.is_absolute()));
+    let mut versioned: Vec<(u32, PathBuf)> = SYSTEM_FOLDERS
+        .iter()
+        .flat_map(|(parent, prefix, suffix)| {
+            let entries = fs::read_dir(root.join(parent)).into_iter().flatten().flatten();
+            entries.filter_map(move |entry| {
+                let version = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
+                Some((version, entry.path().join(suffix)))
+            })
+        })
+        .collect();
+    versioned.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    folders.extend(versioned.into_iter().map(|(_, folder)| folder));
+    folders.extend(PLAIN_FOLDERS.iter().map(|folder| root.join(folder)));
+    folders
+}
+
+/// A program of Postgres, in its own process group so that Ctrl-C in a terminal reaches the gateway alone, and without
+/// the gateway's environment, which may hold secrets. For root, std also drops the supplementary groups.
+pub(super) fn as_user(program: &Path, directory: &Path, user: Option<&User>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(directory).process_group(0).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+/// Runs a program to its end, and returns the last lines that it printed.
+pub(super) async fn run(mut command: Command, time_max: Duration) -> Result<String, Error> {
+    let path = PathBuf::from(command.as_std().get_program());
+    let (writer, mut output) = Output::collect(None).map_err(io_error("watch", &path))?;
+    let stderr = writer.try_clone().map_err(io_error("watch", &path))?;
+    command.stdout(writer).stderr(stderr).kill_on_drop(true);
+    let mut child = command.spawn().map_err(io_error("run", &path))?;
+    // The command holds the pipe open, and its end is awaited below.
+    drop(command);
+    let ending = match timeout(time_max, child.wait()).await {
+        Ok(Ok(status)) if status.success() => return Ok(output.rest().await),
+        Ok(status) => describe(status),
+        Err(_) => format!("it took more than {} s", time_max.as_secs()),
+    };
+    drop(child);
+    let program = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Err(Error::Program { program, ending, output: output.rest().await })
+}
+
+pub(super) fn describe(status: io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| status.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_every_builder_prints_them() {
+        let cases = [
+            ("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)", Some(15)),
+            ("postgres (PostgreSQL) 18.1", Some(18)),
+            ("postgres (PostgreSQL) 19devel", Some(19)),
+            ("postgres (PostgreSQL) 9.6.24", Some(9)),
+            ("postgres (SomethingElse) 15.1", None),
+            ("", None),
+        ];
+        for (output, major) in cases {
+            assert_eq!(parse_version(output), major, "{output}");
+        }
+    }
+
+    #[test]
+    fn named_folder_comes_first_then_the_path_then_the_newest() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for version in ["9", "15", "17", "not-a-version"] {
+            fs::create_dir_all(root.path().join("usr/lib/postgresql").join(version)).expect("a folder");
+        }
+        fs::create_dir_all(root.path().join("usr/pgsql-16")).expect("a folder");
+        let found = folders(Some(Path::new("/named")), Some(OsStr::new("/a:relative:/b")), root.path());
+        let expected =
+            ["usr/lib/postgresql/17/bin", "usr/pgsql-16/bin", "usr/lib/postgresql/15/bin", "usr/lib/postgresql/9/bin"];
+        assert_eq!(found[..3], [Path::new("/named"), Path::new("/a"), Path::new("/b")]);
+        assert_eq!(found[3..7], expected.map(|folder| root.path().join(folder)));
+    }
+
+    #[tokio::test]
+    async fn failed_program_is_told_with_its_last_lines() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "for i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done; exit 3"]);
+        let error = run(command, TOOL_TIME_MAX).await.expect_err("it exits with 3").to_string();
+        assert!(error.starts_with("sh failed (exit status: 3): line 2 | ") && error.ends_with("line 9"), "{error}");
+    }
+}

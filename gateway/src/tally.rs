@@ -1,0 +1,326 @@
+//! Events counted by outcome, for each application and each event type. A request counts its own events in a small table
+//! and adds them up once, so that an event costs a comparison of two words and no shared memory. Event types beyond a
+//! bound are counted together, as `other`: senders choose their names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::event::Text;
+
+/// The name of what is counted together.
+pub const OTHER: &str = "other";
+/// Applications that are counted apart. Operators register them, so there are few.
+const APPLICATIONS_MAX: usize = 1_000;
+const QUARANTINED: usize = Ending::Quarantined as usize;
+/// Event types of one request that are held before they are added up.
+const LINES_MAX: usize = 64;
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was committed.
+    Stored,
+    /// It had been committed before.
+    Duplicate,
+    /// It broke a rule.
+    Rejected,
+    /// It is kept as a dead letter.
+    Quarantined,
+}
+
+impl Ending {
+    /// All, in the order of the counts.
+    pub const ALL: [Self; 4] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined];
+
+    /// The word for it in answers and figures.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => "rejected",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// Events by ending, in the order of [`Ending::ALL`].
+pub type Counts = [u64; Ending::ALL.len()];
+
+#[derive(Debug, Default)]
+struct Shared([AtomicU64; Ending::ALL.len()]);
+
+impl Shared {
+    fn add(&self, counts: &Counts) {
+        for (shared, count) in self.0.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            shared.fetch_add(*count, Relaxed);
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        std::array::from_fn(|place| self.0[place].load(Relaxed))
+    }
+}
+
+#[derive(Debug, Default)]
+struct EventTypes {
+    /// By category, then name, so that a lookup makes no key.
+    categories: HashMap<Box<str>, HashMap<Box<str>, Shared>>,
+    count: usize,
+}
+
+/// All events of a gateway's life.
+#[derive(Debug)]
+pub struct Tallies {
+    event_types_max: usize,
+    event_types: RwLock<EventTypes>,
+    other_event_types: Shared,
+    applications: RwLock<HashMap<Box<str>, Shared>>,
+    other_applications: Shared,
+}
+
+impl Tallies {
+    /// Nothing counted yet. Event types beyond `event_types_max` are counted together.
+    pub fn new(event_types_max: usize) -> Self {
+        Self {
+            event_types_max,
+            event_types: RwLock::default(),
+            other_event_types: Shared::default(),
+            applications: RwLock::default(),
+            other_applications: Shared::default(),
+        }
+    }
+
+    /// A tally for one request of an application.
+    pub fn begin<'a>(&'a self, application: &'a str) -> Tally<'a> {
+        Tally {
+            tallies: self,
+            application,
+            lines: Vec::new(),
+            last: 0,
+            untyped: Counts::default(),
+            waiting: Vec::new(),
+            sum: Counts::default(),
+        }
+    }
+
+    /// The counts of each application, in order of their names.
+    pub fn by_application(&self) -> BTreeMap<String, Counts> {
+        let mut found: BTreeMap<String, Counts> =
+            read(&self.applications).iter().map(|(name, shared)| (name.to_string(), shared.counts())).collect();
+        merge(&mut found, OTHER.to_owned(), self.other_applications.counts());
+        found
+    }
+
+    /// The counts of each event type, in order.
+    pub fn by_event_type(&self) -> BTreeMap<(String, String), Counts> {
+        let mut found = BTreeMap::new();
+        for (category, names) in &read(&self.event_types).categories {
+            for (name, shared) in names {
+                found.insert((category.to_string(), name.to_string()), shared.counts());
+            }
+        }
+        merge(&mut found, (OTHER.to_owned(), OTHER.to_owned()), self.other_event_types.counts());
+        found
+    }
+
+    fn add_event_type(&self, category: &str, name: &str, counts: &Counts) {
+        let add = |types: &EventTypes| {
+            types.categories.get(category).and_then(|names| names.get(name)).map(|shared| shared.add(counts)).is_some()
+        };
+        if add(&read(&self.event_types)) {
+            return;
+        }
+        let mut types = write(&self.event_types);
+        if types.count >= self.event_types_max && !add(&types) {
+            self.other_event_types.add(counts);
+            return;
+        }
+        let names = types.categories.entry(category.into()).or_default();
+        let before = names.len();
+        names.entry(name.into()).or_default().add(counts);
+        let new = names.len() - before;
+        types.count += new;
+    }
+
+    fn add_application(&self, application: &str, counts: &Counts) {
+        if let Some(shared) = read(&self.applications).get(application) {
+            shared.add(counts);
+            return;
+        }
+        let mut applications = write(&self.applications);
+        if applications.len() < APPLICATIONS_MAX || applications.contains_key(application) {
+            applications.entry(application.into()).or_default().add(counts);
+        } else {
+            self.other_applications.add(counts);
+        }
+    }
+}
+
+/// What is called `other` may also be the name of something that is counted apart.
+fn merge<K: Ord>(found: &mut BTreeMap<K, Counts>, key: K, counts: Counts) {
+    if counts.iter().any(|count| *count > 0) {
+        let line = found.entry(key).or_default();
+        for (sum, count) in line.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+}
+
+/// Nothing that runs under these locks can leave a map half changed, so a poisoned one is taken as it is.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The events of one request, added up when it is dropped: also when its sender no longer waits.
+#[derive(Debug)]
+pub struct Tally<'a> {
+    tallies: &'a Tallies,
+    application: &'a str,
+    lines: Vec<Line>,
+    /// The line that was used last: the next event is most likely of the same type.
+    last: usize,
+    /// Events whose type could not be read.
+    untyped: Counts,
+    /// Quarantined events, until their dead letters are committed.
+    waiting: Vec<Line>,
+    /// What was added for event types so far; added for the application at the end.
+    sum: Counts,
+}
+
+#[derive(Debug)]
+struct Line {
+    category: Text,
+    name: Text,
+    counts: Counts,
+}
+
+impl Tally<'_> {
+    /// Counts one event. Those that are quarantined count only once [`Tally::kept`] says so.
+    pub fn count(&mut self, category: &Text, name: &Text, ending: Ending) {
+        let is = |line: &Line| line.name == *name && line.category == *category;
+        if !self.lines.get(self.last).is_some_and(is) {
+            self.last = match self.lines.iter().position(is) {
+                Some(place) => place,
+                None => self.new_line(category.clone(), name.clone()),
+            };
+        }
+        self.lines[self.last].counts[ending as usize] += 1;
+    }
+
+    /// Counts one event whose type could not be read.
+    pub fn count_untyped(&mut self, ending: Ending) {
+        self.untyped[ending as usize] += 1;
+    }
+
+    /// The dead letters of the quarantined events are committed.
+    pub fn kept(&mut self) {
+        self.add_lines();
+        for line in std::mem::take(&mut self.waiting) {
+            self.add(&line);
+        }
+    }
+
+    fn new_line(&mut self, category: Text, name: Text) -> usize {
+        if self.lines.len() >= LINES_MAX {
+            self.add_lines();
+        }
+        self.lines.push(Line { category, name, counts: Counts::default() });
+        self.lines.len() - 1
+    }
+
+    /// Adds up all lines, but for quarantined events, which wait.
+    fn add_lines(&mut self) {
+        for mut line in std::mem::take(&mut self.lines) {
+            let quarantined = std::mem::take(&mut line.counts[QUARANTINED]);
+            self.add(&line);
+            if quarantined > 0 {
+                line.counts = Counts::default();
+                line.counts[QUARANTINED] = quarantined;
+                self.waiting.push(line);
+            }
+        }
+    }
+
+    fn add(&mut self, line: &Line) {
+        if line.counts.iter().any(|count| *count > 0) {
+            self.tallies.add_event_type(&line.category, &line.name, &line.counts);
+            self.sum.iter_mut().zip(line.counts).for_each(|(sum, count)| *sum += count);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.add_lines();
+        if self.untyped.iter().any(|count| *count > 0) {
+            self.tallies.other_event_types.add(&self.untyped);
+            self.sum.iter_mut().zip(self.untyped).for_each(|(sum, count)| *sum += count);
+        }
+        if self.sum.iter().any(|count| *count > 0) {
+            self.tallies.add_application(self.application, &self.sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(category: &str, name: &str) -> (String, String) {
+        (category.to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn a_request_is_added_up_once_it_is_over() {
+        let tallies = Tallies::new(10);
+        let (page, view, click) = (Text::from("page"), Text::from("view"), Text::from("click"));
+        let mut tally = tallies.begin("shop");
+        for _ in 0..3 {
+            tally.count(&page, &view, Ending::Stored);
+            tally.count(&page, &click, Ending::Rejected);
+        }
+        tally.count(&page, &view, Ending::Quarantined);
+        tally.count_untyped(Ending::Rejected);
+        assert!(tallies.by_event_type().is_empty());
+        tally.kept();
+        drop(tally);
+        let types = tallies.by_event_type();
+        assert_eq!(types[&key("page", "view")], [3, 0, 0, 1]);
+        assert_eq!(types[&key("page", "click")], [0, 0, 3, 0]);
+        assert_eq!(types[&key(OTHER, OTHER)], [0, 0, 1, 0]);
+        assert_eq!(tallies.by_application()["shop"], [3, 0, 4, 1]);
+    }
+
+    #[test]
+    fn a_quarantined_event_does_not_count_before_its_dead_letter_is_committed() {
+        let tallies = Tallies::new(10);
+        let mut tally = tallies.begin("shop");
+        tally.count(&Text::from("a"), &Text::from("b"), Ending::Quarantined);
+        drop(tally);
+        assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
+    }
+
+    #[test]
+    fn event_types_beyond_the_bound_are_counted_together_and_no_event_is_lost() {
+        let tallies = Tallies::new(100);
+        for _ in 0..2 {
+            let mut tally = tallies.begin("shop");
+            for number in 0..1_000 {
+                let ending = if number % 3 == 0 { Ending::Quarantined } else { Ending::Stored };
+                tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), ending);
+            }
+            tally.count(&Text::from(OTHER), &Text::from(OTHER), Ending::Stored);
+            tally.kept();
+        }
+        let types = tallies.by_event_type();
+        assert_eq!(types.len(), 101);
+        let sum = types.values().fold(Counts::default(), |sum, one| std::array::from_fn(|at| sum[at] + one[at]));
+        assert_eq!(sum, [1_334, 0, 0, 668]);
+        assert_eq!(tallies.by_application()["shop"], sum);
+    }
+}

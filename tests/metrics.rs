@@ -1,0 +1,151 @@
+//! `/metrics`: its format, that it holds what is documented, who may ask, and that it counts what was answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use crate::support::cluster::Server;
+use crate::support::figures::Figures;
+use crate::support::proxy::{At, Fault, How, Proxy};
+use crate::support::{Setup, event, eventually, pageview};
+
+/// The names and types in the documented list.
+fn documented() -> BTreeMap<String, String> {
+    let list =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/monitoring/METRICS.md")).expect("the list");
+    let rows = list.lines().filter(|line| line.starts_with("| `"));
+    let cell =
+        |row: &str, place: usize| row.split(" | ").nth(place).expect("a cell").trim_matches(['|', ' ', '`']).into();
+    rows.map(|row| (cell(row, 0), cell(row, 1))).collect()
+}
+
+#[tokio::test]
+async fn what_is_told_is_what_is_documented_in_the_right_format() {
+    let gateway = Setup::default().with_module("guests/traps.wasm", "traps").start().await;
+    gateway.validator("guests/traps", "active").await;
+    assert_eq!(gateway.send(&event("guests", "traps", json!({"misbehave": true}))).await.status, 202);
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+    let answer = gateway.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    // Reading it holds each line against the format.
+    let figures = Figures::read(&answer.text);
+    let documented = documented();
+    assert!(documented.len() > 30);
+    let told: BTreeMap<String, String> = figures.types.clone();
+    assert_eq!(told, documented);
+    let silent: Vec<_> = documented.keys().filter(|name| !figures.told(name)).collect();
+    assert!(silent.is_empty(), "no figures of {silent:?}");
+}
+
+#[tokio::test]
+async fn each_event_is_counted_once_by_its_outcome() {
+    let gateway = Setup::default()
+        .with("EYE_METRICS_EVENT_TYPES_MAX", 3)
+        .with_module("page interaction/pageview.wasm", "pageview")
+        .with_module("guests/traps.wasm", "traps")
+        .start()
+        .await;
+    gateway.validator("page interaction/pageview", "active").await;
+    gateway.validator("guests/traps", "active").await;
+    let mut known = pageview();
+    known["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
+    let bad = event("page interaction", "pageview", json!({"host": "a.example", "path": "nowhere"}));
+    let trap = event("guests", "traps", json!({"misbehave": true}));
+    let other = |number: u32| event("other types", &number.to_string(), json!({}));
+    let no_event = json!({"category": "page interaction", "name": "pageview"});
+    let many = json!([known, known, pageview(), bad, no_event, other(1), other(2), other(3)]);
+    assert_eq!(gateway.send(&trap).await.status, 202);
+    let answer = gateway.send(&many).await;
+    assert_eq!(answer.status, 207, "{answer:?}");
+    assert_eq!(gateway.send(&known).await.status, 200);
+    assert_eq!(gateway.post("/v1/events", "application/json", "[").await.status, 400);
+    assert_eq!(gateway.get("/nowhere").await.status, 404);
+
+    let figures = gateway.figures().await;
+    let events = |outcome| figures.value("eye_events_total", &[("application", "local"), ("outcome", outcome)]);
+    assert_eq!(["stored", "duplicate", "rejected", "quarantined"].map(events), [5.0, 2.0, 2.0, 1.0].map(Some));
+    let of_type = |category, name, outcome| {
+        figures.value("eye_event_type_events_total", &[("category", category), ("name", name), ("outcome", outcome)])
+    };
+    assert_eq!(of_type("page interaction", "pageview", "stored"), Some(2.0));
+    assert_eq!(of_type("page interaction", "pageview", "duplicate"), Some(2.0));
+    assert_eq!(of_type("page interaction", "pageview", "rejected"), Some(1.0));
+    assert_eq!(of_type("guests", "traps", "quarantined"), Some(1.0));
+    let sum: f64 = figures.all("eye_event_type_events_total").map(|(_, value)| value).sum();
+    assert_eq!(sum, 10.0, "and each is counted under some type");
+    let types: BTreeSet<_> = figures.all("eye_event_type_events_total").map(|(labels, _)| &labels["name"]).collect();
+    assert_eq!(types.len(), 4, "three types, and the rest as other: {types:?}");
+
+    let requests = |route, status| figures.value("eye_requests_total", &[("route", route), ("status", status)]);
+    assert_eq!(requests("events", "207"), Some(1.0));
+    assert_eq!(requests("events", "400"), Some(1.0));
+    assert_eq!(requests("unknown", "404"), Some(1.0));
+    assert_eq!(figures.value("eye_request_seconds_count", &[("route", "events")]), Some(4.0));
+    assert_eq!(figures.value("eye_database_up", &[]), Some(1.0));
+    assert_eq!(figures.value("eye_ready", &[]), Some(1.0));
+    let partitions = gateway.sql("select count(*) from pg_inherits where inhparent = 'events'::regclass");
+    assert_eq!(
+        figures.value("eye_partitions", &[("table", "events")]).map(|count| count.to_string()),
+        Some(partitions)
+    );
+
+    // What is rejected is kept behind the answer.
+    eventually("all dead letters are counted", async || {
+        let figures = gateway.figures().await;
+        (figures.value("eye_dead_letters_kept_total", &[]) == Some(3.0)).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "3");
+}
+
+#[tokio::test]
+async fn only_readers_may_ask_and_anybody_on_the_address_for_monitoring() {
+    let gateway = Setup::default().with("EYE_METRICS_LISTEN", "127.0.0.1:0").start().await;
+    let unknown = gateway.request("GET", "/metrics").header("authorization", "Bearer eye_nobody");
+    assert_eq!(gateway.answer(unknown).await.status, 401);
+    gateway.sql("update applications set scopes = '{ingest}'");
+    eventually("the scope is taken away", async || (gateway.get("/metrics").await.status == 403).then_some(())).await;
+
+    let address = gateway.announced("monitoring is answered").expect("it is announced");
+    let ask = async |method: &str, path: &str| {
+        let method = method.parse().expect("a method");
+        let request = reqwest::Client::new().request(method, format!("http://{address}{path}"));
+        gateway.answer(request).await
+    };
+    let answer = ask("GET", "/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(Figures::read(&answer.text).value("eye_ready", &[]) == Some(1.0));
+    assert_eq!(ask("GET", "/healthz").await.status, 200);
+    assert_eq!(ask("GET", "/readyz").await.status, 200);
+    assert_eq!(ask("POST", "/metrics").await.status, 405);
+    for path in ["/v1/validators", "/v1/events", "/v1/sessions/e2085be5-9137-4e4e-80b5-f1ffddc25423", "/"] {
+        assert_eq!(ask("GET", path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_is_told_and_so_are_writes_that_were_tried_again() {
+    let server = Server::start();
+    server.prepare();
+    let proxy = Proxy::start(server.socket()).await;
+    let gateway = Setup::default().with("EYE_DATABASE_URL", proxy.url()).with("EYE_WRITERS", 1).start().await;
+    let of_queue = |figures: &Figures, name| figures.value(name, &[("queue", "events")]);
+    let figures = gateway.figures().await;
+    assert_eq!(of_queue(&figures, "eye_write_retries_total"), Some(0.0));
+    proxy.arm(Fault { at: At::Up(1), how: How::Cut });
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+    let figures = gateway.figures().await;
+    assert!(of_queue(&figures, "eye_write_retries_total") >= Some(1.0), "{figures:?}");
+    assert_eq!(of_queue(&figures, "eye_commit_seconds_count"), Some(1.0));
+    assert_eq!(of_queue(&figures, "eye_flush_seconds_count"), Some(1.0));
+    assert_eq!(of_queue(&figures, "eye_batch_items_sum"), Some(1.0));
+
+    proxy.freeze(true);
+    let figures = gateway.figures().await;
+    assert_eq!(figures.value("eye_database_up", &[]), Some(0.0));
+    assert_eq!(figures.value("eye_ready", &[]), Some(0.0));
+    proxy.freeze(false);
+    eventually("it is back", async || (gateway.figures().await.value("eye_ready", &[]) == Some(1.0)).then_some(()))
+        .await;
+}

@@ -1,0 +1,74 @@
+//! `openapi.json` against the program, both ways: every route is documented, every documented path is there, and what is
+//! said of answers is held by every answer that any test gets (see `support/openapi.rs`).
+
+use crate::support::{Gateway, SESSION, openapi};
+
+#[tokio::test]
+async fn the_program_serves_the_document_that_the_tests_hold_it_to() {
+    let gateway = Gateway::start().await;
+    let answer = gateway.get("/openapi.json").await;
+    assert_eq!((answer.status, &answer.headers["content-type"]), (200, &"application/json".parse().expect("a value")));
+    assert_eq!(answer.text, openapi::TEXT);
+}
+
+#[test]
+fn every_route_is_documented_and_every_documented_path_is_a_route() {
+    let mut documented: Vec<(String, Vec<String>)> = openapi::operations();
+    let mut routed: Vec<(String, Vec<String>)> = eye::router::ROUTES
+        .iter()
+        .map(|(path, methods)| {
+            let methods = methods.split(", ").filter(|method| *method != "HEAD").map(str::to_ascii_lowercase);
+            ((*path).to_owned(), methods.collect())
+        })
+        .collect();
+    for (_, methods) in documented.iter_mut().chain(&mut routed) {
+        methods.sort();
+    }
+    documented.sort();
+    routed.sort();
+    assert_eq!(documented, routed);
+}
+
+#[tokio::test]
+async fn every_documented_path_answers_and_knows_its_methods() {
+    let gateway = Gateway::start().await;
+    for (template, methods) in openapi::operations() {
+        let path = template
+            .replace("{session_id}", SESSION)
+            .replace("{id}", "0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15")
+            .replace("{category}", "page%20interaction")
+            .replace("{name}", "nobody");
+        assert!(!path.contains('{'), "{path} has a parameter that this test does not know");
+        let answer = gateway.answer(gateway.request("TRACE", &path)).await;
+        assert_eq!(answer.status, 405, "{path} is there: {answer:?}");
+        let allowed = answer.headers["allow"].to_str().expect("text").to_ascii_lowercase();
+        for method in methods {
+            assert!(allowed.split(", ").any(|one| one == method), "{path} allows {allowed}, and not {method}");
+        }
+    }
+}
+
+#[test]
+fn every_example_fits_its_schema() {
+    let examples = openapi::examples();
+    assert!(examples.len() > 10, "there are examples");
+    for (place, schema, example) in examples {
+        openapi::fits(&place, schema, example);
+    }
+}
+
+#[test]
+fn every_operation_has_a_name_of_its_own_and_says_what_it_is_for() {
+    let mut names = Vec::new();
+    for (path, methods) in openapi::operations() {
+        for method in methods {
+            let operation = &openapi::document()["paths"][&path][&method];
+            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            names.push(operation["operationId"].as_str().expect("an operationId").to_owned());
+        }
+    }
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
