@@ -5,6 +5,7 @@ mod applications;
 mod away;
 mod crash_loop;
 mod disk_full;
+mod doors;
 mod json_against_postgres;
 mod modules;
 mod overload;

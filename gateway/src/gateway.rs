@@ -1,6 +1,7 @@
 //! Config, build, run, drain: the four steps of a gateway's life. What requests share lives here, and nothing of how a
 //! request is answered.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,14 +14,16 @@ use crate::batch::{Batcher, Limits, Writers};
 use crate::body::BodyLimits;
 use crate::clock::Clock;
 use crate::config::{Config, UnknownEventType};
+use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
 use crate::router;
-use crate::server::{Listener, ServerLimits};
+use crate::server::{Doors, Listener, ServerLimits};
 use crate::share::Budget;
 use crate::store::Store;
+use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
 use crate::validator::{self, Validators};
 
@@ -46,6 +49,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// Who may call.
     pub trust: Arc<Trust>,
+    /// The pages whose browsers may send.
+    pub cors: Cors,
     /// Who judges.
     pub validators: Validators,
     /// Where accepted events go.
@@ -103,7 +108,8 @@ impl Gateway {
             },
             in_flight: Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent),
             clock: Clock::default(),
-            trust: Arc::default(),
+            trust: Arc::new(Trust::new(config.trusted_proxies.clone(), config.forwarded_header)),
+            cors: Cors::new(config.cors_origins.clone()),
             validators,
             events,
             dead_letters: DeadLetters::new(
@@ -199,19 +205,32 @@ fn validator_options(config: &Config, rules: Rules) -> validator::Options {
 pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener =
         Listener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let tls = config.tls.clone().map(Tls::load).transpose().context("TLS")?;
+    warn_of_open_doors(&config, listener.address());
     let own = match &config.database_url {
         Some(_) => None,
         None => Some(Postgres::start(&config.postgres_options()).await?),
     };
-    let served = serve_on(listener, config, own.as_ref(), migrate, shutdown).await;
+    let served = serve_on(listener, tls, config, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
     }
     served
 }
 
+/// Tells what anybody on the way could read or claim.
+fn warn_of_open_doors(config: &Config, address: SocketAddr) {
+    if config.tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
+    }
+    if config.proxy_protocol && config.trusted_proxies.is_empty() {
+        tracing::warn!("every caller may say who it is in a PROXY header: name the proxies in trusted_proxies");
+    }
+}
+
 async fn serve_on(
     listener: Listener,
+    tls: Option<Arc<Tls>>,
     config: Config,
     own: Option<&Postgres>,
     migrate: bool,
@@ -223,11 +242,8 @@ async fn serve_on(
         (None, None) => anyhow::bail!("no database was chosen"),
     };
     let drain = Duration::from_millis(config.drain_ms);
-    let limits = ServerLimits {
-        connections_max: config.connections_max,
-        header_read: Duration::from_millis(config.header_read_ms),
-        drain,
-    };
+    let limits = ServerLimits::of(&config);
+    let doors = Arc::new(Doors::new(&config, tls.clone()));
     let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none())?;
     if own.is_some() {
         // Here nobody has registered an application yet, and only this machine can call.
@@ -240,13 +256,16 @@ async fn serve_on(
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
+    if let Some(tls) = tls {
+        tasks.spawn(tls.follow(stop.clone()));
+    }
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
     let shared = Arc::clone(&gateway);
-    let handler = move |request, peer: std::net::SocketAddr| {
+    let handler = move |request, peer: Peer| {
         let gateway = Arc::clone(&shared);
-        async move { router::answer(&gateway, request, Peer { address: peer.ip(), certificate: None }).await }
+        async move { router::answer(&gateway, request, peer).await }
     };
     let announce = async {
         shutdown.cancelled().await;
@@ -254,7 +273,7 @@ async fn serve_on(
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };
-    let ((), since) = tokio::join!(listener.run(limits, handler, shutdown.clone()), announce);
+    let ((), since) = tokio::join!(listener.run(limits, doors, handler, shutdown.clone()), announce);
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {

@@ -7,7 +7,8 @@
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
-//! [`gate`] keeps a flood out of the log, [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
+//! [`gate`] keeps a flood out of the log,
+//! [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cors;
 pub mod dead_letters;
 pub mod envelope;
 pub mod event;
@@ -34,6 +36,7 @@ pub mod server;
 pub mod share;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod trust;
 pub mod validator;
 pub mod verdict;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
@@ -61,7 +62,29 @@ impl<'a> Route<'a> {
 
 /// Answers any request.
 pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
-    route(gateway, request, peer).await.unwrap_or_else(Refusal::into_response)
+    if let Some(response) = gateway.cors.preflight(&request) {
+        return response;
+    }
+    let origin = gateway.cors.origin(request.headers());
+    let answered = match examine(gateway, request.headers()) {
+        Ok(()) => route(gateway, request, peer).await,
+        Err(refusal) => Err(refusal),
+    };
+    let mut response = answered.unwrap_or_else(Refusal::into_response);
+    gateway.cors.mark(origin, &mut response);
+    response
+}
+
+/// What no route has to look at: too many headers, and two lengths, of which a proxy may have believed the other one.
+fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+    let limit = gateway.config.headers_max;
+    if headers.len() > limit {
+        return Err(Refusal::TooManyHeaders { limit });
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Refusal::TwoLengths);
+    }
+    Ok(())
 }
 
 async fn route(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
