@@ -2,6 +2,7 @@
 
 mod answers;
 mod applications;
+mod attacks;
 mod away;
 mod crash_loop;
 mod disk_full;
