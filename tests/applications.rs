@@ -75,8 +75,11 @@ async fn an_unknown_token_and_a_revoked_one_get_the_same_answer() {
     let list = gateway.get("/v1/applications").await;
     let unknown = &list.json()["unknown"][0];
     assert_eq!((&unknown["network"], &unknown["refused"]), (&json!("127.0.0.0/24"), &json!("unknown_token")));
-    let log = gateway.log();
-    assert!(log.contains("unknown_token") && log.contains("revoked_token"), "{log}");
+    let log = eventually("both are told of", async || {
+        let log = gateway.log();
+        (log.contains("unknown_token") && log.contains("revoked_token")).then_some(log)
+    })
+    .await;
     for secret in [token.as_str(), "eye_0000"] {
         assert!(!log.contains(secret) && !list.text.contains(secret), "a token is nowhere to be read");
     }

@@ -2,10 +2,12 @@
 
 mod answers;
 mod applications;
+mod attacks;
 mod away;
 mod crash_loop;
 mod dead_letters;
 mod disk_full;
+mod doors;
 mod hostile;
 mod json_against_postgres;
 mod metrics;

@@ -6,12 +6,16 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::postgres;
+use crate::tls::Files;
+use crate::trust::forwarded::Told;
 
 mod settings;
 
+use settings::words;
 pub use settings::{Kind, SETTINGS, Setting};
 
 /// Prefix of the environment's variables.
@@ -67,6 +71,25 @@ pub struct Config {
     pub events_per_request_max: usize,
     pub connections_max: usize,
     pub header_read_ms: u64,
+    pub connections_per_peer_max: usize,
+    pub header_bytes_max: usize,
+    pub headers_max: usize,
+    pub idle_ms: u64,
+    pub write_ms: u64,
+    pub linger_ms: u64,
+    pub linger_bytes_max: usize,
+    pub http2_streams_max: u32,
+    pub http2_resets_max: usize,
+    pub http2_stream_window_bytes: u32,
+    pub http2_connection_window_bytes: u32,
+    pub http2_ping_ms: u64,
+    pub tls_handshake_ms: u64,
+    pub proxy_header_bytes_max: usize,
+    pub tls: Option<Files>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub forwarded_header: Told,
+    pub proxy_protocol: bool,
+    pub cors_origins: Vec<String>,
     pub body_read_ms: u64,
     pub answer_ms: u64,
     pub drain_ms: u64,
@@ -179,7 +202,16 @@ impl Settings {
         }
         let settings = Self(values);
         let config = settings.config();
-        let problems = relations(&config);
+        let mut problems = relations(&config);
+        if settings.path("tls_certificate").is_some() != settings.path("tls_key").is_some() {
+            problems.push("tls_certificate and tls_key must be given both or not at all".to_owned());
+        }
+        if settings.path("tls_client_ca").is_some() && config.tls.is_none() {
+            problems.push(
+                "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates"
+                    .to_owned(),
+            );
+        }
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
@@ -226,6 +258,32 @@ impl Settings {
             events_per_request_max: self.number("events_per_request_max"),
             connections_max: self.number("connections_max"),
             header_read_ms: self.number("header_read_ms"),
+            connections_per_peer_max: self.number("connections_per_peer_max"),
+            header_bytes_max: self.number("header_bytes_max"),
+            headers_max: self.number("headers_max"),
+            idle_ms: self.number("idle_ms"),
+            write_ms: self.number("write_ms"),
+            linger_ms: self.number("linger_ms"),
+            linger_bytes_max: self.number("linger_bytes_max"),
+            http2_streams_max: self.number("http2_streams_max"),
+            http2_resets_max: self.number("http2_resets_max"),
+            http2_stream_window_bytes: self.number("http2_stream_window_bytes"),
+            http2_connection_window_bytes: self.number("http2_connection_window_bytes"),
+            http2_ping_ms: self.number("http2_ping_ms"),
+            tls_handshake_ms: self.number("tls_handshake_ms"),
+            proxy_header_bytes_max: self.number("proxy_header_bytes_max"),
+            tls: self.path("tls_certificate").zip(self.path("tls_key")).map(|(certificate, key)| Files {
+                certificate,
+                key,
+                client_ca: self.path("tls_client_ca"),
+            }),
+            trusted_proxies: words(self.text("trusted_proxies")).filter_map(|word| word.parse().ok()).collect(),
+            forwarded_header: match self.text("forwarded_header") {
+                "forwarded" => Told::Forwarded,
+                _ => Told::XForwardedFor,
+            },
+            proxy_protocol: self.text("proxy_protocol") == "required",
+            cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
             body_read_ms: self.number("body_read_ms"),
             answer_ms: self.number("answer_ms"),
             drain_ms: self.number("drain_ms"),
@@ -299,6 +357,10 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
         let text = match (value.get_ref(), setting.kind) {
             (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
+            }
+            (DeValue::Array(values), Kind::Networks | Kind::Origins) => {
+                let texts = values.iter().map(|value| value.get_ref().as_str().unwrap_or("something else than a text"));
+                texts.collect::<Vec<_>>().join(", ")
             }
             (DeValue::String(text), kind) if !matches!(kind, Kind::Integer { .. }) => text.to_string(),
             (other, kind) => {

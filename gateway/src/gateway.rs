@@ -15,6 +15,7 @@ use crate::batch::{Batcher, Limits, Writers};
 use crate::body::BodyLimits;
 use crate::clock::Clock;
 use crate::config::{Config, UnknownEventType};
+use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
@@ -22,10 +23,11 @@ use crate::postgres::Postgres;
 use crate::query::Streams;
 use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
-use crate::server::{Connections, Listener, ServerLimits};
+use crate::server::{Connections, Doors, Listener, ServerLimits};
 use crate::share::Budget;
 use crate::store::Store;
 use crate::tally::Tallies;
+use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
 use crate::validator::{self, Validators};
 
@@ -55,6 +57,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// Who may call.
     pub trust: Arc<Trust>,
+    /// The pages whose browsers may send.
+    pub cors: Cors,
     /// Who judges.
     pub validators: Validators,
     /// Where accepted events go.
@@ -69,6 +73,8 @@ pub struct Gateway {
     pub tallies: Tallies,
     /// The connections of the listener.
     pub connections: Arc<Connections>,
+    /// What its connections passed, and who did not.
+    pub doors: Arc<Doors>,
     /// When it was built: microseconds since 1970.
     pub began_at_us: i64,
     /// Results on their way to readers.
@@ -106,7 +112,7 @@ impl Gateway {
         config: Config,
         database_url: &str,
         migrated: bool,
-        connections: Arc<Connections>,
+        (connections, doors): (Arc<Connections>, Arc<Doors>),
     ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let rules = rules(&config);
         let flush_time = Duration::from_millis(config.flush_ms);
@@ -129,6 +135,7 @@ impl Gateway {
             requests: Requests::default(),
             tallies: Tallies::new(config.metrics_event_types_max),
             connections,
+            doors,
             began_at_us: clock.now_us(),
             rules,
             body_limits: BodyLimits {
@@ -137,7 +144,8 @@ impl Gateway {
             },
             in_flight: Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent),
             clock,
-            trust: Arc::default(),
+            trust: Arc::new(Trust::new(config.trusted_proxies.clone(), config.forwarded_header)),
+            cors: Cors::new(config.cors_origins.clone()),
             validators,
             events,
             dead_letters: DeadLetters::new(
@@ -265,11 +273,14 @@ pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    let tls = config.tls.clone().map(Tls::load).transpose().context("TLS")?;
+    warn_of_open_doors(&config, listener.address());
     let own = match &config.database_url {
         Some(_) => None,
         None => Some(Postgres::start(&config.postgres_options()).await?),
     };
-    let served = serve_on((listener, monitoring), config, own.as_ref(), migrate, shutdown).await;
+    let sockets = Sockets { listener, monitoring, tls };
+    let served = serve_on(sockets, config, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
     }
@@ -285,18 +296,35 @@ async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationTo
     tracing::info!(address = %listener.address(), "monitoring is answered");
     let limits = ServerLimits {
         connections_max: MONITORING_CONNECTIONS_MAX,
-        header_read: Duration::from_millis(gateway.config.header_read_ms),
         drain: MONITORING_DRAIN,
+        ..ServerLimits::of(&gateway.config)
     };
-    let handler = move |request, _: SocketAddr| {
+    let handler = move |request, _: Peer| {
         let gateway = Arc::clone(&gateway);
         async move { router::answer_monitoring(&gateway, request).await }
     };
-    listener.run(limits, handler, stop).await;
+    listener.run(limits, Arc::default(), handler, stop).await;
+}
+
+/// Tells what anybody on the way could read or claim.
+fn warn_of_open_doors(config: &Config, address: SocketAddr) {
+    if config.tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
+    }
+    if config.proxy_protocol && config.trusted_proxies.is_empty() {
+        tracing::warn!("every caller may say who it is in a PROXY header: name the proxies in trusted_proxies");
+    }
+}
+
+/// What the gateway listens on.
+struct Sockets {
+    listener: Listener,
+    monitoring: Option<Listener>,
+    tls: Option<Arc<Tls>>,
 }
 
 async fn serve_on(
-    (listener, monitoring): (Listener, Option<Listener>),
+    Sockets { listener, monitoring, tls }: Sockets,
     config: Config,
     own: Option<&Postgres>,
     migrate: bool,
@@ -308,12 +336,10 @@ async fn serve_on(
         (None, None) => anyhow::bail!("no database was chosen"),
     };
     let drain = Duration::from_millis(config.drain_ms);
-    let limits = ServerLimits {
-        connections_max: config.connections_max,
-        header_read: Duration::from_millis(config.header_read_ms),
-        drain,
-    };
-    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), listener.connections())?;
+    let limits = ServerLimits::of(&config);
+    let doors = Arc::new(Doors::new(&config, tls.clone()));
+    let counted = (listener.connections(), Arc::clone(&doors));
+    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), counted)?;
     if own.is_some() {
         // Here nobody has registered an application yet, and only this machine can call.
         gateway.store.migrate().await.context("the schema of the embedded Postgres")?;
@@ -329,13 +355,16 @@ async fn serve_on(
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
     }
+    if let Some(tls) = tls {
+        tasks.spawn(tls.follow(stop.clone()));
+    }
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
     let shared = Arc::clone(&gateway);
-    let handler = move |request, peer: SocketAddr| {
+    let handler = move |request, peer: Peer| {
         let gateway = Arc::clone(&shared);
-        async move { router::answer(&gateway, request, Peer { address: peer.ip(), certificate: None }).await }
+        async move { router::answer(&gateway, request, peer).await }
     };
     let announce = async {
         shutdown.cancelled().await;
@@ -344,7 +373,7 @@ async fn serve_on(
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };
-    let ((), since) = tokio::join!(listener.run(limits, handler, shutdown.clone()), announce);
+    let ((), since) = tokio::join!(listener.run(limits, doors, handler, shutdown.clone()), announce);
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {

@@ -37,7 +37,7 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
     let application = gateway.trust.identify(request.headers(), peer)?;
     application.allow(Scope::Ingest)?;
     application.look()?;
-    let format = format(request.headers())?;
+    let format = format(gateway, request.headers())?;
     let (head, body) = request.into_parts();
     let room = Held::none(&gateway.in_flight, application.share());
     let received = body::read(&head.headers, body, &gateway.body_limits, room).await?;
@@ -49,7 +49,7 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
     }
 }
 
-fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
+fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Err(Refusal::WrongType { found: "nothing".to_owned() }) };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
@@ -57,6 +57,9 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
         Ok(Format::Json)
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
         Ok(Format::Lines)
+    } else if essence.eq_ignore_ascii_case("text/plain") && gateway.cors.origin(headers).is_some() {
+        // What a page can send while it is being left, without asking first.
+        Ok(Format::Json)
     } else {
         Err(Refusal::WrongType { found: text.chars().take(100).collect() })
     }

@@ -8,8 +8,9 @@
 //! dead letters again.
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
-//! [`gate`] keeps a flood out of the log, [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
-//! default, [`retention`] keeps the tables within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
+//! [`gate`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
+//! settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded default, [`retention`] keeps the tables
+//! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 //! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
 
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cors;
 pub mod dead_letters;
 pub mod envelope;
 pub mod event;
@@ -41,6 +43,7 @@ pub mod share;
 pub mod store;
 pub mod tally;
 pub mod telemetry;
+pub mod tls;
 pub mod trust;
 pub mod validator;
 pub mod verdict;

@@ -14,7 +14,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use hyper::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -347,6 +349,13 @@ pub enum Refusal {
         /// The scope that it lacks.
         scope: &'static str,
     },
+    /// The request has more headers than it may.
+    TooManyHeaders {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The request has a length and is chunked too.
+    TwoLengths,
     /// The application sends more events than it may.
     RateLimited {
         /// When the same request fits.
@@ -438,6 +447,10 @@ impl Refusal {
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
+            Self::TooManyHeaders { .. } => {
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
+            }
+            Self::TwoLengths => (S::BAD_REQUEST, "two_lengths", "The body has two lengths"),
             Self::RateLimited { .. } => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
             }
@@ -494,6 +507,8 @@ impl Refusal {
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
+            Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
+            Self::TwoLengths => "Send `Content-Length` or `Transfer-Encoding: chunked`, not both.".into(),
             Self::RateLimited { retry_after_seconds } => format!(
                 "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
             )
@@ -525,13 +540,14 @@ impl Refusal {
         match self {
             Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
             Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
-            Self::TooManyEvents { limit } => Facts { limit: Some(*limit), ..none },
+            Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::TwoLengths
             | Self::RateLimited { .. }
             | Self::Exists { .. }
             | Self::NotFound
@@ -580,6 +596,10 @@ impl Refusal {
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allowed } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if matches!(self, Self::TwoLengths) {
+            // Whatever follows on this connection may be the part of the body that somebody else saw.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Self::RateLimited { retry_after_seconds } = self {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
@@ -687,6 +707,8 @@ mod tests {
             Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
             Refusal::Unknown,
             Refusal::NotAllowed { scope: "send" },
+            Refusal::TooManyHeaders { limit: 100 },
+            Refusal::TwoLengths,
             Refusal::RateLimited { retry_after_seconds: 7 },
             Refusal::Exists { message: "there is already one".to_owned() },
             Refusal::NotFound,

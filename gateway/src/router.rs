@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
@@ -117,11 +118,32 @@ fn fits(row: &str, path: &str) -> bool {
 
 /// Answers any request.
 pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
+    if let Some(response) = gateway.cors.preflight(&request) {
+        return response;
+    }
     let began = Instant::now();
     let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
-    let answer = route(gateway, request, peer, &mut asked).await.unwrap_or_else(Refusal::into_response);
-    asked.status = Some(answer.status());
-    answer
+    let origin = gateway.cors.origin(request.headers());
+    let answered = match examine(gateway, request.headers()) {
+        Ok(()) => route(gateway, request, peer, &mut asked).await,
+        Err(refusal) => Err(refusal),
+    };
+    let mut response = answered.unwrap_or_else(Refusal::into_response);
+    gateway.cors.mark(origin, &mut response);
+    asked.status = Some(response.status());
+    response
+}
+
+/// What no route has to look at: too many headers, and two lengths, of which a proxy may have believed the other one.
+fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+    let limit = gateway.config.headers_max;
+    if headers.len() > limit {
+        return Err(Refusal::TooManyHeaders { limit });
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Refusal::TwoLengths);
+    }
+    Ok(())
 }
 
 /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and

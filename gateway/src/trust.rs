@@ -2,18 +2,19 @@
 //! Tokens are known by their digest alone, so that a comparison takes the same time whatever was sent.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use ipnet::IpNet;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::event_types::EventTypes;
+use self::forwarded::Told;
 use self::rate::Rate;
 use self::security::{Counts, Kind, Security};
 use crate::response::Refusal;
@@ -22,6 +23,8 @@ use crate::store::{ApplicationRow, Store};
 use crate::verdict::Digest;
 
 pub mod event_types;
+pub mod forwarded;
+pub mod proxy_protocol;
 pub mod rate;
 pub mod security;
 pub mod token;
@@ -56,8 +59,8 @@ impl Scope {
 /// Where a request comes from, as far as the connection tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The other end.
-    pub address: IpAddr,
+    /// The other end of the connection, or whom the PROXY header names.
+    pub address: SocketAddr,
     /// SHA-256 of the client certificate that was proved in the handshake.
     pub certificate: Option<Digest>,
 }
@@ -228,6 +231,9 @@ fn application(row: &ApplicationRow, before: Option<&Arc<Application>>, security
 /// The applications that are trusted, as of the last look at the database.
 #[derive(Debug, Default)]
 pub struct Trust {
+    /// Proxies whose word on the caller's address is believed, and where they give it.
+    proxies: Vec<IpNet>,
+    told: Told,
     snapshot: ArcSwapOption<Snapshot>,
     /// One look at the database after the other: an older answer must not replace a newer one.
     refreshing: Mutex<()>,
@@ -235,6 +241,21 @@ pub struct Trust {
 }
 
 impl Trust {
+    /// Nobody yet; what `proxies` tell of a caller's address in the header `told` will be believed.
+    pub fn new(proxies: Vec<IpNet>, told: Told) -> Self {
+        Self { proxies, told, ..Self::default() }
+    }
+
+    /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say.
+    fn address(&self, headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
+        let peer = peer.address.ip().to_canonical();
+        if self.proxies.is_empty() {
+            return Some(peer);
+        }
+        let values = headers.get_all(self.told.header()).iter().map(HeaderValue::as_bytes);
+        forwarded::caller(peer, self.told, values, &self.proxies)
+    }
+
     /// Whether the applications were ever read.
     pub fn known(&self) -> bool {
         self.snapshot.load().is_some()
@@ -260,7 +281,7 @@ impl Trust {
     pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
-        let address = Some(peer.address.to_canonical());
+        let address = self.address(headers, peer);
         let stranger = |kind| {
             self.security.refused_stranger(kind, address);
             Refusal::Unknown

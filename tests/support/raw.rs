@@ -65,6 +65,18 @@ impl Wire {
         Some(told)
     }
 
+    /// Everything until the other side closes; a reset ends it too.
+    pub(crate) async fn rest(&mut self) -> String {
+        String::from_utf8_lossy(&self.rest_bytes().await).into_owned()
+    }
+
+    /// The same, as bytes.
+    pub(crate) async fn rest_bytes(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await.expect("the gateway closes");
+        bytes
+    }
+
     /// Sends one event with these headers, and gives the status.
     pub(crate) async fn send_event(&mut self, event: &Value, headers: &[(&str, &str)]) -> u16 {
         self.post("/v1/events", headers, &event.to_string()).await.expect("an answer").status

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 /// What a setting may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -22,6 +24,10 @@ pub enum Kind {
     OptionalPath,
     /// A text that is never shown, or empty for none.
     Secret,
+    /// Networks (CIDR), separated by commas.
+    Networks,
+    /// Origins of pages, separated by commas.
+    Origins,
     /// One of these.
     Choice(&'static [&'static str]),
 }
@@ -34,6 +40,8 @@ impl Kind {
             Self::OptionalAddress => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
             Self::Path => !text.is_empty(),
             Self::OptionalPath | Self::Secret => true,
+            Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
+            Self::Origins => words(text).all(is_origin),
             Self::Choice(words) => words.contains(&text),
         };
         if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
@@ -47,9 +55,23 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::OptionalPath => "a path, or empty".to_owned(),
             Self::Secret => "a text".to_owned(),
+            Self::Networks => "networks such as 10.0.0.0/8, separated by commas".to_owned(),
+            Self::Origins => "origins such as https://shop.example, separated by commas".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
+}
+
+/// The words of a list.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// As browsers write it: a scheme and a host, in small letters, and nothing after them.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]_".contains(&byte);
+    host.is_some_and(|host| !host.is_empty() && host.bytes().all(allowed))
 }
 
 /// One setting.
@@ -112,6 +134,102 @@ pub const SETTINGS: &[Setting] = &[
         "Connections at once. More wait in the kernel until one ends.",
     ),
     set("header_read_ms", number(1, DAY_MS), "10000", "Time for a request's head. A slower sender is cut off."),
+    set(
+        "connections_per_peer_max",
+        number(1, 1_000_000),
+        "5000",
+        "Connections at once of one address, or of an IPv6 network of 64 bits. More are closed. Proxies of trusted_proxies are not counted.",
+    ),
+    set(
+        "header_bytes_max",
+        number(8_192, 16 * MIB),
+        "65536",
+        "Largest head of a request. A larger one is answered 431.",
+    ),
+    set("headers_max", number(1, 10_000), "100", "Most headers of a request. More are answered 431."),
+    set("idle_ms", number(1, DAY_MS), "60000", "How long a connection may stay open without a request."),
+    set(
+        "write_ms",
+        number(1, DAY_MS),
+        "30000",
+        "How long a peer may read nothing of its answers. Then its connection is cut.",
+    ),
+    set(
+        "linger_ms",
+        number(0, DAY_MS),
+        "1000",
+        "How long a peer that was refused may go on sending, so that it gets to read why.",
+    ),
+    set("linger_bytes_max", number(0, 1024 * MIB), "16777216", "How much a peer that was refused may go on sending."),
+    set("http2_streams_max", number(1, 100_000), "250", "Requests at once of one HTTP/2 connection."),
+    set(
+        "http2_resets_max",
+        number(1, 100_000),
+        "20",
+        "Requests that an HTTP/2 peer may take back before they were looked at. One more ends its connection.",
+    ),
+    set(
+        "http2_stream_window_bytes",
+        number(65_535, 1024 * MIB),
+        "262144",
+        "What an HTTP/2 peer may send of one body before it is read.",
+    ),
+    set(
+        "http2_connection_window_bytes",
+        number(65_535, 1024 * MIB),
+        "1048576",
+        "What an HTTP/2 peer may send of all its bodies before they are read.",
+    ),
+    set(
+        "http2_ping_ms",
+        number(10, DAY_MS),
+        "20000",
+        "How often an HTTP/2 peer is asked whether it is there, and how long it has to answer.",
+    ),
+    set("tls_handshake_ms", number(1, DAY_MS), "10000", "Time for the TLS handshake. A slower peer is cut off."),
+    set(
+        "proxy_header_bytes_max",
+        number(107, 65_551),
+        "1024",
+        "Longest PROXY header. A longer one ends the connection.",
+    ),
+    set(
+        "tls_certificate",
+        Kind::OptionalPath,
+        "",
+        "The certificate and those between it and the root, in PEM. Read again when it changes. Empty: no TLS.",
+    ),
+    set("tls_key", Kind::OptionalPath, "", "The private key of tls_certificate, in PEM."),
+    set(
+        "tls_client_ca",
+        Kind::OptionalPath,
+        "",
+        "The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one. Empty: none are asked for.",
+    ),
+    set(
+        "trusted_proxies",
+        Kind::Networks,
+        "",
+        "The networks (CIDR) of proxies that are believed who calls. An address that only they can claim must not be in an application's networks.",
+    ),
+    set(
+        "forwarded_header",
+        Kind::Choice(&["x-forwarded-for", "forwarded"]),
+        "x-forwarded-for",
+        "Where trusted proxies tell who calls: the one header that they write themselves. The other one is ignored.",
+    ),
+    set(
+        "proxy_protocol",
+        Kind::Choice(&["off", "required"]),
+        "off",
+        "Whether each connection must begin with a PROXY header, version 1 or 2. From others than trusted_proxies, if any are named, it is refused.",
+    ),
+    set(
+        "cors_origins",
+        Kind::Origins,
+        "",
+        "Origins whose pages may send events from the browser, such as https://shop.example. Their text/plain is taken as JSON. Empty: none.",
+    ),
     set("body_read_ms", number(1, DAY_MS), "30000", "Time for a request's body. A slower sender is answered 408."),
     set(
         "answer_ms",

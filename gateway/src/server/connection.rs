@@ -1,0 +1,395 @@
+//! One connection: what comes before HTTP, the conversation, and an end that does not lose the last answer. Everything
+//! that the peer can delay has a deadline, and what its requests spawn ends with it.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::doors::{Class, Doors, Place};
+use super::socket::{Socket, Stream};
+use super::{HEADERS_UNASKED, ServerLimits};
+use crate::response::{Body, BodyError, Refusal, Response};
+use crate::tls;
+use crate::trust::Peer;
+use crate::trust::proxy_protocol::{self, Header};
+
+/// One accepted connection.
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) limits: ServerLimits,
+    pub(super) doors: Arc<Doors>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) cut: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    /// Its place among those of its network; given up with it.
+    pub(super) _place: Option<Place>,
+}
+
+impl Connection {
+    pub(super) async fn serve<F, Fut>(self, stream: TcpStream, handler: F)
+    where
+        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Response> + Send + 'static,
+    {
+        let _streams = self.cut.clone().drop_guard();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, peer = %self.peer, "cannot set TCP_NODELAY");
+        }
+        let greeted = tokio::select! {
+            () = self.cut.cancelled() => return,
+            () = self.shutdown.cancelled() => return,
+            greeted = self.greet(stream) => greeted,
+        };
+        let Some((stream, peer, _place)) = greeted else { return };
+        let activity = Arc::new(Activity::new());
+        let (socket, mut stream) = Socket::new(stream, self.limits.write);
+        tokio::select! {
+            () = self.cut.cancelled() => return,
+            () = self.converse(socket, peer, &activity, handler) => {}
+        }
+        let refused = activity.state().refused;
+        if let (true, Ok(stream)) = (refused, stream.try_recv()) {
+            tokio::select! {
+                () = self.cut.cancelled() => {}
+                () = linger(stream, &self.limits) => {}
+            }
+        }
+    }
+
+    /// What comes before HTTP: the PROXY header if one must come, and the handshake of TLS. `None` if the peer fails at
+    /// either, or takes too long.
+    async fn greet(&self, mut stream: TcpStream) -> Option<(Stream, Peer, Option<Place>)> {
+        let mut peer = Peer { address: self.peer, certificate: None };
+        let mut place = None;
+        if self.doors.proxy_protocol {
+            match timeout(self.limits.header_read, self.proxied(&mut stream)).await {
+                Ok(Ok(Some(source))) => peer.address = source,
+                Ok(Ok(None)) => {}
+                Ok(Err(_)) | Err(_) => return self.doors.refuse(Class::ProxyHeader, self.peer),
+            }
+            place = self.doors.places.take(peer.address.ip(), self.limits.connections_per_peer_max);
+            if place.is_none() {
+                return self.doors.refuse(Class::TooMany, peer.address);
+            }
+        }
+        let Some(tls) = &self.doors.tls else { return Some((Stream::Plain(stream), peer, place)) };
+        match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                peer.certificate = tls::client_certificate(&stream);
+                Some((Stream::Tls(Box::new(stream)), peer, place))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, peer = %peer.address, "the TLS handshake failed");
+                self.doors.refuse(Class::Handshake, peer.address)
+            }
+            Err(_) => self.doors.refuse(Class::Handshake, peer.address),
+        }
+    }
+
+    /// Reads the PROXY header, and not one byte more.
+    async fn proxied(&self, stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+        if !self.doors.trusts(self.peer.ip()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut header = Vec::new();
+        loop {
+            match proxy_protocol::parse(&header, self.limits.proxy_header_bytes_max).map_err(io::Error::other)? {
+                Header::Whole(source) => {
+                    return Ok(source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port())));
+                }
+                Header::More(more) => {
+                    let known = header.len();
+                    header.resize(known + more, 0);
+                    stream.read_exact(&mut header[known..]).await?;
+                }
+            }
+        }
+    }
+
+    /// Speaks HTTP until the connection ends, is asked to end, or stays idle.
+    async fn converse<F, Fut>(&self, socket: Socket, peer: Peer, activity: &Arc<Activity>, handler: F)
+    where
+        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Response> + Send + 'static,
+    {
+        let requests = Arc::clone(activity);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let running = Running::new(&requests);
+            let handler = handler.clone();
+            async move { Ok::<_, Infallible>(answer(handler, request, peer, running).await) }
+        });
+        let builder = self.builder();
+        let connection = builder.serve_connection(TokioIo::new(socket), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut asked = false;
+        let mut idle = std::pin::pin!(sleep_until(activity.deadline(&self.limits)));
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(peer = %peer.address, error = %Chain(&*error), "connection ended early");
+                    }
+                    return;
+                }
+                () = self.shutdown.cancelled(), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = idle.as_mut() => {
+                    let deadline = activity.deadline(&self.limits);
+                    if Instant::now() < deadline {
+                        idle.as_mut().reset(deadline);
+                    } else if asked || activity.state().running > 0 {
+                        // A peer that does not take its answers would not hear the farewell either.
+                        return;
+                    } else {
+                        asked = true;
+                        connection.as_mut().graceful_shutdown();
+                        idle.as_mut().reset(Instant::now() + self.limits.header_read);
+                    }
+                }
+            }
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<Tracked> {
+        let mut builder = auto::Builder::new(Tracked { tasks: self.tasks.clone(), cut: self.cut.clone() });
+        let limits = &self.limits;
+        if limits.headers_max != HEADERS_UNASKED {
+            builder.http1().max_headers(limits.headers_max);
+        }
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read)
+            .keep_alive(true)
+            .max_buf_size(limits.header_bytes_max);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams_max)
+            .max_pending_accept_reset_streams(limits.http2_resets_max)
+            .max_local_error_reset_streams(limits.http2_resets_max)
+            .initial_stream_window_size(limits.http2_stream_window_bytes)
+            .initial_connection_window_size(limits.http2_connection_window_bytes)
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.http2_ping)
+            .keep_alive_timeout(limits.http2_ping);
+        builder
+    }
+}
+
+/// Runs the handler; a panic in it costs this one request.
+async fn answer<F, Fut>(
+    handler: F,
+    request: Request<Incoming>,
+    peer: Peer,
+    mut running: Running,
+) -> hyper::Response<Counted>
+where
+    F: Fn(Request<Incoming>, Peer) -> Fut,
+    Fut: Future<Output = Response>,
+{
+    let version = request.version();
+    // In a block of its own: the handler may panic before it gives a future back. It is not used after a panic, so no
+    // broken state of it can be seen.
+    let work = AssertUnwindSafe(async move { handler(request, peer).await });
+    let mut response = match work.catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            tracing::error!(peer = %peer.address, reason = reason(panic.as_ref()), "a request panicked");
+            Refusal::Internal.into_response()
+        }
+    };
+    let status = response.status();
+    let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
+    if unread && version <= Version::HTTP_11 {
+        // The rest of the body is not waited for, so the connection cannot carry another request. HTTP/2 can.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    running.answered(status, response.body().size_hint().exact().is_some());
+    response.map(|body| Counted { body, _running: running })
+}
+
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Closing a socket that still has unread bytes makes the kernel reset it, and the reset can overtake the answer. So a
+/// peer that was refused in the middle of its body may send on for a moment, into nothing.
+async fn linger(mut stream: Stream, limits: &ServerLimits) {
+    let discard = async {
+        stream.shutdown().await?;
+        let mut buffer = vec![0; 16 * 1024];
+        let mut discarded = 0;
+        while discarded < limits.linger_bytes_max {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                more => discarded += more,
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Either way the connection is over; that the peer was quicker or slower changes nothing.
+    let _ = timeout(limits.linger, discard).await;
+}
+
+/// What a connection is doing, for its idle deadline.
+#[derive(Debug)]
+struct Activity(Mutex<ActivityState>);
+
+#[derive(Clone, Copy, Debug)]
+struct ActivityState {
+    running: usize,
+    /// Those of the running ones that are answered whole and only wait for the peer to take it.
+    sending: usize,
+    served: bool,
+    refused: bool,
+    since: Instant,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self(Mutex::new(ActivityState { running: 0, sending: 0, served: false, refused: false, since: Instant::now() }))
+    }
+
+    fn state(&self) -> ActivityState {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ActivityState)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// When the connection will have been idle for too long, if nothing happens until then.
+    fn deadline(&self, limits: &ServerLimits) -> Instant {
+        let state = self.state();
+        if state.running > state.sending {
+            Instant::now() + limits.idle
+        } else if state.running > 0 {
+            state.since + limits.write
+        } else if state.served {
+            state.since + limits.idle
+        } else {
+            // hyper's own timeout begins only when it knows the version, so a peer that sends nothing escapes it.
+            state.since + limits.header_read
+        }
+    }
+}
+
+/// A request that runs, from its head to the end of its answer's body.
+struct Running {
+    activity: Arc<Activity>,
+    sending: bool,
+}
+
+impl Running {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.change(|state| {
+            state.running += 1;
+            state.served = true;
+        });
+        Self { activity: Arc::clone(activity), sending: false }
+    }
+
+    /// The answer is there; `whole` if nothing more has to be made for it.
+    fn answered(&mut self, status: StatusCode, whole: bool) {
+        let refused = status.is_client_error() || status.is_server_error();
+        self.sending = whole;
+        self.activity.change(|state| {
+            state.refused = refused;
+            state.sending += usize::from(whole);
+            state.since = Instant::now();
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.activity.change(|state| {
+            state.running -= 1;
+            state.sending -= usize::from(self.sending);
+            state.since = Instant::now();
+        });
+    }
+}
+
+/// The body of an answer, which counts as running until it is sent.
+struct Counted {
+    body: Body,
+    _running: Running,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Runs what HTTP/2 spawns: counted in the drain, ended with its connection.
+#[derive(Clone)]
+struct Tracked {
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl<Fut> Executor<Fut> for Tracked
+where
+    Fut: Future + Send + 'static,
+    Fut::Output: Send,
+{
+    fn execute(&self, task: Fut) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move { cut.run_until_cancelled_owned(task).await.map(drop) });
+    }
+}
+
+/// An error with its causes: hyper's own text often leaves out the one that matters.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! The listener over real sockets: what slow, large, silent and late peers get.
+
+use std::sync::Mutex;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use hyper::{StatusCode, Version};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::Settings;
+use crate::response::json;
+
+/// Far more than any of these tests needs: it turns a hang into a failure.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server on a free port of this machine.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) run: JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) async fn start<F, Fut>(limits: ServerLimits, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Response> + Send + 'static,
+    {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(any).await.expect("a free port");
+        let address = listener.address();
+        let shutdown = CancellationToken::new();
+        let run = tokio::spawn(listener.run(limits, Arc::default(), handler, shutdown.clone()));
+        Self { address, shutdown, run }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the server listens")
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        soon(self.run).await.expect("the server does not panic");
+    }
+}
+
+pub(crate) fn limits() -> ServerLimits {
+    let (_, config) = Settings::from_parts(None, std::iter::empty(), &[]).expect("the defaults are sound");
+    ServerLimits { connections_max: 100, header_read: PATIENCE, drain: PATIENCE, ..ServerLimits::of(&config) }
+}
+
+pub(crate) async fn soon<F: Future>(work: F) -> F::Output {
+    timeout(PATIENCE, work).await.expect("this hangs")
+}
+
+/// Everything until the server closes; a reset ends it too.
+pub(crate) async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = soon(stream.read_to_end(&mut bytes)).await;
+    String::from_utf8(bytes).expect("the answers are text")
+}
+
+/// One answer on a connection that stays open: its head, and its body by `Content-Length`.
+async fn one_answer(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    while !text.contains("\r\n\r\n") {
+        text.push(soon(stream.read_u8()).await.expect("an answer").into());
+    }
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().expect("a number"));
+    let mut body = vec![0; length];
+    soon(stream.read_exact(&mut body)).await.expect("the whole body");
+    text + &String::from_utf8(body).expect("text")
+}
+
+async fn fine(_: Request<Incoming>, _: Peer) -> Response {
+    json(StatusCode::OK, "{}")
+}
+
+async fn ask(stream: &mut TcpStream, path: &str) {
+    let head = format!("GET {path} HTTP/1.1\r\nhost: eye\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("the connection is open");
+}
+
+#[tokio::test]
+async fn slow_heads_and_silent_peers_are_cut() {
+    let quick = ServerLimits { header_read: Duration::from_millis(50), ..limits() };
+    let server = Server::start(quick, fine).await;
+    for start in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: e"] {
+        let mut stream = server.connect().await;
+        stream.write_all(start.as_bytes()).await.expect("open");
+        assert_eq!(rest(&mut stream).await, "", "after {start:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start(limits(), fine).await;
+    let mut stream = server.connect().await;
+    let head = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(2 * limits().header_bytes_max));
+    // The server may close before it has read all of it.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_request() {
+    let handler = |request: Request<Incoming>, _| {
+        // Before there is a future, and in it.
+        assert_ne!(request.uri().path(), "/early");
+        async move {
+            assert_ne!(request.uri().path(), "/late");
+            json(StatusCode::OK, "{}")
+        }
+    };
+    let server = Server::start(limits(), handler).await;
+    let (mut one, mut other) = (server.connect().await, server.connect().await);
+    for path in ["/early", "/late"] {
+        ask(&mut one, path).await;
+        let answer = one_answer(&mut one).await;
+        assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+        assert!(answer.contains(r#""code":"internal""#), "{answer}");
+        for stream in [&mut one, &mut other] {
+            ask(stream, "/").await;
+            assert!(one_answer(stream).await.starts_with("HTTP/1.1 200"));
+        }
+    }
+    drop((one, other));
+    server.stop().await;
+}
+
+type Gate = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
+
+/// A handler that says when it has begun and waits until it may end.
+fn gate() -> (Arc<Notify>, Arc<Notify>, Gate) {
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go));
+    let handler: Gate = Arc::new(move |_, _| {
+        let (begin, wait) = (Arc::clone(&begin), Arc::clone(&wait));
+        async move {
+            begin.notify_one();
+            wait.notified().await;
+            json(StatusCode::OK, r#"{"done":true}"#)
+        }
+        .boxed()
+    });
+    (begun, go, handler)
+}
+
+async fn refuses(address: SocketAddr) {
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(refused).await;
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
+    let (begun, go, handler) = gate();
+    let server = Server::start(limits(), move |request, peer| handler(request, peer)).await;
+    let (mut running, mut idle, mut silent) = (server.connect().await, server.connect().await, server.connect().await);
+    ask(&mut idle, "/").await;
+    soon(begun.notified()).await;
+    go.notify_one();
+    one_answer(&mut idle).await;
+    ask(&mut running, "/").await;
+    soon(begun.notified()).await;
+    server.shutdown.cancel();
+    refuses(server.address).await;
+    assert_eq!(rest(&mut idle).await, "");
+    assert_eq!(rest(&mut silent).await, "");
+    assert!(!server.run.is_finished());
+    go.notify_one();
+    let answer = rest(&mut running).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with(r#"{"done":true}"#), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_finishes_the_streams_of_http2() {
+    let (begun, go, handler) = gate();
+    let server = Server::start(limits(), move |request, peer| handler(request, peer)).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    let answer = client.get(format!("http://{}/", server.address)).send();
+    let answer = tokio::spawn(answer);
+    soon(begun.notified()).await;
+    server.shutdown.cancel();
+    refuses(server.address).await;
+    assert!(!server.run.is_finished());
+    go.notify_one();
+    let answer = soon(answer).await.expect("no panic").expect("an answer");
+    assert_eq!(answer.version(), Version::HTTP_2);
+    assert_eq!(answer.text().await.expect("a body"), r#"{"done":true}"#);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_is_cut() {
+    let brief = ServerLimits { drain: Duration::from_millis(50), ..limits() };
+    let (begun, _go, handler) = gate();
+    let server = Server::start(brief, move |request, peer| handler(request, peer)).await;
+    let mut one = server.connect().await;
+    ask(&mut one, "/").await;
+    soon(begun.notified()).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    let other = tokio::spawn(client.get(format!("http://{}/", server.address)).send());
+    soon(begun.notified()).await;
+    server.stop().await;
+    assert_eq!(rest(&mut one).await, "");
+    assert!(soon(other).await.expect("no panic").is_err());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    let single = ServerLimits { connections_max: 1, ..limits() };
+    let peers = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&peers);
+    let handler = move |_: Request<Incoming>, peer: Peer| {
+        seen.lock().expect("no panic").push(peer.address);
+        async { json(StatusCode::OK, "{}") }
+    };
+    let server = Server::start(single, handler).await;
+    let mut first = server.connect().await;
+    ask(&mut first, "/").await;
+    one_answer(&mut first).await;
+    let mut second = server.connect().await;
+    ask(&mut second, "/").await;
+    for _ in 0..20 {
+        ask(&mut first, "/").await;
+        one_answer(&mut first).await;
+    }
+    let only = first.local_addr().expect("connected");
+    assert!(peers.lock().expect("no panic").iter().all(|peer| *peer == only));
+    drop(first);
+    assert!(one_answer(&mut second).await.starts_with("HTTP/1.1 200"));
+    drop(second);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_a_permit() {
+    let none = ServerLimits { connections_max: 0, ..limits() };
+    Server::start(none, fine).await.stop().await;
+}

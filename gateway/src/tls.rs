@@ -1,0 +1,190 @@
+//! TLS for the listener: versions 1.2 and 1.3, the certificate from files that may change at any time, and client
+//! certificates if a CA for them is named. A pair of files that cannot be used leaves the last good one in force;
+//! connections that are open keep what they began with. Only this file names rustls.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::verdict::Digest;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A connection after its handshake.
+pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Where the certificates are, in PEM.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The certificate, followed by those between it and the root.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The roots that client certificates must come from; `None` if none are asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why the files cannot be used. Nothing of the key is ever told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{0} cannot be read: {1}")]
+    Unreadable(String, #[source] io::Error),
+    /// A file does not hold what it should, in PEM.
+    #[error("{0} holds no {1} in PEM")]
+    Empty(String, &'static str),
+    /// The parts do not make a whole.
+    #[error("the certificate and its key cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// The certificates in force.
+#[derive(Debug)]
+pub struct Tls {
+    files: Files,
+    in_force: ArcSwap<InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    config: Arc<ServerConfig>,
+    /// Of all files together; says whether they have changed.
+    digest: Digest,
+}
+
+/// What the files hold.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn read(files: &Files) -> Result<Self, Error> {
+        let read =
+            |path: &PathBuf| std::fs::read(path).map_err(|error| Error::Unreadable(path.display().to_string(), error));
+        Ok(Self {
+            certificate: read(&files.certificate)?,
+            key: read(&files.key)?,
+            client_ca: files.client_ca.as_ref().map(read).transpose()?,
+        })
+    }
+
+    fn digest(&self) -> Digest {
+        let parts = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
+        let digests = parts.map(|part| part.map_or([0; 32], |bytes| Digest::of(bytes).0));
+        Digest::of(&digests.concat())
+    }
+
+    fn config(&self, files: &Files) -> Result<ServerConfig, Error> {
+        let empty = |path: &PathBuf, what| Error::Empty(path.display().to_string(), what);
+        let unusable = |error: &dyn std::error::Error| Error::Unusable(error.to_string());
+        let chain = certificates(&self.certificate).ok_or_else(|| empty(&files.certificate, "certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| empty(&files.key, "private key"))?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| unusable(&error))?;
+        let builder = match files.client_ca.as_ref().zip(self.client_ca.as_ref()) {
+            None => builder.with_no_client_auth(),
+            Some((path, bytes)) => {
+                let mut roots = RootCertStore::empty();
+                for root in certificates(bytes).ok_or_else(|| empty(path, "certificate"))? {
+                    roots.add(root).map_err(|error| unusable(&error))?;
+                }
+                // A caller without a certificate may still show a token.
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| unusable(&error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    (!all.is_empty()).then_some(all)
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], which says what to mend.
+    pub fn load(files: Files) -> Result<Arc<Self>, Error> {
+        let contents = Contents::read(&files)?;
+        let config = Arc::new(contents.config(&files)?);
+        let in_force = InForce { config, digest: contents.digest() };
+        Ok(Arc::new(Self { files, in_force: ArcSwap::from_pointee(in_force) }))
+    }
+
+    /// Shakes hands with a peer, with the certificate of now.
+    ///
+    /// # Errors
+    ///
+    /// What the peer did wrong, or that it is gone. The caller sets the time limit.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream> {
+        let config = Arc::clone(&self.in_force.load().config);
+        TlsAcceptor::from(config).accept(stream).await
+    }
+
+    /// Takes new files over as they come, until told to stop.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let follow = async {
+            let mut looks = tokio::time::interval(LOOK);
+            let mut refused = None;
+            loop {
+                looks.tick().await;
+                let tls = Arc::clone(&self);
+                let Ok(Err((digest, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
+                    refused = None;
+                    continue;
+                };
+                // The same bad files are told once; half of a new pair is bad until the other half is there.
+                if refused.replace(digest) != Some(digest) {
+                    tracing::warn!(%error, "the new TLS files cannot be used; the last good ones stay in force");
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = follow => {}
+        }
+    }
+
+    fn look(&self) -> Result<(), (Option<Digest>, Error)> {
+        let contents = Contents::read(&self.files).map_err(|error| (None, error))?;
+        let digest = contents.digest();
+        if digest != self.in_force.load().digest {
+            let config = contents.config(&self.files).map_err(|error| (Some(digest), error))?;
+            self.in_force.store(Arc::new(InForce { config: Arc::new(config), digest }));
+            tracing::info!("the new TLS files are in force");
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 of the certificate that the client has proved, if it has.
+pub fn client_certificate(stream: &TlsStream) -> Option<Digest> {
+    let certificates = stream.get_ref().1.peer_certificates()?;
+    certificates.first().map(|certificate| Digest::of(certificate))
+}

@@ -1,0 +1,285 @@
+//! What stands before a request: proxies that tell who calls, TLS with certificates that change, the number of
+//! connections of one peer, and browsers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::raw::Wire;
+use crate::support::{Gateway, Setup, eventually, folder, pageview};
+
+const CALLER: &str = "203.0.113.5";
+
+/// A gateway that knows the application `caller` by the network of [`CALLER`] and nobody on this machine.
+async fn knowing_the_caller(setup: Setup) -> Gateway {
+    let gateway = setup.start().await;
+    gateway.sql(&format!(
+        "begin;
+         delete from applications;
+         insert into applications (name, networks, known_by) values ('caller', '{{{CALLER}/32}}', 'network');
+         commit"
+    ));
+    eventually("the caller is known and nobody else", async || {
+        let answer = gateway.get("/v1/applications").await;
+        (answer.status == 401).then_some(())
+    })
+    .await;
+    gateway
+}
+
+async fn told_in_the_log(gateway: &Gateway, words: &str) {
+    eventually(words, async || gateway.log().contains(words).then_some(())).await;
+}
+
+async fn status(gateway: &Gateway, headers: &[(&str, &str)]) -> u16 {
+    Wire::connect(gateway.address()).await.send_event(&pageview(), headers).await
+}
+
+#[tokio::test]
+async fn only_a_trusted_proxy_is_believed_who_calls() {
+    let open = knowing_the_caller(Setup::default()).await;
+    assert_eq!(status(&open, &[("x-forwarded-for", CALLER)]).await, 401, "no proxy is trusted");
+    drop(open);
+    let proxied = knowing_the_caller(Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")).await;
+    for (headers, expected) in [
+        (&[("x-forwarded-for", "1.2.3.4, 203.0.113.5")][..], 201),
+        (&[("x-forwarded-for", "203.0.113.5, 10.1.1.1")], 201),
+        (&[("x-forwarded-for", "::ffff:203.0.113.5")], 201),
+        (&[("x-forwarded-for", "203.0.113.5"), ("x-forwarded-for", "10.0.0.9")], 201),
+        (&[("x-forwarded-for", "203.0.113.5, 1.2.3.4")], 401),
+        (&[("x-forwarded-for", "203.0.113.5, unknown")], 401),
+        (&[("forwarded", "for=203.0.113.5")], 401),
+        (&[], 401),
+    ] {
+        assert_eq!(status(&proxied, headers).await, expected, "{headers:?}");
+    }
+    drop(proxied);
+    let setup = Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.1/32").with("EYE_FORWARDED_HEADER", "forwarded");
+    let forwarded = knowing_the_caller(setup).await;
+    assert_eq!(status(&forwarded, &[("forwarded", "for=1.2.3.4, for=\"203.0.113.5:4711\";proto=https")]).await, 201);
+    assert_eq!(status(&forwarded, &[("x-forwarded-for", CALLER)]).await, 401);
+}
+
+#[tokio::test]
+async fn a_proxy_header_tells_who_calls_and_must_be_there() {
+    let setup = Setup::default().with("EYE_PROXY_PROTOCOL", "required").with("EYE_HEADER_READ_MS", 300);
+    let gateway = setup.listen().await;
+    let head = b"GET /healthz HTTP/1.1\r\nhost: eye\r\nconnection: close\r\n\r\n";
+    let told = async |header: &[u8]| {
+        let mut wire = Wire::connect(gateway.address()).await;
+        wire.write(&[header, head].concat()).await;
+        wire.rest().await
+    };
+    let version_2 =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[203, 0, 113, 5, 10, 0, 0, 1, 18, 103, 0, 80]].concat();
+    for header in [&b"PROXY TCP4 203.0.113.5 10.0.0.1 4711 80\r\n"[..], b"PROXY UNKNOWN\r\n", &version_2] {
+        assert!(told(header).await.starts_with("HTTP/1.1 200"), "{header:?}");
+    }
+    let long = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
+    for header in [&b""[..], b"PROXY TCP4 nobody 10.0.0.1 4711 80\r\n", &long] {
+        assert_eq!(told(header).await, "", "{header:?}");
+    }
+    let mut silent = Wire::connect(gateway.address()).await;
+    assert!(silent.write(b"PROXY TCP4 203.").await);
+    assert_eq!(silent.rest().await, "", "half a header is not waited for for ever");
+    told_in_the_log(&gateway, "proxy_header").await;
+}
+
+#[tokio::test]
+async fn the_caller_of_a_proxy_header_is_the_one_that_is_known() {
+    let gateway = Setup::default().with("EYE_PROXY_PROTOCOL", "required").listen().await;
+    let announced = async |address: &str| {
+        let mut wire = Wire::connect(gateway.address()).await;
+        wire.write(format!("PROXY TCP4 {address} 10.0.0.1 4711 80\r\n").as_bytes()).await;
+        wire.send_event(&pageview(), &[]).await
+    };
+    eventually("the gateway is ready", async || (announced("127.0.0.1").await == 201).then_some(())).await;
+    assert_eq!(announced(CALLER).await, 401, "the proxy's own address says nothing of its callers");
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_all_connections() {
+    let gateway = Setup::default().with("EYE_CONNECTIONS_PER_PEER_MAX", 3).start().await;
+    let mut wires = Vec::new();
+    // The client that asked whether the gateway is ready may still have one.
+    for _ in 0..4 {
+        wires.push(Wire::connect(gateway.address()).await);
+    }
+    assert_eq!(wires[3].rest().await, "", "the connection beyond the limit is closed");
+    drop(wires);
+    eventually("places come back", async || {
+        let mut wire = Wire::connect(gateway.address()).await;
+        wire.post("/v1/events", &[], &pageview().to_string()).await.filter(|told| told.status == 201)
+    })
+    .await;
+    told_in_the_log(&gateway, "too_many_from_peer").await;
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_send() {
+    const SHOP: &str = "https://shop.example";
+    let gateway = Setup::default().with("EYE_CORS_ORIGINS", SHOP).start().await;
+    let preflight = async |origin: &str| {
+        let request = gateway.request("OPTIONS", "/v1/events").header("origin", origin);
+        gateway.answer(request.header("access-control-request-method", "POST")).await
+    };
+    let allowed = preflight(SHOP).await;
+    assert_eq!((allowed.status, &allowed.headers["access-control-allow-origin"]), (204, &SHOP.parse().unwrap()));
+    assert!(allowed.headers["access-control-allow-headers"].to_str().unwrap().contains("authorization"));
+    let refused = preflight("https://evil.example").await;
+    assert_eq!((refused.status, refused.headers.get("access-control-allow-origin")), (405, None));
+    let beacon = async |origin: &str| {
+        let request = gateway.request("POST", "/v1/events").header("content-type", "text/plain;charset=UTF-8");
+        gateway.answer(request.header("origin", origin).body(pageview().to_string())).await
+    };
+    let sent = beacon(SHOP).await;
+    assert_eq!((sent.status, &sent.headers["access-control-allow-origin"]), (201, &SHOP.parse().unwrap()));
+    assert_eq!(sent.headers["vary"], "origin");
+    let other = beacon("https://evil.example").await;
+    assert_eq!((other.status, other.headers.get("access-control-allow-origin")), (415, None));
+    drop(gateway);
+    let off = Gateway::start().await;
+    let sent = off.answer(off.request("GET", "/healthz").header("origin", SHOP)).await;
+    assert_eq!((sent.status, sent.headers.get("access-control-allow-origin")), (200, None), "off by default");
+}
+
+/// An authority, and certificates that it gives out.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let (der, pem) = (certificate.der().clone(), certificate.pem());
+        Authority { issuer: Issuer::new(params, key), certificate: der, pem }
+    }
+
+    fn issue(&self, name: &str) -> (CertificateDer<'static>, String, KeyPair) {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate.der().clone(), certificate.pem(), key)
+    }
+
+    /// Puts a new pair of files in place.
+    fn install(&self, folder: &Path) -> CertificateDer<'static> {
+        let (der, pem, key) = self.issue("localhost");
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).expect("a file");
+        std::fs::write(folder.join("certificate.pem"), pem).expect("a file");
+        der
+    }
+
+    fn client(&self, own: Option<(CertificateDer<'static>, KeyPair)>, versions: Versions) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+        let builder = builder.with_root_certificates(roots);
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                builder.with_client_auth_cert(vec![certificate], key).expect("a client's certificate")
+            }
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+type Versions = &'static [&'static rustls::SupportedProtocolVersion];
+const OLDER: Versions = &[&rustls::version::TLS12];
+const NEWER: Versions = &[&rustls::version::TLS13];
+const BOTH: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+async fn shake(gateway: &Gateway, connector: &TlsConnector) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
+    let name = ServerName::try_from("localhost").expect("a name");
+    connector.connect(name, stream).await.expect("the handshake")
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().expect("certificates")[0].clone().into_owned()
+}
+
+async fn with_tls(authority: &Authority, files: &TempDir) -> Gateway {
+    authority.install(files.path());
+    std::fs::write(files.path().join("ca.pem"), &authority.pem).expect("a file");
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let setup =
+        Setup::default().with("EYE_TLS_CERTIFICATE", path("certificate.pem")).with("EYE_TLS_KEY", path("key.pem"));
+    let gateway = setup.with("EYE_TLS_CLIENT_CA", path("ca.pem")).listen().await;
+    let client = authority.client(None, BOTH);
+    eventually("the gateway is ready", async || {
+        let mut wire = Wire::over(shake(&gateway, &client).await);
+        wire.write(b"GET /readyz HTTP/1.1\r\nhost: eye\r\n\r\n").await;
+        wire.answer().await.filter(|told| told.status == 200)
+    })
+    .await;
+    gateway
+}
+
+#[tokio::test]
+async fn certificates_change_while_connections_stay() {
+    let (authority, files) = (Authority::new(), folder());
+    let gateway = with_tls(&authority, &files).await;
+    for versions in [OLDER, NEWER] {
+        let mut wire = Wire::over(shake(&gateway, &authority.client(None, versions)).await);
+        assert_eq!(wire.send_event(&pageview(), &[]).await, 201, "{versions:?}");
+    }
+    let client = authority.client(None, BOTH);
+    let first = shake(&gateway, &client).await;
+    let before = shown(&first);
+    let mut kept = Wire::over(first);
+    assert_eq!(kept.send_event(&pageview(), &[]).await, 201);
+    let after = authority.install(files.path());
+    assert_ne!(before, after);
+    eventually("the new certificate is shown", async || {
+        (shown(&shake(&gateway, &client).await) == after).then_some(())
+    })
+    .await;
+    assert_eq!(kept.send_event(&pageview(), &[]).await, 201, "the connection from before goes on");
+    std::fs::write(files.path().join("certificate.pem"), "nonsense").expect("a file");
+    told_in_the_log(&gateway, "last good ones stay").await;
+    assert_eq!(shown(&shake(&gateway, &client).await), after);
+    let mut plain = Wire::connect(gateway.address()).await;
+    plain.write(b"GET /healthz HTTP/1.1\r\nhost: eye\r\n\r\n").await;
+    assert!(!plain.rest().await.starts_with("HTTP/1.1"), "nothing is answered without TLS");
+    told_in_the_log(&gateway, "tls_handshake").await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_proves_its_application() {
+    let (authority, files) = (Authority::new(), folder());
+    let gateway = with_tls(&authority, &files).await;
+    let (certificate, _, key) = authority.issue("till");
+    let digest = eye::verdict::Digest::of(&certificate).to_string();
+    let mut admin = Wire::over(shake(&gateway, &authority.client(None, BOTH)).await);
+    let body = json!({"name": "till", "certificates": [digest]}).to_string();
+    let added = admin.post("/v1/applications", &[], &body).await.expect("an answer");
+    assert_eq!(added.status, 201, "{added:?}");
+    let mut till = Wire::over(shake(&gateway, &authority.client(Some((certificate, key)), BOTH)).await);
+    assert_eq!(till.send_event(&pageview(), &[]).await, 201);
+    let name = gateway.sql("select a.name from events join applications a on a.id = application_id");
+    assert_eq!(name, "till");
+    let revoked = admin.post("/v1/applications/till/revoke", &[], "").await.expect("an answer");
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    gateway.sql("delete from applications where name = 'local'");
+    eventually("the certificate proves nothing any more, on the open connection too", async || {
+        (till.send_event(&pageview(), &[]).await == 401).then_some(())
+    })
+    .await;
+}
