@@ -2,8 +2,10 @@
 # make test   runs every test
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row
 # make check  formatting, lints, documentation, dependencies
+# make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
+#             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 # make demo   shows the gateway with real input
-.PHONY: run test soak check demo modules setup
+.PHONY: run test soak bench bench-quick bench-instructions bench-build check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -23,6 +25,19 @@ SOAK_SECONDS ?= 600
 
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak -p eye --no-capture crash_loop::
+
+bench: bench-build
+	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench full
+
+bench-quick: bench-build
+	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench quick
+
+bench-instructions: modules
+	cargo build --release -p eye-bench --bin instructions
+	./target/release/instructions
+
+bench-build: setup modules
+	cargo build --release -p eye -p eye-bench
 
 # The shipped validators, where the tests find them.
 modules:

@@ -3,7 +3,7 @@
 //! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write.
 
 mod applications;
-mod copy;
+pub mod copy;
 mod link;
 mod read;
 mod write;
