@@ -1,13 +1,15 @@
 //! What `/metrics` tells: each scrape walks the figures that the parts keep for themselves and writes them in the words of
 //! `metrics/names.rs`. Only this module knows Prometheus; nothing here runs while nobody asks.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::batch::Batcher;
 use crate::figures::Distribution;
 use crate::gateway::Gateway;
 use crate::router::RouteClass;
+use crate::server::Class;
 use crate::tally::Ending;
+use crate::trust::security::Kind;
 use crate::validator::{Standing, State, TypeReport};
 
 mod exposition;
@@ -22,7 +24,9 @@ pub async fn scrape(gateway: &Gateway) -> String {
     let mut scrape = Scrape::default();
     requests(&mut scrape, gateway);
     events(&mut scrape, gateway);
+    trimmed(&mut scrape, gateway);
     queues(&mut scrape, gateway);
+    refused(&mut scrape, gateway);
     modules(&mut scrape, &gateway.validators.report());
     judging(&mut scrape, gateway);
     running(&mut scrape, gateway, partitions.is_ok());
@@ -76,7 +80,6 @@ fn events(scrape: &mut Scrape, gateway: &Gateway) {
         })
     });
     scrape.add(&names::EVENT_TYPE_EVENTS, by_type);
-    // A counter of dead letters that were cut for their size belongs here as well.
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&gateway.dead_letters.batcher().figures().stored))]);
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(gateway.dead_letters.trimmed()))]);
 }
@@ -97,6 +100,40 @@ fn queues(scrape: &mut Scrape, gateway: &Gateway) {
     let taken = most.saturating_sub(gateway.in_flight.free());
     scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
     scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
+}
+
+/// What retention removed.
+fn trimmed(scrape: &mut Scrape, gateway: &Gateway) {
+    let trimmed = &gateway.retention.trimmed;
+    let sum = |counter: &AtomicI64| Value::Counter(counter.load(Relaxed).unsigned_abs());
+    let rows = [
+        (["dead_letters", "age"], sum(&trimmed.letters_by_age)),
+        (["dead_letters", "size"], sum(&trimmed.letters_by_size)),
+        (["events", "age"], sum(&trimmed.events_by_age)),
+    ];
+    scrape.add(&names::TRIMMED_ROWS, rows);
+    let bytes = [(["dead_letters"], sum(&trimmed.letter_bytes)), (["events"], sum(&trimmed.event_bytes))];
+    scrape.add(&names::TRIMMED_BYTES, bytes);
+}
+
+/// Who was refused, and why. Strangers are told apart by network in `/v1/applications`, not here: they choose their
+/// addresses.
+fn refused(scrape: &mut Scrape, gateway: &Gateway) {
+    let applications = gateway.trust.applications();
+    let callers = applications.iter().flat_map(|application| {
+        let told = Kind::ALL.map(|kind| (kind, application.refused().get(kind)));
+        let told = told.into_iter().filter(|(_, count)| *count > 0);
+        told.map(|(kind, count)| ([application.name.as_str(), kind.as_str()], Value::Counter(count)))
+    });
+    scrape.add(&names::CALLERS_REFUSED, callers);
+    let mut strangers = [0; Kind::ALL.len()];
+    for (kind, _, count) in gateway.trust.security().strangers() {
+        strangers[kind as usize] += count;
+    }
+    scrape.add(
+        &names::STRANGERS_REFUSED,
+        Kind::ALL.map(|kind| ([kind.as_str()], Value::Counter(strangers[kind as usize]))),
+    );
 }
 
 /// A batcher, whatever its items are.
@@ -162,6 +199,8 @@ fn running(scrape: &mut Scrape, gateway: &Gateway, database_up: bool) {
     scrape.add(&names::CONNECTIONS_MAX, [([], gauge(gateway.config.connections_max as f64))]);
     scrape.add(&names::CONNECTIONS_ACCEPTED, [([], count(&connections.accepted))]);
     scrape.add(&names::CONNECTIONS_FULL, [([], count(&connections.full))]);
+    let classes = Class::ALL.map(|class| ([class.as_str()], Value::Counter(gateway.doors.refused(class))));
+    scrape.add(&names::CONNECTIONS_REFUSED, classes);
     scrape.add(&names::CONNECTIONS_FAILED, [([], count(&connections.failed))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
     scrape.add(&names::READY, [([], truth(gateway.readiness_with(database_up).ready()))]);

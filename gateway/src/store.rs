@@ -5,7 +5,7 @@
 //! make the gateway look unready.
 
 mod applications;
-mod copy;
+pub mod copy;
 mod counts;
 mod dead_letters;
 mod link;

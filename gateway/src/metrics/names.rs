@@ -65,6 +65,10 @@ metrics! {
         "Dead letters that were committed.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
         "Rejected events that were not kept as dead letters, for want of room in the queue.";
+    TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]
+        "Rows that this gateway removed, because they were too old or took too much room.";
+    TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]
+        "Bytes of the rows that this gateway removed.";
     QUEUE_PARCELS = Gauge "eye_queue_parcels" ["queue"]
         "Requests whose items wait for a writer.";
     QUEUE_OLDEST_SECONDS = Gauge "eye_queue_oldest_seconds" ["queue"]
@@ -109,6 +113,12 @@ metrics! {
         "Connections that were accepted.";
     CONNECTIONS_FULL = Counter "eye_connections_full_total" []
         "Times that as many connections were open as may, so that new ones had to wait.";
+    CONNECTIONS_REFUSED = Counter "eye_connections_refused_total" ["class"]
+        "Connections that were closed before they spoke HTTP.";
+    CALLERS_REFUSED = Counter "eye_callers_refused_total" ["application", "kind"]
+        "Refusals of known applications.";
+    STRANGERS_REFUSED = Counter "eye_strangers_refused_total" ["kind"]
+        "Refusals of callers that are no known application.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
         "Times that accepting failed for want of descriptors or memory.";
     DATABASE_UP = Gauge "eye_database_up" []

@@ -1,0 +1,232 @@
+//! The Postgres of a run, which has the durable settings that the gateway gives its own, and the ceilings that a plain
+//! client reaches on it: rows by `copy`, and the commit of one row.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use eye::clock::Clock;
+use eye::envelope::{Element, Format, Parsed, Rules, parse};
+use eye::event::EventRow;
+use eye::postgres::{Options, Postgres};
+use eye::store::copy::{self, HEADER, Ids, TRAILER};
+use hdrhistogram::Histogram;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+use crate::events::Source;
+use crate::process::family_time;
+use crate::subject::Workshop;
+
+/// Rows that the plain client commits at once.
+pub(crate) const ROWS_PER_COMMIT: usize = 1_000;
+const COPY: &str = "copy events (session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data) \
+     from stdin (format binary)";
+const INSERT: &str = "insert into events \
+     (session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data) \
+     values ($1, to_timestamp($2::float8 / 1e6), $3, to_timestamp($4::float8 / 1e6), $5, 1, null, $6::jsonb)";
+
+/// Bounds wide enough for every event of a source.
+pub(crate) const RULES: Rules =
+    Rules { data_bytes_max: 1 << 18, nesting_max: 64, future_us_max: 60_000_000, events_max: 10_000 };
+
+/// The running Postgres.
+pub(crate) struct Server {
+    postgres: Postgres,
+    /// The process that all others of it descend from.
+    postmaster: u32,
+}
+
+impl Server {
+    pub(crate) async fn start(folder: &Path) -> Result<Self> {
+        let data_dir = folder.join("postgres");
+        let options = Options {
+            data_dir: data_dir.clone(),
+            bin_dir: None,
+            search_path: std::env::var_os("PATH"),
+            temp_dir: PathBuf::from("/tmp"),
+        };
+        let postgres = Postgres::start(&options).await?;
+        let note = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid"))?;
+        let postmaster = note.lines().next().context("a process id")?.trim().parse()?;
+        Ok(Self { postgres, postmaster })
+    }
+
+    /// Processor time of all its processes so far, in seconds.
+    pub(crate) fn used_s(&self) -> Result<f64> {
+        Ok(family_time(self.postmaster)?.as_secs_f64())
+    }
+
+    pub(crate) async fn stop(self) {
+        self.postgres.stop().await;
+    }
+
+    /// A new database with the schema, and an application that is known from loopback.
+    pub(crate) async fn database(&self, workshop: &Workshop, name: &str) -> Result<Database> {
+        let mut control = PgConnection::connect(self.postgres.url()).await?;
+        control.execute(AssertSqlSafe(format!("create database {name}"))).await?;
+        control.close().await?;
+        let (server, parameters) = self.postgres.url().split_once("/eye?").context("the embedded server's URL")?;
+        let url = format!("{server}/{name}?{parameters}");
+        workshop.command(&["migrate", "--database-url", &url])?;
+        let known = ["--network", "127.0.0.0/8", "--scope", "ingest", "--scope", "read"];
+        workshop.command(&[&["app", "add", "bench", "--database-url", &url][..], &known].concat())?;
+        Ok(Database { connection: PgConnection::connect(&url).await?, url })
+    }
+}
+
+/// One database, and a plain client's connection to it.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    connection: PgConnection,
+}
+
+impl Database {
+    /// Empties the table of events, and lets no write of before weigh on what comes next.
+    pub(crate) async fn empty(&mut self) -> Result<()> {
+        self.connection.execute("truncate events").await?;
+        self.connection.execute("checkpoint").await?;
+        Ok(())
+    }
+
+    /// Lets no write of before weigh on what comes next.
+    pub(crate) async fn settle(&mut self) -> Result<()> {
+        self.connection.execute("checkpoint").await?;
+        Ok(())
+    }
+
+    pub(crate) async fn rows(&mut self) -> Result<u64> {
+        let count: i64 = sqlx::query_scalar("select count(*) from events").fetch_one(&mut self.connection).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// How many modules have judged stored events.
+    pub(crate) async fn modules_seen(&mut self) -> Result<u64> {
+        let query = "select count(distinct module_id) from events";
+        let count: i64 = sqlx::query_scalar(query).fetch_one(&mut self.connection).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    pub(crate) async fn version(&mut self) -> Result<String> {
+        Ok(sqlx::query_scalar("show server_version").fetch_one(&mut self.connection).await?)
+    }
+
+    /// The ids that stand in a row for its event type and module; makes them where they are missing.
+    async fn ids(&mut self) -> Result<Ids> {
+        let (category, name) = (crate::events::CATEGORY, crate::events::name(0, 1));
+        sqlx::query("insert into event_types (category, name) values ($1, $2) on conflict do nothing")
+            .bind(category)
+            .bind(&name)
+            .execute(&mut self.connection)
+            .await?;
+        let query = "select id from event_types where category = $1 and name = $2";
+        let event_type = sqlx::query_scalar(query).bind(category).bind(&name).fetch_one(&mut self.connection).await?;
+        let make = "insert into modules (digest) values (sha256('bench')) on conflict do nothing";
+        self.connection.execute(make).await?;
+        let query = "select id from modules where digest = sha256('bench')";
+        let module = sqlx::query_scalar(query).fetch_one(&mut self.connection).await?;
+        Ok(Ids { event_type, module: Some(module) })
+    }
+
+    /// So many batches of rows, as `copy` takes them.
+    pub(crate) async fn batches(&mut self, source: &mut Source, count: usize) -> Result<Vec<Vec<u8>>> {
+        let ids = self.ids().await?;
+        (0..count).map(|_| batch(source, ids)).collect()
+    }
+
+    /// The ceiling of batches: rows a second by `copy`, one client, a commit for each batch, until the time is over or
+    /// the batches are; and the server's seconds of processor time for a row.
+    pub(crate) async fn copy(&mut self, server: &Server, batches: &[Vec<u8>], most: Duration) -> Result<(f64, f64)> {
+        let (used, start) = (server.used_s()?, Instant::now());
+        let mut rows = 0;
+        for batch in batches {
+            if start.elapsed() >= most {
+                break;
+            }
+            let mut copy = self.connection.copy_in_raw(COPY).await?;
+            copy.send(&batch[..]).await?;
+            rows += copy.finish().await?;
+        }
+        ensure!(rows > 0, "no rows were copied");
+        Ok((rows as f64 / start.elapsed().as_secs_f64(), (server.used_s()? - used) / rows as f64))
+    }
+
+    /// Adds rows, many to a commit, without measuring.
+    pub(crate) async fn fill(&mut self, rows: usize) -> Result<()> {
+        let mut source = Source::new(100, 1);
+        let ids = self.ids().await?;
+        for _ in 0..rows / ROWS_PER_COMMIT {
+            let batch = batch(&mut source, ids)?;
+            let mut copy = self.connection.copy_in_raw(COPY).await?;
+            copy.send(batch).await?;
+            copy.finish().await?;
+        }
+        self.connection.execute("vacuum analyze events").await?;
+        Ok(())
+    }
+
+    /// The ceiling of answers: how long the commit of one row takes for a plain client, in microseconds.
+    pub(crate) async fn commits(&mut self, most: Duration) -> Result<Histogram<u64>> {
+        let ids = self.ids().await?;
+        let mut source = Source::new(1, 1);
+        let mut times = Histogram::<u64>::new(3)?;
+        let start = Instant::now();
+        while start.elapsed() < most {
+            let row = rows(&mut source)?.pop().context("a row")?;
+            let statement = sqlx::query(INSERT)
+                .bind(row.session_id)
+                .bind(row.timestamp_us as f64)
+                .bind(row.id)
+                .bind(row.received_at_us as f64)
+                .bind(ids.event_type)
+                .bind(str::from_utf8(row.data.as_bytes())?);
+            let begin = Instant::now();
+            statement.execute(&mut self.connection).await?;
+            times.record(u64::try_from(begin.elapsed().as_micros())?.max(1))?;
+        }
+        Ok(times)
+    }
+}
+
+fn batch(source: &mut Source, ids: Ids) -> Result<Vec<u8>> {
+    let mut batch = HEADER.to_vec();
+    let mut count = 0;
+    while count < ROWS_PER_COMMIT {
+        for row in rows(source)? {
+            copy::event(&row, ids, &mut batch);
+            count += 1;
+        }
+    }
+    batch.extend_from_slice(&TRAILER);
+    Ok(batch)
+}
+
+/// The events of the next request, as the gateway would hand them to its writers.
+pub(crate) fn rows(source: &mut Source) -> Result<Vec<EventRow>> {
+    let mut request = Vec::new();
+    let body = source.fill(&mut request);
+    let now_us = Clock::default().now_us();
+    let body = Bytes::from(request).slice(body..);
+    let elements = match parse(&body, Format::Json, &RULES, now_us) {
+        Ok(Parsed::One(element)) => vec![element],
+        Ok(Parsed::Many(elements)) => elements,
+        Err(unreadable) => anyhow::bail!("{unreadable:?}"),
+    };
+    elements.into_iter().map(|element| row(element, now_us)).collect()
+}
+
+pub(crate) fn row(element: Element, now_us: i64) -> Result<EventRow> {
+    let event = element.map_err(|broken| anyhow::anyhow!("{:?}", broken.violations))?;
+    Ok(EventRow {
+        id: event.id,
+        session_id: event.session_id,
+        timestamp_us: event.timestamp_us,
+        received_at_us: now_us,
+        category: event.category,
+        name: event.name,
+        application_id: 1,
+        module: None,
+        data: event.data,
+        raw: event.raw,
+    })
+}

@@ -1,0 +1,43 @@
+//! How long an answer takes at half of the best rate, counted from when its request was due, beside how long the commit
+//! of one row takes for a plain client.
+
+use anyhow::Result;
+
+use crate::load::{Open, shared};
+use crate::report::Goal;
+use crate::subject::{Modules, Setup};
+use crate::{Run, series};
+
+const CONNECTIONS: usize = 64;
+
+/// 50th, 99th and 99.9th percentile.
+pub(crate) async fn answers(run: &mut Run) -> Result<()> {
+    let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
+    let gateway = run.workshop.gateway(&setup).await?;
+    let source = shared(1, 1);
+    let [mut commit, mut median, mut high, mut highest] = series();
+    for _ in 0..run.plan.repeats {
+        run.main.empty().await?;
+        let load = Open {
+            address: gateway.address,
+            connections: CONNECTIONS,
+            source: source.clone(),
+            per_second: run.singles_per_second / 2.0,
+            warm_up: run.plan.warm_up,
+            window: run.plan.window,
+        };
+        let times = load.run().await?;
+        for (series, part) in [(&mut median, 0.5), (&mut high, 0.99), (&mut highest, 0.999)] {
+            series.push(times.value_at_quantile(part) as f64 / 1e3);
+        }
+        run.main.empty().await?;
+        let times = run.main.commits(run.plan.window / 2).await?;
+        commit.push(times.value_at_quantile(0.5) as f64 / 1e3);
+    }
+    let ceiling = ("commit of one row, median, ms", &commit);
+    let rate = format!("at {:.0} events/s", run.singles_per_second / 2.0);
+    run.table.ratio(&format!("p50 of an answer {rate}, ms"), &median, ceiling, Goal::None);
+    run.table.ratio("p99, ms", &high, ceiling, Goal::AtMost(10.0));
+    run.table.ratio("p99.9, ms", &highest, ceiling, Goal::None);
+    gateway.stop()
+}

@@ -1,0 +1,140 @@
+//! Measures the built gateway: events a second, processor time, times of answers, growth, memory and hot swap. Since
+//! machines differ and drift, each figure stands beside a ceiling that is measured in turn with it, in the same run, on
+//! a Postgres of the run's own with durable settings. `make bench` runs all, `make bench-quick` the same for less long.
+
+mod bare;
+mod database;
+mod events;
+mod growth;
+mod latency;
+mod load;
+mod machine;
+mod process;
+mod report;
+mod subject;
+mod swap;
+mod throughput;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use database::{Database, Server};
+use report::{Series, Table};
+use subject::Workshop;
+
+/// How long and how often everything is measured.
+struct Plan {
+    words: &'static str,
+    repeats: usize,
+    warm_up: Duration,
+    /// What is measured of each load.
+    window: Duration,
+    /// The same for what is told as growth: there are many of them.
+    growth_window: Duration,
+    modules: [usize; 3],
+    big_table_rows: usize,
+}
+
+const FULL: Plan = Plan {
+    words: "5 repeats",
+    repeats: 5,
+    warm_up: Duration::from_millis(1_000),
+    window: Duration::from_millis(5_000),
+    growth_window: Duration::from_millis(4_000),
+    modules: [1, 100, 1_000],
+    big_table_rows: 10_000_000,
+};
+
+const QUICK: Plan = Plan {
+    words: "quick: 3 repeats with short windows",
+    repeats: 3,
+    warm_up: Duration::from_millis(300),
+    window: Duration::from_millis(1_200),
+    growth_window: Duration::from_millis(800),
+    // Compiling a thousand takes longer than all the rest.
+    modules: [1, 10, 100],
+    big_table_rows: 200_000,
+};
+
+/// One run: what is measured with, and what has been found.
+struct Run {
+    plan: Plan,
+    workshop: Workshop,
+    server: Server,
+    main: Database,
+    table: Table,
+    /// The best rate of single events, which the open load takes half of.
+    singles_per_second: f64,
+}
+
+fn main() -> Result<()> {
+    let word = std::env::args().nth(1);
+    let plan = match word.as_deref() {
+        Some("bare") => return bare::serve(),
+        Some("full") => FULL,
+        Some("quick") => QUICK,
+        _ => bail!("usage: eye-bench full|quick"),
+    };
+    let folder = tempfile::tempdir_in("/var/tmp")?;
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    // One thread for the load, and the runtime's timers with it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let server = Server::start(folder.path()).await?;
+        let workshop = Workshop::new(folder.path())?;
+        let main = server.database(&workshop, "main").await?;
+        let mut run = Run { plan, workshop, server, main, table: Table::default(), singles_per_second: 0.0 };
+        let mut terminate = signal(SignalKind::terminate())?;
+        // However it ends, what was started is stopped.
+        let measured = tokio::select! {
+            measured = measure(&mut run) => measured,
+            _ = terminate.recv() => Err(anyhow!("told to stop")),
+            _ = tokio::signal::ctrl_c() => Err(anyhow!("told to stop")),
+        };
+        run.server.stop().await;
+        measured
+    })
+}
+
+async fn measure(run: &mut Run) -> Result<()> {
+    let start = Instant::now();
+    throughput::batches(run).await?;
+    throughput::singles(run).await?;
+    latency::answers(run).await?;
+    growth::modules(run).await?;
+    growth::event_types(run).await?;
+    growth::connections(run).await?;
+    growth::table(run).await?;
+    swap::modules(run).await?;
+    let took = start.elapsed().as_secs();
+    let figures = format!(
+        "{}\n\n{}. Median, and from the least to the most. It took {} min {} s.\n\n{}",
+        machine::words(&run.main.version().await?)?,
+        run.plan.words,
+        took / 60,
+        took % 60,
+        run.table.markdown(),
+    );
+    println!("\n{figures}");
+    if run.plan.repeats == FULL.repeats {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        report::write_figures(&root.join("BENCHMARKS.md"), &figures)?;
+        println!("written to BENCHMARKS.md");
+    }
+    Ok(())
+}
+
+/// A series of millionths: seconds of processor time by count.
+fn micros(used_s: f64, count: f64) -> f64 {
+    used_s * 1e6 / count
+}
+
+/// An empty series for each of `names`.
+fn series<const N: usize>() -> [Series; N] {
+    std::array::from_fn(|_| Series::default())
+}

@@ -1,0 +1,141 @@
+//! Events stored a second, in batches and one by one, each beside its ceiling and beside the same without a validator;
+//! and the processor time that it takes.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::database::{ROWS_PER_COMMIT, Server};
+use crate::events::Source;
+use crate::load::{Closed, Shared, Tally, shared};
+use crate::process::{processor_time, resident_mib};
+use crate::report::{Goal, Series};
+use crate::subject::{Modules, Setup, Subject};
+use crate::{Run, micros, series};
+
+const EVENTS_PER_BATCH: usize = 100;
+const BATCH_CONNECTIONS: usize = 32;
+const SINGLE_CONNECTIONS: usize = 64;
+/// More rows a second than any machine of this kind copies.
+const ROWS_PER_SECOND_MOST: f64 = 400_000.0;
+
+/// Seconds of processor time so far: of the program, of Postgres, and of this process, which makes the load.
+pub(crate) fn used(subject: &Subject, server: &Server) -> Result<Vec<f64>> {
+    Ok(vec![
+        processor_time(subject.pid())?.as_secs_f64(),
+        server.used_s()?,
+        processor_time(std::process::id())?.as_secs_f64(),
+    ])
+}
+
+/// A load of full batches on a gateway.
+pub(crate) async fn batch_load(run: &Run, gateway: &Subject, source: &Shared, window: Duration) -> Result<Tally> {
+    let load = Closed {
+        address: gateway.address,
+        connections: BATCH_CONNECTIONS,
+        source: Shared::clone(source),
+        warm_up: run.plan.warm_up,
+        window,
+    };
+    load.run(|| used(gateway, &run.server)).await
+}
+
+/// A source of full batches.
+pub(crate) fn batch_source(types: usize) -> Shared {
+    shared(EVENTS_PER_BATCH, types)
+}
+
+/// Holds what was answered against what is there.
+async fn prove(run: &mut Run, tally: &Tally) -> Result<()> {
+    let rows = run.main.rows().await?;
+    ensure!(rows == tally.all_events, "{} events were said to be stored, and {rows} are there", tally.all_events);
+    Ok(())
+}
+
+/// 100 events per request.
+pub(crate) async fn batches(run: &mut Run) -> Result<()> {
+    let setup = |name, modules, url| Setup { name, database_url: url, modules };
+    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, &run.main.url)).await?;
+    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, &run.main.url)).await?;
+    let idle = Series(vec![resident_mib(judging.pid())?]);
+    let source = batch_source(1);
+    let [mut judged, mut accepted, mut copied, mut memory] = series();
+    let [mut gateway_us, mut accepting_us, mut postgres_us, mut load_us, mut copy_us] = series();
+    for _ in 0..run.plan.repeats {
+        run.main.empty().await?;
+        let tally = batch_load(run, &judging, &source, run.plan.window).await?.sound()?;
+        memory.push(resident_mib(judging.pid())?);
+        prove(run, &tally).await?;
+        judged.push(tally.per_second);
+        for (series, used) in [&mut gateway_us, &mut postgres_us, &mut load_us].into_iter().zip(&tally.used) {
+            series.push(micros(*used, tally.events));
+        }
+        run.main.empty().await?;
+        let tally = batch_load(run, &accepting, &source, run.plan.window).await?.sound()?;
+        accepted.push(tally.per_second);
+        accepting_us.push(micros(tally.used[0], tally.events));
+        let rows = ROWS_PER_SECOND_MOST * run.plan.window.as_secs_f64();
+        let batches = run.main.batches(&mut Source::new(EVENTS_PER_BATCH, 1), rows as usize / ROWS_PER_COMMIT).await?;
+        run.main.empty().await?;
+        let (per_second, used_s) = run.main.copy(&run.server, &batches, run.plan.window).await?;
+        copied.push(per_second);
+        copy_us.push(used_s * 1e6);
+    }
+    let table = &mut run.table;
+    let copy = ("rows/s by one client's COPY", &copied);
+    table.ratio("events/s, 100 a request, each judged", &judged, copy, Goal::AtLeast(0.7));
+    table.ratio("the same", &judged, ("without validator", &accepted), Goal::AtLeast(0.95));
+    table.ratio("CPU of the gateway, us an event", &gateway_us, ("of Postgres", &postgres_us), Goal::AtMost(0.5));
+    table.plain("CPU of the gateway, us an event in batches", &gateway_us, Goal::AtMost(3.0));
+    table.plain("the same without validator", &accepting_us, Goal::None);
+    table.plain("CPU of the load generator, us an event in batches", &load_us, Goal::None);
+    table.plain("CPU of Postgres for a row of the plain client, us", &copy_us, Goal::None);
+    table.plain("resident memory when idle, MiB", &idle, Goal::AtMost(60.0));
+    table.plain("resident memory at full speed, MiB", &memory, Goal::AtMost(200.0));
+    judging.stop()?;
+    accepting.stop()
+}
+
+/// One event per request.
+pub(crate) async fn singles(run: &mut Run) -> Result<()> {
+    let setup = |name, modules, url| Setup { name, database_url: url, modules };
+    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, &run.main.url)).await?;
+    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, &run.main.url)).await?;
+    let bare = Subject::bare(&run.workshop.folder).await?;
+    let source = shared(1, 1);
+    let mut all: [(&Subject, [Series; 4]); 3] = [&judging, &accepting, &bare].map(|subject| (subject, series()));
+    for _ in 0..run.plan.repeats {
+        for (place, (subject, series)) in all.iter_mut().enumerate() {
+            run.main.empty().await?;
+            let load = Closed {
+                address: subject.address,
+                connections: SINGLE_CONNECTIONS,
+                source: Shared::clone(&source),
+                warm_up: run.plan.warm_up,
+                window: run.plan.window,
+            };
+            let tally = load.run(|| used(subject, &run.server)).await?.sound()?;
+            if place == 0 {
+                prove(run, &tally).await?;
+            }
+            series[0].push(tally.per_second);
+            for (series, used) in series[1..].iter_mut().zip(&tally.used) {
+                series.push(micros(*used, tally.events));
+            }
+        }
+    }
+    let [judged, accepted, bare_server] = all.map(|(_, series)| series);
+    run.singles_per_second = judged[0].median();
+    let table = &mut run.table;
+    let ceiling = ("requests/s of a bare hyper server", &bare_server[0]);
+    table.ratio("events/s, one a request, 64 connections", &judged[0], ceiling, Goal::AtLeast(0.35));
+    table.ratio("the same", &judged[0], ("without validator", &accepted[0]), Goal::AtLeast(0.95));
+    table.ratio("CPU of the gateway, us a single event", &judged[1], ("bare server", &bare_server[1]), Goal::None);
+    table.plain("the same", &judged[1], Goal::AtMost(15.0));
+    table.plain("the same without validator", &accepted[1], Goal::None);
+    table.plain("CPU of Postgres, us a single event", &judged[2], Goal::None);
+    table.plain("CPU of the load generator, us a single event", &judged[3], Goal::None);
+    judging.stop()?;
+    accepting.stop()?;
+    bare.stop()
+}
