@@ -25,6 +25,9 @@ const FIRST_LOOK_TICKS: u64 = 1;
 /// Deadlines that may pass on the wall before a call is stopped that has not had its time on a processor.
 const WALL_FACTOR: u32 = 10;
 
+/// The longest that a call may wait for a processor beyond its deadline: its sender waits for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Bytes of native stack that a guest may use; a request thread has 2 MiB.
 const STACK_BYTES_MAX: usize = 512 << 10;
 
@@ -218,12 +221,14 @@ impl Meter {
     }
 
     /// Decides whether a call goes on. A deadline counts what the thread ran, so that a healthy module is not blamed for
-    /// a busy machine; but a caller is not held for longer than [`WALL_FACTOR`] deadlines.
+    /// a busy machine; but a caller is not held for longer than [`WALL_FACTOR`] deadlines, or
+    /// [`WAIT_MAX`] more than one.
     fn look(&mut self, processor: Duration, wall: Instant) -> UpdateDeadline {
         let deadline = self.deadline;
-        let over = *self
-            .over
-            .get_or_insert_with(|| Over { processor: processor + deadline, wall: wall + deadline * WALL_FACTOR });
+        let over = *self.over.get_or_insert_with(|| Over {
+            processor: processor + deadline,
+            wall: wall + (deadline * WALL_FACTOR).min(deadline + WAIT_MAX),
+        });
         if processor >= over.processor || wall >= over.wall {
             UpdateDeadline::Interrupt
         } else {
