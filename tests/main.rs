@@ -6,6 +6,7 @@ mod crash_loop;
 mod dead_letters;
 mod disk_full;
 mod json_against_postgres;
+mod live;
 mod modules;
 mod overload;
 mod program;

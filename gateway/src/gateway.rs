@@ -17,6 +17,7 @@ use crate::config::{Config, UnknownEventType};
 use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
+use crate::live::{self, Live};
 use crate::postgres::Postgres;
 use crate::retention::{Policy, Retention};
 use crate::router;
@@ -57,6 +58,8 @@ pub struct Gateway {
     pub retention: Retention,
     /// Held by whoever judges dead letters again; one at a time.
     pub redriving: Semaphore,
+    /// Where outcomes are watched as they happen.
+    pub live: Arc<Live>,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -113,6 +116,7 @@ impl Gateway {
             store,
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
             redriving: Semaphore::new(1),
+            live: Arc::new(Live::new(live_limits(&config))),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -152,6 +156,14 @@ impl Gateway {
             () = stop.cancelled() => {}
             () = tend => {}
         }
+    }
+}
+
+fn live_limits(config: &Config) -> live::Limits {
+    live::Limits {
+        readers_max: config.live_readers_max,
+        heartbeat: Duration::from_millis(config.live_heartbeat_ms),
+        events_per_second_max: config.live_events_per_second_max,
     }
 }
 
@@ -236,6 +248,8 @@ async fn serve_on(
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
+    let (live, ended) = (Arc::clone(&gateway.live), stop.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
@@ -247,6 +261,7 @@ async fn serve_on(
     let announce = async {
         shutdown.cancelled().await;
         gateway.draining.store(true, Ordering::Relaxed);
+        gateway.live.end();
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };

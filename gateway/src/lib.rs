@@ -5,7 +5,7 @@
 //! the bytes, [`envelope`] makes events of them by way of [`json`], [`validator`] has each judged in the words of
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
-//! dead letters again.
+//! dead letters again. [`live`] tells outcomes as they happen.
 //!
 //! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
 //! default, [`retention`] keeps the tables within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
@@ -23,6 +23,7 @@ pub mod event;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
+pub mod live;
 pub mod outcome;
 pub mod postgres;
 pub mod query;

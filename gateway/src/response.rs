@@ -4,16 +4,18 @@
 //! person how to mend the request.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use futures_util::{Stream, StreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -98,6 +100,15 @@ impl HttpBody for Body {
 /// An answer of JSON that is already written.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     answer(status, JSON, body.into())
+}
+
+/// An answer of server-sent events, for as long as there are any.
+pub fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let frames = events.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+    let mut response = Response::new(Body::stream(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
@@ -319,6 +330,11 @@ pub enum Refusal {
     BodyTimeout,
     /// The body broke off.
     BodyBroken,
+    /// As many watch the outcomes as may.
+    TooManyReaders {
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// There is no room for more work now.
     Overloaded,
     /// The database did not confirm: it may or may not have stored the events.
@@ -380,6 +396,7 @@ impl Refusal {
             Self::BadParameter { .. } => (S::BAD_REQUEST, "bad_parameter", "A parameter is wrong"),
             Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly"),
             Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
+            Self::TooManyReaders { .. } => (S::SERVICE_UNAVAILABLE, "too_many_readers", "There are too many readers"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
             Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
@@ -429,6 +446,9 @@ impl Refusal {
             Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
                  again."
                 .into(),
+            Self::TooManyReaders { limit } => {
+                format!("Outcomes are shown to {limit} readers at once. Try again once one has left.").into()
+            }
             Self::Overloaded => OVERLOADED.into(),
             Self::DatabaseAway => DATABASE_AWAY.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
@@ -441,7 +461,7 @@ impl Refusal {
         match self {
             Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
             Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
-            Self::TooManyEvents { limit } => Facts { limit: Some(*limit), ..none },
+            Self::TooManyEvents { limit } | Self::TooManyReaders { limit } => Facts { limit: Some(*limit), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
@@ -594,6 +614,7 @@ mod tests {
             Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
             Refusal::BodyTimeout,
             Refusal::BodyBroken,
+            Refusal::TooManyReaders { limit: 10 },
             Refusal::Overloaded,
             Refusal::DatabaseAway,
             Refusal::Draining,

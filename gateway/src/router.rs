@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
 use crate::trust::Scope;
-use crate::{ingest, query};
+use crate::{ingest, live, query};
 
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
@@ -22,6 +22,7 @@ enum Route<'a> {
     DeadLetters,
     DeadLetter(Cow<'a, str>),
     Redrive,
+    Live,
     Validators,
     Health,
     Readiness,
@@ -36,6 +37,7 @@ impl<'a> Route<'a> {
             "/v1/events" | "/post/create" => Self::Events,
             "/v1/dead-letters" => Self::DeadLetters,
             "/v1/dead-letters/redrive" => Self::Redrive,
+            "/v1/live" => Self::Live,
             "/v1/validators" => Self::Validators,
             "/healthz" => Self::Health,
             "/readyz" => Self::Readiness,
@@ -55,6 +57,7 @@ impl<'a> Route<'a> {
             Self::Session(_)
             | Self::DeadLetters
             | Self::DeadLetter(_)
+            | Self::Live
             | Self::Validators
             | Self::Health
             | Self::Readiness => (Method::GET, "GET, HEAD"),
@@ -92,6 +95,10 @@ async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> R
         Route::Redrive => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Admin)?;
             query::dead_letters::redrive(gateway, request).await
+        }
+        Route::Live => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            live::watch(&gateway.live, uri.query())
         }
         Route::Validators => {
             gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
