@@ -28,6 +28,9 @@ begin
     end if;
     -- Made on its own first, because that takes long and nobody waits for it.
     execute format('create table %I (like %I including all)', child, parent);
+    -- First the table itself: whoever has read already which partitions there are would look for, or put, rows of this
+    -- month where they no longer belong.
+    execute format('lock table only %I in access exclusive mode', parent);
     execute format('lock table only %I in access exclusive mode', rest);
     if not proved then
         execute format(

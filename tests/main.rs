@@ -10,6 +10,7 @@ mod disk_full;
 mod doors;
 mod hostile;
 mod json_against_postgres;
+mod live;
 mod metrics;
 mod modules;
 mod neighbour;

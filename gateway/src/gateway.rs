@@ -19,6 +19,7 @@ use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
+use crate::live::{self, Live};
 use crate::postgres::Postgres;
 use crate::query::Streams;
 use crate::retention::{Policy, Retention};
@@ -83,6 +84,8 @@ pub struct Gateway {
     pub retention: Retention,
     /// Held by whoever judges dead letters again; one at a time.
     pub redriving: Semaphore,
+    /// Where outcomes are watched as they happen.
+    pub live: Arc<Live>,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -158,6 +161,7 @@ impl Gateway {
             streams: Streams::new(config.streams_max, Duration::from_millis(config.stream_stall_ms)),
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
             redriving: Semaphore::new(1),
+            live: Arc::new(Live::new(live_limits(&config))),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -227,6 +231,14 @@ impl Gateway {
             () = stop.cancelled() => {}
             () = fold => {}
         }
+    }
+}
+
+fn live_limits(config: &Config) -> live::Limits {
+    live::Limits {
+        readers_max: config.live_readers_max,
+        heartbeat: Duration::from_millis(config.live_heartbeat_ms),
+        events_per_second_max: config.live_events_per_second_max,
     }
 }
 
@@ -358,6 +370,8 @@ async fn serve_on(
     if let Some(tls) = tls {
         tasks.spawn(tls.follow(stop.clone()));
     }
+    let (live, ended) = (Arc::clone(&gateway.live), stop.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
@@ -370,6 +384,7 @@ async fn serve_on(
         shutdown.cancelled().await;
         gateway.draining.store(true, Ordering::Relaxed);
         gateway.streams.stop();
+        gateway.live.end();
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };

@@ -17,6 +17,7 @@ use crate::body;
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
 use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
+use crate::live::Watched;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
 use crate::share::Held;
@@ -89,7 +90,11 @@ async fn process(
     let mut sending = Sending::new(gateway, application, count);
     sending.judge(elements).await?;
     sending.store(room).await?;
+    let watched = sending.watched.take();
     let outcomes = sending.bury().await?;
+    if let Some(watched) = watched {
+        gateway.live.tell(&application.name, &outcomes, watched, gateway.clock.now_us());
+    }
     debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome");
     Ok(match &outcomes[..] {
         [outcome] if single => response::one(outcome),
@@ -113,6 +118,8 @@ struct Sending<'a> {
     rejected: Vec<DeadLetter>,
     /// Counts each event as it ends.
     tally: Tally<'a>,
+    /// What those who watch are told of each event, in order; nothing while nobody does.
+    watched: Option<Vec<Watched>>,
 }
 
 impl<'a> Sending<'a> {
@@ -126,6 +133,7 @@ impl<'a> Sending<'a> {
             quarantined: (Vec::new(), Vec::new()),
             rejected: Vec::new(),
             tally: gateway.tallies.begin(&application.name),
+            watched: gateway.live.watched().then(|| Vec::with_capacity(count)),
         }
     }
 
@@ -138,15 +146,24 @@ impl<'a> Sending<'a> {
             let event = match element {
                 Ok(event) => event,
                 Err(broken) => {
+                    if let Some(watched) = &mut self.watched {
+                        watched.push(watch_broken(&broken));
+                    }
                     self.reject_broken(place, *broken);
                     continue;
                 }
             };
             if !self.application.may_send(&event.category, &event.name) {
+                if let Some(watched) = &mut self.watched {
+                    watched.push(watch_event(&event, None));
+                }
                 self.reject_type(place, event);
                 continue;
             }
             let judgement = self.gateway.validators.judge(self.subject(&event)).await;
+            if let Some(watched) = &mut self.watched {
+                watched.push(watch_event(&event, judgement.digest));
+            }
             self.settle(place, event, judgement)?;
         }
         Ok(())
@@ -236,6 +253,7 @@ impl<'a> Sending<'a> {
 
     /// The application may not send events of this type; to others and to the rest of the request it makes no difference.
     fn reject_type(&mut self, place: usize, event: Event) {
+        self.tally.count(&event.category, &event.name, Ending::Rejected);
         let message = "The application may not send this event type. Ask for it to be allowed.";
         let violations = vec![Violation {
             pointer: String::new(),
@@ -369,6 +387,16 @@ impl<'a> Sending<'a> {
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
         outcomes.ok_or(Refusal::Internal)
     }
+}
+
+fn watch_event(event: &Event, module: Option<Digest>) -> Watched {
+    let (category, name) = (Some(event.category.clone()), Some(event.name.clone()));
+    Watched { session_id: Some(event.session_id), category, name, module }
+}
+
+fn watch_broken(broken: &Broken) -> Watched {
+    let (category, name) = (broken.category.as_deref().map(Text::from), broken.name.as_deref().map(Text::from));
+    Watched { session_id: broken.session_id, category, name, module: None }
 }
 
 /// What a dead letter says of an event that was handed to the writers.

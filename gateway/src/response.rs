@@ -4,18 +4,19 @@
 //! person how to mend the request.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -135,6 +136,15 @@ pub fn compressed(mut response: Response, encoding: Encoding) -> Response {
 
 fn varying(mut response: Response) -> Response {
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    response
+}
+
+/// An answer of server-sent events, for as long as there are any.
+pub fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let frames = events.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+    let mut response = Response::new(Body::stream(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -384,6 +394,11 @@ pub enum Refusal {
     BodyTimeout,
     /// The body broke off.
     BodyBroken,
+    /// As many watch the outcomes as may.
+    TooManyReaders {
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// There is no room for more work now.
     Overloaded,
     /// The database did not confirm: it may or may not have stored the events.
@@ -462,6 +477,7 @@ impl Refusal {
             Self::BadParameter { .. } => (S::BAD_REQUEST, "bad_parameter", "A parameter is wrong"),
             Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly"),
             Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
+            Self::TooManyReaders { .. } => (S::SERVICE_UNAVAILABLE, "too_many_readers", "There are too many readers"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
             Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::ReadsFull => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
@@ -521,6 +537,9 @@ impl Refusal {
             Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
                  again."
                 .into(),
+            Self::TooManyReaders { limit } => {
+                format!("Outcomes are shown to {limit} readers at once. Try again once one has left.").into()
+            }
             Self::Overloaded => OVERLOADED.into(),
             Self::DatabaseAway => DATABASE_AWAY.into(),
             Self::ReadsFull => READS_FULL.into(),
@@ -540,7 +559,9 @@ impl Refusal {
         match self {
             Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
             Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
-            Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
+            Self::TooManyEvents { limit } | Self::TooManyReaders { limit } | Self::TooManyHeaders { limit } => {
+                Facts { limit: Some(*limit), ..none }
+            }
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
@@ -716,6 +737,7 @@ mod tests {
             Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
             Refusal::BodyTimeout,
             Refusal::BodyBroken,
+            Refusal::TooManyReaders { limit: 10 },
             Refusal::Overloaded,
             Refusal::DatabaseAway,
             Refusal::Draining,

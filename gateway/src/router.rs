@@ -14,7 +14,7 @@ use crate::gateway::Gateway;
 use crate::query::Read;
 use crate::response::{self, Refusal, Response};
 use crate::trust::{Peer, Scope};
-use crate::{applications, ingest, metrics, query};
+use crate::{applications, ingest, live, metrics, query};
 
 pub use requests::{Requests, RouteClass};
 
@@ -37,6 +37,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/dead-letters", "GET, HEAD"),
     ("/v1/dead-letters/{id}", "GET, HEAD"),
     ("/v1/dead-letters/redrive", "POST"),
+    ("/v1/live", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
     ("/v1/applications", "GET, HEAD, POST"),
     ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
@@ -194,6 +195,7 @@ async fn route(
     match found.path {
         "/v1/dead-letters" => query::dead_letters::list(gateway, uri.query()).await,
         "/v1/dead-letters/{id}" => query::dead_letters::show(gateway, &found.parameters[0]).await,
+        "/v1/live" => live::watch(&gateway.live, uri.query()),
         "/v1/validators" => {
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))
@@ -206,6 +208,7 @@ async fn route(
         }
     }
 }
+
 fn health() -> Response {
     response::json(StatusCode::OK, r#"{"status":"alive"}"#)
 }

@@ -344,6 +344,19 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How often the tables are looked at for what is too old or too much. One of several gateways does so.",
     ),
+    set("live_readers_max", number(0, 100_000), "256", "Readers of outcomes as they happen. More are answered 503."),
+    set(
+        "live_heartbeat_ms",
+        number(100, DAY_MS),
+        "10000",
+        "Time without news after which such a reader is told that the gateway lives.",
+    ),
+    set(
+        "live_events_per_second_max",
+        number(10, 100_000),
+        "1000",
+        "Outcomes told in a second: of stored and duplicate events, and as many of all others. The rest is counted.",
+    ),
     set(
         "read_connections",
         number(1, 1_000),

@@ -11,13 +11,13 @@ use super::{Error, Store};
 const LOCK_MS: u64 = 30;
 /// Longest time of one change, for a server that does not get to work.
 const CHANGE_MS: u64 = 2_000;
-/// Rows that are moved out of a default partition at once; writers to that partition wait meanwhile.
-const MOVED_ROWS_MAX: i64 = 5_000;
-/// The largest default partition that is looked through while writers to it wait.
+/// Rows that are moved out of a default partition at once; writers wait meanwhile.
+const MOVED_ROWS_MAX: i64 = 2_000;
+/// The largest default partition that is looked through while writers wait.
 const DEFAULT_BYTES_MAX: i64 = 32 << 20;
 /// Tries of one change before it is left for later, and the pause between them.
-const TRIES: u32 = 20;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const TRIES: u32 = 5;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A table that is partitioned by month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,513 @@
+//! Every outcome as it happens, for those who watch (server-sent events). While nobody does, a request pays one atomic
+//! load and allocates nothing. With readers, outcomes gather for a tenth of a second within a budget, are written as text
+//! once, and go to all readers as one shared page, so that hundreds of them cost senders nothing. What exceeds the
+//! budget is counted and told; a reader that falls behind is told how much it missed, and goes on from there.
+
+use std::fmt::Write as _;
+use std::mem;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{Notify, futures::Notified};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::event::Text;
+use crate::outcome::Outcome;
+use crate::response::{self, Refusal, Response};
+use crate::verdict::{Digest, Violation};
+
+/// How long outcomes gather before they are told.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Windows in a second.
+const WINDOWS: usize = 10;
+/// Pages that a reader may fall behind before it misses some.
+const PAGES_MAX: usize = 64;
+/// Characters of a violation's texts that are told; the dead letter has the rest.
+const VIOLATION_CHARACTERS_MAX: usize = 200;
+/// The words for outcomes, in the order in which they are counted.
+const WORDS: [&str; 4] = ["stored", "duplicate", "rejected", "quarantined"];
+
+/// Bounds of watching.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Readers at once.
+    pub readers_max: usize,
+    /// Time without anything to tell after which a reader is told that the gateway lives.
+    pub heartbeat: Duration,
+    /// Outcomes told in a second, of stored and duplicate ones, and as many of the others.
+    pub events_per_second_max: usize,
+}
+
+/// Where requests tell their outcomes and readers find them.
+#[derive(Debug)]
+pub struct Live {
+    readers: AtomicUsize,
+    limits: Limits,
+    window: Mutex<Window>,
+    pages: broadcast::Sender<Arc<Page>>,
+    appeared: Notify,
+    ended: CancellationToken,
+    left_out: AtomicU64,
+    missed: AtomicU64,
+}
+
+/// What a request notes of an event while it is judged, if somebody watches.
+#[derive(Debug)]
+pub struct Watched {
+    /// The event's session, where it could be read.
+    pub session_id: Option<Uuid>,
+    /// The event's category, where it could be read.
+    pub category: Option<Text>,
+    /// The event's name, where it could be read.
+    pub name: Option<Text>,
+    /// The module that judged it.
+    pub module: Option<Digest>,
+}
+
+/// What has gathered.
+#[derive(Debug, Default)]
+struct Window {
+    notes: Vec<Note>,
+    /// Taken of the budget: by stored and duplicate events, by others.
+    taken: [usize; 2],
+    left_out: [u64; 4],
+}
+
+/// One outcome, with nothing that belongs to its request: that is freed long before.
+#[derive(Debug)]
+struct Note {
+    kind: usize,
+    application: String,
+    category: Option<String>,
+    name: Option<String>,
+    id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    code: Option<String>,
+    violation: Option<Violation>,
+    module: Option<Digest>,
+    at_us: i64,
+}
+
+/// What all readers are told of a window.
+#[derive(Debug)]
+struct Page {
+    messages: Vec<Message>,
+    left_out: [u64; 4],
+    /// How many outcomes all pages before it had, those left out among them.
+    before: u64,
+}
+
+#[derive(Debug)]
+struct Message {
+    kind: usize,
+    application: String,
+    category: Option<String>,
+    name: Option<String>,
+    text: String,
+}
+
+impl Live {
+    /// Nobody watches yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            readers: AtomicUsize::new(0),
+            limits,
+            window: Mutex::default(),
+            pages: broadcast::Sender::new(PAGES_MAX),
+            appeared: Notify::new(),
+            ended: CancellationToken::new(),
+            left_out: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether anybody watches. All that a request pays if not.
+    pub fn watched(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many watch.
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    /// Outcomes that were told to nobody although somebody watched, because there were too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Outcomes that readers missed because they were too slow, summed over readers.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// Ends all readers, and lets none in.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Tells the outcomes of a request, in the order of its events.
+    pub fn tell(&self, application: &str, outcomes: &[Outcome], watched: Vec<Watched>, at_us: i64) {
+        let budget = (self.limits.events_per_second_max / WINDOWS).max(1);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        for (outcome, watched) in outcomes.iter().zip(watched) {
+            let kind = kind(outcome);
+            // Apart, so that a flood of good events does not hide the few bad ones.
+            let taken = &mut window.taken[kind / 2];
+            if *taken < budget {
+                *taken += 1;
+                window.notes.push(Note::new(application, outcome, watched, kind, at_us));
+            } else {
+                window.left_out[kind] += 1;
+            }
+        }
+    }
+
+    /// Hands what has gathered to the readers, for as long as it is polled. Sleeps while there are none.
+    pub async fn run(&self) {
+        let mut before = 0;
+        loop {
+            while !self.watched() {
+                let appeared: Notified<'_> = self.appeared.notified();
+                // What was noted for a reader that has left is of no use to the next one.
+                drop(self.gathered());
+                appeared.await;
+            }
+            sleep(WINDOW).await;
+            let Window { notes, left_out, .. } = self.gathered();
+            let left_out_sum: u64 = left_out.iter().sum();
+            let count = notes.len() as u64 + left_out_sum;
+            if count > 0 {
+                self.left_out.fetch_add(left_out_sum, Ordering::Relaxed);
+                let messages = notes.into_iter().map(Message::from).collect();
+                // Without a reader left, nobody is to be told.
+                let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
+                before += count;
+            }
+        }
+    }
+
+    fn gathered(&self) -> Window {
+        mem::take(&mut *self.window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn admit(self: &Arc<Self>) -> Result<Place, Refusal> {
+        if self.ended.is_cancelled() {
+            return Err(Refusal::Draining);
+        }
+        let most = self.limits.readers_max;
+        let more = |readers: usize| Some(readers + 1).filter(|readers| *readers <= most);
+        if self.readers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return Err(Refusal::TooManyReaders { limit: most });
+        }
+        let place = Place(Arc::clone(self));
+        self.appeared.notify_one();
+        Ok(place)
+    }
+}
+
+/// A reader's place among those that are allowed.
+struct Place(Arc<Live>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `GET /v1/live`: outcomes as server-sent events, until the reader leaves or the gateway stops.
+///
+/// # Errors
+///
+/// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
+pub fn watch(live: &Arc<Live>, query: Option<&str>) -> Result<Response, Refusal> {
+    let filter = Filter::read(query)?;
+    let pages = live.pages.subscribe();
+    let place = live.admit()?;
+    Ok(response::event_stream(stream(Reader { pages, filter, place, expected: None })))
+}
+
+/// Which outcomes a reader is told.
+#[derive(Debug, Default)]
+struct Filter {
+    /// By place in [`WORDS`]; none chosen means all.
+    kinds: [bool; 4],
+    application: Option<String>,
+    category: Option<String>,
+    name: Option<String>,
+}
+
+impl Filter {
+    fn read(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut filter = Self::default();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let bad = |message: &'static str| Refusal::BadParameter {
+                name: key.chars().take(100).collect(),
+                message: message.into(),
+            };
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| bad("must be UTF-8"))?.into_owned();
+            match key {
+                "outcome" => {
+                    let kind = WORDS.iter().position(|word| *word == value);
+                    filter.kinds[kind.ok_or_else(|| bad("must be stored, duplicate, rejected or quarantined"))?] = true;
+                }
+                "application" => filter.application = Some(value),
+                "category" => filter.category = Some(value),
+                "name" => filter.name = Some(value),
+                _ => return Err(bad("is not known here; this path takes outcome, application, category and name")),
+            }
+        }
+        if filter.kinds == [false; 4] {
+            filter.kinds = [true; 4];
+        }
+        Ok(filter)
+    }
+
+    fn wants(&self, message: &Message) -> bool {
+        let fits =
+            |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
+        self.kinds[message.kind]
+            && fits(&self.application, Some(&message.application))
+            && fits(&self.category, message.category.as_deref())
+            && fits(&self.name, message.name.as_deref())
+    }
+}
+
+/// One who watches.
+struct Reader {
+    pages: broadcast::Receiver<Arc<Page>>,
+    filter: Filter,
+    place: Place,
+    /// How many outcomes there were up to here; none before the first page.
+    expected: Option<u64>,
+}
+
+impl Reader {
+    /// What there is to tell next, and whether it is the last.
+    async fn next(&mut self) -> (Bytes, bool) {
+        let live = Arc::clone(&self.place.0);
+        let beat = Instant::now() + live.limits.heartbeat;
+        loop {
+            tokio::select! {
+                biased;
+                () = live.ended.cancelled() => return (Bytes::from_static(b"event: end\ndata: {}\n\n"), true),
+                page = self.pages.recv() => match page {
+                    Ok(page) => {
+                        let text = self.text(&page);
+                        if !text.is_empty() {
+                            return (text.into(), false);
+                        }
+                    }
+                    // The next page tells how much was missed.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return (Bytes::new(), true),
+                },
+                () = sleep_until(beat) => return (Bytes::from_static(b": the gateway lives\n\n"), false),
+            }
+        }
+    }
+
+    fn text(&mut self, page: &Page) -> String {
+        let mut text = String::new();
+        let missed = self.expected.map_or(0, |expected| page.before - expected);
+        self.expected = Some(page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>());
+        if missed > 0 {
+            self.place.0.missed.fetch_add(missed, Ordering::Relaxed);
+            push(&mut text, "missed", &json!({ "missed": missed }).to_string());
+        }
+        for message in page.messages.iter().filter(|message| self.filter.wants(message)) {
+            text.push_str(&message.text);
+        }
+        let left_out = || WORDS.iter().zip(page.left_out).zip(self.filter.kinds).filter(|(_, wanted)| *wanted);
+        if left_out().any(|((_, count), _)| count > 0) {
+            let counts: serde_json::Map<_, _> =
+                left_out().map(|((word, count), _)| ((*word).to_owned(), count.into())).collect();
+            push(&mut text, "sampled", &json!({ "left_out": counts }).to_string());
+        }
+        text
+    }
+}
+
+fn stream(reader: Reader) -> impl Stream<Item = Bytes> + Send + 'static {
+    // The first line goes out at once, so that the reader knows that it is connected.
+    let hello = Bytes::from_static(b"retry: 1000\n\n");
+    unfold((Some(reader), Some(hello)), async |(reader, hello)| {
+        let mut reader = reader?;
+        if let Some(hello) = hello {
+            return Some((hello, (Some(reader), None)));
+        }
+        let (bytes, last) = reader.next().await;
+        Some((bytes, (Some(reader).filter(|_| !last), None)))
+    })
+}
+
+fn push(text: &mut String, event: &str, data: &str) {
+    // Writing to a String cannot fail. JSON has no line breaks, so the data is one line.
+    let _ = write!(text, "event: {event}\ndata: {data}\n\n");
+}
+
+fn kind(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Stored { .. } => 0,
+        Outcome::Duplicate { .. } => 1,
+        Outcome::Rejected { .. } => 2,
+        Outcome::Quarantined { .. } => 3,
+    }
+}
+
+impl Note {
+    fn new(application: &str, outcome: &Outcome, watched: Watched, kind: usize, at_us: i64) -> Self {
+        let (id, code, violation) = match outcome {
+            Outcome::Stored { id } | Outcome::Duplicate { id } => (Some(*id), None, None),
+            Outcome::Rejected { id, code, violations, .. } => (*id, Some(code.as_str()), violations.first().map(short)),
+            Outcome::Quarantined { id, code } => (Some(*id), Some(&**code), None),
+        };
+        let Watched { session_id, category, name, module } = watched;
+        Self {
+            kind,
+            application: application.to_owned(),
+            category: category.map(|category| category.to_string()),
+            name: name.map(|name| name.to_string()),
+            id,
+            session_id,
+            code: code.map(ToOwned::to_owned),
+            violation,
+            module,
+            at_us,
+        }
+    }
+}
+
+fn short(violation: &Violation) -> Violation {
+    let cut = |text: &str| text.chars().take(VIOLATION_CHARACTERS_MAX).collect::<String>();
+    Violation {
+        pointer: cut(&violation.pointer),
+        code: cut(&violation.code).into(),
+        message: cut(&violation.message).into(),
+    }
+}
+
+impl From<Note> for Message {
+    fn from(note: Note) -> Self {
+        let at = DateTime::from_timestamp_micros(note.at_us).map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true));
+        let data = json!({
+            "outcome": WORDS[note.kind],
+            "id": note.id,
+            "session_id": note.session_id,
+            "application": note.application,
+            "category": note.category,
+            "name": note.name,
+            "code": note.code,
+            "violation": note.violation,
+            "validator": note.module,
+            "at": at,
+        });
+        let mut text = String::new();
+        push(&mut text, "outcome", &data.to_string());
+        Self { kind: note.kind, application: note.application, category: note.category, name: note.name, text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(events_per_second_max: usize) -> Arc<Live> {
+        let heartbeat = Duration::from_secs(10);
+        Arc::new(Live::new(Limits { readers_max: 2, heartbeat, events_per_second_max }))
+    }
+
+    fn reader(live: &Arc<Live>, query: &str) -> Reader {
+        let filter = Filter::read(Some(query)).expect("a filter");
+        Reader { pages: live.pages.subscribe(), filter, place: live.admit().expect("room"), expected: None }
+    }
+
+    fn tell(live: &Live, stored: usize, rejected: usize) {
+        let outcome = |place: usize| {
+            if place < stored {
+                Outcome::Stored { id: Uuid::from_u128(place as u128) }
+            } else {
+                Outcome::Quarantined { id: Uuid::from_u128(place as u128), code: "trap".into() }
+            }
+        };
+        let outcomes: Vec<Outcome> = (0..stored + rejected).map(outcome).collect();
+        let watched = |_: &Outcome| Watched { session_id: None, category: Some("a".into()), name: None, module: None };
+        live.tell("shop", &outcomes, outcomes.iter().map(watched).collect(), 0);
+    }
+
+    fn page(live: &Live, before: u64) -> u64 {
+        let Window { notes, left_out, .. } = live.gathered();
+        let count = notes.len() as u64 + left_out.iter().sum::<u64>();
+        let messages = notes.into_iter().map(Message::from).collect();
+        let _ = live.pages.send(Arc::new(Page { messages, left_out, before }));
+        before + count
+    }
+
+    async fn text(reader: &mut Reader) -> String {
+        String::from_utf8(reader.next().await.0.to_vec()).expect("text")
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_good_events_hides_no_bad_one_and_is_told() {
+        let live = live(100);
+        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=rejected&outcome=quarantined"));
+        tell(&live, 1_000, 3);
+        page(&live, 0);
+        let seen = text(&mut all).await;
+        assert_eq!(seen.matches("\"outcome\":\"stored\"").count(), 10);
+        assert_eq!(seen.matches("\"outcome\":\"quarantined\"").count(), 3);
+        assert!(seen.ends_with("event: sampled\ndata: {\"left_out\":{\"duplicate\":0,\"quarantined\":0,\"rejected\":0,\"stored\":990}}\n\n"), "{seen}");
+        let seen = text(&mut bad).await;
+        assert_eq!((seen.matches("event: outcome").count(), seen.contains("sampled")), (3, false), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_much_it_missed_and_goes_on() {
+        let live = live(1_000);
+        let mut slow = reader(&live, "category=a&application=shop");
+        let mut before = 0;
+        tell(&live, 1, 0);
+        before = page(&live, before);
+        assert_eq!(text(&mut slow).await.matches("event: outcome").count(), 1);
+        for _ in 0..PAGES_MAX + 5 {
+            tell(&live, 2, 1);
+            before = page(&live, before);
+        }
+        let seen = text(&mut slow).await;
+        assert!(seen.starts_with("event: missed\ndata: {\"missed\":15}\n\n"), "{seen}");
+        assert_eq!((seen.matches("event: outcome").count(), live.missed()), (3, 15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_reader_hears_that_the_gateway_lives_and_that_it_ends() {
+        let live = live(1_000);
+        let mut quiet = reader(&live, "name=none");
+        tell(&live, 1, 0);
+        page(&live, 0);
+        assert!(text(&mut quiet).await.starts_with(": "));
+        live.end();
+        assert_eq!(quiet.next().await, (Bytes::from_static(b"event: end\ndata: {}\n\n"), true));
+        assert!(matches!(live.admit(), Err(Refusal::Draining)));
+    }
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let live = live(1_000);
+        let (one, _two) = (live.admit().expect("room"), live.admit().expect("room"));
+        assert!(matches!(live.admit(), Err(Refusal::TooManyReaders { limit: 2 })));
+        drop(one);
+        assert!(live.admit().is_ok());
+        assert!(Filter::read(Some("outcome=lost")).is_err() && Filter::read(Some("x=1")).is_err());
+    }
+}

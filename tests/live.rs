@@ -1,0 +1,132 @@
+//! Outcomes are seen as they happen, by those who may see them, and nobody who watches is in the way of those who send.
+
+use serde_json::{Value, json};
+
+use crate::support::cluster::Server;
+use crate::support::load::{Chance, Load, ROWS};
+use crate::support::{Gateway, SESSION, Setup, event, eventually};
+
+/// One who watches.
+struct Reader {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Reader {
+    async fn open(gateway: &Gateway, query: &str) -> Reader {
+        let request = gateway.request("GET", &format!("/v1/live{query}"));
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut reader = Reader { response, text: String::new() };
+        reader.until("retry: ").await;
+        reader
+    }
+
+    /// Reads until `wanted` is there; fails at the end of the stream.
+    async fn until(&mut self, wanted: &str) {
+        let patience = std::time::Duration::from_secs(60);
+        while !self.text.contains(wanted) {
+            let chunk = tokio::time::timeout(patience, self.response.chunk()).await.expect("in time").expect("a chunk");
+            let chunk = chunk.unwrap_or_else(|| panic!("ended without {wanted}: {}", self.text));
+            self.text.push_str(str::from_utf8(&chunk).expect("text"));
+        }
+    }
+
+    /// The data of all events of a kind so far.
+    fn events(&self, kind: &str) -> Vec<Value> {
+        let head = format!("event: {kind}\ndata: ");
+        let data = self.text.split("\n\n").filter_map(|part| part.strip_prefix(&head));
+        data.map(|data| serde_json::from_str(data).expect("JSON")).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_outcome_is_seen_as_it_happens_by_filter() {
+    let gateway = Setup::default().with_module("a/b.wasm", "traps").with_module("a/c.wasm", "rejects").start().await;
+    gateway.validator("a/b", "active").await;
+    let module = gateway.validator("a/c", "active").await;
+    let mut all = Reader::open(&gateway, "").await;
+    let mut refused = Reader::open(&gateway, "?outcome=rejected&outcome=quarantined&category=a").await;
+    let mut good = event("x", "y", json!({"secret": "hush"}));
+    good["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
+    assert_eq!(gateway.send(&good).await.status, 201);
+    assert_eq!(gateway.send(&good).await.status, 200);
+    let many = json!([{"category": "x"}, event("a", "b", json!({"misbehave": true})), event("a", "c", json!({}))]);
+    assert_eq!(gateway.send(&many).await.status, 207);
+    all.until("\"name\":\"c\"").await;
+    refused.until("\"name\":\"c\"").await;
+    let words = |reader: &Reader| -> Vec<String> {
+        reader.events("outcome").iter().map(|seen| seen["outcome"].as_str().expect("a word").to_owned()).collect()
+    };
+    assert_eq!(words(&all), ["stored", "duplicate", "rejected", "quarantined", "rejected"]);
+    assert_eq!(words(&refused), ["quarantined", "rejected"]);
+    let seen = all.events("outcome");
+    assert_eq!((&seen[0]["id"], &seen[0]["session_id"]), (&good["id"], &json!(SESSION)));
+    assert_eq!((&seen[0]["application"], &seen[0]["category"]), (&json!("local"), &json!("x")));
+    assert_eq!((&seen[2]["code"], &seen[2]["category"]), (&json!("envelope"), &json!("x")));
+    assert!(seen[2]["violation"]["pointer"].is_string(), "the first violation: {}", seen[2]);
+    assert_eq!((&seen[3]["code"], &seen[4]["validator"]), (&json!("trap"), &module["digest"]));
+    assert!(!all.text.contains("hush"), "never data");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_are_bounded_known_and_told_of_life_and_end() {
+    let server = Server::start();
+    server.prepare();
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_LIVE_READERS_MAX", 2);
+    let mut gateway = setup.with("EYE_LIVE_HEARTBEAT_MS", 100).start().await;
+    let (one, mut two) = (Reader::open(&gateway, "").await, Reader::open(&gateway, "").await);
+    let answer = gateway.get("/v1/live").await;
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("too_many_readers")));
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(gateway.get("/v1/live?outcome=lost").await.json()["parameter"], "outcome");
+    two.until(": the gateway lives").await;
+    drop(one);
+    eventually("a place is free", async || {
+        let response = gateway.request("GET", "/v1/live").send().await.expect("an answer");
+        (response.status() == 200).then_some(())
+    })
+    .await;
+    server.sql("update applications set scopes = '{ingest}'");
+    eventually("the change is in force", async || (gateway.get("/v1/live?x").await.status == 403).then_some(())).await;
+    gateway.signal("TERM");
+    two.until("event: end").await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_is_sampled_and_slow_readers_are_told_while_all_is_stored() {
+    let gateway = Setup::default().with("EYE_LIVE_EVENTS_PER_SECOND_MAX", 10).start().await;
+    let mut watching = Reader::open(&gateway, "").await;
+    // These never read on, so what they are sent soon fills their sockets.
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(Reader::open(&gateway, "").await);
+    }
+    let mut load = Load::start(gateway.address(), 4, 200, &mut Chance::new());
+    watching.until("event: sampled").await;
+    load.stores(2_000).await;
+    load.stop().await;
+    let sent = load.ledger.said_stored();
+    load.ledger.hold_against(&gateway.sql_script(ROWS));
+    // What was told and what was left out is all there was.
+    let told = async |reader: &mut Reader| {
+        let left_out: u64 = reader
+            .events("sampled")
+            .iter()
+            .flat_map(|sampled| sampled["left_out"].as_object().expect("counts").values().cloned().collect::<Vec<_>>())
+            .map(|count| count.as_u64().expect("a count"))
+            .sum();
+        reader.events("outcome").len() as u64 + left_out
+    };
+    let mut broken = event("last", "one", json!({}));
+    broken["surplus"] = json!(1);
+    assert_eq!(gateway.send(&broken).await.status, 422);
+    watching.until("\"category\":\"last\"").await;
+    let seen = told(&mut watching).await;
+    println!("{sent} stored, {seen} told or counted, {} of them told", watching.events("outcome").len());
+    assert!(seen > sent, "{seen} of more than {sent}");
+    assert!(watching.events("outcome").len() < 1_000, "sampled");
+    assert!(watching.events("missed").is_empty(), "a reader that reads misses nothing");
+}
