@@ -47,7 +47,7 @@ async fn every_outcome_is_seen_as_it_happens_by_filter() {
     gateway.validator("a/b", "active").await;
     let module = gateway.validator("a/c", "active").await;
     let mut all = Reader::open(&gateway, "").await;
-    let mut refused = Reader::open(&gateway, "?outcome=rejected&outcome=quarantined&category=a").await;
+    let mut refused = Reader::open(&gateway, "?outcome=rejected,quarantined&category=a").await;
     let mut good = event("x", "y", json!({"secret": "hush"}));
     good["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
     assert_eq!(gateway.send(&good).await.status, 201);

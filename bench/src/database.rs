@@ -18,6 +18,9 @@ use crate::events::Source;
 use crate::process::family_time;
 use crate::subject::Workshop;
 
+/// Connections of one gateway, of the plain client, and of looks at the tables.
+const CONNECTIONS_MAX: u32 = 50;
+
 /// Rows that the plain client commits at once.
 pub(crate) const ROWS_PER_COMMIT: usize = 1_000;
 const COPY: &str = "copy events (session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data) \
@@ -45,6 +48,7 @@ impl Server {
             bin_dir: None,
             search_path: std::env::var_os("PATH"),
             temp_dir: PathBuf::from("/tmp"),
+            connections_max: CONNECTIONS_MAX,
         };
         let postgres = Postgres::start(&options).await?;
         let note = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid"))?;

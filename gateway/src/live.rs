@@ -13,7 +13,6 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, futures::Notified};
@@ -23,6 +22,7 @@ use uuid::Uuid;
 
 use crate::event::Text;
 use crate::outcome::Outcome;
+use crate::query::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
 use crate::verdict::{Digest, Violation};
 
@@ -240,7 +240,7 @@ pub fn watch(live: &Arc<Live>, query: Option<&str>) -> Result<Response, Refusal>
 /// Which outcomes a reader is told.
 #[derive(Debug, Default)]
 struct Filter {
-    /// By place in [`WORDS`]; none chosen means all.
+    /// By place in [`WORDS`].
     kinds: [bool; 4],
     application: Option<String>,
     category: Option<String>,
@@ -249,29 +249,15 @@ struct Filter {
 
 impl Filter {
     fn read(query: Option<&str>) -> Result<Self, Refusal> {
-        let mut filter = Self::default();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let bad = |message: &'static str| Refusal::BadParameter {
-                name: key.chars().take(100).collect(),
-                message: message.into(),
-            };
-            let value = percent_decode_str(value).decode_utf8().map_err(|_| bad("must be UTF-8"))?.into_owned();
-            match key {
-                "outcome" => {
-                    let kind = WORDS.iter().position(|word| *word == value);
-                    filter.kinds[kind.ok_or_else(|| bad("must be stored, duplicate, rejected or quarantined"))?] = true;
-                }
-                "application" => filter.application = Some(value),
-                "category" => filter.category = Some(value),
-                "name" => filter.name = Some(value),
-                _ => return Err(bad("is not known here; this path takes outcome, application, category and name")),
-            }
+        let parameters = Parameters::read(query, &["outcome", "application", "category", "name"])?;
+        let mut kinds = [parameters.text("outcome").is_none(); 4];
+        for wanted in parameters.text("outcome").unwrap_or_default().split(',').filter(|word| !word.is_empty()) {
+            let kind = WORDS.iter().position(|word| *word == wanted);
+            let wanted = "must be one or more of stored, duplicate, rejected and quarantined, with commas between";
+            kinds[kind.ok_or_else(|| bad("outcome", wanted))?] = true;
         }
-        if filter.kinds == [false; 4] {
-            filter.kinds = [true; 4];
-        }
-        Ok(filter)
+        let (application, category) = (parameters.word("application")?, parameters.word("category")?);
+        Ok(Self { kinds, application, category, name: parameters.word("name")? })
     }
 
     fn wants(&self, message: &Message) -> bool {
@@ -461,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_good_events_hides_no_bad_one_and_is_told() {
         let live = live(100);
-        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=rejected&outcome=quarantined"));
+        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=rejected,quarantined"));
         tell(&live, 1_000, 3);
         page(&live, 0);
         let seen = text(&mut all).await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use crate::batch::Batcher;
 use crate::figures::Distribution;
 use crate::gateway::Gateway;
+use crate::live::Live;
 use crate::router::RouteClass;
 use crate::server::Class;
 use crate::tally::Ending;
@@ -29,6 +30,7 @@ pub async fn scrape(gateway: &Gateway) -> String {
     refused(&mut scrape, gateway);
     modules(&mut scrape, &gateway.validators.report());
     judging(&mut scrape, gateway);
+    live(&mut scrape, &gateway.live);
     running(&mut scrape, gateway, partitions.is_ok());
     scrape.add(
         &names::PARTITIONS,
@@ -191,6 +193,12 @@ fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
 fn judging(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::JUDGING_SECONDS, [([], histogram(gateway.validators.judging()))]);
     scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems().len() as f64))]);
+}
+
+fn live(scrape: &mut Scrape, live: &Live) {
+    scrape.add(&names::LIVE_READERS, [([], gauge(live.readers() as f64))]);
+    scrape.add(&names::LIVE_LEFT_OUT, [([], Value::Counter(live.left_out()))]);
+    scrape.add(&names::LIVE_MISSED, [([], Value::Counter(live.missed()))]);
 }
 
 fn running(scrape: &mut Scrape, gateway: &Gateway, database_up: bool) {

@@ -5,7 +5,7 @@
 mod cursor;
 pub mod dead_letters;
 mod list;
-mod parameters;
+pub(crate) mod parameters;
 mod stream;
 mod words;
 

@@ -121,6 +121,12 @@ metrics! {
         "Refusals of callers that are no known application.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
         "Times that accepting failed for want of descriptors or memory.";
+    LIVE_READERS = Gauge "eye_live_readers" []
+        "Readers of /v1/live.";
+    LIVE_LEFT_OUT = Counter "eye_live_left_out_outcomes_total" []
+        "Outcomes that no reader of /v1/live was told, because there were too many.";
+    LIVE_MISSED = Counter "eye_live_missed_outcomes_total" []
+        "Outcomes that readers of /v1/live missed because they read too slowly, summed over readers.";
     DATABASE_UP = Gauge "eye_database_up" []
         "1 when the database answered at this scrape, else 0.";
     READY = Gauge "eye_ready" []

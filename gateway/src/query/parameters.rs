@@ -12,11 +12,11 @@ const WORD_CHARACTERS_MAX: usize = 200;
 
 /// What a query string says.
 #[derive(Debug)]
-pub(super) struct Parameters(Vec<(&'static str, String)>);
+pub(crate) struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
     /// Reads a query string of which only the parameters in `known` may be used. One without a value counts as not given.
-    pub(super) fn read(query: Option<&str>, known: &[&'static str]) -> Result<Self, Refusal> {
+    pub(crate) fn read(query: Option<&str>, known: &[&'static str]) -> Result<Self, Refusal> {
         let mut read: Vec<(&'static str, String)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -34,7 +34,7 @@ impl Parameters {
     }
 
     /// What tells this query from others: all parameters but those that say how much of it is wanted.
-    pub(super) fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let mut told: Vec<String> = self
             .0
             .iter()
@@ -46,23 +46,23 @@ impl Parameters {
     }
 
     /// The text of a parameter, if it is given.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
 
     /// A category, a name or an application.
-    pub(super) fn word(&self, name: &str) -> Result<Option<String>, Refusal> {
+    pub(crate) fn word(&self, name: &str) -> Result<Option<String>, Refusal> {
         self.text(name).map(|text| word(name, text)).transpose()
     }
 
     /// A time in microseconds since 1970.
-    pub(super) fn time(&self, name: &str) -> Result<Option<i64>, Refusal> {
+    pub(crate) fn time(&self, name: &str) -> Result<Option<i64>, Refusal> {
         let wanted = "must be a time such as 2026-11-23T18:00:00Z (with a `+` of its zone written as %2B)";
         self.text(name).map(|text| timestamp::parse(text).ok_or_else(|| bad(name, wanted))).transpose()
     }
 
     /// Both ends of a range, each of them optional.
-    pub(super) fn range(&self) -> Result<(Option<i64>, Option<i64>), Refusal> {
+    pub(crate) fn range(&self) -> Result<(Option<i64>, Option<i64>), Refusal> {
         let (from_us, to_us) = (self.time("from")?, self.time("to")?);
         if let (Some(from_us), Some(to_us)) = (from_us, to_us)
             && from_us >= to_us
@@ -73,19 +73,19 @@ impl Parameters {
     }
 
     /// A UUID.
-    pub(super) fn id(&self, name: &str) -> Result<Option<Uuid>, Refusal> {
+    pub(crate) fn id(&self, name: &str) -> Result<Option<Uuid>, Refusal> {
         self.text(name).map(|text| id(name, text)).transpose()
     }
 
     /// How many, at least one and at most `most`.
-    pub(super) fn limit(&self, usual: u32, most: u32) -> Result<u32, Refusal> {
+    pub(crate) fn limit(&self, usual: u32, most: u32) -> Result<u32, Refusal> {
         let Some(text) = self.text("limit") else { return Ok(usual) };
         let number = text.parse().ok().filter(|number| (1..=most).contains(number));
         number.ok_or_else(|| bad("limit", &format!("must be a whole number from 1 to {most}")))
     }
 
     /// One of some words; the first is meant when nothing is said.
-    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&'static str, T)]) -> Result<T, Refusal> {
+    pub(crate) fn choice<T: Copy>(&self, name: &str, choices: &[(&'static str, T)]) -> Result<T, Refusal> {
         let words: Vec<&'static str> = choices.iter().map(|(word, _)| *word).collect();
         let wanted = self.text(name).or(words.first().copied()).unwrap_or_default();
         let found = choices.iter().find(|(word, _)| *word == wanted);
@@ -94,19 +94,19 @@ impl Parameters {
 }
 
 /// A UUID in a path or a query.
-pub(super) fn id(name: &str, text: &str) -> Result<Uuid, Refusal> {
+pub(crate) fn id(name: &str, text: &str) -> Result<Uuid, Refusal> {
     Uuid::try_parse(text).map_err(|_| bad(name, "must be a UUID, such as e2085be5-9137-4e4e-80b5-f1ffddc25423"))
 }
 
 /// A category or the like in a path or a query. No event can have one that is not fit for it.
-pub(super) fn word(name: &str, text: &str) -> Result<String, Refusal> {
+pub(crate) fn word(name: &str, text: &str) -> Result<String, Refusal> {
     let fits = text.chars().count() <= WORD_CHARACTERS_MAX && !text.chars().any(char::is_control);
     let wanted = "must be 1 to 200 characters without control characters";
     if fits { Ok(text.to_owned()) } else { Err(bad(name, wanted)) }
 }
 
 /// The refusal of a parameter.
-pub(super) fn bad(name: &str, message: &str) -> Refusal {
+pub(crate) fn bad(name: &str, message: &str) -> Refusal {
     Refusal::BadParameter { name: name.chars().take(100).collect(), message: message.to_owned().into() }
 }
 
