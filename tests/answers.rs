@@ -174,7 +174,7 @@ async fn bodies_that_are_no_events_are_refused_as_a_whole() {
 #[tokio::test]
 async fn wrong_methods_and_paths_are_told_apart() {
     let gateway = Gateway::start().await;
-    let wrong = gateway.get("/post/create").await;
+    let wrong = gateway.get("/v1/events").await;
     assert_eq!((wrong.status, wrong.headers["allow"].to_str().ok()), (405, Some("POST")));
     let unknown = gateway.get("/v1/nothing").await;
     assert_eq!(

@@ -1,8 +1,8 @@
-//! Modules in a running gateway: dropped, replaced, broken, removed and put back. Those that misbehave are in `hostile.rs`.
+//! Modules in a running gateway: dropped, replaced, broken, removed, and misbehaving.
 
 use serde_json::json;
 
-use crate::support::{Gateway, event, eventually, module, pageview};
+use crate::support::{Gateway, SESSION, Setup, event, eventually, module, pageview};
 
 #[tokio::test]
 async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_gone() {
@@ -79,4 +79,88 @@ async fn a_rollback_puts_the_version_before_back_and_survives_a_restart() {
     gateway.ended().await;
     gateway.restart().await;
     serves(&gateway, 201).await;
+}
+
+#[tokio::test]
+async fn a_fault_quarantines_the_event_and_harms_no_other() {
+    // Long enough for a guest to run into its own limit first, however busy the machine is.
+    let gateway = Setup::default().with("EYE_DEADLINE_MS", 2_000).start().await;
+    // The 32 MiB of `returns_huge` are copied once on their way out, which is more than the memory that it may have.
+    let guests = [
+        ("spins", "deadline"),
+        ("traps", "trap"),
+        ("recurses", "stack"),
+        ("hoards", "memory"),
+        ("returns_huge", "memory"),
+        ("many_violations", "output"),
+        ("amends_text", "output"),
+        ("amends_list", "output"),
+        ("bad_pointers", "output"),
+        ("rejects_without_violations", "output"),
+    ];
+    for (guest, code) in guests {
+        gateway.drop_module(&format!("guests/{guest}.wasm"), &module(guest));
+        gateway.validator(&format!("guests/{guest}"), "active").await;
+        let bad = gateway.send(&event("guests", guest, json!({"misbehave": true}))).await;
+        assert_eq!(
+            (bad.status, &bad.json()["outcome"], &bad.json()["code"]),
+            (202, &json!("quarantined"), &json!(code)),
+            "{guest}: {bad:?}"
+        );
+        let good = gateway.send(&event("guests", guest, json!({}))).await;
+        assert_eq!(good.status, 201, "{guest}: {good:?}");
+        assert_eq!(
+            gateway.sql(&format!("select code from dead_letters where name = '{guest}'")),
+            code,
+            "kept before the answer"
+        );
+    }
+    assert_eq!(gateway.session(SESSION).await.len(), guests.len());
+}
+
+#[tokio::test]
+async fn the_same_event_gets_the_same_verdict_whatever_came_before() {
+    let gateway = Gateway::start().await;
+    gateway.drop_module("guests/counts.wasm", &module("counts_calls"));
+    gateway.validator("guests/counts", "active").await;
+    for _ in 0..20 {
+        let answer = gateway.send(&event("guests", "counts", json!({}))).await;
+        assert_eq!(answer.status, 201, "the first call is accepted, and every call is the first: {answer:?}");
+    }
+    let many = vec![event("guests", "counts", json!({})); 200];
+    assert_eq!(gateway.send(&json!(many)).await.status, 200);
+}
+
+#[tokio::test]
+async fn module_swaps_under_load_fail_no_request() {
+    let gateway = Gateway::start().await;
+    let (first, second) = (module("accepts"), module("rejects"));
+    gateway.drop_module("guests/swapped.wasm", &first);
+    gateway.validator("guests/swapped", "active").await;
+    let swaps = async {
+        for round in 0..20 {
+            gateway.drop_module("guests/swapped.wasm", if round % 2 == 0 { &second } else { &first });
+            let wanted = if round % 2 == 0 { 422 } else { 201 };
+            eventually("the swap is seen", async || {
+                (gateway.send(&event("guests", "swapped", json!({}))).await.status == wanted).then_some(())
+            })
+            .await;
+        }
+    };
+    let mut seen = [0_u32; 2];
+    let load = async {
+        loop {
+            let answer = gateway.send(&event("guests", "swapped", json!({}))).await;
+            match answer.status {
+                201 => seen[0] += 1,
+                422 => seen[1] += 1,
+                _ => panic!("a failed request: {answer:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = swaps => {}
+        () = load => {}
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "both modules judged: {seen:?}");
 }

@@ -49,15 +49,10 @@ fn only(owners: &[&str], words: &[&str]) {
 fn each_concern_has_one_owner() {
     only(&["validator"], &["wasmtime::", "wit_component::"]);
     only(&["validator/"], &["notify::"]);
-    only(&["tls.rs"], &["rustls::"]);
     only(&["store"], &["sqlx::", "select ", "insert into"]);
     only(&["config"], &["env::var"]);
     only(&["main.rs"], &["process::exit"]);
-    only(&["metrics"], &["prometheus_client"]);
-    only(
-        &["server", "router", "body.rs", "response.rs", "ingest.rs", "trust.rs", "query", "applications.rs", "cors.rs"],
-        &["hyper::"],
-    );
+    only(&["server.rs", "router.rs", "body.rs", "response.rs", "ingest.rs", "trust.rs", "query.rs"], &["hyper::"]);
     only(&["clock.rs", "validator/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);
 }
 

@@ -172,7 +172,6 @@ fn main() -> Result<()> {
         bin_dir: None,
         search_path: std::env::var_os("PATH"),
         temp_dir: PathBuf::from("/tmp"),
-        connections_max: 2,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

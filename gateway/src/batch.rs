@@ -15,17 +15,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, warn};
-
-use crate::figures::{DURATION_BOUNDS_US, Histogram, ITEM_BOUNDS};
-use crate::share::{Held, Waiting};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
@@ -109,39 +105,6 @@ impl<T> fmt::Debug for Refused<T> {
     }
 }
 
-/// What a batcher has done so far.
-#[derive(Debug)]
-pub struct Figures {
-    /// Items of each batch.
-    pub batch_items: Histogram,
-    /// From taking a batch to the fate of its last item, tries and pauses included, in microseconds.
-    pub flush_us: Histogram,
-    /// Each write that the sink has committed, in microseconds.
-    pub commit_us: Histogram,
-    /// Items that are written and were not there before.
-    pub stored: AtomicU64,
-    /// Writes that failed for a passing reason and were tried again.
-    pub retries: AtomicU64,
-    /// Times that a batch was refused for its data and split in halves.
-    pub splits: AtomicU64,
-    /// Parcels that were not taken, because the queue was full.
-    pub parcels_refused: AtomicU64,
-}
-
-impl Default for Figures {
-    fn default() -> Self {
-        Self {
-            batch_items: Histogram::new(ITEM_BOUNDS),
-            flush_us: Histogram::new(DURATION_BOUNDS_US),
-            commit_us: Histogram::new(DURATION_BOUNDS_US),
-            stored: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-            splits: AtomicU64::new(0),
-            parcels_refused: AtomicU64::new(0),
-        }
-    }
-}
-
 /// The side on which requests hand in their parcels. Clones share one queue; when the last is dropped, it closes.
 pub struct Batcher<T>(Arc<Handle<T>>);
 
@@ -172,21 +135,6 @@ impl<T> Batcher<T> {
         self.0.0.lock().parcels.len()
     }
 
-    /// How long the parcel that waits longest has waited; nothing when none waits.
-    pub fn oldest(&self) -> Option<Duration> {
-        self.0.0.lock().parcels.front().map(|parcel| parcel.since.elapsed())
-    }
-
-    /// What was done so far.
-    pub fn figures(&self) -> &Figures {
-        &self.0.0.figures
-    }
-
-    /// Its name, for people.
-    pub fn name(&self) -> &'static str {
-        self.0.0.name
-    }
-
     /// Takes no more parcels; those that wait are still written.
     pub fn close(&self) {
         self.0.0.close();
@@ -196,8 +144,7 @@ impl<T> Batcher<T> {
 impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Starts one writer task for each sink.
     pub fn start<S: Sink<Item = T>>(name: &'static str, limits: Limits, sinks: Vec<S>) -> (Batcher<T>, Writers) {
-        let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { name, limits, queue, changed: Notify::new(), figures: Figures::default() });
+        let shared = Arc::new(Shared { name, limits, queue: Mutex::new(Queue::default()), changed: Notify::new() });
         let mut tasks = JoinSet::new();
         for sink in sinks {
             tasks.spawn(run(Arc::clone(&shared), sink));
@@ -208,23 +155,26 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     }
 
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
-    /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
-    /// is, and nobody may fill the queue alone.
-    pub fn submit(&self, items: Vec<T>, room: Option<Held>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    /// the write starts takes the parcel back. The permit is held until the parcel is done.
+    pub fn submit(
+        &self,
+        items: Vec<T>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
-        self.put(items, room, Some(receipt))?;
+        self.put(items, permit, Some(receipt))?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
-    pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Held>) -> Result<(), Refused<T>> {
-        self.put(items, room, None)
+    pub fn submit_unanswered(&self, items: Vec<T>, permit: Option<OwnedSemaphorePermit>) -> Result<(), Refused<T>> {
+        self.put(items, permit, None)
     }
 
     fn put(
         &self,
         items: Vec<T>,
-        room: Option<Held>,
+        permit: Option<OwnedSemaphorePermit>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
@@ -241,16 +191,13 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            let parcels_max = shared.limits.parcels_max;
-            if !queue.has_place(room.as_ref(), parcels_max) {
+            if queue.parcels.len() >= shared.limits.parcels_max {
                 queue.drop_abandoned();
-                if !queue.has_place(room.as_ref(), parcels_max) {
-                    shared.figures.parcels_refused.fetch_add(1, Relaxed);
+                if queue.parcels.len() >= shared.limits.parcels_max {
                     return Err(Refused::Full(items));
                 }
             }
-            let waiting = room.as_ref().map(Held::wait);
-            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), waiting, _room: room });
+            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), _permit: permit });
         }
         shared.changed.notify_one();
         Ok(())
@@ -297,10 +244,8 @@ struct Parcel<T> {
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
-    /// Its place in the queue, counted for whose it is; given up when it leaves the queue.
-    waiting: Option<Waiting>,
     /// Released with the parcel: the bytes are then no longer in flight.
-    _room: Option<Held>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<T> Parcel<T> {
@@ -332,19 +277,13 @@ impl<T> Queue<T> {
     }
 
     fn pop(&mut self) -> Option<Parcel<T>> {
-        let mut parcel = self.parcels.pop_front()?;
-        parcel.waiting = None;
+        let parcel = self.parcels.pop_front()?;
         self.items -= parcel.items.len();
         self.bytes -= parcel.bytes;
         Some(parcel)
     }
 
-    fn has_place(&self, room: Option<&Held>, parcels_max: usize) -> bool {
-        let waiting = self.parcels.len();
-        waiting < parcels_max && room.is_none_or(|room| room.may_wait(waiting, parcels_max))
-    }
-
-    /// Only when there is no place: it looks at every parcel.
+    /// Only when the queue is full: it looks at every parcel.
     fn drop_abandoned(&mut self) {
         self.parcels.retain(|parcel| !parcel.abandoned());
         self.items = self.parcels.iter().map(|parcel| parcel.items.len()).sum();
@@ -377,7 +316,6 @@ struct Shared<T> {
     queue: Mutex<Queue<T>>,
     /// The queue has something new, or is closed.
     changed: Notify,
-    figures: Figures,
 }
 
 impl<T> Shared<T> {
@@ -455,11 +393,7 @@ impl<T> Drop for Flushing<'_, T> {
 
 async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
     while let Some((batch, flushing)) = shared.next().await {
-        let began = Instant::now();
-        let flush = Flush::new(shared.name, batch, &shared.figures);
-        shared.figures.batch_items.record(flush.places.len() as u64);
-        flush.run(&mut sink).await;
-        shared.figures.flush_us.record_time(began.elapsed());
+        Flush::new(shared.name, batch).run(&mut sink).await;
         // Only now: whoever looks next, which is this task, sees that the flush has ended.
         drop(flushing);
     }
@@ -467,9 +401,8 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
 }
 
 /// One batch on its way into the sink.
-struct Flush<'a, T> {
+struct Flush<T> {
     name: &'static str,
-    figures: &'a Figures,
     parcels: Vec<Open<T>>,
     /// Each item: its parcel and its place there.
     places: Vec<(usize, usize)>,
@@ -477,14 +410,14 @@ struct Flush<'a, T> {
 
 /// A parcel whose receipt has not been given yet.
 struct Open<T> {
-    /// Dropped with its room as soon as it is answered; its neighbors may still take long.
+    /// Dropped with its permit as soon as it is answered; its neighbors may still take long.
     parcel: Option<Parcel<T>>,
     fates: Vec<Option<Fate>>,
     missing: usize,
 }
 
-impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
-    fn new(name: &'static str, batch: Vec<Parcel<T>>, figures: &'a Figures) -> Self {
+impl<T: Send + Sync + 'static> Flush<T> {
+    fn new(name: &'static str, batch: Vec<Parcel<T>>) -> Self {
         let mut places = Vec::new();
         let mut parcels = Vec::with_capacity(batch.len());
         for (index, parcel) in batch.into_iter().enumerate() {
@@ -492,7 +425,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
             places.extend((0..missing).map(|item| (index, item)));
             parcels.push(Open { parcel: Some(parcel), fates: vec![None; missing], missing });
         }
-        Flush { name, figures, parcels, places }
+        Flush { name, parcels, places }
     }
 
     /// Ends when every item has its fate or nobody waits for it.
@@ -507,25 +440,20 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
             if items.is_empty() {
                 continue;
             }
-            let began = Instant::now();
             let result = sink.write(&items).await;
             match result {
                 Ok(fates) => {
-                    self.figures.commit_us.record_time(began.elapsed());
                     if fates.len() != wanted.len() {
                         // A receipt that never comes is better than one that may be wrong.
                         error!(batcher = self.name, "the sink gave {} fates for {} items", fates.len(), wanted.len());
                         continue;
                     }
                     pause = RETRY_FIRST;
-                    let stored = fates.iter().filter(|fate| **fate == Fate::Stored).count();
-                    self.figures.stored.fetch_add(stored as u64, Relaxed);
                     for (place, fate) in wanted.into_iter().zip(fates) {
                         self.settle(place, fate);
                     }
                 }
                 Err(Failure::Transient(cause)) => {
-                    self.figures.retries.fetch_add(1, Relaxed);
                     warn!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
                     sleep(jitter(pause)).await;
                     pause = (pause * 2).min(RETRY_MOST);
@@ -535,7 +463,6 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                     if let [place] = wanted[..] {
                         self.settle(place, Fate::Refused { code, message });
                     } else {
-                        self.figures.splits.fetch_add(1, Relaxed);
                         // The middle of what was tried, so that the halves shrink also where items were left out.
                         let middle = wanted[wanted.len() / 2];
                         todo.push(middle..range.end);

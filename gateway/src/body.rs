@@ -1,6 +1,7 @@
 //! The body of a request, whole: bounded in bytes, in time and, over all requests, in memory.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,12 +10,13 @@ use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::CONTENT_ENCODING;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::response::Refusal;
-use crate::share::Held;
 
-/// How many bytes one unit of the in-flight budget stands for: a body is never smaller than what keeping it costs.
+/// How many bytes one permit of the in-flight semaphore stands for. Permits are counted in `u32`: by the byte, a budget
+/// of more than 4 GiB could not be expressed.
 const PERMIT_BYTES: usize = 1024;
 
 /// Compressed bodies up to this size are decompressed where they are; a larger one would hold up the other requests of
@@ -46,16 +48,39 @@ pub struct Received {
     /// The bytes.
     pub bytes: Bytes,
     /// The bytes' share of what may be in flight; hold it as long as the bytes. `None` for an empty body.
-    pub room: Option<Held>,
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Room for a body that grows. It never waits: a gateway that is full says so at once.
-fn grow(room: &mut Held, bytes: usize) -> Result<(), Refusal> {
-    if room.grow_to(bytes.div_ceil(PERMIT_BYTES)) { Ok(()) } else { Err(Refusal::Overloaded) }
+/// Permits for a body that grows. It never waits: a gateway that is full says so at once.
+#[derive(Debug)]
+struct Reservation {
+    in_flight: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
-fn received(room: Held, bytes: Bytes) -> Received {
-    Received { bytes, room: (room.units() > 0).then_some(room) }
+impl Reservation {
+    fn new(in_flight: &Arc<Semaphore>) -> Self {
+        Self { in_flight: Arc::clone(in_flight), permit: None }
+    }
+
+    fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.div_ceil(PERMIT_BYTES).saturating_sub(held);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).map_err(|_| Refusal::Overloaded)?;
+        let more = Arc::clone(&self.in_flight).try_acquire_many_owned(more).map_err(|_| Refusal::Overloaded)?;
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+        Ok(())
+    }
+
+    fn received(self, bytes: Bytes) -> Received {
+        Received { bytes, permit: self.permit }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,25 +131,31 @@ fn all_codings(headers: &HeaderMap) -> String {
 
 /// Reads a whole body.
 ///
-/// Units of `room` (one for each started KiB) are taken as bytes arrive, so that a slow sender holds only what it has
-/// sent.
-pub async fn read<B>(headers: &HeaderMap, body: B, limits: &BodyLimits, mut room: Held) -> Result<Received, Refusal>
+/// Permits of `in_flight` (one for each started KiB) are taken as bytes arrive, so that a slow sender holds only what it
+/// has sent.
+pub async fn read<B>(
+    headers: &HeaderMap,
+    body: B,
+    limits: &BodyLimits,
+    in_flight: &Arc<Semaphore>,
+) -> Result<Received, Refusal>
 where
     B: Body<Data = Bytes>,
 {
     let coding = Coding::of(headers)?;
-    let whole = collect(body, limits.bytes_max, &mut room);
+    let mut reservation = Reservation::new(in_flight);
+    let whole = collect(body, limits.bytes_max, &mut reservation);
     let bytes = match timeout(limits.read, whole).await {
         Ok(bytes) => bytes?,
         Err(_) => return Err(Refusal::BodyTimeout),
     };
     match coding {
-        Some(coding) if !bytes.is_empty() => decompress(coding, bytes, limits.bytes_max, room).await,
-        Some(_) | None => Ok(received(room, bytes)),
+        Some(coding) if !bytes.is_empty() => decompress(coding, bytes, limits.bytes_max, reservation).await,
+        Some(_) | None => Ok(reservation.received(bytes)),
     }
 }
 
-async fn collect<B>(body: B, bytes_max: usize, room: &mut Held) -> Result<Bytes, Refusal>
+async fn collect<B>(body: B, bytes_max: usize, reservation: &mut Reservation) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes>,
 {
@@ -145,7 +176,7 @@ where
         if data.len() > bytes_max - before {
             return Err(too_large);
         }
-        grow(room, before + data.len())?;
+        reservation.grow_to(before + data.len())?;
         if before == 0 {
             first = data;
             continue;
@@ -163,15 +194,15 @@ async fn decompress(
     coding: Coding,
     compressed: Bytes,
     bytes_max: usize,
-    compressed_room: Held,
+    reservation: Reservation,
 ) -> Result<Received, Refusal> {
     let size = compressed.len();
     let work = move || {
-        let mut room = compressed_room.another();
+        let mut room = Reservation::new(&reservation.in_flight);
         let bytes = inflate(coding, &compressed, bytes_max, &mut room)?;
         // Only now: until here the compressed bytes are in memory too.
-        drop(compressed_room);
-        Ok(received(room, bytes.into()))
+        drop(reservation);
+        Ok(room.received(bytes.into()))
     };
     if size <= INLINE_BYTES {
         return work();
@@ -180,7 +211,7 @@ async fn decompress(
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Refusal::Internal))
 }
 
-fn inflate(coding: Coding, compressed: &[u8], bytes_max: usize, room: &mut Held) -> Result<Vec<u8>, Refusal> {
+fn inflate(coding: Coding, compressed: &[u8], bytes_max: usize, room: &mut Reservation) -> Result<Vec<u8>, Refusal> {
     match coding {
         // Several members one after the other are one gzip file, and some senders write them.
         Coding::Gzip => unpack(coding, MultiGzDecoder::new(compressed), bytes_max, room),
@@ -193,7 +224,12 @@ fn inflate(coding: Coding, compressed: &[u8], bytes_max: usize, room: &mut Held)
 }
 
 /// Reads one byte more than allowed at most: that byte is the proof that the body is too large.
-fn unpack(coding: Coding, mut decoder: impl Read, bytes_max: usize, room: &mut Held) -> Result<Vec<u8>, Refusal> {
+fn unpack(
+    coding: Coding,
+    mut decoder: impl Read,
+    bytes_max: usize,
+    room: &mut Reservation,
+) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     let mut filled = 0;
     loop {
@@ -209,7 +245,7 @@ fn unpack(coding: Coding, mut decoder: impl Read, bytes_max: usize, room: &mut H
         if filled > bytes_max {
             return Err(Refusal::TooLarge { limit_bytes: bytes_max });
         }
-        grow(room, filled)?;
+        room.grow_to(filled)?;
     }
     bytes.truncate(filled);
     Ok(bytes)
@@ -225,7 +261,6 @@ fn corrupt(coding: Coding, error: &io::Error) -> Refusal {
 mod tests {
     use std::convert::Infallible;
     use std::io::Write;
-    use std::sync::Arc;
 
     use futures_util::stream;
     use http_body_util::{Full, StreamBody};
@@ -239,16 +274,11 @@ mod tests {
     use super::*;
     use crate::response::json;
     use crate::server::tests::{Server, limits, rest, soon};
-    use crate::share::Budget;
 
     const LIMITS: BodyLimits = BodyLimits { bytes_max: 1024 * 1024, read: Duration::from_secs(20) };
 
-    fn budget(kib: usize) -> Arc<Budget> {
-        Budget::new(kib, 100)
-    }
-
-    fn alone(budget: &Arc<Budget>) -> Held {
-        Held::none(budget, &Arc::default())
+    fn budget(kib: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(kib))
     }
 
     fn coded(codings: &[&'static str]) -> HeaderMap {
@@ -275,8 +305,8 @@ mod tests {
         (0..length).map(|_| next()).collect()
     }
 
-    async fn given(codings: &[&'static str], body: Vec<u8>, in_flight: &Arc<Budget>) -> Result<Received, Refusal> {
-        read(&coded(codings), Full::new(Bytes::from(body)), &LIMITS, alone(in_flight)).await
+    async fn given(codings: &[&'static str], body: Vec<u8>, in_flight: &Arc<Semaphore>) -> Result<Received, Refusal> {
+        read(&coded(codings), Full::new(Bytes::from(body)), &LIMITS, in_flight).await
     }
 
     #[tokio::test]
@@ -284,20 +314,20 @@ mod tests {
         let in_flight = budget(100);
         let frame = Bytes::from(noise(3000));
         let body = Full::new(frame.clone());
-        let received = read(&HeaderMap::new(), body, &LIMITS, alone(&in_flight)).await.expect("fine");
+        let received = read(&HeaderMap::new(), body, &LIMITS, &in_flight).await.expect("fine");
         assert_eq!(received.bytes.as_ptr(), frame.as_ptr());
-        assert_eq!(in_flight.free(), 97);
+        assert_eq!(in_flight.available_permits(), 97);
         drop(received);
-        assert_eq!(in_flight.free(), 100);
+        assert_eq!(in_flight.available_permits(), 100);
 
         let frames = ["", "one", "", "two", "three"].map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text))));
         let body = StreamBody::new(stream::iter(frames));
-        let received = read(&HeaderMap::new(), body, &LIMITS, alone(&in_flight)).await.expect("fine");
+        let received = read(&HeaderMap::new(), body, &LIMITS, &in_flight).await.expect("fine");
         assert_eq!(received.bytes, "onetwothree");
-        assert_eq!(in_flight.free(), 99);
+        assert_eq!(in_flight.available_permits(), 99);
 
         let empty = given(&["gzip"], Vec::new(), &in_flight).await.expect("fine");
-        assert!(empty.bytes.is_empty() && empty.room.is_none());
+        assert!(empty.bytes.is_empty() && empty.permit.is_none());
     }
 
     #[tokio::test]
@@ -320,11 +350,11 @@ mod tests {
                 }
                 let received = received.expect("fine");
                 assert!(received.bytes == expected, "{coding}");
-                let held = 10_000 - in_flight.free();
+                let held = 10_000 - in_flight.available_permits();
                 assert_eq!(held, expected.len().div_ceil(1024), "{coding}");
             }
         }
-        assert_eq!(in_flight.free(), 10_000);
+        assert_eq!(in_flight.available_permits(), 10_000);
     }
 
     #[tokio::test]
@@ -357,7 +387,7 @@ mod tests {
             let refusal = given(&[coding], trailing, &in_flight).await.expect_err("refused");
             assert_eq!(refusal.code(), "body_corrupt");
         }
-        assert_eq!(in_flight.free(), 10_000);
+        assert_eq!(in_flight.available_permits(), 10_000);
     }
 
     #[tokio::test]
@@ -379,18 +409,18 @@ mod tests {
         let small = gzip(&vec![b' '; 100 * 1024]);
         let refusal = given(&["gzip"], small, &in_flight).await.expect_err("refused");
         assert_eq!(refusal, Refusal::Overloaded);
-        assert_eq!(in_flight.free(), 10);
+        assert_eq!(in_flight.available_permits(), 10);
         given(&[], noise(10 * 1024), &in_flight).await.expect("there is room for this");
     }
 
     /// A server that reads the body and says how long it was.
-    async fn server(limits_of_body: BodyLimits, in_flight: &Arc<Budget>) -> Server {
+    async fn server(limits_of_body: BodyLimits, in_flight: &Arc<Semaphore>) -> Server {
         let in_flight = Arc::clone(in_flight);
         let handler = move |request: Request<hyper::body::Incoming>, _| {
             let in_flight = Arc::clone(&in_flight);
             async move {
                 let (head, body) = request.into_parts();
-                match read(&head.headers, body, &limits_of_body, alone(&in_flight)).await {
+                match read(&head.headers, body, &limits_of_body, &in_flight).await {
                     Ok(received) => json(StatusCode::OK, received.bytes.len().to_string()),
                     Err(refusal) => refusal.into_response(),
                 }
@@ -416,7 +446,7 @@ mod tests {
         let answer = rest(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
-        assert_eq!(in_flight.free(), 10);
+        assert_eq!(in_flight.available_permits(), 10);
         server.stop().await;
     }
 
@@ -461,7 +491,7 @@ mod tests {
         let answer = soon(answer).await.expect("no panic");
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
         soon(endless).await.expect("it ends with the connection");
-        assert_eq!(in_flight.free(), 1024);
+        assert_eq!(in_flight.available_permits(), 1024);
         server.stop().await;
     }
 
@@ -477,7 +507,7 @@ mod tests {
             stream.write_all(&bomb).await.expect("open");
             let answer = rest(&mut stream).await;
             assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-            assert_eq!(in_flight.free(), 10_000);
+            assert_eq!(in_flight.available_permits(), 10_000);
         }
         server.stop().await;
     }
@@ -491,7 +521,7 @@ mod tests {
             let (in_flight, end) = (Arc::clone(&shared), Arc::clone(&end));
             async move {
                 let body = request.into_body();
-                let refusal = read(&HeaderMap::new(), body, &LIMITS, alone(&in_flight)).await;
+                let refusal = read(&HeaderMap::new(), body, &LIMITS, &in_flight).await;
                 assert_eq!(refusal.expect_err("cut"), Refusal::BodyBroken);
                 end.notify_one();
                 Refusal::BodyBroken.into_response()
@@ -502,7 +532,7 @@ mod tests {
         stream.write_all(&noise(5000)).await.expect("open");
         drop(stream);
         soon(ended.notified()).await;
-        assert_eq!(in_flight.free(), 10);
+        assert_eq!(in_flight.available_permits(), 10);
         server.stop().await;
     }
 }

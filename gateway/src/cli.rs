@@ -8,9 +8,7 @@ use crate::config::{Config, Problems, Settings};
 
 mod app;
 mod config_check;
-mod dead_letters;
 mod migrate;
-mod partitions;
 mod serve;
 mod validator;
 
@@ -31,12 +29,6 @@ enum Command {
     /// Manage the applications that may send and read
     #[command(subcommand)]
     App(app::Command),
-    /// See what was not stored, and judge it again
-    #[command(subcommand)]
-    DeadLetters(dead_letters::Command),
-    /// See the partitions of the database
-    #[command(subcommand)]
-    Partitions(partitions::Command),
     /// See what serves and what served, and go back to it
     #[command(subcommand)]
     Validator(validator::Command),
@@ -102,8 +94,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
-        Command::DeadLetters(command) => dead_letters::run(command).await,
-        Command::Partitions(command) => partitions::run(command).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
     }

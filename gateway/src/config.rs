@@ -6,16 +6,12 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::postgres;
-use crate::tls::Files;
-use crate::trust::forwarded::Told;
 
 mod settings;
 
-use settings::words;
 pub use settings::{Kind, SETTINGS, Setting};
 
 /// Prefix of the environment's variables.
@@ -61,8 +57,6 @@ pub enum LogFormat {
 #[expect(missing_docs, reason = "settings.rs and eye.example.toml document each by the same name")]
 pub struct Config {
     pub listen: SocketAddr,
-    pub metrics_listen: Option<SocketAddr>,
-    pub metrics_event_types_max: usize,
     pub database_url: Option<Secret>,
     pub postgres_bin: Option<PathBuf>,
     pub modules: PathBuf,
@@ -71,25 +65,6 @@ pub struct Config {
     pub events_per_request_max: usize,
     pub connections_max: usize,
     pub header_read_ms: u64,
-    pub connections_per_peer_max: usize,
-    pub header_bytes_max: usize,
-    pub headers_max: usize,
-    pub idle_ms: u64,
-    pub write_ms: u64,
-    pub linger_ms: u64,
-    pub linger_bytes_max: usize,
-    pub http2_streams_max: u32,
-    pub http2_resets_max: usize,
-    pub http2_stream_window_bytes: u32,
-    pub http2_connection_window_bytes: u32,
-    pub http2_ping_ms: u64,
-    pub tls_handshake_ms: u64,
-    pub proxy_header_bytes_max: usize,
-    pub tls: Option<Files>,
-    pub trusted_proxies: Vec<IpNet>,
-    pub forwarded_header: Told,
-    pub proxy_protocol: bool,
-    pub cors_origins: Vec<String>,
     pub body_read_ms: u64,
     pub answer_ms: u64,
     pub drain_ms: u64,
@@ -102,22 +77,11 @@ pub struct Config {
     pub writers: usize,
     pub in_flight_bytes_max: usize,
     pub queue_parcels_max: usize,
-    pub application_share_percent: usize,
     pub flush_ms: u64,
     pub dead_letter_raw_bytes_max: usize,
     pub dead_letter_queue_bytes_max: usize,
-    pub dead_letters_bytes_max: i64,
-    pub dead_letters_days: u64,
-    pub events_days: u64,
-    pub partitions_ahead_months: u32,
-    pub event_partitions_max: usize,
-    pub retention_seconds: u64,
     pub read_connections: u32,
     pub read_ms: u64,
-    pub read_wait_ms: u64,
-    pub page_bytes_max: usize,
-    pub streams_max: usize,
-    pub stream_stall_ms: u64,
     pub unknown_event_type: UnknownEventType,
     pub deadline_ms: u64,
     pub memory_bytes_max: usize,
@@ -202,16 +166,7 @@ impl Settings {
         }
         let settings = Self(values);
         let config = settings.config();
-        let mut problems = relations(&config);
-        if settings.path("tls_certificate").is_some() != settings.path("tls_key").is_some() {
-            problems.push("tls_certificate and tls_key must be given both or not at all".to_owned());
-        }
-        if settings.path("tls_client_ca").is_some() && config.tls.is_none() {
-            problems.push(
-                "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates"
-                    .to_owned(),
-            );
-        }
+        let problems = relations(&config);
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
@@ -248,8 +203,6 @@ impl Settings {
         let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
         Config {
             listen: self.text("listen").parse().expect("checked to be an address"),
-            metrics_listen: self.text("metrics_listen").parse().ok(),
-            metrics_event_types_max: self.number("metrics_event_types_max"),
             database_url: url.map(|url| Secret(url.to_owned())),
             postgres_bin: self.path("postgres_bin"),
             modules: self.path("modules").expect("checked not to be empty"),
@@ -258,32 +211,6 @@ impl Settings {
             events_per_request_max: self.number("events_per_request_max"),
             connections_max: self.number("connections_max"),
             header_read_ms: self.number("header_read_ms"),
-            connections_per_peer_max: self.number("connections_per_peer_max"),
-            header_bytes_max: self.number("header_bytes_max"),
-            headers_max: self.number("headers_max"),
-            idle_ms: self.number("idle_ms"),
-            write_ms: self.number("write_ms"),
-            linger_ms: self.number("linger_ms"),
-            linger_bytes_max: self.number("linger_bytes_max"),
-            http2_streams_max: self.number("http2_streams_max"),
-            http2_resets_max: self.number("http2_resets_max"),
-            http2_stream_window_bytes: self.number("http2_stream_window_bytes"),
-            http2_connection_window_bytes: self.number("http2_connection_window_bytes"),
-            http2_ping_ms: self.number("http2_ping_ms"),
-            tls_handshake_ms: self.number("tls_handshake_ms"),
-            proxy_header_bytes_max: self.number("proxy_header_bytes_max"),
-            tls: self.path("tls_certificate").zip(self.path("tls_key")).map(|(certificate, key)| Files {
-                certificate,
-                key,
-                client_ca: self.path("tls_client_ca"),
-            }),
-            trusted_proxies: words(self.text("trusted_proxies")).filter_map(|word| word.parse().ok()).collect(),
-            forwarded_header: match self.text("forwarded_header") {
-                "forwarded" => Told::Forwarded,
-                _ => Told::XForwardedFor,
-            },
-            proxy_protocol: self.text("proxy_protocol") == "required",
-            cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
             body_read_ms: self.number("body_read_ms"),
             answer_ms: self.number("answer_ms"),
             drain_ms: self.number("drain_ms"),
@@ -296,22 +223,11 @@ impl Settings {
             writers: self.number("writers"),
             in_flight_bytes_max: self.number("in_flight_bytes_max"),
             queue_parcels_max: self.number("queue_parcels_max"),
-            application_share_percent: self.number("application_share_percent"),
             flush_ms: self.number("flush_ms"),
             dead_letter_raw_bytes_max: self.number("dead_letter_raw_bytes_max"),
             dead_letter_queue_bytes_max: self.number("dead_letter_queue_bytes_max"),
-            dead_letters_bytes_max: self.number("dead_letters_bytes_max"),
-            dead_letters_days: self.number("dead_letters_days"),
-            events_days: self.number("events_days"),
-            partitions_ahead_months: self.number("partitions_ahead_months"),
-            event_partitions_max: self.number("event_partitions_max"),
-            retention_seconds: self.number("retention_seconds"),
             read_connections: self.number("read_connections"),
             read_ms: self.number("read_ms"),
-            read_wait_ms: self.number("read_wait_ms"),
-            page_bytes_max: self.number("page_bytes_max"),
-            streams_max: self.number("streams_max"),
-            stream_stall_ms: self.number("stream_stall_ms"),
             unknown_event_type: match self.text("unknown_event_type") {
                 "reject" => UnknownEventType::Reject,
                 _ => UnknownEventType::Accept,
@@ -335,8 +251,6 @@ impl Config {
             bin_dir: self.postgres_bin.clone(),
             search_path: std::env::var_os("PATH"),
             temp_dir: std::env::temp_dir(),
-            // The writers of events, that of dead letters, and the one that hears of changed applications.
-            connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
     }
 }
@@ -357,10 +271,6 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
         let text = match (value.get_ref(), setting.kind) {
             (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
-            }
-            (DeValue::Array(values), Kind::Networks | Kind::Origins) => {
-                let texts = values.iter().map(|value| value.get_ref().as_str().unwrap_or("something else than a text"));
-                texts.collect::<Vec<_>>().join(", ")
             }
             (DeValue::String(text), kind) if !matches!(kind, Kind::Integer { .. }) => text.to_string(),
             (other, kind) => {

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::batch::{Batcher, Fate, Weigh};
 use crate::event::DeadLetter;
 use crate::response::Refusal;
-use crate::share::{Budget, Held, Share};
 
 /// Where dead letters go.
 #[derive(Debug)]
@@ -15,20 +16,15 @@ pub struct DeadLetters {
     batcher: Batcher<DeadLetter>,
     /// Dead letters of one parcel.
     parcel_max: usize,
-    /// Bytes of rejected events that may wait.
-    waiting_bytes: Arc<Budget>,
+    /// Bytes of rejected events that may wait, a permit each.
+    waiting_bytes: Arc<Semaphore>,
     trimmed: AtomicU64,
 }
 
 impl DeadLetters {
     /// Hands everything to `batcher`.
-    pub fn new(
-        batcher: Batcher<DeadLetter>,
-        parcel_max: usize,
-        waiting_bytes_max: usize,
-        share_percent: usize,
-    ) -> Self {
-        let waiting_bytes = Budget::new(waiting_bytes_max, share_percent);
+    pub fn new(batcher: Batcher<DeadLetter>, parcel_max: usize, waiting_bytes_max: usize) -> Self {
+        let waiting_bytes = Arc::new(Semaphore::new(waiting_bytes_max));
         Self { batcher, parcel_max, waiting_bytes, trimmed: AtomicU64::new(0) }
     }
 
@@ -42,30 +38,23 @@ impl DeadLetters {
         self.trimmed.load(Ordering::Relaxed)
     }
 
-    /// The queue and its writers.
-    pub fn batcher(&self) -> &Batcher<DeadLetter> {
-        &self.batcher
-    }
-
     /// Keeps rejected events; nobody waits for them.
-    pub fn keep_rejected(&self, mut letters: Vec<DeadLetter>, share: &Arc<Share>) {
+    pub fn keep_rejected(&self, mut letters: Vec<DeadLetter>) {
         while !letters.is_empty() {
             let rest = letters.split_off(letters.len().min(self.parcel_max));
             let parcel = std::mem::replace(&mut letters, rest);
             let count = parcel.len() as u64;
-            let kept = self
-                .room_for(&parcel, share)
-                .is_some_and(|room| self.batcher.submit_unanswered(parcel, Some(room)).is_ok());
+            let kept =
+                self.room_for(&parcel).is_some_and(|room| self.batcher.submit_unanswered(parcel, Some(room)).is_ok());
             if !kept {
                 self.trimmed.fetch_add(count, Ordering::Relaxed);
             }
         }
     }
 
-    fn room_for(&self, parcel: &[DeadLetter], share: &Arc<Share>) -> Option<Held> {
-        let bytes = parcel.iter().map(Weigh::bytes).sum();
-        let mut room = Held::none(&self.waiting_bytes, share);
-        room.grow_to(bytes).then_some(room)
+    fn room_for(&self, parcel: &[DeadLetter]) -> Option<OwnedSemaphorePermit> {
+        let bytes: usize = parcel.iter().map(Weigh::bytes).sum();
+        Arc::clone(&self.waiting_bytes).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 
     /// Keeps quarantined events; returns after their commit.

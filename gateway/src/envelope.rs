@@ -11,7 +11,7 @@ use crate::event::Text;
 use crate::json::{Cursor, Flaw, Key, Kind, Limits, Scratch, SyntaxError, Value, line_column};
 use crate::verdict::Violation;
 
-pub(crate) mod timestamp;
+mod timestamp;
 
 /// Category and name: at most so many characters.
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 200;

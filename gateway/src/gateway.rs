@@ -1,7 +1,6 @@
 //! Config, build, run, drain: the four steps of a gateway's life. What requests share lives here, and nothing of how a
 //! request is answered.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,32 +14,22 @@ use crate::batch::{Batcher, Limits, Writers};
 use crate::body::BodyLimits;
 use crate::clock::Clock;
 use crate::config::{Config, UnknownEventType};
-use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::postgres::Postgres;
-use crate::query::Streams;
-use crate::retention::{Policy, Retention};
-use crate::router::{self, Requests};
-use crate::server::{Connections, Doors, Listener, ServerLimits};
-use crate::share::Budget;
+use crate::router;
+use crate::server::{Listener, ServerLimits};
 use crate::store::Store;
-use crate::tally::Tallies;
-use crate::tls::Tls;
-use crate::trust::{Peer, Trust};
+use crate::trust::Trust;
 use crate::validator::{self, Validators};
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// Connections at once to the address for monitoring.
-const MONITORING_CONNECTIONS_MAX: usize = 64;
-/// What a scrape that is under way gets when the gateway ends.
-const MONITORING_DRAIN: Duration = Duration::from_secs(1);
-/// How often counts are folded. Until then readers add them up themselves.
-const FOLD_EVERY: Duration = Duration::from_secs(5);
+/// How often partitions are made ahead.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -51,14 +40,12 @@ pub struct Gateway {
     pub rules: Rules,
     /// Bounds of a body.
     pub body_limits: BodyLimits,
-    /// The bytes in flight, in KiB.
-    pub in_flight: Arc<Budget>,
+    /// The bytes in flight, a permit for each KiB.
+    pub in_flight: Arc<Semaphore>,
     /// The wall clock.
     pub clock: Clock,
     /// Who may call.
     pub trust: Arc<Trust>,
-    /// The pages whose browsers may send.
-    pub cors: Cors,
     /// Who judges.
     pub validators: Validators,
     /// Where accepted events go.
@@ -67,22 +54,6 @@ pub struct Gateway {
     pub dead_letters: DeadLetters,
     /// Where events are read.
     pub store: Store,
-    /// Requests by their answers.
-    pub requests: Requests,
-    /// Events by their outcomes.
-    pub tallies: Tallies,
-    /// The connections of the listener.
-    pub connections: Arc<Connections>,
-    /// What its connections passed, and who did not.
-    pub doors: Arc<Doors>,
-    /// When it was built: microseconds since 1970.
-    pub began_at_us: i64,
-    /// Results on their way to readers.
-    pub streams: Streams,
-    /// What is kept, and for how long.
-    pub retention: Retention,
-    /// Held by whoever judges dead letters again; one at a time.
-    pub redriving: Semaphore,
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -108,18 +79,12 @@ impl Readiness {
 
 impl Gateway {
     /// Builds all parts. Nothing listens yet, and the database need not be there.
-    fn build(
-        config: Config,
-        database_url: &str,
-        migrated: bool,
-        (connections, doors): (Arc<Connections>, Arc<Doors>),
-    ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
+    fn build(config: Config, database_url: &str, migrated: bool) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let rules = rules(&config);
         let flush_time = Duration::from_millis(config.flush_ms);
         let read_time = Duration::from_millis(config.read_ms);
         let store =
             Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
-        let store = store.with_read_wait(Duration::from_millis(config.read_wait_ms));
         let limits = Limits {
             events_max: config.batch_events_max,
             bytes_max: config.batch_bytes_max,
@@ -130,34 +95,19 @@ impl Gateway {
         let (events, event_writers) = Batcher::start("events", limits, sinks);
         let (dead, dead_writers) = Batcher::start("dead_letters", limits, vec![store.dead_letter_sink()]);
         let validators = Validators::start(validator_options(&config, rules)).context("the validators")?;
-        let clock = Clock::default();
         let gateway = Gateway {
-            requests: Requests::default(),
-            tallies: Tallies::new(config.metrics_event_types_max),
-            connections,
-            doors,
-            began_at_us: clock.now_us(),
             rules,
             body_limits: BodyLimits {
                 bytes_max: config.request_bytes_max,
                 read: Duration::from_millis(config.body_read_ms),
             },
-            in_flight: Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent),
-            clock,
-            trust: Arc::new(Trust::new(config.trusted_proxies.clone(), config.forwarded_header)),
-            cors: Cors::new(config.cors_origins.clone()),
+            in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max / 1024)),
+            clock: Clock::default(),
+            trust: Arc::default(),
             validators,
             events,
-            dead_letters: DeadLetters::new(
-                dead,
-                config.batch_events_max,
-                config.dead_letter_queue_bytes_max,
-                config.application_share_percent,
-            ),
+            dead_letters: DeadLetters::new(dead, config.batch_events_max, config.dead_letter_queue_bytes_max),
             store,
-            streams: Streams::new(config.streams_max, Duration::from_millis(config.stream_stall_ms)),
-            retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
-            redriving: Semaphore::new(1),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
             config,
@@ -167,19 +117,15 @@ impl Gateway {
 
     /// Asks all parts whether they are ready.
     pub async fn readiness(&self) -> Readiness {
-        self.readiness_with(self.store.ready().await)
-    }
-
-    /// The same when it is known whether the database answers.
-    pub fn readiness_with(&self, answers: bool) -> Readiness {
+        let known = self.migrated.load(Ordering::Relaxed) && self.trust.known();
         Readiness {
-            database: answers && self.migrated.load(Ordering::Relaxed) && self.trust.known(),
+            database: known && self.store.ready().await,
             validators: self.validators.scanned(),
             draining: self.draining.load(Ordering::Relaxed),
         }
     }
 
-    /// Brings the schema up as soon as the database is there, then keeps the tables within their bounds.
+    /// Brings the schema up as soon as the database is there, then keeps partitions made ahead.
     async fn tend_database(self: Arc<Self>, stop: CancellationToken) {
         let tend = async {
             let mut told = false;
@@ -195,43 +141,22 @@ impl Gateway {
                 }
             }
             tracing::info!("the database has the current schema");
-            self.retention.tend(&self.store, &self.clock).await;
+            let mut hours = tokio::time::interval(PARTITIONS_EVERY);
+            loop {
+                hours.tick().await;
+                if let Err(error) = self.store.make_partitions().await {
+                    tracing::warn!(%error, "partitions could not be made ahead");
+                }
+            }
         };
         tokio::select! {
             () = stop.cancelled() => {}
             () = tend => {}
         }
     }
-
-    /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails
-    /// costs nothing but time.
-    async fn fold_counts(self: Arc<Self>, stop: CancellationToken) {
-        let fold = async {
-            let mut ticks = tokio::time::interval(FOLD_EVERY);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                while self.migrated.load(Ordering::Relaxed) {
-                    match self.store.fold_counts().await {
-                        Ok(0) => break,
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::debug!(%error, "counts could not be folded");
-                            break;
-                        }
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = fold => {}
-        }
-    }
 }
 
-/// The gateway's own rules for events, as the settings have them.
-pub(crate) fn rules(config: &Config) -> Rules {
+fn rules(config: &Config) -> Rules {
     Rules {
         data_bytes_max: config.data_bytes_max,
         nesting_max: config.nesting_max,
@@ -242,8 +167,7 @@ pub(crate) fn rules(config: &Config) -> Rules {
     }
 }
 
-/// How validators are run, as the settings have it.
-pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Options {
+fn validator_options(config: &Config, rules: Rules) -> validator::Options {
     validator::Options {
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),
@@ -268,63 +192,21 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
 ///
 /// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
 pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listener = bind(config.listen).await?;
-    let monitoring = match config.metrics_listen {
-        Some(address) => Some(bind(address).await?),
-        None => None,
-    };
-    let tls = config.tls.clone().map(Tls::load).transpose().context("TLS")?;
-    warn_of_open_doors(&config, listener.address());
+    let listener =
+        Listener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let own = match &config.database_url {
         Some(_) => None,
         None => Some(Postgres::start(&config.postgres_options()).await?),
     };
-    let sockets = Sockets { listener, monitoring, tls };
-    let served = serve_on(sockets, config, own.as_ref(), migrate, shutdown).await;
+    let served = serve_on(listener, config, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
     }
     served
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
-/// Answers on the address for monitoring, also while the gateway drains.
-async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationToken) {
-    tracing::info!(address = %listener.address(), "monitoring is answered");
-    let limits = ServerLimits {
-        connections_max: MONITORING_CONNECTIONS_MAX,
-        drain: MONITORING_DRAIN,
-        ..ServerLimits::of(&gateway.config)
-    };
-    let handler = move |request, _: Peer| {
-        let gateway = Arc::clone(&gateway);
-        async move { router::answer_monitoring(&gateway, request).await }
-    };
-    listener.run(limits, Arc::default(), handler, stop).await;
-}
-
-/// Tells what anybody on the way could read or claim.
-fn warn_of_open_doors(config: &Config, address: SocketAddr) {
-    if config.tls.is_none() && !address.ip().is_loopback() {
-        tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
-    }
-    if config.proxy_protocol && config.trusted_proxies.is_empty() {
-        tracing::warn!("every caller may say who it is in a PROXY header: name the proxies in trusted_proxies");
-    }
-}
-
-/// What the gateway listens on.
-struct Sockets {
-    listener: Listener,
-    monitoring: Option<Listener>,
-    tls: Option<Arc<Tls>>,
-}
-
 async fn serve_on(
-    Sockets { listener, monitoring, tls }: Sockets,
+    listener: Listener,
     config: Config,
     own: Option<&Postgres>,
     migrate: bool,
@@ -336,10 +218,12 @@ async fn serve_on(
         (None, None) => anyhow::bail!("no database was chosen"),
     };
     let drain = Duration::from_millis(config.drain_ms);
-    let limits = ServerLimits::of(&config);
-    let doors = Arc::new(Doors::new(&config, tls.clone()));
-    let counted = (listener.connections(), Arc::clone(&doors));
-    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), counted)?;
+    let limits = ServerLimits {
+        connections_max: config.connections_max,
+        header_read: Duration::from_millis(config.header_read_ms),
+        drain,
+    };
+    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none())?;
     if own.is_some() {
         // Here nobody has registered an application yet, and only this machine can call.
         gateway.store.migrate().await.context("the schema of the embedded Postgres")?;
@@ -350,30 +234,22 @@ async fn serve_on(
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
-    tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
-    if let Some(monitoring) = monitoring {
-        tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
-    }
-    if let Some(tls) = tls {
-        tasks.spawn(tls.follow(stop.clone()));
-    }
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
     let shared = Arc::clone(&gateway);
-    let handler = move |request, peer: Peer| {
+    let handler = move |request, peer: std::net::SocketAddr| {
         let gateway = Arc::clone(&shared);
-        async move { router::answer(&gateway, request, peer).await }
+        async move { router::answer(&gateway, request, peer.ip()).await }
     };
     let announce = async {
         shutdown.cancelled().await;
         gateway.draining.store(true, Ordering::Relaxed);
-        gateway.streams.stop();
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };
-    let ((), since) = tokio::join!(listener.run(limits, doors, handler, shutdown.clone()), announce);
+    let ((), since) = tokio::join!(listener.run(limits, handler, shutdown.clone()), announce);
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {
@@ -381,7 +257,6 @@ async fn serve_on(
     }
     stop.cancel();
     tasks.wait().await;
-    gateway.streams.stopped().await;
     gateway.validators.stop().await;
     gateway.store.close().await;
     tracing::info!("the gateway has stopped");

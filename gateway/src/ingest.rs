@@ -3,12 +3,14 @@
 //! and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::Receiver;
 use uuid::Uuid;
 
@@ -19,9 +21,7 @@ use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
-use crate::share::Held;
-use crate::tally::{Ending, Tally};
-use crate::trust::{Application, Peer, Scope};
+use crate::trust::{Application, Scope};
 use crate::validator::{Judgement, Subject};
 use crate::verdict::{Digest, Verdict, Violation};
 
@@ -33,15 +33,13 @@ const EVENTS_AT_A_STRETCH: usize = 64;
 /// # Errors
 ///
 /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
-pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
+pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
     let application = gateway.trust.identify(request.headers(), peer)?;
     application.allow(Scope::Ingest)?;
-    application.look()?;
-    let format = format(gateway, request.headers())?;
+    let format = format(request.headers())?;
     let (head, body) = request.into_parts();
-    let room = Held::none(&gateway.in_flight, application.share());
-    let received = body::read(&head.headers, body, &gateway.body_limits, room).await?;
-    let answer = process(gateway, &application, received.bytes, received.room, format);
+    let received = body::read(&head.headers, body, &gateway.body_limits, &gateway.in_flight).await?;
+    let answer = process(gateway, &application, received.bytes, received.permit, format);
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
         Ok(answer) => answer,
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
@@ -49,7 +47,7 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
     }
 }
 
-fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
+fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Err(Refusal::WrongType { found: "nothing".to_owned() }) };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
@@ -57,9 +55,6 @@ fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
         Ok(Format::Json)
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
         Ok(Format::Lines)
-    } else if essence.eq_ignore_ascii_case("text/plain") && gateway.cors.origin(headers).is_some() {
-        // What a page can send while it is being left, without asking first.
-        Ok(Format::Json)
     } else {
         Err(Refusal::WrongType { found: text.chars().take(100).collect() })
     }
@@ -69,26 +64,27 @@ async fn process(
     gateway: &Gateway,
     application: &Application,
     body: Bytes,
-    room: Option<Held>,
+    permit: Option<OwnedSemaphorePermit>,
     format: Format,
 ) -> Result<Response, Refusal> {
-    let parsed = match envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()) {
-        Ok(parsed) => parsed,
-        Err(unreadable) => {
-            // What cannot be read costs as much as one event, or it would be the way around the limit.
-            application.take(1)?;
-            return Err(unreadable_body(unreadable, gateway));
-        }
-    };
+    let parsed =
+        envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()).map_err(
+            |unreadable| match unreadable {
+                Unreadable::Empty => Refusal::Empty,
+                Unreadable::NotJson { line, column, message } => {
+                    Refusal::NotJson { line, column, message: message.to_owned() }
+                }
+                Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
+            },
+        )?;
     let (single, elements) = match parsed {
         Parsed::One(element) => (true, vec![element]),
         Parsed::Many(elements) => (false, elements),
     };
     let count = elements.len();
-    application.take(count)?;
     let mut sending = Sending::new(gateway, application, count);
     sending.judge(elements).await?;
-    sending.store(room).await?;
+    sending.store(permit).await?;
     let outcomes = sending.bury().await?;
     debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome");
     Ok(match &outcomes[..] {
@@ -111,8 +107,6 @@ struct Sending<'a> {
     quarantined: (Vec<DeadLetter>, Vec<usize>),
     /// Rejected events, which nobody waits for.
     rejected: Vec<DeadLetter>,
-    /// Counts each event as it ends.
-    tally: Tally<'a>,
 }
 
 impl<'a> Sending<'a> {
@@ -125,7 +119,6 @@ impl<'a> Sending<'a> {
             accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
             quarantined: (Vec::new(), Vec::new()),
             rejected: Vec::new(),
-            tally: gateway.tallies.begin(&application.name),
         }
     }
 
@@ -142,10 +135,6 @@ impl<'a> Sending<'a> {
                     continue;
                 }
             };
-            if !self.application.may_send(&event.category, &event.name) {
-                self.reject_type(place, event);
-                continue;
-            }
             let judgement = self.gateway.validators.judge(self.subject(&event)).await;
             self.settle(place, event, judgement)?;
         }
@@ -194,7 +183,6 @@ impl<'a> Sending<'a> {
     }
 
     fn reject_broken(&mut self, place: usize, broken: Broken) {
-        self.tally.count_untyped(Ending::Rejected);
         let letter = DeadLetter {
             violations: broken.violations.clone(),
             event_id: broken.id,
@@ -220,7 +208,6 @@ impl<'a> Sending<'a> {
     }
 
     fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
-        self.tally.count(&event.category, &event.name, Ending::Rejected);
         let validator =
             module.map(|digest| JudgedBy { event_type: format!("{}/{}", &*event.category, &*event.name), digest });
         let id = event.id;
@@ -234,21 +221,6 @@ impl<'a> Sending<'a> {
             Some(Outcome::Rejected { id: Some(id), code: RejectionCode::Rule, violations, validator });
     }
 
-    /// The application may not send events of this type; to others and to the rest of the request it makes no difference.
-    fn reject_type(&mut self, place: usize, event: Event) {
-        let message = "The application may not send this event type. Ask for it to be allowed.";
-        let violations = vec![Violation {
-            pointer: String::new(),
-            code: RejectionCode::NotAllowed.as_str().into(),
-            message: message.into(),
-        }];
-        let id = event.id;
-        let code = RejectionCode::NotAllowed;
-        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), message, Bytes::new());
-        self.rejected.push(DeadLetter { violations: violations.clone(), ..of_event(letter, event, self.gateway) });
-        self.outcomes[place] = Some(Outcome::Rejected { id: Some(id), code, violations, validator: None });
-    }
-
     fn quarantine(
         &mut self,
         place: usize,
@@ -258,7 +230,6 @@ impl<'a> Sending<'a> {
         detail: String,
     ) {
         let id = event.id;
-        self.tally.count(&event.category, &event.name, Ending::Quarantined);
         let letter = self.dead_letter(place, Reason::Quarantined, &code, &detail, Bytes::new());
         self.quarantined.0.push(DeadLetter { module, ..of_event(letter, event, self.gateway) });
         self.quarantined.1.push(place);
@@ -291,7 +262,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Hands the accepted events to the writers and waits for their receipts.
-    async fn store(&mut self, mut room: Option<Held>) -> Result<(), Refusal> {
+    async fn store(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> Result<(), Refusal> {
         let (rows, places) = std::mem::take(&mut self.accepted);
         if rows.is_empty() {
             return Ok(());
@@ -307,7 +278,7 @@ impl<'a> Sending<'a> {
             let parcel = std::mem::replace(&mut rest, tail);
             let count = parcel.len();
             // The body is freed with its last parcel, so its share of what may be in flight travels with that one.
-            let share = if rest.is_empty() { room.take() } else { room.as_ref().map(Held::another) };
+            let share = if rest.is_empty() { permit.take() } else { None };
             let first = receipts.is_empty();
             let receipt = self.gateway.events.submit(parcel, share).map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
@@ -321,16 +292,9 @@ impl<'a> Sending<'a> {
             let fates = receipt.await.map_err(|_| Refusal::Draining)?;
             debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
             for (fate, (place, original)) in fates.into_iter().zip(&mut places) {
-                let Original { category, name, .. } = &original;
                 match fate {
-                    Fate::Stored => {
-                        self.tally.count(category, name, Ending::Stored);
-                        self.outcomes[place] = Some(Outcome::Stored { id: original.id });
-                    }
-                    Fate::Duplicate => {
-                        self.tally.count(category, name, Ending::Duplicate);
-                        self.outcomes[place] = Some(Outcome::Duplicate { id: original.id });
-                    }
+                    Fate::Stored => self.outcomes[place] = Some(Outcome::Stored { id: original.id }),
+                    Fate::Duplicate => self.outcomes[place] = Some(Outcome::Duplicate { id: original.id }),
                     Fate::Refused { code, message } => self.unstorable(place, original, &code, &message),
                 }
             }
@@ -341,7 +305,6 @@ impl<'a> Sending<'a> {
     /// An event that Postgres refuses for its data, whatever else is in its batch.
     fn unstorable(&mut self, place: usize, original: Original, sqlstate: &str, message: &str) {
         let Original { id, session_id, category, name, module, raw } = original;
-        self.tally.count(&category, &name, Ending::Quarantined);
         let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
         let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw);
         self.quarantined.0.push(DeadLetter {
@@ -360,11 +323,10 @@ impl<'a> Sending<'a> {
     async fn bury(mut self) -> Result<Vec<Outcome>, Refusal> {
         let letters = &self.gateway.dead_letters;
         if !self.rejected.is_empty() {
-            letters.keep_rejected(std::mem::take(&mut self.rejected), self.application.rejected_share());
+            letters.keep_rejected(std::mem::take(&mut self.rejected));
         }
         if !self.quarantined.0.is_empty() {
             letters.keep(std::mem::take(&mut self.quarantined.0)).await?;
-            self.tally.kept();
         }
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
         outcomes.ok_or(Refusal::Internal)
@@ -391,14 +353,6 @@ impl Original {
             module: row.module,
             raw: row.raw.clone(),
         }
-    }
-}
-
-fn unreadable_body(unreadable: Unreadable, gateway: &Gateway) -> Refusal {
-    match unreadable {
-        Unreadable::Empty => Refusal::Empty,
-        Unreadable::NotJson { line, column, message } => Refusal::NotJson { line, column, message: message.to_owned() },
-        Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
     }
 }
 

@@ -4,46 +4,32 @@
 //! [`router`] finds the handler, [`ingest`] takes the request through its steps. [`trust`] says who calls, [`body`] reads
 //! the bytes, [`envelope`] makes events of them by way of [`json`], [`validator`] has each judged in the words of
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
-//! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
-//! dead letters again.
+//! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back.
 //!
-//! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
-//! [`gate`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
-//! settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded default, [`retention`] keeps the tables
-//! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
-//! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
+//! Around that path: [`config`] proves the settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded
+//! default, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 
 #![forbid(unsafe_code)]
 
-pub mod applications;
 pub mod batch;
 pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod cors;
 pub mod dead_letters;
 pub mod envelope;
 pub mod event;
-pub mod figures;
-pub mod gate;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
-pub mod metrics;
 pub mod outcome;
 pub mod postgres;
 pub mod query;
-pub mod redrive;
 pub mod response;
-pub mod retention;
 pub mod router;
 pub mod server;
-pub mod share;
 pub mod store;
-pub mod tally;
 pub mod telemetry;
-pub mod tls;
 pub mod trust;
 pub mod validator;
 pub mod verdict;

@@ -48,8 +48,6 @@ pub enum RejectionCode {
     Envelope,
     /// The validator of the event's type.
     Rule,
-    /// The gateway: the application may not send this event type.
-    NotAllowed,
 }
 
 impl RejectionCode {
@@ -58,7 +56,6 @@ impl RejectionCode {
         match self {
             Self::Envelope => "envelope",
             Self::Rule => "rule",
-            Self::NotAllowed => "not_allowed",
         }
     }
 }

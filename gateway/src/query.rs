@@ -1,233 +1,135 @@
-//! Reads: rows to nested JSON, a page at a time, or the whole result as lines. What is asked for is proved here, by path
-//! and parameters; `query/list.rs` gets the pages, `query/stream.rs` sends them one after the other for as long as the
-//! client takes them. Nothing is counted or sorted here, and nothing but a page is ever held.
+//! Reads: rows to nested JSON, page by page. A cursor names the last row of a page by its key, so that paging costs the
+//! same on every page and stays correct while rows arrive.
 
-mod cursor;
-pub mod dead_letters;
-mod list;
-mod parameters;
-mod stream;
-mod words;
+use hyper::StatusCode;
+use uuid::Uuid;
 
-use std::borrow::Cow;
-
-use hyper::HeaderMap;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
-
-use self::list::{List, Listing};
-use self::parameters::{Parameters, bad, id, word};
-pub use self::stream::Streams;
 use crate::gateway::Gateway;
-use crate::response::{self, Encoder, Encoding, Refusal, Response};
-use crate::store::{self, Bucket, CountFilter, EventFilter, PageLimits, SessionFilter};
+use crate::response::{self, Refusal, Response};
+use crate::store::{SessionCursor, StoredEvent};
+use crate::verdict::Digest;
 
-/// Rows of a page, unless the caller asks for another number.
-const ROWS: u32 = 100;
-/// Most rows of a page.
-const ROWS_MAX: u32 = 1_000;
-/// Counts are small, and a chart needs many.
-const COUNTS: u32 = 1_000;
-const COUNTS_MAX: u32 = 10_000;
-/// Most buckets of a range.
-const BUCKETS_MAX: i64 = 10_000;
-/// What is counted if no range is given.
-const COUNTED_US: i64 = 86_400_000_000;
-/// Smaller answers are not worth compressing.
-const COMPRESSED_BYTES_MIN: usize = 1_024;
-/// Bytes that are compressed at a stretch before others have the thread.
-const PIECE_BYTES: usize = 128 * 1024;
+/// Events of a page, unless the caller asks for another number.
+const LIMIT: u32 = 100;
+/// Most events of a page.
+const LIMIT_MAX: u32 = 1_000;
 
-/// What a path asks for.
-#[derive(Debug)]
-pub enum Read<'a> {
-    /// The events of a session.
-    Session(Cow<'a, str>),
-    /// One event of a session, by its id.
-    SessionEvent(Cow<'a, str>, Cow<'a, str>),
-    /// The sessions that were active in a time.
-    Sessions,
-    /// The categories and names, with counts.
-    Categories,
-    /// The events of a category.
-    Category(Cow<'a, str>),
-    /// The events of a time.
-    Events,
-    /// Counts in buckets of time.
-    Stats,
-}
-
-/// Answers a read.
+/// `GET /v1/sessions/{session_id}`: the events of a session in the order in which they occurred.
 ///
 /// # Errors
 ///
-/// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::NotFound`] of one event;
-/// [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
-pub async fn answer(
-    gateway: &Gateway,
-    headers: &HeaderMap,
-    read: Read<'_>,
-    query: Option<&str>,
-) -> Result<Response, Refusal> {
-    let now_us = gateway.clock.now_us();
-    let listing = match read {
-        Read::SessionEvent(session_id, event_id) => {
-            return one_event(gateway, headers, &session_id, &event_id, query).await;
+/// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::DatabaseAway`].
+pub async fn session(gateway: &Gateway, session_id: &str, query: Option<&str>) -> Result<Response, Refusal> {
+    let session_id = Uuid::try_parse(session_id)
+        .map_err(|_| bad("session_id", "must be a UUID, such as e2085be5-9137-4e4e-80b5-f1ffddc25423"))?;
+    let mut limit = LIMIT;
+    let mut after = None;
+    for (key, value) in pairs(query) {
+        match key {
+            "limit" => {
+                limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+                    .ok_or_else(|| bad("limit", "must be a whole number from 1 to 1000"))?;
+            }
+            "cursor" => {
+                after = Some(cursor(value).ok_or_else(|| bad("cursor", "must be the `next` of an earlier page"))?)
+            }
+            _ => return Err(bad(key, "is not known here; this path takes limit and cursor")),
         }
-        Read::Session(session_id) => session(&session_id, query)?,
-        Read::Category(category) => category_events(&category, query)?,
-        Read::Events => events(query)?,
-        Read::Sessions => sessions(query)?,
-        Read::Categories => {
-            Listing::new(List::EventTypes, Parameters::read(query, &["limit", "cursor"])?, String::new(), "categories")
-        }
-        Read::Stats => stats(query, now_us)?,
-    };
-    let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
-    if header(headers, &ACCEPT).to_ascii_lowercase().contains("application/x-ndjson") {
-        if listing.parameters.text("limit").is_some() {
-            return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
-        }
-        return gateway.streams.start(&gateway.store, listing, encoding, now_us).await;
     }
-    let (usual, most) = if matches!(listing.list, List::Counts(_)) { (COUNTS, COUNTS_MAX) } else { (ROWS, ROWS_MAX) };
-    let limits = PageLimits { rows: listing.parameters.limit(usual, most)?, bytes: gateway.config.page_bytes_max };
-    let page = listing.page(&gateway.store, listing.parameters.text("cursor"), limits, b',', now_us).await?;
-    send(listing.whole(page), encoding).await
-}
-
-/// `Accept` and `Accept-Encoding` may come in several lines, which mean the same as one.
-fn header(headers: &HeaderMap, name: &HeaderName) -> String {
-    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    lines.join(",")
-}
-
-/// A whole answer, compressed if the client takes that and it is worth it.
-async fn send(body: Vec<u8>, encoding: Encoding) -> Result<Response, Refusal> {
-    if encoding == Encoding::Identity || body.len() < COMPRESSED_BYTES_MIN {
-        return Ok(response::read(body));
-    }
-    let compress = async {
-        let mut encoder = Encoder::new(encoding)?;
-        let mut sent = Vec::new();
-        for piece in body.chunks(PIECE_BYTES) {
-            sent.extend(encoder.piece(piece.to_vec())?);
-            tokio::task::yield_now().await;
-        }
-        sent.extend(encoder.finish()?);
-        Ok::<_, std::io::Error>(sent)
-    };
-    let compressed = compress.await.map_err(|error| {
-        tracing::error!(%error, "an answer could not be compressed");
-        Refusal::Internal
+    // One row more than asked for tells whether there is a next page.
+    let mut events = gateway.store.session_page(session_id, after, limit + 1).await.map_err(|error| {
+        tracing::warn!(%error, "a session could not be read");
+        Refusal::DatabaseAway
     })?;
-    Ok(response::compressed(response::read(compressed), encoding))
+    let more = events.len() > limit as usize;
+    events.truncate(limit as usize);
+    let next = if more { events.last().map(cursor_of) } else { None };
+    let mut body = format!("{{\"session_id\":\"{session_id}\",\"events\":[");
+    for (place, event) in events.iter().enumerate() {
+        if place > 0 {
+            body.push(',');
+        }
+        write_event(&mut body, event);
+    }
+    body.push_str("],\"next\":");
+    body.push_str(&next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\"")));
+    body.push('}');
+    Ok(response::json(StatusCode::OK, body))
 }
 
-async fn one_event(
-    gateway: &Gateway,
-    headers: &HeaderMap,
-    session_id: &str,
-    event_id: &str,
-    query: Option<&str>,
-) -> Result<Response, Refusal> {
-    let (session_id, event_id) = (id("session_id", session_id)?, id("id", event_id)?);
-    Parameters::read(query, &[])?;
-    let event = gateway.store.event(session_id, event_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
-    let mut body = Vec::new();
-    words::event(&mut body, &event);
-    send(body, Encoding::accepted(&header(headers, &ACCEPT_ENCODING))).await
+fn bad(name: &str, message: &str) -> Refusal {
+    Refusal::BadParameter { name: name.chars().take(100).collect(), message: message.to_owned().into() }
 }
 
-fn session(session_id: &str, query: Option<&str>) -> Result<Listing, Refusal> {
-    let session_id = id("session_id", session_id)?;
-    let known = ["from", "to", "category", "name", "application", "order", "limit", "cursor"];
-    let parameters = Parameters::read(query, &known)?;
-    let filter = EventFilter { session_id: Some(session_id), ..filter(&parameters)? };
-    Ok(Listing::new(List::Events(filter), parameters, format!("\"session_id\":\"{session_id}\","), "events"))
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-fn category_events(category: &str, query: Option<&str>) -> Result<Listing, Refusal> {
-    let category = word("category", category)?;
-    let known = ["from", "to", "name", "session_id", "application", "order", "limit", "cursor"];
-    let parameters = Parameters::read(query, &known)?;
-    let head = format!("\"category\":{},", words::text(&category));
-    let filter = EventFilter { category: Some(category), ..filter(&parameters)? };
-    Ok(Listing::new(List::Events(filter), parameters, head, "events"))
+/// `data` is spliced in as Postgres wrote it: parsing it here could only lose digits.
+fn write_event(body: &mut String, event: &StoredEvent) {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let module = event.module.as_deref().and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
+    let validator = module.map_or_else(|| "null".to_owned(), |digest| format!("\"{digest}\""));
+    body.push_str(&format!(
+        "{{\"id\":\"{}\",\"session_id\":\"{}\",\"category\":{},\"name\":{},\"timestamp\":\"{}\",\"received_at\":\"{}\",\"application\":{},\"validator\":{},\"data\":{}}}",
+        event.id,
+        event.session_id,
+        text(&event.category),
+        text(&event.name),
+        time(event.timestamp_us),
+        time(event.received_at_us),
+        text(&event.application),
+        validator,
+        event.data,
+    ));
 }
 
-fn events(query: Option<&str>) -> Result<Listing, Refusal> {
-    let known = ["from", "to", "category", "name", "session_id", "application", "order", "limit", "cursor"];
-    let parameters = Parameters::read(query, &known)?;
-    let filter = filter(&parameters)?;
-    let head = words::range(filter.from_us, filter.to_us);
-    Ok(Listing::new(List::Events(filter), parameters, head, "events"))
+fn time(us: i64) -> String {
+    chrono::DateTime::from_timestamp_micros(us)
+        .map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
 }
 
-fn filter(parameters: &Parameters) -> Result<EventFilter, Refusal> {
-    let (from_us, to_us) = parameters.range()?;
-    Ok(EventFilter {
-        from_us,
-        to_us,
-        session_id: parameters.id("session_id")?,
-        category: parameters.word("category")?,
-        name: parameters.word("name")?,
-        application: parameters.word("application")?,
-        descending: parameters.choice("order", &[("asc", false), ("desc", true)])?,
+fn cursor_of(event: &StoredEvent) -> String {
+    format!("{:016x}{:016x}{}", event.timestamp_us, event.received_at_us, event.id.simple())
+}
+
+fn cursor(text: &str) -> Option<SessionCursor> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    Some(SessionCursor {
+        timestamp_us: u64::from_str_radix(&text[..16], 16).ok()?.cast_signed(),
+        received_at_us: u64::from_str_radix(&text[16..32], 16).ok()?.cast_signed(),
+        id: Uuid::try_parse(&text[32..]).ok()?,
     })
 }
 
-fn sessions(query: Option<&str>) -> Result<Listing, Refusal> {
-    let parameters = Parameters::read(query, &["from", "to", "limit", "cursor"])?;
-    let (from_us, to_us) = parameters.range()?;
-    let head = words::range(from_us, to_us);
-    Ok(Listing::new(List::Sessions(SessionFilter { from_us, to_us }), parameters, head, "sessions"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
-    let known = ["from", "to", "bucket", "application", "category", "name", "outcome", "limit", "cursor"];
-    let parameters = Parameters::read(query, &known)?;
-    let buckets = [("hour", Bucket::Hour), ("minute", Bucket::Minute), ("day", Bucket::Day)];
-    let bucket = parameters.choice("bucket", &buckets)?;
-    let outcomes = ["stored", "duplicate", "rejected", "quarantined"].map(|outcome| (outcome, outcome));
-    let outcome = parameters.text("outcome").map(|_| parameters.choice("outcome", &outcomes)).transpose()?;
-    let (from_us, to_us) = parameters.range()?;
-    let to_us = to_us.or_else(|| Some(from_us?.saturating_add(COUNTED_US).max(now_us))).unwrap_or(now_us);
-    let from_us = from_us.unwrap_or(to_us - COUNTED_US);
-    // Buckets are whole: the range is widened to theirs.
-    let width_us = bucket.width_us();
-    let from_us = from_us.div_euclid(width_us) * width_us;
-    let to_us = (to_us + width_us - 1).div_euclid(width_us) * width_us;
-    if (to_us - from_us) / width_us > BUCKETS_MAX {
-        return Err(bad(
-            "bucket",
-            "cuts this range into more than 10000 parts; ask for wider buckets or a shorter range",
-        ));
-    }
-    let filter = CountFilter {
-        bucket,
-        from_us,
-        to_us,
-        category: parameters.word("category")?,
-        name: parameters.word("name")?,
-        application: parameters.word("application")?,
-        outcome: outcome.map(str::to_owned),
-    };
-    let head = format!("{}\"bucket\":\"{}\",", words::range(Some(from_us), Some(to_us)), bucket.as_str());
-    Ok(Listing::new(List::Counts(filter), parameters, head, "counts"))
-}
-
-/// What a reader is told of what went wrong in the store.
-fn refusal(error: store::Error) -> Refusal {
-    match error {
-        store::Error::Busy => Refusal::ReadsFull,
-        store::Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
-        store::Error::Refused(_) => {
-            tracing::error!(%error, "a read failed");
-            Refusal::Internal
-        }
-        error => {
-            tracing::warn!(%error, "a read failed");
-            Refusal::ReadAway
-        }
+    #[test]
+    fn a_cursor_names_the_row_it_was_made_of() {
+        let event = StoredEvent {
+            id: Uuid::now_v7(),
+            session_id: Uuid::now_v7(),
+            category: "a".to_owned(),
+            name: "b".to_owned(),
+            timestamp_us: -5,
+            received_at_us: 7,
+            application: "c".to_owned(),
+            module: None,
+            data: "{}".to_owned(),
+        };
+        let read = cursor(&cursor_of(&event)).expect("a cursor");
+        assert_eq!((read.timestamp_us, read.received_at_us, read.id), (-5, 7, event.id));
+        assert!(cursor("0123").is_none());
     }
 }

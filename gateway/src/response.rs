@@ -9,25 +9,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt as _};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
-};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use uuid::Uuid;
 
-mod encoding;
-
-pub use self::encoding::{Encoder, Encoding};
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::verdict::Violation;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Why a streamed body ended early; the connection is then broken off, so that the client sees a cut answer as cut.
@@ -107,37 +100,6 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     answer(status, JSON, body.into())
 }
 
-/// The figures, in the format that Prometheus reads.
-pub fn metrics(text: String) -> Response {
-    let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    answer(StatusCode::OK, format, text.into())
-}
-
-/// An answer of a read, which is another one when other things are accepted.
-pub fn read(body: impl Into<Bytes>) -> Response {
-    varying(json(StatusCode::OK, body))
-}
-
-/// An answer of lines that are made while they are sent.
-pub fn lines(pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Response {
-    let mut response = Response::new(Body::stream(StreamBody::new(pieces.map_ok(Frame::data))));
-    response.headers_mut().insert(CONTENT_TYPE, LINES);
-    varying(response)
-}
-
-/// Says that a body is compressed.
-pub fn compressed(mut response: Response, encoding: Encoding) -> Response {
-    if let Some(word) = encoding.as_str() {
-        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(word));
-    }
-    response
-}
-
-fn varying(mut response: Response) -> Response {
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
-    response
-}
-
 fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -183,7 +145,7 @@ pub fn quarantined(id: Uuid, code: &str) -> Response {
     json(StatusCode::ACCEPTED, written(&body))
 }
 
-/// 422: the event breaks the envelope's or its validator's rules. 403: the application may not send its type.
+/// 422: the event breaks the envelope's or its validator's rules.
 pub fn rejected(
     code: RejectionCode,
     id: Option<Uuid>,
@@ -202,10 +164,7 @@ pub fn rejected(
         violations: &'a [Violation],
         validator: Option<&'a JudgedBy>,
     }
-    let status = match code {
-        RejectionCode::Envelope | RejectionCode::Rule => StatusCode::UNPROCESSABLE_ENTITY,
-        RejectionCode::NotAllowed => StatusCode::FORBIDDEN,
-    };
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
     let (kind, title, detail) = match code {
         RejectionCode::Envelope => (
             "urn:eye:problem:envelope",
@@ -218,11 +177,6 @@ pub fn rejected(
             "The event breaks a rule of its type",
             "The validator of this event type refused the event. Mend what `violations` lists \
              (each `pointer` names the place) and send it again.",
-        ),
-        RejectionCode::NotAllowed => (
-            "urn:eye:problem:not_allowed",
-            "The application may not send this event type",
-            "Ask for the event type to be allowed for the application, then send the event again.",
         ),
     };
     let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator };
@@ -296,8 +250,6 @@ const OVERLOADED: &str = "There is no room for more events now, and none of this
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
     none is stored twice. An event without an `id` may be stored a second time.";
-const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
-    time.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -349,23 +301,6 @@ pub enum Refusal {
         /// The scope that it lacks.
         scope: &'static str,
     },
-    /// The request has more headers than it may.
-    TooManyHeaders {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// The request has a length and is chunked too.
-    TwoLengths,
-    /// The application sends more events than it may.
-    RateLimited {
-        /// When the same request fits.
-        retry_after_seconds: u64,
-    },
-    /// What the request makes is there already.
-    Exists {
-        /// What it is.
-        message: String,
-    },
     /// There is nothing at this path.
     NotFound,
     /// The path does not know the method.
@@ -388,15 +323,6 @@ pub enum Refusal {
     Overloaded,
     /// The database did not confirm: it may or may not have stored the events.
     DatabaseAway,
-    /// All connections for reading are at work, or all streams are taken.
-    ReadsFull,
-    /// A read took longer than it may.
-    ReadSlow {
-        /// How long it may take, in milliseconds.
-        limit_ms: u128,
-    },
-    /// The database does not answer a read.
-    ReadAway,
     /// The gateway is shutting down.
     Draining,
     /// The gateway failed.
@@ -447,14 +373,6 @@ impl Refusal {
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
-            Self::TooManyHeaders { .. } => {
-                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
-            }
-            Self::TwoLengths => (S::BAD_REQUEST, "two_lengths", "The body has two lengths"),
-            Self::RateLimited { .. } => {
-                (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
-            }
-            Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
@@ -464,9 +382,6 @@ impl Refusal {
             Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
             Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
-            Self::ReadsFull => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
-            Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
-            Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
@@ -507,13 +422,6 @@ impl Refusal {
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
-            Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
-            Self::TwoLengths => "Send `Content-Length` or `Transfer-Encoding: chunked`, not both.".into(),
-            Self::RateLimited { retry_after_seconds } => format!(
-                "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
-            )
-            .into(),
-            Self::Exists { message } => message.clone().into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
@@ -523,13 +431,6 @@ impl Refusal {
                 .into(),
             Self::Overloaded => OVERLOADED.into(),
             Self::DatabaseAway => DATABASE_AWAY.into(),
-            Self::ReadsFull => READS_FULL.into(),
-            Self::ReadSlow { limit_ms } => format!(
-                "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try \
-                 again when the database has less to do."
-            )
-            .into(),
-            Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
             Self::Internal => INTERNAL.into(),
         }
@@ -540,32 +441,26 @@ impl Refusal {
         match self {
             Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
             Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
-            Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
+            Self::TooManyEvents { limit } => Facts { limit: Some(*limit), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
-            | Self::TwoLengths
-            | Self::RateLimited { .. }
-            | Self::Exists { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout
             | Self::BodyBroken
             | Self::Overloaded
             | Self::DatabaseAway
-            | Self::ReadsFull
-            | Self::ReadSlow { .. }
-            | Self::ReadAway
             | Self::Draining
             | Self::Internal => none,
         }
     }
 
-    /// The problem document.
-    pub fn problem(&self) -> Bytes {
+    /// The problem document with its status and headers.
+    pub fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Problem<'a> {
             #[serde(rename = "type")]
@@ -578,31 +473,18 @@ impl Refusal {
             facts: Facts<'a>,
         }
         let (status, code, title) = self.words();
-        written(&Problem {
+        let body = written(&Problem {
             kind: format!("urn:eye:problem:{code}"),
             title,
             status: status.as_u16(),
             detail: self.detail(),
             code,
             facts: self.facts(),
-        })
-    }
-
-    /// The problem document with its status and headers.
-    pub fn into_response(self) -> Response {
-        let status = self.status();
-        let body = self.problem();
+        });
         let mut response = answer(status, PROBLEM, body);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allowed } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
-        }
-        if matches!(self, Self::TwoLengths) {
-            // Whatever follows on this connection may be the part of the body that somebody else saw.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Self::RateLimited { retry_after_seconds } = self {
-            headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -707,10 +589,6 @@ mod tests {
             Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
             Refusal::Unknown,
             Refusal::NotAllowed { scope: "send" },
-            Refusal::TooManyHeaders { limit: 100 },
-            Refusal::TwoLengths,
-            Refusal::RateLimited { retry_after_seconds: 7 },
-            Refusal::Exists { message: "there is already one".to_owned() },
             Refusal::NotFound,
             Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
             Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
@@ -731,11 +609,7 @@ mod tests {
             assert!(body["title"].is_string());
             let detail = body["detail"].as_str().expect("a text");
             assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");
-            let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status);
-            assert_eq!(headers.contains_key(RETRY_AFTER), passing);
-            if code == "rate_limited" {
-                assert_eq!(headers[RETRY_AFTER], "7");
-            }
+            assert_eq!(headers.contains_key(RETRY_AFTER), status == StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
             if code == "not_json" {

@@ -1,217 +1,82 @@
 //! Method and path to handler: one table.
 
-mod requests;
-
 use std::borrow::Cow;
-use std::time::Instant;
+use std::net::IpAddr;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
-use crate::query::Read;
 use crate::response::{self, Refusal, Response};
-use crate::trust::{Peer, Scope};
-use crate::{applications, ingest, metrics, query};
-
-pub use requests::{Requests, RouteClass};
-
-use requests::Asked;
+use crate::trust::Scope;
+use crate::{ingest, query};
 
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 2_048;
 
-/// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths. A part in braces
-/// is a parameter; where a path fits two rows, the one without parameters is meant.
-pub const ROUTES: &[(&str, &str)] = &[
-    ("/v1/events", "GET, HEAD, POST"),
-    ("/post/create", "POST"),
-    ("/v1/sessions", "GET, HEAD"),
-    ("/v1/sessions/{session_id}", "GET, HEAD"),
-    ("/v1/sessions/{session_id}/events/{id}", "GET, HEAD"),
-    ("/v1/categories", "GET, HEAD"),
-    ("/v1/categories/{category}", "GET, HEAD"),
-    ("/v1/stats", "GET, HEAD"),
-    ("/v1/dead-letters", "GET, HEAD"),
-    ("/v1/dead-letters/{id}", "GET, HEAD"),
-    ("/v1/dead-letters/redrive", "POST"),
-    ("/v1/validators", "GET, HEAD"),
-    ("/v1/applications", "GET, HEAD, POST"),
-    ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
-    ("/v1/applications/{name}/rotate", "POST"),
-    ("/v1/applications/{name}/revoke", "POST"),
-    ("/healthz", "GET, HEAD"),
-    ("/readyz", "GET, HEAD"),
-    ("/metrics", "GET, HEAD"),
-    ("/openapi.json", "GET, HEAD"),
-];
-
-/// What programs are told of this surface.
-const OPENAPI: &str = include_str!("../openapi.json");
-
-/// A row of the table that a path is one of, with what the path gives for its parameters.
-struct Found<'a> {
-    path: &'static str,
-    methods: &'static str,
-    parameters: Vec<Cow<'a, str>>,
+/// What a path stands for.
+enum Route<'a> {
+    Events,
+    Session(Cow<'a, str>),
+    Validators,
+    Health,
+    Readiness,
 }
 
-impl<'a> Found<'a> {
+impl<'a> Route<'a> {
     fn of(path: &'a str) -> Option<Self> {
         if path.len() > PATH_BYTES_MAX {
             return None;
         }
-        if let Some((path, methods)) = ROUTES.iter().find(|(row, _)| *row == path) {
-            return Some(Self { path, methods, parameters: Vec::new() });
-        }
-        let (row, methods) = ROUTES.iter().find(|(row, _)| fits(row, path))?;
-        // Split before it is decoded, so that a category may hold a slash.
-        let given = row.split('/').zip(path.split('/')).filter(|(part, _)| part.starts_with('{'));
-        let decoded = given.map(|(_, value)| percent_decode_str(value).decode_utf8().ok());
-        Some(Self { path: row, methods, parameters: decoded.collect::<Option<_>>()? })
-    }
-
-    fn allow(&self, method: &Method) -> Result<(), Refusal> {
-        let allowed = self.methods.split(", ").any(|one| one == method.as_str());
-        if allowed { Ok(()) } else { Err(Refusal::MethodNotAllowed { allowed: self.methods }) }
-    }
-
-    fn class(&self, method: &Method) -> RouteClass {
-        match self.path {
-            "/v1/events" if method == Method::POST => RouteClass::Events,
-            "/post/create" => RouteClass::Events,
-            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/v1/validators" => RouteClass::Running,
-            path if path.starts_with("/v1/applications") => RouteClass::Running,
-            _ => RouteClass::Read,
-        }
-    }
-
-    /// What a path reads of the events; `None` when it is not one of those.
-    fn read(self) -> Option<Read<'a>> {
-        let mut parameters = self.parameters.into_iter();
-        let mut next = || parameters.next().expect("the row has this parameter");
-        Some(match self.path {
-            "/v1/events" => Read::Events,
-            "/v1/sessions" => Read::Sessions,
-            "/v1/sessions/{session_id}" => Read::Session(next()),
-            "/v1/sessions/{session_id}/events/{id}" => Read::SessionEvent(next(), next()),
-            "/v1/categories" => Read::Categories,
-            "/v1/categories/{category}" => Read::Category(next()),
-            "/v1/stats" => Read::Stats,
-            _ => return None,
+        Some(match path {
+            "/v1/events" | "/post/create" => Self::Events,
+            "/v1/validators" => Self::Validators,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Readiness,
+            path => {
+                let session_id =
+                    path.strip_prefix("/v1/sessions/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
+                Self::Session(percent_decode_str(session_id).decode_utf8().ok()?)
+            }
         })
     }
-}
 
-fn fits(row: &str, path: &str) -> bool {
-    let (mut parts, mut given) = (row.split('/'), path.split('/'));
-    loop {
-        match (parts.next(), given.next()) {
-            (None, None) => return true,
-            (Some(part), Some(value)) if part == value || part.starts_with('{') && !value.is_empty() => {}
-            _ => return false,
+    fn method(&self) -> (Method, &'static str) {
+        match self {
+            Self::Events => (Method::POST, "POST"),
+            Self::Session(_) | Self::Validators | Self::Health | Self::Readiness => (Method::GET, "GET, HEAD"),
         }
     }
 }
 
 /// Answers any request.
-pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
-    if let Some(response) = gateway.cors.preflight(&request) {
-        return response;
-    }
-    let began = Instant::now();
-    let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
-    let origin = gateway.cors.origin(request.headers());
-    let answered = match examine(gateway, request.headers()) {
-        Ok(()) => route(gateway, request, peer, &mut asked).await,
-        Err(refusal) => Err(refusal),
-    };
-    let mut response = answered.unwrap_or_else(Refusal::into_response);
-    gateway.cors.mark(origin, &mut response);
-    asked.status = Some(response.status());
-    response
+pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Response {
+    route(gateway, request, peer).await.unwrap_or_else(Refusal::into_response)
 }
 
-/// What no route has to look at: too many headers, and two lengths, of which a proxy may have believed the other one.
-fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
-    let limit = gateway.config.headers_max;
-    if headers.len() > limit {
-        return Err(Refusal::TooManyHeaders { limit });
-    }
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Err(Refusal::TwoLengths);
-    }
-    Ok(())
-}
-
-/// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
-/// nothing of what it holds. Such requests are not counted.
-pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
-    let found = Found::of(request.uri().path());
-    let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
-        return Refusal::NotFound.into_response();
-    };
-    if let Err(refusal) = found.allow(request.method()) {
-        return refusal.into_response();
-    }
-    match found.path {
-        "/metrics" => metrics(gateway).await,
-        "/readyz" => readiness(gateway).await,
-        _ => health(),
-    }
-}
-
-async fn route(
-    gateway: &Gateway,
-    request: Request<Incoming>,
-    peer: Peer,
-    asked: &mut Asked<'_>,
-) -> Result<Response, Refusal> {
+async fn route(gateway: &Gateway, request: Request<Incoming>, peer: IpAddr) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
-    let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
-    asked.class = found.class(request.method());
-    found.allow(request.method())?;
-    match found.path {
-        "/v1/events" | "/post/create" if request.method() == Method::POST => {
-            return ingest::send(gateway, request, peer).await;
-        }
-        "/healthz" => return Ok(health()),
-        "/readyz" => return Ok(readiness(gateway).await),
-        path => {
-            if let Some(rest) = path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications")) {
-                return applications::answer(gateway, request, peer, rest).await;
-            }
-        }
+    let route = Route::of(uri.path()).ok_or(Refusal::NotFound)?;
+    let (method, allowed) = route.method();
+    let asked = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    if *asked != method {
+        return Err(Refusal::MethodNotAllowed { allowed });
     }
-    let caller = gateway.trust.identify(request.headers(), peer)?;
-    if found.path == "/v1/dead-letters/redrive" {
-        caller.allow(Scope::Admin)?;
-        return query::dead_letters::redrive(gateway, &caller, request).await;
-    }
-    caller.allow(Scope::Read)?;
-    match found.path {
-        "/v1/dead-letters" => query::dead_letters::list(gateway, uri.query()).await,
-        "/v1/dead-letters/{id}" => query::dead_letters::show(gateway, &found.parameters[0]).await,
-        "/v1/validators" => {
+    match route {
+        Route::Events => ingest::send(gateway, request, peer).await,
+        Route::Session(session_id) => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
+            query::session(gateway, &session_id, uri.query()).await
+        }
+        Route::Validators => {
+            gateway.trust.identify(request.headers(), peer)?.allow(Scope::Read)?;
             let report = serde_json::json!({ "validators": gateway.validators.report() });
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
-        "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
-        "/metrics" => Ok(metrics(gateway).await),
-        _ => {
-            let read = found.read().ok_or(Refusal::NotFound)?;
-            query::answer(gateway, request.headers(), read, uri.query()).await
-        }
+        Route::Health => Ok(response::json(StatusCode::OK, r#"{"status":"alive"}"#)),
+        Route::Readiness => Ok(readiness(gateway).await),
     }
-}
-fn health() -> Response {
-    response::json(StatusCode::OK, r#"{"status":"alive"}"#)
-}
-
-async fn metrics(gateway: &Gateway) -> Response {
-    response::metrics(metrics::scrape(gateway).await)
 }
 
 async fn readiness(gateway: &Gateway) -> Response {

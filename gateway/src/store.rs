@@ -1,35 +1,23 @@
 //! Postgres: the only SQL of the gateway.
 //!
-//! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write; and what
-//! the gateway itself asks (is the database there, who may call, fold the counts) has a pool of two, so that no reader can
-//! make the gateway look unready.
+//! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write.
 
 mod applications;
-pub mod copy;
-mod counts;
-mod dead_letters;
+mod copy;
 mod link;
-mod partitions;
 mod read;
-mod retention;
 mod write;
 
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
-pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
-pub use dead_letters::{Choice, LetterCursor, LetterFilter, LetterPage, StoredLetter};
-pub use partitions::{Making, Partition, Partitioned};
-pub use read::{
-    Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
-    Position, SessionEdge, SessionFilter, SessionRow, StoredEvent,
-};
-pub use retention::{Cause, Removed, Taken, Tending};
+pub use applications::{ApplicationRow, Applications, NewApplication};
+pub use read::{SessionCursor, StoredEvent};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
@@ -38,13 +26,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
-/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
-const AHEAD_MONTHS: u32 = 2;
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
-/// Connections for what the gateway itself asks.
-const OWN_CONNECTIONS: u32 = 2;
-/// Longest wait of a read for a connection, unless the configuration says otherwise.
-const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// What can go wrong with the database, other than in a write (see [`crate::batch::Failure`]).
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +37,6 @@ pub enum Error {
     /// The database does not answer, or not in time.
     #[error("the database is away: {0}")]
     Away(#[source] sqlx::Error),
-    /// All connections for reading are at work, and none became free in time.
-    #[error("all connections for reading are at work")]
-    Busy,
     /// The read took longer than it may.
     #[error("the database took longer than {} ms", .0.as_millis())]
     Slow(Duration),
@@ -71,11 +50,8 @@ pub enum Error {
     #[error("there is already an application named {0}")]
     ApplicationExists(String),
     /// There is no active application of this name.
-    #[error("there is no active application named {0} for which this can be done")]
+    #[error("there is no active application named {0}")]
     ApplicationUnknown(String),
-    /// An application cannot be known by a network that it does not have.
-    #[error("{0} would be known by its network and has none: give it a network, or let it be known by its token")]
-    ApplicationWithoutNetwork(String),
 }
 
 impl From<sqlx::Error> for Error {
@@ -92,9 +68,6 @@ impl From<sqlx::Error> for Error {
 pub struct Store {
     options: PgConnectOptions,
     reads: PgPool,
-    /// For what the gateway itself asks.
-    own: PgPool,
-    read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
 }
@@ -107,31 +80,22 @@ impl Store {
             .application_name("eye")
             .log_statements(LevelFilter::Trace)
             .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
-        let pool = |connections| {
-            let limit_ms = read_time.as_millis();
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(read_time)
-                .after_connect(move |connection, _| {
-                    Box::pin(async move {
-                        // The server must stop working on what nobody here waits for any more.
-                        sqlx::query("select set_config('statement_timeout', $1, false)")
-                            .bind(limit_ms.to_string())
-                            .execute(connection)
-                            .await?;
-                        Ok(())
-                    })
+        let limit_ms = read_time.as_millis();
+        let reads = PgPoolOptions::new()
+            .max_connections(read_connections)
+            .acquire_timeout(read_time)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    // The server must stop working on what nobody here waits for any more.
+                    sqlx::query("select set_config('statement_timeout', $1, false)")
+                        .bind(limit_ms.to_string())
+                        .execute(connection)
+                        .await?;
+                    Ok(())
                 })
-                .connect_lazy_with(options.clone())
-        };
-        let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
-        Ok(Store { options, reads, own, read_wait: READ_WAIT.min(read_time), read_time, flush_time })
-    }
-
-    /// With another bound on the wait of a read for a connection.
-    #[must_use]
-    pub fn with_read_wait(self, read_wait: Duration) -> Store {
-        Store { read_wait, ..self }
+            })
+            .connect_lazy_with(options.clone());
+        Ok(Store { options, reads, read_time, flush_time })
     }
 
     /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
@@ -142,46 +106,30 @@ impl Store {
         let options = self.options.clone().application_name("eye migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         sqlx::migrate!("../migrations").run(&pool).await?;
-        let mut connection = pool.acquire().await?;
-        let left = partitions::make_ahead(&mut connection, AHEAD_MONTHS).await?;
-        drop(connection);
         pool.close().await;
-        if !left.is_empty() {
-            tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead");
-        }
+        self.make_partitions().await
+    }
+
+    /// Makes the partitions of the months around now that are missing. To be called now and then: a gateway may run
+    /// for longer than the partitions reach.
+    pub async fn make_partitions(&self) -> Result<(), Error> {
+        let mut connection = self.options.clone().application_name("eye migrate").connect().await?;
+        make_partitions(&mut connection).await?;
+        connection.close().await?;
         Ok(())
     }
 
-    /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
+    /// Closes the connections for reading; the writers close their own. A server that does not answer the farewell is
     /// left without one.
     pub async fn close(&self) {
-        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close()) }).await.is_err() {
+        if timeout(CLOSE_TIME, self.reads.close()).await.is_err() {
             tracing::warn!("the database did not answer when its connections were closed");
         }
     }
 
     /// Asks whether the database answers now.
     pub async fn ready(&self) -> bool {
-        matches!(timeout(READY_TIME, (&self.own).execute("select 1")).await, Ok(Ok(_)))
-    }
-
-    /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
-    /// wants to know whether the database answers.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Away`], [`Error::Slow`] or [`Error::Refused`].
-    pub async fn partition_counts(&self) -> Result<Vec<(String, i64)>, Error> {
-        let counted = sqlx::query_as(
-            "select pg_class.relname::text, count(pg_inherits.inhrelid) from pg_class \
-             join pg_inherits on pg_inherits.inhparent = pg_class.oid \
-             where pg_class.oid in (to_regclass('events'), to_regclass('dead_letters')) group by 1 order by 1",
-        )
-        .fetch_all(&self.own);
-        match timeout(READY_TIME, counted).await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => Err(Error::Slow(READY_TIME)),
-        }
+        matches!(timeout(READY_TIME, (&self.reads).execute("select 1")).await, Ok(Ok(_)))
     }
 
     /// A new writer of accepted events.
@@ -194,11 +142,17 @@ impl Store {
         DeadLetterSink(write::Writer::new(self.options.clone(), self.flush_time))
     }
 
-    /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
-    async fn ask<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-        match timeout(self.read_time, work).await {
+    /// Runs a read within its time, the wait for a connection included.
+    async fn read<T>(&self, read: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+        match timeout(self.read_time, read).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(Error::Slow(self.read_time)),
         }
     }
+}
+
+/// One month back for late events, two ahead so that a new month never begins without its partition.
+async fn make_partitions(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("select make_partitions(now() - interval '1 month', now() + interval '2 months')").await?;
+    Ok(())
 }

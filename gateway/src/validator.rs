@@ -14,10 +14,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::figures::Distribution;
 use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
 
-mod answer;
 mod away;
 mod circuit;
 mod component;
@@ -27,11 +25,8 @@ mod figures;
 mod history;
 mod life;
 mod module;
-mod plain;
 mod registry;
 mod report;
-mod resident;
-mod rewrite;
 mod settings;
 mod slot;
 #[cfg(test)]
@@ -263,12 +258,6 @@ impl Validators {
     #[must_use]
     pub fn report(&self) -> Vec<TypeReport> {
         self.0.board.report()
-    }
-
-    /// How long judging took, over all modules that serve or ever served.
-    #[must_use]
-    pub fn judging(&self) -> Distribution {
-        self.0.board.judging()
     }
 
     /// Ends the watch and the loading of modules. What serves can still judge.

@@ -239,33 +239,6 @@ impl Ledger {
 /// All rows, as [`Ledger::hold_against`] reads them.
 pub(crate) const ROWS: &str = "select id, data ->> 'n' from events";
 
-/// The counts that differ from the rows, of each width of bucket, folded or not: there must be none, after anything. Other
-/// than rows, duplicates leave nothing that they could be held against.
-pub(crate) const WRONG_COUNTS: &str = "
-    with said as (
-        select bucket, start, event_type_id, application_id, outcome, sum(count) as count from (
-            select bucket, start, event_type_id, application_id, outcome, count from counts
-            union all
-            select bucket, date_trunc(bucket, minute, 'UTC'), event_type_id, application_id, outcome, count
-            from count_deltas cross join unnest(array['minute', 'hour', 'day']) bucket
-            union all
-            select 'ever', '-infinity'::timestamptz, event_type_id, application_id, outcome, count from count_deltas
-        ) figures where outcome <> 'duplicate' group by 1, 2, 3, 4, 5
-    ), there as (
-        select received_at, event_type_id, application_id, 'stored' as outcome from events
-        union all
-        select received_at, coalesce(event_types.id, 0), application_id, reason
-        from dead_letters left join event_types using (category, name)
-    ), counted as (
-        select bucket, date_trunc(bucket, received_at, 'UTC') as start, event_type_id, application_id, outcome, count(*)
-        from there cross join unnest(array['minute', 'hour', 'day']) bucket group by 1, 2, 3, 4, 5
-        union all
-        select 'ever', '-infinity'::timestamptz, event_type_id, application_id, outcome, count(*) from there group by 1, 2, 3, 4, 5
-    )
-    select bucket, start, event_type_id, application_id, outcome, said.count, counted.count
-    from said full join counted using (bucket, start, event_type_id, application_id, outcome)
-    where said.count is distinct from counted.count";
-
 /// Many senders at work, until they are told to stop.
 pub(crate) struct Load {
     pub(crate) ledger: Arc<Ledger>,

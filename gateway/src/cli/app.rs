@@ -8,11 +8,10 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
 use super::{Failure, ScopeName, Source};
-use crate::applications::{Change, Wanted};
 use crate::config::Config;
 use crate::postgres::Postgres;
-use crate::store::{ApplicationRow, Store};
-use crate::trust::{Scope, token};
+use crate::store::{NewApplication, Store};
+use crate::verdict::Digest;
 
 /// Longest time for one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -23,10 +22,8 @@ pub(super) enum Command {
     Add(Add),
     /// List the applications
     List(Source),
-    /// Change what an application may do, or suspend it
-    Change(Changed),
-    /// Give an application a new token; the one before it stays live until it is ended
-    Rotate(Rotate),
+    /// Give an application a new token; the one before it stays live until the next rotation
+    Rotate(Named),
     /// End an application: its tokens and networks stop working everywhere within a second
     Revoke(Named),
 }
@@ -38,73 +35,12 @@ pub(super) struct Add {
     /// Make a token and print it, once
     #[arg(long)]
     token: bool,
-    /// Know it by this network (CIDR); together with --token or a certificate, only both count
+    /// Know it by this network (CIDR); together with --token, only both count
     #[arg(long, value_name = "CIDR")]
     network: Vec<IpNet>,
-    /// Know it by a client certificate: the SHA-256 of its DER form
-    #[arg(long, value_name = "HEX")]
-    certificate_sha256: Vec<String>,
     /// What it may do [default: ingest]
     #[arg(long, value_enum)]
     scope: Vec<ScopeName>,
-    /// How many events it may send to each gateway in a second [default: no limit]
-    #[arg(long, value_name = "N")]
-    events_per_second: Option<i32>,
-    /// How many events it may send at once [default: as many as in a second]
-    #[arg(long, value_name = "N", requires = "events_per_second")]
-    burst_events: Option<i32>,
-    /// What it may send: category/name or category/*, percent-encoded [default: all]
-    #[arg(long, value_name = "PATTERN")]
-    event_type: Vec<String>,
-    #[command(flatten)]
-    source: Source,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Changed {
-    /// The application's name
-    name: String,
-    /// Know it by these networks instead
-    #[arg(long, value_name = "CIDR")]
-    network: Vec<IpNet>,
-    /// What proves it: its token or certificate, its network, or only both
-    #[arg(long, value_parser = ["token", "network", "both"])]
-    known_by: Option<String>,
-    /// Know it by these client certificates instead
-    #[arg(long, value_name = "HEX")]
-    certificate_sha256: Vec<String>,
-    /// What it may do instead
-    #[arg(long, value_enum)]
-    scope: Vec<ScopeName>,
-    /// How many events it may send to each gateway in a second
-    #[arg(long, value_name = "N")]
-    events_per_second: Option<i32>,
-    /// How many events it may send at once
-    #[arg(long, value_name = "N", requires = "events_per_second")]
-    burst_events: Option<i32>,
-    /// Take the rate limit away
-    #[arg(long, conflicts_with = "events_per_second")]
-    any_rate: bool,
-    /// What it may send instead
-    #[arg(long, value_name = "PATTERN")]
-    event_type: Vec<String>,
-    /// Let it send every event type
-    #[arg(long, conflicts_with = "event_type")]
-    any_event_type: bool,
-    /// Suspend it (false), or let it in again (true)
-    #[arg(long)]
-    active: Option<bool>,
-    #[command(flatten)]
-    source: Source,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Rotate {
-    /// The application's name
-    name: String,
-    /// Make no token, but end all of them except the newest: the second half of a rotation
-    #[arg(long)]
-    expire_old: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -154,9 +90,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let source = match &command {
         Command::Add(add) => &add.source,
         Command::List(source) => source,
-        Command::Change(changed) => &changed.source,
-        Command::Rotate(rotate) => &rotate.source,
-        Command::Revoke(named) => &named.source,
+        Command::Rotate(named) | Command::Revoke(named) => &named.source,
     };
     let (_, config) = source.gather(Vec::new())?;
     let database = Database::open(&config).await?;
@@ -165,92 +99,65 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     Ok(done?)
 }
 
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
     store.migrate().await?;
     match command {
         Command::Add(add) => {
-            let wanted = Wanted {
+            anyhow::ensure!(
+                add.token || !add.network.is_empty(),
+                "say how it is known: --token, --network CIDR, or both"
+            );
+            let token = add.token.then(new_token).transpose()?;
+            let new = NewApplication {
                 name: add.name,
-                token: Some(add.token),
-                networks: add.network,
-                certificates: add.certificate_sha256,
+                token_digest: token.as_ref().map(|token| Digest::of(token.as_bytes()).0),
+                known_by: match (add.token, add.network.is_empty()) {
+                    (true, true) => "token",
+                    (true, false) => "both",
+                    (false, _) => "network",
+                }
+                .to_owned(),
+                networks: add.network.iter().map(IpNet::trunc).collect(),
                 scopes: scopes(&add.scope),
-                events_per_second: add.events_per_second,
-                burst_events: add.burst_events,
-                event_types: add.event_type,
             };
-            let (new, token) = wanted.prove()?;
             store.application_add(&new).await?;
             if let Some(token) = token {
-                say(&token);
+                println!("{token}");
             }
         }
         Command::List(_) => {
             for row in store.applications().await? {
-                say(&line(&row));
+                let networks: Vec<String> = row.networks.iter().map(ToString::to_string).collect();
+                let (state, tokens) = (if row.active { "active" } else { "revoked" }, row.token_digests.len());
+                println!(
+                    "{}\t{state}\tby {}\ttokens {tokens}\t[{}]\t{}",
+                    row.name,
+                    row.known_by,
+                    networks.join(" "),
+                    row.scopes.join(" ")
+                );
             }
         }
-        Command::Change(changed) => {
-            store.application_change(&changed.name, &changed.change().prove()?).await?;
-        }
-        Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name).await?,
-        Command::Rotate(rotate) => {
-            let (token, digest) = token::make()?;
-            store.application_rotate(&rotate.name, digest).await?;
-            say(&token);
+        Command::Rotate(named) => {
+            let token = new_token()?;
+            store.application_rotate(&named.name, &Digest::of(token.as_bytes()).0).await?;
+            println!("{token}");
         }
         Command::Revoke(named) => store.application_revoke(&named.name).await?,
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-fn line(row: &ApplicationRow) -> String {
-    let networks: Vec<String> = row.networks.iter().map(ToString::to_string).collect();
-    let (state, tokens) = (if row.active { "active" } else { "revoked" }, row.token_digests.len());
-    let rate = row.rate_limit().map_or_else(
-        || "any rate".to_owned(),
-        |limit| format!("{} events/s, {} at once", limit.events_per_second, limit.burst_events),
-    );
-    let types = if row.event_types.is_empty() { "all types".to_owned() } else { row.event_types.join(" ") };
-    format!(
-        "{}\t{state}\tby {}\ttokens {tokens}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}",
-        row.name,
-        row.known_by,
-        row.certificate_digests.len(),
-        networks.join(" "),
-        row.scopes.join(" ")
-    )
-}
-
-impl Changed {
-    fn change(&self) -> Change {
-        fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
-            (!list.is_empty()).then(|| list.to_vec())
-        }
-        let rate = if self.any_rate { Some(None) } else { self.events_per_second.map(Some) };
-        Change {
-            networks: some(&self.network),
-            known_by: self.known_by.clone(),
-            certificates: some(&self.certificate_sha256),
-            scopes: some(&scopes(&self.scope)),
-            events_per_second: rate,
-            burst_events: self.burst_events,
-            event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
-            active: self.active,
-        }
-    }
-}
-
 fn scopes(names: &[ScopeName]) -> Vec<String> {
-    let word = |name: &ScopeName| match name {
-        ScopeName::Ingest => Scope::Ingest,
-        ScopeName::Read => Scope::Read,
-        ScopeName::Admin => Scope::Admin,
-    };
-    names.iter().map(|name| word(name).as_str().to_owned()).collect()
+    let all = [(ScopeName::Ingest, "ingest"), (ScopeName::Read, "read"), (ScopeName::Admin, "admin")];
+    let chosen =
+        all.into_iter().filter(|(name, _)| names.contains(name) || (names.is_empty() && *name == ScopeName::Ingest));
+    chosen.map(|(_, word)| word.to_owned()).collect()
+}
+
+fn new_token() -> anyhow::Result<String> {
+    let mut bytes = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("this machine gives no random numbers"))?;
+    Ok(format!("eye_{}", Digest(bytes)))
 }

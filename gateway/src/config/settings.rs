@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
-
 /// What a setting may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -16,18 +14,12 @@ pub enum Kind {
     },
     /// An address and a port.
     Address,
-    /// An address and a port, or empty for none.
-    OptionalAddress,
     /// A path, not empty.
     Path,
     /// A path, or empty for none.
     OptionalPath,
     /// A text that is never shown, or empty for none.
     Secret,
-    /// Networks (CIDR), separated by commas.
-    Networks,
-    /// Origins of pages, separated by commas.
-    Origins,
     /// One of these.
     Choice(&'static [&'static str]),
 }
@@ -37,11 +29,8 @@ impl Kind {
         let fits = match self {
             Self::Integer { min, max } => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
             Self::Address => text.parse::<SocketAddr>().is_ok(),
-            Self::OptionalAddress => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
             Self::Path => !text.is_empty(),
             Self::OptionalPath | Self::Secret => true,
-            Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
-            Self::Origins => words(text).all(is_origin),
             Self::Choice(words) => words.contains(&text),
         };
         if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
@@ -51,27 +40,12 @@ impl Kind {
         match self {
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Address => "an address and a port, such as 127.0.0.1:8000".to_owned(),
-            Self::OptionalAddress => "an address and a port, such as 127.0.0.1:9000, or empty".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::OptionalPath => "a path, or empty".to_owned(),
             Self::Secret => "a text".to_owned(),
-            Self::Networks => "networks such as 10.0.0.0/8, separated by commas".to_owned(),
-            Self::Origins => "origins such as https://shop.example, separated by commas".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
-}
-
-/// The words of a list.
-pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty())
-}
-
-/// As browsers write it: a scheme and a host, in small letters, and nothing after them.
-fn is_origin(text: &str) -> bool {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]_".contains(&byte);
-    host.is_some_and(|host| !host.is_empty() && host.bytes().all(allowed))
 }
 
 /// One setting.
@@ -102,18 +76,6 @@ const DAY_MS: u64 = 86_400_000;
 pub const SETTINGS: &[Setting] = &[
     set("listen", Kind::Address, "127.0.0.1:8000", "Where the gateway listens. Port 0 takes a free one and logs it."),
     set(
-        "metrics_listen",
-        Kind::OptionalAddress,
-        "",
-        "Where /metrics, /healthz and /readyz are answered without a token, and nothing else. Empty: nowhere.",
-    ),
-    set(
-        "metrics_event_types_max",
-        number(1, 100_000),
-        "500",
-        "Event types that are counted apart in /metrics. Further ones are counted together, as other.",
-    ),
-    set(
         "database_url",
         Kind::Secret,
         "",
@@ -134,102 +96,6 @@ pub const SETTINGS: &[Setting] = &[
         "Connections at once. More wait in the kernel until one ends.",
     ),
     set("header_read_ms", number(1, DAY_MS), "10000", "Time for a request's head. A slower sender is cut off."),
-    set(
-        "connections_per_peer_max",
-        number(1, 1_000_000),
-        "5000",
-        "Connections at once of one address, or of an IPv6 network of 64 bits. More are closed. Proxies of trusted_proxies are not counted.",
-    ),
-    set(
-        "header_bytes_max",
-        number(8_192, 16 * MIB),
-        "65536",
-        "Largest head of a request. A larger one is answered 431.",
-    ),
-    set("headers_max", number(1, 10_000), "100", "Most headers of a request. More are answered 431."),
-    set("idle_ms", number(1, DAY_MS), "60000", "How long a connection may stay open without a request."),
-    set(
-        "write_ms",
-        number(1, DAY_MS),
-        "30000",
-        "How long a peer may read nothing of its answers. Then its connection is cut.",
-    ),
-    set(
-        "linger_ms",
-        number(0, DAY_MS),
-        "1000",
-        "How long a peer that was refused may go on sending, so that it gets to read why.",
-    ),
-    set("linger_bytes_max", number(0, 1024 * MIB), "16777216", "How much a peer that was refused may go on sending."),
-    set("http2_streams_max", number(1, 100_000), "250", "Requests at once of one HTTP/2 connection."),
-    set(
-        "http2_resets_max",
-        number(1, 100_000),
-        "20",
-        "Requests that an HTTP/2 peer may take back before they were looked at. One more ends its connection.",
-    ),
-    set(
-        "http2_stream_window_bytes",
-        number(65_535, 1024 * MIB),
-        "262144",
-        "What an HTTP/2 peer may send of one body before it is read.",
-    ),
-    set(
-        "http2_connection_window_bytes",
-        number(65_535, 1024 * MIB),
-        "1048576",
-        "What an HTTP/2 peer may send of all its bodies before they are read.",
-    ),
-    set(
-        "http2_ping_ms",
-        number(10, DAY_MS),
-        "20000",
-        "How often an HTTP/2 peer is asked whether it is there, and how long it has to answer.",
-    ),
-    set("tls_handshake_ms", number(1, DAY_MS), "10000", "Time for the TLS handshake. A slower peer is cut off."),
-    set(
-        "proxy_header_bytes_max",
-        number(107, 65_551),
-        "1024",
-        "Longest PROXY header. A longer one ends the connection.",
-    ),
-    set(
-        "tls_certificate",
-        Kind::OptionalPath,
-        "",
-        "The certificate and those between it and the root, in PEM. Read again when it changes. Empty: no TLS.",
-    ),
-    set("tls_key", Kind::OptionalPath, "", "The private key of tls_certificate, in PEM."),
-    set(
-        "tls_client_ca",
-        Kind::OptionalPath,
-        "",
-        "The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one. Empty: none are asked for.",
-    ),
-    set(
-        "trusted_proxies",
-        Kind::Networks,
-        "",
-        "The networks (CIDR) of proxies that are believed who calls. An address that only they can claim must not be in an application's networks.",
-    ),
-    set(
-        "forwarded_header",
-        Kind::Choice(&["x-forwarded-for", "forwarded"]),
-        "x-forwarded-for",
-        "Where trusted proxies tell who calls: the one header that they write themselves. The other one is ignored.",
-    ),
-    set(
-        "proxy_protocol",
-        Kind::Choice(&["off", "required"]),
-        "off",
-        "Whether each connection must begin with a PROXY header, version 1 or 2. From others than trusted_proxies, if any are named, it is refused.",
-    ),
-    set(
-        "cors_origins",
-        Kind::Origins,
-        "",
-        "Origins whose pages may send events from the browser, such as https://shop.example. Their text/plain is taken as JSON. Empty: none.",
-    ),
     set("body_read_ms", number(1, DAY_MS), "30000", "Time for a request's body. A slower sender is answered 408."),
     set(
         "answer_ms",
@@ -271,12 +137,6 @@ pub const SETTINGS: &[Setting] = &[
         "Requests that may wait for a writer. More are answered 503.",
     ),
     set(
-        "application_share_percent",
-        number(1, 100),
-        "75",
-        "How much of in_flight_bytes_max, queue_parcels_max and dead_letter_queue_bytes_max an application may fill alone. Several get less each. 100 lets one take it all.",
-    ),
-    set(
         "batch_events_max",
         number(1, 100_000),
         "1000",
@@ -309,67 +169,12 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of rejected events that may wait to be kept. What does not fit is answered all the same, and counted.",
     ),
     set(
-        "dead_letters_bytes_max",
-        number(MIB, 1 << 50),
-        "10737418240",
-        "Bytes of all dead letters on disk. Beyond it the oldest are trimmed, and counted.",
-    ),
-    set(
-        "dead_letters_days",
-        number(0, 36_500),
-        "30",
-        "Days that dead letters are kept. Older ones are trimmed, and counted. 0 keeps them for ever.",
-    ),
-    set(
-        "events_days",
-        number(0, 36_500),
-        "0",
-        "Days that events are kept: a month goes when all of it is older. 0 keeps them for ever.",
-    ),
-    set(
-        "partitions_ahead_months",
-        number(1, 120),
-        "2",
-        "Months after this one whose partitions are made before they begin.",
-    ),
-    set(
-        "event_partitions_max",
-        number(4, 10_000),
-        "240",
-        "Partitions of events, one for each month that has any. Events of more months share the default partition.",
-    ),
-    set(
-        "retention_seconds",
-        number(1, 86_400),
-        "60",
-        "How often the tables are looked at for what is too old or too much. One of several gateways does so.",
-    ),
-    set(
         "read_connections",
         number(1, 1_000),
         "8",
         "Database connections for reading. They are not those of the writers.",
     ),
     set("read_ms", number(1, DAY_MS), "5000", "Longest time for one read from the database."),
-    set(
-        "read_wait_ms",
-        number(1, DAY_MS),
-        "1000",
-        "Longest wait of a read for one of those connections. After it the answer is 503.",
-    ),
-    set(
-        "page_bytes_max",
-        number(1024, 1024 * MIB),
-        "8388608",
-        "Bytes of data after which a page ends, however many events were asked for; `next` goes on from there.",
-    ),
-    set("streams_max", number(1, 100_000), "32", "Results that are streamed as lines at once. More are answered 503."),
-    set(
-        "stream_stall_ms",
-        number(1, DAY_MS),
-        "30000",
-        "How long the reader of a stream may take nothing of it. Then its connection is cut.",
-    ),
     set(
         "unknown_event_type",
         Kind::Choice(&["accept", "reject"]),

@@ -4,7 +4,7 @@
 use chrono::NaiveDate;
 
 /// Microseconds since 1970, or nothing if `text` is in neither notation.
-pub(crate) fn parse(text: &str) -> Option<i64> {
+pub(super) fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() < 19 || bytes[4] != b'-' || bytes[7] != b'-' || bytes[13] != b':' || bytes[16] != b':' {
         return None;

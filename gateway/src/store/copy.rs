@@ -10,9 +10,9 @@ use crate::event::{DeadLetter, EventRow};
 use crate::verdict::Violation;
 
 /// Signature, flags and length of the header extension.
-pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(super) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// A field count of -1 ends the rows.
-pub const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+pub(super) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// Microseconds from 1970, where Unix begins to count, to 2000, where Postgres does.
 const EPOCH_US: i64 = 946_684_800_000_000;
@@ -21,15 +21,13 @@ const JSONB_VERSION: u8 = 1;
 
 /// What a row needs besides its item: words that the tables hold as numbers.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ids {
-    /// The row of `event_types`; 0 where the table has no event type.
-    pub event_type: i32,
-    /// The row of `modules`, if a module judged the item.
-    pub module: Option<i32>,
+pub(super) struct Ids {
+    pub(super) event_type: i32,
+    pub(super) module: Option<i32>,
 }
 
 /// One row of `events`, in the order of the columns in `write.rs`.
-pub fn event(row: &EventRow, ids: Ids, out: &mut Vec<u8>) {
+pub(super) fn event(row: &EventRow, ids: Ids, out: &mut Vec<u8>) {
     fields(out, 8);
     uuid(out, row.session_id);
     timestamp(out, row.timestamp_us);

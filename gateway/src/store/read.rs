@@ -1,122 +1,103 @@
-//! Reads for the answers of the gateway: pages by key, each of which begins where the one before it ended. A read waits
-//! for a connection and works within bounds of its own, on connections that no writer needs. What a page costs is bound
-//! by the page and not by the range that was asked for; `scan.rs` says how.
-
-mod counts;
-mod events;
-mod scan;
-mod sessions;
-
-use std::time::Duration;
+//! Reads for the answers of the gateway. Paging is by key: each page begins where the one before it ended.
 
 use chrono::{DateTime, Utc};
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
-use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
-
-pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventTypeRow};
-pub use events::{EventFilter, StoredEvent};
-pub use sessions::{SessionEdge, SessionFilter, SessionRow};
 
 use super::{Error, Store};
 
-/// Where an event stands among the others: by its time, by its receipt among those of the same microsecond, and by its id
-/// to make the order whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+/// The last event of a page of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCursor {
     /// Microseconds since 1970.
     pub timestamp_us: i64,
-    /// Microseconds since 1970.
+    /// Microseconds since 1970; orders events of the same timestamp by arrival.
     pub received_at_us: i64,
-    /// The event's own id.
+    /// Makes the order whole.
     pub id: Uuid,
 }
 
-/// A part of a result.
+/// An event as it was stored, with its numbers turned into words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page<Row, Place> {
-    /// The rows, in order. There may be fewer than were asked for, and even none, before the end of the result: then
-    /// the rest of the work is left to the next page.
-    pub rows: Vec<Row>,
-    /// After what the next page begins; none at the end of the result.
-    pub next: Option<Place>,
+pub struct StoredEvent {
+    /// The event's own id.
+    pub id: Uuid,
+    /// The session it belongs to.
+    pub session_id: Uuid,
+    /// First half of the event type.
+    pub category: String,
+    /// Second half of the event type.
+    pub name: String,
+    /// When it occurred: microseconds since 1970.
+    pub timestamp_us: i64,
+    /// When the gateway took it: microseconds since 1970.
+    pub received_at_us: i64,
+    /// The name of the application that sent it.
+    pub application: String,
+    /// The digest of the module that judged it, if one did.
+    pub module: Option<Vec<u8>>,
+    /// The data as JSON text.
+    pub data: String,
 }
 
-impl<Row, Place> Page<Row, Place> {
-    fn empty() -> Self {
-        Self { rows: Vec::new(), next: None }
-    }
+#[derive(sqlx::FromRow)]
+struct EventColumns {
+    id: Uuid,
+    session_id: Uuid,
+    category: String,
+    name: String,
+    timestamp: DateTime<Utc>,
+    received_at: DateTime<Utc>,
+    application: String,
+    module: Option<Vec<u8>>,
+    data: String,
 }
 
-/// How large a page may be.
-#[derive(Clone, Copy, Debug)]
-pub struct PageLimits {
-    /// Rows.
-    pub rows: u32,
-    /// Bytes of data. A page ends with the row that goes beyond.
-    pub bytes: usize,
-}
-
-/// A connection for one page, and until when it may work on it.
-pub(super) struct Reading {
-    connection: PoolConnection<Postgres>,
-    until: Instant,
-    time: Duration,
-}
-
-impl Reading {
-    fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    /// Runs all of a read that needs no more than one connection and its time.
-    pub(super) async fn run<'a, T, F>(&'a mut self, work: impl FnOnce(&'a mut PgConnection) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        within(self.until, self.time, work(&mut self.connection)).await
-    }
-
-    /// Whether so much of the time is gone that a page should rather end early.
-    fn late(&self) -> bool {
-        self.until.duration_since(Instant::now()) < self.time / 2
-    }
-}
-
-/// Runs a part of a read until its time is over. The statement ends on the server too: it has the same limit there.
-async fn within<T>(
-    until: Instant,
-    time: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, Error> {
-    match timeout_at(until, work).await {
-        Ok(Err(sqlx::Error::Database(cause))) if cause.code().is_some_and(|code| code == STATEMENT_TIMEOUT) => {
-            Err(Error::Slow(time))
+impl From<EventColumns> for StoredEvent {
+    fn from(row: EventColumns) -> StoredEvent {
+        StoredEvent {
+            id: row.id,
+            session_id: row.session_id,
+            category: row.category,
+            name: row.name,
+            timestamp_us: row.timestamp.timestamp_micros(),
+            received_at_us: row.received_at.timestamp_micros(),
+            application: row.application,
+            module: row.module,
+            data: row.data,
         }
-        Ok(result) => Ok(result?),
-        Err(_) => Err(Error::Slow(time)),
     }
 }
-
-/// SQLSTATE of a statement that the server ended for its time.
-const STATEMENT_TIMEOUT: &str = "57014";
 
 impl Store {
-    /// Takes one of the connections for reading, or says after a short wait that there is none.
-    pub(super) async fn reading(&self) -> Result<Reading, Error> {
-        let start = Instant::now();
-        match timeout(self.read_wait, self.reads.acquire()).await {
-            Ok(Ok(connection)) => Ok(Reading { connection, until: start + self.read_time, time: self.read_time }),
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) if self.all_reading() => Err(Error::Busy),
-            Ok(Err(cause)) => Err(cause.into()),
-            Err(_) => Err(Error::Away(sqlx::Error::PoolTimedOut)),
-        }
-    }
-
-    /// Whether each connection for reading is there and at work.
-    fn all_reading(&self) -> bool {
-        self.reads.size() >= self.reads.options().get_max_connections() && self.reads.num_idle() == 0
+    /// A page of a session, in the order in which it occurred.
+    pub async fn session_page(
+        &self,
+        session_id: Uuid,
+        after: Option<SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, Error> {
+        // The bound on timestamp alone is what the primary key can begin at; the comparison of the whole key then
+        // leaves out the few events of that very microsecond that were on the page before. The words are joined to
+        // the rows of the page only.
+        let query = sqlx::query_as::<_, EventColumns>(
+            "select page.id, page.session_id, event_types.category, event_types.name, page.timestamp, \
+                 page.received_at, coalesce(applications.name, '') as application, modules.digest as module, \
+                 page.data::text as data \
+             from (select * from events where session_id = $1 \
+                     and ($2::timestamptz is null or timestamp >= $2 and (timestamp, received_at, id) > ($2, $3, $4)) \
+                   order by timestamp, received_at, id limit $5) page \
+             join event_types on event_types.id = page.event_type_id \
+             left join applications on applications.id = page.application_id \
+             left join modules on modules.id = page.module_id \
+             order by page.timestamp, page.received_at, page.id",
+        )
+        .bind(session_id)
+        .bind(after.map(|after| time(after.timestamp_us)))
+        .bind(after.map(|after| time(after.received_at_us)))
+        .bind(after.map(|after| after.id))
+        .bind(i64::from(limit));
+        let rows = self.read(query.fetch_all(&self.reads)).await?;
+        Ok(rows.into_iter().map(StoredEvent::from).collect())
     }
 }
 

@@ -1,9 +1,8 @@
 //! Writing: one batch is one transaction, and a batch that is tried again is never there twice.
 //!
-//! The straight path is `copy` into the table itself. When a row is there already, `copy` can only fail, so the batch
-//! goes the conflict path: `copy` into a temporary table, then `insert ... on conflict do nothing`, which tells the new
-//! rows from those that were there. What the batch counts (see `counts.rs`) is part of the same transaction: sent along
-//! with `begin` on the straight path, where it is known before, and with `commit` on the conflict path.
+//! The straight path is `copy` into the table itself: one statement, which commits by itself. When a row is there
+//! already, `copy` can only fail, so the batch goes the conflict path: `copy` into a temporary table, then
+//! `insert ... on conflict do nothing`, which tells the new rows from those that were there.
 //!
 //! When a connection breaks while a commit is under way, nobody knows whether the rows are there. The same batch then
 //! goes the conflict path, and a row that is there with the very `received_at` of the item is this batch's own, so its
@@ -13,14 +12,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::timeout;
 use tracing::debug;
 use uuid::Uuid;
 
 use super::copy::{self, HEADER, Ids, TRAILER};
-use super::counts::{Counted, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
@@ -77,8 +75,6 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
-    /// As what the row counts, once it is written.
-    fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
 
 /// The table `events`.
@@ -124,10 +120,6 @@ impl Table for Events {
     fn encode(item: &EventRow, ids: Ids, out: &mut Vec<u8>) {
         copy::event(item, ids, out);
     }
-
-    fn counted(item: &EventRow, ids: Ids) -> Counted {
-        Counted::new(item.received_at_us, ids.event_type, item.application_id, "stored")
-    }
 }
 
 /// The table `dead_letters`.
@@ -155,10 +147,8 @@ impl Table for DeadLetters {
         (item.id, item.received_at_us, item.id)
     }
 
-    // Only for the counts: the row keeps the words. What no event could be named is no event type.
-    fn event_type(item: &DeadLetter) -> Option<(&str, &str)> {
-        let (category, name) = (item.category.as_deref()?, item.name.as_deref()?);
-        (is_word(category) && is_word(name)).then_some((category, name))
+    fn event_type(_: &DeadLetter) -> Option<(&str, &str)> {
+        None
     }
 
     fn module(item: &DeadLetter) -> Option<&Digest> {
@@ -168,15 +158,6 @@ impl Table for DeadLetters {
     fn encode(item: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
         copy::dead_letter(item, ids, out);
     }
-
-    fn counted(item: &DeadLetter, ids: Ids) -> Counted {
-        Counted::new(item.received_at_us, ids.event_type, item.application_id, item.reason.as_str())
-    }
-}
-
-/// Whether the envelope lets this be a category or a name.
-fn is_word(text: &str) -> bool {
-    (1..=200).contains(&text.chars().count()) && text.trim() == text && !text.chars().any(char::is_control)
 }
 
 impl Weigh for EventRow {
@@ -320,15 +301,11 @@ impl<T: Table> Writer<T> {
         let ids = link.resolve::<T>(items).await?;
         let order = order::<T>(items);
         if !repeat && self.wary == 0 {
-            match self.copy_straight(&mut link.connection, items, &order, &ids).await {
+            let copied = self.copy(&mut link.connection, T::COPY, items, &order.rows, &ids, true).await;
+            match copied {
                 Ok(()) => return Ok(order.fates),
-                Err(cause) if class(&cause) == Class::Lost => return Err(cause),
-                Err(cause) => {
-                    link.connection.execute("rollback").await?;
-                    if class(&cause) != Class::Unique {
-                        return Err(cause);
-                    }
-                }
+                Err(cause) if class(&cause) == Class::Unique => self.uncertain = false,
+                Err(cause) => return Err(cause),
             }
         }
         if !link.incoming {
@@ -345,26 +322,6 @@ impl<T: Table> Writer<T> {
         }
     }
 
-    /// The straight path, from `begin` through `commit`.
-    async fn copy_straight(
-        &mut self,
-        connection: &mut PgConnection,
-        items: &[&T::Item],
-        order: &Order,
-        ids: &[Ids],
-    ) -> Result<(), sqlx::Error> {
-        let mut tally = Tally::default();
-        for (index, fate) in order.fates.iter().enumerate() {
-            let counted = T::counted(items[index], ids[index]);
-            tally.add(if *fate == Fate::Stored { counted } else { counted.as_duplicate() });
-        }
-        connection.execute(AssertSqlSafe(format!("begin; {}", tally.statement()))).await?;
-        self.copy(connection, T::COPY, items, &order.rows, ids).await?;
-        self.uncertain = true;
-        connection.execute("commit").await?;
-        Ok(())
-    }
-
     /// The conflict path, from after `begin` through `commit`.
     async fn merge(
         &mut self,
@@ -375,36 +332,27 @@ impl<T: Table> Writer<T> {
         repeat: bool,
     ) -> Result<Vec<Fate>, sqlx::Error> {
         let Order { rows, mut fates } = order;
-        self.copy(connection, T::COPY_INCOMING, items, &rows, ids).await?;
+        self.copy(connection, T::COPY_INCOMING, items, &rows, ids, false).await?;
         let mut own = keys(connection, T::MERGE).await?;
-        let (new, conflicts) = (own.len(), own.len() < rows.len());
-        let mut tally = Tally::default();
-        for &index in rows.iter().filter(|&&index| own.contains(&T::key(items[index]))) {
-            tally.add(T::counted(items[index], ids[index]));
-        }
+        let conflicts = own.len() < rows.len();
         match T::OWN {
             Some(query) if conflicts && repeat => own = keys(connection, query).await?,
             Some(_) => {}
             None => own.extend(rows.iter().map(|&index| T::key(items[index]))),
         }
-        for &index in rows.iter().filter(|&&index| !own.contains(&T::key(items[index]))) {
-            fates[index] = Fate::Duplicate;
-        }
-        // A former try of this batch that was committed unseen has counted its duplicates. If none of the rows is new,
-        // it may have been, and they are not counted again.
-        if !repeat || new > 0 {
-            for (index, _) in fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Duplicate) {
-                tally.add(T::counted(items[index], ids[index]).as_duplicate());
-            }
-        }
         self.uncertain = true;
-        connection.execute(AssertSqlSafe(format!("{} commit", tally.statement()))).await?;
+        connection.execute("commit").await?;
         self.wary = if conflicts { WARY_BATCHES } else { self.wary.saturating_sub(1) };
         debug!(table = T::NAME, rows = rows.len(), own = own.len(), "wrote on the conflict path");
+        for index in rows {
+            if !own.contains(&T::key(items[index])) {
+                fates[index] = Fate::Duplicate;
+            }
+        }
         Ok(fates)
     }
 
-    /// Sends the rows.
+    /// Sends the rows. `commits` says that the end of the statement is the commit.
     async fn copy(
         &mut self,
         connection: &mut PgConnection,
@@ -412,6 +360,7 @@ impl<T: Table> Writer<T> {
         items: &[&T::Item],
         rows: &[usize],
         ids: &[Ids],
+        commits: bool,
     ) -> Result<(), sqlx::Error> {
         // An error leaves the statement open; the caller drops the connection for every error but those that the
         // server itself has said at the end, in `finish`.
@@ -429,6 +378,9 @@ impl<T: Table> Writer<T> {
         copy.send(&self.buffer[..]).await?;
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_MAX);
+        if commits {
+            self.uncertain = true;
+        }
         copy.finish().await?;
         Ok(())
     }

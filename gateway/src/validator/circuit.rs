@@ -15,10 +15,8 @@ const FAULT: u32 = 10;
 const OVERRUN: u32 = 50;
 /// The score at which a module is taken off the path: twenty faults or four overruns in a row.
 const TRIP: u32 = 200;
-/// A call that runs for longer than this holds up what else its thread has to do.
+/// A call that takes longer than this holds up what else its thread has to do.
 const SLOW_CALL: Duration = Duration::from_millis(2);
-/// Calls that are watched after one that took long, to tell a slow module from a thread that had no processor.
-const WATCHED_CALLS: u32 = 100;
 /// Quick calls after which a module that was slow is trusted on the request threads again.
 const QUICK_CALLS: u32 = 10_000;
 /// How long a module is off the path before its first probe. Each probe that faults doubles it.
@@ -49,20 +47,6 @@ pub enum Standing {
     OffPath,
 }
 
-impl Standing {
-    /// All, the best first.
-    pub const ALL: [Self; 3] = [Self::Healthy, Self::Slow, Self::OffPath];
-
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Slow => "slow",
-            Self::OffPath => "off-path",
-        }
-    }
-}
-
 /// The circuit of one module.
 #[derive(Debug)]
 pub(super) struct Circuit {
@@ -70,8 +54,6 @@ pub(super) struct Circuit {
     score: AtomicU32,
     /// Quick calls still to come before the request threads are open again.
     quick_calls_left: AtomicU32,
-    /// Calls still to come of which it must be known how long they run.
-    watched_calls_left: AtomicU32,
     /// Milliseconds after `began` at which the next probe is due; 0 while the module is on the path.
     probe_at_ms: AtomicU64,
     /// A probe runs. What ends late, of calls that began on the path, is no probe.
@@ -86,7 +68,6 @@ impl Circuit {
             began: Instant::now(),
             score: AtomicU32::new(0),
             quick_calls_left: AtomicU32::new(0),
-            watched_calls_left: AtomicU32::new(0),
             probe_at_ms: AtomicU64::new(0),
             probing: AtomicBool::new(false),
             probes_failed: AtomicU32::new(0),
@@ -111,24 +92,9 @@ impl Circuit {
         }
     }
 
-    /// Begins a call: whether it is watched, so that its end must tell how long it ran.
-    pub(super) fn watches(&self) -> bool {
-        self.watched_calls_left.load(Relaxed) > 0
-            && self.watched_calls_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// How long a call counts as having run, of which this is known from the wall alone: one that took long may have
-    /// waited for a processor, and the next ones are watched.
-    pub(super) fn suspect(&self, took: Duration) -> Duration {
+    /// Takes note of a verdict.
+    pub(super) fn judged(&self, took: Duration) {
         if took > SLOW_CALL {
-            self.watched_calls_left.store(WATCHED_CALLS, Relaxed);
-        }
-        took.min(SLOW_CALL)
-    }
-
-    /// Takes note of a verdict, and of how long the call ran.
-    pub(super) fn judged(&self, ran: Duration) {
-        if ran > SLOW_CALL {
             self.quick_calls_left.store(QUICK_CALLS, Relaxed);
         } else if self.quick_calls_left.load(Relaxed) > 0 {
             let _none_left = self.quick_calls_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
@@ -147,8 +113,8 @@ impl Circuit {
     }
 
     /// Takes note of a fault. True when it takes the module off the path.
-    pub(super) fn faulted(&self, code: FaultCode, ran: Duration) -> bool {
-        if ran > SLOW_CALL {
+    pub(super) fn faulted(&self, code: FaultCode, took: Duration) -> bool {
+        if took > SLOW_CALL {
             self.quick_calls_left.store(QUICK_CALLS, Relaxed);
         }
         if self.probe_at_ms.load(Relaxed) != 0 {
@@ -234,17 +200,5 @@ mod tests {
         assert_eq!((circuit.way(), circuit.standing()), (Way::Away, Standing::Slow));
         (0..QUICK_CALLS).for_each(|_| circuit.judged(QUICK));
         assert_eq!((circuit.way(), circuit.standing()), (Way::Here, Standing::Healthy));
-    }
-
-    #[test]
-    fn a_call_that_waited_for_a_processor_only_has_the_next_ones_watched() {
-        let circuit = Circuit::new();
-        assert!(!circuit.watches());
-        circuit.judged(circuit.suspect(SLOW_CALL * 10));
-        assert_eq!(circuit.way(), Way::Here);
-        assert!((0..WATCHED_CALLS).all(|_| circuit.watches()));
-        assert!(!circuit.watches());
-        circuit.judged(circuit.suspect(SLOW_CALL));
-        assert!(!circuit.watches());
     }
 }

@@ -1,32 +1,28 @@
-//! One compiled module: how it is made from a file, and how an event is put to it. Every event finds the module in one
-//! and the same state, so no event can see what another left behind: most modules are set back after each event, and
-//! those whose writes cannot be followed get a new instance each time.
+//! One compiled module: how it is made from a file, and how an event is put to it. Every event gets an instance of its
+//! own, so no event can see what another left behind. What the guest answers is checked here before anyone believes it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::{Store, Trap};
 
-use super::answer::believe;
 use super::engine::{Meter, Sandbox};
-use super::plain;
-use super::resident::Residents;
-use super::rewrite::{self, Unfit};
 use super::settings::Limits;
 use super::world::{self, Refusal};
-use crate::verdict::{FaultCode, Verdict};
+use crate::verdict::{FaultCode, Verdict, Violation};
 
-use contract::{Description, Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
+use contract::{Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
 
 /// The bindings that wasmtime makes of the contract.
-pub(super) mod contract {
+mod contract {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "validator",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 
-    pub(in super::super) use self::eye::validator::types::{Example, Expectation, Violation};
+    pub(super) use self::eye::validator::types::Expectation;
 }
 
 /// Examples that a module may bring for its self-test.
@@ -68,24 +64,16 @@ pub(super) struct Broken {
 }
 
 impl Broken {
-    pub(super) fn output(detail: impl Into<String>) -> Self {
+    fn output(detail: impl Into<String>) -> Self {
         Self { code: FaultCode::Output, detail: detail.into() }
     }
 }
 
 /// A module that passed everything and can judge.
 pub(super) struct Program {
-    way: Way,
+    pre: ValidatorPre<Meter>,
     pub(super) summary: String,
     pub(super) examples: usize,
-}
-
-/// How a module is run.
-enum Way {
-    /// In instances that are set back after each event.
-    Resident(Residents),
-    /// In a new instance for each event.
-    Fresh(Fresh),
 }
 
 impl Program {
@@ -100,28 +88,14 @@ impl Program {
         begin(Step::Checking);
         let component = world::component_of(bytes)?;
         begin(Step::Compiling);
-        let rewritten = plain::core_of(&component).and_then(|(module, names)| rewrite::rewrite(module, &names));
-        let (way, description) = match rewritten {
-            Ok(rewritten) => {
-                let residents = Residents::compile(sandbox, &rewritten).map_err(|error| uncompiled(&error))?;
-                begin(Step::SelfTest);
-                let (residents, description) = residents.describe(sandbox, limits).map_err(undescribed)?;
-                (Way::Resident(residents), description)
-            }
-            Err(Unfit(why)) => {
-                tracing::debug!("a new instance for every event: {why}");
-                let fresh = Fresh::compile(sandbox, &component)?;
-                begin(Step::SelfTest);
-                let description = fresh.describe(sandbox, &for_describing(limits)).map_err(undescribed)?;
-                (Way::Fresh(fresh), description)
-            }
-        };
-        let mut program = Self { way, summary: String::new(), examples: 0 };
-        program.self_test(sandbox, limits, check_amended, description)?;
+        let pre = compile(sandbox, &component)?;
+        begin(Step::SelfTest);
+        let mut program = Self { pre, summary: String::new(), examples: 0 };
+        program.self_test(sandbox, limits, check_amended)?;
         Ok(program)
     }
 
-    /// Puts one event to the module, which knows nothing of any other.
+    /// Puts one event to a new instance.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
@@ -129,21 +103,34 @@ impl Program {
         event: &GuestEvent<'_>,
         check_amended: &CheckAmended,
     ) -> Result<Verdict, Broken> {
-        let verdict = match &self.way {
-            Way::Resident(residents) => residents.judge(sandbox, limits, event),
-            Way::Fresh(fresh) => fresh.judge(sandbox, limits, event),
-        };
-        believe(verdict?, limits, check_amended)
+        let mut store = sandbox.store(limits);
+        let verdict = self
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| instance.call_validate(&mut store, to_contract(event)))
+            .map_err(|error| broken(&error, &store))?;
+        believe(verdict, limits, check_amended)
     }
 
-    /// Tries the examples as events are judged later.
-    fn self_test(
-        &mut self,
-        sandbox: &Sandbox,
-        limits: &Limits,
-        check_amended: &CheckAmended,
-        description: Description,
-    ) -> Result<(), Refusal> {
+    /// Runs `describe` and the examples, each in an instance of its own, as events are judged later.
+    fn self_test(&mut self, sandbox: &Sandbox, limits: &Limits, check_amended: &CheckAmended) -> Result<(), Refusal> {
+        let generous = Limits {
+            deadline_ms: limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR),
+            output_bytes_max: DESCRIPTION_BYTES_MAX,
+            ..*limits
+        };
+        let mut store = sandbox.store(&generous);
+        let description =
+            self.pre.instantiate(&mut store).and_then(|instance| instance.call_describe(&mut store)).map_err(
+                |error| {
+                    let broken = broken(&error, &store);
+                    Refusal::new(
+                        "`describe` to answer",
+                        format!("a fault ({}): {}", broken.code, broken.detail),
+                        "mend `describe`, or what runs when the module starts",
+                    )
+                },
+            )?;
         if description.examples.len() > EXAMPLES_MAX {
             return Err(Refusal::new(
                 format!("{EXAMPLES_MAX} examples at most"),
@@ -156,9 +143,6 @@ impl Program {
         }
         self.summary = description.summary.chars().filter(|c| !c.is_control()).take(500).collect();
         self.examples = description.examples.len();
-        if let Way::Resident(residents) = &self.way {
-            residents.let_go();
-        }
         Ok(())
     }
 
@@ -167,7 +151,7 @@ impl Program {
         sandbox: &Sandbox,
         limits: &Limits,
         check_amended: &CheckAmended,
-        example: &contract::Example,
+        example: &contract::eye::validator::types::Example,
     ) -> Result<(), Refusal> {
         let event = GuestEvent {
             id: "00000000-0000-7000-8000-000000000001",
@@ -207,63 +191,18 @@ impl Program {
     }
 }
 
-/// What `describe` may use: it runs once, on no request's time.
-pub(super) fn for_describing(limits: &Limits) -> Limits {
-    Limits {
-        deadline_ms: limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR),
-        output_bytes_max: DESCRIPTION_BYTES_MAX,
-        ..*limits
-    }
-}
-
-fn uncompiled(error: &wasmtime::Error) -> Refusal {
-    Refusal::new(
-        "a component that the engine can compile",
-        format!("{error:#}"),
-        "build it with fewer WebAssembly proposals enabled, or update the tools that made it",
-    )
-}
-
-fn undescribed(broken: Broken) -> Refusal {
-    Refusal::new(
-        "`describe` to answer",
-        format!("a fault ({}): {}", broken.code, broken.detail),
-        "mend `describe`, or what runs when the module starts",
-    )
-}
-
-/// A component that is run in a new instance for each call.
-pub(super) struct Fresh(ValidatorPre<Meter>);
-
-impl Fresh {
-    pub(super) fn compile(sandbox: &Sandbox, component: &[u8]) -> Result<Self, Refusal> {
-        let refuse = |error: wasmtime::Error| uncompiled(&error);
-        let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
-        component.initialize_copy_on_write_image().map_err(refuse)?;
-        let pre = Linker::new(&sandbox.engine).instantiate_pre(&component).map_err(refuse)?;
-        ValidatorPre::new(pre).map(Self).map_err(refuse)
-    }
-
-    pub(super) fn judge(
-        &self,
-        sandbox: &Sandbox,
-        limits: &Limits,
-        event: &GuestEvent<'_>,
-    ) -> Result<GuestVerdict, Broken> {
-        let mut store = sandbox.store(limits);
-        self.0
-            .instantiate(&mut store)
-            .and_then(|instance| instance.call_validate(&mut store, to_contract(event)))
-            .map_err(|error| broken(&error, &store))
-    }
-
-    fn describe(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Description, Broken> {
-        let mut store = sandbox.store(limits);
-        self.0
-            .instantiate(&mut store)
-            .and_then(|instance| instance.call_describe(&mut store))
-            .map_err(|error| broken(&error, &store))
-    }
+fn compile(sandbox: &Sandbox, component: &[u8]) -> Result<ValidatorPre<Meter>, Refusal> {
+    let refuse = |error: wasmtime::Error| {
+        Refusal::new(
+            "a component that the engine can compile",
+            format!("{error:#}"),
+            "build it with fewer WebAssembly proposals enabled, or update the tools that made it",
+        )
+    };
+    let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
+    component.initialize_copy_on_write_image().map_err(refuse)?;
+    let pre = Linker::new(&sandbox.engine).instantiate_pre(&component).map_err(refuse)?;
+    ValidatorPre::new(pre).map_err(refuse)
 }
 
 fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
@@ -279,15 +218,12 @@ fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
 }
 
 /// Says which kind of fault an error of the engine is.
-pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
-    if error.is::<PoolConcurrencyLimitError>() {
-        return Broken { code: FaultCode::Busy, detail: "there are as many instances as there may be".to_owned() };
-    }
+fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
     let (code, detail) = match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
         Some(Trap::StackOverflow) => (FaultCode::Stack, "it exhausted its call stack".to_owned()),
-        trap => match (denied(store), trap) {
-            (Some(denied), _) => return denied,
+        trap => match (store.data().denied, trap) {
+            (Some(what), _) => (FaultCode::Memory, format!("it was denied more {what} and gave up")),
             (
                 None,
                 Some(
@@ -305,8 +241,76 @@ pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
     Broken { code, detail }
 }
 
-/// The fault of a module that broke after it was denied something.
-pub(super) fn denied(store: &Store<Meter>) -> Option<Broken> {
-    let what = store.data().denied?;
-    Some(Broken { code: FaultCode::Memory, detail: format!("it was denied more {what} and gave up") })
+/// Checks an answer: sizes, pointers, and that an amendment is one.
+fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &CheckAmended) -> Result<Verdict, Broken> {
+    match verdict {
+        GuestVerdict::Accept => Ok(Verdict::Accept),
+        GuestVerdict::Amend(data) => {
+            if data.len() > limits.output_bytes_max {
+                return Err(too_large(data.len(), limits));
+            }
+            check_amended(&data).map_err(|why| Broken::output(format!("it amended to what is no data: {why}")))?;
+            Ok(Verdict::Amend(data))
+        }
+        GuestVerdict::Reject(list) => {
+            if list.is_empty() {
+                return Err(Broken::output("it rejected without a violation"));
+            }
+            if list.len() > limits.violations_max {
+                return Err(Broken::output(format!(
+                    "it gave {} violations, and {} are allowed",
+                    list.len(),
+                    limits.violations_max
+                )));
+            }
+            let bytes = list.iter().map(|v| v.pointer.len() + v.code.len() + v.message.len()).sum::<usize>();
+            if bytes > limits.output_bytes_max {
+                return Err(too_large(bytes, limits));
+            }
+            list.into_iter()
+                .map(|violation| {
+                    believe_violation(violation.pointer, violation.code, violation.message).map_err(Broken::output)
+                })
+                .collect::<Result<_, _>>()
+                .map(Verdict::Reject)
+        }
+    }
+}
+
+fn too_large(bytes: usize, limits: &Limits) -> Broken {
+    Broken::output(format!("it answered with {bytes} bytes, and {} are allowed", limits.output_bytes_max))
+}
+
+fn believe_violation(pointer: String, code: String, message: String) -> Result<Violation, String> {
+    if !is_pointer(&pointer) {
+        return Err(format!("`{}` is no JSON Pointer", pointer.escape_debug()));
+    }
+    if code.is_empty() {
+        return Err("a violation without a code".into());
+    }
+    if [&pointer, &code, &message].into_iter().any(|text| text.contains('\0')) {
+        return Err("a violation with a NUL character".into());
+    }
+    Ok(Violation { pointer, code: Cow::Owned(code), message: Cow::Owned(message) })
+}
+
+/// RFC 6901: empty, or parts that each begin with a slash, in which `~` stands only in `~0` and `~1`.
+fn is_pointer(text: &str) -> bool {
+    let escapes = || text.match_indices('~').all(|(at, _)| matches!(text.as_bytes().get(at + 1), Some(b'0' | b'1')));
+    text.is_empty() || text.starts_with('/') && escapes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_pointer;
+
+    #[test]
+    fn pointers_follow_the_rfc() {
+        for good in ["", "/", "/a/0", "/a~1b/~0", "//"] {
+            assert!(is_pointer(good), "{good}");
+        }
+        for bad in ["a", "#/a", "/~", "/a~2", "a/b"] {
+            assert!(!is_pointer(bad), "{bad}");
+        }
+    }
 }

@@ -2,31 +2,19 @@
 //! advances its epoch so that no guest runs past its deadline. Nothing here knows the validators' contract.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    ResourceLimiter, Store, UpdateDeadline,
+    ResourceLimiter, Store,
 };
 
 use super::settings::Limits;
 
-/// How often the epoch advances. A call is first looked at when it does, and its deadline is reckoned from there: it may
-/// run for one tick more before, and for one after.
+/// How often the epoch advances. A deadline is rounded up to the next tick and one more, because a call begins within one.
 const TICK: Duration = Duration::from_millis(5);
-
-/// Ticks after which a call is looked at for the first time. Nearly all are over by then, and have read no clock.
-const FIRST_LOOK_TICKS: u64 = 1;
-
-/// Deadlines that may pass on the wall before a call is stopped that has not had its time on a processor.
-const WALL_FACTOR: u32 = 10;
-
-/// The longest that a call may wait for a processor beyond its deadline: its sender waits for an answer.
-const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes of native stack that a guest may use; a request thread has 2 MiB.
 const STACK_BYTES_MAX: usize = 512 << 10;
@@ -34,15 +22,11 @@ const STACK_BYTES_MAX: usize = 512 << 10;
 /// Entries of all tables of an instance: a guest has no use for more than its functions.
 const TABLE_ENTRIES_MAX: usize = 20_000;
 
-/// Instances that may be judging at one moment. More callers than this fault as busy, and no machine has so many threads.
+/// Instances that may exist at one moment. More callers than this fault as busy, and no machine has so many threads.
 const INSTANCES_MAX: u32 = 400;
 
 /// Core instances, memories and tables within them: components made by JavaScript or Python tools hold several.
 const CORE_INSTANCES_MAX: u32 = 1_600;
-
-/// Instances that are kept for the next event, of all modules together. What does not fit is made anew for each event.
-/// Each keeps the pages that its module has written, about 50 KiB.
-pub(super) const RESIDENTS_MAX: u32 = 4_000;
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +36,6 @@ pub struct EngineError(#[source] wasmtime::Error);
 /// The engine with its clock. Dropping it stops and joins the clock.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
-    /// What an instance takes to be kept.
-    pub(super) residents: Arc<Semaphore>,
     /// Dropped to stop the clock.
     stop: Option<SyncSender<()>>,
     clock: Option<JoinHandle<()>>,
@@ -80,18 +62,17 @@ impl Sandbox {
                 }
             })
             .map_err(|error| EngineError(error.into()))?;
-        let residents = Arc::new(Semaphore::new(RESIDENTS_MAX as usize));
-        Ok(Self { engine, residents, stop: Some(stop), clock: Some(clock) })
+        Ok(Self { engine, stop: Some(stop), clock: Some(clock) })
     }
 
     /// A store whose guest may use what `limits` say, from now on.
     pub(super) fn store(&self, limits: &Limits) -> Store<Meter> {
         let mut store = Store::new(&self.engine, Meter::new(limits));
         store.limiter(|meter| meter);
-        // What is lifted out of the guest is bounded before it is copied.
-        store.set_hostcall_fuel(output_bytes_max(limits));
-        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().ticked()));
-        store.set_epoch_deadline(FIRST_LOOK_TICKS);
+        // What is lifted out of the guest is bounded before it is copied. A violation costs 24 bytes beside its texts.
+        let output = limits.output_bytes_max.saturating_add(limits.violations_max.saturating_mul(24));
+        store.set_hostcall_fuel(output.saturating_add(64));
+        store.set_epoch_deadline(ticks(limits.deadline_ms));
         store
     }
 }
@@ -105,15 +86,9 @@ impl Drop for Sandbox {
     }
 }
 
-/// Begins a call in a store that has served before.
-pub(super) fn begin_call(store: &mut Store<Meter>, limits: &Limits) {
-    *store.data_mut() = Meter::new(limits);
-    store.set_epoch_deadline(FIRST_LOOK_TICKS);
-}
-
-/// Bytes that may be copied out of a guest for one answer. A violation costs 24 bytes beside its texts.
-pub(super) fn output_bytes_max(limits: &Limits) -> usize {
-    limits.output_bytes_max.saturating_add(limits.violations_max.saturating_mul(24)).saturating_add(64)
+/// The ticks after which a call of `deadline_ms` is over for certain.
+pub(super) fn ticks(deadline_ms: u64) -> u64 {
+    deadline_ms.div_ceil(u64::try_from(TICK.as_millis()).expect("a few milliseconds")) + 1
 }
 
 fn common(cache: Option<Cache>) -> Config {
@@ -136,10 +111,9 @@ fn common(cache: Option<Cache>) -> Config {
 fn pooled(cache: Option<Cache>) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(CORE_INSTANCES_MAX + RESIDENTS_MAX)
-        // A resident instance has a second memory for its marks.
-        .total_memories(CORE_INSTANCES_MAX + 2 * RESIDENTS_MAX)
-        .total_tables(CORE_INSTANCES_MAX + RESIDENTS_MAX)
+        .total_core_instances(CORE_INSTANCES_MAX)
+        .total_memories(CORE_INSTANCES_MAX)
+        .total_tables(CORE_INSTANCES_MAX)
         .max_memories_per_module(4)
         .max_tables_per_module(4)
         .table_elements(TABLE_ENTRIES_MAX)
@@ -174,73 +148,18 @@ pub(super) fn private_dir(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a store counts: how much its guest has, whether it was ever denied more, and how long its call runs.
+/// What a store counts: how much its guest has, and whether it was ever denied more.
 pub(super) struct Meter {
     memory_bytes_left: usize,
     table_entries_left: usize,
     /// What was denied last, in words.
     pub(super) denied: Option<&'static str>,
-    /// What a call may run.
-    deadline: Duration,
-    /// When it is over, reckoned when the clock ticks in the middle of it: most calls end before.
-    over: Option<Over>,
-}
-
-/// When a call is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Over {
-    /// On the processor's clock of this thread.
-    processor: Duration,
-    /// On the clock on the wall, however little the thread ran.
-    wall: Instant,
 }
 
 impl Meter {
     fn new(limits: &Limits) -> Self {
-        Self {
-            memory_bytes_left: limits.memory_bytes_max,
-            table_entries_left: TABLE_ENTRIES_MAX,
-            denied: None,
-            deadline: Duration::from_millis(limits.deadline_ms),
-            over: None,
-        }
+        Self { memory_bytes_left: limits.memory_bytes_max, table_entries_left: TABLE_ENTRIES_MAX, denied: None }
     }
-
-    /// Lets the guest have memory that is not its own.
-    pub(super) fn let_have_beside(&mut self, bytes: usize) {
-        self.memory_bytes_left = self.memory_bytes_left.saturating_add(bytes);
-    }
-
-    /// Counts memory that the guest has from the start of a call. False when that is more than it may have.
-    pub(super) fn has_memory(&mut self, bytes: usize) -> bool {
-        self.memory_growing(0, bytes, None).expect("counting does not fail")
-    }
-
-    fn ticked(&mut self) -> UpdateDeadline {
-        self.look(processor_time(), Instant::now())
-    }
-
-    /// Decides whether a call goes on. A deadline counts what the thread ran, so that a healthy module is not blamed for
-    /// a busy machine; but a caller is not held for longer than [`WALL_FACTOR`] deadlines, or
-    /// [`WAIT_MAX`] more than one.
-    fn look(&mut self, processor: Duration, wall: Instant) -> UpdateDeadline {
-        let deadline = self.deadline;
-        let over = *self.over.get_or_insert_with(|| Over {
-            processor: processor + deadline,
-            wall: wall + (deadline * WALL_FACTOR).min(deadline + WAIT_MAX),
-        });
-        if processor >= over.processor || wall >= over.wall {
-            UpdateDeadline::Interrupt
-        } else {
-            UpdateDeadline::Continue(1)
-        }
-    }
-}
-
-/// How long this thread has run. This asks the system, which is too dear for every event.
-pub(super) fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("a thread runs forward")
 }
 
 impl ResourceLimiter for Meter {
@@ -260,43 +179,5 @@ impl ResourceLimiter for Meter {
             self.denied = Some("table space");
         }
         Ok(left.is_some())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn ends(meter: &mut Meter, processor: Duration, wall: Instant) -> bool {
-        match meter.look(processor, wall) {
-            UpdateDeadline::Interrupt => true,
-            UpdateDeadline::Continue(ticks) => {
-                assert_eq!(ticks, 1);
-                false
-            }
-            _ => unreachable!("calls do not yield"),
-        }
-    }
-
-    #[test]
-    fn a_call_ends_when_it_ran_its_deadline_however_long_it_waited() {
-        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() });
-        let (ran, began) = (Duration::from_secs(7), Instant::now());
-        assert!(!ends(&mut meter, ran, began));
-        // Four times its deadline went by, and it had half of it.
-        assert!(!ends(&mut meter, ran + 25 * MS, began + 200 * MS));
-        assert!(!ends(&mut meter, ran + 49 * MS, began + 400 * MS));
-        assert!(ends(&mut meter, ran + 50 * MS, began + 401 * MS));
-    }
-
-    #[test]
-    fn a_call_ends_after_ten_deadlines_however_little_it_ran() {
-        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() });
-        let (ran, began) = (Duration::ZERO, Instant::now());
-        assert!(!ends(&mut meter, ran, began));
-        assert!(!ends(&mut meter, ran + MS, began + 499 * MS));
-        assert!(ends(&mut meter, ran + MS, began + 500 * MS));
     }
 }

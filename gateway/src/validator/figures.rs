@@ -6,14 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::figures::Distribution;
 use crate::verdict::{FaultCode, Verdict};
 
 /// Four buckets for each doubling of nanoseconds, up to a minute.
 const BUCKETS: usize = 144;
-
-/// The first doubling that a distribution shows apart: what is shorter than half a microsecond falls in with it.
-const SHORTEST: usize = 8;
 
 /// The running figures of one module.
 #[derive(Debug)]
@@ -23,7 +19,6 @@ pub(super) struct Figures {
     rejected: AtomicU64,
     faulted: [AtomicU64; FaultCode::ALL.len()],
     times: [AtomicU64; BUCKETS],
-    time_ns: AtomicU64,
 }
 
 impl Default for Figures {
@@ -34,7 +29,6 @@ impl Default for Figures {
             rejected: AtomicU64::new(0),
             faulted: Default::default(),
             times: std::array::from_fn(|_| AtomicU64::new(0)),
-            time_ns: AtomicU64::new(0),
         }
     }
 }
@@ -72,28 +66,6 @@ impl Figures {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.times[bucket(took)].fetch_add(1, Ordering::Relaxed);
-        self.time_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Takes over the judging times of another, so that a sum over modules does not shrink when one of them goes.
-    pub(super) fn add_times(&self, other: &Self) {
-        for (own, other) in self.times.iter().zip(&other.times) {
-            own.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        self.time_ns.fetch_add(other.time_ns.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// All judging times, in seconds, with a bucket for each doubling from half a microsecond to a minute.
-    pub(super) fn distribution(&self) -> Distribution {
-        let counts = self.times.each_ref().map(|count| count.load(Ordering::Relaxed));
-        let mut buckets = Vec::with_capacity(BUCKETS / 4);
-        let mut below = counts[..SHORTEST * 4].iter().sum::<u64>();
-        for (doubling, quarters) in counts.chunks(4).enumerate().skip(SHORTEST) {
-            let last = doubling == BUCKETS / 4 - 1;
-            let bound = if last { f64::INFINITY } else { upper_us(doubling * 4 + 3) / 1e6 };
-            buckets.push((bound, std::mem::take(&mut below) + quarters.iter().sum::<u64>()));
-        }
-        Distribution { buckets, sum: self.time_ns.load(Ordering::Relaxed) as f64 / 1e9 }
     }
 
     /// Counts a fault without a call, which takes no time worth telling.
@@ -142,21 +114,6 @@ fn upper_us(bucket: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_distribution_holds_every_call_and_those_of_modules_that_are_gone() {
-        let (now, before) = (Figures::default(), Figures::default());
-        now.record(Ok(&Verdict::Accept), Duration::from_nanos(3));
-        now.record(Ok(&Verdict::Accept), Duration::from_micros(3));
-        before.record(Err(FaultCode::Deadline), Duration::from_secs(3_600));
-        now.add_times(&before);
-        let found = now.distribution();
-        assert_eq!(found.buckets[0], (512e-9, 1));
-        assert_eq!(found.buckets.last(), Some(&(f64::INFINITY, 1)));
-        assert!(found.buckets.is_sorted_by(|one, next| one.0 < next.0));
-        assert_eq!(found.count(), 3);
-        assert!((found.sum - 3_600.000_003_003).abs() < 1e-6, "{}", found.sum);
-    }
 
     #[test]
     fn quantiles_are_within_a_quarter_of_the_truth() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::away::Queue;
 use super::circuit::Circuit;
 use super::component::{CheckAmended, GuestEvent, Program};
-use super::engine::{Sandbox, processor_time};
+use super::engine::Sandbox;
 use super::figures::Figures;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
@@ -62,24 +62,17 @@ impl Module {
         check_amended: &CheckAmended,
     ) -> Result<Verdict, Fault> {
         let began = Instant::now();
-        let ran_before = self.circuit.watches().then(processor_time);
         let outcome = self.program.judge(sandbox, &self.settings.limits, event, check_amended);
         let took = began.elapsed();
-        let overran = matches!(&outcome, Err(broken) if broken.code == FaultCode::Deadline);
-        let ran = match ran_before {
-            Some(before) => processor_time().saturating_sub(before),
-            None if overran => took,
-            None => self.circuit.suspect(took),
-        };
         match outcome {
             Ok(verdict) => {
                 self.figures.record(Ok(&verdict), took);
-                self.circuit.judged(ran);
+                self.circuit.judged(took);
                 Ok(verdict)
             }
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
-                if self.circuit.faulted(broken.code, ran) {
+                if self.circuit.faulted(broken.code, took) {
                     tracing::warn!(
                         event_type = %self.slot, digest = %self.digest, code = %broken.code,
                         "the module keeps faulting and is taken off the path: {}", broken.detail

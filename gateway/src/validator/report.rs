@@ -10,14 +10,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::circuit::Standing;
-use super::figures::{Counts, Figures, Times};
+use super::figures::{Counts, Times};
 use super::history::Version;
 use super::module::Module;
 use super::settings::{Limits, OnFault, Settings};
 use super::slot::Slot;
 use super::worker::{State, StateCell};
 use super::world::Refusal;
-use crate::figures::Distribution;
 use crate::verdict::Digest;
 
 /// Why the last load failed.
@@ -91,18 +90,6 @@ struct Posts {
     slots: BTreeMap<Slot, Posted>,
     strays: BTreeMap<PathBuf, String>,
     directory_error: Option<String>,
-    /// The judging times of modules that serve no more.
-    retired: Figures,
-}
-
-impl Posts {
-    /// Takes note that what was posted is out of date.
-    fn retire(&self, before: Option<Posted>, now: Option<&Figures>) {
-        let Some((module, _)) = before.and_then(|posted| posted.serving) else { return };
-        if !now.is_some_and(|now| std::ptr::eq(now, &*module.figures)) {
-            self.retired.add_times(&module.figures);
-        }
-    }
 }
 
 /// The board itself.
@@ -122,16 +109,11 @@ impl Board {
     }
 
     pub(super) fn post(&self, slot: &Slot, posted: Posted) {
-        let now = posted.serving.as_ref().map(|(module, _)| Arc::clone(&module.figures));
-        let mut posts = self.posts();
-        let before = posts.slots.insert(slot.clone(), posted);
-        posts.retire(before, now.as_deref());
+        self.posts().slots.insert(slot.clone(), posted);
     }
 
     pub(super) fn remove(&self, slot: &Slot) {
-        let mut posts = self.posts();
-        let before = posts.slots.remove(slot);
-        posts.retire(before, None);
+        self.posts().slots.remove(slot);
     }
 
     pub(super) fn strays(&self, strays: &BTreeMap<PathBuf, String>) {
@@ -172,17 +154,6 @@ impl Board {
     /// Everything, in the order of event types.
     pub(super) fn report(&self) -> Vec<TypeReport> {
         self.posts().slots.iter().map(|(slot, posted)| posted.report(slot)).collect()
-    }
-
-    /// How long judging took, over all modules that serve or ever served.
-    pub(super) fn judging(&self) -> Distribution {
-        let posts = self.posts();
-        let sum = Figures::default();
-        sum.add_times(&posts.retired);
-        for (module, _) in posts.slots.values().filter_map(|posted| posted.serving.as_ref()) {
-            sum.add_times(&module.figures);
-        }
-        sum.distribution()
     }
 
     /// Files that serve nothing, and why; and the directory itself, if it cannot be read.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What one call of a module may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// Milliseconds that judging one event may run, waiting for a processor not counted, up to two ticks of 5 ms more.
+    /// Milliseconds that judging one event may take. Rounded up to the next tick of the epoch.
     pub deadline_ms: u64,
     /// Bytes of linear memory, all memories of a module together.
     pub memory_bytes_max: usize,

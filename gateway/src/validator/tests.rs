@@ -11,7 +11,6 @@ use crate::verdict::FaultCode;
 mod directory;
 mod guests;
 mod judging;
-mod resident;
 
 /// Longer than anything here takes on a loaded machine; no test waits it out.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -41,24 +41,6 @@ pub enum State {
     Refused,
 }
 
-impl State {
-    /// All, in the order in which a file goes through them.
-    pub const ALL: [Self; 6] =
-        [Self::Settling, Self::Checking, Self::Compiling, Self::SelfTest, Self::Active, Self::Refused];
-
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Settling => "settling",
-            Self::Checking => "checking",
-            Self::Compiling => "compiling",
-            Self::SelfTest => "self-test",
-            Self::Active => "active",
-            Self::Refused => "refused",
-        }
-    }
-}
-
 /// A state that a worker moves while others look on.
 #[derive(Debug)]
 pub(super) struct StateCell(AtomicU8);

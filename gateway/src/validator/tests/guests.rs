@@ -4,8 +4,6 @@
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
-use crate::verdict::FaultCode;
-
 /// What a guest is made of. `Default` accepts everything and has no examples.
 pub(super) struct Guest<'a> {
     /// Instructions that leave the address of a verdict; `$data` and `$length` are the event's data.
@@ -42,19 +40,14 @@ impl Guest<'_> {
     /// The guest as a core module with WIT metadata, as cargo makes them.
     pub(super) fn core(&self) -> Vec<u8> {
         let mut bytes = wat::parse_str(self.text()).expect("the guest's text is right");
-        self.embed(&mut bytes);
-        bytes
-    }
-
-    /// Puts the WIT metadata into a core module.
-    pub(super) fn embed(&self, bytes: &mut Vec<u8>) {
         let mut resolve = Resolve::default();
         let package = resolve.push_str("guest.wit", self.wit).expect("the guest's WIT is right");
         let world = resolve.select_world(&[package], None).expect("one world");
-        wit_component::embed_component_metadata(bytes, &resolve, world, StringEncoding::UTF8).expect("embedded");
+        wit_component::embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).expect("embedded");
+        bytes
     }
 
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         let Self { validate, more, describe, salt, .. } = self;
         let (examples, example_data, expect) = match self.example {
             None => (0, "", 0),
@@ -100,63 +93,4 @@ impl Guest<'_> {
 /// A guest with this `validate`.
 pub(super) fn judges(validate: &str) -> Vec<u8> {
     Guest { validate, ..Guest::default() }.core()
-}
-
-/// Guests that fault, each with the code of its fault.
-pub(super) fn faults() -> Vec<(FaultCode, Vec<u8>)> {
-    let write = |address: u32, value: u32| format!("(i32.store (i32.const {address}) (i32.const {value}))");
-    let huge = format!(
-        "(drop (memory.grow (i32.const 200))) (i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
-        write(3004, 65536),
-        write(3008, 10_000_000)
-    );
-    let text = |text: &str| {
-        format!(
-            "(i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
-            write(3004, 4000),
-            write(3008, u32::try_from(text.len()).expect("short"))
-        )
-    };
-    let with = |validate: String, more: &str| Guest { validate: &validate, more, ..Guest::default() }.core();
-    vec![
-        (FaultCode::Trap, judges("unreachable")),
-        (FaultCode::Trap, judges("(i32.load (i32.const -4))")),
-        (FaultCode::Deadline, judges("(loop (br 0)) unreachable")),
-        (
-            FaultCode::Memory,
-            judges("(loop (br_if 0 (i32.ne (i32.const -1) (memory.grow (i32.const 64))))) unreachable"),
-        ),
-        (
-            FaultCode::Memory,
-            with(
-                "(loop (br_if 0 (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 1000))))) unreachable"
-                    .into(),
-                "(table $t 1 funcref)",
-            ),
-        ),
-        (
-            FaultCode::Stack,
-            with(
-                "(call $deep (i32.const 1))".into(),
-                "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))",
-            ),
-        ),
-        (FaultCode::Output, with(huge, "")),
-        (FaultCode::Output, with(text("not json"), "(data (i32.const 4000) \"not json\")")),
-        (FaultCode::Output, with(text("[1]"), "(data (i32.const 4000) \"[1]\")")),
-        (FaultCode::Output, with(text("\u{ff}"), "(data (i32.const 4000) \"\\ff\\ff\")")),
-        (FaultCode::Output, judges("(i32.store8 (i32.const 3000) (i32.const 9)) (i32.const 3000)")),
-        (FaultCode::Output, judges("(i32.const 3001)")),
-        (FaultCode::Output, judges("(i32.const -16)")),
-        // A rejection without violations, and one with a hundred thousand.
-        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 0)) (i32.const 2064)")),
-        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 100000)) (i32.const 2064)")),
-        // A pointer that is none: the text "no".
-        (
-            FaultCode::Output,
-            judges(
-                "(i32.store (i32.const 2080) (i32.const 2112)) (i32.store (i32.const 2084) (i32.const 2)) (i32.const 2064)",
-            ),
-        ),
-    ]
 }

@@ -1,6 +1,6 @@
 //! What comes of events: verdicts, faults by kind, limits, and isolation.
 
-use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges};
+use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, judges};
 use super::*;
 
 const T: (&str, &str) = ("page", "view");
@@ -51,7 +51,62 @@ async fn unknown_event_types_follow_the_setting() {
 
 #[tokio::test]
 async fn each_kind_of_fault_has_its_code() {
-    for (index, (expected, guest)) in faults().iter().enumerate() {
+    let write = |address: u32, value: u32| format!("(i32.store (i32.const {address}) (i32.const {value}))");
+    let huge = format!(
+        "(drop (memory.grow (i32.const 200))) (i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
+        write(3004, 65536),
+        write(3008, 10_000_000)
+    );
+    let text = |text: &str| {
+        format!(
+            "(i32.store8 (i32.const 3000) (i32.const 1)) {} {} (i32.const 3000)",
+            write(3004, 4000),
+            write(3008, u32::try_from(text.len()).expect("short"))
+        )
+    };
+    let with = |validate: String, more: &str| Guest { validate: &validate, more, ..Guest::default() }.core();
+    let cases = [
+        (FaultCode::Trap, judges("unreachable")),
+        (FaultCode::Trap, judges("(i32.load (i32.const -4))")),
+        (FaultCode::Deadline, judges("(loop (br 0)) unreachable")),
+        (
+            FaultCode::Memory,
+            judges("(loop (br_if 0 (i32.ne (i32.const -1) (memory.grow (i32.const 64))))) unreachable"),
+        ),
+        (
+            FaultCode::Memory,
+            with(
+                "(loop (br_if 0 (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 1000))))) unreachable"
+                    .into(),
+                "(table $t 1 funcref)",
+            ),
+        ),
+        (
+            FaultCode::Stack,
+            with(
+                "(call $deep (i32.const 1))".into(),
+                "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))",
+            ),
+        ),
+        (FaultCode::Output, with(huge, "")),
+        (FaultCode::Output, with(text("not json"), "(data (i32.const 4000) \"not json\")")),
+        (FaultCode::Output, with(text("[1]"), "(data (i32.const 4000) \"[1]\")")),
+        (FaultCode::Output, with(text("\u{ff}"), "(data (i32.const 4000) \"\\ff\\ff\")")),
+        (FaultCode::Output, judges("(i32.store8 (i32.const 3000) (i32.const 9)) (i32.const 3000)")),
+        (FaultCode::Output, judges("(i32.const 3001)")),
+        (FaultCode::Output, judges("(i32.const -16)")),
+        // A rejection without violations, and one with a hundred thousand.
+        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 0)) (i32.const 2064)")),
+        (FaultCode::Output, judges("(i32.store (i32.const 2072) (i32.const 100000)) (i32.const 2064)")),
+        // A pointer that is none: the text "no".
+        (
+            FaultCode::Output,
+            judges(
+                "(i32.store (i32.const 2080) (i32.const 2112)) (i32.store (i32.const 2084) (i32.const 2)) (i32.const 2064)",
+            ),
+        ),
+    ];
+    for (index, (expected, guest)) in cases.iter().enumerate() {
         let house = house_of(guest).await;
         let judgement = house.judge(T, "{}").await;
         assert_eq!(code(&judgement), Some(*expected), "case {index}: {judgement:?}");
@@ -194,7 +249,7 @@ async fn a_module_that_spins_does_not_hold_the_request_threads() {
     let house = House::with(&[
         ("page/view.wasm", &judges(ACCEPT)),
         ("bad/spins.wasm", &judges("(loop (br 0)) unreachable")),
-        ("bad/spins.toml", b"deadline_ms = 500"),
+        ("bad/spins.toml", b"deadline_ms = 2000"),
     ])
     .await;
     assert_eq!(code(&house.judge(("bad", "spins"), "{}").await), Some(FaultCode::Deadline));
