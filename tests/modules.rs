@@ -60,6 +60,68 @@ async fn a_bad_module_leaves_the_last_good_one_serving_and_says_why() {
 }
 
 #[tokio::test]
+async fn bad_settings_are_told_and_those_before_stay_in_force() {
+    let gateway = Gateway::start().await;
+    gateway.drop_module("guests/limited.toml", b"deadline_ms = 40");
+    gateway.drop_module("guests/limited.wasm", &module("accepts"));
+    let report = gateway.validator("guests/limited", "active").await;
+    assert_eq!((&report["limits"]["deadline_ms"], &report["settings_error"]), (&json!(40), &json!(null)));
+    // Later than the answer, which is given after five seconds.
+    gateway.drop_module("guests/limited.toml", b"deadline_ms = 5000");
+    let report = eventually("the settings are refused", async || {
+        let report = gateway.validator("guests/limited", "active").await;
+        (!report["settings_error"].is_null()).then_some(report)
+    })
+    .await;
+    assert_eq!(report["limits"]["deadline_ms"], 40);
+    let error = &report["settings_error"];
+    assert_eq!(error["found"], "`deadline_ms` is 5000, and must be 1 to 4999");
+    assert!(error["mend"].as_str().is_some_and(|mend| mend.contains("last good settings stay in force")), "{error}");
+    assert_eq!(gateway.send(&event("guests", "limited", json!({}))).await.status, 201);
+}
+
+#[tokio::test]
+async fn files_that_serve_nothing_are_told_with_the_reason() {
+    let gateway = Gateway::start().await;
+    let problems = async |file: Option<&str>| {
+        eventually(&format!("the problem is {file:?}"), async || {
+            let problems = gateway.get("/v1/validators").await.json()["problems"].clone();
+            (problems.get(0).and_then(|one| one["file"].as_str()) == file).then_some(problems)
+        })
+        .await
+    };
+    let missing = problems(Some(".")).await;
+    assert!(missing[0]["why"].as_str().is_some_and(|why| why.contains("modules")), "{missing}");
+    gateway.drop_module("stray.wasm", &module("accepts"));
+    let stray = problems(Some("stray.wasm")).await;
+    assert!(stray[0]["why"].as_str().is_some_and(|why| why.contains("<category>/<name>.wasm")), "{stray}");
+    assert_eq!(gateway.log().matches("stray.wasm").count(), 1, "{}", gateway.log());
+    gateway.remove_module("stray.wasm");
+    problems(None).await;
+}
+
+#[tokio::test]
+async fn a_start_with_a_bad_file_accepts_no_event_unseen() {
+    let mut gateway = Gateway::start().await;
+    gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));
+    let good = gateway.validator("page interaction/pageview", "active").await;
+    gateway.signal("TERM");
+    gateway.ended().await;
+    gateway.drop_module("page interaction/pageview.wasm", b"broken");
+    gateway.restart().await;
+    let bad = event("page interaction", "pageview", json!({"host": "a.example", "path": "nowhere"}));
+    let answer = gateway.send(&bad).await;
+    assert_eq!((answer.status, &answer.json()["validator"]["digest"]), (422, &good["digest"]), "{answer:?}");
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+    let report = eventually("the file is refused", async || {
+        let report = gateway.validator("page interaction/pageview", "active").await;
+        (!report["last_error"].is_null()).then_some(report)
+    })
+    .await;
+    assert_eq!((&report["digest"], &report["versions"][0]["digest"]), (&good["digest"], &good["digest"]));
+}
+
+#[tokio::test]
 async fn a_rollback_puts_the_version_before_back_and_survives_a_restart() {
     let mut gateway = Gateway::start().await;
     let serves = async |gateway: &Gateway, status: u16| {

@@ -269,6 +269,8 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
             output_bytes_max: config.output_bytes_max,
             violations_max: config.violations_max,
         },
+        // Beyond the time to answer a sender would hear of no fault.
+        deadline_ms_max: config.answer_ms.saturating_sub(1),
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: Arc::new(move |data| envelope::check_data(data, &rules)),
     }

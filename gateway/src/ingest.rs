@@ -24,7 +24,7 @@ use crate::share::Held;
 use crate::tally::{Ending, Tally};
 use crate::trust::{Application, Peer, Scope};
 use crate::validator::{Judgement, Subject};
-use crate::verdict::{Digest, Verdict, Violation};
+use crate::verdict::{Digest, Retry, Verdict, Violation};
 
 /// After so many events, a large request lets others have the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;
@@ -87,7 +87,7 @@ async fn process(
     };
     let count = elements.len();
     application.take(count)?;
-    let mut sending = Sending::new(gateway, application, count);
+    let mut sending = Sending::new(gateway, application, count, single);
     sending.judge(elements).await?;
     sending.store(room).await?;
     let watched = sending.watched.take();
@@ -106,6 +106,8 @@ async fn process(
 struct Sending<'a> {
     gateway: &'a Gateway,
     application: &'a Application,
+    /// It is one event, and no list of them.
+    single: bool,
     /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
     received_at_us: i64,
     /// One place for each event; filled as its outcome is known.
@@ -123,10 +125,11 @@ struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn new(gateway: &'a Gateway, application: &'a Application, count: usize) -> Self {
+    fn new(gateway: &'a Gateway, application: &'a Application, count: usize, single: bool) -> Self {
         Self {
             gateway,
             application,
+            single,
             received_at_us: gateway.clock.reserve_us(count),
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
             accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
@@ -187,7 +190,11 @@ impl<'a> Sending<'a> {
             Ok(Verdict::Accept) => self.accept(place, event, module, None),
             Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
             Ok(Verdict::Reject(violations)) => self.reject(place, event, module, violations),
-            Err(fault) if fault.retry => return Err(Refusal::Overloaded),
+            Err(fault) if fault.retry == Retry::Whole || self.single && fault.retry == Retry::Alone => {
+                // No event of it has an outcome, so none is counted.
+                self.tally.discard();
+                return Err(Refusal::Overloaded);
+            }
             Err(fault) => self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail),
         }
         Ok(())

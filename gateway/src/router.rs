@@ -197,7 +197,8 @@ async fn route(
         "/v1/dead-letters/{id}" => query::dead_letters::show(gateway, &found.parameters[0]).await,
         "/v1/live" => live::watch(&gateway.live, uri.query()),
         "/v1/validators" => {
-            let report = serde_json::json!({ "validators": gateway.validators.report() });
+            let (validators, problems) = (gateway.validators.report(), gateway.validators.problems());
+            let report = serde_json::json!({ "validators": validators, "problems": problems });
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
         "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),

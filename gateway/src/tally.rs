@@ -217,6 +217,14 @@ impl Tally<'_> {
         self.untyped[ending as usize] += 1;
     }
 
+    /// The request is refused as a whole: what was counted of it since it was added up last did not end so.
+    pub fn discard(&mut self) {
+        self.lines.clear();
+        self.last = 0;
+        self.untyped = Counts::default();
+        self.waiting.clear();
+    }
+
     /// The dead letters of the quarantined events are committed.
     pub fn kept(&mut self) {
         self.add_lines();
@@ -294,6 +302,18 @@ mod tests {
         assert_eq!(types[&key("page", "click")], [0, 0, 3, 0]);
         assert_eq!(types[&key(OTHER, OTHER)], [0, 0, 1, 0]);
         assert_eq!(tallies.by_application()["shop"], [3, 0, 4, 1]);
+    }
+
+    #[test]
+    fn a_request_that_is_refused_as_a_whole_counts_nothing() {
+        let tallies = Tallies::new(10);
+        let mut tally = tallies.begin("shop");
+        tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
+        tally.count(&Text::from("a"), &Text::from("c"), Ending::Quarantined);
+        tally.count_untyped(Ending::Rejected);
+        tally.discard();
+        drop(tally);
+        assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
     }
 
     #[test]

@@ -15,11 +15,12 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::figures::Distribution;
-use crate::verdict::{Digest, Fault, FaultCode, Verdict, Violation};
+use crate::verdict::{Digest, Fault, FaultCode, Retry, Verdict, Violation};
 
 mod answer;
 mod away;
 mod circuit;
+mod compiled;
 mod component;
 mod directory;
 mod engine;
@@ -44,7 +45,7 @@ pub use component::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
 pub use history::{History, Listed, RollbackError, Version};
-pub use report::{LoadError, TypeReport};
+pub use report::{LoadError, Problem, TypeReport};
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
 pub use worker::State;
@@ -58,6 +59,7 @@ use engine::Sandbox;
 use life::{Life, Message, Parts};
 use registry::Registry;
 use report::Board;
+use settings::Given;
 use worker::{Tools, Workers};
 
 /// What happens to an event whose type has no module.
@@ -81,6 +83,8 @@ pub struct Options {
     pub unknown_event_type: UnknownEventType,
     /// What one call may use, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
+    /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
+    pub deadline_ms_max: u64,
     /// How often the directory is looked through for what no file event told.
     pub rescan: Duration,
     /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
@@ -185,7 +189,7 @@ impl Validators {
             workers,
             registry: Arc::clone(&registry),
             board: Arc::clone(&board),
-            defaults: options.limits,
+            given: Given { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
             rescan: options.rescan,
         });
         let life =
@@ -202,10 +206,15 @@ impl Validators {
         })))
     }
 
-    /// Judges one event with the module that serves its type now.
+    /// Judges one event with the module that serves its type now. Until every module of the first scan was tried, only
+    /// those of its very type judge.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        let Some(module) = self.0.registry.find(subject.category, subject.name) else {
-            return self.unknown();
+        let complete = self.0.registry.is_complete();
+        let module = self.0.registry.find(subject.category, subject.name);
+        let module = match module.filter(|module| complete || matches!(module.slot, Slot::Exact(..))) {
+            Some(module) => module,
+            None if complete => return self.unknown(),
+            None => return starting(),
         };
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let event = GuestEvent {
@@ -220,8 +229,9 @@ impl Validators {
         let Inner { sandbox, check_amended, away, .. } = &*self.0;
         let outcome = match module.circuit.way() {
             Way::Here => module.judge(sandbox, &event, check_amended),
-            Way::Away => away.judge(&module, sandbox, event, check_amended).await,
-            Way::Nowhere => Err(module.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")),
+            Way::Away => away.judge(&module, sandbox, event, check_amended, false).await,
+            Way::Probe => away.judge(&module, sandbox, event, check_amended, true).await,
+            Way::Nowhere => Err(module.off_path()),
         };
         Judgement { outcome, digest: Some(module.digest) }
     }
@@ -282,7 +292,7 @@ impl Validators {
 
     /// Files in the modules directory that serve nothing, and why.
     #[must_use]
-    pub fn problems(&self) -> Vec<(String, String)> {
+    pub fn problems(&self) -> Vec<Problem> {
         self.0.board.problems()
     }
 }
@@ -303,6 +313,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// What is said of an event whose module may just be loading.
+fn starting() -> Judgement {
+    let detail = "the modules are still being loaded".to_owned();
+    Judgement { outcome: Err(Fault { code: FaultCode::Busy, detail, retry: Retry::Whole }), digest: None }
 }
 
 /// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes

@@ -85,8 +85,19 @@ pub struct Fault {
     pub code: FaultCode,
     /// What happened, for people.
     pub detail: String,
-    /// The operator wants the sender to try again, rather than the event to be quarantined.
-    pub retry: bool,
+    /// Whether the sender is to try again, rather than the event to be quarantined.
+    pub retry: Retry,
+}
+
+/// Whether the sender of an event that could not be judged is asked to send it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The event is quarantined.
+    Never,
+    /// When it was sent alone. Among others it is quarantined, or it would hold them up again and again.
+    Alone,
+    /// With the whole request: no module could be asked yet.
+    Whole,
 }
 
 /// The SHA-256 digest of a module's file, or of a token.

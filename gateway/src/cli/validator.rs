@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Source};
-use crate::validator::{History, Slot, Version};
+use crate::validator::{History, Listed, Slot, Version};
 use crate::verdict::Digest;
 
 #[derive(Debug, Subcommand)]
@@ -46,10 +46,7 @@ pub(super) struct Rollback {
 }
 
 fn digest(text: &str) -> Result<Digest, String> {
-    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    bytes.map(Digest).ok_or_else(|| "a digest has 64 hexadecimal digits; `eye validator history` shows them".to_owned())
+    text.parse().map_err(|not| format!("{not}; `eye validator history` shows them"))
 }
 
 #[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
@@ -65,7 +62,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List(_) => {
             for listed in history.list(&config.modules).context("the modules directory cannot be read")? {
-                println!("{}\t{}\tversions {}", listed.event_type, listed.digest, listed.versions.len());
+                println!("{}", listed_line(&listed));
             }
         }
         Command::History(typed) => {
@@ -82,6 +79,25 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
+fn listed_line(listed: &Listed) -> String {
+    let digest = listed.digest.map_or_else(|| "unreadable".to_owned(), |digest| digest.to_string());
+    let why = listed.error.as_ref().map(|why| format!("\t{why}")).unwrap_or_default();
+    format!("{}\t{digest}\tversions {}{why}", listed.event_type, listed.versions.len())
+}
+
 fn line(version: &Version) -> String {
     format!("{}\t{}", version.digest, version.at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_64_hexadecimal_digits_and_nothing_else() {
+        assert_eq!(digest(&"0f".repeat(32)), Ok(Digest([15; 32])));
+        for wrong in ["+f".repeat(32), "0f".repeat(31), "0g".repeat(32)] {
+            assert!(digest(&wrong).is_err_and(|told| told.contains("history")), "{wrong}");
+        }
+    }
 }

@@ -41,24 +41,35 @@ impl Away {
         Self(Arc::new(Semaphore::new(places)))
     }
 
-    /// Judges on a blocking thread, once there is a place.
+    /// Judges on a blocking thread, once there is a place. Unless the event `probes` the module, it must still be on the
+    /// path then.
     pub(super) async fn judge(
         &self,
         module: &Arc<Module>,
         sandbox: &Arc<Sandbox>,
         event: GuestEvent<'_>,
         check_amended: &CheckAmended,
+        probes: bool,
     ) -> Result<Verdict, Fault> {
+        let busy = |detail| {
+            if probes {
+                module.circuit.unprobed();
+            }
+            Err(module.uncalled(FaultCode::Busy, detail))
+        };
         let Some(_waits) = Waits::among(&module.queue.waiting) else {
-            return Err(module.uncalled(FaultCode::Busy, "too many events wait for this slow module"));
+            return busy("too many events wait for this slow module");
         };
         let places = async {
             let own = Arc::clone(&module.queue.place).acquire_owned().await;
             (own, Arc::clone(&self.0).acquire_owned().await)
         };
         let Ok((Ok(own), Ok(shared))) = tokio::time::timeout(WAIT_MAX, places).await else {
-            return Err(module.uncalled(FaultCode::Busy, "this slow module had no time for the event"));
+            return busy("this slow module had no time for the event");
         };
+        if !probes && module.circuit.is_off() {
+            return Err(module.off_path());
+        }
         let owned = Owned::of(&event);
         let (module, sandbox, check_amended) = (Arc::clone(module), Arc::clone(sandbox), Arc::clone(check_amended));
         // The places are given back when the call ends, also when nobody waits for it any more.

@@ -26,6 +26,10 @@ const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// The longest time between two probes.
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// The longest deadline of a call on a request thread. A module that may run for longer is always called away, or as many
+/// events as there are threads could hold them all for as long as it may.
+const HERE_DEADLINE_MAX: Duration = Duration::from_millis(100);
+
 /// Where the next call of a module may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -33,6 +37,8 @@ pub(super) enum Way {
     Here,
     /// Away from the request threads.
     Away,
+    /// Away as well, and though it is off the path: what comes of it decides whether it comes back.
+    Probe,
     /// Nowhere: it is off the path.
     Nowhere,
 }
@@ -67,6 +73,8 @@ impl Standing {
 #[derive(Debug)]
 pub(super) struct Circuit {
     began: Instant,
+    /// It may run for too long to be called on a request thread.
+    always_away: bool,
     score: AtomicU32,
     /// Quick calls still to come before the request threads are open again.
     quick_calls_left: AtomicU32,
@@ -81,9 +89,11 @@ pub(super) struct Circuit {
 }
 
 impl Circuit {
-    pub(super) fn new() -> Self {
+    /// The circuit of a module with this deadline.
+    pub(super) fn new(deadline: Duration) -> Self {
         Self {
             began: Instant::now(),
+            always_away: deadline > HERE_DEADLINE_MAX,
             score: AtomicU32::new(0),
             quick_calls_left: AtomicU32::new(0),
             watched_calls_left: AtomicU32::new(0),
@@ -93,11 +103,12 @@ impl Circuit {
         }
     }
 
-    /// Where the next call may run. Whoever is told `Away` while the module is off the path is its probe.
+    /// Where the next call may run.
     pub(super) fn way(&self) -> Way {
         let probe_at_ms = self.probe_at_ms.load(Relaxed);
         if probe_at_ms == 0 {
-            return if self.quick_calls_left.load(Relaxed) == 0 { Way::Here } else { Way::Away };
+            let here = !self.always_away && self.quick_calls_left.load(Relaxed) == 0;
+            return if here { Way::Here } else { Way::Away };
         }
         let now_ms = self.now_ms();
         // The next probe is put off before this one runs, so that there is one at a time.
@@ -105,10 +116,20 @@ impl Circuit {
         let due = now_ms >= probe_at_ms;
         if due && self.probe_at_ms.compare_exchange(probe_at_ms, next, Relaxed, Relaxed).is_ok() {
             self.probing.store(true, Relaxed);
-            Way::Away
+            Way::Probe
         } else {
             Way::Nowhere
         }
+    }
+
+    /// Whether the module was taken off the path, which may happen while an event waits for it.
+    pub(super) fn is_off(&self) -> bool {
+        self.probe_at_ms.load(Relaxed) != 0
+    }
+
+    /// A probe found no place to run: the next one is due at its time, and no other call counts as this one.
+    pub(super) fn unprobed(&self) {
+        self.probing.store(false, Relaxed);
     }
 
     /// Begins a call: whether it is watched, so that its end must tell how long it ran.
@@ -169,7 +190,7 @@ impl Circuit {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        if self.probe_at_ms.load(Relaxed) != 0 {
+        if self.is_off() {
             Standing::OffPath
         } else if self.quick_calls_left.load(Relaxed) > 0 {
             Standing::Slow
@@ -201,7 +222,7 @@ mod tests {
 
     #[test]
     fn rare_faults_do_no_harm_and_frequent_ones_take_a_module_off() {
-        let circuit = Circuit::new();
+        let circuit = Circuit::new(QUICK);
         for _ in 0..1_000 {
             assert!(!circuit.faulted(FaultCode::Trap, QUICK));
             (0..20).for_each(|_| circuit.judged(QUICK));
@@ -214,22 +235,45 @@ mod tests {
 
     #[test]
     fn a_probe_brings_a_module_back_and_a_failed_one_waits_longer() {
-        let circuit = Circuit::new();
+        let circuit = Circuit::new(QUICK);
         while !circuit.faulted(FaultCode::Deadline, QUICK) {}
         let off = Circuit { began: Instant::now().checked_sub(PROBE_AFTER * 2).expect("the clock is old"), ..circuit };
-        assert_eq!((off.way(), off.way()), (Way::Away, Way::Nowhere), "one probe at a time");
+        assert_eq!((off.way(), off.way()), (Way::Probe, Way::Nowhere), "one probe at a time");
         assert!(!off.faulted(FaultCode::Trap, QUICK), "it was off before");
         assert_eq!(off.way(), Way::Nowhere);
         let later = Circuit { began: Instant::now().checked_sub(PROBE_AFTER * 9).expect("the clock is old"), ..off };
-        assert_eq!(later.way(), Way::Away);
+        assert_eq!(later.way(), Way::Probe);
         later.judged(QUICK);
         assert_eq!(later.way(), Way::Here);
         assert!((0..10).any(|_| later.faulted(FaultCode::Trap, QUICK)), "half the faults are enough now");
     }
 
     #[test]
+    fn a_probe_that_was_not_called_leaves_no_other_call_to_count_as_one() {
+        let circuit = Circuit::new(QUICK);
+        while !circuit.faulted(FaultCode::Deadline, QUICK) {}
+        let off = Circuit { began: Instant::now().checked_sub(PROBE_AFTER * 2).expect("the clock is old"), ..circuit };
+        assert_eq!(off.way(), Way::Probe);
+        off.unprobed();
+        // One that began while the module was on the path.
+        off.judged(QUICK);
+        assert!(off.is_off());
+    }
+
+    #[test]
+    fn a_module_that_may_run_for_long_is_never_called_on_a_request_thread() {
+        let circuit = Circuit::new(HERE_DEADLINE_MAX * 2);
+        (0..=QUICK_CALLS).for_each(|_| {
+            assert_eq!(circuit.way(), Way::Away);
+            circuit.judged(QUICK);
+        });
+        assert_eq!((circuit.way(), circuit.standing()), (Way::Away, Standing::Healthy));
+        assert_eq!(Circuit::new(HERE_DEADLINE_MAX).way(), Way::Here);
+    }
+
+    #[test]
     fn a_slow_call_sends_the_next_ones_away() {
-        let circuit = Circuit::new();
+        let circuit = Circuit::new(QUICK);
         circuit.judged(SLOW_CALL * 2);
         assert_eq!((circuit.way(), circuit.standing()), (Way::Away, Standing::Slow));
         (0..QUICK_CALLS).for_each(|_| circuit.judged(QUICK));
@@ -238,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_call_that_waited_for_a_processor_only_has_the_next_ones_watched() {
-        let circuit = Circuit::new();
+        let circuit = Circuit::new(QUICK);
         assert!(!circuit.watches());
         circuit.judged(circuit.suspect(SLOW_CALL * 10));
         assert_eq!(circuit.way(), Way::Here);

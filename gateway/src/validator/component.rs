@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::{Store, Trap};
 
 use super::answer::believe;
 use super::engine::{Meter, Sandbox};
@@ -37,6 +37,8 @@ const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
 
 /// How much longer than judging one event `describe` may take: it runs once, on no request's time.
 const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
+/// But no longer than this, unless judging may: meanwhile the other files wait for one loading thread less.
+const DESCRIBE_DEADLINE_MS_MAX: u64 = 2_000;
 
 /// The steps of loading, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,11 @@ pub(super) struct Broken {
 impl Broken {
     pub(super) fn output(detail: impl Into<String>) -> Self {
         Self { code: FaultCode::Output, detail: detail.into() }
+    }
+
+    /// Whether the same call may end well later, with more room on the machine.
+    fn passes(&self) -> bool {
+        matches!(self.code, FaultCode::Deadline | FaultCode::Busy)
     }
 }
 
@@ -129,11 +136,11 @@ impl Program {
         event: &GuestEvent<'_>,
         check_amended: &CheckAmended,
     ) -> Result<Verdict, Broken> {
-        let verdict = match &self.way {
-            Way::Resident(residents) => residents.judge(sandbox, limits, event),
-            Way::Fresh(fresh) => fresh.judge(sandbox, limits, event),
-        };
-        believe(verdict?, limits, check_amended)
+        let believe = |verdict| believe(verdict, limits, check_amended);
+        match &self.way {
+            Way::Resident(residents) => residents.judge(sandbox, limits, event, believe),
+            Way::Fresh(fresh) => fresh.judge(sandbox, limits, event).and_then(believe),
+        }
     }
 
     /// Tries the examples as events are judged later.
@@ -183,6 +190,7 @@ impl Program {
             Expectation::Amend => "amend",
             Expectation::Reject => "reject",
         };
+        let mut passing = false;
         let found = match self.judge(sandbox, limits, &event, check_amended) {
             Ok(Verdict::Accept) => "accept".to_owned(),
             Ok(Verdict::Amend(_)) => "amend".to_owned(),
@@ -194,23 +202,28 @@ impl Program {
                     format!("reject: {} at `{}`: {}", first.code, first.pointer, first.message)
                 }
             }
-            Err(broken) => format!("a fault ({}): {}", broken.code, broken.detail),
+            Err(broken) => {
+                passing = broken.passes();
+                format!("a fault ({}): {}", broken.code, broken.detail)
+            }
         };
         if found == expected {
             return Ok(());
         }
-        Err(Refusal::new(
+        let refusal = Refusal::new(
             format!("the example `{}` to end in {expected}", example.title),
             found,
             "mend the rule or the example; `cargo test` in the validator's crate runs them",
-        ))
+        );
+        Err(Refusal { passing, ..refusal })
     }
 }
 
 /// What `describe` may use: it runs once, on no request's time.
 pub(super) fn for_describing(limits: &Limits) -> Limits {
     Limits {
-        deadline_ms: limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR),
+        deadline_ms: (limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR))
+            .min(DESCRIBE_DEADLINE_MS_MAX.max(limits.deadline_ms)),
         output_bytes_max: DESCRIPTION_BYTES_MAX,
         ..*limits
     }
@@ -225,11 +238,12 @@ fn uncompiled(error: &wasmtime::Error) -> Refusal {
 }
 
 fn undescribed(broken: Broken) -> Refusal {
-    Refusal::new(
+    let refusal = Refusal::new(
         "`describe` to answer",
         format!("a fault ({}): {}", broken.code, broken.detail),
         "mend `describe`, or what runs when the module starts",
-    )
+    );
+    Refusal { passing: broken.passes(), ..refusal }
 }
 
 /// A component that is run in a new instance for each call.
@@ -251,18 +265,14 @@ impl Fresh {
         event: &GuestEvent<'_>,
     ) -> Result<GuestVerdict, Broken> {
         let mut store = sandbox.store(limits);
-        self.0
-            .instantiate(&mut store)
-            .and_then(|instance| instance.call_validate(&mut store, to_contract(event)))
-            .map_err(|error| broken(&error, &store))
+        let instance = self.0.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        instance.call_validate(&mut store, to_contract(event)).map_err(|error| broken(&error, &store))
     }
 
     fn describe(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Description, Broken> {
         let mut store = sandbox.store(limits);
-        self.0
-            .instantiate(&mut store)
-            .and_then(|instance| instance.call_describe(&mut store))
-            .map_err(|error| broken(&error, &store))
+        let instance = self.0.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        instance.call_describe(&mut store).map_err(|error| broken(&error, &store))
     }
 }
 
@@ -278,11 +288,17 @@ fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
     }
 }
 
+/// Says why there is no instance: code that runs when it starts broke, or it was denied what it has from the start, or
+/// the machine had no room, which is no fault of the module's.
+pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
+    if error.is::<Trap>() || store.data().denied.is_some() {
+        return broken(error, store);
+    }
+    Broken { code: FaultCode::Busy, detail: format!("there was no room for an instance: {}", error.root_cause()) }
+}
+
 /// Says which kind of fault an error of the engine is.
 pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
-    if error.is::<PoolConcurrencyLimitError>() {
-        return Broken { code: FaultCode::Busy, detail: "there are as many instances as there may be".to_owned() };
-    }
     let (code, detail) = match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
         Some(Trap::StackOverflow) => (FaultCode::Stack, "it exhausted its call stack".to_owned()),

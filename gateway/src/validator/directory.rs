@@ -2,7 +2,7 @@
 //! A hint says only "look"; what was lost or never told is found by looking again. Nothing here reads a module.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -21,7 +21,7 @@ pub(super) struct Signature {
 }
 
 impl Signature {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let identity = {
             use std::os::unix::fs::MetadataExt as _;
@@ -31,7 +31,23 @@ impl Signature {
         let identity = (0, 0, 0, 0);
         Self { len: metadata.len(), modified: metadata.modified().ok(), identity }
     }
+
+    /// Whether `later` is the same file with what may be other content. Another file in its place is no such thing: this
+    /// one was whole.
+    pub(super) fn was_rewritten(&self, later: &Self) -> bool {
+        let file = |signature: &Self| (signature.identity.0, signature.identity.1);
+        file(self) == file(later) && self != later
+    }
 }
+
+/// Opens a file, and nothing else: opening a pipe would wait for somebody who writes to it.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_file() { File::open(path) } else { Err(io::Error::other(NO_FILE)) }
+}
+
+/// What is told of a name that leads to something else than a file.
+const NO_FILE: &str = "it is no regular file";
 
 /// One module file, and the settings beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,15 +77,10 @@ pub(super) struct Directory {
 impl Directory {
     /// Begins to watch `root`, which need not exist yet. `hint` is called from a thread of the watcher.
     pub(super) fn watch(root: PathBuf, hint: impl Fn() + Send + 'static) -> Self {
-        let handler = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if event.need_rescan() => hint(),
-            // Our own reading opens and closes files; only what may change content is worth a look.
-            Ok(event) => match event.kind {
-                EventKind::Access(notify::event::AccessKind::Close(notify::event::AccessMode::Write)) => hint(),
-                EventKind::Access(_) => {}
-                _ => hint(),
-            },
-            Err(_) => hint(),
+        let handler = move |event: notify::Result<notify::Event>| {
+            if is_worth_a_look(&event) {
+                hint();
+            }
         };
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!("no file events, changes are found by looking: {error}"))
@@ -108,6 +119,20 @@ impl Directory {
     }
 }
 
+/// Whether something may have changed. Our own reading opens and closes files, which changes nothing.
+pub(super) fn is_worth_a_look(event: &notify::Result<notify::Event>) -> bool {
+    use notify::event::{AccessKind, AccessMode};
+    match event {
+        // The system kept fewer events than there were.
+        Ok(event) if event.need_rescan() => true,
+        Ok(event) => match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            _ => true,
+        },
+        Err(_) => true,
+    }
+}
+
 /// Looks at every file under `root`, as [`Directory::scan`] does.
 pub(super) fn scan(root: &Path) -> io::Result<Scan> {
     let mut scan = Scan::default();
@@ -129,6 +154,10 @@ pub(super) fn scan(root: &Path) -> io::Result<Scan> {
         }
     }
     for (file, metadata) in files.iter().filter(|(file, _)| file.extension().is_some_and(|end| end == "wasm")) {
+        if !metadata.is_file() && !metadata.is_dir() {
+            scan.strays.insert(file.clone(), NO_FILE.into());
+            continue;
+        }
         match Slot::of_path(file) {
             Ok(slot) => scan.take(slot, file, metadata, files.get(&file.with_extension("toml"))),
             Err(why) => {

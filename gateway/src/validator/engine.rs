@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    ResourceLimiter, Store, UpdateDeadline,
+    Cache, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter,
+    Store, UpdateDeadline,
 };
 
+use super::compiled::Compiled;
 use super::settings::Limits;
 
 /// How often the epoch advances. A call is first looked at when it does, and its deadline is reckoned from there: it may
@@ -52,6 +53,8 @@ pub struct EngineError(#[source] wasmtime::Error);
 /// The engine with its clock. Dropping it stops and joins the clock.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
+    /// Code that was compiled before.
+    pub(super) compiled: Option<Compiled>,
     /// What an instance takes to be kept.
     pub(super) residents: Arc<Semaphore>,
     /// Dropped to stop the clock.
@@ -62,7 +65,8 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// Starts an engine that keeps compiled code under `cache_dir`, if given.
     pub(super) fn start(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
-        let cache = cache_dir.and_then(open_cache);
+        let compiled = cache_dir.and_then(Compiled::open);
+        let cache = compiled.as_ref().map(Compiled::cache);
         let engine = Engine::new(&pooled(cache.clone()))
             .or_else(|error| {
                 // Address space is limited in some containers; then every instance is mapped when it is needed.
@@ -81,7 +85,7 @@ impl Sandbox {
             })
             .map_err(|error| EngineError(error.into()))?;
         let residents = Arc::new(Semaphore::new(RESIDENTS_MAX as usize));
-        Ok(Self { engine, residents, stop: Some(stop), clock: Some(clock) })
+        Ok(Self { engine, compiled, residents, stop: Some(stop), clock: Some(clock) })
     }
 
     /// A store whose guest may use what `limits` say, from now on.
@@ -150,28 +154,6 @@ fn pooled(cache: Option<Cache>) -> Config {
     let mut config = common(cache);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
-}
-
-/// Opens the cache of compiled code. wasmtime names its entries by module, engine version, settings and processor, and
-/// checks them when it reads them, so that an entry of another engine or a damaged one is compiled anew.
-fn open_cache(dir: &Path) -> Option<Cache> {
-    let opened = private_dir(dir).map_err(wasmtime::Error::from).and_then(|()| {
-        let mut config = CacheConfig::new();
-        config.with_directory(dir);
-        Cache::new(config)
-    });
-    opened.inspect_err(|error| tracing::warn!("compiled code is not kept, the next start is slower: {error:#}")).ok()
-}
-
-/// Makes a directory that nobody else on the machine can read or write.
-pub(super) fn private_dir(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
 }
 
 /// What a store counts: how much its guest has, whether it was ever denied more, and how long its call runs.

@@ -3,15 +3,15 @@
 //! disagree with the contents. Rolling back writes the old content into the modules directory: that stays the only truth
 //! about what serves, a running gateway sees it as it sees any change, and a restart changes nothing.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
+use super::compiled::private_dir;
 use super::directory;
-use super::engine::private_dir;
 use super::slot::Slot;
 use crate::verdict::Digest;
 
@@ -62,10 +62,12 @@ pub struct Listed {
     pub event_type: String,
     /// The file, relative to the modules directory.
     pub file: PathBuf,
-    /// The digest of the file as it is now.
-    pub digest: Digest,
+    /// The digest of the file as it is now; none when it cannot be read.
+    pub digest: Option<Digest>,
     /// The versions that served, the newest first.
     pub versions: Vec<Version>,
+    /// Why the file or its versions cannot be read. That of one event type hides no other.
+    pub error: Option<String>,
 }
 
 impl History {
@@ -88,15 +90,22 @@ impl History {
     ///
     /// # Errors
     ///
-    /// When the modules directory or the history cannot be read.
+    /// When the modules directory cannot be read. A file that cannot be is listed with the reason.
     pub fn list(&self, modules_dir: &Path) -> io::Result<Vec<Listed>> {
         let scan = directory::scan(modules_dir)?;
         let listed = scan.modules.into_iter().map(|(slot, found)| {
-            let digest = Digest::of(&fs::read(modules_dir.join(&found.file))?);
-            let versions = self.versions(&slot)?;
-            Ok(Listed { event_type: slot.to_string(), file: found.file, digest, versions })
+            let digest = read(&modules_dir.join(&found.file)).map(|bytes| Digest::of(&bytes));
+            let versions = self.versions(&slot);
+            let error = digest.as_ref().err().or(versions.as_ref().err()).map(ToString::to_string);
+            Listed {
+                event_type: slot.to_string(),
+                file: found.file,
+                digest: digest.ok(),
+                versions: versions.unwrap_or_default(),
+                error,
+            }
         });
-        listed.collect()
+        Ok(listed.collect())
     }
 
     /// Puts a version back: the one asked for, else the newest that is not the file of now. Returns what was put back.
@@ -116,7 +125,7 @@ impl History {
             Err(_) => slot.file(),
         };
         let path = modules_dir.join(file);
-        let now = fs::read(&path).ok().map(|bytes| Digest::of(&bytes));
+        let now = read(&path).ok().map(|bytes| Digest::of(&bytes));
         let wanted = |version: &Version| to.map_or(Some(version.digest) != now, |digest| digest == version.digest);
         let Some((version, kept)) = files.into_iter().find(|(version, _)| wanted(version)) else {
             return Err(match to {
@@ -124,7 +133,7 @@ impl History {
                 None => RollbackError::NoOther(slot.clone()),
             });
         };
-        let bytes = fs::read(&kept).map_err(failed(&kept))?;
+        let bytes = read(&kept).map_err(failed(&kept))?;
         if Digest::of(&bytes) != version.digest {
             return Err(RollbackError::Damaged(version.digest));
         }
@@ -132,26 +141,49 @@ impl History {
         Ok(version)
     }
 
+    /// The kept versions that are intact, the newest first, each with its content.
+    pub(super) fn intact(&self, slot: &Slot) -> io::Result<impl Iterator<Item = (Version, Vec<u8>)>> {
+        let files = self.files(slot)?.into_iter();
+        Ok(files.filter_map(|(version, path)| {
+            let bytes = read(&path).ok()?;
+            (Digest::of(&bytes) == version.digest).then_some((version, bytes))
+        }))
+    }
+
     /// Keeps a version that begins to serve, and forgets the oldest. A version that served last already keeps its time.
     pub(super) fn record(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<Vec<Version>> {
         let folder = self.folder(slot);
         let mut files = self.files(slot)?;
-        if files.first().is_some_and(|(version, _)| version.digest == digest) {
-            return Ok(files.into_iter().map(|(version, _)| version).collect());
+        let versions = |files: Vec<(Version, PathBuf)>| files.into_iter().map(|(version, _)| version).collect();
+        if let Some((version, path)) = files.first()
+            && version.digest == digest
+        {
+            if !holds(path, bytes) {
+                replace(path, bytes)?;
+            }
+            return Ok(versions(files));
         }
         private_dir(&folder)?;
         fs::write(folder.join("event-type"), slot.to_string())?;
-        let version = Version { digest, at: wall_time() };
+        // The newest is the one that came last, even if the clock was set back meanwhile.
+        let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
+        let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
         let path = folder.join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
-        match files.iter().position(|(version, _)| version.digest == digest) {
-            Some(place) => fs::rename(files.remove(place).1, &path)?,
-            None => replace(&path, bytes)?,
+        let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place).1);
+        match kept {
+            Some(kept) if holds(&kept, bytes) => fs::rename(kept, &path)?,
+            damaged => {
+                replace(&path, bytes)?;
+                if let Some(damaged) = damaged {
+                    fs::remove_file(damaged)?;
+                }
+            }
         }
         files.insert(0, (version, path));
         for (_, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
             fs::remove_file(old)?;
         }
-        Ok(files.into_iter().map(|(version, _)| version).collect())
+        Ok(versions(files))
     }
 
     fn folder(&self, slot: &Slot) -> PathBuf {
@@ -189,8 +221,35 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().expect("a file has a name").to_string_lossy();
     let digest = Digest::of(name.as_bytes()).to_string();
     let beside = folder.join(format!(".{}-{}", &digest[..16], std::process::id()));
-    fs::write(&beside, bytes)?;
-    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        // Or the name could outlive a loss of power, and the content not.
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    renamed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
+    sync_folder(folder)
+}
+
+/// Makes what was renamed in a folder last.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// What a file holds; a pipe in its place is an error and not a wait.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    directory::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether a kept file is what it should be.
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    read(path).is_ok_and(|kept| kept == bytes)
 }
 
 /// The time that people are told. It decides nothing but the order of versions.
@@ -241,6 +300,61 @@ mod tests {
         let unknown = history.rollback(&modules, &slot(), Some(Digest::of(b"four")));
         assert!(matches!(unknown, Err(RollbackError::Unknown(..))), "{unknown:?}");
         assert_eq!(fs::read_dir(modules.join("page")).expect("there").count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_damaged_version_is_made_whole_when_it_serves_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        let digests = [b"one", b"two"].map(|text| Digest::of(text));
+        let record = |number: usize| {
+            history.record(&slot(), digests[number], [b"one", b"two"][number]).expect("kept");
+        };
+        let damage = |digest: Digest| {
+            let files = history.files(&slot()).expect("read");
+            let (_, file) = files.iter().find(|(version, _)| version.digest == digest).expect("it is kept");
+            fs::write(file, b"damaged").expect("written");
+        };
+        let intact =
+            || -> Vec<Digest> { history.intact(&slot()).expect("read").map(|(version, _)| version.digest).collect() };
+        record(0);
+        record(1);
+        // The newest is looked at, too, though its time stays.
+        for number in [1, 0] {
+            damage(digests[number]);
+            assert_eq!(intact(), [digests[1 - number]]);
+            record(number);
+            assert_eq!(intact(), [digests[number], digests[1 - number]]);
+            assert_eq!(history.versions(&slot()).expect("read").len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_version_is_the_newest_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"one").expect("kept");
+        let (newest, file) = history.files(&slot()).expect("read").remove(0);
+        let ahead = newest.at + TimeDelta::days(1);
+        let later = format!("{:020}-{}.wasm", ahead.timestamp_micros(), newest.digest);
+        fs::rename(&file, file.with_file_name(later)).expect("renamed");
+        let versions = history.record(&slot(), Digest::of(b"two"), b"two").expect("kept");
+        assert_eq!(versions[0].digest, Digest::of(b"two"));
+        assert_eq!(history.versions(&slot()).expect("read"), versions);
+        assert!(versions[0].at > versions[1].at);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_cannot_be_read_hides_no_other_from_the_list() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let folder = dir.path().join("page");
+        fs::create_dir_all(folder.join("folder.wasm")).expect("made");
+        fs::write(folder.join("view.wasm"), b"view").expect("written");
+        let listed = History::under(&dir.path().join("data")).list(dir.path()).expect("read");
+        let told: Vec<_> =
+            listed.iter().map(|one| (one.event_type.as_str(), one.digest, one.error.is_some())).collect();
+        assert_eq!(told, [("page/folder", None, true), ("page/view", Some(Digest::of(b"view")), false)]);
     }
 
     #[test]

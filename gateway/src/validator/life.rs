@@ -12,19 +12,23 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::component::Program;
-use super::directory::{Directory, Found, Scan};
+use super::directory::{self, Directory, Found, Scan};
 use super::history::{Version, wall_time};
 use super::module::Module;
 use super::registry::Registry;
 use super::report::{Board, LoadError, Posted};
-use super::settings::{Limits, Settings};
+use super::settings::{Given, Settings};
 use super::slot::Slot;
 use super::worker::{Done, Job, Outcome, State, StateCell, Workers};
 use super::world::Refusal;
 use crate::verdict::Digest;
 
-/// How long content must rest before a failure to load counts, and a file must be missing before its module is unloaded.
+/// How long content must rest before a failure to load counts, and the directory before a module whose file is missing is
+/// unloaded: a directory that is removed and copied anew has its files one after the other.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long a file may be missing before its module is unloaded, however restless the directory is.
+const MISSING_MAX: Duration = Duration::from_secs(10);
 
 /// How often the root's identity is looked at: a replaced directory tells no event.
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -47,6 +51,8 @@ pub(super) enum Message {
 
 /// What is known of one slot.
 struct Entry {
+    /// Which of the lives of this slot this is.
+    generation: u64,
     found: Found,
     state: Arc<StateCell>,
     /// Digest of the content seen last, and since when.
@@ -59,8 +65,16 @@ struct Entry {
     loading: bool,
     /// The file changed while it was with a worker.
     again: bool,
+    /// The next look loads the file whatever was found before: something else than its content may have mended it.
+    anew: bool,
+    /// No kept version can serve in place of the file either.
+    forsaken: bool,
+    /// A module was taken that is not told to be active yet.
+    taken: bool,
     missing_since: Option<Instant>,
     settings: Settings,
+    /// The settings were read well once, so that there are last good ones.
+    settings_read: bool,
     versions: Vec<Version>,
     last_error: Option<LoadError>,
     settings_error: Option<LoadError>,
@@ -76,7 +90,7 @@ pub(super) struct Parts {
     pub(super) workers: Workers,
     pub(super) registry: Arc<Registry>,
     pub(super) board: Arc<Board>,
-    pub(super) defaults: Limits,
+    pub(super) given: Given,
     pub(super) rescan: Duration,
 }
 
@@ -92,10 +106,16 @@ pub(super) struct Life {
     scanned_at: Instant,
     /// Grows with the time that a scan takes, so that scanning never becomes all that this thread does.
     scan_pause: Duration,
+    /// When a scan last found something else than the one before.
+    restless_at: Instant,
+    /// How many lives of slots began.
+    generations: u64,
     /// The first scan happened, and these of its slots have not been tried yet.
     first: Option<BTreeSet<Slot>>,
     /// Something was activated or unloaded and is not in the registry yet.
     changed: bool,
+    /// Slots of which something is to be told once the registry has it: what is told to serve serves.
+    due: BTreeSet<Slot>,
 }
 
 impl Life {
@@ -109,8 +129,11 @@ impl Life {
             follow_up_at: None,
             scanned_at: Instant::now(),
             scan_pause: SCAN_PAUSE,
+            restless_at: Instant::now(),
+            generations: 0,
             first: None,
             changed: false,
+            due: BTreeSet::new(),
         }
     }
 
@@ -119,8 +142,8 @@ impl Life {
         self.scan();
         self.first = Some(self.entries.keys().cloned().collect());
         loop {
-            self.dispatch();
             self.publish();
+            self.dispatch();
             let wait = self.next_look().saturating_duration_since(Instant::now());
             match self.parts.inbox.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -132,6 +155,9 @@ impl Life {
                     return;
                 }
                 self.take(message);
+            }
+            if self.changed {
+                self.publish();
             }
             self.look();
         }
@@ -148,8 +174,13 @@ impl Life {
         let heartbeat = Instant::now() + HEARTBEAT;
         let entries = self.entries.values().filter(|entry| !entry.loading);
         let looks = entries.filter_map(|entry| entry.look_at);
-        let missing = self.entries.values().filter_map(|entry| entry.missing_since.map(|since| since + SETTLE));
+        let missing = self.entries.values().filter_map(|entry| entry.missing_since.map(|since| self.unload_at(since)));
         looks.chain(missing).chain(self.follow_up_at).chain([self.scan_at]).fold(heartbeat, Instant::min)
+    }
+
+    /// When a module is unloaded whose file is missing.
+    fn unload_at(&self, missing_since: Instant) -> Instant {
+        (missing_since.max(self.restless_at) + SETTLE).min(missing_since + MISSING_MAX)
     }
 
     /// Does what is due.
@@ -162,8 +193,9 @@ impl Life {
         if self.parts.directory.follow() {
             self.scan_at = now;
             self.follow_up_at = Some(now + SETTLE);
+            self.restless_at = now;
         }
-        let missing_over = |entry: &Entry| entry.missing_since.is_some_and(|since| now >= since + SETTLE);
+        let missing_over = |entry: &Entry| entry.missing_since.is_some_and(|since| now >= self.unload_at(since));
         if now >= self.scan_at
             || self.follow_up_at.is_some_and(|at| now >= at)
             || self.entries.values().any(missing_over)
@@ -185,8 +217,10 @@ impl Life {
         }
         match self.parts.directory.scan() {
             Ok(scan) => self.compare(scan, began),
-            // A missing or unreadable directory tells nothing of its files: what serves goes on serving.
+            // A missing or unreadable directory tells nothing of its files, not even that they are missing: what serves
+            // goes on serving.
             Err(error) => {
+                self.entries.values_mut().for_each(|entry| entry.missing_since = None);
                 self.parts.board.directory_error(Some(format!("{}: {error}", self.parts.directory.root.display())))
             }
         }
@@ -195,62 +229,84 @@ impl Life {
         self.scan_at = self.scanned_at + self.parts.rescan;
     }
 
-    fn compare(&mut self, mut scan: Scan, now: Instant) {
+    fn compare(&mut self, scan: Scan, now: Instant) {
         self.parts.board.directory_error(None);
-        self.strays = std::mem::take(&mut scan.strays);
-        self.parts.board.strays(&self.strays);
-        let found = std::mem::take(&mut scan.modules);
-        let mut gone = Vec::new();
-        for (slot, entry) in &mut self.entries {
-            if found.contains_key(slot) || self.strays.keys().any(|stray| entry.found.file.starts_with(stray)) {
+        let Scan { modules, strays } = scan;
+        let mut restless = self.note_strays(strays);
+        for (slot, found) in &modules {
+            restless |= self.see(slot, found);
+        }
+        for entry in self.entries.iter_mut().filter(|(slot, _)| !modules.contains_key(slot)).map(|(_, entry)| entry) {
+            if self.strays.keys().any(|stray| entry.found.file.starts_with(stray)) {
                 entry.missing_since = None;
-            } else if now >= *entry.missing_since.get_or_insert(now) + SETTLE {
-                gone.push(slot.clone());
+            } else {
+                restless |= entry.missing_since.is_none();
+                entry.missing_since.get_or_insert(now);
             }
         }
+        if restless {
+            self.restless_at = now;
+        }
+        let gone = |entry: &Entry| entry.missing_since.is_some_and(|since| now >= self.unload_at(since));
+        let gone: Vec<_> = self.entries.iter().filter(|(_, entry)| gone(entry)).map(|(slot, _)| slot.clone()).collect();
         for slot in gone {
-            self.unload(&slot);
-        }
-        for (slot, found) in found {
-            self.see(slot, found);
+            self.unload(slot);
         }
     }
 
-    fn unload(&mut self, slot: &Slot) {
-        self.entries.remove(slot);
+    /// Takes note of what serves nothing. True when that is something else than before.
+    fn note_strays(&mut self, strays: BTreeMap<PathBuf, String>) -> bool {
+        if strays == self.strays {
+            return false;
+        }
+        for (file, why) in strays.iter().filter(|(file, why)| self.strays.get(*file) != Some(*why)) {
+            tracing::warn!(file = %file.display(), "this serves no events: {why}");
+        }
+        self.parts.board.strays(&strays);
+        self.strays = strays;
+        true
+    }
+
+    fn unload(&mut self, slot: Slot) {
+        self.entries.remove(&slot);
+        self.queue.retain(|waiting| *waiting != slot);
         if let Some(waiting) = &mut self.first {
-            waiting.remove(slot);
+            waiting.remove(&slot);
         }
-        self.parts.board.remove(slot);
         self.changed = true;
-        tracing::info!(event_type = %slot, "the file is gone, the module is unloaded");
+        self.due.insert(slot);
     }
 
-    /// Takes note of a file as the directory shows it.
-    fn see(&mut self, slot: Slot, found: Found) {
-        let root = &self.parts.directory.root;
-        match self.entries.get_mut(&slot) {
-            None => {
-                let mut entry = Entry::new(found, self.parts.defaults);
-                entry.read_settings(root, self.parts.defaults);
-                enqueue(&mut self.queue, &slot, &mut entry);
-                self.parts.board.post(&slot, entry.posted());
-                self.entries.insert(slot, entry);
-            }
-            Some(entry) if entry.found == found => {}
-            Some(entry) => {
-                let content = entry.found.signature != found.signature || entry.found.file != found.file;
-                let settings = entry.found.settings != found.settings || entry.found.file != found.file;
-                entry.found = found;
-                if settings && entry.read_settings(root, self.parts.defaults) {
-                    self.changed = true;
-                }
-                if content {
-                    enqueue(&mut self.queue, &slot, entry);
-                }
-                self.parts.board.post(&slot, entry.posted());
-            }
+    /// Takes note of a file as the directory shows it. True when it is new or another one.
+    fn see(&mut self, slot: &Slot, found: &Found) -> bool {
+        let (root, given) = (&self.parts.directory.root, self.parts.given);
+        let Some(entry) = self.entries.get_mut(slot) else {
+            self.generations += 1;
+            let mut entry = Entry::new(self.generations, found.clone(), given);
+            entry.read_settings(root, given);
+            enqueue(&mut self.queue, slot, &mut entry);
+            self.entries.insert(slot.clone(), entry);
+            self.due.insert(slot.clone());
+            return true;
+        };
+        entry.missing_since = None;
+        if entry.found == *found {
+            return false;
         }
+        let content = entry.found.signature != found.signature || entry.found.file != found.file;
+        let settings = entry.found.settings != found.settings || entry.found.file != found.file;
+        entry.found = found.clone();
+        let before = entry.settings;
+        if settings && entry.read_settings(root, given) {
+            self.changed = true;
+        }
+        let mended = entry.settings != before && (entry.loading || entry.is_refused());
+        entry.anew |= mended;
+        if content || mended {
+            enqueue(&mut self.queue, slot, entry);
+        }
+        self.due.insert(slot.clone());
+        true
     }
 
     /// Gives waiting slots to free workers.
@@ -259,69 +315,92 @@ impl Life {
             let Some(entry) = self.entries.get_mut(&slot) else {
                 continue;
             };
+            let anew = entry.anew;
             let job = Job {
                 slot: slot.clone(),
+                generation: entry.generation,
                 path: self.parts.directory.root.join(&entry.found.file),
                 limits: entry.settings.limits,
-                known: entry.content.map(|(digest, _)| digest),
+                known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 serving: entry.serving.as_ref().map(|(module, _)| module.digest),
+                falls_back: entry.serving.is_none() && (anew || !entry.forsaken),
                 state: Arc::clone(&entry.state),
             };
             if !self.parts.workers.try_load(job) {
                 self.queue.push_front(slot);
                 break;
             }
+            entry.anew = false;
         }
     }
 
     fn done(&mut self, done: Done) {
-        if let Some(waiting) = &mut self.first {
-            waiting.remove(&done.slot);
-        }
-        let Some(entry) = self.entries.get_mut(&done.slot) else {
+        let Done { slot, generation, outcome, kept, versions } = done;
+        // The file may have gone meanwhile, and come again: then what was found concerns nobody.
+        let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.generation == generation) else {
             return;
         };
+        if let Some(waiting) = &mut self.first {
+            waiting.remove(&slot);
+        }
         let now = Instant::now();
         entry.loading = false;
-        match done.outcome {
-            Outcome::Same => entry.rested(&done.slot, now),
+        if let Some(versions) = versions {
+            entry.versions = versions;
+        }
+        entry.forsaken = kept.is_none();
+        if let Some((digest, program)) = kept {
+            tracing::warn!(event_type = %slot, %digest, "the file cannot be taken, and the last version that served does again");
+            entry.serve(&slot, digest, program, &self.parts.board);
+            self.changed = true;
+        }
+        match outcome {
+            Outcome::Same => entry.rested(&slot, now, self.parts.rescan),
             Outcome::Serving(digest) => entry.came_back(digest, now),
-            Outcome::Loaded(digest, program, versions) => {
-                entry.versions = versions;
-                entry.activate(&done.slot, digest, program, now);
+            Outcome::Loaded(digest, program) => {
+                entry.take(digest, now);
+                entry.serve(&slot, digest, program, &self.parts.board);
                 self.changed = true;
             }
-            Outcome::Refused(digest, refusal) => {
+            Outcome::Refused(digest, step, refusal) => {
                 entry.content = Some((digest, now));
-                entry.refusal = Some((entry.state.get(), refusal));
-                entry.state.set(State::Settling);
-                entry.look_at = Some(now + SETTLE);
+                entry.refusal = Some((step, refusal));
+                entry.settle(now + SETTLE);
+            }
+            Outcome::Rewritten => {
+                entry.content = None;
+                entry.settle(now + SETTLE);
             }
             Outcome::Unreadable(error) => {
                 entry.content = None;
                 entry.look_at = Some(now + HEARTBEAT);
                 let expected = "a file that the gateway may read";
-                entry.refuse(
-                    &done.slot,
-                    State::Settling,
-                    None,
-                    Refusal::new(expected, error, "check its owner and mode"),
-                );
+                entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
             }
         }
         if std::mem::take(&mut entry.again) {
-            enqueue(&mut self.queue, &done.slot, entry);
+            enqueue(&mut self.queue, &slot, entry);
         }
-        self.parts.board.post(&done.slot, entry.posted());
+        self.due.insert(slot);
     }
 
+    /// Lets what was taken serve, and then tells of it.
     fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
-            self.parts
-                .registry
-                .replace(self.entries.values().filter_map(|entry| entry.serving.as_ref()).map(|(module, _)| module));
+            let serving = self.entries.values().filter_map(|entry| entry.serving.as_ref());
+            self.parts.registry.replace(serving.map(|(module, _)| module));
+        }
+        for slot in std::mem::take(&mut self.due) {
+            let Some(entry) = self.entries.get_mut(&slot) else {
+                self.parts.board.remove(&slot);
+                tracing::info!(event_type = %slot, "the file is gone, the module is unloaded");
+                continue;
+            };
+            entry.tell_taken(&slot);
+            self.parts.board.post(&slot, entry.posted());
         }
         if self.first.take_if(|waiting| waiting.is_empty()).is_some() {
+            self.parts.registry.complete();
             self.parts.board.scanned();
         }
         self.parts.board.tell();
@@ -329,8 +408,9 @@ impl Life {
 }
 
 impl Entry {
-    fn new(found: Found, defaults: Limits) -> Self {
+    fn new(generation: u64, found: Found, given: Given) -> Self {
         Self {
+            generation,
             found,
             state: Arc::new(StateCell::new(State::Settling)),
             content: None,
@@ -338,8 +418,12 @@ impl Entry {
             look_at: None,
             loading: false,
             again: false,
+            anew: false,
+            forsaken: false,
+            taken: false,
             missing_since: None,
-            settings: Settings { limits: defaults, ..Settings::default() },
+            settings: Settings::of(given.defaults),
+            settings_read: false,
             versions: Vec::new(),
             last_error: None,
             settings_error: None,
@@ -347,13 +431,30 @@ impl Entry {
         }
     }
 
+    /// Whether the file as it is now was not taken.
+    fn is_refused(&self) -> bool {
+        self.refusal.is_some() || self.last_error.is_some()
+    }
+
+    /// The file is not at rest, or may not be.
+    fn settle(&mut self, look_at: Instant) {
+        self.state.set(State::Settling);
+        self.look_at = Some(look_at);
+    }
+
     /// The content did not change since the last look: what was found then counts now.
-    fn rested(&mut self, slot: &Slot, now: Instant) {
+    fn rested(&mut self, slot: &Slot, now: Instant, rescan: Duration) {
         let Some((digest, since)) = self.content else {
             return;
         };
         match self.refusal.take() {
-            Some((step, refusal)) if now >= since + SETTLE => self.refuse(slot, step, Some(digest), refusal),
+            Some((step, refusal)) if now >= since + SETTLE => {
+                if refusal.passing {
+                    self.anew = true;
+                    self.look_at = Some(now + rescan);
+                }
+                self.refuse(slot, step, Some(digest), refusal);
+            }
             Some(refusal) => {
                 self.refusal = Some(refusal);
                 self.look_at = Some(since + SETTLE);
@@ -379,35 +480,55 @@ impl Entry {
         self.last_error = Some(LoadError { at: wall_time(), step, digest, refusal });
     }
 
-    fn activate(&mut self, slot: &Slot, digest: Digest, program: Program, now: Instant) {
+    /// Takes the content of the file.
+    fn take(&mut self, digest: Digest, now: Instant) {
         self.content = Some((digest, now));
         self.refusal = None;
+        self.last_error = None;
+        self.taken = true;
         // A write within the same tick of the file system's clock leaves no other trace than the content.
         self.look_at = Some(now + SETTLE);
-        self.state.set(State::Active);
-        self.last_error = None;
-        let module = Module::new(slot.clone(), digest, program, self.settings);
+    }
+
+    /// Has a program judge from the next registry on.
+    fn serve(&mut self, slot: &Slot, digest: Digest, program: Program, board: &Board) {
+        let module = Module::new(slot.clone(), digest, program, self.settings, board.figures(slot, digest));
         self.serving = Some((Arc::new(module), wall_time()));
-        tracing::info!(event_type = %slot, %digest, "the module is active");
+    }
+
+    /// Tells that what was taken serves.
+    fn tell_taken(&mut self, slot: &Slot) {
+        if std::mem::take(&mut self.taken)
+            && let Some((module, _)) = &self.serving
+        {
+            self.state.set(State::Active);
+            tracing::info!(event_type = %slot, digest = %module.digest, "the module is active");
+        }
     }
 
     /// Reads the settings file again. True when what serves must be published with other settings.
-    fn read_settings(&mut self, root: &Path, defaults: Limits) -> bool {
+    fn read_settings(&mut self, root: &Path, given: Given) -> bool {
         let path = root.join(self.found.file.with_extension("toml"));
         let read = match &self.found.settings {
-            None => Ok(Settings { limits: defaults, ..Settings::default() }),
-            Some(_) => settings_text(&path).and_then(|text| Settings::parse(&text, defaults)),
+            None => Ok(Settings::of(given.defaults)),
+            Some(_) => settings_text(&path).and_then(|text| Settings::parse(&text, given)),
         };
         let settings = match read {
             Ok(settings) => settings,
             Err(found) => {
                 let expected = "settings as the README describes them";
-                let refusal = Refusal::new(expected, found, "mend the file; the last good settings stay in force");
+                let mend = if self.settings_read {
+                    "mend the file; the last good settings stay in force"
+                } else {
+                    "mend the file; until then the gateway's own limits are in force"
+                };
+                let refusal = Refusal::new(expected, found, mend);
                 tracing::warn!(file = %path.display(), "the settings are refused: {refusal}");
                 self.settings_error = Some(LoadError { at: wall_time(), step: State::Checking, digest: None, refusal });
                 return false;
             }
         };
+        self.settings_read = true;
         self.settings_error = None;
         let changed = settings != self.settings;
         self.settings = settings;
@@ -442,7 +563,7 @@ fn enqueue(queue: &mut VecDeque<Slot>, slot: &Slot, entry: &mut Entry) {
 
 fn settings_text(path: &Path) -> Result<String, String> {
     use std::io::Read as _;
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let file = directory::open(path).map_err(|error| error.to_string())?;
     let mut text = String::new();
     file.take(SETTINGS_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
     Ok(text)

@@ -1,7 +1,7 @@
 //! A module that serves a slot: its program, what it may use, and what became of the events put to it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::away::Queue;
 use super::circuit::Circuit;
@@ -10,7 +10,7 @@ use super::engine::{Sandbox, processor_time};
 use super::figures::Figures;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
-use crate::verdict::{Digest, Fault, FaultCode, Verdict};
+use crate::verdict::{Digest, Fault, FaultCode, Retry, Verdict};
 
 /// One version of the code of one slot, with the settings of now.
 pub(super) struct Module {
@@ -18,21 +18,22 @@ pub(super) struct Module {
     pub(super) digest: Digest,
     program: Arc<Program>,
     settings: Settings,
-    /// Shared with the next `Module` of the same code, when only the settings change.
+    /// Shared with every other `Module` of the same code: with other settings, or after another version.
     pub(super) figures: Arc<Figures>,
     pub(super) circuit: Circuit,
     pub(super) queue: Queue,
 }
 
 impl Module {
-    pub(super) fn new(slot: Slot, digest: Digest, program: Program, settings: Settings) -> Self {
+    /// A module that counts on with the figures of its code.
+    pub(super) fn new(slot: Slot, digest: Digest, program: Program, settings: Settings, figures: Arc<Figures>) -> Self {
         Self {
             slot,
             digest,
             program: Arc::new(program),
             settings,
-            figures: Arc::new(Figures::default()),
-            circuit: Circuit::new(),
+            figures,
+            circuit: circuit(&settings),
             queue: Queue::new(),
         }
     }
@@ -45,7 +46,7 @@ impl Module {
             program: Arc::clone(&self.program),
             settings,
             figures: Arc::clone(&self.figures),
-            circuit: Circuit::new(),
+            circuit: circuit(&settings),
             queue: Queue::new(),
         }
     }
@@ -90,6 +91,11 @@ impl Module {
         }
     }
 
+    /// The fault of an event that is not judged since the module is off the path.
+    pub(super) fn off_path(&self) -> Fault {
+        self.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")
+    }
+
     /// A fault without a call.
     pub(super) fn uncalled(&self, code: FaultCode, detail: &str) -> Fault {
         self.figures.record_uncalled(code);
@@ -98,6 +104,11 @@ impl Module {
 
     /// A fault as this module's settings want it told.
     fn fault(&self, code: FaultCode, detail: String) -> Fault {
-        Fault { code, detail, retry: code == FaultCode::Busy || self.settings.on_fault == OnFault::Retry }
+        let again = code == FaultCode::Busy || self.settings.on_fault == OnFault::Retry;
+        Fault { code, detail, retry: if again { Retry::Alone } else { Retry::Never } }
     }
+}
+
+fn circuit(settings: &Settings) -> Circuit {
+    Circuit::new(Duration::from_millis(settings.limits.deadline_ms))
 }

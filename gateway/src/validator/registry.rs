@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -23,12 +24,26 @@ struct Category {
 
 /// The snapshot of now.
 #[derive(Default)]
-pub(super) struct Registry(ArcSwap<Snapshot>);
+pub(super) struct Registry {
+    now: ArcSwap<Snapshot>,
+    complete: AtomicBool,
+}
 
 impl Registry {
+    /// Whether every file of the first scan was tried. Until then a module may be missing that is only not loaded yet. To
+    /// be asked before [`Registry::find`], or what is found may be older than the answer.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Notes that every file of the first scan was tried, and that what came of it is in the snapshot.
+    pub(super) fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
     /// The module that serves an event type: its own, else its category's, else everything's.
     pub(super) fn find(&self, category: &str, name: &str) -> Option<Arc<Module>> {
-        let snapshot = self.0.load();
+        let snapshot = self.now.load();
         snapshot
             .categories
             .get(category)
@@ -54,6 +69,6 @@ impl Registry {
                 }
             }
         }
-        self.0.store(Arc::new(snapshot));
+        self.now.store(Arc::new(snapshot));
     }
 }

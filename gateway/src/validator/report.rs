@@ -2,7 +2,7 @@
 //! reports read here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -75,6 +75,15 @@ pub struct TypeReport {
     pub settings_error: Option<LoadError>,
 }
 
+/// What lies in the modules directory and serves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file or folder, relative to the modules directory; `.` is that itself.
+    pub file: String,
+    /// Why it serves nothing.
+    pub why: String,
+}
+
 /// What the life of a slot posts.
 pub(super) struct Posted {
     pub(super) file: PathBuf,
@@ -91,16 +100,21 @@ struct Posts {
     slots: BTreeMap<Slot, Posted>,
     strays: BTreeMap<PathBuf, String>,
     directory_error: Option<String>,
-    /// The judging times of modules that serve no more.
+    /// What each version did that serves or could be put back: it counts on when it is.
+    figures: BTreeMap<Slot, Vec<(Digest, Arc<Figures>)>>,
+    /// The judging times of versions that are not kept any more.
     retired: Figures,
 }
 
 impl Posts {
-    /// Takes note that what was posted is out of date.
-    fn retire(&self, before: Option<Posted>, now: Option<&Figures>) {
-        let Some((module, _)) = before.and_then(|posted| posted.serving) else { return };
-        if !now.is_some_and(|now| std::ptr::eq(now, &*module.figures)) {
-            self.retired.add_times(&module.figures);
+    /// Ends the figures of a slot but for those that `stay`.
+    fn retire(&mut self, slot: &Slot, stays: impl Fn(Digest) -> bool) {
+        let Some(figures) = self.figures.get_mut(slot) else { return };
+        for (_, gone) in figures.extract_if(.., |(digest, _)| !stays(*digest)) {
+            self.retired.add_times(&gone);
+        }
+        if figures.is_empty() {
+            self.figures.remove(slot);
         }
     }
 }
@@ -122,16 +136,30 @@ impl Board {
     }
 
     pub(super) fn post(&self, slot: &Slot, posted: Posted) {
-        let now = posted.serving.as_ref().map(|(module, _)| Arc::clone(&module.figures));
+        let serving = posted.serving.as_ref().map(|(module, _)| module.digest);
         let mut posts = self.posts();
-        let before = posts.slots.insert(slot.clone(), posted);
-        posts.retire(before, now.as_deref());
+        posts.retire(slot, |digest| {
+            serving == Some(digest) || posted.versions.iter().any(|version| version.digest == digest)
+        });
+        posts.slots.insert(slot.clone(), posted);
     }
 
     pub(super) fn remove(&self, slot: &Slot) {
         let mut posts = self.posts();
-        let before = posts.slots.remove(slot);
-        posts.retire(before, None);
+        posts.slots.remove(slot);
+        posts.retire(slot, |_| false);
+    }
+
+    /// The figures of a version, new ones if it never served.
+    pub(super) fn figures(&self, slot: &Slot, digest: Digest) -> Arc<Figures> {
+        let mut posts = self.posts();
+        let figures = posts.figures.entry(slot.clone()).or_default();
+        if let Some((_, figures)) = figures.iter().find(|(own, _)| *own == digest) {
+            return Arc::clone(figures);
+        }
+        let new = Arc::new(Figures::default());
+        figures.push((digest, Arc::clone(&new)));
+        new
     }
 
     pub(super) fn strays(&self, strays: &BTreeMap<PathBuf, String>) {
@@ -179,18 +207,18 @@ impl Board {
         let posts = self.posts();
         let sum = Figures::default();
         sum.add_times(&posts.retired);
-        for (module, _) in posts.slots.values().filter_map(|posted| posted.serving.as_ref()) {
-            sum.add_times(&module.figures);
+        for (_, figures) in posts.figures.values().flatten() {
+            sum.add_times(figures);
         }
         sum.distribution()
     }
 
     /// Files that serve nothing, and why; and the directory itself, if it cannot be read.
-    pub(super) fn problems(&self) -> Vec<(String, String)> {
+    pub(super) fn problems(&self) -> Vec<Problem> {
         let posts = self.posts();
-        let strays = posts.strays.iter().map(|(file, why)| (file.display().to_string(), why.clone()));
-        let directory = posts.directory_error.iter().map(|why| (String::new(), why.clone()));
-        directory.chain(strays).collect()
+        let problem = |(file, why): (&Path, &String)| Problem { file: file.display().to_string(), why: why.clone() };
+        let directory = posts.directory_error.iter().map(|why| (Path::new("."), why));
+        directory.chain(posts.strays.iter().map(|(file, why)| (file.as_path(), why))).map(problem).collect()
     }
 }
 

@@ -11,10 +11,11 @@ use wasmtime::{Global, Instance, InstancePre, Linker, Memory, Module, Store, Typ
 
 use super::answer::Answer;
 use super::component::contract::{Description, Verdict as GuestVerdict};
-use super::component::{Broken, GuestEvent, broken, denied, for_describing};
+use super::component::{Broken, GuestEvent, broken, denied, for_describing, unstarted};
 use super::engine::{self, Meter, Sandbox};
 use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, Rewritten, STORE_REACH, exports};
 use super::settings::Limits;
+use crate::verdict::Verdict;
 
 /// Bytes that an event may have written to for the instance to be worth setting back; a new one costs less from there.
 const SET_BACK_BYTES_MAX: usize = 256 << 10;
@@ -59,22 +60,29 @@ impl Residents {
         Ok(Undescribed(Code { pre, globals: rewritten.globals }))
     }
 
-    /// Puts one event to an instance in the state of the start.
+    /// Puts one event to an instance in the state of the start. One whose answer is not believed ends.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
         limits: &Limits,
         event: &GuestEvent<'_>,
-    ) -> Result<GuestVerdict, Broken> {
+        believe: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
+    ) -> Result<Verdict, Broken> {
         let mut resident = match self.shelf.take() {
             Some(resident) => resident,
             None => Box::new(self.start_another(sandbox, limits)?),
         };
-        let verdict = resident.judge(limits, event)?;
+        let verdict = believe(resident.judge(limits, event)?)?;
         if resident.set_back(&self.start) && resident.may_stay(sandbox) {
             self.shelf.keep(resident);
         }
         Ok(verdict)
+    }
+
+    /// How many instances are at rest.
+    #[cfg(test)]
+    pub(super) fn at_rest(&self) -> usize {
+        self.shelf.places().filter(|place| place.is_some()).count()
     }
 
     /// Ends the instances at rest: most modules of a large gateway are seldom called.
@@ -84,7 +92,7 @@ impl Residents {
 
     fn start_another(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Resident, Broken> {
         let mut resident = Resident::new(&self.code, sandbox, limits)?;
-        resident.bring_to(&self.start).map_err(|error| broken(&error, &resident.store))?;
+        resident.bring_to(&self.start).map_err(|error| unstarted(&error, &resident.store))?;
         Ok(resident)
     }
 }
@@ -138,7 +146,7 @@ impl Resident {
         store.data_mut().let_have_beside(MARKS_BYTES);
         match Parts::of_new(code, &mut store) {
             Ok(parts) => Ok(Self { store, parts, written: Vec::new(), permit: None }),
-            Err(error) => Err(broken(&error, &store)),
+            Err(error) => Err(unstarted(&error, &store)),
         }
     }
 

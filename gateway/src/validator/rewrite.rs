@@ -128,6 +128,11 @@ impl Rewriter {
                     memories = section.count();
                     Ok(())
                 }
+                // The pool has a place for one table of each instance that stays.
+                Payload::TableSection(section) if section.count() > 1 => {
+                    unfit = Some("it has more than one table");
+                    Ok(())
+                }
                 Payload::GlobalSection(section) => own.survey_globals(section, &mut unfit),
                 Payload::ExportSection(section) => section.into_iter().try_for_each(|export| {
                     let export = export?;

@@ -54,21 +54,36 @@ struct Written {
     on_fault: Option<OnFault>,
 }
 
+/// What a file is read with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given {
+    /// What it may leave out.
+    pub(super) defaults: Limits,
+    /// The longest deadline that it may ask for: senders are answered after it, or they would never hear of the fault.
+    pub(super) deadline_ms_max: u64,
+}
+
 /// The most that a file may ask for: a typing error must not give a module an hour or a terabyte.
 const MOST: Limits =
     Limits { deadline_ms: 10_000, memory_bytes_max: 1 << 30, output_bytes_max: 8 << 20, violations_max: 10_000 };
 
 impl Settings {
-    /// Lays the text of a `<name>.toml` over `defaults`.
+    /// The settings of a module without a file.
+    pub(super) fn of(defaults: Limits) -> Self {
+        Self { limits: defaults, ..Self::default() }
+    }
+
+    /// Lays the text of a `<name>.toml` over the defaults.
     ///
     /// # Errors
     ///
     /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range.
-    pub(super) fn parse(text: &str, defaults: Limits) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, Given { defaults, deadline_ms_max }: Given) -> Result<Self, String> {
         let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
         let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault } = written;
+        let deadline_ms_max = deadline_ms_max.min(MOST.deadline_ms);
         let limits = Limits {
-            deadline_ms: pick("deadline_ms", deadline_ms, defaults.deadline_ms, MOST.deadline_ms)?,
+            deadline_ms: pick("deadline_ms", deadline_ms, defaults.deadline_ms, deadline_ms_max)?,
             memory_bytes_max: pick(
                 "memory_bytes_max",
                 memory_bytes_max,
@@ -104,9 +119,13 @@ where
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(text, Given { defaults: Limits::default(), deadline_ms_max: 4_999 })
+    }
+
     #[test]
     fn a_file_changes_only_what_it_names() {
-        let settings = Settings::parse("deadline_ms = 5\non_fault = \"retry\"", Limits::default()).expect("good");
+        let settings = parse("deadline_ms = 5\non_fault = \"retry\"").expect("good");
         assert_eq!(settings.limits.deadline_ms, 5);
         assert_eq!(settings.limits.violations_max, 100);
         assert_eq!(settings.on_fault, OnFault::Retry);
@@ -114,9 +133,12 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_wild_values_are_told() {
-        let unknown = Settings::parse("dead_line = 5", Limits::default()).expect_err("unknown key");
+        let unknown = parse("dead_line = 5").expect_err("unknown key");
         assert!(unknown.contains("dead_line"), "{unknown}");
-        let wild = Settings::parse("deadline_ms = 0", Limits::default()).expect_err("zero");
-        assert!(wild.contains("1 to 10000"), "{wild}");
+        let wild = parse("deadline_ms = 0").expect_err("zero");
+        assert!(wild.contains("1 to 4999"), "{wild}");
+        // Its sender would be answered before the deadline is over.
+        let late = parse("deadline_ms = 5000").expect_err("too long");
+        assert!(late.contains("1 to 4999"), "{late}");
     }
 }

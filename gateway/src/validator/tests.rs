@@ -53,6 +53,14 @@ impl House {
         std::fs::remove_file(self.modules().join(file)).expect("it was there");
     }
 
+    /// Ends the gateway and starts another on the same folders, as soon as it can be asked.
+    fn restart(self) -> Self {
+        let House { validators, root } = self;
+        drop(validators);
+        let validators = Validators::start(options(root.path())).expect("the engine starts");
+        Self { validators, root }
+    }
+
     async fn judge(&self, event_type: (&str, &str), data: &str) -> Judgement {
         self.validators.judge(subject(event_type, data)).await
     }
@@ -93,6 +101,7 @@ fn options(root: &Path) -> Options {
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
+        deadline_ms_max: 10_000,
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|data| match serde_json::from_str(data) {
             Ok(serde_json::Value::Object(_)) => Ok(()),

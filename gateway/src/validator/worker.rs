@@ -1,6 +1,7 @@
 //! The threads that load modules, so that no request waits for a compiler: a few of them, owned, joined on drop. A worker
 //! reads a file, and takes it as far as it goes; what that means for the slot is decided by who asked.
 
+use std::fs;
 use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 use serde::Serialize;
 
 use super::component::{CheckAmended, Program, Step};
+use super::directory::{self, Signature};
 use super::engine::Sandbox;
 use super::history::{History, Version};
 use super::settings::Limits;
@@ -87,19 +89,28 @@ impl StateCell {
 /// One file to look into.
 pub(super) struct Job {
     pub(super) slot: Slot,
+    /// Which life of the slot asks: its file may go and come again meanwhile.
+    pub(super) generation: u64,
     pub(super) path: PathBuf,
     pub(super) limits: Limits,
     /// The content seen last, for good or bad: it is not loaded again.
     pub(super) known: Option<Digest>,
     /// What serves now.
     pub(super) serving: Option<Digest>,
+    /// Whether a kept version is to serve if the file cannot.
+    pub(super) falls_back: bool,
     pub(super) state: Arc<StateCell>,
 }
 
 /// What a worker found.
 pub(super) struct Done {
     pub(super) slot: Slot,
+    pub(super) generation: u64,
     pub(super) outcome: Outcome,
+    /// The version that is to serve in place of the file.
+    pub(super) kept: Option<(Digest, Program)>,
+    /// The versions of the slot, the newest first, where they were looked up.
+    pub(super) versions: Option<Vec<Version>>,
 }
 
 /// How far a file came.
@@ -108,10 +119,12 @@ pub(super) enum Outcome {
     Same,
     /// The content is the one that serves, after another was seen.
     Serving(Digest),
-    /// It can serve. The versions of its slot, itself the newest.
-    Loaded(Digest, Program, Vec<Version>),
-    /// It cannot; an incomplete file is told in the same way.
-    Refused(Digest, Refusal),
+    /// It can serve.
+    Loaded(Digest, Program),
+    /// It cannot, as this step showed; an incomplete file is told in the same way.
+    Refused(Digest, State, Refusal),
+    /// It was written to while it was loaded, so what was loaded may be half of each.
+    Rewritten,
     /// It could not be read.
     Unreadable(String),
 }
@@ -145,8 +158,7 @@ impl Workers {
             let (tools, queue, done) = (Arc::clone(tools), Arc::clone(&queue), done.clone());
             let thread = std::thread::Builder::new().name("eye-load".into()).spawn(move || {
                 while let Some(job) = next(&queue) {
-                    let outcome = look_into(&tools, &job);
-                    if !done(Done { slot: job.slot, outcome }) {
+                    if !done(work(&tools, job)) {
                         break;
                     }
                 }
@@ -177,9 +189,24 @@ fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-fn look_into(tools: &Tools, job: &Job) -> Outcome {
-    let bytes = match read(&job.path) {
-        Ok(bytes) => bytes,
+fn work(tools: &Tools, job: Job) -> Done {
+    let mut versions = None;
+    let outcome = look_into(tools, &job, &mut versions);
+    let refused = match &outcome {
+        Outcome::Same | Outcome::Serving(_) | Outcome::Loaded(..) => None,
+        Outcome::Refused(digest, ..) => Some(Some(*digest)),
+        Outcome::Rewritten | Outcome::Unreadable(_) => Some(None),
+    };
+    let kept = refused.filter(|_| job.falls_back).and_then(|refused| fall_back(tools, &job, refused));
+    if refused.is_some() {
+        versions = tools.history.versions(&job.slot).ok();
+    }
+    Done { slot: job.slot, generation: job.generation, outcome, kept, versions }
+}
+
+fn look_into(tools: &Tools, job: &Job, versions: &mut Option<Vec<Version>>) -> Outcome {
+    let (bytes, before) = match read(&job.path) {
+        Ok(read) => read,
         Err(error) => return Outcome::Unreadable(error.to_string()),
     };
     let digest = Digest::of(&bytes);
@@ -191,12 +218,29 @@ fn look_into(tools: &Tools, job: &Job) -> Outcome {
     }
     if bytes.len() as u64 > MODULE_BYTES_MAX {
         let found = format!("more than {MODULE_BYTES_MAX} bytes");
-        return Outcome::Refused(digest, Refusal::new("a module of 64 MiB at most", found, "build it for size"));
+        let refusal = Refusal::new("a module of 64 MiB at most", found, "build it for size");
+        return Outcome::Refused(digest, State::Settling, refusal);
     }
-    match load(tools, job, &bytes) {
-        Ok(program) => Outcome::Loaded(digest, program, record(tools, job, digest, &bytes)),
-        Err(refusal) => Outcome::Refused(digest, refusal),
+    let program = match load(tools, job, &bytes) {
+        Ok(program) => program,
+        Err(refusal) => return Outcome::Refused(digest, job.state.get(), refusal),
+    };
+    if fs::metadata(&job.path).is_ok_and(|after| before.was_rewritten(&Signature::of(&after))) {
+        return Outcome::Rewritten;
     }
+    *versions = Some(record(tools, job, digest, &bytes));
+    Outcome::Loaded(digest, program)
+}
+
+/// The newest kept version that can serve. Without one, the events of this slot would be judged by nobody until its file
+/// is mended.
+fn fall_back(tools: &Tools, job: &Job, refused: Option<Digest>) -> Option<(Digest, Program)> {
+    let kept = tools.history.intact(&job.slot);
+    let kept = kept
+        .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
+        .ok()?;
+    kept.filter(|(version, _)| Some(version.digest) != refused)
+        .find_map(|(version, bytes)| Some((version.digest, load(tools, job, &bytes).ok()?)))
 }
 
 /// A library that panics on a strange file costs that file, not the gateway.
@@ -209,13 +253,17 @@ pub(super) fn load(tools: &Tools, job: &Job, bytes: &[u8]) -> Result<Program, Re
         });
     };
     let attempt = || Program::load(&tools.sandbox, bytes, &job.limits, &tools.check_amended, begin);
-    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
+    let loaded = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
         Err(Refusal::new(
             "a module that can be loaded",
             "one on which the loader itself failed",
             "build it with other tools, and report this file to the makers of the gateway",
         ))
-    })
+    });
+    if let Some(compiled) = &tools.sandbox.compiled {
+        compiled.seal();
+    }
+    loaded
 }
 
 /// A history that cannot be written costs the way back, not the module.
@@ -226,9 +274,11 @@ fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8]) -> Vec<Version
     })
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
+/// A file's content, and its signature before it was read.
+fn read(path: &Path) -> std::io::Result<(Vec<u8>, Signature)> {
+    let file = directory::open(path)?;
+    let before = Signature::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok((bytes, before))
 }

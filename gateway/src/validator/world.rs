@@ -24,11 +24,14 @@ pub struct Refusal {
     pub found: String,
     /// How to mend it.
     pub mend: String,
+    /// The machine may have been too busy for it: worth another try though nothing was changed.
+    #[serde(skip)]
+    pub(super) passing: bool,
 }
 
 impl Refusal {
     pub(super) fn new(expected: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { expected: expected.into(), found: found.into(), mend: mend.into() }
+        Self { expected: expected.into(), found: found.into(), mend: mend.into(), passing: false }
     }
 }
 

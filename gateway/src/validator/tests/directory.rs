@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use super::guests::{ACCEPT, Guest, REJECT, judges};
 use super::*;
+use crate::validator::directory::{self, Signature};
 
 fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
@@ -48,6 +49,22 @@ async fn a_copy_in_slow_pieces_is_settling_and_then_active() {
                 report.loading == Some(State::Settling) || report.state == State::Settling || serves(report, &bytes)
             })
             .await;
+    }
+    let report = house.until("page/view", |report| serves(report, &bytes)).await;
+    assert_eq!(report.last_error, None);
+}
+
+#[tokio::test]
+async fn a_copy_that_pauses_for_longer_than_a_file_may_settle_is_taken_when_it_is_whole() {
+    let (good, bytes) = (salted("good"), salted("slow"));
+    let house = House::with(&[("page/view.wasm", &good)]).await;
+    let mut file = std::fs::File::create(house.modules().join("page/view.wasm")).expect("truncated");
+    let mut told = None;
+    for piece in bytes.chunks(bytes.len() / 3 + 1) {
+        let report = house.until("page/view", |report| refused(report) && report.last_error != told).await;
+        assert!(serves(&report, &good), "{report:?}");
+        told = report.last_error;
+        file.write_all(piece).expect("written");
     }
     let report = house.until("page/view", |report| serves(report, &bytes)).await;
     assert_eq!(report.last_error, None);
@@ -141,7 +158,7 @@ async fn two_files_for_one_type_and_stray_files_are_told() {
     ])
     .await;
     assert_eq!(house.judge(("a", "b c"), "{}").await.digest, Some(Digest::of(&plain)));
-    let problems: Vec<_> = house.validators.problems().into_iter().map(|(file, _)| file).collect();
+    let problems: Vec<_> = house.validators.problems().into_iter().map(|problem| problem.file).collect();
     assert_eq!(problems, ["a/%zz.wasm", "a/b%20c.wasm", "stray.wasm"]);
 }
 
@@ -150,7 +167,7 @@ async fn settings_beside_a_module_are_in_force_and_bad_ones_are_told() {
     let bytes = judges("(loop (br 0)) unreachable");
     let house = House::with(&[("a/b.wasm", &bytes), ("a/b.toml", b"deadline_ms = 5\non_fault = \"retry\"")]).await;
     let Err(fault) = house.judge(("a", "b"), "{}").await.outcome else { panic!("it spins") };
-    assert!(fault.retry);
+    assert_eq!(fault.retry, Retry::Alone);
     assert_eq!(house.report("a/b").expect("there").limits.deadline_ms, 5);
     house.put("a/b.toml", b"deadline_ms = \"soon\"");
     let report = house.until("a/b", |report| report.settings_error.is_some()).await;
@@ -196,7 +213,7 @@ async fn versions_are_shown_and_a_rollback_by_another_process_takes_effect_and_s
     house.until("a/b", |report| serves(report, &one)).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let listed = history.list(&house.modules()).expect("readable");
-    assert_eq!((listed.len(), listed[0].digest, listed[0].versions.len()), (1, Digest::of(&one), 2));
+    assert_eq!((listed.len(), listed[0].digest, listed[0].versions.len()), (1, Some(Digest::of(&one)), 2));
 
     let House { validators, root } = house;
     validators.stop().await;
@@ -216,13 +233,80 @@ async fn a_thousand_modules_at_once_are_all_served_and_start_again_from_compiled
     }
     let serving = |validators: &Validators| validators.report().iter().filter(|report| report.digest.is_some()).count();
     house.wait(|| (serving(&house.validators) == 1_000).then_some(()), "a thousand modules").await;
-    let House { validators, root } = house;
-    drop(validators);
-    let again = Validators::start(options(root.path())).expect("the engine starts");
-    again.wait_scanned().await;
-    assert_eq!(serving(&again), 1_000);
-    let judgement = again.judge(subject(("many", "777"), "{}")).await;
+    assert_eq!(found_and_compiled(&house), (0, 1_000));
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    assert_eq!(serving(&house.validators), 1_000);
+    assert_eq!(found_and_compiled(&house), (1_000, 0));
+    let judgement = house.judge(("many", "777"), "{}").await;
     assert_eq!(judgement.digest, Some(Digest::of(&salted("777"))));
+}
+
+/// How many modules were found compiled since the start, and how many were not.
+fn found_and_compiled(house: &House) -> (usize, usize) {
+    house.validators.0.sandbox.compiled.as_ref().expect("there is a cache").found_and_compiled()
+}
+
+/// The only entry of the cache.
+fn compiled_entry(house: &House) -> PathBuf {
+    let list = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).expect("there").map(|entry| entry.expect("readable").path()).collect()
+    };
+    let engines = list(&house.root.path().join("data/compiled/code/modules"));
+    let entries: Vec<_> = engines.iter().flat_map(|engine| list(engine)).collect();
+    let [entry]: [PathBuf; 1] =
+        entries.into_iter().filter(|entry| entry.extension().is_none()).collect::<Vec<_>>().try_into().expect("one");
+    entry
+}
+
+#[tokio::test]
+async fn damaged_compiled_code_is_not_run() {
+    let mut house = House::with(&[("a/b.wasm", &salted("1"))]).await;
+    let entry = compiled_entry(&house);
+    let whole = std::fs::read(&entry).expect("kept");
+    // Whole for all that the engine can see: it is packed anew, with another constant in its code.
+    let mut code = zstd::decode_all(&*whole).expect("packed");
+    let text = code.windows(5).rposition(|bytes| bytes == b"guest").expect("its data is in it");
+    code[text] ^= 1;
+    let repacked = zstd::encode_all(&*code, 0).expect("packed");
+    for damaged in [whole[..whole.len() / 2].to_vec(), repacked] {
+        std::fs::write(&entry, &damaged).expect("written");
+        house = house.restart();
+        house.validators.wait_scanned().await;
+        assert_eq!(found_and_compiled(&house), (0, 1), "it is compiled anew");
+        assert_eq!(house.report("a/b").expect("there").summary.as_deref(), Some("guest1"));
+        assert_eq!(std::fs::read(&entry).expect("kept"), whole);
+        house = house.restart();
+        house.validators.wait_scanned().await;
+        assert_eq!(found_and_compiled(&house), (1, 0), "what is whole is found");
+    }
+}
+
+#[tokio::test]
+async fn code_compiled_by_another_engine_is_left_alone() {
+    let house = House::with(&[("a/b.wasm", &salted("1"))]).await;
+    let engine = compiled_entry(&house).parent().expect("a folder").to_owned();
+    std::fs::rename(&engine, engine.with_file_name("wasmtime-1.0.0")).expect("renamed");
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    assert_eq!(found_and_compiled(&house), (0, 1));
+    assert_eq!(house.judge(("a", "b"), "{}").await.outcome, Ok(Verdict::Accept));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_may_read_compiled_code_or_put_some_in() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let house = House::with(&[("a/b.wasm", &salted("1"))]).await;
+    let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    let compiled = house.root.path().join("data/compiled");
+    for folder in [compiled.clone(), compiled.join("code"), compiled.join("seals")] {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+    }
+    assert_eq!(mode(&compiled_entry(&house)), 0o600);
+    let seals = std::fs::read_dir(compiled.join("seals")).expect("there");
+    let seals: Vec<_> = seals.map(|seal| mode(&seal.expect("readable").path())).collect();
+    assert_eq!(seals, [0o600]);
 }
 
 #[tokio::test]
@@ -363,4 +447,260 @@ async fn a_storm_of_file_events_hides_no_change() {
     house.until("c/d", |report| serves(report, &one)).await;
     house.remove("a/b.wasm");
     house.until_gone("a/b").await;
+}
+
+#[tokio::test]
+async fn a_start_with_a_bad_file_serves_the_last_version_that_was_good() {
+    let (older, good) = (judges(ACCEPT), judges(REJECT));
+    let mut house = House::with(&[("a/b.wasm", &older)]).await;
+    house.put("a/b.wasm", &good);
+    house.until("a/b", |report| serves(report, &good)).await;
+    for bad in [b"broken".as_slice(), b"", &good[..good.len() / 2]] {
+        // Put there while no gateway ran.
+        house.put("a/b.wasm", bad);
+        house = house.restart();
+        house.validators.wait_scanned().await;
+        let judgement = house.judge(("a", "b"), "{}").await;
+        assert_eq!(judgement.digest, Some(Digest::of(&good)), "no event is accepted unseen");
+        let report = house.until("a/b", refused).await;
+        assert_eq!((report.state, report.versions.len()), (State::Active, 2));
+        assert!(serves(&report, &good));
+    }
+    house.put("a/b.wasm", &older);
+    let report = house.until("a/b", |report| serves(report, &older)).await;
+    assert_eq!(report.last_error, None);
+}
+
+#[tokio::test]
+async fn a_damaged_kept_version_does_not_serve_and_the_one_before_it_does() {
+    let (older, good) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("a/b.wasm", &older)]).await;
+    house.put("a/b.wasm", &good);
+    house.until("a/b", |report| serves(report, &good)).await;
+    let kept = walk(&house.root.path().join("data/versions"));
+    let newest = kept.iter().find(|path| path.display().to_string().contains(&Digest::of(&good).to_string()));
+    std::fs::write(newest.expect("it is kept"), b"damaged").expect("written");
+    house.put("a/b.wasm", b"broken");
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&older)));
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("there").map(|entry| entry.expect("readable").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test]
+async fn a_bad_file_at_the_start_shows_the_versions_that_it_could_be_rolled_back_to() {
+    let (one, two) = (salted("1"), salted("2"));
+    let house = House::with(&[("a/b.wasm", &one)]).await;
+    house.put("a/b.wasm", &two);
+    house.until("a/b", |report| serves(report, &two)).await;
+    house.put("a/b.wasm", b"broken");
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    let digests: Vec<_> =
+        house.report("a/b").expect("there").versions.into_iter().map(|version| version.digest).collect();
+    assert_eq!(digests, [Digest::of(&two), Digest::of(&one)]);
+}
+
+#[tokio::test]
+async fn no_event_is_judged_by_another_module_than_its_own_while_the_gateway_starts() {
+    // So many that loading takes a while; the one that counts is the last.
+    let mut house = House::with(&[("z/_.wasm", &judges(ACCEPT)), ("z/z.wasm", &judges(REJECT))]).await;
+    for number in 0..100 {
+        house.put(&format!("many/{number}.wasm"), &salted(&number.to_string()));
+    }
+    house = house.restart();
+    let own = Digest::of(&judges(REJECT));
+    let mut waited = 0;
+    let judged = async {
+        loop {
+            let judgement = house.judge(("z", "z"), "{}").await;
+            match &judgement.outcome {
+                Err(fault) => {
+                    assert_eq!((fault.code, fault.retry, judgement.digest), (FaultCode::Busy, Retry::Whole, None));
+                    waited += 1;
+                }
+                Ok(_) => break assert_eq!(judgement.digest, Some(own)),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, judged).await.expect("it is loaded");
+    assert!(waited > 0, "it was asked before it could know");
+    house.validators.wait_scanned().await;
+    assert_eq!(house.judge(("z", "other"), "{}").await.outcome, Ok(Verdict::Accept));
+    assert_eq!(house.judge(("nobody", "serves"), "{}").await.digest, None);
+}
+
+/// Needs more memory than it may have without the settings beside it.
+fn hungry() -> Vec<u8> {
+    Guest {
+        describe: "(if (i32.eq (i32.const -1) (memory.grow (i32.const 1600))) (then unreachable))",
+        ..Guest::default()
+    }
+    .core()
+}
+
+#[tokio::test]
+async fn a_refused_module_is_taken_when_its_settings_are_mended() {
+    let bytes = hungry();
+    let house = House::with(&[("a/b.wasm", &bytes)]).await;
+    let report = house.until("a/b", refused).await;
+    assert!(report.last_error.expect("refused").refusal.found.contains("memory"));
+    house.put("a/b.toml", b"memory_bytes_max = 209715200");
+    let report = house.until("a/b", |report| serves(report, &bytes)).await;
+    assert_eq!((report.last_error, report.limits.memory_bytes_max), (None, 200 << 20));
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_be_the_machines_fault_is_tried_again() {
+    let spins = Guest { describe: "(loop (br 0))", ..Guest::default() }.core();
+    let house = House::start(&[("a/b.wasm", &spins)], |options| options.rescan = Duration::from_millis(20)).await;
+    let first = house.until("a/b", |report| report.state == State::Refused).await;
+    house.until("a/b", |report| report.state == State::SelfTest).await;
+    let again = house.until("a/b", |report| report.state == State::Refused).await;
+    assert_eq!(again.last_error, first.last_error, "the same refusal is told once");
+}
+
+#[tokio::test]
+async fn what_is_told_to_serve_serves() {
+    let house = House::with(&[]).await;
+    let mut changes = house.validators.changes();
+    for number in 0..20 {
+        let bytes = salted(&format!("{number:02}"));
+        house.put("a/b.wasm", &bytes);
+        // Asked without a pause: whoever reads the report may ask at once.
+        let told = async {
+            while !house.report("a/b").is_some_and(|report| serves(&report, &bytes)) {
+                tokio::select! {
+                    () = tokio::task::yield_now() => {}
+                    _ = changes.changed() => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("it is active");
+        assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&bytes)));
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_file_stops_nothing() {
+    let bytes = salted("x");
+    let house = House::with(&[("a/b.wasm", &bytes)]).await;
+    for file in ["a/pipe.wasm", "a/b.toml"] {
+        let made = std::process::Command::new("mkfifo").arg(house.modules().join(file)).status();
+        assert!(made.expect("mkfifo").success());
+    }
+    let report = house.until("a/b", |report| report.settings_error.is_some()).await;
+    assert!(serves(&report, &bytes));
+    house.wait(|| (house.validators.problems().len() == 1).then_some(()), "the pipe is told").await;
+    let problem = house.validators.problems().remove(0);
+    assert_eq!((problem.file.as_str(), problem.why.as_str()), ("a/pipe.wasm", "it is no regular file"));
+    // More than there are loading threads.
+    for number in 0..10 {
+        house.put(&format!("c/{number}.wasm"), &bytes);
+        house.until(&format!("c/{number}"), |report| serves(report, &bytes)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_copied_anew_file_by_file_loses_no_module_meanwhile() {
+    let (one, two) = (salted("1"), salted("2"));
+    let house = House::with(&[("z/z.wasm", &one)]).await;
+    let aside = house.root.path().join("aside");
+    std::fs::rename(house.modules(), &aside).expect("moved");
+    // For longer than a file may be missing in a directory at rest, each file when the one before is served.
+    let began = std::time::Instant::now();
+    let mut number = 0;
+    while began.elapsed() < Duration::from_millis(1_500) {
+        house.put(&format!("a/{number}.wasm"), &two);
+        house.until(&format!("a/{number}"), |report| serves(report, &two)).await;
+        assert_eq!(house.judge(("z", "z"), "{}").await.digest, Some(Digest::of(&one)), "after {number} files");
+        number += 1;
+    }
+    house.until_gone("z/z").await;
+    assert_eq!(house.judge(("z", "z"), "{}").await.digest, None);
+}
+
+#[tokio::test]
+async fn a_module_that_comes_back_counts_on() {
+    let (one, two) = (salted("1"), salted("2"));
+    let house = House::with(&[("a/b.wasm", &one)]).await;
+    for (bytes, accepted) in [(&one, 1), (&two, 1), (&one, 2), (&two, 2)] {
+        house.put("a/b.wasm", bytes);
+        house.until("a/b", |report| serves(report, bytes)).await;
+        assert_eq!(house.judge(("a", "b"), "{}").await.outcome, Ok(Verdict::Accept));
+        assert_eq!(house.report("a/b").expect("there").counts.accepted, accepted);
+    }
+    assert_eq!(house.validators.judging().count(), 4);
+    house.remove("a/b.wasm");
+    house.until_gone("a/b").await;
+    assert_eq!(house.validators.judging().count(), 4);
+}
+
+#[tokio::test]
+async fn bad_settings_at_the_start_say_that_the_gateways_own_are_in_force() {
+    let house = House::with(&[("a/b.wasm", &salted("1")), ("a/b.toml", b"deadline_ms = \"soon\"")]).await;
+    let mend = |report: TypeReport| report.settings_error.expect("told").refusal.mend;
+    let report = house.until("a/b", |report| report.settings_error.is_some()).await;
+    assert_eq!(report.limits, Limits::default());
+    assert!(mend(report).contains("the gateway's own limits are in force"));
+    house.put("a/b.toml", b"deadline_ms = 7");
+    house.until("a/b", |report| report.limits.deadline_ms == 7).await;
+    house.put("a/b.toml", b"deadline_ms = 100000");
+    let report = house.until("a/b", |report| report.settings_error.is_some()).await;
+    assert_eq!(report.limits.deadline_ms, 7);
+    assert!(mend(report).contains("the last good settings stay in force"));
+}
+
+#[test]
+fn a_file_that_is_written_to_in_place_is_told_from_one_that_is_replaced() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+    let signature = |path: &Path| Signature::of(&std::fs::metadata(path).expect("there"));
+    std::fs::write(&path, b"one").expect("written");
+    let before = signature(&path);
+    assert!(!before.was_rewritten(&signature(&path)));
+    std::fs::write(&path, b"longer").expect("written");
+    assert!(before.was_rewritten(&signature(&path)));
+    std::fs::write(&other, b"another").expect("written");
+    std::fs::rename(&other, &path).expect("renamed");
+    assert!(!before.was_rewritten(&signature(&path)), "what was read was whole");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn events_that_the_system_could_not_keep_are_worth_a_look() {
+    use std::sync::mpsc::channel;
+
+    use notify::Watcher as _;
+
+    let folder = tempfile::tempdir().expect("a directory");
+    let files = ["one", "two"].map(|name| folder.path().join(name));
+    files.iter().for_each(|file| std::fs::write(file, []).expect("written"));
+    let ((go, wait), (tell, told)) = (channel::<()>(), channel());
+    let mut blocked = true;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if std::mem::take(&mut blocked) {
+            wait.recv().expect("the test goes on");
+        }
+        let _gone = tell.send(event);
+    })
+    .expect("a watcher");
+    watcher.watch(folder.path(), notify::RecursiveMode::Recursive).expect("watched");
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux tells it");
+    // In turns, since the kernel makes one of two events that are the same.
+    for number in 0..most.trim().parse::<usize>().expect("a number") + 1_000 {
+        drop(std::fs::File::open(&files[number % 2]).expect("there"));
+    }
+    go.send(()).expect("the watcher waits");
+    let lost = std::iter::from_fn(|| told.recv_timeout(PATIENCE).ok())
+        .find(|event| event.as_ref().is_ok_and(notify::Event::need_rescan));
+    assert!(directory::is_worth_a_look(&lost.expect("the system says that events were lost")));
+    let read = notify::Event::new(notify::EventKind::Access(notify::event::AccessKind::Read));
+    assert!(!directory::is_worth_a_look(&Ok(read)));
 }

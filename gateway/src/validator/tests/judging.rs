@@ -188,7 +188,7 @@ async fn a_module_that_keeps_faulting_is_taken_off_and_comes_back_by_a_probe_or_
     assert_eq!(house.judge(T, "{\"bad\":1}").await.outcome, Ok(Verdict::Accept));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
 async fn a_module_that_spins_does_not_hold_the_request_threads() {
     let house = House::with(&[
@@ -221,5 +221,43 @@ async fn a_crowd_for_a_slow_module_is_told_to_come_again() {
     let judgements = futures_util::future::join_all(crowd).await;
     let busy = judgements.iter().filter(|judgement| code(judgement) == Some(FaultCode::Busy));
     assert!(busy.clone().count() >= 130, "{}", busy.count());
-    assert!(busy.clone().all(|judgement| judgement.outcome.as_ref().is_err_and(|fault| fault.retry)));
+    assert!(busy.clone().all(|judgement| judgement.outcome.as_ref().is_err_and(|fault| fault.retry == Retry::Alone)));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_module_that_is_taken_off_the_path_is_not_put_to_it() {
+    // With such a deadline its events wait for each other.
+    let house = House::with(&[("a/b.wasm", &judges("unreachable")), ("a/b.toml", b"deadline_ms = 5000")]).await;
+    let crowd = (0..60).map(|_| house.judge(("a", "b"), "{}"));
+    let judgements = futures_util::future::join_all(crowd).await;
+    let with = |wanted| judgements.iter().filter(|judgement| code(judgement) == Some(wanted)).count();
+    // Twenty faults take it off.
+    assert_eq!((with(FaultCode::Trap), with(FaultCode::OffPath)), (20, 40));
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
+async fn the_first_event_of_a_module_with_a_long_deadline_does_not_hold_a_request_thread() {
+    let house = House::with(&[
+        ("page/view.wasm", &judges(ACCEPT)),
+        ("bad/spins.wasm", &judges("(loop (br 0)) unreachable")),
+        ("bad/spins.toml", b"deadline_ms = 500"),
+    ])
+    .await;
+    let spinning = house.validators.clone();
+    let spins = tokio::task::spawn(async move { spinning.judge(subject(("bad", "spins"), "{}")).await });
+    let mut judged = 0_u64;
+    while !spins.is_finished() {
+        assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
+        judged += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(judged > 100, "{judged}");
+    assert_eq!(code(&spins.await.expect("it ends")), Some(FaultCode::Deadline));
+}
+
+#[test]
+fn what_may_take_long_to_describe_itself_has_a_bound() {
+    let describing = |deadline_ms| component::for_describing(&Limits { deadline_ms, ..Limits::default() }).deadline_ms;
+    assert_eq!([5, 50, 500, 10_000].map(describing), [100, 1_000, 2_000, 10_000]);
 }

@@ -62,9 +62,8 @@ impl Both {
     }
 
     fn resident(&self, sent: &Sent) -> Result<Verdict, Broken> {
-        self.residents
-            .judge(&self.sandbox, &self.limits, &event(sent))
-            .and_then(|verdict| believe(verdict, &self.limits, &self.check_amended))
+        let believe = |verdict| believe(verdict, &self.limits, &self.check_amended);
+        self.residents.judge(&self.sandbox, &self.limits, &event(sent), believe)
     }
 
     fn fresh(&self, sent: &Sent) -> Result<Verdict, Broken> {
@@ -188,6 +187,25 @@ fn each_kind_of_fault_is_the_same_set_back_as_new() {
         }
     }
     assert_eq!(unfit, 1, "only the one that grows a table");
+}
+
+#[test]
+fn an_instance_that_answered_what_is_not_believed_ends() {
+    for (expected, guest) in faults().iter().filter(|(expected, _)| *expected == FaultCode::Output) {
+        let both = Both::of(guest).expect("it can be set back");
+        assert_eq!(both.resident(&Sent::of("{}")).map_err(|broken| broken.code), Err(*expected));
+        assert_eq!(both.residents.at_rest(), 0);
+    }
+    let healthy = Both::of(&judges(ACCEPT)).expect("it can be set back");
+    assert_eq!(healthy.resident(&Sent::of("{}")).map_err(|broken| broken.code), Ok(Verdict::Accept));
+    assert_eq!(healthy.residents.at_rest(), 1);
+}
+
+#[test]
+fn a_module_with_more_tables_than_the_pool_counts_for_one_is_not_set_back() {
+    let tables = |more| Both::of(&Guest { more, ..Guest::default() }.core()).err().map(|unfit| unfit.to_string());
+    assert_eq!(tables("(table 1 funcref)"), None);
+    assert_eq!(tables("(table 1 funcref) (table 1 funcref)").as_deref(), Some("it has more than one table"));
 }
 
 /// A guest that accepts if what `load` finds is what it was in the beginning, and then does `store`.
