@@ -34,10 +34,10 @@ const BREAKS: &[Breaks] = &[
     breaks("traps", "trap", "unreachable"),
     breaks("recurses", "stack", "it exhausted its call stack"),
     breaks("hoards", "memory", "it was denied more memory and gave up"),
-    Breaks { always: true, ..breaks("grows_tables", "memory", "it was denied more table space and gave up") },
-    // The 32 MiB are copied once on their way out, which is more than the memory that it may have.
-    breaks("returns_huge", "memory", "it was denied more memory and gave up"),
+    breaks("grows_tables", "memory", "it was denied more table space and gave up"),
+    Breaks { settings: "memory_bytes_max = 268435456", ..breaks("returns_huge", "output", "answer") },
     breaks("many_violations", "output", "answer"),
+    breaks("one_violation_too_many", "output", "it gave 101 violations, and 100 are allowed"),
     breaks("amends_text", "output", "it amended to what is no data"),
     breaks("amends_list", "output", "it amended to what is no data"),
     breaks("bad_pointers", "output", "is no JSON Pointer"),
@@ -49,18 +49,9 @@ fn bytes(guest: &str) -> Vec<u8> {
     if guest == "grows_tables" { grows_tables() } else { module(guest) }
 }
 
-/// Grows its table without end, on every event. Rust has no words for that.
+/// Grows its table without end. Rust has no words for that.
 fn grows_tables() -> Vec<u8> {
-    let text = r#"(module
-        (memory (export "memory") 1)
-        (table $t 1 funcref)
-        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
-        (func (export "describe") (result i32)
-            (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 15)) (i32.const 16))
-        (func (export "validate") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
-            (loop (br_if 0 (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 1000))))) unreachable)
-        (data (i32.const 64) "It grows tables"))"#;
-    let mut bytes = wat::parse_str(text).expect("the guest's text is right");
+    let mut bytes = wat::parse_str(include_str!("guests/grows_tables.wat")).expect("the guest's text is right");
     let mut resolve = wit_parser::Resolve::default();
     let contract = include_str!("../wit/validator.wit");
     let package = resolve.push_str("validator.wit", contract).expect("the contract");
@@ -146,15 +137,38 @@ async fn a_guest_that_breaks_costs_its_own_event_and_everybody_is_told() {
 }
 
 #[tokio::test]
-async fn an_answer_of_more_than_may_be_given_is_output_when_memory_allows_it() {
+async fn an_answer_that_does_not_fit_into_its_memory_is_a_fault_of_memory() {
     let gateway = Setup::default().with("EYE_DEADLINE_MS", 10_000).with("EYE_ANSWER_MS", 30_000).start().await;
-    gateway.drop_module("guests/returns_huge.toml", b"memory_bytes_max = 268435456");
     gateway.drop_module("guests/returns_huge.wasm", &module("returns_huge"));
     gateway.validator("guests/returns_huge", "active").await;
     let bad = gateway.send(&event("guests", "returns_huge", json!({"misbehave": true}))).await;
-    assert_eq!((bad.status, &bad.json()["code"]), (202, &json!("output")), "{bad:?}");
+    assert_eq!((bad.status, &bad.json()["code"]), (202, &json!("memory")), "{bad:?}");
     let letter = dead_letter(&gateway, "returns_huge");
-    assert!(letter[5].contains("answer"), "{letter:?}");
+    assert!(letter[5].contains("it was denied more memory and gave up"), "{letter:?}");
+}
+
+#[tokio::test]
+async fn an_event_to_be_sent_again_is_refused_alone_and_quarantined_among_others() {
+    let gateway = Gateway::start().await;
+    gateway.drop_module("guests/traps.toml", b"on_fault = \"retry\"");
+    gateway.drop_module("guests/traps.wasm", &module("traps"));
+    let report = gateway.validator("guests/traps", "active").await;
+    assert_eq!(report["on_fault"], "retry");
+    let (good, bad) = (event("guests", "traps", json!({})), event("guests", "traps", json!({"misbehave": true})));
+
+    let alone = gateway.send(&bad).await;
+    assert_eq!((alone.status, &alone.json()["code"]), (503, &json!("overloaded")), "{alone:?}");
+    assert!(alone.headers.contains_key("retry-after"), "{alone:?}");
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
+    assert_eq!(of_type(&gateway.figures().await, "traps", "quarantined"), None, "it has no outcome yet");
+
+    // Or the sender would send all three again for ever.
+    let many = gateway.send(&json!([good, bad, good])).await;
+    let told = many.json();
+    assert_eq!((many.status, &told["stored"], &told["quarantined"]), (207, &json!(2), &json!(1)), "{many:?}");
+    assert_eq!((&told["results"][0]["index"], &told["results"][0]["code"]), (&json!(1), &json!("trap")), "{many:?}");
+    assert_eq!(dead_letter(&gateway, "traps")[1], "trap");
+    assert_eq!(gateway.session(SESSION).await.len(), 2);
 }
 
 /// A file that is not taken, the step at which that shows, and a word of what is told.
