@@ -100,6 +100,7 @@ fn start(root: &Path) -> Result<Validators> {
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
+        deadline_ms_max: 1_000,
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
     })?)

@@ -12,14 +12,13 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A module with a digest of its own: a custom section with its number is no change to what it does.
+/// A module with a number in place of the beginning of its summary. A custom section would not do: it is no part of what
+/// is compiled, and all of them would be found compiled once one is.
 fn salted(module: &[u8], number: usize) -> anyhow::Result<Vec<u8>> {
-    let text = number.to_string();
+    let text = b"A page was seen";
+    let at = module.windows(text.len()).position(|bytes| bytes == text).context("the summary is in the module")?;
     let mut bytes = module.to_vec();
-    // Section 0: its size, the length of its name, its name, its content.
-    bytes.extend([0, u8::try_from(5 + text.len())?, 4]);
-    bytes.extend(b"salt");
-    bytes.extend(text.as_bytes());
+    bytes[at..at + text.len()].copy_from_slice(format!("{number:>width$}", width = text.len()).as_bytes());
     Ok(bytes)
 }
 
@@ -37,6 +36,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
+        deadline_ms_max: 1_000,
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
     })?;
