@@ -657,6 +657,59 @@ async fn bad_settings_at_the_start_say_that_the_gateways_own_are_in_force() {
     assert!(mend(report).contains("the last good settings stay in force"));
 }
 
+/// A module that counts for a while before it describes itself, and is then as good as any.
+fn slow(count: u32) -> Vec<u8> {
+    let describe = format!(
+        "(local $n i32) (local.set $n (i32.const {count}))
+         (loop (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))"
+    );
+    Guest { describe: &describe, ..Guest::default() }.core()
+}
+
+/// A gateway that just tests this module.
+async fn testing(slow: &[u8]) -> House {
+    let house = House::with(&[]).await;
+    house.put("a/b.toml", b"deadline_ms = 10000");
+    house.put("a/b.wasm", slow);
+    let tested = async {
+        while !house.report("a/b").is_some_and(|report| report.state == State::SelfTest) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, tested).await.expect("it is tested");
+    house
+}
+
+#[tokio::test]
+async fn a_file_that_is_overwritten_while_it_is_loaded_serves_only_as_a_whole() {
+    let bytes = salted("whole");
+    let house = testing(&slow(400_000_000)).await;
+    // In place, as `cp` does it.
+    std::fs::write(house.modules().join("a/b.wasm"), &bytes).expect("written");
+    let report = house.until("a/b", |report| serves(report, &bytes)).await;
+    let served: Vec<_> = report.versions.into_iter().map(|version| version.digest).collect();
+    assert_eq!(served, [Digest::of(&bytes)], "what it was before never served");
+}
+
+#[tokio::test]
+async fn a_load_that_outlives_its_file_changes_nothing_for_the_next_one() {
+    let (slow, bytes) = (slow(3_000_000_000), salted("next"));
+    let house = testing(&slow).await;
+    house.remove("a/b.wasm");
+    house.until_gone("a/b").await;
+    house.put("a/b.wasm", &bytes);
+    house.until("a/b", |report| serves(report, &bytes)).await;
+    let history = History::under(&house.root.path().join("data"));
+    let slot = Slot::parse("a/b").expect("an event type");
+    let loaded = || history.versions(&slot).is_ok_and(|all| all.iter().any(|one| one.digest == Digest::of(&slow)));
+    house.wait(|| loaded().then_some(()), "the end of the old load").await;
+    let mut changes = house.validators.changes();
+    for _ in 0..3 {
+        assert!(serves(&house.report("a/b").expect("there"), &bytes));
+        changes.changed().await.expect("validators run");
+    }
+}
+
 #[test]
 fn a_file_that_is_written_to_in_place_is_told_from_one_that_is_replaced() {
     let folder = tempfile::tempdir().expect("a directory");
