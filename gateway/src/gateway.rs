@@ -128,6 +128,7 @@ impl Gateway {
             bytes_max: config.batch_bytes_max,
             age: Duration::from_millis(config.batch_age_ms),
             parcels_max: config.queue_parcels_max,
+            wait: queue_wait(&config),
         };
         let sinks = (0..config.writers).map(|_| store.event_sink()).collect();
         let (events, event_writers) = Batcher::start("events", limits, sinks);
@@ -251,6 +252,11 @@ impl Gateway {
             () = fold => {}
         }
     }
+}
+
+/// How long a request may wait for a writer under overload: the rest of its time to answer is for the write.
+fn queue_wait(config: &Config) -> Duration {
+    Duration::from_millis(config.answer_ms) * config.queue_wait_percent / 100
 }
 
 fn live_limits(config: &Config) -> live::Limits {
