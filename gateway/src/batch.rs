@@ -101,8 +101,8 @@ pub struct Limits {
     pub age: Duration,
     /// Parcels that may wait.
     pub parcels_max: usize,
-    /// How long a parcel may wait while others are written. Once one has waited longer, no more are taken, but for those
-    /// that nobody waits for.
+    /// How long a parcel may wait while others are written. Once one has waited longer, no more are taken of whoever fills
+    /// the queue, and after twice that time of nobody who has any there; but for those that nobody waits for.
     pub wait: Duration,
 }
 
@@ -263,13 +263,14 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 return Ok(());
             }
             let since = Instant::now();
-            let slow = receipt.is_some() && queue.is_slow(shared.limits.wait, since);
+            let slow = receipt.is_some() && queue.is_slow(room.as_deref(), shared.limits.wait, since);
             if slow || !queue.make_place(room.as_deref(), shared.limits.parcels_max, since) {
                 shared.figures.parcels_refused.fetch_add(1, Relaxed);
                 return Err(Refused::Full(items));
             }
             let waiting = room.as_deref().map(Held::wait);
-            queue.push(Parcel { items, bytes, receipt, since, waiting, _room: room });
+            let taken_before = queue.taken;
+            queue.push(Parcel { items, bytes, receipt, since, taken_before, waiting, _room: room });
         }
         shared.changed.notify_one();
         Ok(())
@@ -316,6 +317,8 @@ struct Parcel<T> {
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
+    /// What the queue counted as taken when it came.
+    taken_before: u64,
     /// Its place in the queue, counted for whose it is; given up when it leaves the queue.
     waiting: Option<Waiting>,
     /// Held with the parcel, and perhaps with others of its request: until the last is gone, the bytes are in flight.
@@ -334,6 +337,10 @@ struct Queue<T> {
     items: usize,
     bytes: usize,
     flushing: usize,
+    /// Parcels of the batches that are being written.
+    writing: usize,
+    /// Parcels that were ever taken for writing.
+    taken: u64,
     closed: bool,
     /// When a batch was last written.
     written: Option<Instant>,
@@ -344,7 +351,7 @@ struct Queue<T> {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         let (parcels, items, bytes) = (VecDeque::new(), 0, 0);
-        Queue { parcels, items, bytes, flushing: 0, closed: false, written: None, swept: None }
+        Queue { parcels, items, bytes, flushing: 0, writing: 0, taken: 0, closed: false, written: None, swept: None }
     }
 }
 
@@ -383,15 +390,26 @@ impl<T> Queue<T> {
         self.has_place(room, parcels_max)
     }
 
-    /// Whether somebody has waited for longer than `wait` although batches are written: then more comes than can be
-    /// written. While none is written, the sink is away and may be back at once, so that waiting is worth it.
-    fn is_slow(&mut self, wait: Duration, now: Instant) -> bool {
+    /// Whether more comes than can be written: somebody has waited for longer than `wait` although batches are written, and
+    /// so would whoever comes now. While none is written, the sink is away and may be back at once, so that waiting is
+    /// worth it. Up to twice that wait it is not slow for an application that has no more than half of what waits and is
+    /// written, and never for one that has nothing waiting: they do not pay for the one that fills the queue.
+    fn is_slow(&mut self, room: Option<&Held>, wait: Duration, now: Instant) -> bool {
         while self.parcels.front().is_some_and(Parcel::abandoned) {
             self.pop();
         }
-        let longer = |since: Instant| now.saturating_duration_since(since) > wait;
-        self.parcels.front().is_some_and(|oldest| longer(oldest.since))
-            && self.written.is_some_and(|written| !longer(written))
+        let Some(oldest) = self.parcels.front() else { return false };
+        let age = |since: Instant| now.saturating_duration_since(since);
+        let waited = age(oldest.since);
+        if waited <= wait || self.written.is_none_or(|written| age(written) > wait) {
+            return false;
+        }
+        // As many were before the oldest one when it came as were taken since.
+        let before = (self.taken - oldest.taken_before).max(1);
+        let expected = waited.mul_f64(self.parcels.len() as f64 / before as f64);
+        let all = self.parcels.len() + self.writing;
+        let own = room.map_or(all, Held::waiting);
+        expected > wait && own > 0 && (own * 2 > all || expected > wait * 2)
     }
 
     /// Takes the oldest parcels that make a batch together; at least one, if any is wanted.
@@ -445,7 +463,8 @@ impl<T> Shared<T> {
                     if more {
                         self.changed.notify_one();
                     }
-                    return Some((batch, Flushing { shared: self, written: false }));
+                    let flushing = Flushing { shared: self, parcels: batch.len(), written: false };
+                    return Some((batch, flushing));
                 }
                 Look::End => return None,
                 Look::Wait(due) => due,
@@ -476,6 +495,8 @@ impl<T> Shared<T> {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         }
         queue.flushing += 1;
+        queue.writing += batch.len();
+        queue.taken += batch.len() as u64;
         Look::Batch(batch, !queue.parcels.is_empty())
     }
 }
@@ -490,6 +511,7 @@ enum Look<T> {
 /// A flush under way; ends with the guard, also when the task does.
 struct Flushing<'a, T> {
     shared: &'a Shared<T>,
+    parcels: usize,
     /// Whether anything of it was written.
     written: bool,
 }
@@ -498,6 +520,7 @@ impl<T> Drop for Flushing<'_, T> {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.flushing -= 1;
+        queue.writing -= self.parcels;
         if self.written {
             queue.written = Some(Instant::now());
         }

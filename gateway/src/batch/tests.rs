@@ -335,6 +335,40 @@ fn an_overloaded_queue_answers_in_time_what_it_takes() {
 }
 
 #[test]
+fn who_sends_little_does_not_pay_for_who_makes_the_queue_slow() {
+    paused(async {
+        let (sinks, _table) = sinks(1, &[(100, Well)]);
+        let limits = Limits { wait: Duration::from_millis(250), ..limits(10) };
+        let (batcher, tasks) = Batcher::start("test", limits, sinks);
+        let budget = Budget::new(1, 75);
+        let room = |share: &Arc<Share>| Some(Arc::new(Held::none(&budget, share)));
+        let (greedy, modest) = (Arc::default(), Arc::default());
+        let (mut refused, mut refused_modest, mut waiting) = (0, 0, JoinSet::new());
+        for key in 0..3_000 {
+            match batcher.submit(vec![item(key)], room(&greedy)) {
+                Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
+                Err(_) => refused += 1,
+            }
+            // A tenth of the other's.
+            if key % 10 == 0 {
+                match batcher.submit(vec![item(10_000 + key)], room(&modest)) {
+                    Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
+                    Err(_) => refused_modest += 1,
+                }
+            }
+            sleep(Duration::from_micros(3_333)).await;
+        }
+        assert!(refused > 1_000, "{refused} of the greedy one's 3,000 were refused");
+        // At the beginning the queue is far too long before anybody has waited for long.
+        assert!(refused_modest < 15, "{refused_modest} of the modest one's 300 were refused");
+        while let Some(answer) = waiting.join_next().await {
+            assert!(answer.expect("a task").is_ok(), "what is taken is answered in time");
+        }
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
 fn a_sink_that_is_away_is_waited_for() {
     paused(async {
         let (sinks, _table) = sinks(1, &[(10, Well), (500, Away), (500, Away), (10, Well)]);

@@ -272,9 +272,9 @@ pub const SETTINGS: &[Setting] = &[
     ),
     set(
         "queue_wait_percent",
-        number(1, 90),
+        number(1, 45),
         "25",
-        "How much of answer_ms a request may wait for a writer while others are written. Once one has waited longer, more are answered 503, so that those that are taken are answered in time.",
+        "How much of answer_ms a request may wait for a writer while others are written. Once one has waited longer, more are answered 503, first to the application that fills the queue, and after twice that wait to all.",
     ),
     set(
         "application_share_percent",
