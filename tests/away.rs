@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, id_of, numbered};
 use crate::support::proxy::{At, Fault, How, Proxy};
-use crate::support::{Gateway, Setup, eventually};
+use crate::support::{Gateway, SESSION, Setup, eventually, psql};
 
 /// The promise for all of these.
 const RECOVERY_MOST: Duration = Duration::from_secs(2);
@@ -137,6 +137,64 @@ async fn a_database_that_hangs_is_refused_in_time_and_taken_up_again() {
     }
     let doubles = server.sql("select id from events group by id having count(*) > 1");
     assert_eq!(doubles, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_lost_without_a_word_are_noticed_in_time_with_the_defaults() {
+    let default = |url: &str| Setup::default().with("EYE_DATABASE_URL", url);
+    let (server, mut proxy, gateway) = behind_proxy(default).await;
+    for _ in 0..3 {
+        recovers(&gateway, "at first").await;
+        // As a short outage of the way does it: while it lasts, whatever asks gets no answer, and takes its connection to
+        // be in use; after it new connections pass, and those from before never answer again.
+        proxy.freeze(true);
+        for _ in 0..2 {
+            assert_eq!(gateway.get("/readyz").await.status, 503);
+        }
+        proxy.lose_all();
+        recovers(&gateway, "after all connections were lost").await;
+        let start = Instant::now();
+        eventually("ready", async || (gateway.get("/readyz").await.status == 200).then_some(())).await;
+        println!("ready after {} ms more", start.elapsed().as_millis());
+        assert!(start.elapsed() < RECOVERY_MOST, "ready only after {:?}", start.elapsed());
+    }
+    assert_eq!(server.sql("select id from events group by id having count(*) > 1"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_gets_no_answer_gives_its_place_back() {
+    let setup = |url: &str| setup(url).with("EYE_READ_CONNECTIONS", 1).with("EYE_READ_MS", 1_000);
+    let (server, mut proxy, gateway) = behind_proxy(setup).await;
+    assert_eq!(gateway.session(SESSION).await.len(), 0);
+    let socket = server.path().to_owned();
+    let script = "begin; lock table events; select pg_sleep(2); commit;\n";
+    let holder = tokio::task::spawn_blocking(move || psql(&socket, "postgres", script));
+    let waits = "select count(*) from pg_stat_activity where application_name = 'eye' and wait_event_type = 'Lock'";
+    // The way is lost while the server is at work on a read.
+    let read = async {
+        eventually("the table is held", async || {
+            let held =
+                "select count(*) from pg_locks where relation = 'events'::regclass and mode = 'AccessExclusiveLock'";
+            (server.sql(held) == "1").then_some(())
+        })
+        .await;
+        gateway.get(&format!("/v1/sessions/{SESSION}")).await
+    };
+    let loss = async {
+        eventually("a read waits", async || (server.sql(waits) == "1").then_some(())).await;
+        proxy.freeze(true);
+    };
+    let (answer, ()) = tokio::join!(read, loss);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    holder.await.expect("the lock is given back");
+    proxy.lose_all();
+    let start = Instant::now();
+    eventually("a read is answered", async || {
+        (gateway.get(&format!("/v1/sessions/{SESSION}")).await.status == 200).then_some(())
+    })
+    .await;
+    println!("read again after {} ms", start.elapsed().as_millis());
+    assert!(start.elapsed() < RECOVERY_MOST, "read again only after {:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

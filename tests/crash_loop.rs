@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::load::{Chance, Load, ROWS, WRONG_COUNTS};
-use crate::support::{Gateway, eventually, kill};
+use crate::support::load::{Chance, LETTERS, Load, ROWS, WRONG_COUNTS};
+use crate::support::{Setup, eventually, kill};
 
 const ROUNDS: usize = 20;
 const CONNECTIONS: u32 = 8;
@@ -25,7 +25,9 @@ fn words(mut recoveries: Vec<Duration>) -> String {
 async fn no_answer_is_broken_by_a_kill_at_any_moment() {
     let soak = std::env::var("SOAK_SECONDS").ok().map(|text| Duration::from_secs(text.parse().expect("seconds")));
     let mut chance = Chance::new();
-    let mut gateway = Gateway::start().await;
+    // One event in five is rejected, and one is quarantined.
+    let setup = Setup::default().with_module("load/kind%203.wasm", "rejects");
+    let mut gateway = setup.with_module("load/kind%204.wasm", "traps").start().await;
     let mut load = Load::start(gateway.address(), CONNECTIONS, BATCH_MAX, &mut chance);
     let mut recoveries: [Vec<Duration>; 3] = Default::default();
     let (start, mut rounds, mut told) = (Instant::now(), 0, Instant::now());
@@ -47,7 +49,8 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
         } else {
             gateway.signal("KILL");
             gateway.ended().await;
-            gateway.launch().await;
+            // Not before it knows its modules, or it would store what they refuse.
+            gateway.restart().await;
             load.turn_to(gateway.address());
         }
         load.stores(1).await;
@@ -64,6 +67,7 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
         println!("recovery from the death of {victim}: {}", words(recoveries));
     }
     load.ledger.hold_against(&gateway.sql_script(ROWS));
+    load.ledger.hold_against_letters(&gateway.sql_script(LETTERS));
 
     // What was never answered is sent until it is; then all of it must be there.
     let client = reqwest::Client::new();
@@ -75,6 +79,10 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
         .await;
     }
     load.ledger.hold_against(&gateway.sql_script(ROWS));
-    assert_eq!(gateway.sql("select count(*) from events"), load.ledger.numbers().to_string(), "nothing was lost");
+    load.ledger.hold_against_letters(&gateway.sql_script(LETTERS));
+    let (there, refused) = load.ledger.there_and_refused();
+    assert_eq!(gateway.sql("select count(*) from events"), there.to_string(), "nothing was lost");
+    assert!(refused > 0, "some were refused");
+    assert_eq!(there + refused, load.ledger.numbers(), "each event has one outcome");
     assert_eq!(gateway.sql(WRONG_COUNTS), "", "what is counted is what is there");
 }

@@ -1,4 +1,5 @@
-//! The disk is full, and then it is not. Needs the right to mount a tmpfs; without it, these tests say so and end.
+//! The disk is full, and then it is not. Two of these need the right to mount a tmpfs, and say so and end without it; the
+//! one with a quota always does its work.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,7 +27,9 @@ impl Disk {
     fn filler(&self) -> PathBuf {
         self.0.join("filler")
     }
+}
 
+impl Fill for Disk {
     /// Takes every free byte.
     fn fill(&self) {
         let mut file = std::fs::File::create(self.filler()).expect("the filler");
@@ -46,8 +49,57 @@ impl Drop for Disk {
     }
 }
 
+/// What can be full.
+trait Fill {
+    fn fill(&self);
+    fn free(&self);
+}
+
+/// A tablespace with a bound: Postgres refuses statements that add to it, as it does on a full disk.
+struct Quota<'a>(&'a Gateway);
+
+impl Quota<'_> {
+    fn set(gateway: &Gateway) -> Quota<'_> {
+        gateway.sql_script(
+            "create table quota (bytes_max bigint not null);
+             insert into quota values (1 << 30);
+             create function hold_quota() returns trigger language plpgsql as $$ begin
+                 if pg_tablespace_size('small') > (select bytes_max from quota) then
+                     raise exception 'could not extend file: No space left on device' using errcode = '53100';
+                 end if;
+                 return null;
+             end $$;
+             create trigger hold_quota before insert on events for each statement execute function hold_quota();\n",
+        );
+        Quota(gateway)
+    }
+}
+
+impl Fill for Quota<'_> {
+    fn fill(&self) {
+        self.0.sql("update quota set bytes_max = pg_tablespace_size('small') - 1");
+    }
+
+    fn free(&self) {
+        self.0.sql("update quota set bytes_max = 1 << 30");
+    }
+}
+
+/// Makes the month of the numbered events, on a tablespace of its own: retention would take them out of the default
+/// partition, and away from there.
+fn put_month_in(gateway: &Gateway, folder: &Path) {
+    std::fs::create_dir(folder).expect("a folder");
+    give_to_postgres(folder);
+    gateway.sql_script(&format!(
+        "create tablespace small location '{}';
+         select make_partition('events', '2021-01-01', 2000, 33554432);
+         alter table events_2021_01 set tablespace small;\n",
+        folder.display()
+    ));
+}
+
 /// Under load: fills the disk, waits for refusals, frees it, and gives the time until events are stored again.
-async fn full_and_free(gateway: &Gateway, disk: &Disk, what: &str, stay: Duration) -> Duration {
+async fn full_and_free(gateway: &Gateway, disk: &impl Fill, what: &str, stay: Duration) -> Duration {
     let mut load = Load::start(gateway.address(), 4, 100, &mut Chance::new());
     load.stores(500).await;
     disk.fill();
@@ -93,15 +145,18 @@ async fn full_and_free(gateway: &Gateway, disk: &Disk, what: &str, stay: Duratio
 async fn a_full_disk_of_a_table_refuses_until_there_is_room() {
     let folder = folder();
     let Some(disk) = Disk::mount(&folder.path().join("small"), 24) else { return };
-    let tables = disk.0.join("tables");
-    std::fs::create_dir(&tables).expect("a folder");
-    give_to_postgres(&tables);
     let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start().await;
-    gateway.sql_script(&format!(
-        "create tablespace small location '{}';\nalter table events_default set tablespace small;\n",
-        tables.display()
-    ));
+    put_month_in(&gateway, &disk.0.join("tables"));
     let recovery = full_and_free(&gateway, &disk, "a full tablespace", Duration::ZERO).await;
+    assert!(recovery < Duration::from_secs(2), "{recovery:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_quota_of_a_table_refuses_until_there_is_room() {
+    let folder = folder();
+    let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start().await;
+    put_month_in(&gateway, &folder.path().join("tables"));
+    let recovery = full_and_free(&gateway, &Quota::set(&gateway), "a full quota", Duration::ZERO).await;
     assert!(recovery < Duration::from_secs(2), "{recovery:?}");
 }
 

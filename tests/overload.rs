@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, numbered};
-use crate::support::{Gateway, Setup, eventually};
+use crate::support::{Gateway, Setup, event, eventually};
 
 /// How much the resident memory may grow under overload: many times what the small bounds below allow to be in flight.
 const GROWTH_MOST_KIB: u64 = 96 * 1024;
@@ -58,6 +59,76 @@ async fn too_much_load_is_shed_and_memory_stays_bounded() {
     assert!(after < before + Duration::from_millis(500), "{after:?}");
     gateway.sql("delete from events where (data ->> 'n')::bigint >= 1000000000");
     load.ledger.hold_against(&gateway.sql_script(ROWS));
+}
+
+/// Events whose outcome is told in a second, while `connections` senders send as fast as they are answered.
+async fn told_a_second(gateway: &Gateway, connections: u32, count: u64) -> (f64, Load) {
+    let mut load = Load::start(gateway.address(), connections, 1, &mut Chance::new());
+    load.stores(count / 4).await;
+    let told = || load.ledger.answered.load(Ordering::Relaxed);
+    let (start, before) = (Instant::now(), told());
+    load.stores(count).await;
+    let rate = (told() - before) as f64 / start.elapsed().as_secs_f64();
+    load.stop().await;
+    println!("{connections} connections: {rate:.0} a second, {}", load.ledger.words());
+    (rate, load)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_requests_than_can_be_answered_in_time_are_stored_at_the_best_rate() {
+    // About eighty events a second, so that two hundred waiting senders would wait for longer than the time to answer.
+    let setup = Setup::default().with("EYE_WRITERS", 1).with("EYE_BATCH_EVENTS_MAX", 4).with("EYE_ANSWER_MS", 1_000);
+    let gateway = setup.start().await;
+    gateway.sql(
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.04); return null; end $$;
+         create trigger slow before insert on events for each statement execute function slow()",
+    );
+    let (calm, _) = told_a_second(&gateway, 8, 200).await;
+    gateway.sql("truncate events");
+    let resident_before = resident_kib(gateway.pid());
+    let (overloaded, load) = told_a_second(&gateway, 200, 400).await;
+    let resident = resident_kib(gateway.pid());
+    println!("resident: {resident_before} KiB before, {resident} KiB after");
+    assert!(load.ledger.refused.load(Ordering::Relaxed) > 0, "there was too much load");
+    assert!(overloaded > calm / 3.0, "{overloaded:.0} a second, and {calm:.0} when calm");
+    assert!(resident < resident_before + GROWTH_MOST_KIB, "{resident} KiB");
+    load.ledger.hold_against(&gateway.sql_script(ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quarantined_events_that_wait_take_room_like_all_others() {
+    const DATA_BYTES: usize = 240_000;
+    let setup = Setup::default().with_module("_.wasm", "traps").with("EYE_REQUEST_BYTES_MAX", 524_288);
+    let gateway = setup.with("EYE_IN_FLIGHT_BYTES_MAX", 1_048_576).with("EYE_ANSWER_MS", 30_000).start().await;
+    // No dead letter is written while the gate is shut.
+    gateway.sql(
+        "create table gate ();
+         insert into gate default values;
+         create function wait() returns trigger language plpgsql as $$ begin
+             while exists (select from gate) loop perform pg_sleep(0.02); end loop; return null;
+         end $$;
+         create trigger wait before insert on dead_letters for each statement execute function wait()",
+    );
+    let body = event("a", "b", json!({"misbehave": true, "text": "x".repeat(DATA_BYTES)})).to_string();
+    let request =
+        || gateway.request("POST", "/v1/events").header("content-type", "application/json").body(body.clone());
+    let mut waiting = JoinSet::new();
+    for count in 1..=3 {
+        waiting.spawn(request().send());
+        eventually("its room is taken", async || {
+            let taken = gateway.figures().await.value("eye_in_flight_bytes", &[]);
+            (taken >= Some((count * DATA_BYTES) as f64)).then_some(())
+        })
+        .await;
+    }
+    let refused = gateway.answer(request()).await;
+    assert_eq!((refused.status, refused.headers.contains_key("retry-after")), (503, true), "{refused:?}");
+    gateway.sql("delete from gate");
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.expect("a request").expect("an answer").status(), 202);
+    }
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "3");
+    assert_eq!(gateway.figures().await.value("eye_in_flight_bytes", &[]), Some(0.0), "all room is back");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS, numbered};
 use crate::support::proxy::Proxy;
-use crate::support::{Gateway, SESSION, Setup, eventually};
+use crate::support::{Gateway, SESSION, Setup, eventually, kill};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_keeps_every_answer() {
@@ -47,6 +47,32 @@ async fn a_second_signal_ends_at_once() {
     assert_eq!(code, Some(0));
     gateway.restart().await;
     assert_eq!(gateway.sql("select count(*) from events"), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_while_the_own_postgres_starts_is_orderly() {
+    let mut gateway = Setup::default().begin();
+    for moment in ["created a Postgres cluster", "Postgres accepts connections"] {
+        eventually(moment, async || gateway.log().contains(moment).then_some(())).await;
+        gateway.signal("TERM");
+        let start = Instant::now();
+        assert_eq!(gateway.ended().await.code(), Some(0), "{moment}: {}", gateway.log());
+        println!("ended {} ms after the signal at: {moment}", start.elapsed().as_millis());
+        gateway.begin();
+    }
+    gateway.is_ready().await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_own_postgres_that_dies_before_the_schema_is_there_is_waited_for() {
+    let mut gateway = Setup::default().begin();
+    let moment = "Postgres accepts connections";
+    eventually(moment, async || gateway.log().contains(moment).then_some(())).await;
+    kill(gateway.postmaster().expect("its process"), "KILL");
+    gateway.is_ready().await;
+    assert!(gateway.log().contains("is not ready; trying again"), "it died in time:\n{}", gateway.log());
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,17 +10,19 @@ use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
 use eye::event::{DeadLetter, EventRow, Reason, Text};
 use eye::store::{Error, EventFilter, NewApplication, PageLimits, Store};
 use eye::verdict::{Digest, Violation};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::support::cluster::Server;
-use crate::support::load::WRONG_COUNTS;
+use crate::support::load::{Chance, WRONG_COUNTS};
 
 /// 2026-07-01, in microseconds since 1970.
 const JULY_US: i64 = 1_782_864_000_000_000;
+/// Longer than any queue here.
+const WAIT: Duration = Duration::from_secs(60);
 
 async fn migrated(server: &Server) -> Store {
     let store = store(&server.url());
@@ -152,28 +154,34 @@ async fn bad_rows_cost_only_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_rows_with_bad_ones_among_them() {
+async fn ten_thousand_rows_with_bad_ones_in_random_places() {
+    const ROWS: u64 = 10_000;
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits = Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000 };
+    let limits =
+        Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000, wait: WAIT };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
-    let mut receipts = Vec::new();
-    for parcel in 0..50 {
-        let numbers = (0..200).map(|index| 10_000 + parcel * 200 + index);
-        let rows =
-            numbers.map(|number: u32| if number.is_multiple_of(97) { bad(number) } else { row(number) }).collect();
-        receipts.push((parcel, batcher.submit(rows, None).expect("room")));
+    let mut chance = Chance::new();
+    let mut below = |bound| u32::try_from(chance.below(bound)).expect("small");
+    let poison: HashSet<u32> = (0..100).map(|_| below(ROWS)).collect();
+    let (mut receipts, mut next) = (Vec::new(), 0);
+    while u64::from(next) < ROWS {
+        let numbers = next..(next + 1 + below(400)).min(ROWS as u32);
+        next = numbers.end;
+        let rows = numbers.clone().map(|number| if poison.contains(&number) { bad(number) } else { row(number) });
+        receipts.push((numbers, batcher.submit(rows.collect(), None).expect("room")));
     }
-    let mut refused = 0;
-    for (parcel, receipt) in receipts {
-        for (index, fate) in receipt.await.expect("receipt").into_iter().enumerate() {
-            let number = 10_000 + parcel * 200 + index as u32;
-            assert_eq!(matches!(fate, Fate::Refused { .. }), number.is_multiple_of(97), "{number} {fate:?}");
-            assert!(!matches!(fate, Fate::Duplicate));
-            refused += i64::from(matches!(fate, Fate::Refused { .. }));
+    for (numbers, receipt) in receipts {
+        let fates = receipt.await.expect("receipt");
+        assert_eq!(fates.len(), numbers.len(), "a fate for each");
+        for (number, fate) in numbers.zip(fates) {
+            assert_eq!(matches!(fate, Fate::Refused { .. }), poison.contains(&number), "{number} {fate:?}");
+            assert_ne!(fate, Fate::Duplicate, "{number}");
         }
     }
-    assert_eq!(count(&server, "select count(*) from events").await, 10_000 - refused);
+    let stored = i64::try_from(ROWS).expect("small") - i64::try_from(poison.len()).expect("small");
+    assert_eq!(count(&server, "select count(*) from events").await, stored);
+    assert_eq!(count(&server, "select count(distinct id) from events").await, stored);
     drop(batcher);
     writers.drain(Duration::from_secs(5)).await;
 }
@@ -195,7 +203,8 @@ async fn dead_letters_are_kept_whatever_they_hold() {
 async fn the_same_rows_from_many_writers_are_stored_once() {
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits = Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let limits =
+        Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
     let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
     let mut receipts = Vec::new();
     for round in 0..8_i64 {
@@ -225,8 +234,10 @@ const CUT_BEFORE: u8 = 1;
 const CUT_AFTER: u8 = 2;
 /// Let the end of the copy through and never answer.
 const HANG: u8 = 3;
+/// Let the commit through and cut the connection before the answer comes back.
+const CUT_AFTER_COMMIT: u8 = 4;
 
-/// Stands before the server and breaks the next end of a copy as told.
+/// Stands before the server and breaks the next end of a copy, or the next commit, as told.
 async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let port = listener.local_addr().expect("address").port();
@@ -244,10 +255,12 @@ async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) ->
                         read = client.read(&mut up) => {
                             let Ok(length @ 1..) = read else { return };
                             let sent = &up[..length];
-                            let how = if sent.ends_with(b"c\0\0\0\x04") { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
+                            let commit = mode.load(Ordering::SeqCst) == CUT_AFTER_COMMIT;
+                            let end: &[u8] = if commit { b"commit\0" } else { b"c\0\0\0\x04" };
+                            let how = if sent.ends_with(end) { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
                             if how == CUT_BEFORE || server.write_all(sent).await.is_err() { return }
-                            if how == CUT_AFTER {
-                                // The server's reply tells that it has committed; the client never gets it.
+                            if how == CUT_AFTER || how == CUT_AFTER_COMMIT {
+                                // The server's reply tells that it is done; the client never gets it.
                                 let _ = server.read(&mut down).await;
                                 return;
                             }
@@ -279,7 +292,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
     let other = row(5_000);
     assert_eq!(sink.write(&[&other]).await, Ok(vec![Fate::Stored]));
     let mut first = 0;
-    for how in [CUT_BEFORE, CUT_AFTER, HANG] {
+    for how in [CUT_BEFORE, CUT_AFTER, HANG, CUT_AFTER_COMMIT] {
         let mut rows: Vec<EventRow> = (first..first + 100).map(row).collect();
         rows.push(later(&rows[0]));
         rows.push(later(&other));
@@ -291,6 +304,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
         let mut wanted = vec![Fate::Stored; 100];
         wanted.extend([Fate::Duplicate, Fate::Duplicate]);
         assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "{how}");
+        sink.batch_ended();
         let again: Vec<EventRow> = rows.iter().map(later).collect();
         assert_eq!(sink.write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 102]), "{how}");
         // Until the straight path is taken again.
@@ -299,18 +313,136 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
             assert_eq!(sink.write(&[&row]).await, Ok(vec![Fate::Stored]));
         }
     }
-    assert_eq!(count(&server, "select count(*) from events").await, 1 + 300 + 24);
+    assert_eq!(count(&server, "select count(*) from events").await, 1 + 400 + 32);
     // Whether the commit whose answer was lost had come through or not.
     tokio::task::block_in_place(|| assert_eq!(server.sql(WRONG_COUNTS), "", "what is counted is what is there"));
     let duplicates = "select coalesce(sum(count), 0)::bigint from count_deltas where outcome = 'duplicate'";
-    assert!(count(&server, duplicates).await <= 3 * (2 + 102), "no duplicate is counted twice");
+    assert!(count(&server, duplicates).await <= 4 * (2 + 102), "no duplicate is counted twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_answer_concerns_its_own_batch_and_all_of_it() {
+    let server = Server::start();
+    migrated(&server).await;
+    let mode = Arc::new(AtomicU8::new(PASS));
+    let mut tasks = JoinSet::new();
+    let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
+    let mut sink = store(&url).event_sink();
+    let batch = [row(1), row(2), row(3)];
+    mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
+    assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Transient(_))));
+    // Written again in parts, as when a row among them is refused.
+    assert_eq!(sink.write(&refs(&batch[..1])).await, Ok(vec![Fate::Stored]));
+    assert_eq!(sink.write(&refs(&batch[1..])).await, Ok(vec![Fate::Stored; 2]), "all parts are its own");
+    sink.batch_ended();
+
+    mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
+    assert!(matches!(sink.write(&[&row(4)]).await, Err(Failure::Transient(_))));
+    // Nobody waits for it any more, and then the same event is sent in another batch.
+    sink.batch_ended();
+    assert_eq!(sink.write(&[&row(4)]).await, Ok(vec![Fate::Duplicate]), "it was another batch that wrote it");
+    assert_eq!(count(&server, "select count(*) from events").await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_move_to_their_month_while_they_are_sent_again_are_stored_once() {
+    const MONTHS: u32 = 6;
+    const ROWS: u32 = 400;
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let limits =
+        Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
+    let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
+    let mut mover = PgConnection::connect(&server.url()).await.expect("connected");
+    for month in 0..MONTHS {
+        let done = Arc::new(AtomicBool::new(false));
+        let mut senders = JoinSet::new();
+        for sender in 0..4_i64 {
+            let (batcher, done) = (batcher.clone(), Arc::clone(&done));
+            senders.spawn(async move {
+                let (mut stored, mut rounds) = (Vec::new(), 0_i64);
+                while rounds < 3 || !done.load(Ordering::SeqCst) {
+                    // A new time of receipt for each sending, as the gateway gives it.
+                    let sending = (rounds * 4 + sender) * 1_000_000;
+                    rounds += 1;
+                    let rows: Vec<EventRow> = (0..ROWS).map(|number| stray(month, number, sending)).collect();
+                    for part in rows.chunks(50) {
+                        let fates = batcher.submit(part.to_vec(), None).expect("room").await.expect("receipt");
+                        let told = part.iter().zip(fates);
+                        stored.extend(told.filter(|(_, fate)| *fate == Fate::Stored).map(|(row, _)| row.id));
+                    }
+                }
+                stored
+            });
+        }
+        let rows_there = format!("select count(*) from events where timestamp >= '20{}-01-01'", 40 + month);
+        while sqlx::query_scalar::<_, i64>(AssertSqlSafe(rows_there.clone()))
+            .fetch_one(&mut mover)
+            .await
+            .expect("count")
+            == 0
+        {}
+        let made = make_partition(&mut mover, &format!("20{}-01-01", 40 + month)).await;
+        done.store(true, Ordering::SeqCst);
+        assert_eq!(made, "moved", "there were rows to move");
+        let told = senders.join_all().await.concat();
+        let ids: HashSet<&Uuid> = told.iter().collect();
+        assert_eq!((told.len(), ids.len()), (ROWS as usize, ROWS as usize), "stored is said once for each");
+    }
+    assert_eq!(count(&server, "select count(*) from events").await, i64::from(MONTHS * ROWS));
+    assert_eq!(count(&server, "select count(distinct id) from events").await, i64::from(MONTHS * ROWS));
+    assert_eq!(count(&server, "select count(*) from events_default").await, 0, "each is in its month");
+    drop(batcher);
+    writers.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_a_month_whose_partition_is_being_made_is_tried_again() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut sink = store.event_sink();
+    let (here, stray) = (row(1), stray(0, 1, 0));
+    // What stands between the proof that there is nothing of the month and its partition.
+    tokio::task::block_in_place(|| {
+        server.sql(
+            "alter table events_default add constraint events_2040_01_gap \
+             check (timestamp < '2040-01-01+00' or timestamp >= '2040-02-01+00') not valid",
+        )
+    });
+    for _ in 0..2 {
+        assert!(matches!(sink.write(&[&here, &stray]).await, Err(Failure::Transient(_))), "it is no fault of the row");
+    }
+    tokio::task::block_in_place(|| server.sql("alter table events_default drop constraint events_2040_01_gap"));
+    assert_eq!(sink.write(&[&here, &stray]).await, Ok(vec![Fate::Stored; 2]));
+}
+
+/// A row of January of 2040 or a year after it, for which there is no partition yet.
+fn stray(year: u32, number: u32, later_us: i64) -> EventRow {
+    const JANUARY_2040_US: i64 = 2_208_988_800_000_000;
+    const YEAR_US: i64 = 365 * 86_400_000_000 + 86_400_000_000 / 4;
+    let row = row(1_000_000 + year * 10_000 + number);
+    let timestamp_us = JANUARY_2040_US + i64::from(year) * YEAR_US + 86_400_000_000 + i64::from(number);
+    EventRow { timestamp_us, received_at_us: row.received_at_us + later_us, ..row }
+}
+
+/// Moves the rows of a month from the default partition into one of its own, as retention does it.
+async fn make_partition(connection: &mut PgConnection, month: &str) -> String {
+    loop {
+        let made = sqlx::query_scalar("select make_partition('events', $1::timestamp, 2000, 33554432)").bind(month);
+        match made.fetch_one(&mut *connection).await {
+            Ok(made) => return made,
+            // A writer was in the way.
+            Err(error) => assert_eq!(error.as_database_error().and_then(|it| it.code()).as_deref(), Some("40P01")),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_killed_is_taken_up_again() {
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits = Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000 };
+    let limits =
+        Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let before = batcher.submit(vec![row(0)], None).expect("room");
     assert_eq!(before.await.expect("receipt"), [Fate::Stored]);

@@ -7,6 +7,10 @@
 //!
 //! A batch that fails for a passing reason is tried again whole, for as long as somebody waits for one of its parcels.
 //! A batch that is refused for its data is split in halves until the bad item stands alone; only that item is refused.
+//!
+//! When more comes than can be written, parcels are refused as soon as the oldest one has waited for a part of its time.
+//! A queue that only filled up would hand each parcel to its writer when its sender is about to give up, and nearly all
+//! work would be for nobody.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,11 +18,13 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -29,6 +35,9 @@ use crate::share::{Held, Waiting};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
+/// How often a full queue is searched for parcels that nobody waits for any more. Each search looks at all of them, under
+/// the lock that the writers need.
+const SWEEP_EVERY: Duration = Duration::from_millis(10);
 
 /// Where a writer task puts its batches. Each task owns one, and so its connection.
 pub trait Sink: Send + 'static {
@@ -40,6 +49,9 @@ pub trait Sink: Send + 'static {
     /// A later call may bring the same items again: after a failure, the sink cannot know whether the batch is there.
     /// A sink must not write them twice, and must say [`Fate::Stored`] for those that its own former try has written.
     fn write(&mut self, items: &[&Self::Item]) -> impl Future<Output = Result<Vec<Fate>, Failure>> + Send;
+
+    /// The batch is over, however it ended: none of its items comes again.
+    fn batch_ended(&mut self);
 }
 
 /// How one item ended.
@@ -89,11 +101,14 @@ pub struct Limits {
     pub age: Duration,
     /// Parcels that may wait.
     pub parcels_max: usize,
+    /// How long a parcel may wait while others are written. Once one has waited longer, no more are taken of whoever fills
+    /// the queue, and after twice that time of nobody who has any there; but for those that nobody waits for.
+    pub wait: Duration,
 }
 
 /// A parcel that was not taken, with its items.
 pub enum Refused<T> {
-    /// As many parcels wait as may.
+    /// As many parcels wait as may, or one has waited for too long.
     Full(Vec<T>),
     /// The batcher is closed.
     Closed(Vec<T>),
@@ -124,8 +139,12 @@ pub struct Figures {
     pub retries: AtomicU64,
     /// Times that a batch was refused for its data and split in halves.
     pub splits: AtomicU64,
-    /// Parcels that were not taken, because the queue was full.
+    /// Parcels that were not taken, because the queue was full or slow.
     pub parcels_refused: AtomicU64,
+    /// Items that the sink cannot hold and that nobody waits for: there is no receipt to say so.
+    pub refused_unheard: AtomicU64,
+    /// Batches that a panic ended. Their parcels got no receipt.
+    pub broken: AtomicU64,
 }
 
 impl Default for Figures {
@@ -138,6 +157,8 @@ impl Default for Figures {
             retries: AtomicU64::new(0),
             splits: AtomicU64::new(0),
             parcels_refused: AtomicU64::new(0),
+            refused_unheard: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
         }
     }
 }
@@ -210,21 +231,21 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
     /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
     /// is, and nobody may fill the queue alone.
-    pub fn submit(&self, items: Vec<T>, room: Option<Held>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    pub fn submit(&self, items: Vec<T>, room: Option<Arc<Held>>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
         self.put(items, room, Some(receipt))?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
-    pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Held>) -> Result<(), Refused<T>> {
+    pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Arc<Held>>) -> Result<(), Refused<T>> {
         self.put(items, room, None)
     }
 
     fn put(
         &self,
         items: Vec<T>,
-        room: Option<Held>,
+        room: Option<Arc<Held>>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
@@ -241,16 +262,15 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            let parcels_max = shared.limits.parcels_max;
-            if !queue.has_place(room.as_ref(), parcels_max) {
-                queue.drop_abandoned();
-                if !queue.has_place(room.as_ref(), parcels_max) {
-                    shared.figures.parcels_refused.fetch_add(1, Relaxed);
-                    return Err(Refused::Full(items));
-                }
+            let since = Instant::now();
+            let slow = receipt.is_some() && queue.is_slow(room.as_deref(), shared.limits.wait, since);
+            if slow || !queue.make_place(room.as_deref(), shared.limits.parcels_max, since) {
+                shared.figures.parcels_refused.fetch_add(1, Relaxed);
+                return Err(Refused::Full(items));
             }
-            let waiting = room.as_ref().map(Held::wait);
-            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), waiting, _room: room });
+            let waiting = room.as_deref().map(Held::wait);
+            let taken_before = queue.taken;
+            queue.push(Parcel { items, bytes, receipt, since, taken_before, waiting, _room: room });
         }
         shared.changed.notify_one();
         Ok(())
@@ -297,10 +317,12 @@ struct Parcel<T> {
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
+    /// What the queue counted as taken when it came.
+    taken_before: u64,
     /// Its place in the queue, counted for whose it is; given up when it leaves the queue.
     waiting: Option<Waiting>,
-    /// Released with the parcel: the bytes are then no longer in flight.
-    _room: Option<Held>,
+    /// Held with the parcel, and perhaps with others of its request: until the last is gone, the bytes are in flight.
+    _room: Option<Arc<Held>>,
 }
 
 impl<T> Parcel<T> {
@@ -315,12 +337,21 @@ struct Queue<T> {
     items: usize,
     bytes: usize,
     flushing: usize,
+    /// Parcels of the batches that are being written.
+    writing: usize,
+    /// Parcels that were ever taken for writing.
+    taken: u64,
     closed: bool,
+    /// When a batch was last written.
+    written: Option<Instant>,
+    /// When the queue was last searched for what nobody waits for.
+    swept: Option<Instant>,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { parcels: VecDeque::new(), items: 0, bytes: 0, flushing: 0, closed: false }
+        let (parcels, items, bytes) = (VecDeque::new(), 0, 0);
+        Queue { parcels, items, bytes, flushing: 0, writing: 0, taken: 0, closed: false, written: None, swept: None }
     }
 }
 
@@ -344,11 +375,41 @@ impl<T> Queue<T> {
         waiting < parcels_max && room.is_none_or(|room| room.may_wait(waiting, parcels_max))
     }
 
-    /// Only when there is no place: it looks at every parcel.
-    fn drop_abandoned(&mut self) {
+    /// The same; if there is none, looks for parcels that have been given up first, but not each time.
+    fn make_place(&mut self, room: Option<&Held>, parcels_max: usize, now: Instant) -> bool {
+        if self.has_place(room, parcels_max) {
+            return true;
+        }
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_EVERY) {
+            return false;
+        }
+        self.swept = Some(now);
         self.parcels.retain(|parcel| !parcel.abandoned());
         self.items = self.parcels.iter().map(|parcel| parcel.items.len()).sum();
         self.bytes = self.parcels.iter().map(|parcel| parcel.bytes).sum();
+        self.has_place(room, parcels_max)
+    }
+
+    /// Whether more comes than can be written: somebody has waited for longer than `wait` although batches are written, and
+    /// so would whoever comes now. While none is written, the sink is away and may be back at once, so that waiting is
+    /// worth it. Up to twice that wait it is not slow for an application that has no more than half of what waits and is
+    /// written, and never for one that has nothing waiting: they do not pay for the one that fills the queue.
+    fn is_slow(&mut self, room: Option<&Held>, wait: Duration, now: Instant) -> bool {
+        while self.parcels.front().is_some_and(Parcel::abandoned) {
+            self.pop();
+        }
+        let Some(oldest) = self.parcels.front() else { return false };
+        let age = |since: Instant| now.saturating_duration_since(since);
+        let waited = age(oldest.since);
+        if waited <= wait || self.written.is_none_or(|written| age(written) > wait) {
+            return false;
+        }
+        // As many were before the oldest one when it came as were taken since.
+        let before = (self.taken - oldest.taken_before).max(1);
+        let expected = waited.mul_f64(self.parcels.len() as f64 / before as f64);
+        let all = self.parcels.len() + self.writing;
+        let own = room.map_or(all, Held::waiting);
+        expected > wait && own > 0 && (own * 2 > all || expected > wait * 2)
     }
 
     /// Takes the oldest parcels that make a batch together; at least one, if any is wanted.
@@ -402,7 +463,8 @@ impl<T> Shared<T> {
                     if more {
                         self.changed.notify_one();
                     }
-                    return Some((batch, Flushing(self)));
+                    let flushing = Flushing { shared: self, parcels: batch.len(), written: false };
+                    return Some((batch, flushing));
                 }
                 Look::End => return None,
                 Look::Wait(due) => due,
@@ -433,6 +495,8 @@ impl<T> Shared<T> {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         }
         queue.flushing += 1;
+        queue.writing += batch.len();
+        queue.taken += batch.len() as u64;
         Look::Batch(batch, !queue.parcels.is_empty())
     }
 }
@@ -444,21 +508,40 @@ enum Look<T> {
     End,
 }
 
-/// A flush under way; ends with the guard, also when the sink panics.
-struct Flushing<'a, T>(&'a Shared<T>);
+/// A flush under way; ends with the guard, also when the task does.
+struct Flushing<'a, T> {
+    shared: &'a Shared<T>,
+    parcels: usize,
+    /// Whether anything of it was written.
+    written: bool,
+}
 
 impl<T> Drop for Flushing<'_, T> {
     fn drop(&mut self) {
-        self.0.lock().flushing -= 1;
+        let mut queue = self.shared.lock();
+        queue.flushing -= 1;
+        queue.writing -= self.parcels;
+        if self.written {
+            queue.written = Some(Instant::now());
+        }
     }
 }
 
 async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
-    while let Some((batch, flushing)) = shared.next().await {
+    while let Some((batch, mut flushing)) = shared.next().await {
         let began = Instant::now();
         let flush = Flush::new(shared.name, batch, &shared.figures);
         shared.figures.batch_items.record(flush.places.len() as u64);
-        flush.run(&mut sink).await;
+        // What a panic leaves of the batch goes, and its receipts with it: those who wait learn that nobody knows. The sink
+        // is as it is after a write that was given up at any point.
+        match AssertUnwindSafe(flush.run(&mut sink)).catch_unwind().await {
+            Ok(written) => flushing.written = written,
+            Err(_) => {
+                shared.figures.broken.fetch_add(1, Relaxed);
+                error!(batcher = shared.name, "a batch broke off, which is a fault of the gateway; the writer goes on");
+            }
+        }
+        sink.batch_ended();
         shared.figures.flush_us.record_time(began.elapsed());
         // Only now: whoever looks next, which is this task, sees that the flush has ended.
         drop(flushing);
@@ -495,8 +578,9 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         Flush { name, figures, parcels, places }
     }
 
-    /// Ends when every item has its fate or nobody waits for it.
-    async fn run<S: Sink<Item = T>>(mut self, sink: &mut S) {
+    /// Ends when every item has its fate or nobody waits for it. Says whether anything was written.
+    async fn run<S: Sink<Item = T>>(mut self, sink: &mut S) -> bool {
+        let mut written = false;
         let mut todo: Vec<Range<usize>> = Vec::new();
         todo.push(0..self.places.len());
         let mut pause = RETRY_FIRST;
@@ -511,6 +595,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
             let result = sink.write(&items).await;
             match result {
                 Ok(fates) => {
+                    written = true;
                     self.figures.commit_us.record_time(began.elapsed());
                     if fates.len() != wanted.len() {
                         // A receipt that never comes is better than one that may be wrong.
@@ -544,6 +629,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                 }
             }
         }
+        written
     }
 
     /// The item, unless its parcel is answered or abandoned.
@@ -565,6 +651,10 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         let (parcel, item) = self.places[place];
         let open = &mut self.parcels[parcel];
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
+        let unheard = open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
+        if unheard && matches!(fate, Fate::Refused { .. }) {
+            self.figures.refused_unheard.fetch_add(1, Relaxed);
+        }
         open.fates[item] = Some(fate);
         open.missing -= 1;
         if open.missing > 0 {

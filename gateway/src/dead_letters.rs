@@ -37,9 +37,9 @@ impl DeadLetters {
         self.batcher.close();
     }
 
-    /// How many rejected events were not kept, for want of room.
+    /// How many rejected events were not kept, for want of room or because Postgres refused the row.
     pub fn trimmed(&self) -> u64 {
-        self.trimmed.load(Ordering::Relaxed)
+        self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().refused_unheard.load(Ordering::Relaxed)
     }
 
     /// The queue and its writers.
@@ -55,7 +55,7 @@ impl DeadLetters {
             let count = parcel.len() as u64;
             let kept = self
                 .room_for(&parcel, share)
-                .is_some_and(|room| self.batcher.submit_unanswered(parcel, Some(room)).is_ok());
+                .is_some_and(|room| self.batcher.submit_unanswered(parcel, Some(Arc::new(room))).is_ok());
             if !kept {
                 self.trimmed.fetch_add(count, Ordering::Relaxed);
             }
@@ -68,21 +68,22 @@ impl DeadLetters {
         room.grow_to(bytes).then_some(room)
     }
 
-    /// Keeps quarantined events; returns after their commit.
+    /// Keeps quarantined events; returns after their commit. `room` is that of the request that they came with.
     ///
     /// # Errors
     ///
-    /// [`Refusal::DatabaseAway`], [`Refusal::Draining`], or [`Refusal::Internal`] when Postgres refuses the dead letter.
-    pub async fn keep(&self, mut letters: Vec<DeadLetter>) -> Result<(), Refusal> {
+    /// [`Refusal::DatabaseAway`], or [`Refusal::Internal`] when Postgres refuses the dead letter.
+    pub async fn keep(&self, mut letters: Vec<DeadLetter>, room: Option<Arc<Held>>) -> Result<(), Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
             let rest = letters.split_off(letters.len().min(self.parcel_max));
             let parcel = std::mem::replace(&mut letters, rest);
             // Other events of the request may be stored by now, so this is not the refusal that says that none is.
-            receipts.push(self.batcher.submit(parcel, None).map_err(|_| Refusal::DatabaseAway)?);
+            receipts.push(self.batcher.submit(parcel, room.clone()).map_err(|_| Refusal::DatabaseAway)?);
         }
         for receipt in receipts {
-            for fate in receipt.await.map_err(|_| Refusal::Draining)? {
+            // Without a receipt nobody knows: the rows may be committed.
+            for fate in receipt.await.map_err(|_| Refusal::DatabaseAway)? {
                 if let Fate::Refused { code, message } = fate {
                     tracing::error!(code, message, "Postgres refuses a dead letter");
                     return Err(Refusal::Internal);
@@ -90,5 +91,71 @@ impl DeadLetters {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::batch::{Failure, Limits, Sink};
+    use crate::event::Reason;
+
+    /// A database that never answers.
+    struct Never;
+
+    impl Sink for Never {
+        type Item = DeadLetter;
+
+        async fn write(&mut self, _: &[&DeadLetter]) -> Result<Vec<Fate>, Failure> {
+            std::future::pending().await
+        }
+
+        fn batch_ended(&mut self) {}
+    }
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            id: Uuid::from_u128(1),
+            received_at_us: 0,
+            reason: Reason::Quarantined,
+            code: "trap".to_owned(),
+            detail: String::new(),
+            violations: Vec::new(),
+            application_id: 1,
+            module: None,
+            event_id: None,
+            session_id: None,
+            category: None,
+            name: None,
+            raw: Bytes::new(),
+            raw_bytes: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn quarantined_events_hold_the_room_of_their_request_until_they_are_kept() {
+        let second = Duration::from_secs(1);
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 10, wait: second };
+        let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
+        let letters = DeadLetters::new(batcher, 1, 1_000, 100);
+        let (in_flight, share) = (Budget::new(100, 100), Arc::default());
+        let mut room = Held::none(&in_flight, &share);
+        assert!(room.grow_to(40));
+        {
+            let mut keep = pin!(letters.keep(vec![letter(), letter()], Some(Arc::new(room))));
+            assert!(keep.as_mut().now_or_never().is_none(), "their commit is waited for");
+            assert_eq!((in_flight.free(), share.waiting()), (60, 2));
+        }
+        assert_eq!(in_flight.free(), 60, "the request was given up, and its letters are still in memory");
+        drop(letters);
+        writers.drain(Duration::ZERO).await;
+        assert_eq!((in_flight.free(), share.waiting()), (100, 0));
     }
 }

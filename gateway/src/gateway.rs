@@ -26,7 +26,7 @@ use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
 use crate::server::{Connections, Doors, Listener, ServerLimits};
 use crate::share::Budget;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::tally::Tallies;
 use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
@@ -128,6 +128,7 @@ impl Gateway {
             bytes_max: config.batch_bytes_max,
             age: Duration::from_millis(config.batch_age_ms),
             parcels_max: config.queue_parcels_max,
+            wait: queue_wait(&config),
         };
         let sinks = (0..config.writers).map(|_| store.event_sink()).collect();
         let (events, event_writers) = Batcher::start("events", limits, sinks);
@@ -183,6 +184,25 @@ impl Gateway {
         }
     }
 
+    /// Brings up the schema of the embedded Postgres, where nobody has registered an application yet and only this machine
+    /// can call. A server that dies meanwhile is started again, so it is asked again.
+    async fn prepare_own(&self) -> Result<(), store::Error> {
+        let once = async || {
+            self.store.migrate().await?;
+            self.store.ensure_local_application().await?;
+            self.trust.refresh(&self.store).await
+        };
+        while let Err(error) = once().await {
+            if !matches!(error, store::Error::Away(_) | store::Error::Slow(_)) {
+                return Err(error);
+            }
+            tracing::warn!(%error, "the embedded Postgres is not ready; trying again until it is");
+            tokio::time::sleep(DATABASE_RETRY).await;
+        }
+        self.migrated.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Brings the schema up as soon as the database is there, then keeps the tables within their bounds.
     async fn tend_database(self: Arc<Self>, stop: CancellationToken) {
         let tend = async {
@@ -232,6 +252,11 @@ impl Gateway {
             () = fold => {}
         }
     }
+}
+
+/// How long a request may wait for a writer under overload: the rest of its time to answer is for the write.
+fn queue_wait(config: &Config) -> Duration {
+    Duration::from_millis(config.answer_ms) * config.queue_wait_percent / 100
 }
 
 fn live_limits(config: &Config) -> live::Limits {
@@ -291,7 +316,11 @@ pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -
     warn_of_open_doors(&config, listener.address());
     let own = match &config.database_url {
         Some(_) => None,
-        None => Some(Postgres::start(&config.postgres_options()).await?),
+        // Told to stop meanwhile: what was begun ends as it is dropped.
+        None => match shutdown.run_until_cancelled(Postgres::start(&config.postgres_options())).await {
+            Some(own) => Some(own?),
+            None => return Ok(()),
+        },
     };
     let sockets = Sockets { listener, monitoring, tls };
     let served = serve_on(sockets, config, own.as_ref(), migrate, shutdown).await;
@@ -355,11 +384,11 @@ async fn serve_on(
     let counted = (listener.connections(), Arc::clone(&doors));
     let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), counted)?;
     if own.is_some() {
-        // Here nobody has registered an application yet, and only this machine can call.
-        gateway.store.migrate().await.context("the schema of the embedded Postgres")?;
-        gateway.migrated.store(true, Ordering::Relaxed);
-        gateway.store.ensure_local_application().await?;
-        gateway.trust.refresh(&gateway.store).await?;
+        let Some(prepared) = shutdown.run_until_cancelled(gateway.prepare_own()).await else {
+            gateway.validators.stop().await;
+            return Ok(());
+        };
+        prepared.context("the schema of the embedded Postgres")?;
     }
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();

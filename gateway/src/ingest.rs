@@ -3,6 +3,7 @@
 //! and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -87,9 +88,11 @@ async fn process(
     };
     let count = elements.len();
     application.take(count)?;
-    let mut sending = Sending::new(gateway, application, count, single);
+    // What is in memory from here on is in the elements, and ends with the last row that shares it.
+    drop(body);
+    let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
     sending.judge(elements).await?;
-    sending.store(room).await?;
+    sending.store().await?;
     let watched = sending.watched.take();
     let outcomes = sending.bury().await?;
     if let Some(watched) = watched {
@@ -108,6 +111,9 @@ struct Sending<'a> {
     application: &'a Application,
     /// It is one event, and no list of them.
     single: bool,
+    /// The request's share of what may be in flight. Each parcel holds it too, since a writer may still have one after the
+    /// request was given up.
+    room: Option<Arc<Held>>,
     /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
     received_at_us: i64,
     /// One place for each event; filled as its outcome is known.
@@ -125,11 +131,18 @@ struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn new(gateway: &'a Gateway, application: &'a Application, count: usize, single: bool) -> Self {
+    fn new(
+        gateway: &'a Gateway,
+        application: &'a Application,
+        count: usize,
+        single: bool,
+        room: Option<Arc<Held>>,
+    ) -> Self {
         Self {
             gateway,
             application,
             single,
+            room,
             received_at_us: gateway.clock.reserve_us(count),
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
             accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
@@ -316,7 +329,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Hands the accepted events to the writers and waits for their receipts.
-    async fn store(&mut self, mut room: Option<Held>) -> Result<(), Refusal> {
+    async fn store(&mut self) -> Result<(), Refusal> {
         let (rows, places) = std::mem::take(&mut self.accepted);
         if rows.is_empty() {
             return Ok(());
@@ -331,19 +344,19 @@ impl<'a> Sending<'a> {
             let tail = rest.split_off(rest.len().min(parcel_events_max));
             let parcel = std::mem::replace(&mut rest, tail);
             let count = parcel.len();
-            // The body is freed with its last parcel, so its share of what may be in flight travels with that one.
-            let share = if rest.is_empty() { room.take() } else { room.as_ref().map(Held::another) };
             let first = receipts.is_empty();
-            let receipt = self.gateway.events.submit(parcel, share).map_err(|refused| match refused {
+            let receipt = self.gateway.events.submit(parcel, self.room.clone()).map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
-                Refused::Full(_) if !first => Refusal::DatabaseAway,
-                refused => refusal(refused),
+                _ if !first => Refusal::DatabaseAway,
+                Refused::Full(_) => Refusal::Overloaded,
+                Refused::Closed(_) => Refusal::Draining,
             })?;
             receipts.push((receipt, count));
         }
         let mut places = places.into_iter().zip(originals);
         for (receipt, count) in receipts {
-            let fates = receipt.await.map_err(|_| Refusal::Draining)?;
+            // Without a receipt nobody knows: the rows may be committed.
+            let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
             debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
             for (fate, (place, original)) in fates.into_iter().zip(&mut places) {
                 let Original { category, name, .. } = &original;
@@ -388,7 +401,7 @@ impl<'a> Sending<'a> {
             letters.keep_rejected(std::mem::take(&mut self.rejected), self.application.rejected_share());
         }
         if !self.quarantined.0.is_empty() {
-            letters.keep(std::mem::take(&mut self.quarantined.0)).await?;
+            letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take()).await?;
             self.tally.kept();
         }
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
@@ -453,11 +466,4 @@ fn of_event(letter: DeadLetter, event: Event, gateway: &Gateway) -> DeadLetter {
 /// Copied, so that a waiting dead letter does not hold its whole request in memory.
 fn cut(raw: Bytes, bytes_max: usize) -> Bytes {
     Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
-}
-
-fn refusal<T>(refused: Refused<T>) -> Refusal {
-    match refused {
-        Refused::Full(_) => Refusal::Overloaded,
-        Refused::Closed(_) => Refusal::Draining,
-    }
 }

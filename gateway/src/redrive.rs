@@ -256,7 +256,8 @@ impl Redrive<'_> {
             Refused::Full(_) => Refusal::Overloaded,
             Refused::Closed(_) => Refusal::Draining,
         })?;
-        let fates = receipt.await.map_err(|_| Refusal::Draining)?;
+        // Without a receipt nobody knows: the rows may be committed.
+        let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
         let mut marks = Vec::with_capacity(fates.len());
         for (place, fate) in at.into_iter().zip(fates) {
             match fate {

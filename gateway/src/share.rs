@@ -108,6 +108,11 @@ impl Held {
         own == 1 || self.budget.fair(own, most.saturating_sub(waiting + 1))
     }
 
+    /// The application's parcels that wait.
+    pub fn waiting(&self) -> usize {
+        self.share.waiting()
+    }
+
     /// A place in the queue for one parcel of the application.
     pub fn wait(&self) -> Waiting {
         self.share.waiting.fetch_add(1, Ordering::Relaxed);

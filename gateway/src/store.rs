@@ -16,9 +16,9 @@ mod write;
 
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
@@ -35,9 +35,17 @@ pub use write::{DeadLetterSink, EventSink};
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
 /// longer one would leave a database that is back unseen for longer.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// Longest time for the changes of the schema that are missing: that of a large table takes long. A server that hangs
+/// holds up only a gateway that has something to change.
+const MIGRATE_TIME: Duration = Duration::from_secs(900);
+/// Longest time for making partitions ahead: nearly always they are there, and else each is tried a few times.
+const AHEAD_TIME: Duration = Duration::from_secs(60);
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
+/// How long a connection that comes back to its pool may take to show that it is in step. One that a read has given up
+/// may never answer again, and would keep its place.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
 const AHEAD_MONTHS: u32 = 2;
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
@@ -66,7 +74,7 @@ pub enum Error {
     Refused(#[source] sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the migration failed: {0}")]
-    Migrate(#[from] MigrateError),
+    Migrate(#[source] MigrateError),
     /// An application of this name is there already.
     #[error("there is already an application named {0}")]
     ApplicationExists(String),
@@ -85,6 +93,43 @@ impl From<sqlx::Error> for Error {
             _ => Error::Refused(cause),
         }
     }
+}
+
+impl From<MigrateError> for Error {
+    fn from(cause: MigrateError) -> Error {
+        match cause {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if link::away(&cause) => {
+                Error::Away(cause)
+            }
+            cause => Error::Migrate(cause),
+        }
+    }
+}
+
+/// The schema's versions.
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
+/// Whether the schema has these versions and no others, so that there is nothing to change and nothing to complain of.
+async fn is_current(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    let applied: Result<Vec<(i64, Vec<u8>)>, _> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations where success order by version")
+            .fetch_all(pool)
+            .await;
+    let wanted = MIGRATOR.iter().map(|migration| (migration.version, &*migration.checksum));
+    match applied {
+        Ok(applied) => Ok(applied.iter().map(|(version, checksum)| (*version, &checksum[..])).eq(wanted)),
+        // The table of versions comes with the first of them.
+        Err(error) if link::words(&error).0 == "42P01" => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs a part of the work for no longer than `time`.
+async fn within<T, E>(time: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    Ok(timeout(time, work).await.map_err(|_| Error::Slow(time))??)
 }
 
 /// The database, or rather the way to it: nothing here needs it to be reachable before it is asked something.
@@ -122,6 +167,9 @@ impl Store {
                         Ok(())
                     })
                 })
+                .after_release(|connection, _| {
+                    Box::pin(async move { Ok(matches!(timeout(RELEASE_TIME, connection.ping()).await, Ok(Ok(())))) })
+                })
                 .connect_lazy_with(options.clone())
         };
         let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
@@ -136,14 +184,20 @@ impl Store {
 
     /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
     /// once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`] and [`Error::Slow`], after which it may go well; all others want somebody to look.
     pub async fn migrate(&self) -> Result<(), Error> {
         // A pool of one, because the compiler can prove that a task may run a migration on a pool, but not that it may
         // on a connection.
         let options = self.options.clone().application_name("eye migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
-        sqlx::migrate!("../migrations").run(&pool).await?;
+        if !within(CONNECT_TIME, is_current(&pool)).await? {
+            within(MIGRATE_TIME, MIGRATOR.run(&pool)).await?;
+        }
         let mut connection = pool.acquire().await?;
-        let left = partitions::make_ahead(&mut connection, AHEAD_MONTHS).await?;
+        let left = within(AHEAD_TIME, partitions::make_ahead(&mut connection, AHEAD_MONTHS)).await?;
         drop(connection);
         pool.close().await;
         if !left.is_empty() {

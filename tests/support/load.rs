@@ -53,14 +53,14 @@ pub(crate) fn id_of(number: u64) -> Uuid {
     Uuid::from_u128(BASE + u128::from(number))
 }
 
-/// Event `number`: whenever it is sent, it is the same.
+/// Event `number`: whenever it is sent, it is the same. One kind of five tells guests to misbehave.
 pub(crate) fn numbered(number: u64) -> Value {
     json!({
         "id": id_of(number),
         "session_id": Uuid::from_u128(BASE + 0xffff_0000_0000 + u128::from(number % SESSIONS)),
         "category": "load", "name": format!("kind {}", number % 5),
         "timestamp": format!("2021-01-01 09:{:02}:{:02}.{:06}", number / 60 % 60, number % 60, number % 1_000_000),
-        "data": {"n": number, "text": "grün"},
+        "data": {"n": number, "text": "grün", "misbehave": number % 5 == 4},
     })
 }
 
@@ -195,6 +195,13 @@ impl Ledger {
         entries.iter().filter(|(_, entry)| untold(entry)).map(|(number, _)| *number).collect()
     }
 
+    /// How many events were said to be there, and how many were refused.
+    pub(crate) fn there_and_refused(&self) -> (u64, u64) {
+        let entries = self.entries();
+        let count = |of: fn(&Entry) -> u32| entries.values().filter(|entry| of(entry) > 0).count() as u64;
+        (count(|entry| entry.stored + entry.duplicate), count(|entry| entry.quarantined + entry.rejected))
+    }
+
     /// Numbers of which `quarantined` was told.
     pub(crate) fn quarantined(&self) -> Vec<u64> {
         self.entries().iter().filter(|(_, entry)| entry.quarantined > 0).map(|(number, _)| *number).collect()
@@ -222,6 +229,29 @@ impl Ledger {
         println!("{}, {} rows, {} events", self.words(), found.len(), entries.len());
     }
 
+    /// Holds every answer that said `quarantined` against every dead letter. `letters` are lines of `id|n`, as [`LETTERS`]
+    /// gives them. There may be more than were told: each sending makes one, whether or not its answer arrives.
+    pub(crate) fn hold_against_letters(&self, letters: &str) {
+        let mut found: HashMap<u64, u32> = HashMap::new();
+        for line in letters.lines().filter(|line| !line.is_empty()) {
+            let (id, n) = line.split_once('|').expect("two columns");
+            let n: u64 = n.parse().expect("a number");
+            assert_eq!(id, id_of(n).to_string(), "a dead letter holds what was sent under its id");
+            *found.entry(n).or_default() += 1;
+        }
+        let entries = self.entries();
+        for (number, entry) in entries.iter() {
+            let kept = found.remove(number).unwrap_or_default();
+            let said = entry.quarantined;
+            assert!(kept >= said, "event {number} was said to be kept {said} times, and is there {kept} times");
+        }
+        assert!(found.is_empty(), "dead letters of events that were never sent: {found:?}");
+        let (said, rejected) = entries.values().fold((0, 0), |(said, rejected), entry| {
+            (said + u64::from(entry.quarantined), rejected + u64::from(entry.rejected))
+        });
+        println!("quarantined {said}, rejected {rejected}, {} dead letters", letters.lines().count());
+    }
+
     /// The counts so far.
     pub(crate) fn words(&self) -> String {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -238,6 +268,10 @@ impl Ledger {
 
 /// All rows, as [`Ledger::hold_against`] reads them.
 pub(crate) const ROWS: &str = "select id, data ->> 'n' from events";
+
+/// All quarantined events, as [`Ledger::hold_against_letters`] reads them.
+pub(crate) const LETTERS: &str =
+    "select event_id, convert_from(raw, 'UTF8')::json -> 'data' ->> 'n' from dead_letters where reason = 'quarantined'";
 
 /// The counts that differ from the rows, of each width of bucket, folded or not: there must be none, after anything. Other
 /// than rows, duplicates leave nothing that they could be held against.

@@ -138,6 +138,13 @@ impl Setup {
         gateway
     }
 
+    /// Starts it, and waits for nothing.
+    pub(crate) fn begin(self) -> Gateway {
+        let mut gateway = self.at_rest(folder());
+        gateway.begin();
+        gateway
+    }
+
     /// Everything for it, and no process yet.
     fn at_rest(self, folder: TempDir) -> Gateway {
         for (path, bytes) in &self.modules {
@@ -180,12 +187,29 @@ impl Gateway {
 
     /// Starts the program on the data that is there.
     pub(crate) async fn restart(&mut self) {
-        self.launch().await;
-        eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+        self.begin();
+        self.is_ready().await;
     }
 
     /// Starts the program, and waits only until it listens.
     pub(crate) async fn launch(&mut self) {
+        self.begin();
+        self.listens().await;
+    }
+
+    /// Waits until it listens.
+    async fn listens(&mut self) {
+        self.address = eventually("the gateway listens", async || self.announced("the gateway listens")).await;
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn is_ready(&mut self) {
+        self.listens().await;
+        eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+    }
+
+    /// Starts the program, and waits for nothing.
+    pub(crate) fn begin(&mut self) {
         let mut child = self.command().spawn().expect("the built program");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::clone(&self.log);
@@ -196,7 +220,6 @@ impl Gateway {
             }
         });
         self.process = Some(child);
-        self.address = eventually("the gateway listens", async || self.announced("the gateway listens")).await;
     }
 
     /// Where it listens: address and port.

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -8,73 +8,123 @@ use crate::share::{Budget, Share};
 #[derive(Clone, Debug)]
 struct Item {
     key: u32,
+    /// No two items have the same.
+    serial: u32,
     poison: bool,
 }
 
 impl Weigh for Item {
     fn bytes(&self) -> usize {
-        10
+        1 + self.key as usize % 20
     }
 }
 
-/// A table in memory that fails as told, and remembers what it was given.
+fn bytes(items: &[Item]) -> usize {
+    items.iter().map(Weigh::bytes).sum()
+}
+
+/// A table in memory that remembers what it was given.
 #[derive(Default)]
 struct Table {
-    rows: HashSet<u32>,
+    /// Each key with the item that wrote it.
+    rows: HashMap<u32, u32>,
     largest: usize,
+    largest_bytes: usize,
     writes: usize,
     most_at_once: usize,
     at_once: usize,
 }
 
+/// How a write ends.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Well,
+    Away,
+    /// The items are written, and the answer gets lost.
+    Unseen,
+    /// The writer panics before anything is written.
+    Broken,
+}
+
+use How::{Away, Broken, Unseen, Well};
+
+/// Fails as told.
 struct Faulty {
     table: Arc<Mutex<Table>>,
-    /// Each write takes the next of these, round and round: how long it takes, and whether it fails.
-    script: Vec<(u64, bool)>,
+    /// Each write takes the next of these, round and round: how long it takes, and how it ends.
+    script: Vec<(u64, How)>,
     next: usize,
+    /// Items of the batch under way, and of those that are over.
+    seen: HashSet<u32>,
+    over: HashSet<u32>,
 }
 
 impl Sink for Faulty {
     type Item = Item;
 
     async fn write(&mut self, items: &[&Item]) -> Result<Vec<Fate>, Failure> {
-        let (delay, fails) = self.script[self.next % self.script.len()];
+        let (delay, how) = self.script[self.next % self.script.len()];
         self.next += 1;
+        self.seen.extend(items.iter().map(|item| item.serial));
+        assert!(self.seen.is_disjoint(&self.over), "what comes again is of the same batch");
         {
             let mut table = self.table.lock().expect("lock");
             table.writes += 1;
             table.at_once += 1;
             table.most_at_once = table.most_at_once.max(table.at_once);
             table.largest = table.largest.max(items.len());
+            table.largest_bytes = table.largest_bytes.max(items.iter().map(|item| item.bytes()).sum());
         }
         sleep(Duration::from_millis(delay)).await;
         let mut table = self.table.lock().expect("lock");
         table.at_once -= 1;
-        if fails {
-            return Err(Failure::Transient("away".to_owned()));
+        match how {
+            Away => return Err(Failure::Transient("away".to_owned())),
+            Broken => {
+                drop(table);
+                panic!("as the script says");
+            }
+            Well | Unseen => {}
         }
         if items.iter().any(|item| item.poison) {
             return Err(Failure::Data { code: "22P02".to_owned(), message: "bad".to_owned() });
         }
         let fate = |item: &&Item| {
-            if table.rows.insert(item.key) { Fate::Stored } else { Fate::Duplicate }
+            let writer = *table.rows.entry(item.key).or_insert(item.serial);
+            if writer == item.serial { Fate::Stored } else { Fate::Duplicate }
         };
-        Ok(items.iter().map(fate).collect())
+        let fates = items.iter().map(fate).collect();
+        if matches!(how, Unseen) { Err(Failure::Transient("no answer".to_owned())) } else { Ok(fates) }
+    }
+
+    fn batch_ended(&mut self) {
+        self.over.extend(self.seen.drain());
     }
 }
 
 fn limits(events_max: usize) -> Limits {
-    Limits { events_max, bytes_max: events_max * 10, age: Duration::from_millis(5), parcels_max: 100_000 }
+    let (age, wait) = (Duration::from_millis(5), Duration::from_secs(3_600));
+    Limits { events_max, bytes_max: events_max * 20, age, parcels_max: 100_000, wait }
 }
 
-fn sinks(count: usize, script: &[(u64, bool)]) -> (Vec<Faulty>, Arc<Mutex<Table>>) {
+fn sinks(count: usize, script: &[(u64, How)]) -> (Vec<Faulty>, Arc<Mutex<Table>>) {
     let table = Arc::new(Mutex::new(Table::default()));
-    let sink = |next| Faulty { table: Arc::clone(&table), script: script.to_vec(), next };
+    let sink = |next| Faulty {
+        table: Arc::clone(&table),
+        script: script.to_vec(),
+        next,
+        seen: HashSet::new(),
+        over: HashSet::new(),
+    };
     ((0..count).map(sink).collect(), table)
 }
 
 fn item(key: u32) -> Item {
-    Item { key, poison: false }
+    Item { key, serial: key, poison: false }
+}
+
+fn keys(table: &Mutex<Table>) -> HashSet<u32> {
+    table.lock().expect("lock").rows.keys().copied().collect()
 }
 
 fn paused<T>(test: impl Future<Output = T>) -> T {
@@ -83,45 +133,52 @@ fn paused<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// A parcel: how long to wait before it is sent, its items, whether its receipt is dropped at once.
-type Sent = (u64, Vec<(u32, bool)>, bool);
+type Sent = (u64, Vec<Item>, bool);
 
-async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, bool)>, writers: usize, events_max: usize) {
+async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, How)>, writers: usize, limits: Limits) {
     let (sinks, table) = sinks(writers, &script);
-    let (batcher, tasks) = Batcher::start("test", limits(events_max), sinks);
+    let (batcher, tasks) = Batcher::start("test", limits, sinks);
     let share = Arc::<Share>::default();
     let in_flight = Budget::new(1_000, 100);
     let mut waiting = Vec::new();
-    let mut largest = events_max;
+    let (mut largest, mut largest_bytes) = (limits.events_max, limits.bytes_max);
     for (pause, items, abandoned) in parcels {
         sleep(Duration::from_millis(pause)).await;
         largest = largest.max(items.len());
-        let items: Vec<Item> = items.into_iter().map(|(key, poison)| Item { key, poison }).collect();
+        largest_bytes = largest_bytes.max(bytes(&items));
         let mut room = Held::none(&in_flight, &share);
         assert!(room.grow_to(1));
-        let receipt = batcher.submit(items.clone(), Some(room)).expect("room");
+        let receipt = batcher.submit(items.clone(), Some(Arc::new(room))).expect("room");
         if !abandoned {
             waiting.push((items, receipt));
         }
     }
-    let mut stored = HashSet::new();
+    let sent: usize = waiting.iter().map(|(items, _)| items.len()).sum();
+    let (mut stored, mut duplicate, mut dead) = (HashMap::new(), 0, 0);
     for (items, receipt) in waiting {
         let fates = receipt.await.expect("one receipt for each parcel");
         assert_eq!(fates.len(), items.len(), "one fate for each item");
+        let rows = &table.lock().expect("lock").rows;
         for (item, fate) in items.iter().zip(fates) {
+            let writer = rows.get(&item.key);
             match fate {
-                Fate::Stored => assert!(!item.poison && stored.insert(item.key), "stored once"),
-                Fate::Duplicate => assert!(!item.poison, "a bad item is never there"),
-                Fate::Refused { .. } => assert!(item.poison, "only the bad item is refused"),
+                Fate::Stored => assert_eq!(stored.insert(item.key, item.serial), None, "stored is said once"),
+                Fate::Duplicate => duplicate += 1,
+                Fate::Refused { .. } => dead += 1,
             }
+            assert_eq!(fate == Fate::Stored, writer == Some(&item.serial), "{item:?} {fate:?}: its own row or not");
+            assert_eq!(matches!(fate, Fate::Refused { .. }), writer.is_none(), "{item:?} {fate:?}: a row or none");
+            assert_eq!(item.poison, writer.is_none(), "only a bad item is refused");
         }
     }
+    assert_eq!(stored.len() + duplicate + dead, sent, "nothing vanishes");
     tasks.drain(Duration::from_secs(3_600)).await;
     assert_eq!((in_flight.free(), share.held(), share.waiting()), (1_000, 0, 0), "all room is back");
     assert_eq!(batcher.depth(), 0);
     assert!(matches!(batcher.submit(vec![item(1)], None), Err(Refused::Closed(items)) if items.len() == 1));
     let table = table.lock().expect("lock");
-    assert!(stored.is_subset(&table.rows), "what is said to be stored is there");
-    assert!(table.largest <= largest, "no batch is larger than its bound or its one parcel");
+    assert!(table.largest <= largest, "no batch has more items than its bound or its one parcel");
+    assert!(table.largest_bytes <= largest_bytes, "no batch has more bytes than its bound or its one parcel");
 }
 
 proptest! {
@@ -134,24 +191,32 @@ proptest! {
              proptest::bool::weighted(0.1)),
             0..60,
         ),
-        mut script in proptest::collection::vec((0_u64..30, proptest::bool::weighted(0.3)), 1..20),
+        mut script in proptest::collection::vec(
+            (0_u64..30, proptest::sample::select(&[Well, Well, Well, Away, Unseen][..])), 1..20,
+        ),
         writers in 1_usize..5,
         events_max in 1_usize..100,
+        bytes_max in 20_usize..2_000,
     ) {
         // At least one write in a round goes well, else nothing ever would.
-        script.push((1, false));
-        // A key is either good or bad, not both.
+        script.push((1, Well));
+        let mut serial = 0;
+        let mut item = |(key, poison)| {
+            serial += 1;
+            // A key is either good or bad, not both.
+            Item { key: key + if poison { 1_000 } else { 0 }, serial, poison }
+        };
         let parcels = parcels.into_iter().map(|(pause, items, abandoned)| {
-            (pause, items.into_iter().map(|(key, poison)| (key + if poison { 1_000 } else { 0 }, poison)).collect(), abandoned)
+            (pause, items.into_iter().map(&mut item).collect(), abandoned)
         }).collect();
-        paused(all_is_accounted_for(parcels, script, writers, events_max));
+        paused(all_is_accounted_for(parcels, script, writers, Limits { bytes_max, ..limits(events_max) }));
     }
 }
 
 #[test]
 fn an_idle_writer_starts_at_once_and_then_gathers() {
     paused(async {
-        let (sinks, table) = sinks(2, &[(3, false)]);
+        let (sinks, table) = sinks(2, &[(3, Well)]);
         let (batcher, tasks) = Batcher::start("test", limits(100), sinks);
         let start = Instant::now();
         let first = batcher.submit(vec![item(0)], None).expect("room");
@@ -171,7 +236,7 @@ fn an_idle_writer_starts_at_once_and_then_gathers() {
 #[test]
 fn a_second_writer_starts_when_the_batch_is_full_or_old() {
     paused(async {
-        let (sinks, table) = sinks(2, &[(100, false)]);
+        let (sinks, table) = sinks(2, &[(100, Well)]);
         let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
         let start = Instant::now();
         let mut receipts = vec![batcher.submit(vec![item(0)], None).expect("room")];
@@ -196,7 +261,7 @@ fn a_second_writer_starts_when_the_batch_is_full_or_old() {
 #[test]
 fn what_nobody_waits_for_is_not_written() {
     paused(async {
-        let (sinks, table) = sinks(1, &[(50, false)]);
+        let (sinks, table) = sinks(1, &[(50, Well)]);
         let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
         let first = batcher.submit(vec![item(0)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
@@ -205,21 +270,23 @@ fn what_nobody_waits_for_is_not_written() {
         first.await.expect("receipt");
         drop(batcher);
         tasks.drain(Duration::from_secs(1)).await;
-        assert_eq!(table.lock().expect("lock").rows, HashSet::from([0, 2]));
+        assert_eq!(keys(&table), HashSet::from([0, 2]));
     });
 }
 
 #[test]
 fn a_full_queue_refuses_and_makes_room_for_the_living() {
     paused(async {
-        let (sinks, _table) = sinks(1, &[(50, false)]);
+        let (sinks, _table) = sinks(1, &[(50, Well)]);
         let (batcher, tasks) = Batcher::start("test", Limits { parcels_max: 2, ..limits(10) }, sinks);
         let first = batcher.submit(vec![item(0)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
-        let dropped = batcher.submit(vec![item(1)], None).expect("room");
-        let kept = batcher.submit(vec![item(2)], None).expect("room");
+        let kept = batcher.submit(vec![item(1)], None).expect("room");
+        let dropped = batcher.submit(vec![item(2)], None).expect("room");
         assert!(matches!(batcher.submit(vec![item(3)], None), Err(Refused::Full(items)) if items.len() == 1));
         drop(dropped);
+        assert!(batcher.submit(vec![item(4)], None).is_err(), "the queue was searched just now");
+        sleep(SWEEP_EVERY).await;
         let late = batcher.submit(vec![item(4)], None).expect("the place of the one that was given up");
         for receipt in [first, kept, late] {
             assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
@@ -231,12 +298,121 @@ fn a_full_queue_refuses_and_makes_room_for_the_living() {
 #[test]
 fn a_drain_ends_at_its_limit() {
     paused(async {
-        let (sinks, _table) = sinks(2, &[(10, true)]);
+        let (sinks, _table) = sinks(2, &[(10, Away)]);
         let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
         let receipt = batcher.submit(vec![item(0)], None).expect("room");
         let start = Instant::now();
         tasks.drain(Duration::from_secs(2)).await;
         assert_eq!(start.elapsed().as_secs(), 2);
         assert!(receipt.await.is_err(), "given up");
+    });
+}
+
+#[test]
+fn an_overloaded_queue_answers_in_time_what_it_takes() {
+    const ANSWER: Duration = Duration::from_secs(1);
+    paused(async {
+        // A hundred items a second can be written, and three hundred come.
+        let (sinks, _table) = sinks(1, &[(100, Well)]);
+        let limits = Limits { wait: ANSWER / 4, ..limits(10) };
+        let (batcher, tasks) = Batcher::start("test", limits, sinks);
+        let (mut waiting, mut refused) = (JoinSet::new(), 0);
+        for key in 0..3_000 {
+            match batcher.submit(vec![item(key)], None) {
+                Ok(receipt) => drop(waiting.spawn(timeout(ANSWER, receipt))),
+                Err(_) => refused += 1,
+            }
+            sleep(Duration::from_micros(3_333)).await;
+        }
+        let (mut in_time, mut late) = (0, 0);
+        while let Some(answer) = waiting.join_next().await {
+            if answer.expect("a task").is_ok() { in_time += 1 } else { late += 1 }
+        }
+        assert!(in_time > 900, "{in_time} were answered in time, {late} too late, {refused} were refused at once");
+        assert_eq!(late, 0, "what is taken is answered in time");
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn who_sends_little_does_not_pay_for_who_makes_the_queue_slow() {
+    paused(async {
+        let (sinks, _table) = sinks(1, &[(100, Well)]);
+        let limits = Limits { wait: Duration::from_millis(250), ..limits(10) };
+        let (batcher, tasks) = Batcher::start("test", limits, sinks);
+        let budget = Budget::new(1, 75);
+        let room = |share: &Arc<Share>| Some(Arc::new(Held::none(&budget, share)));
+        let (greedy, modest) = (Arc::default(), Arc::default());
+        let (mut refused, mut refused_modest, mut waiting) = (0, 0, JoinSet::new());
+        for key in 0..3_000 {
+            match batcher.submit(vec![item(key)], room(&greedy)) {
+                Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
+                Err(_) => refused += 1,
+            }
+            // A tenth of the other's.
+            if key % 10 == 0 {
+                match batcher.submit(vec![item(10_000 + key)], room(&modest)) {
+                    Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
+                    Err(_) => refused_modest += 1,
+                }
+            }
+            sleep(Duration::from_micros(3_333)).await;
+        }
+        assert!(refused > 1_000, "{refused} of the greedy one's 3,000 were refused");
+        // At the beginning the queue is far too long before anybody has waited for long.
+        assert!(refused_modest < 15, "{refused_modest} of the modest one's 300 were refused");
+        while let Some(answer) = waiting.join_next().await {
+            assert!(answer.expect("a task").is_ok(), "what is taken is answered in time");
+        }
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn a_sink_that_is_away_is_waited_for() {
+    paused(async {
+        let (sinks, _table) = sinks(1, &[(10, Well), (500, Away), (500, Away), (10, Well)]);
+        let limits = Limits { wait: Duration::from_millis(100), ..limits(10) };
+        let (batcher, tasks) = Batcher::start("test", limits, sinks);
+        let first = batcher.submit(vec![item(0)], None).expect("room");
+        assert_eq!(first.await.expect("receipt"), [Fate::Stored]);
+        let mut receipts = Vec::new();
+        for key in 1..10 {
+            sleep(Duration::from_millis(100)).await;
+            receipts.push(batcher.submit(vec![item(key)], None).expect("it may be back at once"));
+        }
+        for receipt in receipts {
+            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+        }
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn a_writer_that_breaks_goes_on_with_the_next_batch() {
+    paused(async {
+        let (sinks, table) = sinks(1, &[(1, Broken), (1, Well)]);
+        let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
+        let lost = batcher.submit(vec![item(0)], None).expect("room");
+        assert!(lost.await.is_err(), "nobody knows what became of it");
+        let next = batcher.submit(vec![item(1)], None).expect("room");
+        assert_eq!(next.await.expect("receipt"), [Fate::Stored]);
+        assert_eq!(keys(&table), HashSet::from([1]));
+        assert_eq!(batcher.figures().broken.load(Relaxed), 1);
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn what_is_refused_unheard_is_counted() {
+    paused(async {
+        let (sinks, _table) = sinks(1, &[(1, Well)]);
+        let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
+        let bad = |key| Item { poison: true, ..item(key) };
+        batcher.submit_unanswered(vec![item(0), bad(1), bad(2)], None).expect("room");
+        let heard = batcher.submit(vec![bad(3)], None).expect("room");
+        assert!(matches!(heard.await.expect("receipt")[..], [Fate::Refused { .. }]));
+        assert_eq!(batcher.figures().refused_unheard.load(Relaxed), 2);
+        tasks.drain(Duration::from_secs(1)).await;
     });
 }

@@ -152,6 +152,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         bytes_max: config.batch_bytes_max,
         age: Duration::ZERO,
         parcels_max: 1,
+        wait: ERRAND_TIME,
     };
     let (events, writers): (Batcher<event::EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
     let clock = Clock::default();

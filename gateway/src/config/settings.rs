@@ -271,6 +271,12 @@ pub const SETTINGS: &[Setting] = &[
         "Requests that may wait for a writer. More are answered 503.",
     ),
     set(
+        "queue_wait_percent",
+        number(1, 45),
+        "25",
+        "How much of answer_ms a request may wait for a writer while others are written. Once one has waited longer, more are answered 503, first to the application that fills the queue, and after twice that wait to all.",
+    ),
+    set(
         "application_share_percent",
         number(1, 100),
         "75",
@@ -294,7 +300,7 @@ pub const SETTINGS: &[Setting] = &[
         "flush_ms",
         number(10, DAY_MS),
         "5000",
-        "Longest time for writing one batch. After it the connection is given up, and the batch written again.",
+        "Longest time for writing one batch on a database that is slow; one that was fast so far gets a second. After it the connection is given up, and the batch written again.",
     ),
     set(
         "dead_letter_raw_bytes_max",

@@ -64,7 +64,7 @@ metrics! {
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
         "Dead letters that were committed.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
-        "Rejected events that were not kept as dead letters, for want of room in the queue.";
+        "Rejected events that were not kept as dead letters, for want of room in the queue or because Postgres refused them.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]
         "Rows that this gateway removed, because they were too old or took too much room.";
     TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]
@@ -74,7 +74,7 @@ metrics! {
     QUEUE_OLDEST_SECONDS = Gauge "eye_queue_oldest_seconds" ["queue"]
         "How long the oldest of them has waited.";
     QUEUE_REFUSED = Counter "eye_queue_refused_parcels_total" ["queue"]
-        "Requests whose items were not taken, because the queue was full.";
+        "Requests whose items were not taken, because the queue was full or slow.";
     BATCH_ITEMS = Histogram "eye_batch_items" ["queue"]
         "Items of each batch.";
     FLUSH_SECONDS = Histogram "eye_flush_seconds" ["queue"]
@@ -85,6 +85,8 @@ metrics! {
         "Writes that failed for a passing reason and were tried again.";
     BATCH_SPLITS = Counter "eye_batch_splits_total" ["queue"]
         "Times that a batch was refused for its data and split in halves.";
+    BATCHES_BROKEN = Counter "eye_broken_batches_total" ["queue"]
+        "Batches that a fault of the gateway itself broke off.";
     IN_FLIGHT_BYTES = Gauge "eye_in_flight_bytes" []
         "Bytes of the bodies that are being read, judged or written.";
     IN_FLIGHT_BYTES_MAX = Gauge "eye_in_flight_max_bytes" []

@@ -245,10 +245,21 @@ pub(super) fn class(error: &sqlx::Error) -> Class {
     if error.severity() != PgSeverity::Error {
         return Class::Lost;
     }
-    class_of_code(error.code())
+    class_of(error.code(), error.constraint())
 }
 
-fn class_of_code(code: &str) -> Class {
+/// Whether this is said of the moment, by a server that is gone, or not there yet: the same words may go well later.
+pub(super) fn away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        _ => false,
+    }
+}
+
+fn class_of(code: &str, constraint: Option<&str>) -> Class {
     match code.get(..2).unwrap_or_default() {
         // Deadlock or serialization: another writer was in the way.
         "40" => Class::Again,
@@ -258,6 +269,8 @@ fn class_of_code(code: &str) -> Class {
         // table, resources, locks, shutdown, the machine. Perhaps another server answers the next connection.
         "08" | "25" | "28" | "3D" | "3F" | "42" | "53" | "55" | "57" | "58" => Class::Lost,
         _ if code == "23505" => Class::Unique,
+        // It is there only while a partition is being made, see `partitions.rs`.
+        _ if code == "23514" && constraint.is_some_and(|name| name.ends_with("_gap")) => Class::Again,
         _ => Class::Data,
     }
 }
@@ -277,12 +290,14 @@ mod tests {
     #[test]
     fn errors_are_sorted_by_sqlstate() {
         for code in ["08006", "25006", "28P01", "3D000", "42P01", "53100", "55P03", "57P01", "58030"] {
-            assert_eq!(class_of_code(code), Class::Lost, "{code}");
+            assert_eq!(class_of(code, None), Class::Lost, "{code}");
         }
-        assert_eq!(class_of_code("40P01"), Class::Again);
-        assert_eq!(class_of_code("23505"), Class::Unique);
+        assert_eq!(class_of("40P01", None), Class::Again);
+        assert_eq!(class_of("23505", Some("events_pkey")), Class::Unique);
+        assert_eq!(class_of("23514", Some("events_2030_01_gap")), Class::Again);
+        assert_eq!(class_of("23514", Some("events_data_check")), Class::Data);
         for code in ["22P02", "22003", "22021", "23514", "54000", "P0001", "XX000", ""] {
-            assert_eq!(class_of_code(code), Class::Data, "{code}");
+            assert_eq!(class_of(code, None), Class::Data, "{code}");
         }
         assert_eq!(class(&sqlx::Error::PoolTimedOut), Class::Lost);
     }

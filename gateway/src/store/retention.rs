@@ -59,11 +59,14 @@ pub struct Tending(PgConnection);
 impl Store {
     /// Takes the right to tend the tables. `None` while another gateway has it.
     pub async fn tend(&self) -> Result<Option<Tending>, Error> {
-        let mut connection = self.options.clone().application_name("eye retention").connect().await?;
-        let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
-            .fetch_one(&mut connection)
-            .await?;
-        Ok(mine.then_some(Tending(connection)))
+        self.ask(async {
+            let mut connection = self.options.clone().application_name("eye retention").connect().await?;
+            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
+                .fetch_one(&mut connection)
+                .await?;
+            Ok(mine.then_some(Tending(connection)))
+        })
+        .await
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -36,6 +36,11 @@ const WARY_BATCHES: u32 = 8;
 /// Longest wait for a connection. Short, because whoever waits for one that never answers does not see that the next
 /// one would: with the longest pause between tries, a server that is back is found within two seconds.
 const OPEN_MOST: Duration = Duration::from_millis(1_400);
+/// What a write gets on a server that has been fast so far. A connection that was lost without a word is noticed after
+/// this time, so it must leave room within two seconds for a new connection and the write.
+const FLUSH_FIRST: Duration = Duration::from_secs(1);
+/// A write gets so many times what the one before took, if that is more: a server that is slow is not one that is gone.
+const FLUSH_SLACK: u32 = 4;
 /// Each time-out doubles the time of the next try up to this, so that a slow server is not hammered for ever with
 /// batches that it can never finish.
 const FLUSH_MOST: Duration = Duration::from_secs(60);
@@ -201,6 +206,10 @@ impl Sink for EventSink {
     async fn write(&mut self, items: &[&EventRow]) -> Result<Vec<Fate>, Failure> {
         self.0.write(items).await
     }
+
+    fn batch_ended(&mut self) {
+        self.0.batch_ended();
+    }
 }
 
 /// Writes dead letters; one for each writer task.
@@ -211,6 +220,10 @@ impl Sink for DeadLetterSink {
 
     async fn write(&mut self, items: &[&DeadLetter]) -> Result<Vec<Fate>, Failure> {
         self.0.write(items).await
+    }
+
+    fn batch_ended(&mut self) {
+        self.0.batch_ended();
     }
 }
 
@@ -237,16 +250,28 @@ fn order<T: Table>(items: &[&T::Item]) -> Order {
     Order { rows, fates }
 }
 
+/// What a write gets after one that got `allowed` and took less. It comes down by halves, since a small batch says little
+/// of the next large one.
+fn allowed_after(took: Duration, allowed: Duration, flush_time: Duration) -> Duration {
+    (took * FLUSH_SLACK).max(allowed / 2).max(FLUSH_FIRST).min(flush_time)
+}
+
+/// What a write gets after one that got no answer.
+fn allowed_after_none(allowed: Duration, flush_time: Duration) -> Duration {
+    (allowed * 2).min(FLUSH_MOST.max(flush_time))
+}
+
 /// One writer's connection to the database and what it must remember between tries.
 pub(super) struct Writer<T: Table> {
     options: PgConnectOptions,
     flush_time: Duration,
+    /// What the next write gets.
     allowed: Duration,
     /// Taken out while a write runs: if the write breaks off at any point, the connection goes with it.
     link: Option<Link>,
     /// The server's side of the connection that was last in use.
     lost: Option<Backend>,
-    /// A commit was under way when a try broke off.
+    /// A commit of this batch was under way when a try broke off, so any row of it may be there already.
     uncertain: bool,
     /// Batches that still go the conflict path.
     wary: u32,
@@ -259,7 +284,7 @@ impl<T: Table> Writer<T> {
         Writer {
             options: options.application_name(&format!("eye writer {}", T::NAME)),
             flush_time,
-            allowed: flush_time,
+            allowed: FLUSH_FIRST.min(flush_time),
             link: None,
             lost: None,
             uncertain: false,
@@ -280,14 +305,14 @@ impl<T: Table> Writer<T> {
                 }
             },
         };
-        let allowed = self.allowed;
+        let (allowed, began) = (self.allowed, Instant::now());
         let Ok(result) = timeout(allowed, self.attempt(link, items)).await else {
-            self.allowed = (allowed * 2).min(FLUSH_MOST).max(self.flush_time);
+            self.allowed = allowed_after_none(allowed, self.flush_time);
             return Err(Failure::Transient(format!("no answer within {} ms", allowed.as_millis())));
         };
         match result {
             Ok(fates) => {
-                self.allowed = self.flush_time;
+                self.allowed = allowed_after(began.elapsed(), allowed, self.flush_time);
                 Ok(fates)
             }
             Err(cause) => {
@@ -306,14 +331,19 @@ impl<T: Table> Writer<T> {
         self.lost = Some(link.backend.clone());
         let repeat = self.uncertain;
         let result = self.store(&mut link, items, repeat).await;
-        match &result {
-            Ok(_) => self.uncertain = false,
-            Err(cause) if class(cause) != Class::Lost => self.uncertain = repeat,
+        if result.as_ref().is_err_and(|cause| class(cause) == Class::Lost) {
             // The connection is dropped, not closed in order: it may be out of step.
-            Err(_) => return result,
+            return result;
         }
+        // Also after a success: these may be only a part of the batch whose commit was lost from sight.
+        self.uncertain = repeat;
         self.link = Some(link);
         result
+    }
+
+    /// No item of the batch comes again, so nothing that is there now can be of a former try.
+    fn batch_ended(&mut self) {
+        self.uncertain = false;
     }
 
     async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, sqlx::Error> {
@@ -438,4 +468,29 @@ impl<T: Table> Writer<T> {
 async fn keys(connection: &mut PgConnection, query: &'static str) -> Result<HashSet<Key>, sqlx::Error> {
     let rows: Vec<(Uuid, DateTime<Utc>, Uuid)> = sqlx::query_as(query).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|(first, time, id)| (first, time.timestamp_micros(), id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_server_gets_time_and_a_fast_one_is_missed_soon() {
+        let (ms, flush_time) = (Duration::from_millis, Duration::from_secs(5));
+        assert_eq!(allowed_after_none(FLUSH_FIRST, flush_time), ms(2_000));
+        assert_eq!(
+            allowed_after(ms(1_500), ms(2_000), flush_time),
+            flush_time,
+            "four times 1.5 s is more than the bound"
+        );
+        assert_eq!(allowed_after(ms(700), ms(2_000), flush_time), ms(2_800));
+        let mut allowed = flush_time;
+        for wanted in [2_500, 1_250, 1_000, 1_000] {
+            allowed = allowed_after(ms(3), allowed, flush_time);
+            assert_eq!(allowed, ms(wanted));
+        }
+        let grown = (0..10).fold(FLUSH_FIRST, |allowed, _| allowed_after_none(allowed, flush_time));
+        assert_eq!(grown, FLUSH_MOST);
+        assert_eq!(allowed_after(ms(3), ms(100), ms(100)), ms(100), "a shorter bound holds too");
+    }
 }
