@@ -39,8 +39,10 @@ impl Compiled {
 
     fn try_open(dir: &Path) -> wasmtime::Result<Self> {
         // Apart, since wasmtime removes what it does not know from its own folder.
+        // wasmtime takes only a whole path, and the data directory is mostly given from where the gateway is started.
+        let dir = std::path::absolute(dir)?;
         let (code, seals) = (dir.join("code"), dir.join("seals"));
-        for folder in [dir, &code, &seals] {
+        for folder in [&dir, &code, &seals] {
             private_dir(folder)?;
         }
         let mut config = CacheConfig::new();
