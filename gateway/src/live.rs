@@ -24,6 +24,7 @@ use crate::event::Text;
 use crate::outcome::Outcome;
 use crate::query::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
+use crate::trust::StillKnown;
 use crate::verdict::{Digest, Violation};
 
 /// How long outcomes gather before they are told.
@@ -225,16 +226,19 @@ impl Drop for Place {
     }
 }
 
-/// `GET /v1/live`: outcomes as server-sent events, until the reader leaves or the gateway stops.
+/// What a reader is told last.
+const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
+
+/// `GET /v1/live`: outcomes as server-sent events, until the reader leaves, may not read any more, or the gateway stops.
 ///
 /// # Errors
 ///
 /// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
-pub fn watch(live: &Arc<Live>, query: Option<&str>) -> Result<Response, Refusal> {
+pub fn watch(live: &Arc<Live>, query: Option<&str>, still_known: StillKnown) -> Result<Response, Refusal> {
     let filter = Filter::read(query)?;
     let pages = live.pages.subscribe();
     let place = live.admit()?;
-    Ok(response::event_stream(stream(Reader { pages, filter, place, expected: None })))
+    Ok(response::event_stream(stream(Reader { pages, filter, place, still_known, expected: None })))
 }
 
 /// Which outcomes a reader is told.
@@ -275,6 +279,8 @@ struct Reader {
     pages: broadcast::Receiver<Arc<Page>>,
     filter: Filter,
     place: Place,
+    /// Looked at before it is told anything.
+    still_known: StillKnown,
     /// How many outcomes there were up to here; none before the first page.
     expected: Option<u64>,
 }
@@ -282,12 +288,17 @@ struct Reader {
 impl Reader {
     /// What there is to tell next, and whether it is the last.
     async fn next(&mut self) -> (Bytes, bool) {
+        let next = self.news().await;
+        if (self.still_known)() { next } else { (END, true) }
+    }
+
+    async fn news(&mut self) -> (Bytes, bool) {
         let live = Arc::clone(&self.place.0);
         let beat = Instant::now() + live.limits.heartbeat;
         loop {
             tokio::select! {
                 biased;
-                () = live.ended.cancelled() => return (Bytes::from_static(b"event: end\ndata: {}\n\n"), true),
+                () = live.ended.cancelled() => return (END, true),
                 page = self.pages.recv() => match page {
                     Ok(page) => {
                         let text = self.text(&page);
@@ -415,8 +426,9 @@ mod tests {
     }
 
     fn reader(live: &Arc<Live>, query: &str) -> Reader {
+        let (pages, place) = (live.pages.subscribe(), live.admit().expect("room"));
         let filter = Filter::read(Some(query)).expect("a filter");
-        Reader { pages: live.pages.subscribe(), filter, place: live.admit().expect("room"), expected: None }
+        Reader { pages, filter, place, still_known: Box::new(|| true), expected: None }
     }
 
     fn tell(live: &Live, stored: usize, rejected: usize) {
@@ -483,7 +495,7 @@ mod tests {
         page(&live, 0);
         assert!(text(&mut quiet).await.starts_with(": "));
         live.end();
-        assert_eq!(quiet.next().await, (Bytes::from_static(b"event: end\ndata: {}\n\n"), true));
+        assert_eq!(quiet.next().await, (END, true));
         assert!(matches!(live.admit(), Err(Refusal::Draining)));
     }
 

@@ -67,6 +67,7 @@ pub async fn show(gateway: &Gateway, id: &str) -> Result<Response, Refusal> {
 /// Those of reading a body; [`Refusal::BadParameter`]; those of [`Redrive::run`].
 pub async fn redrive(gateway: &Gateway, caller: &Application, request: Request<Incoming>) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
+    body::must_be_json(&head.headers)?;
     let received =
         body::read(&head.headers, body, &gateway.body_limits, Held::none(&gateway.in_flight, caller.share())).await?;
     let errand = errand(&received.bytes)?;
