@@ -6,9 +6,11 @@
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 # make attack  has slowhttptest, h2load, nmap and curl attack a gateway beside a healthy client, and prints a table
+# make openapi  asks the built gateway what openapi.json allows and much that it does not, and holds the answers to it
+#             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak attack bench bench-quick bench-instructions bench-build fuzz check demo modules setup
+.PHONY: run test soak attack bench bench-quick bench-instructions bench-build openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -74,6 +76,10 @@ check:
 	./setup checks
 	cargo deny check licenses bans sources
 	@if timeout 60 cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; else echo 'the advisory database cannot be reached: advisories were not checked'; fi
+
+openapi: setup
+	cargo build -p eye
+	tests/tools/schemathesis
 
 demo: setup
 	validators/install --modules target/modules

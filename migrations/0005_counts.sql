@@ -76,3 +76,10 @@ from dead_letters left join event_types
 group by 1, 2, 3, 4;
 
 select fold_counts(2147483647);
+
+-- Pages of events begin where the one before ended, also among events of one moment (imports know only the day): with the
+-- time of receipt, which hardly two events share, an index leads there instead of to the first event of that moment.
+drop index events_timestamp_idx;
+create index events_timestamp_idx on events (timestamp, received_at);
+drop index events_type_timestamp_idx;
+create index events_type_timestamp_idx on events (event_type_id, timestamp, received_at);

@@ -1,59 +1,79 @@
 -- Partitions one at a time and without a wait that senders would notice, and the trimming of what is too old or too much.
 -- The caller sets lock_timeout, which bounds how long writers can stand behind a lock that is asked for here.
 
--- Makes the partition of one month. Rows of that month which lie in the default partition move into it. Says `there`,
--- `made`, `moved`, or `crowded`: then the default partition holds more than can be looked through or moved while
--- writers wait for it, and everything stays as it is.
-create function make_partition(parent text, month timestamp, rows_max bigint, default_bytes_max bigint)
-returns text language plpgsql as $$
+-- Makes the table of one month's partition with its indexes. That takes long, but nobody waits for it, since the table
+-- stands on its own until attach_partition follows in the same transaction. Says `ready`, `there`, or `crowded`: then the
+-- default partition holds more than can be looked through or moved while writers wait for it, and nothing is made.
+create function prepare_partition(
+    parent text, month timestamp, rows_max bigint, bytes_max bigint, default_bytes_max bigint
+) returns text language plpgsql as $$
 declare
     child text := parent || to_char(month, '"_"YYYY"_"MM');
     rest text := parent || '_default';
     key text := case parent when 'events' then 'timestamp' else 'received_at' end;
+    weight text := case parent
+        when 'events' then 'pg_column_size(data)'
+        else 'pg_column_size(raw) + pg_column_size(violations) + pg_column_size(detail)' end;
     low timestamptz := month at time zone 'utc';
     high timestamptz := (month + interval '1 month') at time zone 'utc';
-    gap text := child || '_gap';
     proved boolean;
-    found bigint := 0;
-    names text;
+    found bigint;
+    bytes bigint;
 begin
     perform pg_advisory_xact_lock(hashtext('eye_make_partitions'));
     if to_regclass(child) is not null then
         return 'there';
     end if;
     select coalesce(bool_or(convalidated), false) into proved
-    from pg_constraint where conrelid = to_regclass(rest) and conname = gap;
-    if not proved and pg_relation_size(to_regclass(rest)) > default_bytes_max then
+    from pg_constraint where conrelid = to_regclass(rest) and conname = child || '_gap';
+    if not proved then
+        if pg_relation_size(to_regclass(rest)) > default_bytes_max then
+            return 'crowded';
+        end if;
+        execute format(
+            'select count(*), coalesce(sum(bytes), 0) from (select %s as bytes from %I where %I >= $1 and %I < $2 limit $3) found',
+            weight, rest, key, key
+        ) into found, bytes using low, high, rows_max + 1;
+        if found > rows_max or bytes > bytes_max then
+            return 'crowded';
+        end if;
+    end if;
+    execute format('create table %I (like %I including all)', child, parent);
+    return 'ready';
+end;
+$$;
+
+-- Puts a prepared table in its place; rows of its month which lie in the default partition move into it. The tables are
+-- locked until the transaction ends, so the caller bounds the time of this statement and commits at once. Says `made`,
+-- `there`, or `crowded` when nothing was prepared.
+create function attach_partition(parent text, month timestamp) returns text language plpgsql as $$
+declare
+    child text := parent || to_char(month, '"_"YYYY"_"MM');
+    rest text := parent || '_default';
+    key text := case parent when 'events' then 'timestamp' else 'received_at' end;
+    low timestamptz := month at time zone 'utc';
+    high timestamptz := (month + interval '1 month') at time zone 'utc';
+    names text;
+begin
+    if to_regclass(child) is null then
         return 'crowded';
     end if;
-    -- Made on its own first, because that takes long and nobody waits for it.
-    execute format('create table %I (like %I including all)', child, parent);
+    if exists (select 1 from pg_inherits where inhrelid = to_regclass(child)) then
+        return 'there';
+    end if;
+    select string_agg(quote_ident(attname), ', ' order by attnum) into names
+    from pg_attribute where attrelid = to_regclass(parent) and attnum > 0 and not attisdropped;
     -- First the table itself: whoever has read already which partitions there are would look for, or put, rows of this
     -- month where they no longer belong.
     execute format('lock table only %I in access exclusive mode', parent);
     execute format('lock table only %I in access exclusive mode', rest);
-    if not proved then
-        execute format(
-            'select count(*) from (select 1 from %I where %I >= $1 and %I < $2 limit $3) found', rest, key, key
-        ) into found using low, high, rows_max + 1;
-    end if;
-    if found > rows_max then
-        execute format('drop table %I', child);
-        return 'crowded';
-    end if;
-    if found > 0 then
-        select string_agg(quote_ident(attname), ', ' order by attnum) into names
-        from pg_attribute where attrelid = to_regclass(parent) and attnum > 0 and not attisdropped;
-        execute format(
-            'with moved as (delete from %I where %I >= $1 and %I < $2 returning %s) insert into %I (%s) select %s from moved',
-            rest, key, key, names, child, names, names
-        ) using low, high;
-    end if;
+    execute format(
+        'with moved as (delete from %I where %I >= $1 and %I < $2 returning %s) insert into %I (%s) select %s from moved',
+        rest, key, key, names, child, names, names
+    ) using low, high;
     execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child, low, high);
-    if proved then
-        execute format('alter table %I drop constraint %I', rest, gap);
-    end if;
-    return case when found > 0 then 'moved' else 'made' end;
+    execute format('alter table %I drop constraint if exists %I', rest, child || '_gap');
+    return 'made';
 end;
 $$;
 

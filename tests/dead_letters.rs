@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::cluster::Server;
-use crate::support::{Answer, Gateway, SESSION, Setup, event, eventually, module};
+use crate::support::{Answer, Gateway, SESSION, Setup, event, eventually, module, openapi};
 
 async fn list(gateway: &Gateway, query: &str) -> Vec<Value> {
     let answer = gateway.get(&format!("/v1/dead-letters{query}")).await;
@@ -197,6 +197,110 @@ async fn a_redrive_that_was_cut_off_goes_on_and_stores_nothing_twice() {
     let events = gateway.session(SESSION).await;
     assert_eq!(events.iter().map(|event| event["id"].as_str().expect("an id")).collect::<Vec<_>>(), ids);
     assert_eq!(gateway.sql("select count(*) from dead_letters where redriven_as = 'duplicate'"), "3");
+    let duplicates = "select count(*) from (select outcome from counts union all select outcome from count_deltas) figures \
+        where outcome = 'duplicate'";
+    assert_eq!(gateway.sql(duplicates), "0", "no event came a second time");
+}
+
+#[tokio::test]
+async fn slow_modules_are_given_few_letters_at_a_time_and_all_in_the_end() {
+    // Each call takes a twentieth of what an answer may, and there are more. A module each, or it would be taken off the path.
+    const LETTERS: u64 = 24;
+    let mut setup = Setup::default().with("EYE_DEADLINE_MS", 100).with("EYE_ANSWER_MS", 2_000);
+    for n in 0..LETTERS {
+        setup = setup.with_module(&format!("slow/{n}.wasm"), "spins");
+    }
+    let gateway = setup.start().await;
+    for n in 0..LETTERS {
+        gateway.validator(&format!("slow/{n}"), "active").await;
+        let answer = gateway.send(&event("slow", &n.to_string(), json!({"misbehave": true}))).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (202, &json!("deadline")));
+    }
+    let mut report = redriven(&gateway, json!({"filter": {}})).await;
+    let mut sum = counts(&report)[3];
+    assert!((1..LETTERS).contains(&sum), "some, and not all: {report}");
+    while let Some(next) = report["next"].as_str() {
+        report = redriven(&gateway, json!({"filter": {}, "cursor": next})).await;
+        sum += counts(&report)[3];
+    }
+    assert_eq!(sum, LETTERS);
+}
+
+#[tokio::test]
+async fn ids_that_no_letter_has_are_told_whatever_the_limit() {
+    let gateway = with_trap().await;
+    quarantined(&gateway, 3).await;
+    let mut ids: Vec<Value> = kept(&gateway, 3).await.iter().map(|letter| letter["id"].clone()).collect();
+    ids.push(json!(SESSION));
+    let first = redriven(&gateway, json!({"ids": ids, "limit": 1})).await;
+    assert_eq!(counts(&first), [0, 0, 0, 1, 1], "{first}");
+    assert_eq!((&first["results"][0]["id"], &first["results"][0]["code"]), (&json!(SESSION), &json!("unknown")));
+    let rest = redriven(&gateway, json!({"ids": ids, "cursor": first["next"]})).await;
+    assert_eq!((counts(&rest), &rest["next"]), (vec![0, 0, 0, 2, 0], &Value::Null));
+}
+
+/// 25,000 letters, of which every 10,000th, and the oldest, has another code.
+const MANY: &str = "
+    insert into dead_letters (received_at, id, reason, code, detail, violations, application_id, raw, raw_bytes)
+    select now() - n * interval '1 second', gen_random_uuid(), 'rejected',
+        case when n % 10000 = 0 or n = 25000 then 'rare' else 'rule' end, '', '[]', 1, '', 0
+    from generate_series(1, 25000) n;
+    update dead_letters set redriven_at = now(), redriven_as = 'stored' where received_at < now() - interval '24000 seconds';
+    vacuum analyze dead_letters;";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rare_filter_is_walked_along_the_key_in_stretches() {
+    let server = Server::start_with(
+        "-c fsync=off -c session_preload_libraries=auto_explain -c auto_explain.log_min_duration=0 \
+         -c auto_explain.log_analyze=on -c auto_explain.log_timing=off",
+    );
+    server.prepare();
+    let gateway = Setup::default().with("EYE_DATABASE_URL", server.url()).start().await;
+    server.sql(MANY);
+    let before = std::fs::read_to_string(server.path().join("log")).expect("the server's log").len();
+    let (mut found, mut path) = (0, "?code=rare&limit=2".to_owned());
+    loop {
+        let page = gateway.get(&format!("/v1/dead-letters{path}")).await.json();
+        found += page["dead_letters"].as_array().expect("a list").len();
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("?code=rare&limit=2&cursor={next}");
+    }
+    assert_eq!(found, 3);
+    assert_eq!(counts(&redriven(&gateway, json!({"filter": {"code": "rare"}})).await).iter().sum::<u64>(), 2);
+    let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
+    let plans = log[before..].split("LOG:  duration: ").filter(|entry| entry.contains("from dead_letters where"));
+    let plans: Vec<&str> = plans.collect();
+    assert!(plans.len() >= 4, "in stretches: {plans:?}");
+    for plan in plans {
+        let scans = plan.lines().filter(|line| line.contains("on dead_letters_2") && !line.contains("never executed"));
+        for line in scans {
+            let rows = line.rsplit("rows=").next().and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+            // Reading an empty partition through is no walk.
+            assert!(line.contains("Index") || rows == Some(0), "along the key: {plan}");
+            assert!(rows.is_some_and(|rows| rows <= 10_001), "no more than a stretch: {plan}");
+        }
+    }
+    assert!(log[before..].contains("dead_letters_left_idx") || log[before..].contains("received_at_id_idx"), "{log}");
+}
+
+#[tokio::test]
+async fn dead_letters_stream_as_lines_and_their_cursors_are_bound() {
+    let gateway = with_trap().await;
+    quarantined(&gateway, 3).await;
+    let request = gateway.request("GET", "/v1/dead-letters?reason=quarantined");
+    let request = request.header("accept", "application/x-ndjson").header("accept-encoding", "zstd");
+    let response = request.send().await.expect("an answer");
+    assert_eq!((response.status().as_u16(), response.headers()["content-encoding"].to_str().ok()), (200, Some("zstd")));
+    let bytes = response.bytes().await.expect("a whole body");
+    let text = String::from_utf8(zstd::decode_all(&bytes[..]).expect("zstd")).expect("UTF-8");
+    assert_eq!(text.lines().count(), 3);
+    openapi::check_lines("/v1/dead-letters", &text);
+    let page = gateway.get("/v1/dead-letters?limit=1").await.json();
+    let next = page["next"].as_str().expect("more");
+    let answer = gateway.get(&format!("/v1/dead-letters?limit=1&reason=rejected&cursor={next}")).await;
+    assert_eq!((answer.status, &answer.json()["parameter"]), (400, &json!("cursor")));
+    let answer = redrive(&gateway, json!({"filter": {}, "cursor": next})).await;
+    assert_eq!((answer.status, &answer.json()["parameter"]), (400, &json!("cursor")));
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
 //! Outcomes are seen as they happen, by those who may see them, and nobody who watches is in the way of those who send.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS};
-use crate::support::{Gateway, SESSION, Setup, event, eventually};
+use crate::support::{Gateway, SESSION, Setup, event, eventually, openapi};
 
 /// One who watches.
 struct Reader {
@@ -25,7 +29,7 @@ impl Reader {
 
     /// Reads until `wanted` is there; fails at the end of the stream.
     async fn until(&mut self, wanted: &str) {
-        let patience = std::time::Duration::from_secs(60);
+        let patience = Duration::from_secs(60);
         while !self.text.contains(wanted) {
             let chunk = tokio::time::timeout(patience, self.response.chunk()).await.expect("in time").expect("a chunk");
             let chunk = chunk.unwrap_or_else(|| panic!("ended without {wanted}: {}", self.text));
@@ -37,7 +41,9 @@ impl Reader {
     fn events(&self, kind: &str) -> Vec<Value> {
         let head = format!("event: {kind}\ndata: ");
         let data = self.text.split("\n\n").filter_map(|part| part.strip_prefix(&head));
-        data.map(|data| serde_json::from_str(data).expect("JSON")).collect()
+        let data: Vec<Value> = data.map(|data| serde_json::from_str(data).expect("JSON")).collect();
+        data.iter().for_each(|data| openapi::check_event(kind, data));
+        data
     }
 }
 
@@ -134,4 +140,74 @@ async fn a_flood_is_sampled_and_slow_readers_are_told_while_all_is_stored() {
     assert!(seen > sent, "{seen} of more than {sent}");
     assert!(watching.events("outcome").len() < 1_000, "sampled");
     assert!(watching.events("missed").is_empty(), "a reader that reads misses nothing");
+}
+
+/// Events whose outcomes are long to tell.
+fn long(marker: u32) -> Value {
+    let word = "\u{1f441}".repeat(200);
+    let mut events: Vec<Value> = (0..300).map(|n| event(&word, &word, json!({ "n": n }))).collect();
+    events.push(event("marker", &marker.to_string(), json!({})));
+    Value::Array(events)
+}
+
+/// Begins to watch on a bare socket, and takes nothing after the head.
+async fn stalled(gateway: &Gateway) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a small buffer");
+    let mut socket = socket.connect(gateway.address().parse().expect("an address")).await.expect("connected");
+    socket.write_all(b"GET /v1/live HTTP/1.1\r\nhost: eye\r\n\r\n").await.expect("sent");
+    let mut start = [0; 64];
+    socket.read_exact(&mut start).await.expect("the beginning");
+    assert!(start.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&start));
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_told_how_much_it_missed() {
+    let gateway = Setup::default().with("EYE_LIVE_EVENTS_PER_SECOND_MAX", 100_000).start().await;
+    let mut watching = Reader::open(&gateway, "?category=marker").await;
+    let slow = stalled(&gateway).await;
+    // Each marker is seen in a page of its own, so that the slow one falls behind by more pages than are kept for it.
+    let mut sent = 0;
+    for marker in 0..110 {
+        let answer = gateway.send(&long(marker)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        watching.until(&format!("\"name\":\"{marker}\"")).await;
+        sent += 301;
+    }
+    let mut lines = BufReader::new(slow).lines();
+    let (mut told, mut missed, mut kind) = (0, 0, String::new());
+    while told + missed < sent {
+        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await.expect("in time");
+        let line = line.expect("read").expect("a line");
+        if let Some(event) = line.strip_prefix("event: ") {
+            kind = event.to_owned();
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            match &*kind {
+                "outcome" => told += 1,
+                "missed" => {
+                    missed += serde_json::from_str::<Value>(data).expect("JSON")["missed"].as_u64().expect("a count");
+                }
+                other => panic!("{other}: {data}"),
+            }
+        }
+    }
+    assert!(missed > 0 && told > 0, "{told} told, {missed} missed");
+    assert_eq!(told + missed, sent, "what it was told and what it missed is all there was");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_nothing_loses_its_place() {
+    let setup = Setup::default().with("EYE_LIVE_EVENTS_PER_SECOND_MAX", 100_000).with("EYE_WRITE_MS", 500);
+    let gateway = setup.with("EYE_LIVE_READERS_MAX", 1).start().await;
+    let _stalled = stalled(&gateway).await;
+    assert_eq!(gateway.get("/v1/live").await.status, 503, "it has the only place");
+    let mut marker = 0;
+    eventually("its place is free", async || {
+        marker += 1;
+        assert_eq!(gateway.send(&long(marker)).await.status, 200);
+        let response = gateway.request("GET", "/v1/live").send().await.expect("an answer");
+        (response.status() == 200).then_some(())
+    })
+    .await;
 }

@@ -48,6 +48,22 @@ async fn every_documented_path_answers_and_knows_its_methods() {
     }
 }
 
+#[tokio::test]
+async fn every_operation_refuses_too_many_headers_as_documented() {
+    let gateway = Gateway::start().await;
+    for (template, methods) in openapi::operations() {
+        let path = template.replace("{session_id}", SESSION).replace("{id}", SESSION);
+        let path = path.replace("{category}", "page").replace("{name}", "nobody");
+        for method in methods {
+            let mut request = gateway.request(&method.to_uppercase(), &path);
+            for number in 0..101 {
+                request = request.header(format!("x-{number}"), "1");
+            }
+            assert_eq!(gateway.answer(request).await.status, 431, "{method} {path}");
+        }
+    }
+}
+
 #[test]
 fn every_example_fits_its_schema() {
     let examples = openapi::examples();

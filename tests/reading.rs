@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::support::cluster::Server;
 use crate::support::load::WRONG_COUNTS;
-use crate::support::{Answer, Gateway, SESSION, Setup, eventually};
+use crate::support::{Answer, Gateway, SESSION, Setup, eventually, openapi};
 
 const OTHER: &str = "0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15";
 
@@ -218,6 +218,51 @@ async fn recent_sessions_come_latest_first_each_once() {
     assert_eq!((&none["sessions"], &none["next"]), (&json!([]), &Value::Null));
 }
 
+#[tokio::test]
+async fn sessions_that_go_on_between_pages_are_shown_once() {
+    let gateway = Gateway::start().await;
+    let of_session = |session: u64, minute: u64| {
+        json!({
+            "session_id": format!("00000000-0000-4000-8000-{session:012}"), "category": "page", "name": "view",
+            "timestamp": format!("2021-01-01T{:02}:{:02}:00Z", minute / 60, minute % 60), "data": {},
+        })
+    };
+    let events: Vec<Value> = (0..40).map(|session| of_session(session, 100 + session)).collect();
+    assert_eq!(gateway.send(&Value::Array(events)).await.status, 200);
+    let path = "/v1/sessions?from=2021-01-01T00:00:00Z&to=2021-01-02T00:00:00Z&limit=7";
+    let (mut seen, mut page) = (Vec::new(), read(&gateway, path).await);
+    for minute in 200.. {
+        seen.extend(page["sessions"].as_array().expect("a list").iter().map(|one| one["session_id"].to_string()));
+        // One that was shown, one that was not, and a new one have another event each, later than all.
+        for session in [39, minute % 20, minute] {
+            assert_eq!(gateway.send(&of_session(session, minute)).await.status, 201);
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        page = read(&gateway, &format!("{path}&cursor={next}")).await;
+    }
+    let wanted: Vec<String> =
+        (0..40).rev().map(|session| json!(format!("00000000-0000-4000-8000-{session:012}")).to_string()).collect();
+    assert_eq!(seen, wanted, "each once, in the order in which they were when the first page was read");
+}
+
+#[tokio::test]
+async fn the_longest_words_are_found_by_path_and_what_is_no_text_is_not() {
+    let gateway = Gateway::start().await;
+    let (category, mut event) = ("\u{1f441}".repeat(200), numbered(1));
+    event["category"] = json!(category);
+    assert_eq!(gateway.send(&event).await.status, 201);
+    let encoded = "%F0%9F%91%81".repeat(200);
+    let page = read(&gateway, &format!("/v1/categories/{encoded}")).await;
+    assert_eq!((&page["category"], page["events"].as_array().map(Vec::len)), (&json!(category), Some(1)));
+    for path in [
+        "/v1/categories/%FF".to_owned(),
+        "/v1/sessions/%FF".to_owned(),
+        format!("/v1/categories/{}", "x".repeat(5_000)),
+    ] {
+        assert_eq!(gateway.get(&path).await.status, 404, "{path}");
+    }
+}
+
 /// Counts by outcome, as `/v1/stats` tells them of all time around now.
 async fn counted(gateway: &Gateway, bucket: &str) -> HashMap<String, i64> {
     let mut sums = HashMap::new();
@@ -328,6 +373,7 @@ async fn any_list_streams_whole_as_lines_and_compressed_when_asked() {
     let wanted: HashSet<u64> = (0..2_500).collect();
     for encoding in ["identity", "gzip", "zstd"] {
         let (answer, bytes) = stream(&gateway, "/v1/events?order=desc", encoding).await;
+        openapi::check_lines("/v1/events", &plain(encoding, &bytes));
         assert_eq!((answer.status, answer.headers["content-type"].to_str().ok()), (200, Some("application/x-ndjson")));
         assert_eq!(answer.headers["vary"], "Accept, Accept-Encoding");
         let events = lines(&plain(encoding, &bytes));
@@ -347,6 +393,7 @@ async fn any_list_streams_whole_as_lines_and_compressed_when_asked() {
         let (answer, bytes) = stream(&gateway, path, "identity").await;
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(lines(&plain("identity", &bytes)).len(), count, "{path}");
+        openapi::check_lines(path, &plain("identity", &bytes));
     }
     let (answer, _) = stream(&gateway, "/v1/events?limit=5", "identity").await;
     assert_eq!(answer.status, 400, "a limit is for pages");
@@ -442,6 +489,7 @@ async fn a_stream_that_ends_early_says_so_in_its_last_line() {
     socket.read_to_end(&mut rest).await.expect("read to its end");
     let text = String::from_utf8_lossy(&rest);
     let last = text.lines().rfind(|line| line.starts_with('{')).expect("a line");
+    openapi::check_lines("/v1/events", last);
     let last: Value = serde_json::from_str(last).expect("JSON");
     assert_eq!((&last["error"]["code"], &last["error"]["status"]), (&json!("draining"), &json!(503)));
     assert!(text.ends_with("0\r\n\r\n"), "and ends in order");
@@ -488,8 +536,8 @@ async fn a_flood_of_slow_reads_is_refused_in_time_and_starves_no_writer() {
     eventually("reads work again", async || (gateway.get("/v1/events").await.status == 200).then_some(())).await;
 }
 
-/// 80,000 events of 4,000 sessions, 40 names and 2 applications in four months, made by the server itself, with a
-/// fifth month and a default partition that stay empty.
+/// 80,000 events of 4,000 sessions, 40 names and 2 applications in four months, and 20,000 of one moment among them, made
+/// by the server itself, with a fifth month and a default partition that stay empty; and counts of them by the hour.
 const MANY: &str = "
     select make_partitions('2021-01-15', '2021-05-15');
     insert into applications (name) values ('shop');
@@ -500,15 +548,25 @@ const MANY: &str = "
             '2021-05-01Z'::timestamptz + n * interval '1 microsecond', 1 + n % 40, 1 + (n % 100 = 0)::int,
             jsonb_build_object('n', n)
         from generate_series(0, 79999) n;
+    insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data)
+        select md5((n % 4000)::text)::uuid, '2021-02-10Z', gen_random_uuid(),
+            '2021-05-02Z'::timestamptz + n * interval '1 microsecond', 1 + n % 40, 1, jsonb_build_object('n', n)
+        from generate_series(0, 19999) n;
+    insert into counts (bucket, start, event_type_id, application_id, outcome, count)
+        select bucket, '2021-01-01Z'::timestamptz + hour * interval '1 hour', type, 1, 'stored', 1
+        from unnest(array['minute', 'hour', 'day']) bucket, generate_series(0, 999) hour, generate_series(1, 40) type;
+    insert into counts (bucket, start, event_type_id, application_id, outcome, count)
+        select 'ever', '-infinity', type, 1, 'stored', 1 from generate_series(1, 40) type;
     vacuum analyze;";
 
-/// Plans as the server has logged them since the last look: each with its statement.
-fn plans(server: &Server, seen: &mut usize) -> Vec<String> {
+/// Plans of statements on a table as the server has logged them since the last look: each with its statement.
+fn plans(server: &Server, seen: &mut usize, table: &str) -> Vec<String> {
     let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
     let fresh = log[*seen..].to_owned();
     *seen = log.len();
+    let table = format!(" {table} ");
     let plans =
-        fresh.split("LOG:  duration: ").filter(|entry| entry.contains("Query Text: ") && entry.contains(" events "));
+        fresh.split("LOG:  duration: ").filter(|entry| entry.contains("Query Text: ") && entry.contains(&table));
     plans.map(str::to_owned).collect()
 }
 
@@ -529,7 +587,7 @@ async fn every_read_walks_indexes_and_sorts_no_more_than_a_page() {
     let gateway = Setup::default().with("EYE_DATABASE_URL", server.url()).start().await;
     let session = server.sql("select md5('7')::uuid");
     let mut seen = 0;
-    plans(&server, &mut seen);
+    plans(&server, &mut seen, "events");
     let wide = "from=2021-01-01T00:00:00Z&to=2021-06-01T00:00:00Z";
     let paths = [
         // The path, and in how many of the four months it may look.
@@ -546,30 +604,64 @@ async fn every_read_walks_indexes_and_sorts_no_more_than_a_page() {
         (format!("/v1/sessions?{wide}&limit=10"), 4),
         (format!("/v1/sessions/{session}/events/{SESSION}"), 4),
     ];
-    for (path, months_max) in paths {
+    let moment = "from=2021-02-10T00:00:00Z&to=2021-02-10T00:00:01Z";
+    let of_a_moment = [
+        format!("/v1/events?{moment}"),
+        format!("/v1/events?{moment}&order=desc"),
+        format!("/v1/categories/category%202?{moment}&name=name%201"),
+    ];
+    let paths = paths.into_iter().map(|(path, months_max)| {
+        let rows_max = if path.contains("application=") { 10_100 } else { 2_100 };
+        (path, months_max, rows_max)
+    });
+    // A page among events of one moment reads no more of them than it shows, and a few.
+    let of_a_moment = of_a_moment.into_iter().map(|path| (path, 1, 200));
+    for (path, months_max, rows_max) in paths.chain(of_a_moment) {
+        // What is left of the path before.
+        plans(&server, &mut seen, "events");
         let mut page = gateway.get(&path).await;
         for _ in 0..2 {
             assert!(matches!(page.status, 200 | 404), "{path}: {page:?}");
-            let plans = plans(&server, &mut seen);
+            let plans = plans(&server, &mut seen, "events");
             assert!(!plans.is_empty(), "{path} reads events");
             for plan in &plans {
-                hold(&path, plan, months_max);
+                hold(&path, plan, months_max, rows_max);
             }
             let Some(next) = page.json()["next"].as_str().map(str::to_owned) else { break };
             page = gateway.get(&format!("{path}{}cursor={next}", if path.contains('?') { "&" } else { "?" })).await;
         }
     }
-    for path in ["/v1/stats?bucket=day", "/v1/categories"] {
-        assert_eq!(gateway.get(path).await.status, 200);
-        assert!(plans(&server, &mut seen).is_empty(), "{path} reads no events");
+    hold_counts(&gateway, &server, &mut seen, wide).await;
+}
+
+/// Counts are read by index, and no event is.
+async fn hold_counts(gateway: &Gateway, server: &Server, seen: &mut usize, range: &str) {
+    for path in [
+        format!("/v1/stats?bucket=day&{range}"),
+        format!("/v1/stats?bucket=hour&{range}&category=category%202"),
+        format!("/v1/stats?bucket=hour&{range}&category=category%202&name=name%201&application=local&outcome=stored"),
+        "/v1/categories".to_owned(),
+    ] {
+        let page = gateway.get(&path).await;
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        let plans = plans(server, seen, "counts");
+        assert!(!plans.is_empty(), "{path} reads counts");
+        for plan in &plans {
+            assert!(!plan.contains(" on events"), "{path} reads no events: {plan}");
+            assert!(!plan.contains("Seq Scan on counts"), "{path}: {plan}");
+            for line in plan.lines().filter(|line| line.contains("Scan using counts")) {
+                assert!(rows(line) <= 1_100, "{path} reads more than a page: {plan}");
+            }
+        }
     }
 }
 
-fn hold(path: &str, plan: &str, months_max: usize) {
+fn hold(path: &str, plan: &str, months_max: usize, rows_max: u64) {
     let mut months = HashSet::new();
     for line in plan.lines().filter(|line| line.contains("rows=") && !line.contains("never executed")) {
         assert!(!(line.contains("Seq Scan on events_2021") && !line.contains("events_2021_05")), "{path}: {plan}");
-        // In an incremental sort only events of one moment are sorted; here no two have the same.
+        assert!(!line.contains("on events_2021") || rows(line) <= rows_max, "{path} reads more than a page: {plan}");
+        // In an incremental sort only events of one moment and one receipt are sorted; here no two have the same.
         let sorts = line.contains("Sort  (") && !line.contains("Incremental Sort");
         assert!(!sorts || rows(line) <= 1_001, "{path} sorts more than a page: {plan}");
         let month = line.split("events_2021_0").nth(1).and_then(|rest| rest.chars().next());

@@ -20,9 +20,21 @@ fn letters(server: &Server, count: u32, from: &str, step: &str) {
     ));
 }
 
+/// Puts events of one month where they land without a partition: so many, with so many bytes of data each.
+fn stray(server: &Server, day: &str, count: u32, bytes: u32) {
+    server.sql(&format!(
+        "insert into event_types (category, name) values ('a', 'b') on conflict do nothing;
+         insert into events_default (session_id, timestamp, id, received_at, event_type_id, application_id, data)
+         select gen_random_uuid(), '{day}Z', gen_random_uuid(), now(), 1, 1, jsonb_build_object('text',
+             (select string_agg(md5(random()::text || n || part), '') from generate_series(0, {bytes} / 32) part))
+         from generate_series(1, {count}) n;"
+    ));
+}
+
 fn partition(server: &Server, table: &str, month: &str) {
-    server
-        .sql(&format!("select make_partition('{table}', date_trunc('month', {month} at time zone 'utc'), 0, 1 << 30)"));
+    let month = format!("date_trunc('month', {month} at time zone 'utc')");
+    server.sql(&format!("select prepare_partition('{table}', {month}, 0, 0, 1 << 30)"));
+    server.sql(&format!("select attach_partition('{table}', {month})"));
 }
 
 fn trimmed(server: &Server, table: &str, cause: &str) -> u64 {
@@ -219,10 +231,9 @@ async fn one_of_two_gateways_tends_the_tables_and_the_other_takes_over() {
     assert_eq!(tending(), "1", "never two");
     first.signal("KILL");
     first.ended().await;
+    assert_eq!(second.send(&numbered(7)).await.status, 201);
+    stray(&server, "2019-06-01", 1, 10);
     eventually("the other takes over", async || {
-        let mut event = numbered(7);
-        event["timestamp"] = "2019-06-01T00:00:00Z".into();
-        second.send(&event).await;
         (server.sql("select to_regclass('events_2019_06') is not null") == "t").then_some(())
     })
     .await;
@@ -258,4 +269,106 @@ async fn a_gateway_without_a_database_trims_once_it_is_there() {
         (count(&server, "select count(*) from dead_letters") == 0).then_some(())
     })
     .await;
+}
+
+/// How often a table was made, and which; by whomever.
+const WATCH_TABLES: &str = "
+    create table made (name text not null);
+    create function note_table() returns event_trigger language plpgsql as $$ begin
+        insert into made select object_identity from pg_event_trigger_ddl_commands() where command_tag = 'CREATE TABLE';
+    end; $$;
+    create event trigger note_table on ddl_command_end when tag in ('CREATE TABLE') execute function note_table();";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_writer_waits_for_partitions_that_are_made_filled_and_dropped() {
+    let server = Server::start_with("-c fsync=off -c deadlock_timeout=100ms -c log_lock_waits=on");
+    let setup = setup(&server).with("EYE_EVENTS_DAYS", 9_000);
+    partition(&server, "events", "timestamptz '1999-01-01'");
+    let old = "insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data) \
+        select gen_random_uuid(), '1999-01-02Z', gen_random_uuid(), now(), 1, 1, '{}' from generate_series(1, 100000)";
+    server.sql(old);
+    // Enough to move, too many, and too large.
+    stray(&server, "2009-03-05", 1_900, 200);
+    stray(&server, "2009-04-05", 3_000, 10);
+    stray(&server, "2009-05-05", 600, 20_000);
+    server.sql(WATCH_TABLES);
+    let gateway = setup.start().await;
+    let mut load = Load::start(gateway.address(), 4, 40, &mut Chance::new());
+    let there = |name: &str| server.sql(&format!("select to_regclass('{name}') is not null")) == "t";
+    eventually("what can be moved is", async || there("events_2009_03").then_some(())).await;
+    eventually("the old month is dropped", async || (!there("events_1999_01")).then_some(())).await;
+    load.stores(500).await;
+    // More months come, each found by a further look.
+    for month in 6..10 {
+        stray(&server, &format!("2009-{month:02}-05"), 100, 100);
+        eventually("a further look", async || there(&format!("events_2009_{month:02}")).then_some(())).await;
+    }
+    load.stores(500).await;
+    load.stop().await;
+    load.ledger.hold_against(&server.sql("select id, data ->> 'n' from events where timestamp > '2020-01-01'"));
+    assert!(!there("events_2009_04") && !there("events_2009_05"), "too much to move while writers wait");
+    assert!(gateway.log().contains("2009-04, 2009-05"), "and it is told: {}", gateway.log());
+    let tried = server.sql("select count(*) from made where name ~ 'events_2009_0[45]'");
+    assert_eq!(tried, "0", "nothing is made that must be dropped again");
+    let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
+    let waits: Vec<&str> = log.lines().filter(|line| line.contains("still waiting for RowExclusiveLock")).collect();
+    assert!(waits.is_empty(), "a writer waited for 100 ms: {waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_has_its_partition_before_its_first_event() {
+    let gateway =
+        Setup::default().with("EYE_RETENTION_SECONDS", 3_600).with("EYE_EVENT_PARTITIONS_MAX", 7).start().await;
+    let mut months: Vec<_> = (1..6)
+        .map(|month| {
+            let mut event = numbered(month);
+            event["timestamp"] = format!("2012-{month:02}-01T00:00:00Z").into();
+            event
+        })
+        .collect();
+    let mut early = numbered(9);
+    early["timestamp"] = "1931-05-05T00:00:00Z".into();
+    months.push(early);
+    // Four months have theirs already, so there is room for three.
+    for event in &months {
+        assert_eq!(gateway.send(event).await.status, 201);
+    }
+    let places = gateway.sql("select string_agg(tableoid::regclass::text, ' ' order by timestamp) from events");
+    assert_eq!(
+        places, "events_default events_2012_01 events_2012_02 events_2012_03 events_default events_default",
+        "those for which there is room, and none before 1970"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proofs_that_have_served_are_dropped() {
+    let server = Server::start();
+    let setup = setup(&server);
+    let of = |months: &str| server.sql(&format!("select to_char(now() + interval '{months}', 'YYYY_MM')"));
+    for (months, bound) in [("1 month", "2300-01-01"), ("-3 months", "1900-01-01")] {
+        let gap = format!("events_{}_gap", of(months));
+        server.sql(&format!("alter table events_default add constraint {gap} check (timestamp <> '{bound}')"));
+    }
+    let _gateway = setup.start().await;
+    eventually("they are gone", async || {
+        (server.sql("select count(*) from pg_constraint where conname like '%_gap'") == "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_counts_by_the_minute_go_and_those_by_hour_and_day_stay() {
+    let server = Server::start();
+    let setup = setup(&server).with("EYE_COUNTS_MINUTE_DAYS", 10);
+    server.sql(
+        "insert into counts (bucket, start, event_type_id, application_id, outcome, count)
+         select bucket, date_trunc('day', now()) - days * interval '1 day', type, 1, 'stored', 1
+         from unnest(array['minute', 'hour', 'day']) bucket, unnest(array[1, 11, 100]) days, generate_series(1, 700) type",
+    );
+    let _gateway = setup.start().await;
+    eventually("the old ones are gone", async || {
+        (server.sql("select count(*) from counts where bucket = 'minute'") == "700").then_some(())
+    })
+    .await;
+    assert_eq!(server.sql("select count(*) from counts where bucket <> 'minute'"), "4200");
 }

@@ -52,6 +52,7 @@ fn row(number: u32) -> EventRow {
         module: number.is_multiple_of(5).then_some(Digest([7; 32])),
         data: Text::from(format!("{{\"n\":{number},\"text\":\"gr\u{fc}n\"}}")),
         raw: Bytes::new(),
+        redriven: false,
     }
 }
 
@@ -493,4 +494,22 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     store.application_revoke("shop").await.expect("revoked");
     assert!(matches!(store.application_revoke("shop").await, Err(Error::ApplicationUnknown(_))));
     assert!(!store.applications().await.expect("applications")[1].active);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fold_may_take_longer_than_a_read() {
+    let server = Server::start();
+    migrated(&server).await;
+    tokio::task::block_in_place(|| {
+        server.sql(
+            "create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(0.002); return new; end; $$;
+             create trigger wait before insert on counts for each row execute function wait();
+             insert into count_deltas (minute, event_type_id, application_id, outcome, count)
+             select now(), type, 1, 'stored', 1 from generate_series(1, 100) type;",
+        )
+    });
+    let read_time = Duration::from_millis(100);
+    let store = Store::new(&server.url(), 1, read_time, Duration::from_secs(5)).expect("url");
+    assert_eq!(store.fold_counts(60).await.expect("folded"), 60, "no more than it is told to");
+    assert_eq!(store.fold_counts(60).await.expect("folded"), 40);
 }

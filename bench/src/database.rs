@@ -232,5 +232,6 @@ pub(crate) fn row(element: Element, now_us: i64) -> Result<EventRow> {
         module: None,
         data: event.data,
         raw: event.raw,
+        redriven: false,
     })
 }

@@ -49,6 +49,7 @@ fn row(number: usize) -> EventRow {
         module: None,
         data: Text::from(data.as_str()),
         raw: Bytes::new(),
+        redriven: false,
     }
 }
 

@@ -108,6 +108,8 @@ pub struct EventRow {
     pub data: Text,
     /// The event as it came, in case it must become a dead letter.
     pub raw: Bytes,
+    /// It is a dead letter that is judged again, so finding it there is no event that came a second time.
+    pub redriven: bool,
 }
 
 /// Why an event became a dead letter: the outcome its sender was told.

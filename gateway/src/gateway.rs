@@ -27,7 +27,7 @@ use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
 use crate::server::{Connections, Doors, Listener, ServerLimits};
 use crate::share::Budget;
-use crate::store::{self, Store};
+use crate::store::{self, FOLD_ROWS_MAX, Store};
 use crate::tally::Tallies;
 use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
@@ -114,7 +114,9 @@ impl Gateway {
         let read_time = Duration::from_millis(config.read_ms);
         let store =
             Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
-        let store = store.with_read_wait(Duration::from_millis(config.read_wait_ms));
+        let store = store
+            .with_read_wait(Duration::from_millis(config.read_wait_ms))
+            .with_partitions_on_demand(config.event_partitions_max, config.events_days);
         let limits = Limits {
             events_max: config.batch_events_max,
             bytes_max: config.batch_bytes_max,
@@ -230,17 +232,22 @@ impl Gateway {
     }
 
     /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails
-    /// costs nothing but time.
+    /// costs nothing but time; one that took too long is tried with half as much.
     async fn fold_counts(self: Arc<Self>, stop: CancellationToken) {
         let fold = async {
+            let mut rows = FOLD_ROWS_MAX;
             let mut ticks = tokio::time::interval(FOLD_EVERY);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 while self.migrated.load(Ordering::Relaxed) {
-                    match self.store.fold_counts().await {
+                    match self.store.fold_counts(rows).await {
                         Ok(0) => break,
-                        Ok(_) => {}
+                        Ok(_) => rows = rows.saturating_mul(2).min(FOLD_ROWS_MAX),
+                        Err(error @ store::Error::Slow(_)) => {
+                            tracing::warn!(%error, rows, "counts could not be folded; trying half as many");
+                            rows = (rows / 2).max(1);
+                        }
                         Err(error) => {
                             tracing::debug!(%error, "counts could not be folded");
                             break;

@@ -237,6 +237,7 @@ impl<'a> Sending<'a> {
             module,
             data: amended.map_or(event.data, Into::into),
             raw: event.raw,
+            redriven: false,
         };
         self.accepted.0.push(row);
         self.accepted.1.push(place);

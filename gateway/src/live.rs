@@ -1,7 +1,8 @@
 //! Every outcome as it happens, for those who watch (server-sent events). While nobody does, a request pays one atomic
 //! load and allocates nothing. With readers, outcomes gather for a tenth of a second within a budget, are written as text
 //! once, and go to all readers as one shared page, so that hundreds of them cost senders nothing. What exceeds the
-//! budget is counted and told; a reader that falls behind is told how much it missed, and goes on from there.
+//! budget is counted and told; a reader that falls behind is told how much it missed, and goes on from there. One that
+//! takes nothing at all is ended by the server, which bounds how long a peer may read nothing.
 
 use std::fmt::Write as _;
 use std::mem;
@@ -58,6 +59,8 @@ pub struct Live {
     pages: broadcast::Sender<Arc<Page>>,
     appeared: Notify,
     ended: CancellationToken,
+    /// Outcomes that were handed out in pages, those left out among them.
+    told: AtomicU64,
     left_out: AtomicU64,
     missed: AtomicU64,
 }
@@ -127,6 +130,7 @@ impl Live {
             pages: broadcast::Sender::new(PAGES_MAX),
             appeared: Notify::new(),
             ended: CancellationToken::new(),
+            told: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         }
@@ -176,7 +180,6 @@ impl Live {
 
     /// Hands what has gathered to the readers, for as long as it is polled. Sleeps while there are none.
     pub async fn run(&self) {
-        let mut before = 0;
         loop {
             while !self.watched() {
                 let appeared: Notified<'_> = self.appeared.notified();
@@ -191,11 +194,15 @@ impl Live {
             if count > 0 {
                 self.left_out.fetch_add(left_out_sum, Ordering::Relaxed);
                 let messages = notes.into_iter().map(Message::from).collect();
-                // Without a reader left, nobody is to be told.
-                let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
-                before += count;
+                self.hand_out(messages, left_out, count);
             }
         }
+    }
+
+    fn hand_out(&self, messages: Vec<Message>, left_out: [u64; 4], count: u64) {
+        let before = self.told.fetch_add(count, Ordering::Relaxed);
+        // Without a reader left, nobody is to be told.
+        let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
     }
 
     fn gathered(&self) -> Window {
@@ -236,9 +243,8 @@ const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
 /// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
 pub fn watch(live: &Arc<Live>, query: Option<&str>, still_known: StillKnown) -> Result<Response, Refusal> {
     let filter = Filter::read(query)?;
-    let pages = live.pages.subscribe();
     let place = live.admit()?;
-    Ok(response::event_stream(stream(Reader { pages, filter, place, still_known, expected: None })))
+    Ok(response::event_stream(stream(Reader::new(place, filter, still_known))))
 }
 
 /// Which outcomes a reader is told.
@@ -281,11 +287,18 @@ struct Reader {
     place: Place,
     /// Looked at before it is told anything.
     still_known: StillKnown,
-    /// How many outcomes there were up to here; none before the first page.
-    expected: Option<u64>,
+    /// How many outcomes there were up to here.
+    expected: u64,
 }
 
 impl Reader {
+    fn new(place: Place, filter: Filter, still_known: StillKnown) -> Self {
+        // In this order: a page that comes between is one that this reader gets, and none of it counts as missed.
+        let pages = place.0.pages.subscribe();
+        let expected = place.0.told.load(Ordering::Relaxed);
+        Self { pages, filter, place, still_known, expected }
+    }
+
     /// What there is to tell next, and whether it is the last.
     async fn next(&mut self) -> (Bytes, bool) {
         let next = self.news().await;
@@ -317,8 +330,8 @@ impl Reader {
 
     fn text(&mut self, page: &Page) -> String {
         let mut text = String::new();
-        let missed = self.expected.map_or(0, |expected| page.before - expected);
-        self.expected = Some(page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>());
+        let missed = page.before.saturating_sub(self.expected);
+        self.expected = page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>();
         if missed > 0 {
             self.place.0.missed.fetch_add(missed, Ordering::Relaxed);
             push(&mut text, "missed", &json!({ "missed": missed }).to_string());
@@ -426,9 +439,8 @@ mod tests {
     }
 
     fn reader(live: &Arc<Live>, query: &str) -> Reader {
-        let (pages, place) = (live.pages.subscribe(), live.admit().expect("room"));
         let filter = Filter::read(Some(query)).expect("a filter");
-        Reader { pages, filter, place, still_known: Box::new(|| true), expected: None }
+        Reader::new(live.admit().expect("room"), filter, Box::new(|| true))
     }
 
     fn tell(live: &Live, stored: usize, rejected: usize) {
@@ -444,12 +456,10 @@ mod tests {
         live.tell("shop", &outcomes, outcomes.iter().map(watched).collect(), 0);
     }
 
-    fn page(live: &Live, before: u64) -> u64 {
+    fn page(live: &Live) {
         let Window { notes, left_out, .. } = live.gathered();
         let count = notes.len() as u64 + left_out.iter().sum::<u64>();
-        let messages = notes.into_iter().map(Message::from).collect();
-        let _ = live.pages.send(Arc::new(Page { messages, left_out, before }));
-        before + count
+        live.hand_out(notes.into_iter().map(Message::from).collect(), left_out, count);
     }
 
     async fn text(reader: &mut Reader) -> String {
@@ -461,7 +471,7 @@ mod tests {
         let live = live(100);
         let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=rejected,quarantined"));
         tell(&live, 1_000, 3);
-        page(&live, 0);
+        page(&live);
         let seen = text(&mut all).await;
         assert_eq!(seen.matches("\"outcome\":\"stored\"").count(), 10);
         assert_eq!(seen.matches("\"outcome\":\"quarantined\"").count(), 3);
@@ -474,17 +484,19 @@ mod tests {
     async fn a_slow_reader_is_told_how_much_it_missed_and_goes_on() {
         let live = live(1_000);
         let mut slow = reader(&live, "category=a&application=shop");
-        let mut before = 0;
         tell(&live, 1, 0);
-        before = page(&live, before);
+        page(&live);
         assert_eq!(text(&mut slow).await.matches("event: outcome").count(), 1);
+        let mut late = reader(&live, "");
         for _ in 0..PAGES_MAX + 5 {
             tell(&live, 2, 1);
-            before = page(&live, before);
+            page(&live);
         }
         let seen = text(&mut slow).await;
         assert!(seen.starts_with("event: missed\ndata: {\"missed\":15}\n\n"), "{seen}");
         assert_eq!((seen.matches("event: outcome").count(), live.missed()), (3, 15));
+        let seen = text(&mut late).await;
+        assert!(seen.starts_with("event: missed\ndata: {\"missed\":15}\n\n"), "also before its first page: {seen}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -492,7 +504,7 @@ mod tests {
         let live = live(1_000);
         let mut quiet = reader(&live, "name=none");
         tell(&live, 1, 0);
-        page(&live, 0);
+        page(&live);
         assert!(text(&mut quiet).await.starts_with(": "));
         live.end();
         assert_eq!(quiet.next().await, (END, true));

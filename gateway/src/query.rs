@@ -61,6 +61,8 @@ pub enum Read<'a> {
     Events,
     /// Counts in buckets of time.
     Stats,
+    /// What was not stored.
+    DeadLetters,
 }
 
 /// Who reads.
@@ -99,6 +101,7 @@ pub async fn answer(
             Listing::new(List::EventTypes, Parameters::read(query, &["limit", "cursor"])?, String::new(), "categories")
         }
         Read::Stats => stats(query, now_us)?,
+        Read::DeadLetters => dead_letters::listing(query)?,
     };
     let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
     if header(headers, &ACCEPT).to_ascii_lowercase().contains("application/x-ndjson") {
@@ -236,7 +239,7 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
 }
 
 /// What a reader is told of what went wrong in the store.
-fn refusal(error: store::Error) -> Refusal {
+pub(crate) fn refusal(error: store::Error) -> Refusal {
     static TOLD: Gate = Gate::new();
     match error {
         store::Error::Busy => Refusal::ReadsFull,

@@ -3,7 +3,6 @@
 //! stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +14,9 @@ use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
 use crate::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
 use crate::event::EventRow;
+use crate::query::refusal;
 use crate::response::Refusal;
-use crate::store::{Choice, Error, LetterCursor, Store, StoredLetter};
+use crate::store::{Choice, LetterCursor, Store, StoredLetter};
 use crate::validator::{Subject, Validators};
 use crate::verdict::{Verdict, Violation};
 
@@ -38,7 +38,7 @@ pub struct Redrive<'a> {
     pub validators: &'a Validators,
     /// The event writers.
     pub events: &'a Batcher<EventRow>,
-    /// No more letters are begun after this time.
+    /// No more letters are judged after this time.
     pub time: Duration,
 }
 
@@ -120,40 +120,49 @@ impl Redrive<'_> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::DatabaseAway`], [`Refusal::Overloaded`], [`Refusal::Draining`]. What was done before stays done, and
-    /// doing it again does no harm.
+    /// [`Refusal::Overloaded`], [`Refusal::Draining`], and those of a read. What was done before stays done, and doing it
+    /// again does no harm.
     pub async fn run(&self, errand: &Errand) -> Result<Report, Refusal> {
         let until = Instant::now() + self.time;
-        let page =
-            self.store.dead_letters_to_redrive(&errand.choice, errand.after, errand.limit).await.map_err(away)?;
         let mut report = Report::default();
         if let (Choice::Ids(ids), None) = (&errand.choice, errand.after) {
-            let known: HashSet<Uuid> = page.letters.iter().map(|letter| letter.id).collect();
-            if !page.more {
-                let unknown = ids.iter().filter(|id| !known.contains(id));
-                report.results.extend(unknown.map(|&id| skipped(id, None, "unknown", "there is no such dead letter")));
-            }
+            let unknown = self.store.dead_letters_unknown(ids).await.map_err(refusal)?;
+            let told = unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter"));
+            report.results.extend(told);
         }
-        let mut rest = &page.letters[..];
+        let page =
+            self.store.dead_letters_to_redrive(&errand.choice, errand.after, errand.limit).await.map_err(refusal)?;
+        let mut rest = &page.rows[..];
         while !rest.is_empty() {
-            let (parcel, tail) = rest.split_at(parcel_of(rest));
-            self.parcel(parcel, errand.dry_run, &mut report).await?;
-            rest = tail;
-            let more = page.more || !rest.is_empty();
-            report.next = parcel.last().filter(|_| more).map(StoredLetter::cursor);
-            if Instant::now() >= until {
-                break;
+            let done = self.parcel(&rest[..parcel_of(rest)], until, errand.dry_run, &mut report).await?;
+            let last = rest[done - 1].cursor();
+            rest = &rest[done..];
+            if Instant::now() >= until && !rest.is_empty() {
+                report.next = Some(last);
+                return Ok(report);
             }
         }
+        report.next = page.next;
         Ok(report)
     }
 
-    async fn parcel(&self, letters: &[StoredLetter], dry_run: bool, report: &mut Report) -> Result<(), Refusal> {
+    /// Judges the letters for as long as there is time, at least one of them, and has stored what is accepted. Gives how
+    /// many it did.
+    async fn parcel(
+        &self,
+        letters: &[StoredLetter],
+        until: Instant,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<usize, Refusal> {
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
-        let raws = self.store.dead_letter_raws(&places).await.map_err(away)?;
+        let raws = self.store.dead_letter_raws(&places).await.map_err(refusal)?;
         let mut rows = Vec::with_capacity(letters.len());
         let mut results = Vec::with_capacity(letters.len());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
+            if place > 0 && Instant::now() >= until {
+                break;
+            }
             match self.judge(letter, raw).await {
                 Judged::Ended(result) => results.push(result),
                 Judged::Row(row) => {
@@ -165,8 +174,9 @@ impl Redrive<'_> {
         if !dry_run && !rows.is_empty() {
             self.store_rows(&places, rows, &mut results).await?;
         }
+        let done = results.len();
         report.results.append(&mut results);
-        Ok(())
+        Ok(done)
     }
 
     async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>) -> Judged {
@@ -222,6 +232,7 @@ impl Redrive<'_> {
             module: judgement.digest,
             data: amended.map_or(event.data, Into::into),
             raw: event.raw,
+            redriven: true,
         }))
     }
 
@@ -274,7 +285,7 @@ impl Redrive<'_> {
                 }
             }
         }
-        if marks.is_empty() { Ok(()) } else { self.store.mark_redriven(&marks).await.map_err(away) }
+        if marks.is_empty() { Ok(()) } else { self.store.mark_redriven(&marks).await.map_err(refusal) }
     }
 }
 
@@ -295,9 +306,4 @@ fn ended(letter: &StoredLetter, event_id: Option<Uuid>, outcome: Ended) -> Lette
 fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'static str) -> LetterResult {
     let (code, detail) = (Some(code.into()), Some(detail.into()));
     LetterResult { id, event_id, outcome: Ended::Skipped, code, detail, violations: Vec::new() }
-}
-
-fn away(error: Error) -> Refusal {
-    tracing::warn!(%error, "dead letters could not be redriven");
-    Refusal::DatabaseAway
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Taken, Tending};
+use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
 
 /// How often the default partition is looked at for months that have none of their own. One step along an index.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub struct Policy {
     pub dead_letters_days: u64,
     /// Most bytes of dead letters on disk, with indexes.
     pub dead_letters_bytes_max: i64,
+    /// Days that counts by the minute are kept; 0 for ever.
+    pub counts_minute_days: u64,
     /// Months after this one whose partitions are made.
     pub ahead_months: u32,
     /// Most partitions of events that are made on demand.
@@ -43,6 +45,7 @@ impl Policy {
             events_days: config.events_days,
             dead_letters_days: config.dead_letters_days,
             dead_letters_bytes_max: config.dead_letters_bytes_max,
+            counts_minute_days: config.counts_minute_days,
             ahead_months: config.partitions_ahead_months,
             event_partitions_max: config.event_partitions_max,
         }
@@ -136,6 +139,19 @@ impl Retention {
         if let Some(cutoff) = cutoff(now, self.policy.dead_letters_days) {
             self.trim_letters_by_age(tending, cutoff).await?;
         }
+        if let Some(cutoff) = cutoff(now, self.policy.counts_minute_days) {
+            let mut minutes = 0;
+            loop {
+                let removed = tending.remove_minutes(cutoff).await?;
+                minutes += removed;
+                if removed == 0 {
+                    break;
+                }
+            }
+            if minutes > 0 {
+                tracing::info!(minutes, "counts by the minute were trimmed");
+            }
+        }
         self.trim_letters_by_size(tending, now).await
     }
 
@@ -144,9 +160,16 @@ impl Retention {
     async fn take_up_strays(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
         let kept = cutoff(now, self.policy.events_days).map(month_of);
         let since = kept.map_or(STRAYS_SINCE, |kept| kept.max(STRAYS_SINCE));
-        let made = tending.make_for_strays(since, self.policy.event_partitions_max).await?;
+        let Strays { made, left } = tending.make_for_strays(since, self.policy.event_partitions_max).await?;
         if made > 0 {
             tracing::info!(made, "partitions were made for events of months that had none");
+        }
+        if !left.is_empty() {
+            tracing::warn!(
+                months = left.join(", "),
+                "events of these months stay in the default partition: there are too many to move, too many partitions, \
+                 or others hold the table; looking again with the next round"
+            );
         }
         Ok(())
     }

@@ -20,8 +20,9 @@ pub use requests::{Requests, RouteClass};
 
 use requests::Asked;
 
-/// Longest path that is looked at.
-const PATH_BYTES_MAX: usize = 2_048;
+/// Longest path that is looked at. The longest one that means something names a category of 200 characters, each of which
+/// may take twelve bytes percent-encoded.
+const PATH_BYTES_MAX: usize = 4_096;
 
 /// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths. A part in braces
 /// is a parameter; where a path fits two rows, the one without parameters is meant.
@@ -101,6 +102,7 @@ impl<'a> Found<'a> {
             "/v1/categories" => Read::Categories,
             "/v1/categories/{category}" => Read::Category(next()),
             "/v1/stats" => Read::Stats,
+            "/v1/dead-letters" => Read::DeadLetters,
             _ => return None,
         })
     }
@@ -205,8 +207,9 @@ async fn read(
     let uri = request.uri();
     let still_known = || gateway.trust.still_known(&request, peer, caller, Scope::Read);
     match found.path {
-        "/v1/dead-letters" => query::dead_letters::list(gateway, uri.query()).await,
-        "/v1/dead-letters/{id}" => query::dead_letters::show(gateway, &found.parameters[0]).await,
+        "/v1/dead-letters/{id}" => {
+            query::dead_letters::show(gateway, request.headers(), &found.parameters[0], uri.query()).await
+        }
         "/v1/live" => live::watch(&gateway.live, uri.query(), still_known()),
         "/v1/validators" => {
             let (validators, problems) = (gateway.validators.report(), gateway.validators.problems());

@@ -14,6 +14,7 @@ mod read;
 mod retention;
 mod write;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -23,13 +24,15 @@ use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
-pub use dead_letters::{Choice, LetterCursor, LetterFilter, LetterPage, StoredLetter};
+pub(crate) use counts::FOLD_ROWS_MAX;
+pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
+use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
 pub use read::{
     Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
-    Position, SessionEdge, SessionFilter, SessionRow, StoredEvent,
+    Position, SessionEdge, SessionFilter, SessionPosition, SessionRow, StoredEvent,
 };
-pub use retention::{Cause, Removed, Taken, Tending};
+pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
@@ -147,6 +150,8 @@ pub struct Store {
     read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
+    /// What the writers know of partitions.
+    months: Arc<OnDemand>,
 }
 
 impl Store {
@@ -165,7 +170,11 @@ impl Store {
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
                         // The server must stop working on what nobody here waits for any more.
-                        sqlx::query("select set_config('statement_timeout', $1, false)")
+                        // A page is a walk along an index in its order, and ends with the page. A bitmap would first
+                        // gather all of the range to sort it, and what is walked to is mostly in memory.
+                        let settings = "select set_config('statement_timeout', $1, false), \
+                            set_config('enable_bitmapscan', 'off', false), set_config('random_page_cost', '1.1', false)";
+                        sqlx::query(settings)
                             .bind(limit_ms.to_string())
                             .execute(connection)
                             .await?;
@@ -178,7 +187,22 @@ impl Store {
                 .connect_lazy_with(options.clone())
         };
         let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
-        Ok(Store { options, reads, own, read_wait: READ_WAIT.min(read_time), read_time, flush_time })
+        Ok(Store {
+            options,
+            reads,
+            own,
+            read_wait: READ_WAIT.min(read_time),
+            read_time,
+            flush_time,
+            months: Arc::default(),
+        })
+    }
+
+    /// With partitions that writers make for the months of their batches, up to `partitions_max` of events, and none for
+    /// months older than `events_days` (0 for ever).
+    #[must_use]
+    pub fn with_partitions_on_demand(self, partitions_max: usize, events_days: u64) -> Store {
+        Store { months: Arc::new(OnDemand::new(partitions_max, events_days)), ..self }
     }
 
     /// With another bound on the wait of a read for a connection.
@@ -245,12 +269,12 @@ impl Store {
 
     /// A new writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
-        EventSink(write::Writer::new(self.options.clone(), self.flush_time))
+        EventSink(write::Writer::new(self.options.clone(), self.flush_time, Arc::clone(&self.months)))
     }
 
     /// A new writer of dead letters.
     pub fn dead_letter_sink(&self) -> DeadLetterSink {
-        DeadLetterSink(write::Writer::new(self.options.clone(), self.flush_time))
+        DeadLetterSink(write::Writer::new(self.options.clone(), self.flush_time, Arc::clone(&self.months)))
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.

@@ -70,6 +70,24 @@ pub(crate) fn check(method: &str, path: &str, status: u16, content_type: Option<
     }
 }
 
+/// Fails when a line of a stream is not one that the document promises for this path.
+pub(crate) fn check_lines(path: &str, text: &str) {
+    let template = template(path).expect("a documented path");
+    let media = &DOCUMENT["paths"][&template]["get"]["responses"]["200"]["content"]["application/x-ndjson"];
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        fits(&format!("a line of {template}"), &media["x-line-schema"], &line);
+    }
+}
+
+/// Fails when the data of a server-sent event is not what the document promises.
+pub(crate) fn check_event(kind: &str, data: &Value) {
+    let content = &DOCUMENT["paths"]["/v1/live"]["get"]["responses"]["200"]["content"]["text/event-stream"];
+    let schema = &content["x-event-schemas"][kind];
+    assert!(!schema.is_null(), "openapi.json has no {kind} for /v1/live");
+    fits(&format!("{kind} of /v1/live"), schema, data);
+}
+
 /// Fails when `value` is not what `schema` says.
 pub(crate) fn fits(place: &str, schema: &Value, value: &Value) {
     let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -150,6 +150,7 @@ fn encode(rounds: usize) -> Result<()> {
         module: None,
         data,
         raw,
+        redriven: false,
     };
     let mut out = Vec::with_capacity(4096);
     for _ in 0..rounds {

@@ -14,12 +14,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::query::dead_letters::{letter_json, whole_json};
 use crate::redrive::{Ended, Errand, Redrive, Report};
-use crate::store::{Choice, LetterFilter, Store};
+use crate::store::{Choice, LetterFilter, PageLimits, Store};
 use crate::validator::Validators;
 use crate::{event, gateway};
 
 /// Letters that are read or judged at once.
 const PAGE: u32 = 500;
+/// Bytes after which such a page ends.
+const PAGE_BYTES: usize = 8 << 20;
 /// Time after which no more letters of an errand are begun; the next errand goes on.
 const ERRAND_TIME: Duration = Duration::from_secs(60);
 /// What the writer gets to finish in.
@@ -124,12 +126,16 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
         Command::List(List { filter, limit, .. }) => {
             let (filter, mut left, mut after) = (filter.into(), limit, None);
             while left > 0 {
-                let page = store.dead_letters_page(&filter, after, left.min(PAGE)).await?;
-                for letter in &page.letters {
+                let limits = PageLimits { rows: left.min(PAGE), bytes: PAGE_BYTES };
+                let page = store.dead_letters_page(&filter, after, limits).await?;
+                for letter in &page.rows {
                     println!("{}", letter_json(letter));
                 }
-                after = page.letters.last().map(|letter| letter.cursor());
-                left = if page.more { left.saturating_sub(u32::try_from(page.letters.len())?) } else { 0 };
+                left = left.saturating_sub(u32::try_from(page.rows.len())?);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
             }
         }
         Command::Show(show) => {

@@ -117,7 +117,7 @@ pub const SETTINGS: &[Setting] = &[
         "database_url",
         Kind::Secret,
         "",
-        "postgres://user:password@host:port/database. Empty: the gateway runs a Postgres of its own under data_dir.",
+        "postgres://user:password@host:port/database, on a server with max_locks_per_transaction = 512: a read across years locks each month. Empty: the gateway runs a Postgres of its own under data_dir.",
     ),
     set(
         "postgres_bin",
@@ -337,6 +337,12 @@ pub const SETTINGS: &[Setting] = &[
         number(0, 36_500),
         "0",
         "Days that events are kept: a month goes when all of it is older. 0 keeps them for ever.",
+    ),
+    set(
+        "counts_minute_days",
+        number(0, 36_500),
+        "90",
+        "Days that counts by the minute are kept; those by the hour and by the day stay. 0 keeps them for ever.",
     ),
     set(
         "partitions_ahead_months",

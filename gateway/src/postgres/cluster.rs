@@ -57,6 +57,8 @@ pub(super) const SETTINGS: &[&str] = &[
     // takes seconds on a busy disk. Linux tells of failed writes that way since 5.8; other systems do not have it.
     #[cfg(target_os = "linux")]
     "recovery_init_sync_method=syncfs",
+    // A read across years locks each month's partition with its indexes, four for each; 240 months must fit.
+    "max_locks_per_transaction=512",
     // Ingesting statements are short: compiling them costs more than it saves.
     "jit=off",
     "autovacuum=on",

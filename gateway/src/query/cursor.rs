@@ -3,11 +3,12 @@
 //! secret: it holds nothing that the page before did not show.
 
 use aws_lc_rs::digest;
+use chrono::{DateTime, Datelike as _};
 use uuid::Uuid;
 
 use super::parameters::bad;
 use crate::response::Refusal;
-use crate::store::{CategoryPosition, CountPosition, Position};
+use crate::store::{CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
 
 /// Of the notation below. A gateway that knows another one refuses these.
 const VERSION: char = '1';
@@ -33,14 +34,40 @@ impl Place for Position {
     }
 }
 
-impl Place for CategoryPosition {
+impl Place for SessionPosition {
     fn write(&self) -> String {
-        format!("{}\0{}", self.category, self.name)
+        format!("{} {}", self.as_of_us, self.last.write())
     }
 
     fn read(text: &str) -> Option<Self> {
-        let (category, name) = text.split_once('\0')?;
-        Some(Self { category: category.to_owned(), name: name.to_owned() })
+        let (as_of_us, last) = text.split_once(' ')?;
+        Some(Self { as_of_us: as_of_us.parse().ok()?, last: Position::read(last)? })
+    }
+}
+
+impl Place for LetterCursor {
+    fn write(&self) -> String {
+        format!("{} {}", self.received_at.timestamp_micros(), self.id.simple())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (us, id) = text.split_once(' ')?;
+        // What Postgres cannot hold was never in a cursor.
+        let received_at = DateTime::from_timestamp_micros(us.parse().ok()?)?;
+        let held = (0..=9_999).contains(&received_at.year());
+        held.then_some(Self { received_at, id: Uuid::try_parse(id).ok()? })
+    }
+}
+
+impl Place for CategoryPosition {
+    fn write(&self) -> String {
+        format!("{}\0{}\0{}", self.category, self.name, self.category_stored)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split('\0');
+        let (category, name) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        Some(Self { category, name, category_stored: parts.next()?.parse().ok()? })
     }
 }
 
@@ -125,6 +152,8 @@ pub fn hold_cursors(query: &str, text: &str) {
     hold::<Position>(query, text);
     hold::<CategoryPosition>(query, text);
     hold::<CountPosition>(query, text);
+    hold::<SessionPosition>(query, text);
+    hold::<LetterCursor>(query, text);
 }
 
 #[cfg(test)]
@@ -145,7 +174,12 @@ mod tests {
             assert!(read::<Position>("events asc", &changed).is_err(), "changed at {at}");
             assert!(read::<Position>("events asc", &text[..at]).is_err(), "cut at {at}");
         }
-        let place = CategoryPosition { category: "a b".to_owned(), name: "\u{fc}".to_owned() };
+        let place = SessionPosition { last: place, as_of_us: 9 };
+        assert_eq!(read::<SessionPosition>("s", &write("s", &place)).expect("its own"), place);
+        let received_at = "2026-11-23T09:15:27.000001Z".parse().expect("a time");
+        let place = LetterCursor { received_at, id: Uuid::now_v7() };
+        assert_eq!(read::<LetterCursor>("d", &write("d", &place)).expect("its own"), place);
+        let place = CategoryPosition { category: "a b".to_owned(), name: "\u{fc}".to_owned(), category_stored: 7 };
         assert_eq!(read::<CategoryPosition>("c", &write("c", &place)).expect("its own"), place);
         let place = CountPosition { start_us: 1, event_type_id: 0, application_id: 3, outcome: "stored".to_owned() };
         assert_eq!(read::<CountPosition>("s", &write("s", &place)).expect("its own"), place);

@@ -1,24 +1,25 @@
 //! Dead letters over HTTP: pages by filter, one with its raw bytes, and the order to judge a choice of them again. What
 //! redriving is, is `redrive.rs`'s affair; rows are the store's.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
-use percent_encoding::percent_decode_str;
+use hyper::header::ACCEPT_ENCODING;
+use hyper::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::refusal;
+use super::list::{List, Listing};
+use super::parameters::{Parameters, bad, id};
+use super::{cursor, header, refusal, send};
 use crate::body;
 use crate::gateway::Gateway;
 use crate::redrive::{Ended, Errand, Redrive, Report};
-use crate::response::{self, Refusal, Response};
+use crate::response::{self, Encoding, Refusal, Response};
 use crate::share::Held;
-use crate::store::{Choice, LetterCursor, LetterFilter, StoredLetter};
+use crate::store::{Choice, LetterFilter, StoredLetter};
 use crate::trust::Application;
 use crate::verdict::Digest;
 
@@ -27,37 +28,52 @@ const LIMIT: u32 = 100;
 /// Most letters of a page or of an errand.
 const LIMIT_MAX: u32 = 1_000;
 
+/// What chooses dead letters.
+const FILTERS: [&str; 7] = ["reason", "code", "application", "category", "name", "from", "to"];
+
 /// `GET /v1/dead-letters`: the latest first.
-///
-/// # Errors
-///
-/// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::DatabaseAway`].
-pub async fn list(gateway: &Gateway, query: Option<&str>) -> Result<Response, Refusal> {
-    let (mut filter, mut limit, mut after) = (LetterFilter::default(), LIMIT, None);
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| bad(key, "must be UTF-8"))?;
-        match key {
-            "limit" => limit = number(&value)?,
-            "cursor" => after = Some(read_cursor(&value)?),
-            _ => narrow(&mut filter, key, value.into_owned())?,
-        }
-    }
-    let page = gateway.store.dead_letters_page(&filter, after, limit).await.map_err(refusal)?;
-    let next = page.letters.last().filter(|_| page.more).map(|letter| cursor_text(letter.cursor()));
-    let letters: Vec<Value> = page.letters.iter().map(letter_json).collect();
-    Ok(response::json(StatusCode::OK, json!({ "dead_letters": letters, "next": next }).to_string()))
+pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
+    let known: Vec<&'static str> = FILTERS.into_iter().chain(["limit", "cursor"]).collect();
+    let parameters = Parameters::read(query, &known)?;
+    Ok(Listing::new(List::DeadLetters(filter(&parameters)?), parameters, String::new(), "dead_letters"))
+}
+
+fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
+    let reasons = ["rejected", "quarantined"].map(|reason| (reason, reason));
+    let reason = parameters.text("reason").map(|_| parameters.choice("reason", &reasons)).transpose()?;
+    // What was refused may have broken the rules for words, so nothing but NUL is wrong here.
+    let text = |name| match parameters.text(name) {
+        Some(text) if text.contains('\0') => Err(bad(name, "must not hold a NUL")),
+        text => Ok(text.map(str::to_owned)),
+    };
+    let (from_us, to_us) = parameters.range()?;
+    Ok(LetterFilter {
+        reason: reason.map(str::to_owned),
+        code: text("code")?,
+        application: text("application")?,
+        category: text("category")?,
+        name: text("name")?,
+        from: from_us.and_then(DateTime::from_timestamp_micros),
+        to: to_us.and_then(DateTime::from_timestamp_micros),
+    })
 }
 
 /// `GET /v1/dead-letters/{id}`: one, with what is kept of its raw bytes.
 ///
 /// # Errors
 ///
-/// [`Refusal::BadParameter`], [`Refusal::NotFound`], [`Refusal::DatabaseAway`].
-pub async fn show(gateway: &Gateway, id: &str) -> Result<Response, Refusal> {
-    let id = Uuid::try_parse(id).map_err(|_| bad("id", "must be the UUID of a dead letter, as the list shows it"))?;
-    let (letter, raw) = gateway.store.dead_letter(id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
-    Ok(response::json(StatusCode::OK, whole_json(&letter, &raw).to_string()))
+/// [`Refusal::BadParameter`], [`Refusal::NotFound`], and those of a read.
+pub async fn show(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    letter_id: &str,
+    query: Option<&str>,
+) -> Result<Response, Refusal> {
+    let letter_id = id("id", letter_id)?;
+    Parameters::read(query, &[])?;
+    let (letter, raw) = gateway.store.dead_letter(letter_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
+    let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
+    send(whole_json(&letter, &raw).to_string().into_bytes(), encoding).await
 }
 
 /// `POST /v1/dead-letters/redrive`: judges the chosen dead letters again.
@@ -70,7 +86,7 @@ pub async fn redrive(gateway: &Gateway, caller: &Application, request: Request<I
     body::must_be_json(&head.headers)?;
     let received =
         body::read(&head.headers, body, &gateway.body_limits, Held::none(&gateway.in_flight, caller.share())).await?;
-    let errand = errand(&received.bytes)?;
+    let (errand, told_by) = errand(&received.bytes)?;
     // One at a time: each holds raw bytes in memory that no budget of bodies knows of.
     let Ok(_turn) = gateway.redriving.try_acquire() else { return Err(Refusal::Overloaded) };
     let answer = Duration::from_millis(gateway.config.answer_ms);
@@ -84,7 +100,7 @@ pub async fn redrive(gateway: &Gateway, caller: &Application, request: Request<I
         time: answer / 2,
     };
     let report = tokio::time::timeout(answer, redrive.run(&errand)).await.map_err(|_| Refusal::DatabaseAway)??;
-    Ok(response::json(StatusCode::OK, report_json(&report, errand.dry_run).to_string()))
+    Ok(response::json(StatusCode::OK, report_json(&report, errand.dry_run, &told_by).to_string()))
 }
 
 /// The body of a redrive. `ids` or `filter`, not both; an empty filter means all that were not redriven yet.
@@ -99,85 +115,35 @@ struct Ask {
     dry_run: Option<bool>,
 }
 
-fn errand(body: &[u8]) -> Result<Errand, Refusal> {
+/// What is to be done, and what its cursors are bound to: the choice, be it tried dry or not.
+fn errand(body: &[u8]) -> Result<(Errand, String), Refusal> {
     let ask: Ask = serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             bad("body", &format!("{error}; it takes ids or filter, and limit, cursor, dry_run"))
         }
         _ => Refusal::NotJson { line: error.line(), column: error.column(), message: error.to_string() },
     })?;
-    let choice = match (ask.ids, ask.filter) {
-        (Some(ids), None) if (1..=LIMIT_MAX as usize).contains(&ids.len()) => Choice::Ids(ids),
+    let (choice, told_by) = match (ask.ids, ask.filter) {
+        (Some(mut ids), None) if (1..=LIMIT_MAX as usize).contains(&ids.len()) => {
+            ids.sort_unstable();
+            let told_by = ids.iter().map(|id| id.simple().to_string()).collect::<String>();
+            (Choice::Ids(ids), told_by)
+        }
         (Some(_), None) => return Err(bad("ids", "must be 1 to 1000 ids of dead letters")),
         (None, Some(members)) => {
-            let mut filter = LetterFilter::default();
-            for (key, value) in members {
-                let Value::String(value) = value else { return Err(bad(&key, "must be a text")) };
-                narrow(&mut filter, &key, value)?;
-            }
-            Choice::Filter(filter)
+            let parameters = Parameters::of(members, &FILTERS)?;
+            (Choice::Filter(filter(&parameters)?), parameters.told())
         }
         _ => return Err(bad("body", "must name either `ids` or a `filter`; {\"filter\":{}} means all")),
     };
+    let told_by = format!("redrive {told_by}");
     let default = if matches!(choice, Choice::Ids(_)) { LIMIT_MAX } else { LIMIT };
     let limit = ask.limit.unwrap_or(default);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(bad("limit", "must be a whole number from 1 to 1000"));
     }
-    let after = ask.cursor.as_deref().map(read_cursor).transpose()?;
-    Ok(Errand { choice, after, limit, dry_run: ask.dry_run.unwrap_or(true) })
-}
-
-fn narrow(filter: &mut LetterFilter, key: &str, value: String) -> Result<(), Refusal> {
-    if value.contains('\0') {
-        return Err(bad(key, "must not hold a NUL"));
-    }
-    match key {
-        "reason" if matches!(&*value, "rejected" | "quarantined") => filter.reason = Some(value),
-        "reason" => return Err(bad(key, "must be rejected or quarantined")),
-        "code" => filter.code = Some(value),
-        "application" => filter.application = Some(value),
-        "category" => filter.category = Some(value),
-        "name" => filter.name = Some(value),
-        "from" => filter.from = Some(time(key, &value)?),
-        "to" => filter.to = Some(time(key, &value)?),
-        _ => {
-            let known =
-                "is not known here; known are reason, code, application, category, name, from, to, limit, cursor";
-            return Err(bad(key, known));
-        }
-    }
-    Ok(())
-}
-
-fn bad(name: &str, message: &str) -> Refusal {
-    Refusal::BadParameter { name: name.chars().take(100).collect(), message: Cow::Owned(message.to_owned()) }
-}
-
-fn number(value: &str) -> Result<u32, Refusal> {
-    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| bad("limit", "must be a whole number from 1 to 1000"))
-}
-
-fn time(key: &str, value: &str) -> Result<DateTime<Utc>, Refusal> {
-    let time = DateTime::parse_from_rfc3339(value).map(|time| time.with_timezone(&Utc));
-    time.map_err(|_| bad(key, "must be a time such as 2026-11-23T09:15:27Z"))
-}
-
-fn cursor_text(cursor: LetterCursor) -> String {
-    format!("{:016x}{}", cursor.received_at.timestamp_micros(), cursor.id.simple())
-}
-
-fn read_cursor(text: &str) -> Result<LetterCursor, Refusal> {
-    let read = || {
-        let (time, id) = text.split_at_checked(16).filter(|_| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-        let us = u64::from_str_radix(time, 16).ok()?.cast_signed();
-        // What Postgres cannot hold was never in a cursor.
-        let received_at =
-            DateTime::from_timestamp_micros(us).filter(|time| (0..=9_999).contains(&chrono::Datelike::year(time)))?;
-        Some(LetterCursor { received_at, id: Uuid::try_parse(id).ok()? })
-    };
-    read().ok_or_else(|| bad("cursor", "must be the `next` of an earlier answer"))
+    let after = ask.cursor.as_deref().map(|text| cursor::read(&told_by, text)).transpose()?;
+    Ok((Errand { choice, after, limit, dry_run: ask.dry_run.unwrap_or(true) }, told_by))
 }
 
 /// A dead letter as answers show it, without its raw bytes.
@@ -217,7 +183,7 @@ pub(crate) fn whole_json(letter: &StoredLetter, raw: &[u8]) -> Value {
 }
 
 /// What came of an errand, as answers show it.
-pub(crate) fn report_json(report: &Report, dry_run: bool) -> Value {
+fn report_json(report: &Report, dry_run: bool, told_by: &str) -> Value {
     json!({
         "dry_run": dry_run,
         "stored": report.count(Ended::Stored),
@@ -226,7 +192,7 @@ pub(crate) fn report_json(report: &Report, dry_run: bool) -> Value {
         "quarantined": report.count(Ended::Quarantined),
         "skipped": report.count(Ended::Skipped),
         "results": report.results,
-        "next": report.next.map(cursor_text),
+        "next": report.next.map(|place| cursor::write(told_by, &place)),
     })
 }
 
@@ -261,20 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_names_the_letter_it_was_made_of() {
-        let cursor =
-            LetterCursor { received_at: "2026-11-23T09:15:27.000001Z".parse().expect("a time"), id: Uuid::now_v7() };
-        assert_eq!(read_cursor(&cursor_text(cursor)), Ok(cursor));
-        for text in ["", "12", &"7f".repeat(24), "x"] {
-            assert!(read_cursor(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_redrive_is_dry_unless_it_is_said_otherwise() {
-        assert!(errand(br#"{"filter":{}}"#).expect("all").dry_run);
+        assert!(errand(br#"{"filter":{}}"#).expect("all").0.dry_run);
         let ids = format!("{{\"ids\":[\"{}\"],\"dry_run\":false}}", Uuid::now_v7());
-        assert!(!errand(ids.as_bytes()).expect("one").dry_run);
+        assert!(!errand(ids.as_bytes()).expect("one").0.dry_run);
         for body in [
             "{}",
             r#"{"ids":[]}"#,
@@ -282,6 +238,7 @@ mod tests {
             r#"{"filter":{},"ids":[]}"#,
             r#"{"filter":{"reason":"bad"}}"#,
             r#"{"filter":{"reason":1}}"#,
+            r#"{"filter":{"category":""}}"#,
             r#"{"filter":{},"limit":0}"#,
             r#"{"filter":{},"cursor":"x"}"#,
             r#"{"filters":{}}"#,

@@ -5,7 +5,7 @@ use super::cursor::{self, Place};
 use super::parameters::Parameters;
 use super::{refusal, words};
 use crate::response::Refusal;
-use crate::store::{CountFilter, EventFilter, Page, PageLimits, SessionFilter, Store};
+use crate::store::{CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
 
 /// What is listed.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub(super) enum List {
     Sessions(SessionFilter),
     EventTypes,
     Counts(CountFilter),
+    DeadLetters(LetterFilter),
 }
 
 /// A list with the words around it.
@@ -76,6 +77,10 @@ impl Listing {
                 let after = self.place(after)?;
                 let page = store.counts_page(filter, after.as_ref(), limits.rows).await.map_err(refusal)?;
                 Ok(self.write(separator, page, words::count))
+            }
+            List::DeadLetters(filter) => {
+                let page = store.dead_letters_page(filter, self.place(after)?, limits).await.map_err(refusal)?;
+                Ok(self.write(separator, page, words::dead_letter))
             }
         }
     }

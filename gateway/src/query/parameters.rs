@@ -2,6 +2,7 @@
 //! with one is told with its name and with what it may be.
 
 use percent_encoding::percent_decode;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::envelope::timestamp;
@@ -30,6 +31,22 @@ impl Parameters {
             read.push((name, value));
         }
         read.retain(|(_, value)| !value.is_empty());
+        Ok(Self(read))
+    }
+
+    /// The same from the members of a JSON object, each of them a text.
+    pub(crate) fn of(members: serde_json::Map<String, Value>, known: &[&'static str]) -> Result<Self, Refusal> {
+        let mut read = Vec::new();
+        for (key, value) in members {
+            let Some(name) = known.iter().find(|name| **name == key) else {
+                return Err(bad(&key, &format!("is not known here; known are {}", listed(known))));
+            };
+            match value {
+                // An empty one would choose everything, which nobody means who writes it.
+                Value::String(value) if !value.is_empty() => read.push((*name, value)),
+                _ => return Err(bad(name, "must be a text that is not empty; leave it out to choose all")),
+            }
+        }
         Ok(Self(read))
     }
 

@@ -3,7 +3,8 @@
 
 use std::io::Write as _;
 
-use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent};
+use super::dead_letters::letter_json;
+use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
 use crate::verdict::Digest;
 
 /// Writing to a vector cannot fail.
@@ -115,6 +116,10 @@ pub(super) fn count(out: &mut Vec<u8>, row: &CountRow) {
         row.count
     )
     .expect(WRITES);
+}
+
+pub(super) fn dead_letter(out: &mut Vec<u8>, letter: &StoredLetter) {
+    write!(out, "{}", letter_json(letter)).expect(WRITES);
 }
 
 /// The fields `from` and `to`, each with its comma.

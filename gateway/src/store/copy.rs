@@ -140,6 +140,7 @@ mod tests {
             module: None,
             data: Text::from("{}"),
             raw: Bytes::new(),
+            redriven: false,
         };
         let mut out = Vec::new();
         event(&row, Ids { event_type: 9, module: None }, &mut out);

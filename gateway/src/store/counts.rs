@@ -3,11 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::read::within;
 use super::{Error, Store};
 
 /// Deltas that one fold takes at most, so that it never holds its locks for long.
-const FOLD_ROWS_MAX: i32 = 20_000;
+pub(crate) const FOLD_ROWS_MAX: u32 = 20_000;
+/// Longest time of one fold. Its own: it has nothing to do with how long readers may wait.
+const FOLD_TIME: Duration = Duration::from_secs(10);
+/// What its transaction may take besides.
+const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
 
 /// What one row counts as. Minutes are those of receipt: a refused event may have no other time that can be read.
@@ -61,15 +69,21 @@ impl Tally {
 }
 
 impl Store {
-    /// Adds what batches have counted to the folded counts, and gives how many deltas it took. To be called now and
-    /// then, by any number of gateways: one of them folds at a time, and the others are told that there was nothing.
+    /// Adds up to `rows_max` of what batches have counted to the folded counts, and gives how many deltas it took. To be
+    /// called now and then, by any number of gateways: one of them folds at a time, and the others are told that there was
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`]; nothing is lost by any of them.
-    pub async fn fold_counts(&self) -> Result<u64, Error> {
-        self.ask(async {
+    /// [`Error::Away`], [`Error::Refused`], and [`Error::Slow`], after which fewer rows may fit; nothing is lost by any of
+    /// them.
+    pub async fn fold_counts(&self, rows_max: u32) -> Result<u64, Error> {
+        let fold = async {
             let mut transaction = self.own.begin().await?;
+            sqlx::query("select set_config('statement_timeout', $1, true)")
+                .bind(FOLD_TIME.as_millis().to_string())
+                .execute(&mut *transaction)
+                .await?;
             // A statement of its own, so that the fold sees what the fold before it has committed.
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('eye_fold_counts'))")
                 .fetch_one(&mut *transaction)
@@ -77,14 +91,14 @@ impl Store {
             let mut taken: i64 = 0;
             if mine {
                 taken = sqlx::query_scalar("select fold_counts($1)")
-                    .bind(FOLD_ROWS_MAX)
+                    .bind(i32::try_from(rows_max).unwrap_or(i32::MAX))
                     .fetch_one(&mut *transaction)
                     .await?;
             }
             transaction.commit().await?;
             Ok(u64::try_from(taken).unwrap_or_default())
-        })
-        .await
+        };
+        within(Instant::now() + FOLD_TIME + FOLD_MARGIN, FOLD_TIME, fold).await
     }
 }
 

@@ -1,23 +1,22 @@
 //! Dead letters read back: pages by filter, one by its id, and those that are to be judged again, with the mark that
-//! keeps each from being stored a second time. Paging is by key (`received_at`, `id`).
+//! keeps each from being stored a second time. Paging is by key (`received_at`, `id`). What a filter leaves out is left out
+//! while walking along that key, a stretch of bounded length at a time; a page that has walked for long ends early.
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::read::{Page, PageLimits, Reading, application_id, within};
 use super::{Error, Store};
 
-/// A page ends early once it holds about so many bytes: violations may be large.
-const PAGE_BYTES_MAX: usize = 8 << 20;
+/// Letters of one stretch of a walk.
+const STRETCH_MAX: u32 = 10_000;
+/// A page to be judged again ends early once it holds about so many bytes: violations may be large.
+const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
-const SELECT: &str = "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \
-     letter.violations::text as violations, letter.application_id, coalesce(applications.name, '') as application, \
-     modules.digest as module, letter.event_id, letter.session_id, letter.category, letter.name, letter.raw_bytes, \
-     octet_length(letter.raw) as raw_kept_bytes, letter.redriven_at, letter.redriven_as \
-     from dead_letters letter \
-     left join applications on applications.id = letter.application_id \
-     left join modules on modules.id = letter.module_id where true";
+const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
+     category, name, raw, raw_bytes, redriven_at, redriven_as";
 
 /// Which dead letters are meant; what is `None` leaves nothing out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,29 +35,6 @@ pub struct LetterFilter {
     pub from: Option<DateTime<Utc>>,
     /// Received before.
     pub to: Option<DateTime<Utc>>,
-}
-
-impl LetterFilter {
-    fn push(&self, query: &mut QueryBuilder<Postgres>) {
-        let words = [
-            (" and letter.reason = ", &self.reason),
-            (" and letter.code = ", &self.code),
-            (" and applications.name = ", &self.application),
-            (" and letter.category = ", &self.category),
-            (" and letter.name = ", &self.name),
-        ];
-        for (condition, value) in words {
-            if let Some(value) = value {
-                query.push(condition).push_bind(value.clone());
-            }
-        }
-        for (condition, value) in [(" and letter.received_at >= ", self.from), (" and letter.received_at < ", self.to)]
-        {
-            if let Some(value) = value {
-                query.push(condition).push_bind(value);
-            }
-        }
-    }
 }
 
 /// The place of a dead letter in the order of receipt.
@@ -120,15 +96,6 @@ impl StoredLetter {
     }
 }
 
-/// A page of dead letters.
-#[derive(Clone, Debug, Default)]
-pub struct LetterPage {
-    /// The dead letters, in the order that was asked for.
-    pub letters: Vec<StoredLetter>,
-    /// Whether there are more after them.
-    pub more: bool,
-}
-
 /// Which dead letters are to be judged again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -140,70 +107,103 @@ pub enum Choice {
 
 impl Store {
     /// A page of dead letters, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn dead_letters_page(
         &self,
         filter: &LetterFilter,
         after: Option<LetterCursor>,
-        limit: u32,
-    ) -> Result<LetterPage, Error> {
-        let mut query = QueryBuilder::new(SELECT);
-        filter.push(&mut query);
-        if let Some(after) = after {
-            query.push(" and (letter.received_at, letter.id) < (").push_bind(after.received_at);
-            query.push(", ").push_bind(after.id).push(")");
-        }
-        query.push(" order by letter.received_at desc, letter.id desc limit ").push_bind(i64::from(limit) + 1);
-        self.letters(query, limit).await
+        limits: PageLimits,
+    ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
+        self.walk_letters(filter, Order::LatestFirst, after, limits).await
     }
 
     /// A page of dead letters to judge again, in the order in which they were received.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn dead_letters_to_redrive(
         &self,
         choice: &Choice,
         after: Option<LetterCursor>,
         limit: u32,
-    ) -> Result<LetterPage, Error> {
-        let mut query = QueryBuilder::new(SELECT);
-        match choice {
-            Choice::Ids(ids) => {
-                query.push(" and letter.id = any(").push_bind(ids.clone()).push(")");
+    ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
+        let limits = PageLimits { rows: limit, bytes: REDRIVE_BYTES_MAX };
+        let ids = match choice {
+            Choice::Filter(filter) => return self.walk_letters(filter, Order::LeftToRedrive, after, limits).await,
+            Choice::Ids(ids) => ids,
+        };
+        let mut reading = self.reading().await?;
+        let mut page = LettersInTheMaking::new(after, limits);
+        let mut query = QueryBuilder::new("");
+        push_words(&mut query, |query| {
+            // By key for each, so that no plan can come to walk along all letters.
+            query.push(format!("select {COLUMNS} from (select distinct wanted_id from unnest(")).push_bind(ids.clone());
+            query.push(format!(
+                "::uuid[]) given (wanted_id)) wanted cross join lateral \
+                 (select {COLUMNS} from dead_letters where id = wanted_id limit 1) found where true"
+            ));
+            if let Some(after) = after {
+                query.push(" and (received_at, id) > (").push_bind(after.received_at);
+                query.push(", ").push_bind(after.id).push(")");
             }
-            Choice::Filter(filter) => {
-                query.push(" and letter.redriven_at is null");
-                filter.push(&mut query);
-            }
-        }
-        if let Some(after) = after {
-            query.push(" and (letter.received_at, letter.id) > (").push_bind(after.received_at);
-            query.push(", ").push_bind(after.id).push(")");
-        }
-        query.push(" order by letter.received_at, letter.id limit ").push_bind(i64::from(limit) + 1);
-        self.letters(query, limit).await
+            query.push(format!(" order by received_at, id limit {}", page.asked()));
+        });
+        query.push(" order by letter.received_at, letter.id");
+        page.read(&mut reading, query).await?;
+        Ok(page.cut())
     }
 
-    async fn letters(&self, mut query: QueryBuilder<Postgres>, limit: u32) -> Result<LetterPage, Error> {
+    /// Those of `ids` that no dead letter has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn dead_letters_unknown(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let query = sqlx::query_scalar(
+            "select wanted.id from (select distinct id from unnest($1::uuid[]) given (id)) wanted \
+             left join lateral (select true as found from dead_letters where dead_letters.id = wanted.id limit 1) there \
+                 on true \
+             where there.found is null order by wanted.id",
+        )
+        .bind(ids);
+        self.reading().await?.run(|connection| query.fetch_all(connection)).await
+    }
+
+    async fn walk_letters(
+        &self,
+        filter: &LetterFilter,
+        order: Order,
+        after: Option<LetterCursor>,
+        limits: PageLimits,
+    ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
         let mut reading = self.reading().await?;
-        let read = reading.run(async move |connection| {
-            let mut rows = query.build_query_as::<StoredLetter>().fetch(connection);
-            let (mut page, mut bytes) = (LetterPage::default(), 0);
-            while let Some(letter) = rows.try_next().await? {
-                if page.letters.len() == limit as usize || bytes > PAGE_BYTES_MAX {
-                    page.more = true;
-                    break;
-                }
-                bytes += letter.bytes();
-                page.letters.push(letter);
+        let mut walk = Walk { filter, application_id: None, order, page: LettersInTheMaking::new(after, limits) };
+        if let Some(application) = &filter.application {
+            let (until, time) = reading.limits();
+            walk.application_id = within(until, time, application_id(reading.connection(), application)).await?;
+            if walk.application_id.is_none() {
+                return Ok(Page { rows: Vec::new(), next: None });
             }
-            Ok(page)
-        });
-        read.await
+        }
+        while walk.step(&mut reading).await? {
+            if walk.page.full() {
+                return Ok(walk.page.cut());
+            }
+            if reading.late() {
+                return Ok(Page { next: walk.page.after, rows: walk.page.rows });
+            }
+        }
+        Ok(Page { rows: walk.page.rows, next: None })
     }
 
     /// One dead letter and what is kept of its raw bytes.
     pub async fn dead_letter(&self, id: Uuid) -> Result<Option<(StoredLetter, Vec<u8>)>, Error> {
-        let mut query = QueryBuilder::new(SELECT);
-        query.push(" and letter.id = ").push_bind(id).push(" limit 1");
-        let Some(letter) = self.letters(query, 1).await?.letters.pop() else { return Ok(None) };
+        let one = Choice::Ids(vec![id]);
+        let Some(letter) = self.dead_letters_to_redrive(&one, None, 1).await?.rows.pop() else { return Ok(None) };
         let raw = self.dead_letter_raws(&[letter.cursor()]).await?.pop().flatten();
         Ok(raw.map(|raw| (letter, raw)))
     }
@@ -241,4 +241,149 @@ impl Store {
         self.reading().await?.run(|connection| query.execute(connection)).await?;
         Ok(())
     }
+}
+
+/// Along which letters a walk goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// All, the latest first.
+    LatestFirst,
+    /// Those that were not redriven yet, in the order of receipt.
+    LeftToRedrive,
+}
+
+/// A walk along the key.
+struct Walk<'a> {
+    filter: &'a LetterFilter,
+    /// Of the application that the filter names.
+    application_id: Option<i32>,
+    order: Order,
+    page: LettersInTheMaking,
+}
+
+impl Walk<'_> {
+    /// Reads on by a stretch, and says whether there may be more.
+    async fn step(&mut self, reading: &mut Reading) -> Result<bool, Error> {
+        let mut query = QueryBuilder::new("");
+        push_words(&mut query, |query| {
+            query.push(format!("select {COLUMNS} from ("));
+            self.push_stretch(query, COLUMNS);
+            query.push(") stretch where true");
+            self.push_filter(query);
+            query.push(format!(" order by {} limit {}", self.by(""), self.page.asked()));
+        });
+        query.push(format!(" order by {}", self.by("letter.")));
+        self.page.read(reading, query).await?;
+        if self.page.full() {
+            return Ok(true);
+        }
+        let mut query = QueryBuilder::new("select received_at, id from (");
+        self.push_stretch(&mut query, "received_at, id");
+        query.push(format!(") stretch offset {}", STRETCH_MAX - 1));
+        let query = query.build_query_as::<(DateTime<Utc>, Uuid)>().persistent(false);
+        let (until, time) = reading.limits();
+        let last = within(until, time, query.fetch_optional(reading.connection())).await?;
+        let Some((received_at, id)) = last else { return Ok(false) };
+        self.page.after = Some(LetterCursor { received_at, id });
+        Ok(true)
+    }
+
+    fn by(&self, of: &str) -> String {
+        let way = if self.order == Order::LatestFirst { "desc" } else { "asc" };
+        format!("{of}received_at {way}, {of}id {way}")
+    }
+
+    /// The next letters along the index; the bounds on the time alone are what chooses partitions.
+    fn push_stretch(&self, query: &mut QueryBuilder<Postgres>, columns: &str) {
+        query.push(format!("select {columns} from dead_letters where true"));
+        if self.order == Order::LeftToRedrive {
+            query.push(" and redriven_at is null");
+        }
+        for (condition, value) in [(" and received_at >= ", self.filter.from), (" and received_at < ", self.filter.to)]
+        {
+            if let Some(value) = value {
+                query.push(condition).push_bind(value);
+            }
+        }
+        if let Some(after) = self.page.after {
+            let beyond = if self.order == Order::LatestFirst { "<" } else { ">" };
+            query.push(format!(" and received_at {beyond}= ")).push_bind(after.received_at);
+            query.push(format!(" and (received_at, id) {beyond} (")).push_bind(after.received_at);
+            query.push(", ").push_bind(after.id).push(")");
+        }
+        query.push(format!(" order by {} limit {STRETCH_MAX}", self.by("")));
+    }
+
+    fn push_filter(&self, query: &mut QueryBuilder<Postgres>) {
+        let words = [
+            (" and reason = ", &self.filter.reason),
+            (" and code = ", &self.filter.code),
+            (" and category = ", &self.filter.category),
+            (" and name = ", &self.filter.name),
+        ];
+        for (condition, value) in words {
+            if let Some(value) = value {
+                query.push(condition).push_bind(value.clone());
+            }
+        }
+        if let Some(application_id) = self.application_id {
+            query.push(" and application_id = ").push_bind(application_id);
+        }
+    }
+}
+
+/// A page in the making.
+struct LettersInTheMaking {
+    after: Option<LetterCursor>,
+    rows: Vec<StoredLetter>,
+    bytes: usize,
+    limits: PageLimits,
+}
+
+impl LettersInTheMaking {
+    fn new(after: Option<LetterCursor>, limits: PageLimits) -> Self {
+        Self { after, rows: Vec::new(), bytes: 0, limits }
+    }
+
+    fn full(&self) -> bool {
+        self.rows.len() > self.limits.rows as usize || self.bytes >= self.limits.bytes
+    }
+
+    /// One letter more than a page tells that there is a next one.
+    fn asked(&self) -> u32 {
+        self.limits.rows + 1 - u32::try_from(self.rows.len()).unwrap_or(u32::MAX).min(self.limits.rows)
+    }
+
+    async fn read(&mut self, reading: &mut Reading, mut query: QueryBuilder<Postgres>) -> Result<(), Error> {
+        let (until, time) = reading.limits();
+        let mut rows = query.build_query_as::<StoredLetter>().persistent(false).fetch(reading.connection());
+        while !self.full() {
+            let Some(letter) = within(until, time, rows.try_next()).await? else { break };
+            self.bytes += letter.bytes();
+            self.rows.push(letter);
+        }
+        Ok(())
+    }
+
+    /// The page, without the letter that only told that there is more.
+    fn cut(mut self) -> Page<StoredLetter, LetterCursor> {
+        let full = self.full();
+        self.rows.truncate(self.limits.rows as usize);
+        Page { next: self.rows.last().filter(|_| full).map(StoredLetter::cursor), rows: self.rows }
+    }
+}
+
+/// Joins the words to the letters of a page, and only to them.
+fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&mut QueryBuilder<Postgres>)) {
+    query.push(
+        "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \
+         letter.violations::text as violations, letter.application_id, coalesce(applications.name, '') as application, \
+         modules.digest as module, letter.event_id, letter.session_id, letter.category, letter.name, letter.raw_bytes, \
+         octet_length(letter.raw) as raw_kept_bytes, letter.redriven_at, letter.redriven_as from (",
+    );
+    page(query);
+    query.push(
+        ") letter left join applications on applications.id = letter.application_id \
+         left join modules on modules.id = letter.module_id",
+    );
 }

@@ -1,23 +1,40 @@
 //! The partitions of `events` and `dead_letters`: which there are, and the making of those that are missing, ahead and
-//! on demand. Each is made by itself under a short lock time, so that no writer waits for long; a default partition that
-//! is too full to be looked through in that time keeps its rows. What is removed is `retention.rs`'s affair.
+//! on demand. Each is made by itself within a time that no writer notices; a default partition that is too full to be
+//! looked through in that time keeps its rows. What is removed is `retention.rs`'s affair.
 
-use chrono::{DateTime, NaiveDateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike as _, Months, NaiveDate, NaiveDateTime, Utc};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
+use tokio::time::Instant;
 
 use super::{Error, Store};
 
-/// Longest wait for one lock. Writers stand behind whoever waits for a lock, and a change takes up to three.
+/// Longest wait for one lock. Writers stand behind whoever waits for a lock.
 const LOCK_MS: u64 = 30;
-/// Longest time of one change, for a server that does not get to work.
-const CHANGE_MS: u64 = 2_000;
-/// Rows that are moved out of a default partition at once; writers wait meanwhile.
-const MOVED_ROWS_MAX: i64 = 2_000;
+/// Longest time from the first lock that is asked for to the last change: how long writers may wait for all of it.
+const LOCKED_MS: u64 = 80;
+/// Longest time of what is prepared before, while nobody waits, for a server that does not get to work.
+const PREPARED_MS: u64 = 2_000;
+/// What is moved out of a default partition at once; writers wait meanwhile.
+const MOVED_ROWS_MAX: u64 = 2_000;
+const MOVED_BYTES_MAX: u64 = 4 << 20;
 /// The largest default partition that is looked through while writers wait.
-const DEFAULT_BYTES_MAX: i64 = 32 << 20;
+const DEFAULT_BYTES_MAX: u64 = 32 << 20;
 /// Tries of one change before it is left for later, and the pause between them.
-const TRIES: u32 = 5;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+pub(super) const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Partitions that a writer makes for one batch. The events of further months find theirs with a later batch.
+const MONTHS_OF_BATCH_MAX: usize = 3;
+/// How long writers believe what they know of a month: that it has a partition, that it cannot get one now, and that
+/// others held the table.
+const THERE_TIME: Duration = Duration::from_secs(600);
+const CROWDED_TIME: Duration = Duration::from_secs(60);
+const BUSY_TIME: Duration = Duration::from_secs(1);
+/// Months that writers remember.
+const MONTHS_MAX: usize = 4_096;
 
 /// A table that is partitioned by month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,17 +125,18 @@ pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Res
     let mut left = Vec::new();
     for table in Partitioned::ALL {
         for (place, &month) in months.iter().enumerate() {
-            let mut making = make(connection, table, month).await?;
+            let mut making = make(connection, table, month, TRIES).await?;
             // Last month, this one, and then those in which nothing can have happened yet.
             if making == Making::Crowded && place >= 2 {
                 prove_gap(connection, table, month).await?;
-                making = make(connection, table, month).await?;
+                making = make(connection, table, month, TRIES).await?;
             }
             if matches!(making, Making::Crowded | Making::Busy) {
                 left.push(format!("{} {}", table.as_str(), month.format("%Y-%m")));
             }
         }
     }
+    drop_gaps(connection).await?;
     Ok(left)
 }
 
@@ -127,14 +145,17 @@ pub(super) async fn make(
     connection: &mut PgConnection,
     table: Partitioned,
     month: NaiveDateTime,
+    tries: u32,
 ) -> Result<Making, sqlx::Error> {
-    let values =
-        [table.as_str().to_owned(), month.to_string(), MOVED_ROWS_MAX.to_string(), DEFAULT_BYTES_MAX.to_string()];
-    let made = changed(connection, "select make_partition($1, $2::timestamp, $3::bigint, $4::bigint)", &values).await?;
-    Ok(match made.as_ref().and_then(|made| made.as_deref()) {
+    let table = table.as_str();
+    let prepare = format!(
+        "select prepare_partition('{table}', '{month}', {MOVED_ROWS_MAX}, {MOVED_BYTES_MAX}, {DEFAULT_BYTES_MAX})"
+    );
+    let attach = format!("select attach_partition('{table}', '{month}')");
+    Ok(match changed(connection, &prepare, &attach, tries).await? {
         None => Making::Busy,
-        Some("there") => Making::There,
-        Some("crowded") => Making::Crowded,
+        Some(said) if said == "there" => Making::There,
+        Some(said) if said == "crowded" => Making::Crowded,
         Some(_) => Making::Made,
     })
 }
@@ -145,7 +166,7 @@ async fn prove_gap(connection: &mut PgConnection, table: Partitioned, month: Nai
     let table_name = table.as_str();
     let key = if table == Partitioned::Events { "timestamp" } else { "received_at" };
     let gap = format!("{table_name}_{}_gap", month.format("%Y_%m"));
-    let after = month.checked_add_months(chrono::Months::new(1)).unwrap_or(month);
+    let after = month.checked_add_months(Months::new(1)).unwrap_or(month);
     // Names and times are of our own making, so this is no place where a stranger's text could come in.
     let add = format!(
         "alter table {table_name}_default add constraint {gap} \
@@ -159,7 +180,7 @@ async fn prove_gap(connection: &mut PgConnection, table: Partitioned, month: Nai
     .fetch_one(&mut *connection)
     .await?;
     if !there {
-        let added = changed(connection, &add, &[]).await?;
+        let added = changed(connection, "", &add, TRIES).await?;
         if added.is_none() {
             return Ok(());
         }
@@ -167,19 +188,41 @@ async fn prove_gap(connection: &mut PgConnection, table: Partitioned, month: Nai
     let validate = format!("alter table {table_name}_default validate constraint {gap}");
     match connection.execute(AssertSqlSafe(validate)).await {
         // There are rows of that month after all, so it cannot be made, and the constraint must not stay.
-        Err(error) if code(&error) == "23514" => {
-            let drop = format!("alter table {table_name}_default drop constraint {gap}");
-            changed(connection, &drop, &[]).await?;
-            Ok(())
-        }
+        Err(error) if code(&error) == "23514" => drop_gap(connection, &format!("{table_name}_default"), &gap).await,
         result => result.map(|_| ()),
     }
 }
 
-/// The months of events in the default partition since 1970, the earliest first; found by a few steps along its index.
+/// Drops the proofs that have served: of months that have their partition, or that have begun without one.
+async fn drop_gaps(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let served: Vec<(String, String)> = sqlx::query_as(
+        "select conrelid::regclass::text, conname::text from pg_constraint \
+         where conrelid in (to_regclass('events_default'), to_regclass('dead_letters_default')) \
+             and conname ~ '_[0-9]{4}_[0-9]{2}_gap$' \
+             and (to_regclass(left(conname, -4)) is not null \
+                 or to_timestamp(right(left(conname, -4), 7) || '+00', 'YYYY_MMTZH') <= now())",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for (table, gap) in served {
+        drop_gap(connection, &table, &gap).await?;
+    }
+    Ok(())
+}
+
+/// If others hold the table all the time, the next round finds it again.
+async fn drop_gap(connection: &mut PgConnection, table: &str, gap: &str) -> Result<(), sqlx::Error> {
+    let drop = format!("alter table {table} drop constraint if exists {gap}");
+    changed(connection, "", &drop, TRIES).await?;
+    Ok(())
+}
+
+/// The months of events in the default partition since `since`, the earliest first, without those of `but`; found by a
+/// few steps along its index.
 pub(super) async fn stray_months(
     connection: &mut PgConnection,
     since: DateTime<Utc>,
+    but: &[NaiveDateTime],
     months_max: i64,
 ) -> Result<Vec<NaiveDateTime>, sqlx::Error> {
     sqlx::query_scalar(
@@ -190,39 +233,40 @@ pub(super) async fn stray_months(
              select (select date_trunc('month', min(timestamp) at time zone 'utc') from events_default \
                  where timestamp >= (months.month + interval '1 month') at time zone 'utc') \
              from months where months.month is not null) \
-         select month from months where month is not null limit $2",
+         select month from months where month is not null and month <> all($2) limit $3",
     )
     .bind(since)
+    .bind(but)
     .bind(months_max)
     .fetch_all(connection)
     .await
 }
 
-/// Runs one change of the schema in a transaction of its own within the lock time, again and again for a while if others
-/// hold the table. Gives what it says, if anything; `None` if others held the table all the time. `values` are bound as
-/// texts; the statement itself must hold no stranger's words.
+/// Runs one change of the schema in a transaction of its own within the times above, again and again for a while if others
+/// hold the table. Gives the last word that it says, empty if none; `None` if others held the table all the time. Neither
+/// statement may hold a stranger's words.
 pub(super) async fn changed(
     connection: &mut PgConnection,
-    statement: &str,
-    values: &[String],
-) -> Result<Option<Option<String>>, sqlx::Error> {
-    for _ in 0..TRIES {
-        let mut transaction = connection.begin().await?;
-        let limits = format!("set local lock_timeout = {LOCK_MS}; set local statement_timeout = {CHANGE_MS}");
-        transaction.execute(AssertSqlSafe(limits)).await?;
-        let mut change = sqlx::query_scalar::<_, String>(AssertSqlSafe(statement.to_owned())).persistent(false);
-        for value in values {
-            change = change.bind(value);
-        }
-        match change.fetch_optional(&mut *transaction).await {
-            Ok(said) => {
-                transaction.commit().await?;
-                return Ok(Some(said));
+    prepare: &str,
+    change: &str,
+    tries: u32,
+) -> Result<Option<String>, sqlx::Error> {
+    // In one message, which is one transaction: the locks never wait for this program, nor for the disk at the end. A
+    // crash may undo the change, and then nothing that came after it is there either.
+    let script = format!(
+        "set local synchronous_commit = off; set local lock_timeout = {LOCK_MS}; \
+         set local statement_timeout = {PREPARED_MS}; {prepare}; set local statement_timeout = {LOCKED_MS}; {change}"
+    );
+    for left in (0..tries).rev() {
+        match sqlx::raw_sql(AssertSqlSafe(script.clone())).fetch_all(&mut *connection).await {
+            Ok(rows) => {
+                let said = rows.last().map(|row| row.try_get(0)).transpose()?;
+                return Ok(Some(said.unwrap_or_default()));
             }
-            Err(error) if matches!(&*code(&error), "55P03" | "57014" | "40P01") => transaction.rollback().await?,
-            Err(error) => return Err(error),
+            Err(error) if !matches!(&*code(&error), "55P03" | "57014" | "40P01") => return Err(error),
+            Err(_) if left > 0 => tokio::time::sleep(PAUSE).await,
+            Err(_) => {}
         }
-        tokio::time::sleep(PAUSE).await;
     }
     Ok(None)
 }
@@ -230,4 +274,159 @@ pub(super) async fn changed(
 /// The SQLSTATE of an error; empty if it has none.
 fn code(error: &sqlx::Error) -> String {
     error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned()
+}
+
+/// Partitions on demand: before the rows of a batch come, their months get partitions, so that no rows gather in the
+/// default one. What the writers of a gateway know of months is here, and they look only for what they do not know.
+#[derive(Debug, Default)]
+pub(super) struct OnDemand {
+    /// Most partitions of events; 0 makes none.
+    partitions_max: usize,
+    /// Months that are kept whole for less get none: retention would remove it at once. 0 is for ever.
+    events_days: u64,
+    /// Until when nothing is to be done for a month.
+    settled: Mutex<HashMap<NaiveDate, Instant>>,
+}
+
+impl OnDemand {
+    pub(super) fn new(partitions_max: usize, events_days: u64) -> Self {
+        Self { partitions_max, events_days, settled: Mutex::default() }
+    }
+
+    /// Makes the partitions that rows with these times (of the event, and of its receipt) would miss. What cannot be made
+    /// now costs no row: it goes into the default partition.
+    ///
+    /// # Errors
+    ///
+    /// Only what has broken the connection.
+    pub(super) async fn cover(
+        &self,
+        connection: &mut PgConnection,
+        times_us: impl Iterator<Item = (i64, i64)>,
+    ) -> Result<(), sqlx::Error> {
+        if self.partitions_max == 0 {
+            return Ok(());
+        }
+        let missing = self.unsettled(times_us);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        match self.make(connection, missing).await {
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::warn!(%error, "a partition could not be made on demand");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    async fn make(&self, connection: &mut PgConnection, missing: Vec<NaiveDate>) -> Result<(), sqlx::Error> {
+        let months: Vec<NaiveDateTime> = sqlx::query_scalar(
+            "select to_timestamp(right(child.relname, 7) || '+00', 'YYYY_MMTZH') at time zone 'utc' \
+             from pg_inherits join pg_class child on child.oid = pg_inherits.inhrelid \
+             where pg_inherits.inhparent = to_regclass('events') and child.relname ~ '^events_[0-9]{4}_[0-9]{2}$'",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut count = months.len();
+        for month in months {
+            self.settle(month.date(), THERE_TIME);
+        }
+        for month in self.still_missing(missing) {
+            // Before it is tried: an error must not make each batch try again.
+            self.settle(month, CROWDED_TIME);
+            if count >= self.partitions_max {
+                continue;
+            }
+            match make(connection, Partitioned::Events, month.and_time(chrono::NaiveTime::MIN), 1).await? {
+                Making::Made => {
+                    tracing::info!(month = %month.format("%Y-%m"), "a partition was made for events of a new month");
+                    self.settle(month, THERE_TIME);
+                    count += 1;
+                }
+                Making::There => self.settle(month, THERE_TIME),
+                Making::Busy => self.settle(month, BUSY_TIME),
+                Making::Crowded => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The months for which something may be to do, each once.
+    fn unsettled(&self, times_us: impl Iterator<Item = (i64, i64)>) -> Vec<NaiveDate> {
+        let mut missing = Vec::new();
+        let mut last = 0..0;
+        let mut settled = None;
+        for (time_us, received_at_us) in times_us {
+            // Events of a batch are mostly of one month.
+            if last.contains(&time_us) {
+                continue;
+            }
+            let Some(month) = month_of(time_us) else { continue };
+            last = range_us(month);
+            let days =
+                if self.events_days == 0 { i64::MAX } else { i64::try_from(self.events_days).unwrap_or(i64::MAX) };
+            if month.year() < 1970 || last.end <= received_at_us.saturating_sub(days.saturating_mul(DAY_US)) {
+                continue;
+            }
+            let settled = settled.get_or_insert_with(|| self.settled.lock().unwrap_or_else(PoisonError::into_inner));
+            let known = settled.get(&month).is_some_and(|until| Instant::now() < *until);
+            if !known && !missing.contains(&month) && missing.len() < MONTHS_OF_BATCH_MAX {
+                missing.push(month);
+            }
+        }
+        missing
+    }
+
+    fn still_missing(&self, mut months: Vec<NaiveDate>) -> Vec<NaiveDate> {
+        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        months.retain(|month| settled.get(month).is_none_or(|until| *until <= Instant::now()));
+        months
+    }
+
+    fn settle(&self, month: NaiveDate, time: Duration) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled.len() >= MONTHS_MAX {
+            settled.clear();
+        }
+        settled.insert(month, Instant::now() + time);
+    }
+}
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// The first day of the month of a time.
+fn month_of(time_us: i64) -> Option<NaiveDate> {
+    DateTime::from_timestamp_micros(time_us)?.date_naive().with_day(1)
+}
+
+/// The times of a month in microseconds.
+fn range_us(month: NaiveDate) -> std::ops::Range<i64> {
+    let start = |month: NaiveDate| month.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros();
+    start(month)..month.checked_add_months(Months::new(1)).map_or(i64::MAX, start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us(text: &str) -> i64 {
+        text.parse::<DateTime<Utc>>().expect("a time").timestamp_micros()
+    }
+
+    #[test]
+    fn a_batch_asks_for_the_months_that_it_does_not_know_and_that_are_kept() {
+        let now = us("2026-11-24T12:00:00Z");
+        let times =
+            ["2026-11-01T00:00:00Z", "2026-11-30T23:59:59Z", "2019-02-28T23:59:59.999999Z", "1969-12-31T23:59:59Z"];
+        let unsettled = |months: &OnDemand| -> Vec<String> {
+            let found = months.unsettled(times.iter().map(|time| (us(time), now)));
+            found.iter().map(ToString::to_string).collect()
+        };
+        let months = OnDemand::new(240, 0);
+        assert_eq!(unsettled(&months), ["2026-11-01", "2019-02-01"]);
+        months.settle(NaiveDate::from_ymd_opt(2026, 11, 1).expect("a day"), THERE_TIME);
+        assert_eq!(unsettled(&months), ["2019-02-01"]);
+        assert_eq!(unsettled(&OnDemand::new(240, 30)), ["2026-11-01"], "the rest is about to be removed");
+    }
 }

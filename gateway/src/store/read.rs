@@ -9,7 +9,7 @@ mod sessions;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventTypeRow};
 pub use events::{EventFilter, StoredEvent};
-pub use sessions::{SessionEdge, SessionFilter, SessionRow};
+pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 
 use super::{Error, Store};
 
@@ -66,8 +66,13 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    fn connection(&mut self) -> &mut PgConnection {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
+    }
+
+    /// Until when it may work, and how long that is in all.
+    pub(super) fn limits(&self) -> (Instant, Duration) {
+        (self.until, self.time)
     }
 
     /// Runs all of a read that needs no more than one connection and its time.
@@ -79,13 +84,13 @@ impl Reading {
     }
 
     /// Whether so much of the time is gone that a page should rather end early.
-    fn late(&self) -> bool {
+    pub(super) fn late(&self) -> bool {
         self.until.duration_since(Instant::now()) < self.time / 2
     }
 }
 
-/// Runs a part of a read until its time is over. The statement ends on the server too: it has the same limit there.
-async fn within<T>(
+/// Runs a part of a read, or of what else has its time, until that is over. The statement ends on the server too: it has the same limit there.
+pub(super) async fn within<T>(
     until: Instant,
     time: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -120,7 +125,32 @@ impl Store {
     }
 }
 
-/// A cursor comes from outside and may hold anything; a time that is none lies before all events.
-fn time(microseconds: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(microseconds).unwrap_or(DateTime::UNIX_EPOCH)
+/// The numbers of the event types of a category, of a name, or of both.
+async fn event_types(
+    connection: &mut PgConnection,
+    category: Option<&str>,
+    name: Option<&str>,
+) -> Result<Vec<i32>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select id from event_types \
+         where ($1::text is null or category = $1) and ($2::text is null or name = $2) order by id",
+    )
+    .bind(category)
+    .bind(name)
+    .fetch_all(connection)
+    .await
 }
+
+/// The number of an application.
+pub(super) async fn application_id(connection: &mut PgConnection, name: &str) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query_scalar("select id from applications where name = $1").bind(name).fetch_optional(connection).await
+}
+
+/// A cursor comes from outside and may hold anything; a time that is none, or none that Postgres knows, is of no event.
+fn time(microseconds: i64) -> DateTime<Utc> {
+    let time = DateTime::from_timestamp_micros(microseconds);
+    time.filter(|time| YEARS.contains(&time.year())).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// Years that Postgres can hold, with room for a step of any walk on both sides of those that a timestamp may name.
+const YEARS: std::ops::Range<i32> = -4_000..20_000;

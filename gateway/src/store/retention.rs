@@ -2,7 +2,7 @@
 //! old or too much, oldest first and in small steps, so that no writer waits for it. What is too old or too much is for
 //! `crate::retention` to say; how much was removed is counted in the transaction that removes it.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection};
 
 use super::partitions::{self, Making, Partition, Partitioned};
@@ -52,9 +52,22 @@ pub struct Taken {
     pub bytes: i64,
 }
 
+/// What came of looking for events of months that have no partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// Partitions that were made.
+    pub made: usize,
+    /// Months that could not get one and are left alone until the next round.
+    pub left: Vec<String>,
+}
+
 /// The right to tend the tables, for as long as its connection lives; no other gateway has it meanwhile.
 #[derive(Debug)]
-pub struct Tending(PgConnection);
+pub struct Tending {
+    connection: PgConnection,
+    /// Months of stray events that are not tried again before the next round: each try has its price.
+    left: Vec<NaiveDateTime>,
+}
 
 impl Store {
     /// Takes the right to tend the tables. `None` while another gateway has it.
@@ -64,37 +77,49 @@ impl Store {
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
                 .fetch_one(&mut connection)
                 .await?;
-            Ok(mine.then_some(Tending(connection)))
+            Ok(mine.then_some(Tending { connection, left: Vec::new() }))
         })
         .await
     }
 }
 
 impl Tending {
-    /// Makes the partitions of last month, of this one and of `ahead` more. Gives those that could not be made now.
+    /// Begins a round: makes the partitions of last month, of this one and of `ahead` more. Gives those that could not be
+    /// made now.
     pub async fn make_ahead(&mut self, ahead: u32) -> Result<Vec<String>, Error> {
-        Ok(partitions::make_ahead(&mut self.0, ahead).await?)
+        self.left.clear();
+        Ok(partitions::make_ahead(&mut self.connection, ahead).await?)
     }
 
     /// Makes partitions for months since `since` whose events lie in the default partition, as long as there are fewer
-    /// than `partitions_max` of events. Gives how many it made.
-    pub async fn make_for_strays(&mut self, since: DateTime<Utc>, partitions_max: usize) -> Result<usize, Error> {
-        let months = partitions::stray_months(&mut self.0, since, MONTHS_MAX).await?;
+    /// than `partitions_max` of events. What cannot be made is not tried again before the next round.
+    pub async fn make_for_strays(&mut self, since: DateTime<Utc>, partitions_max: usize) -> Result<Strays, Error> {
+        let months = partitions::stray_months(&mut self.connection, since, &self.left, MONTHS_MAX).await?;
+        let mut strays = Strays::default();
         if months.is_empty() {
-            return Ok(0);
+            return Ok(strays);
         }
-        let events = |partition: &&Partition| partition.table_name == Partitioned::Events.as_str();
-        let there = partitions::partitions(&mut self.0).await?.iter().filter(events).count();
-        let mut made = 0;
-        for month in months.into_iter().take(partitions_max.saturating_sub(there)) {
-            made += usize::from(partitions::make(&mut self.0, Partitioned::Events, month).await? == Making::Made);
+        let is_month = |partition: &&Partition| partition.table_name == "events" && partition.first.is_some();
+        let there = partitions::partitions(&mut self.connection).await?.iter().filter(is_month).count();
+        for month in months {
+            let making = if there + strays.made < partitions_max {
+                partitions::make(&mut self.connection, Partitioned::Events, month, 1).await?
+            } else {
+                Making::Crowded
+            };
+            if making == Making::Made {
+                strays.made += 1;
+            } else {
+                self.left.push(month);
+                strays.left.push(month.format("%Y-%m").to_string());
+            }
         }
-        Ok(made)
+        Ok(strays)
     }
 
     /// The partitions of a table, the earliest first, the default one last.
     pub async fn partitions(&mut self, table: Partitioned) -> Result<Vec<Partition>, Error> {
-        let mut all = partitions::partitions(&mut self.0).await?;
+        let mut all = partitions::partitions(&mut self.connection).await?;
         all.retain(|partition| partition.table_name == table.as_str());
         Ok(all)
     }
@@ -103,7 +128,7 @@ impl Tending {
     pub async fn taken(&mut self) -> Result<Vec<Taken>, Error> {
         let freed: Vec<(String, i64, i64)> =
             sqlx::query_as("select partition_name, measured_bytes, freed_bytes from dead_letter_space")
-                .fetch_all(&mut self.0)
+                .fetch_all(&mut self.connection)
                 .await?;
         let all = self.partitions(Partitioned::DeadLetters).await?;
         Ok(all
@@ -132,22 +157,37 @@ impl Tending {
             .bind(ROWS_MAX)
             .bind(bytes_wanted)
             .bind(cause.as_str())
-            .fetch_one(&mut self.0)
+            .fetch_one(&mut self.connection)
             .await?)
+    }
+
+    /// Removes up to a thousand counts of minutes before `before`; those of hours and days tell the same of that time.
+    /// Gives how many it removed.
+    pub async fn remove_minutes(&mut self, before: DateTime<Utc>) -> Result<u64, Error> {
+        let removed = sqlx::query(
+            "delete from counts where ctid = any (array( \
+                 select ctid from counts where bucket = 'minute' and start < $1 order by start limit $2))",
+        )
+        .bind(before)
+        .bind(ROWS_MAX)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(removed.rows_affected())
     }
 
     /// Lets new rows fill the room of removed ones. Takes long on a large partition, and holds nobody up.
     pub async fn reuse(&mut self, partition: &Partition) -> Result<(), Error> {
         let vacuum = format!("vacuum (truncate false) {}", quoted(&partition.name));
-        self.0.execute(AssertSqlSafe(vacuum)).await?;
+        self.connection.execute(AssertSqlSafe(vacuum)).await?;
         Ok(())
     }
 
     /// Removes a whole partition. `None` if others held the table all the time; then it is as it was.
     pub async fn remove_partition(&mut self, partition: &Partition, cause: Cause) -> Result<Option<Removed>, Error> {
-        let values = [partition.table_name.clone(), partition.name.clone(), cause.as_str().to_owned()];
-        let statement = "select 'detached' from detach_partition($1, $2, $3)";
-        if partitions::changed(&mut self.0, statement, &values).await?.is_none() {
+        let names = [&partition.table_name, &partition.name].map(|name| name.replace('\'', "''"));
+        let detach =
+            format!("select 'detached' from detach_partition('{}', '{}', '{}')", names[0], names[1], cause.as_str());
+        if partitions::changed(&mut self.connection, "", &detach, partitions::TRIES).await?.is_none() {
             return Ok(None);
         }
         let name = format!("{}_trimmed_{}", partition.name, cause.as_str());
@@ -162,7 +202,7 @@ impl Tending {
                  regexp_match(relname, '^(events|dead_letters)_[0-9]{4}_[0-9]{2}_trimmed_(age|size)$') parts \
              where relkind = 'r' and parts is not null and oid = to_regclass(quote_ident(relname))",
         )
-        .fetch_all(&mut self.0)
+        .fetch_all(&mut self.connection)
         .await?;
         let mut swept = Vec::with_capacity(left.len());
         for (table, name, why) in left {
@@ -178,7 +218,7 @@ impl Tending {
             .bind(table)
             .bind(name)
             .bind(cause.as_str())
-            .fetch_one(&mut self.0)
+            .fetch_one(&mut self.connection)
             .await?)
     }
 }

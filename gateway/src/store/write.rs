@@ -10,6 +10,7 @@
 //! sender is told `stored`, which is the truth.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use super::copy::{self, HEADER, Ids, TRAILER};
 use super::counts::{Counted, Tally};
 use super::link::{Backend, Class, Link, class, words};
+use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
 use crate::verdict::Digest;
@@ -82,6 +84,10 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
+    /// When the event occurred and when it was received, if its month may have no partition yet.
+    fn times(item: &Self::Item) -> Option<(i64, i64)>;
+    /// Whether to find the row there counts as a duplicate.
+    fn duplicate_counts(item: &Self::Item) -> bool;
     /// As what the row counts, once it is written.
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
@@ -130,6 +136,14 @@ impl Table for Events {
         copy::event(item, ids, out);
     }
 
+    fn times(item: &EventRow) -> Option<(i64, i64)> {
+        Some((item.timestamp_us, item.received_at_us))
+    }
+
+    fn duplicate_counts(item: &EventRow) -> bool {
+        !item.redriven
+    }
+
     fn counted(item: &EventRow, ids: Ids) -> Counted {
         Counted::new(item.received_at_us, ids.event_type, item.application_id, "stored")
     }
@@ -172,6 +186,15 @@ impl Table for DeadLetters {
 
     fn encode(item: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
         copy::dead_letter(item, ids, out);
+    }
+
+    // Their months are made ahead.
+    fn times(_: &DeadLetter) -> Option<(i64, i64)> {
+        None
+    }
+
+    fn duplicate_counts(_: &DeadLetter) -> bool {
+        true
     }
 
     fn counted(item: &DeadLetter, ids: Ids) -> Counted {
@@ -276,11 +299,12 @@ pub(super) struct Writer<T: Table> {
     /// Batches that still go the conflict path.
     wary: u32,
     buffer: Vec<u8>,
+    months: Arc<OnDemand>,
     table: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: Table> Writer<T> {
-    pub(super) fn new(options: PgConnectOptions, flush_time: Duration) -> Self {
+    pub(super) fn new(options: PgConnectOptions, flush_time: Duration, months: Arc<OnDemand>) -> Self {
         Writer {
             options: options.application_name(&format!("eye writer {}", T::NAME)),
             flush_time,
@@ -290,6 +314,7 @@ impl<T: Table> Writer<T> {
             uncertain: false,
             wary: 0,
             buffer: Vec::new(),
+            months,
             table: std::marker::PhantomData,
         }
     }
@@ -348,6 +373,7 @@ impl<T: Table> Writer<T> {
 
     async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, sqlx::Error> {
         let ids = link.resolve::<T>(items).await?;
+        self.months.cover(&mut link.connection, items.iter().filter_map(|item| T::times(item))).await?;
         let order = order::<T>(items);
         if !repeat && self.wary == 0 {
             match self.copy_straight(&mut link.connection, items, &order, &ids).await {
@@ -386,7 +412,11 @@ impl<T: Table> Writer<T> {
         let mut tally = Tally::default();
         for (index, fate) in order.fates.iter().enumerate() {
             let counted = T::counted(items[index], ids[index]);
-            tally.add(if *fate == Fate::Stored { counted } else { counted.as_duplicate() });
+            if *fate == Fate::Stored {
+                tally.add(counted);
+            } else if T::duplicate_counts(items[index]) {
+                tally.add(counted.as_duplicate());
+            }
         }
         connection.execute(AssertSqlSafe(format!("begin; {}", tally.statement()))).await?;
         self.copy(connection, T::COPY, items, &order.rows, ids).await?;
@@ -423,7 +453,8 @@ impl<T: Table> Writer<T> {
         // A former try of this batch that was committed unseen has counted its duplicates. If none of the rows is new,
         // it may have been, and they are not counted again.
         if !repeat || new > 0 {
-            for (index, _) in fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Duplicate) {
+            let counts = |index: usize| fates[index] == Fate::Duplicate && T::duplicate_counts(items[index]);
+            for index in (0..items.len()).filter(|&index| counts(index)) {
                 tally.add(T::counted(items[index], ids[index]).as_duplicate());
             }
         }

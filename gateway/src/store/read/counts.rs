@@ -2,9 +2,9 @@
 //! not, so that it sees every batch once, and none of them looks at an event.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use super::{Page, time, within};
+use super::{Page, application_id, event_types, time, within};
 use crate::store::{Error, Store};
 
 /// The width of a bucket, in UTC.
@@ -111,6 +111,8 @@ pub struct CategoryPosition {
     pub category: String,
     /// Second half of the event type.
     pub name: String,
+    /// What all names of the category have stored, as the page on which it began told it.
+    pub category_stored: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -158,7 +160,10 @@ impl Store {
     ) -> Result<Page<CountRow, CountPosition>, Error> {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
-        let mut query = counts_query(filter, after, rows_max);
+        let Some(choice) = within(until, limit, Choice::of(reading.connection(), filter)).await? else {
+            return Ok(Page::empty());
+        };
+        let mut query = counts_query(filter, &choice, after, rows_max);
         let query = query.build_query_as::<CountColumns>().persistent(false);
         let rows = within(until, limit, query.fetch_all(reading.connection())).await?;
         let mut rows: Vec<CountRow> = rows.into_iter().map(CountRow::from).collect();
@@ -168,7 +173,8 @@ impl Store {
         Ok(Page { rows, next })
     }
 
-    /// A page of event types with their counts since ever, by category and name.
+    /// A page of event types with their counts since ever, by category and name. What a category has stored as a whole is
+    /// added up for the page on which it begins, and handed on in the cursor: a stream of many names adds it up once.
     ///
     /// # Errors
     ///
@@ -181,50 +187,92 @@ impl Store {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
         let query = sqlx::query_as::<_, EventTypeRow>(
-            "with page as materialized (select category, name from event_types \
+            "with page as materialized (select id, category, name from event_types \
                  where $1::text is null or (category, name) > ($1, $2) order by category, name limit $3), \
-             types as materialized (select id, category, name from event_types \
-                 where category in (select category from page)), \
-             figures as (select event_type_id, outcome, count from counts \
-                     where bucket = 'ever' and event_type_id in (select id from types) \
-                 union all select event_type_id, outcome, count from count_deltas), \
-             sums as (select types.category, types.name, \
-                     coalesce(sum(figures.count) filter (where outcome = 'stored'), 0)::bigint as stored, \
-                     coalesce(sum(figures.count) filter (where outcome = 'rejected'), 0)::bigint as rejected, \
-                     coalesce(sum(figures.count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
-                 from types left join figures on figures.event_type_id = types.id \
-                 group by types.category, types.name), \
-             totals as (select category, sum(stored)::bigint as stored from sums group by category) \
-             select category, name, sums.stored, sums.rejected, sums.quarantined, totals.stored as category_stored \
-             from page join sums using (category, name) join totals using (category) order by category, name",
+             sums as (select event_type_id, \
+                     coalesce(sum(count) filter (where outcome = 'stored'), 0)::bigint as stored, \
+                     coalesce(sum(count) filter (where outcome = 'rejected'), 0)::bigint as rejected, \
+                     coalesce(sum(count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
+                 from (select event_type_id, outcome, count from counts \
+                         where bucket = 'ever' and event_type_id in (select id from page) \
+                     union all select event_type_id, outcome, count from count_deltas \
+                         where event_type_id in (select id from page)) figures group by event_type_id), \
+             begun as materialized (select id, category from event_types \
+                 where category in (select category from page) and category is distinct from $1), \
+             totals as (select begun.category, sum(figures.count)::bigint as stored \
+                 from begun join (select event_type_id, count from counts \
+                         where bucket = 'ever' and outcome = 'stored' and event_type_id in (select id from begun) \
+                     union all select event_type_id, count from count_deltas where outcome = 'stored') figures \
+                     on figures.event_type_id = begun.id group by begun.category) \
+             select page.category, page.name, coalesce(sums.stored, 0) as stored, \
+                 coalesce(sums.rejected, 0) as rejected, coalesce(sums.quarantined, 0) as quarantined, \
+                 case when page.category = $1 then $4 else coalesce(totals.stored, 0) end as category_stored \
+             from page left join sums on sums.event_type_id = page.id left join totals on totals.category = page.category \
+             order by page.category, page.name",
         )
         .bind(after.map(|after| &after.category))
         .bind(after.map(|after| &after.name))
-        .bind(i64::from(rows_max) + 1);
+        .bind(i64::from(rows_max) + 1)
+        .bind(after.map_or(0, |after| after.category_stored));
         let mut rows = within(until, limit, query.fetch_all(reading.connection())).await?;
         let more = rows.len() > rows_max as usize;
         rows.truncate(rows_max as usize);
-        let next = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| CategoryPosition { category: row.category.clone(), name: row.name.clone() });
+        let next = rows.last().filter(|_| more).map(|row| CategoryPosition {
+            category: row.category.clone(),
+            name: row.name.clone(),
+            category_stored: row.category_stored,
+        });
         Ok(Page { rows, next })
     }
 }
 
-fn counts_query(filter: &CountFilter, after: Option<&CountPosition>, rows_max: u32) -> QueryBuilder<Postgres> {
+/// What a filter comes down to in numbers.
+struct Choice {
+    types: Option<Vec<i32>>,
+    application_id: Option<i32>,
+}
+
+impl Choice {
+    /// None if there is no such event type or application, and so nothing was counted.
+    async fn of(connection: &mut PgConnection, filter: &CountFilter) -> Result<Option<Choice>, sqlx::Error> {
+        let mut choice = Choice { types: None, application_id: None };
+        if filter.category.is_some() || filter.name.is_some() {
+            let types = event_types(connection, filter.category.as_deref(), filter.name.as_deref()).await?;
+            if types.is_empty() {
+                return Ok(None);
+            }
+            choice.types = Some(types);
+        }
+        if let Some(application) = &filter.application {
+            choice.application_id = application_id(connection, application).await?;
+            if choice.application_id.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(choice))
+    }
+}
+
+fn counts_query(
+    filter: &CountFilter,
+    choice: &Choice,
+    after: Option<&CountPosition>,
+    rows_max: u32,
+) -> QueryBuilder<Postgres> {
     let from = time(after.map_or(filter.from_us, |after| after.start_us.max(filter.from_us)));
     let (to, bucket) = (time(filter.to_us), filter.bucket.as_str());
     let mut query = QueryBuilder::new(
         "select page.start, page.event_type_id, page.application_id, page.outcome, page.count, \
          coalesce(applications.name, '') as application, event_types.category, event_types.name \
          from (select start, event_type_id, application_id, outcome, sum(count)::bigint as count from (\
-         select start, event_type_id, application_id, outcome, count from counts where bucket = ",
+         (select start, event_type_id, application_id, outcome, count from counts where bucket = ",
     );
     query.push_bind(bucket).push(" and start >= ").push_bind(from).push(" and start < ").push_bind(to);
-    query.push(" union all select date_trunc(").push_bind(bucket);
+    // Both in the order of the page: so they are merged as far as the page goes, and not read to their ends.
+    query.push(" order by 1, 2, 3, 4) union all (select date_trunc(").push_bind(bucket);
     query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from count_deltas where minute >= ");
-    query.push_bind(from).push(" and minute < ").push_bind(to).push(") figures where true");
+    query.push_bind(from).push(" and minute < ").push_bind(to);
+    query.push(" order by 1, 2, 3, 4)) figures where true");
     if let Some(after) = after {
         query.push(" and (start, event_type_id, application_id, outcome) > (").push_bind(time(after.start_us));
         query.push(", ").push_bind(after.event_type_id).push(", ").push_bind(after.application_id);
@@ -233,17 +281,11 @@ fn counts_query(filter: &CountFilter, after: Option<&CountPosition>, rows_max: u
     if let Some(outcome) = &filter.outcome {
         query.push(" and outcome = ").push_bind(outcome.clone());
     }
-    if let Some(application) = &filter.application {
-        query.push(" and application_id = (select id from applications where name = ");
-        query.push_bind(application.clone()).push(")");
+    if let Some(application_id) = choice.application_id {
+        query.push(" and application_id = ").push_bind(application_id);
     }
-    if let Some(category) = &filter.category {
-        query.push(" and event_type_id in (select id from event_types where category = ");
-        query.push_bind(category.clone()).push(")");
-    }
-    if let Some(name) = &filter.name {
-        query.push(" and event_type_id in (select id from event_types where name = ");
-        query.push_bind(name.clone()).push(")");
+    if let Some(types) = &choice.types {
+        query.push(" and event_type_id = any(").push_bind(types.clone()).push(")");
     }
     query.push(" group by 1, 2, 3, 4 order by 1, 2, 3, 4 limit ").push_bind(i64::from(rows_max) + 1);
     query.push(

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::scan::{Window, Windows};
-use super::{Page, PageLimits, Position, Reading, time, within};
+use super::{Page, PageLimits, Position, Reading, application_id, event_types, time, within};
 use crate::store::{Error, Store};
 
 /// Events of one stretch of a walk that leaves events out.
@@ -135,7 +135,8 @@ impl Store {
         Ok(Page { rows: walk.rows, next: None })
     }
 
-    /// One event of a session; the first of them if several share an id, which their timestamps then tell apart.
+    /// One event of a session; the first of them if several share an id, which their timestamps then tell apart. Looks
+    /// through the keys of the session's events, since its time is not known.
     ///
     /// # Errors
     ///
@@ -210,14 +211,7 @@ impl Choice {
         let mut choice =
             Choice { session_id: filter.session_id, types: None, types_picked: None, application_id: None };
         if filter.category.is_some() || filter.name.is_some() {
-            let types: Vec<i32> = sqlx::query_scalar(
-                "select id from event_types \
-                 where ($1::text is null or category = $1) and ($2::text is null or name = $2) order by id",
-            )
-            .bind(&filter.category)
-            .bind(&filter.name)
-            .fetch_all(&mut *connection)
-            .await?;
+            let types = event_types(connection, filter.category.as_deref(), filter.name.as_deref()).await?;
             if types.is_empty() {
                 return Ok(None);
             }
@@ -228,10 +222,7 @@ impl Choice {
             }
         }
         if let Some(application) = &filter.application {
-            choice.application_id = sqlx::query_scalar("select id from applications where name = $1")
-                .bind(application)
-                .fetch_optional(connection)
-                .await?;
+            choice.application_id = application_id(connection, application).await?;
             if choice.application_id.is_none() {
                 return Ok(None);
             }
@@ -364,8 +355,11 @@ impl Walk {
                     if place > 0 {
                         query.push(" union all ");
                     }
-                    query.push(format!("select {columns} from events where event_type_id = {event_type}"));
+                    // Each in order and no longer than what is wanted of all: only then are they merged as far as that
+                    // goes, instead of being read to their ends and sorted.
+                    query.push(format!("(select {columns} from events where event_type_id = {event_type}"));
                     self.push_bounds(query, window);
+                    query.push(format!(" order by {} limit {limit})", self.order("")));
                 }
                 query.push(") merged");
             }
@@ -381,8 +375,9 @@ impl Walk {
         query.push(format!(" order by {} limit {limit}", self.order("")));
     }
 
-    /// The bounds on the time alone are what an index can begin and end at; the comparison of the whole position then
-    /// leaves out the few events of that very microsecond that were on the page before.
+    /// The bounds on the time choose the partitions. With the comparison of the whole position the index leads to where the
+    /// page before ended, also among events of one moment; the primary key, by which a session is read, leads to the first
+    /// event of that moment, and those that were on the page before are left out.
     fn push_bounds(&self, query: &mut QueryBuilder<Postgres>, window: Window) {
         let window = narrowed(window, self.descending, self.after);
         if let Some(from_us) = window.from_us {

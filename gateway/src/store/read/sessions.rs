@@ -74,6 +74,16 @@ struct SessionColumns {
     last_name: String,
 }
 
+/// Where a session stands among the others of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionPosition {
+    /// The session's latest event in the range.
+    pub last: Position,
+    /// When the first page was asked for, in microseconds since 1970: all pages show the events received until then, so
+    /// that a session which gets another event between two pages is neither lost nor shown twice.
+    pub as_of_us: i64,
+}
+
 /// A session, and the position of its latest event in the range.
 type Sighting = (Uuid, Position);
 
@@ -86,13 +96,16 @@ impl Store {
     pub async fn sessions_page(
         &self,
         filter: SessionFilter,
-        after: Option<Position>,
+        after: Option<SessionPosition>,
         limits: PageLimits,
         now_us: i64,
-    ) -> Result<Page<SessionRow, Position>, Error> {
+    ) -> Result<Page<SessionRow, SessionPosition>, Error> {
         let mut reading = self.reading().await?;
         let range = Window { from_us: filter.from_us, to_us: filter.to_us };
-        let mut walk = Walk { range, after, at: after, seen: HashSet::new(), found: Vec::new(), looked_at: 0 };
+        let as_of_us = after.map_or(now_us, |after| after.as_of_us);
+        let after = after.map(|after| after.last);
+        let mut walk =
+            Walk { range, as_of_us, after, at: after, seen: HashSet::new(), found: Vec::new(), looked_at: 0 };
         let wanted = limits.rows as usize;
         let mut next = None;
         'walk: for window in Windows::new(narrowed(range, true, after), true, now_us) {
@@ -111,6 +124,7 @@ impl Store {
             next = walk.found.last().map(|(_, position)| *position);
         }
         let ids: Vec<Uuid> = walk.found.iter().map(|(session_id, _)| *session_id).collect();
+        let next = next.map(|last| SessionPosition { last, as_of_us });
         Ok(Page { rows: describe(&mut reading, &ids).await?, next })
     }
 }
@@ -118,6 +132,8 @@ impl Store {
 /// A page of sessions in the making.
 struct Walk {
     range: Window,
+    /// Events that were received later are not there for this list.
+    as_of_us: i64,
     /// Where the page begins.
     after: Option<Position>,
     /// How far the walk has come.
@@ -132,7 +148,9 @@ impl Walk {
     async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<bool, Error> {
         let (until, limit) = (reading.until, reading.time);
         let window = narrowed(window, true, self.at);
-        let mut query = QueryBuilder::new("select session_id, timestamp, received_at, id from events where true");
+        let mut query =
+            QueryBuilder::new("select session_id, timestamp, received_at, id from events where received_at <= ");
+        query.push_bind(time(self.as_of_us));
         push_range(&mut query, window);
         if let Some(at) = self.at {
             query.push(" and (timestamp, received_at, id) < (");
@@ -169,8 +187,9 @@ impl Walk {
         let mut query = QueryBuilder::new("select wanted.session_id from unnest(");
         query.push_bind(ids).push(
             "::uuid[]) wanted (session_id) cross join lateral \
-             (select 1 from events where events.session_id = wanted.session_id",
+             (select 1 from events where events.session_id = wanted.session_id and received_at <= ",
         );
+        query.push_bind(time(self.as_of_us));
         push_range(&mut query, Window { from_us: Some(after.timestamp_us), to_us: self.range.to_us });
         query.push(" and (timestamp, received_at, id) >= (");
         push_position(&mut query, after).push(") limit 1) later");
