@@ -5,11 +5,12 @@
 # make check  formatting, lints, documentation, dependencies
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
+# make attack  has slowhttptest, h2load, nmap and curl attack a gateway beside a healthy client, and prints a table
 # make openapi  asks the built gateway what openapi.json allows and much that it does not, and holds the answers to it
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak bench bench-quick bench-instructions bench-build openapi fuzz check demo modules setup
+.PHONY: run test soak attack bench bench-quick bench-instructions bench-build openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -31,6 +32,11 @@ SWAP_SECONDS ?= 30
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak -p eye --no-capture crash_loop::
 	SWAP_SECONDS=$(SWAP_SECONDS) cargo nextest run --profile soak -p eye --no-capture swaps::
+
+attack:
+	./setup attack
+	cargo build --release -p eye
+	tests/tools/attack target/release/eye
 
 bench: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench full

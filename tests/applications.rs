@@ -1,6 +1,7 @@
 //! Who may call and how much: applications managed while the gateway runs, over HTTP and by the command, and what a
 //! caller is told on connections that are open meanwhile.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -35,11 +36,15 @@ async fn application(gateway: &Gateway, name: &str) -> Value {
     answer.json()
 }
 
+fn database_url(gateway: &Gateway) -> String {
+    format!("postgres://eye@localhost/eye?host={}", gateway.data_dir().join("run").display())
+}
+
 /// Runs `eye app ...` on the gateway's database.
 fn eye_app(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
-    let url = format!("postgres://eye@localhost/eye?host={}", gateway.data_dir().join("run").display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
-    let output = command.arg("app").args(arguments).env("EYE_DATABASE_URL", url).output().expect("the built program");
+    let command = command.arg("app").args(arguments).env("EYE_DATABASE_URL", database_url(gateway));
+    let output = command.output().expect("the built program");
     let text = if output.status.success() { output.stdout } else { output.stderr };
     (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
 }
@@ -87,26 +92,188 @@ async fn an_unknown_token_and_a_revoked_one_get_the_same_answer() {
     }
 }
 
+/// How long a change may take to be in force.
+const PROMISED: Duration = Duration::from_secs(1);
+
+/// Two gateways on one database that read the applications anew every `poll_ms`, of which only the first is trusted to
+/// know callers from this machine.
+async fn two_gateways(poll_ms: u64) -> (Gateway, Gateway) {
+    let setup = || Setup::default().with("EYE_APPLICATIONS_POLL_MS", poll_ms);
+    let first = setup().with("EYE_READ_CONNECTIONS", 20).start().await;
+    let second = setup().with("EYE_DATABASE_URL", database_url(&first)).start().await;
+    (first, second)
+}
+
+/// Sends on the open connections until each is answered so, and fails if that takes longer than is promised.
+async fn in_force(wires: &mut [Wire], token: &str, expected: u16, what: &str) {
+    let start = Instant::now();
+    let authorization = format!("Bearer {token}");
+    for wire in wires {
+        while wire.send_event(&pageview(), &[("authorization", &authorization)]).await != expected {}
+    }
+    println!("{what}: in force after {} ms", start.elapsed().as_millis());
+    assert!(start.elapsed() < PROMISED, "{what}: only after {} ms", start.elapsed().as_millis());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_reaches_open_connections_of_every_gateway_within_a_second() {
+    // So long that no poll can have brought it.
+    let (first, second) = two_gateways(3_600_000).await;
+    assert_eq!(second.get("/v1/applications").await.status, 401, "`local` is for the gateway whose Postgres it is");
+    let token = add(&first, &json!({"name": "shop"})).await;
+    let open = async || [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
+    for change in [&["change", "shop", "--active", "false"][..], &["revoke", "shop"]] {
+        let mut wires = open().await;
+        in_force(&mut wires, &token, 201, "it is known").await;
+        let (done, problem) = eye_app(&first, change);
+        assert!(done, "{problem}");
+        in_force(&mut wires, &token, 401, &format!("{change:?}")).await;
+        for mut wire in wires {
+            assert_eq!(wire.rest().await, "", "a connection of nobody is closed");
+        }
+        // For the next one; a revoked application has no token left.
+        eye_app(&first, &["change", "shop", "--active", "true"]);
+        for gateway in [&first, &second] {
+            let allowed = change[0] != "revoke";
+            let known = async || (send(gateway, &token, &pageview()).await.status == 201).then_some(());
+            if allowed {
+                eventually("it is let in again", known).await;
+            } else {
+                assert_eq!(send(gateway, &token, &pageview()).await.status, 401);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_in_force_within_a_second_though_nobody_can_listen() {
+    let (first, second) = two_gateways(3_600_000).await;
+    let token = add(&first, &json!({"name": "shop"})).await;
+    let suspend = "update applications set active = false where name = 'shop'";
+    let resume = "update applications set active = true where name = 'shop'";
+    for _ in 0..3 {
+        let mut wires = [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
+        in_force(&mut wires, &token, 201, "it is known").await;
+        // The connections that listen are cut, and the change comes before there are others.
+        let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'eye listener'";
+        assert!(first.sql(&format!("{cut}; {suspend}")).contains('t'));
+        in_force(&mut wires, &token, 401, "with the listeners cut").await;
+        first.sql(resume);
+        for gateway in [&first, &second] {
+            let known = async || (send(gateway, &token, &pageview()).await.status == 201).then_some(());
+            eventually("it is known again", known).await;
+        }
+    }
+    drop(second);
+    drop(first);
+    // No notification comes at all: the poll is what is left.
+    let (first, second) = two_gateways(300).await;
+    let token = add(&first, &json!({"name": "shop"})).await;
+    first.sql("alter table applications disable trigger user");
+    let mut wires = [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
+    in_force(&mut wires, &token, 201, "it is known").await;
+    first.sql(suspend);
+    in_force(&mut wires, &token, 401, "by the poll alone").await;
+}
+
 #[tokio::test]
-async fn a_change_by_the_command_reaches_open_connections_within_a_second() {
+async fn every_route_asks_for_its_scope() {
+    let gateway = Gateway::start().await;
+    let mut tokens = HashMap::new();
+    for scope in ["ingest", "read", "admin"] {
+        tokens.insert(scope, add(&gateway, &json!({"name": scope, "scopes": [scope]})).await);
+    }
+    let needed = |method: &str, path: &str| match (method, path) {
+        (_, "/healthz" | "/readyz") => None,
+        ("POST", "/v1/events" | "/post/create") => Some("ingest"),
+        (_, "/v1/dead-letters/redrive") => Some("admin"),
+        (_, path) if path.starts_with("/v1/applications") => Some("admin"),
+        _ => Some("read"),
+    };
+    gateway.sql("delete from applications where name = 'local'");
+    eventually("nobody is known by where it is", async || {
+        (gateway.get("/v1/applications").await.status == 401).then_some(())
+    })
+    .await;
+    for (path, methods) in eye::router::ROUTES {
+        for method in methods.split(", ") {
+            // The live view never ends, and its head is all that is looked at.
+            let ask = async |token: Option<&String>| {
+                let mut request = gateway.request(method, &path.replace(['{', '}'], ""));
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                request.send().await.expect("an answer").status().as_u16()
+            };
+            let Some(needed) = needed(method, path) else {
+                assert_eq!(ask(None).await, 200, "{method} {path} is for everybody");
+                continue;
+            };
+            assert_eq!(ask(None).await, 401, "{method} {path} of nobody");
+            for (scope, token) in &tokens {
+                let status = ask(Some(token)).await;
+                assert_eq!(status == 403, *scope != needed, "{method} {path} with the scope {scope}: {status}");
+                assert_ne!(status, 401, "{method} {path} with the scope {scope}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_read_for_nothing_cost_an_event_each() {
+    let gateway = Setup::default().with("EYE_REQUEST_BYTES_MAX", 300_000).start().await;
+    let token = add(&gateway, &json!({"name": "shop", "events_per_second": 1, "burst_events": 20})).await;
+    let authorization = format!("Bearer {token}");
+    let large = "x".repeat(300_001);
+    let many = format!("[{}]", vec!["1"; 21].join(","));
+    let mut statuses = Vec::new();
+    // More than the burst, and quicker than a second for each.
+    while statuses.len() < 100 && statuses.last() != Some(&429) {
+        for (coding, body) in [("gzip", "no gzip"), ("identity", &large), ("identity", "no json"), ("identity", &many)]
+        {
+            let headers = [("authorization", authorization.as_str()), ("content-encoding", coding)];
+            let mut wire = Wire::connect(gateway.address()).await;
+            statuses.push(wire.post("/v1/events", &headers, body).await.expect("an answer").status);
+        }
+    }
+    assert_eq!(statuses[..4], [400, 413, 400, 413], "{statuses:?}");
+    assert_eq!(statuses.last(), Some(&429), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn who_may_not_read_any_more_is_told_no_more() {
+    let gateway = Gateway::start().await;
+    let token = add(&gateway, &json!({"name": "reader", "scopes": ["read"]})).await;
+    let large = event("page", "view", json!({"fill": "x".repeat(100_000)}));
+    for _ in 0..10 {
+        assert_eq!(gateway.send(&Value::Array(vec![large.clone(); 20])).await.status, 200);
+    }
+    let request = gateway.request("GET", "/v1/events").bearer_auth(&token).header("accept", "application/x-ndjson");
+    // What is not taken yet waits in the sockets and in the gateway, so the stream is still far from its end.
+    let stream = request.send().await.expect("an answer");
+    assert_eq!(stream.status(), 200);
+    assert_eq!(manage(&gateway, "DELETE", "/reader", &json!({})).await.status, 200);
+    let text = stream.text().await.expect("the rest of it");
+    let last: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["error"]["code"], &last["error"]["status"]), (&json!("unknown_sender"), &json!(401)));
+    assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+}
+
+#[tokio::test]
+async fn networks_for_an_application_that_is_known_by_its_token_are_refused() {
     let gateway = Gateway::start().await;
     let token = add(&gateway, &json!({"name": "shop"})).await;
-    let mut wire = Wire::connect(gateway.address()).await;
-    let status =
-        async |wire: &mut Wire| wire.send_event(&pageview(), &[("authorization", &format!("Bearer {token}"))]).await;
-    assert_eq!(status(&mut wire).await, 201);
-    let changes: [(&[&str], u16); 3] = [
-        (&["change", "shop", "--active", "false"], 401),
-        (&["change", "shop", "--active", "true"], 201),
-        (&["revoke", "shop"], 401),
-    ];
-    for (arguments, expected) in changes {
-        let (done, problem) = eye_app(&gateway, arguments);
-        assert!(done, "{problem}");
-        let start = Instant::now();
-        eventually("the change is in force", async || (status(&mut wire).await == expected).then_some(())).await;
-        println!("{arguments:?} in force on the open connection after {} ms", start.elapsed().as_millis());
-    }
+    let refused = manage(&gateway, "PATCH", "/shop", &json!({"networks": ["203.0.113.0/24"]})).await;
+    assert_eq!((refused.status, &refused.json()["parameter"]), (400, &json!("networks")), "{refused:?}");
+    assert!(refused.json()["detail"].as_str().expect("text").contains("`both`"), "{refused:?}");
+    let (done, problem) = eye_app(&gateway, &["change", "shop", "--network", "203.0.113.0/24"]);
+    assert!(!done && problem.contains("`both`"), "{problem}");
+    assert_eq!(send(&gateway, &token, &pageview()).await.status, 201);
+    let both = json!({"networks": ["::ffff:203.0.113.0/120"], "known_by": "both"});
+    let changed = manage(&gateway, "PATCH", "/shop", &both).await;
+    assert_eq!((changed.status, &changed.json()["networks"]), (200, &json!(["203.0.113.0/24"])), "{changed:?}");
+    assert_eq!(send(&gateway, &token, &pageview()).await.status, 401);
+    assert_eq!(manage(&gateway, "PATCH", "/nobody", &json!({"networks": ["::/0"]})).await.status, 404);
 }
 
 #[tokio::test]

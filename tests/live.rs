@@ -96,8 +96,13 @@ async fn readers_are_bounded_known_and_told_of_life_and_end() {
     .await;
     server.sql("update applications set scopes = '{ingest}'");
     eventually("the change is in force", async || (gateway.get("/v1/live?x").await.status == 403).then_some(())).await;
-    gateway.signal("TERM");
     two.until("event: end").await;
+    server.sql("update applications set scopes = '{read}'");
+    eventually("reading is allowed again", async || (gateway.get("/v1/live?x").await.status == 400).then_some(()))
+        .await;
+    let mut three = Reader::open(&gateway, "").await;
+    gateway.signal("TERM");
+    three.until("event: end").await;
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
 

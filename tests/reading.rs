@@ -402,7 +402,7 @@ async fn any_list_streams_whole_as_lines_and_compressed_when_asked() {
 /// Asks for lines on a bare socket, reads a little, and leaves the rest in the pipe.
 async fn slow_reader(gateway: &Gateway, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(gateway.address()).await.expect("connected");
-    let head = format!("GET {path} HTTP/1.1\r\nhost: eye\r\naccept: application/x-ndjson\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n");
     socket.write_all(head.as_bytes()).await.expect("sent");
     let mut start = [0; 1_024];
     socket.read_exact(&mut start).await.expect("the beginning");
@@ -436,7 +436,7 @@ async fn a_page_ends_with_its_bytes_and_goes_on_with_the_next() {
 #[tokio::test]
 async fn slow_readers_are_bounded_hold_no_connection_and_are_cut() {
     let setup = Setup::default()
-        .with("EYE_STREAMS_MAX", 2)
+        .with("EYE_STREAMS_MAX", 3)
         .with("EYE_READ_CONNECTIONS", 1)
         .with("EYE_READ_WAIT_MS", 30_000)
         .with("EYE_STREAM_STALL_MS", 1_500);
@@ -446,6 +446,11 @@ async fn slow_readers_are_bounded_hold_no_connection_and_are_cut() {
     let refused = gateway.answer(gateway.request("GET", "/v1/events").header("accept", "application/x-ndjson")).await;
     assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("reads_full")), "{refused:?}");
     assert!(refused.headers.contains_key("retry-after"));
+    let body = json!({"name": "other", "scopes": ["read"]}).to_string();
+    let other = gateway.post("/v1/applications", "application/json", body).await.json();
+    let token = other["token"].as_str().expect("a token");
+    let request = gateway.request("GET", "/v1/categories").header("accept", "application/x-ndjson").bearer_auth(token);
+    assert_eq!(gateway.answer(request).await.status, 200, "there is always a stream left for another application");
     assert_eq!(gateway.get("/v1/events?limit=1").await.status, 200, "the only connection is free");
     // Who goes away makes room at once; who stays and takes nothing is cut.
     drop(two);

@@ -34,7 +34,7 @@ async fn a_second_signal_ends_at_once() {
     // A request that never ends keeps the gateway draining.
     let mut slow = TcpStream::connect(gateway.address()).expect("a connection");
     let head =
-        "POST /v1/events HTTP/1.1\r\nhost: eye\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
     slow.write_all(head.as_bytes()).expect("half a request");
     assert_eq!(gateway.send(&numbered(2)).await.status, 201, "the half request has been taken by now");
     gateway.signal("TERM");
@@ -94,7 +94,7 @@ async fn a_stop_is_in_time_whatever_the_database_does() {
         let mut broken = numbered(1);
         broken["surplus"] = true.into();
         assert_eq!(gateway.send(&broken).await.status, 422);
-        assert_eq!(gateway.get("/readyz").await.status, 503);
+        gateway.unready().await;
         assert_eq!(gateway.send(&numbered(2)).await.status, 503);
         gateway.signal("TERM");
         let start = Instant::now();

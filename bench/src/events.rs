@@ -14,7 +14,7 @@ const EVENTS_PER_SESSION: u64 = 10;
 const ID_CHARACTERS: usize = uuid::fmt::Hyphenated::LENGTH;
 /// `YYYY-MM-DD HH:MM:SS.ffffff`
 const TIME_CHARACTERS: usize = 26;
-const HEAD: &str = "POST /v1/events HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: ";
+const HEAD: &str = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ";
 
 /// The name of event type `number` of `types`.
 pub(crate) fn name(number: usize, types: usize) -> String {

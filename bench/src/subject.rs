@@ -59,7 +59,7 @@ impl Subject {
     /// The body of the answer to a GET, and its status.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(self.address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -195,6 +195,8 @@ impl Workshop {
         };
         let mut command = Command::new(&self.eye);
         command.args(["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database-url", setup.database_url]);
+        // All connections of a measurement come from this one address.
+        command.env("EYE_CONNECTIONS_PER_PEER_MAX", "10000");
         command.arg("--modules").arg(&modules).arg("--data-dir").arg(folder.join("data"));
         let gateway = Subject::start(command, folder.join("log")).await?;
         gateway.ready(count).await?;

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use chrono::SecondsFormat;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
@@ -18,7 +18,7 @@ use crate::share::Held;
 use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication};
 use crate::trust::event_types::EventTypes;
 use crate::trust::security::Kind;
-use crate::trust::{Application, Peer, Scope, token};
+use crate::trust::{self, Application, Scope, token};
 use crate::verdict::Digest;
 
 /// Largest body that describes an application.
@@ -80,6 +80,9 @@ impl Wanted {
         let length = self.name.chars().count();
         if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(char::is_control) {
             return invalid("name", format!("give 1 to {NAME_CHARACTERS_MAX} characters without control characters"));
+        }
+        if self.name == trust::LOCAL {
+            return invalid("name", "this is the application of gateways with a Postgres of their own; choose another");
         }
         let certificates = certificates(&self.certificates)?;
         let wants_token = self.token.unwrap_or(self.networks.is_empty() && certificates.is_empty());
@@ -184,7 +187,7 @@ fn certificates(texts: &[String]) -> Result<Vec<Digest>, Invalid> {
 
 fn networks(networks: &[IpNet]) -> Result<Vec<IpNet>, Invalid> {
     few("networks", networks.len())?;
-    Ok(networks.iter().map(IpNet::trunc).collect())
+    Ok(networks.iter().map(IpNet::trunc).map(trust::canonical).collect())
 }
 
 fn checked_scopes(scopes: Vec<String>) -> Result<Vec<String>, Invalid> {
@@ -220,18 +223,17 @@ fn few(field: &'static str, count: usize) -> Result<(), Invalid> {
     if count > LIST_MAX { invalid(field, format!("give {LIST_MAX} at most")) } else { Ok(()) }
 }
 
-/// Answers what is asked of `/v1/applications` and, in `rest`, of what is under it.
+/// Answers what `caller` asks of `/v1/applications` and, in `rest`, of what is under it.
 ///
 /// # Errors
 ///
 /// A [`Refusal`]: of the caller, of what it describes, or because the database is away.
 pub async fn answer(
     gateway: &Gateway,
+    caller: &Application,
     request: Request<Incoming>,
-    peer: Peer,
     rest: &str,
 ) -> Result<Response, Refusal> {
-    let caller = gateway.trust.identify(request.headers(), peer)?;
     caller.allow(Scope::Admin)?;
     let parts: Vec<&str> = rest.split('/').skip(1).collect();
     let name = match parts.first() {
@@ -241,14 +243,14 @@ pub async fn answer(
     let method = request.method().clone();
     match (&method, &parts[..]) {
         (&Method::GET | &Method::HEAD, []) => list(gateway).await,
-        (&Method::POST, []) => add(gateway, read(gateway, &caller, request).await?).await,
+        (&Method::POST, []) => add(gateway, read(gateway, caller, request).await?).await,
         (&Method::GET | &Method::HEAD, [_]) => shown(gateway, &name, StatusCode::OK, None).await,
-        (&Method::PATCH, [_]) => change(gateway, &name, read(gateway, &caller, request).await?).await,
+        (&Method::PATCH, [_]) => change(gateway, &name, read(gateway, caller, request).await?).await,
         (&Method::DELETE, [_]) | (&Method::POST, [_, "revoke"]) => {
             gateway.store.application_revoke(&name).await.map_err(refusal)?;
             shown(gateway, &name, StatusCode::OK, None).await
         }
-        (&Method::POST, [_, "rotate"]) => rotate(gateway, &name, read(gateway, &caller, request).await?).await,
+        (&Method::POST, [_, "rotate"]) => rotate(gateway, &name, read(gateway, caller, request).await?).await,
         (_, []) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" }),
         (_, [_]) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, PATCH, DELETE" }),
         (_, [_, "rotate" | "revoke"]) => Err(Refusal::MethodNotAllowed { allowed: "POST" }),
@@ -258,6 +260,9 @@ pub async fn answer(
 
 async fn read(gateway: &Gateway, caller: &Application, request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let (head, body) = request.into_parts();
+    if !body.is_end_stream() {
+        body::must_be_json(&head.headers)?;
+    }
     let room = Held::none(&gateway.in_flight, caller.share());
     let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, ..gateway.body_limits };
     Ok(body::read(&head.headers, body, &limits, room).await?.bytes)
@@ -360,7 +365,7 @@ fn refusal(error: store::Error) -> Refusal {
     match error {
         E::ApplicationExists(_) => Refusal::Exists { message: format!("{error}. Choose another name.") },
         E::ApplicationUnknown(_) => Refusal::NotFound,
-        E::ApplicationWithoutNetwork(_) => {
+        E::ApplicationWithoutNetwork(_) | E::ApplicationNetworksUnused(_) => {
             Refusal::BadParameter { name: "networks".into(), message: error.to_string().into() }
         }
         E::Busy => Refusal::ReadsFull,
@@ -402,6 +407,7 @@ mod tests {
         for (body, field) in [
             (json!({"name": ""}), "name"),
             (json!({"name": "x".repeat(201)}), "name"),
+            (json!({"name": "local"}), "name"),
             (json!({"name": "a", "token": false}), "networks"),
             (json!({"name": "a", "certificates": ["abc"]}), "certificates"),
             (json!({"name": "a", "scopes": ["root"]}), "scopes"),

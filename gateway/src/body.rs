@@ -8,7 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Body;
-use hyper::header::CONTENT_ENCODING;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::time::timeout;
 
 use crate::response::Refusal;
@@ -17,8 +17,8 @@ use crate::share::Held;
 /// How many bytes one unit of the in-flight budget stands for: a body is never smaller than what keeping it costs.
 const PERMIT_BYTES: usize = 1024;
 
-/// Compressed bodies up to this size are decompressed where they are; a larger one would hold up the other requests of
-/// its thread for milliseconds.
+/// Bodies up to this size, compressed and decompressed, are decompressed where they are; a larger one would hold up the
+/// other requests of its thread for milliseconds.
 const INLINE_BYTES: usize = 64 * 1024;
 
 /// The largest zstd window, as a power of two: 8 MiB, which every level up to 19 stays within. Without it, a few bytes
@@ -104,6 +104,22 @@ fn all_codings(headers: &HeaderMap) -> String {
     values.join(", ").chars().take(100).collect()
 }
 
+/// Refuses a body that is not said to be JSON. A page cannot say so without asking first, so what only programs send is
+/// never sent by a browser that nobody asked.
+///
+/// # Errors
+///
+/// [`Refusal::WrongType`].
+pub fn must_be_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let found = headers.get(CONTENT_TYPE).map_or("nothing", |value| value.to_str().unwrap_or_default());
+    let essence = found.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        Err(Refusal::WrongType { found: found.chars().take(100).collect() })
+    }
+}
+
 /// Reads a whole body.
 ///
 /// Units of `room` (one for each started KiB) are taken as bytes arrive, so that a slow sender holds only what it has
@@ -165,7 +181,9 @@ async fn decompress(
     bytes_max: usize,
     compressed_room: Held,
 ) -> Result<Received, Refusal> {
-    let size = compressed.len();
+    if let Some(done) = inline(coding, &compressed, bytes_max, &compressed_room) {
+        return done;
+    }
     let work = move || {
         let mut room = compressed_room.another();
         let bytes = inflate(coding, &compressed, bytes_max, &mut room)?;
@@ -173,11 +191,26 @@ async fn decompress(
         drop(compressed_room);
         Ok(received(room, bytes.into()))
     };
-    if size <= INLINE_BYTES {
-        return work();
-    }
     // A task that cannot be joined has panicked or the runtime is going away: neither is the sender's fault.
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Refusal::Internal))
+}
+
+/// Decompresses what is small before and after; `None` for everything else, which few bytes may become.
+fn inline(
+    coding: Coding,
+    compressed: &[u8],
+    bytes_max: usize,
+    compressed_room: &Held,
+) -> Option<Result<Received, Refusal>> {
+    if compressed.len() > INLINE_BYTES {
+        return None;
+    }
+    let mut room = compressed_room.another();
+    match inflate(coding, compressed, bytes_max.min(INLINE_BYTES), &mut room) {
+        Ok(bytes) => Some(Ok(received(room, bytes.into()))),
+        Err(Refusal::TooLarge { .. }) if bytes_max > INLINE_BYTES => None,
+        Err(refusal) => Some(Err(refusal)),
+    }
 }
 
 fn inflate(coding: Coding, compressed: &[u8], bytes_max: usize, room: &mut Held) -> Result<Vec<u8>, Refusal> {
@@ -358,6 +391,18 @@ mod tests {
             assert_eq!(refusal.code(), "body_corrupt");
         }
         assert_eq!(in_flight.free(), 10_000);
+    }
+
+    #[test]
+    fn few_bytes_that_become_many_do_not_hold_up_the_other_requests() {
+        let room = alone(&budget(10_000));
+        for make in [gzip, zstd] {
+            let coding = if make(b"")[0] == 0x1f { Coding::Gzip } else { Coding::Zstd };
+            let small = inline(coding, &make(&[b' '; INLINE_BYTES]), LIMITS.bytes_max, &room);
+            assert_eq!(small.expect("decompressed at once").expect("fine").bytes.len(), INLINE_BYTES);
+            let bomb = make(&[b' '; INLINE_BYTES + 1]);
+            assert!(bomb.len() < 1_000 && inline(coding, &bomb, LIMITS.bytes_max, &room).is_none());
+        }
     }
 
     #[tokio::test]

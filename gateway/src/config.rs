@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::postgres;
 use crate::tls::Files;
-use crate::trust::forwarded::Told;
+use crate::trust::{self, forwarded::Told};
 
 mod settings;
 
@@ -89,6 +89,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub forwarded_header: Told,
     pub proxy_protocol: bool,
+    pub applications_poll_ms: u64,
     pub cors_origins: Vec<String>,
     pub body_read_ms: u64,
     pub answer_ms: u64,
@@ -121,6 +122,7 @@ pub struct Config {
     pub read_ms: u64,
     pub read_wait_ms: u64,
     pub page_bytes_max: usize,
+    pub answers_bytes_max: usize,
     pub streams_max: usize,
     pub stream_stall_ms: u64,
     pub unknown_event_type: UnknownEventType,
@@ -282,12 +284,16 @@ impl Settings {
                 key,
                 client_ca: self.path("tls_client_ca"),
             }),
-            trusted_proxies: words(self.text("trusted_proxies")).filter_map(|word| word.parse().ok()).collect(),
+            trusted_proxies: words(self.text("trusted_proxies"))
+                .filter_map(|word| word.parse().ok())
+                .map(trust::canonical)
+                .collect(),
             forwarded_header: match self.text("forwarded_header") {
                 "forwarded" => Told::Forwarded,
                 _ => Told::XForwardedFor,
             },
             proxy_protocol: self.text("proxy_protocol") == "required",
+            applications_poll_ms: self.number("applications_poll_ms"),
             cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
             body_read_ms: self.number("body_read_ms"),
             answer_ms: self.number("answer_ms"),
@@ -320,6 +326,7 @@ impl Settings {
             read_ms: self.number("read_ms"),
             read_wait_ms: self.number("read_wait_ms"),
             page_bytes_max: self.number("page_bytes_max"),
+            answers_bytes_max: self.number("answers_bytes_max"),
             streams_max: self.number("streams_max"),
             stream_stall_ms: self.number("stream_stall_ms"),
             unknown_event_type: match self.text("unknown_event_type") {
@@ -425,6 +432,14 @@ fn relations(config: &Config) -> Vec<String> {
         (
             config.dead_letter_raw_bytes_max <= config.dead_letter_queue_bytes_max,
             "dead_letter_raw_bytes_max must not exceed dead_letter_queue_bytes_max: such a dead letter would never be kept",
+        ),
+        (
+            config.page_bytes_max <= config.answers_bytes_max / 2,
+            "page_bytes_max must be at most half of answers_bytes_max: such a page could never be answered",
+        ),
+        (
+            !config.proxy_protocol || !config.trusted_proxies.is_empty(),
+            "proxy_protocol needs trusted_proxies: otherwise every caller could say who it is",
         ),
     ];
     rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()

@@ -1,17 +1,22 @@
-//! Browsers that send events themselves: the answers to their preflights, and the headers without which they hide an
-//! answer from the page. Off unless origins are named; what an origin may do is still decided by who calls.
+//! Browsers: those of allowed pages may send events, with the answers to their preflights and the headers without which
+//! they hide an answer from the page; what any other page makes one send is refused. Nothing is allowed unless origins
+//! are named, and what an origin may do is still decided by who calls.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue,
-    ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HeaderMap,
+    HeaderValue, ORIGIN, VARY,
 };
 use hyper::{Method, Request, StatusCode};
 
-use crate::response::{Body, Response};
+use crate::response::{Body, Refusal, Response};
+use crate::trust;
 
 /// How long a browser need not ask again, in seconds; a change of the origins may take so long to reach it.
 const PREFLIGHT_SECONDS: &str = "600";
+
+/// The paths on which pages of other sites may send. Everything else is for the gateway's own pages.
+const SENDING: [&str; 2] = ["/v1/events", "/post/create"];
 
 /// The origins that are allowed.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +28,7 @@ impl Cors {
         Self(origins)
     }
 
-    /// The request's origin, if it is allowed.
+    /// The origin in the headers of a sending request, if it is allowed.
     pub fn origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if self.0.is_empty() {
             return None;
@@ -32,14 +37,42 @@ impl Cors {
         self.0.iter().any(|own| own.as_bytes() == origin.as_bytes()).then(|| origin.clone())
     }
 
+    /// The request's origin, if it is allowed and the request sends events.
+    pub fn sending_origin<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+        let sends = request.method() == Method::POST && SENDING.contains(&request.uri().path());
+        if sends { self.origin(request.headers()) } else { None }
+    }
+
+    /// Refuses what a page of another site makes a browser send: whoever is known by a network or a certificate is known
+    /// in the browser too, and meant nothing by it. A token is nothing that a browser adds by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::ForeignOrigin`].
+    pub fn admit<B>(&self, request: &Request<B>, allowed: bool) -> Result<(), Refusal> {
+        let headers = request.headers();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        if reads || allowed || headers.contains_key(AUTHORIZATION) {
+            return Ok(());
+        }
+        let own = match (headers.get(ORIGIN), headers.get("sec-fetch-site")) {
+            (Some(origin), _) => is_own(origin, trust::host(request)),
+            // Said by the browser, and nothing that a page can change.
+            (None, Some(site)) => matches!(site.as_bytes(), b"same-origin" | b"none"),
+            (None, None) => true,
+        };
+        if own { Ok(()) } else { Err(Refusal::ForeignOrigin) }
+    }
+
     /// The answer to a browser that asks before it sends; `None` if the request is something else.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response> {
-        let asks = request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD)?;
+        let asks = request.method() == Method::OPTIONS && asked == "POST" && SENDING.contains(&request.uri().path());
         let origin = self.origin(request.headers()).filter(|_| asks)?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PATCH, DELETE"));
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
         let allowed = HeaderValue::from_static("authorization, content-type, content-encoding");
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
@@ -57,6 +90,71 @@ impl Cors {
         if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+        }
+    }
+}
+
+/// Whether an origin is the host that the request is meant for: then the page came from here.
+fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    origin.zip(host).is_some_and(|((_, own), host)| own.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:8000");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request")
+    }
+
+    #[test]
+    fn only_own_pages_and_programs_change_anything() {
+        let cors = Cors::new(vec!["https://shop.example".to_owned()]);
+        let admitted = |path: &str, headers: &[(&str, &str)]| {
+            let request = request("POST", path, headers);
+            cors.admit(&request, cors.sending_origin(&request).is_some()).is_ok()
+        };
+        for headers in [
+            &[][..],
+            &[("origin", "http://127.0.0.1:8000")],
+            &[("origin", "http://127.0.0.1:8000"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+            &[("origin", "https://evil.example"), ("authorization", "Bearer eye_0")],
+        ] {
+            assert!(admitted("/v1/applications", headers), "{headers:?}");
+        }
+        for headers in [
+            &[("origin", "https://evil.example")][..],
+            &[("origin", "null")],
+            &[("origin", "http://127.0.0.1:3000"), ("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("origin", "https://shop.example")],
+        ] {
+            assert!(!admitted("/v1/applications", headers), "{headers:?}");
+            let read = request("GET", "/v1/applications", headers);
+            assert!(cors.admit(&read, false).is_ok(), "a page cannot see what it reads");
+        }
+        assert!(admitted("/v1/events", &[("origin", "https://shop.example")]), "allowed pages may send, and only that");
+    }
+
+    #[test]
+    fn preflights_are_answered_for_sending_alone() {
+        let cors = Cors::new(vec!["https://shop.example".to_owned()]);
+        for (path, method, answered) in [
+            ("/v1/events", "POST", true),
+            ("/post/create", "POST", true),
+            ("/v1/events", "GET", false),
+            ("/v1/events", "PATCH", false),
+            ("/v1/applications", "POST", false),
+        ] {
+            let headers = [("origin", "https://shop.example"), ("access-control-request-method", method)];
+            let answer = cors.preflight(&request("OPTIONS", path, &headers));
+            assert_eq!(answer.is_some(), answered, "{method} {path}");
         }
     }
 }

@@ -18,6 +18,11 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// A gate that nothing has passed yet.
+    pub const fn new() -> Self {
+        Self { start: OnceLock::new(), next_ms: AtomicU64::new(0), held_back: AtomicU64::new(0) }
+    }
+
     /// Whether one may pass now; then gives how many were held back since the last one.
     pub fn open(&self) -> Option<u64> {
         self.open_after(self.start.get_or_init(Instant::now).elapsed())

@@ -22,6 +22,7 @@ use crate::event::EventRow;
 use crate::live::{self, Live};
 use crate::postgres::Postgres;
 use crate::query::Streams;
+use crate::response::Unsent;
 use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
 use crate::server::{Connections, Doors, Listener, ServerLimits};
@@ -31,6 +32,11 @@ use crate::tally::Tallies;
 use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
 use crate::validator::{self, Validators};
+
+mod readiness;
+
+use readiness::Glance;
+pub use readiness::Readiness;
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
@@ -56,6 +62,8 @@ pub struct Gateway {
     pub in_flight: Arc<Budget>,
     /// The wall clock.
     pub clock: Clock,
+    /// Answers that are not sent yet.
+    pub unsent: Unsent,
     /// Who may call.
     pub trust: Arc<Trust>,
     /// The pages whose browsers may send.
@@ -89,24 +97,8 @@ pub struct Gateway {
     /// Set once the schema is known to be current.
     migrated: AtomicBool,
     draining: AtomicBool,
-}
-
-/// Why a gateway is ready, or not.
-#[derive(Clone, Copy, Debug)]
-pub struct Readiness {
-    /// The database answers and has the current schema, and the applications are known.
-    pub database: bool,
-    /// The modules directory was scanned once.
-    pub validators: bool,
-    /// The gateway stops.
-    pub draining: bool,
-}
-
-impl Readiness {
-    /// Whether requests should be sent here.
-    pub fn ready(self) -> bool {
-        self.database && self.validators && !self.draining
-    }
+    /// Whether the database answered when it was last asked.
+    answered: Glance,
 }
 
 impl Gateway {
@@ -137,6 +129,14 @@ impl Gateway {
         let (dead, dead_writers) = Batcher::start("dead_letters", limits, vec![store.dead_letter_sink()]);
         let validators = Validators::start(validator_options(&config, rules)).context("the validators")?;
         let clock = Clock::default();
+        let embedded = config.database_url.is_none();
+        let in_flight = Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent);
+        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, embedded);
+        let streams = Streams::new(
+            config.streams_max,
+            config.application_share_percent,
+            Duration::from_millis(config.stream_stall_ms),
+        );
         let gateway = Gateway {
             requests: Requests::default(),
             tallies: Tallies::new(config.metrics_event_types_max),
@@ -148,9 +148,10 @@ impl Gateway {
                 bytes_max: config.request_bytes_max,
                 read: Duration::from_millis(config.body_read_ms),
             },
-            in_flight: Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent),
+            in_flight: Arc::clone(&in_flight),
             clock,
-            trust: Arc::new(Trust::new(config.trusted_proxies.clone(), config.forwarded_header)),
+            unsent: Unsent::new(config.answers_bytes_max, config.application_share_percent, in_flight),
+            trust: Arc::new(trust),
             cors: Cors::new(config.cors_origins.clone()),
             validators,
             events,
@@ -161,12 +162,13 @@ impl Gateway {
                 config.application_share_percent,
             ),
             store,
-            streams: Streams::new(config.streams_max, Duration::from_millis(config.stream_stall_ms)),
+            streams,
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
             redriving: Semaphore::new(1),
             live: Arc::new(Live::new(live_limits(&config))),
             migrated: AtomicBool::new(migrated),
             draining: AtomicBool::new(false),
+            answered: Glance::default(),
             config,
         };
         Ok((Arc::new(gateway), vec![event_writers, dead_writers]))
@@ -174,7 +176,7 @@ impl Gateway {
 
     /// Asks all parts whether they are ready.
     pub async fn readiness(&self) -> Readiness {
-        self.readiness_with(self.store.ready().await)
+        self.readiness_with(self.answered.look(async || self.store.ready().await).await)
     }
 
     /// The same when it is known whether the database answers.
@@ -356,13 +358,10 @@ async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationTo
     listener.run(limits, Arc::default(), handler, stop).await;
 }
 
-/// Tells what anybody on the way could read or claim.
+/// Tells what anybody on the way could read.
 fn warn_of_open_doors(config: &Config, address: SocketAddr) {
     if config.tls.is_none() && !address.ip().is_loopback() {
         tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
-    }
-    if config.proxy_protocol && config.trusted_proxies.is_empty() {
-        tracing::warn!("every caller may say who it is in a PROXY header: name the proxies in trusted_proxies");
     }
 }
 
@@ -401,7 +400,8 @@ async fn serve_on(
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
     tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
-    tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), stop.clone()));
+    let poll = Duration::from_millis(gateway.config.applications_poll_ms);
+    tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), poll, stop.clone()));
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
     }

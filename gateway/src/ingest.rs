@@ -36,19 +36,31 @@ const EVENTS_AT_A_STRETCH: usize = 64;
 ///
 /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
 pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
-    let application = gateway.trust.identify(request.headers(), peer)?;
+    let application = gateway.trust.identify(&request, peer)?;
     application.allow(Scope::Ingest)?;
     application.look()?;
     let format = format(gateway, request.headers())?;
     let (head, body) = request.into_parts();
     let room = Held::none(&gateway.in_flight, application.share());
-    let received = body::read(&head.headers, body, &gateway.body_limits, room).await?;
+    let received = match body::read(&head.headers, body, &gateway.body_limits, room).await {
+        Ok(received) => received,
+        Err(refusal) => {
+            charge_for_nothing(&application, &refusal)?;
+            return Err(refusal);
+        }
+    };
     let answer = process(gateway, &application, received.bytes, received.room, format);
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
-        Ok(answer) => answer,
+        Ok(answer) => answer.map(|answer| gateway.unsent.hold_told(application.share(), answer)),
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
         Err(_) => Err(Refusal::DatabaseAway),
     }
+}
+
+/// A body that was read for nothing costs as much as one event, or it would be the way around the limit. What is no
+/// fault of the sender costs nothing.
+fn charge_for_nothing(application: &Application, refusal: &Refusal) -> Result<(), Refusal> {
+    if matches!(refusal, Refusal::Overloaded | Refusal::Internal) { Ok(()) } else { application.take(1) }
 }
 
 fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
@@ -77,9 +89,9 @@ async fn process(
     let parsed = match envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()) {
         Ok(parsed) => parsed,
         Err(unreadable) => {
-            // What cannot be read costs as much as one event, or it would be the way around the limit.
-            application.take(1)?;
-            return Err(unreadable_body(unreadable, gateway));
+            let refusal = unreadable_body(unreadable, gateway);
+            charge_for_nothing(application, &refusal)?;
+            return Err(refusal);
         }
     };
     let (single, elements) = match parsed {

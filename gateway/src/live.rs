@@ -25,6 +25,7 @@ use crate::event::Text;
 use crate::outcome::Outcome;
 use crate::query::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
+use crate::trust::StillKnown;
 use crate::verdict::{Digest, Violation};
 
 /// How long outcomes gather before they are told.
@@ -232,15 +233,18 @@ impl Drop for Place {
     }
 }
 
-/// `GET /v1/live`: outcomes as server-sent events, until the reader leaves or the gateway stops.
+/// What a reader is told last.
+const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
+
+/// `GET /v1/live`: outcomes as server-sent events, until the reader leaves, may not read any more, or the gateway stops.
 ///
 /// # Errors
 ///
 /// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
-pub fn watch(live: &Arc<Live>, query: Option<&str>) -> Result<Response, Refusal> {
+pub fn watch(live: &Arc<Live>, query: Option<&str>, still_known: StillKnown) -> Result<Response, Refusal> {
     let filter = Filter::read(query)?;
     let place = live.admit()?;
-    Ok(response::event_stream(stream(Reader::new(place, filter))))
+    Ok(response::event_stream(stream(Reader::new(place, filter, still_known))))
 }
 
 /// Which outcomes a reader is told.
@@ -281,26 +285,33 @@ struct Reader {
     pages: broadcast::Receiver<Arc<Page>>,
     filter: Filter,
     place: Place,
+    /// Looked at before it is told anything.
+    still_known: StillKnown,
     /// How many outcomes there were up to here.
     expected: u64,
 }
 
 impl Reader {
-    fn new(place: Place, filter: Filter) -> Self {
+    fn new(place: Place, filter: Filter, still_known: StillKnown) -> Self {
         // In this order: a page that comes between is one that this reader gets, and none of it counts as missed.
         let pages = place.0.pages.subscribe();
         let expected = place.0.told.load(Ordering::Relaxed);
-        Self { pages, filter, place, expected }
+        Self { pages, filter, place, still_known, expected }
     }
 
     /// What there is to tell next, and whether it is the last.
     async fn next(&mut self) -> (Bytes, bool) {
+        let next = self.news().await;
+        if (self.still_known)() { next } else { (END, true) }
+    }
+
+    async fn news(&mut self) -> (Bytes, bool) {
         let live = Arc::clone(&self.place.0);
         let beat = Instant::now() + live.limits.heartbeat;
         loop {
             tokio::select! {
                 biased;
-                () = live.ended.cancelled() => return (Bytes::from_static(b"event: end\ndata: {}\n\n"), true),
+                () = live.ended.cancelled() => return (END, true),
                 page = self.pages.recv() => match page {
                     Ok(page) => {
                         let text = self.text(&page);
@@ -429,7 +440,7 @@ mod tests {
 
     fn reader(live: &Arc<Live>, query: &str) -> Reader {
         let filter = Filter::read(Some(query)).expect("a filter");
-        Reader::new(live.admit().expect("room"), filter)
+        Reader::new(live.admit().expect("room"), filter, Box::new(|| true))
     }
 
     fn tell(live: &Live, stored: usize, rejected: usize) {
@@ -496,7 +507,7 @@ mod tests {
         page(&live);
         assert!(text(&mut quiet).await.starts_with(": "));
         live.end();
-        assert_eq!(quiet.next().await, (Bytes::from_static(b"event: end\ndata: {}\n\n"), true));
+        assert_eq!(quiet.next().await, (END, true));
         assert!(matches!(live.admit(), Err(Refusal::Draining)));
     }
 

@@ -103,6 +103,7 @@ fn queues(scrape: &mut Scrape, gateway: &Gateway) {
     let taken = most.saturating_sub(gateway.in_flight.free());
     scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
     scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
+    scrape.add(&names::UNSENT_BYTES, [([], gauge(gateway.unsent.bytes() as f64))]);
 }
 
 /// What retention removed.

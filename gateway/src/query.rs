@@ -10,6 +10,7 @@ mod stream;
 mod words;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
@@ -18,10 +19,14 @@ use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 pub use self::cursor::hold_cursors;
 use self::list::{List, Listing};
 use self::parameters::{Parameters, bad, id, word};
+use self::stream::Asked;
 pub use self::stream::Streams;
+use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::response::{self, Encoder, Encoding, Refusal, Response};
+use crate::share::Share;
 use crate::store::{self, Bucket, CountFilter, EventFilter, PageLimits, SessionFilter};
+use crate::trust::StillKnown;
 
 /// Rows of a page, unless the caller asks for another number.
 const ROWS: u32 = 100;
@@ -60,6 +65,16 @@ pub enum Read<'a> {
     DeadLetters,
 }
 
+/// Who reads.
+pub struct Reader<'a> {
+    /// The headers of the request.
+    pub headers: &'a HeaderMap,
+    /// What its application has of the streams.
+    pub share: &'a Arc<Share>,
+    /// Makes what asks again whether it may still read.
+    pub still_known: &'a (dyn Fn() -> StillKnown + Sync),
+}
+
 /// Answers a read.
 ///
 /// # Errors
@@ -68,10 +83,11 @@ pub enum Read<'a> {
 /// [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
 pub async fn answer(
     gateway: &Gateway,
-    headers: &HeaderMap,
+    reader: Reader<'_>,
     read: Read<'_>,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
+    let headers = reader.headers;
     let now_us = gateway.clock.now_us();
     let listing = match read {
         Read::SessionEvent(session_id, event_id) => {
@@ -92,7 +108,8 @@ pub async fn answer(
         if listing.parameters.text("limit").is_some() {
             return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
         }
-        return gateway.streams.start(&gateway.store, listing, encoding, now_us).await;
+        let asked = Asked { listing, encoding, now_us, still_known: (reader.still_known)() };
+        return gateway.streams.start(&gateway.store, reader.share, asked).await;
     }
     let (usual, most) = if matches!(listing.list, List::Counts(_)) { (COUNTS, COUNTS_MAX) } else { (ROWS, ROWS_MAX) };
     let limits = PageLimits { rows: listing.parameters.limit(usual, most)?, bytes: gateway.config.page_bytes_max };
@@ -223,15 +240,20 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
 
 /// What a reader is told of what went wrong in the store.
 pub(crate) fn refusal(error: store::Error) -> Refusal {
+    static TOLD: Gate = Gate::new();
     match error {
         store::Error::Busy => Refusal::ReadsFull,
         store::Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
         store::Error::Refused(_) => {
-            tracing::error!(%error, "a read failed");
+            if let Some(more) = TOLD.open() {
+                tracing::error!(%error, more, "a read failed");
+            }
             Refusal::Internal
         }
         error => {
-            tracing::warn!(%error, "a read failed");
+            if let Some(more) = TOLD.open() {
+                tracing::warn!(%error, more, "a read failed");
+            }
             Refusal::ReadAway
         }
     }

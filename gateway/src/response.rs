@@ -16,15 +16,18 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 mod encoding;
+mod unsent;
 
 pub use self::encoding::{Encoder, Encoding};
+pub use self::unsent::Unsent;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
+use crate::share::Held;
 use crate::verdict::Violation;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -36,6 +39,9 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer.
 pub type Response = hyper::Response<Body>;
+
+/// How much of a whole answer is handed on at once, so that what is not sent yet is known.
+const FRAME_BYTES: usize = 64 * 1024;
 
 /// The body of an answer: whole (the usual case, without a boxed stream) or streamed.
 pub struct Body(Kind);
@@ -58,6 +64,34 @@ impl Body {
         B::Error: Into<BodyError>,
     {
         Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// The bytes of a whole body; 0 for a stream, which never holds more than a piece.
+    pub fn whole_bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.len(),
+            Kind::Stream(_) => 0,
+        }
+    }
+
+    /// The same body, whose bytes keep `room` until the last of them is sent.
+    pub fn holding(self, room: Held) -> Self {
+        match self.0 {
+            Kind::Whole(bytes) => Self(Kind::Whole(Bytes::from_owner(Kept { bytes, _room: room }))),
+            Kind::Stream(_) => self,
+        }
+    }
+}
+
+/// Bytes with what they take up.
+struct Kept {
+    bytes: Bytes,
+    _room: Held,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -83,7 +117,10 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Whole(bytes) => {
+                let frame = bytes.split_to(bytes.len().min(FRAME_BYTES));
+                Poll::Ready(Some(Ok(Frame::data(frame))))
+            }
             Kind::Stream(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -302,6 +339,10 @@ pub fn many(outcomes: &[Outcome]) -> Response {
 // The longer details.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
+const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
+    could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
+const FOREIGN_HOST: &str = "Who is known by calling from this machine must call `localhost` or an address, so that no \
+    page can use its browser. Use one of these in the URL, or send an `Authorization` header.";
 const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
@@ -364,8 +405,10 @@ pub enum Refusal {
         /// How many it may have.
         limit: usize,
     },
-    /// The request has a length and is chunked too.
-    TwoLengths,
+    /// A page of another site had a browser send this.
+    ForeignOrigin,
+    /// A browser was told that this machine goes by a name that is not its own.
+    ForeignHost,
     /// The application sends more events than it may.
     RateLimited {
         /// When the same request fits.
@@ -465,7 +508,8 @@ impl Refusal {
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
             }
-            Self::TwoLengths => (S::BAD_REQUEST, "two_lengths", "The body has two lengths"),
+            Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent this"),
+            Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
             Self::RateLimited { .. } => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
             }
@@ -524,7 +568,8 @@ impl Refusal {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
-            Self::TwoLengths => "Send `Content-Length` or `Transfer-Encoding: chunked`, not both.".into(),
+            Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
+            Self::ForeignHost => FOREIGN_HOST.into(),
             Self::RateLimited { retry_after_seconds } => format!(
                 "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
             )
@@ -568,7 +613,8 @@ impl Refusal {
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
-            | Self::TwoLengths
+            | Self::ForeignOrigin
+            | Self::ForeignHost
             | Self::RateLimited { .. }
             | Self::Exists { .. }
             | Self::NotFound
@@ -617,10 +663,6 @@ impl Refusal {
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allowed } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
-        }
-        if matches!(self, Self::TwoLengths) {
-            // Whatever follows on this connection may be the part of the body that somebody else saw.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Self::RateLimited { retry_after_seconds } = self {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
@@ -729,7 +771,8 @@ mod tests {
             Refusal::Unknown,
             Refusal::NotAllowed { scope: "send" },
             Refusal::TooManyHeaders { limit: 100 },
-            Refusal::TwoLengths,
+            Refusal::ForeignOrigin,
+            Refusal::ForeignHost,
             Refusal::RateLimited { retry_after_seconds: 7 },
             Refusal::Exists { message: "there is already one".to_owned() },
             Refusal::NotFound,

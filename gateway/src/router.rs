@@ -6,14 +6,14 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use hyper::header::HeaderMap;
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
-use crate::query::Read;
+use crate::query::{Read, Reader};
 use crate::response::{self, Refusal, Response};
-use crate::trust::{Peer, Scope};
+use crate::trust::{Application, Peer, Scope};
 use crate::{applications, ingest, live, metrics, query};
 
 pub use requests::{Requests, RouteClass};
@@ -126,8 +126,12 @@ pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -
     }
     let began = Instant::now();
     let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
-    let origin = gateway.cors.origin(request.headers());
-    let answered = match examine(gateway, request.headers()) {
+    let origin = gateway.cors.sending_origin(&request);
+    let admitted = examine(gateway, request.headers()).and_then(|()| {
+        let admitted = gateway.cors.admit(&request, origin.is_some());
+        admitted.inspect_err(|_| gateway.trust.foreign_page(&request, peer))
+    });
+    let answered = match admitted {
         Ok(()) => route(gateway, request, peer, &mut asked).await,
         Err(refusal) => Err(refusal),
     };
@@ -137,16 +141,10 @@ pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -
     response
 }
 
-/// What no route has to look at: too many headers, and two lengths, of which a proxy may have believed the other one.
+/// What no route has to look at.
 fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
     let limit = gateway.config.headers_max;
-    if headers.len() > limit {
-        return Err(Refusal::TooManyHeaders { limit });
-    }
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Err(Refusal::TwoLengths);
-    }
-    Ok(())
+    if headers.len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { Ok(()) }
 }
 
 /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
@@ -182,23 +180,37 @@ async fn route(
         }
         "/healthz" => return Ok(health()),
         "/readyz" => return Ok(readiness(gateway).await),
-        path => {
-            if let Some(rest) = path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications")) {
-                return applications::answer(gateway, request, peer, rest).await;
-            }
-        }
+        _ => {}
     }
-    let caller = gateway.trust.identify(request.headers(), peer)?;
+    let caller = gateway.trust.identify(&request, peer)?;
+    let told = |response| gateway.unsent.hold_told(caller.share(), response);
+    if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications")) {
+        return applications::answer(gateway, &caller, request, rest).await.map(told);
+    }
     if found.path == "/v1/dead-letters/redrive" {
         caller.allow(Scope::Admin)?;
-        return query::dead_letters::redrive(gateway, &caller, request).await;
+        return query::dead_letters::redrive(gateway, &caller, request).await.map(told);
     }
     caller.allow(Scope::Read)?;
+    let response = read(gateway, &caller, request, peer, found).await?;
+    gateway.unsent.hold(caller.answers_share(), response)
+}
+
+/// Answers what needs the scope to read.
+async fn read(
+    gateway: &Gateway,
+    caller: &Application,
+    request: Request<Incoming>,
+    peer: Peer,
+    found: Found<'_>,
+) -> Result<Response, Refusal> {
+    let uri = request.uri();
+    let still_known = || gateway.trust.still_known(&request, peer, caller, Scope::Read);
     match found.path {
         "/v1/dead-letters/{id}" => {
             query::dead_letters::show(gateway, request.headers(), &found.parameters[0], uri.query()).await
         }
-        "/v1/live" => live::watch(&gateway.live, uri.query()),
+        "/v1/live" => live::watch(&gateway.live, uri.query(), still_known()),
         "/v1/validators" => {
             let (validators, problems) = (gateway.validators.report(), gateway.validators.problems());
             let report = serde_json::json!({ "validators": validators, "problems": problems });
@@ -208,7 +220,9 @@ async fn route(
         "/metrics" => Ok(metrics(gateway).await),
         _ => {
             let read = found.read().ok_or(Refusal::NotFound)?;
-            query::answer(gateway, request.headers(), read, uri.query()).await
+            let reader =
+                Reader { headers: request.headers(), share: caller.streams_share(), still_known: &still_known };
+            query::answer(gateway, reader, read, uri.query()).await
         }
     }
 }

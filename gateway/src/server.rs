@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use self::connection::Connection;
 pub use self::doors::{Class, Doors};
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::response::Response;
 use crate::trust::Peer;
 
@@ -55,7 +56,7 @@ pub struct ServerLimits {
     pub headers_max: usize,
     /// After this time without a request a connection is asked to end: it holds a permit that another could use.
     pub idle: Duration,
-    /// The time for which a peer may read nothing of its answers.
+    /// The time for which a peer may leave a piece of an answer.
     pub write: Duration,
     /// The requests that an HTTP/2 connection may have open.
     pub http2_streams_max: u32,
@@ -226,6 +227,7 @@ async fn next(
             listener.connections.full.fetch_add(1, Relaxed);
         }
         let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+        static TOLD: Gate = Gate::new();
         let mut pause = ACCEPT_PAUSE;
         loop {
             match listener.listener.accept().await {
@@ -238,7 +240,9 @@ async fn next(
                 Err(error) => {
                     listener.connections.failed.fetch_add(1, Relaxed);
                     // Out of descriptors or memory: accepting again at once would only burn the processor.
-                    tracing::warn!(%error, "cannot accept connections");
+                    if let Some(more) = TOLD.open() {
+                        tracing::warn!(%error, more, "cannot accept connections");
+                    }
                     sleep(pause).await;
                     pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 }

@@ -102,6 +102,15 @@ impl Held {
         fits
     }
 
+    /// Takes so many more, or as many as are free, whatever share that is: for what cannot be refused any more.
+    pub fn grow_with_what_is_free(&mut self, more: usize) {
+        let take = |free: usize| Some(free - more.min(free));
+        let before = self.budget.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or_default();
+        let more = more.min(before);
+        self.share.held.fetch_add(more, Ordering::Relaxed);
+        self.units += more;
+    }
+
     /// Whether the application may have one more of `waiting` parcels in a queue for `most`.
     pub fn may_wait(&self, waiting: usize, most: usize) -> bool {
         let own = self.share.waiting() + 1;

@@ -87,6 +87,11 @@ pub enum Error {
     /// An application cannot be known by a network that it does not have.
     #[error("{0} would be known by its network and has none: give it a network, or let it be known by its token")]
     ApplicationWithoutNetwork(String),
+    /// An application that is known by its token alone has no use for a network.
+    #[error(
+        "{0} is known by its token alone, wherever it is: with networks, say that it is known by `both` or by `network`"
+    )]
+    ApplicationNetworksUnused(String),
 }
 
 impl From<sqlx::Error> for Error {

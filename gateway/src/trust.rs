@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderValue};
-use ipnet::IpNet;
+use hyper::Request;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -29,10 +29,14 @@ pub mod rate;
 pub mod security;
 pub mod token;
 
-/// How long a change may stay unseen when no notification of it arrives.
-const POLL: Duration = Duration::from_secs(10);
 /// How long to wait before the database is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// The application of the embedded default, which is trusted from this machine there and nowhere else.
+pub const LOCAL: &str = "local";
+
+/// Asks again whether a caller is still known and may still read, for an answer that goes on for long.
+pub type StillKnown = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What an application may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +63,9 @@ impl Scope {
 /// Where a request comes from, as far as the connection tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The other end of the connection, or whom the PROXY header names.
-    pub address: SocketAddr,
+    /// The other end of the connection, or whom the PROXY header names. `None` if that header names nobody: then the
+    /// proxy's own address says nothing of who calls.
+    pub address: Option<SocketAddr>,
     /// SHA-256 of the client certificate that was proved in the handshake.
     pub certificate: Option<Digest>,
 }
@@ -78,10 +83,18 @@ pub struct Application {
     /// What it may send; `None` for everything.
     event_types: Option<EventTypes>,
     rate: Option<Arc<Rate>>,
-    share: Arc<Share>,
-    rejected_share: Arc<Share>,
+    shares: Arc<Shares>,
     refused: Arc<Counts>,
     security: Arc<Security>,
+}
+
+/// What an application holds of each room that all share.
+#[derive(Debug, Default)]
+struct Shares {
+    bodies: Arc<Share>,
+    rejected: Arc<Share>,
+    answers: Arc<Share>,
+    streams: Arc<Share>,
 }
 
 impl Application {
@@ -91,12 +104,16 @@ impl Application {
     ///
     /// [`Refusal::NotAllowed`].
     pub fn allow(&self, scope: Scope) -> Result<(), Refusal> {
-        if self.scopes.iter().any(|own| own == scope.as_str()) {
+        if self.has(scope) {
             Ok(())
         } else {
             self.security.refused(Kind::Scope, &self.name, &self.refused);
             Err(Refusal::NotAllowed { scope: scope.as_str() })
         }
+    }
+
+    fn has(&self, scope: Scope) -> bool {
+        self.scopes.iter().any(|own| own == scope.as_str())
     }
 
     /// Whether it may send events of this type.
@@ -117,13 +134,17 @@ impl Application {
         self.limited(Rate::look)
     }
 
-    /// Takes the cost of so many events.
+    /// Takes the cost of so many events. More than it may ever send at once cost one, since they were read.
     ///
     /// # Errors
     ///
     /// [`Refusal::RateLimited`]; or [`Refusal::TooManyEvents`] for more than it may ever send at once.
     pub fn take(&self, events: usize) -> Result<(), Refusal> {
-        self.limited(|rate| rate.take(events))
+        let taken = self.limited(|rate| rate.take(events));
+        if matches!(taken, Err(Refusal::TooManyEvents { .. })) {
+            self.limited(|rate| rate.take(1))?;
+        }
+        taken
     }
 
     fn limited(&self, ask: impl FnOnce(&Rate) -> Result<(), Refusal>) -> Result<(), Refusal> {
@@ -131,14 +152,24 @@ impl Application {
         ask(rate).inspect_err(|_| self.security.refused(Kind::RateLimited, &self.name, &self.refused))
     }
 
-    /// What it holds of what all applications share.
+    /// What it holds of the room for what is in flight, and of the queue.
     pub fn share(&self) -> &Arc<Share> {
-        &self.share
+        &self.shares.bodies
     }
 
     /// What it holds of the room for rejected events that wait to be kept.
     pub fn rejected_share(&self) -> &Arc<Share> {
-        &self.rejected_share
+        &self.shares.rejected
+    }
+
+    /// What it holds of the room for answers to reads that are not sent yet.
+    pub fn answers_share(&self) -> &Arc<Share> {
+        &self.shares.answers
+    }
+
+    /// Which of the streams of results are its own.
+    pub fn streams_share(&self) -> &Arc<Share> {
+        &self.shares.streams
     }
 
     /// How often it was refused for who it is, of each kind.
@@ -149,6 +180,28 @@ impl Application {
     fn lives_at(&self, address: Option<IpAddr>) -> bool {
         address.is_some_and(|address| self.networks.iter().any(|network| network.contains(&address)))
     }
+}
+
+/// What a request tells of who sent it, and no more than is needed to look it up.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    /// As far as it can be believed.
+    address: Option<IpAddr>,
+    /// The digest of the token; the inner `None` if what was given is none.
+    token: Option<Option<Digest>>,
+    certificate: Option<Digest>,
+    /// Whether the request was meant for this machine by a name that only this machine decides on.
+    meant_for_us: bool,
+}
+
+/// Why a caller is not known.
+enum Stranger<'a> {
+    /// Nobody is like this.
+    Nobody(Kind),
+    /// An application is, but may not call in this way.
+    Known(Kind, &'a Application),
+    /// A browser was told that another site's name means this machine.
+    Page(&'a Application),
 }
 
 /// What a token stands for.
@@ -171,11 +224,15 @@ struct Snapshot {
 
 impl Snapshot {
     /// What an application holds and has used is taken over from the snapshot before.
-    fn new(rows: Vec<ApplicationRow>, before: Option<&Snapshot>, security: &Arc<Security>) -> Self {
+    fn new(rows: Vec<ApplicationRow>, before: Option<&Snapshot>, trust: &Trust) -> Self {
         let mut snapshot = Self::default();
         for row in rows {
+            // A database that was an embedded one once must not open its gateways to everybody on their machines.
+            if row.name == LOCAL && row.known_by == "network" && !trust.embedded {
+                continue;
+            }
             let before = before.and_then(|before| before.by_id.get(&row.id));
-            let application = Arc::new(application(&row, before, security));
+            let application = Arc::new(application(&row, before, &trust.security));
             snapshot.by_id.insert(row.id, Arc::clone(&application));
             let ended = if row.active { &[][..] } else { &row.token_digests };
             for digest in row.retired_token_digests.iter().chain(ended).filter_map(|digest| exact(digest)) {
@@ -185,7 +242,7 @@ impl Snapshot {
                 continue;
             }
             if row.known_by == "network" {
-                let networks = row.networks.iter().map(|network| (*network, Arc::clone(&application)));
+                let networks = row.networks.iter().map(|network| (canonical(*network), Arc::clone(&application)));
                 snapshot.by_network.extend(networks);
                 continue;
             }
@@ -199,6 +256,61 @@ impl Snapshot {
         snapshot.by_network.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
         snapshot
     }
+
+    /// The application of a caller: its token decides alone where one is given, then the certificate, then the network.
+    fn find(&self, caller: &Caller) -> Result<&Arc<Application>, Stranger<'_>> {
+        let proved = match caller.token {
+            Some(token) => match token.and_then(|token| self.by_token.get(&token)) {
+                Some(Token::Live(application)) => Some(application),
+                Some(Token::Retired(application)) => return Err(Stranger::Known(Kind::RevokedToken, application)),
+                None => return Err(Stranger::Nobody(Kind::UnknownToken)),
+            },
+            None => caller.certificate.and_then(|certificate| self.by_certificate.get(&certificate)),
+        };
+        if let Some(application) = proved {
+            if application.needs_network && !application.lives_at(caller.address) {
+                return Err(Stranger::Known(Kind::UnknownNetwork, application));
+            }
+            return Ok(application);
+        }
+        let Some(address) = caller.address else { return Err(Stranger::Nobody(Kind::UnknownNetwork)) };
+        let home = self.by_network.iter().find(|(network, _)| network.contains(&address));
+        let (_, application) = home.ok_or(Stranger::Nobody(Kind::UnknownNetwork))?;
+        // A page can have its own name resolved to this machine, and its browser calls from here.
+        if address.is_loopback() && !caller.meant_for_us {
+            return Err(Stranger::Page(application));
+        }
+        Ok(application)
+    }
+}
+
+/// A network as it is compared: an IPv4 one that is written as IPv6 is IPv4.
+pub fn canonical(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(network) if network.prefix_len() >= 96 => {
+            network.addr().to_ipv4_mapped().and_then(|address| Ipv4Net::new(address, network.prefix_len() - 96).ok())
+        }
+        _ => None,
+    };
+    mapped.map_or(network, IpNet::V4)
+}
+
+/// The host for which a request is meant, with its port: HTTP/2 has it in the target, HTTP/1 in a header.
+pub(crate) fn host<B>(request: &Request<B>) -> Option<&str> {
+    let target = request.uri().authority().map(hyper::http::uri::Authority::as_str);
+    target.or_else(|| request.headers().get(HOST)?.to_str().ok())
+}
+
+/// Whether a host is `localhost` or an address, which no other site can have resolved. What names none comes from no
+/// browser.
+fn only_ours(host: Option<&str>) -> bool {
+    let Some(host) = host else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
 fn exact(digest: &[u8]) -> Option<Digest> {
@@ -217,12 +329,11 @@ fn application(row: &ApplicationRow, before: Option<&Arc<Application>>, security
         id: row.id,
         name: row.name.clone(),
         scopes: row.scopes.clone(),
-        networks: row.networks.clone(),
+        networks: row.networks.iter().copied().map(canonical).collect(),
         needs_network: row.known_by == "both",
         event_types: (!row.event_types.is_empty()).then(types),
         rate,
-        share: before.map(|before| Arc::clone(&before.share)).unwrap_or_default(),
-        rejected_share: before.map(|before| Arc::clone(&before.rejected_share)).unwrap_or_default(),
+        shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
         refused: before.map(|before| Arc::clone(&before.refused)).unwrap_or_default(),
         security: Arc::clone(security),
     }
@@ -234,6 +345,8 @@ pub struct Trust {
     /// Proxies whose word on the caller's address is believed, and where they give it.
     proxies: Vec<IpNet>,
     told: Told,
+    /// Whether the gateway runs a Postgres of its own, where [`LOCAL`] is trusted.
+    embedded: bool,
     snapshot: ArcSwapOption<Snapshot>,
     /// One look at the database after the other: an older answer must not replace a newer one.
     refreshing: Mutex<()>,
@@ -241,18 +354,28 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Nobody yet; what `proxies` tell of a caller's address in the header `told` will be believed.
-    pub fn new(proxies: Vec<IpNet>, told: Told) -> Self {
-        Self { proxies, told, ..Self::default() }
+    /// Nobody yet; what `proxies` tell of a caller's address in the header `told` will be believed, and [`LOCAL`] only
+    /// if the Postgres is an `embedded` one.
+    pub fn new(proxies: Vec<IpNet>, told: Told, embedded: bool) -> Self {
+        Self { proxies, told, embedded, ..Self::default() }
+    }
+
+    fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
+        let header = request.headers().get(AUTHORIZATION);
+        Caller {
+            address: peer.address.and_then(|address| self.address(request, address.ip().to_canonical())),
+            token: header.map(|header| bearer(header.as_bytes()).map(Digest::of)),
+            certificate: peer.certificate,
+            meant_for_us: header.is_some() || only_ours(host(request)),
+        }
     }
 
     /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say.
-    fn address(&self, headers: &HeaderMap, peer: Peer) -> Option<IpAddr> {
-        let peer = peer.address.ip().to_canonical();
+    fn address<B>(&self, request: &Request<B>, peer: IpAddr) -> Option<IpAddr> {
         if self.proxies.is_empty() {
             return Some(peer);
         }
-        let values = headers.get_all(self.told.header()).iter().map(HeaderValue::as_bytes);
+        let values = request.headers().get_all(self.told.header()).iter().map(HeaderValue::as_bytes);
         forwarded::caller(peer, self.told, values, &self.proxies)
     }
 
@@ -272,44 +395,51 @@ impl Trust {
         snapshot.as_ref().map(|snapshot| snapshot.by_id.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// The application that calls from `peer` with `headers`. A token decides alone where one is given, then the client
-    /// certificate, then the network.
+    /// The application that sent `request` from `peer`.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`]; or [`Refusal::DatabaseAway`] while the applications could not be read yet.
-    pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<Arc<Application>, Refusal> {
+    /// [`Refusal::Unknown`]; [`Refusal::ForeignHost`] of a caller that is known by being on this machine and did not ask
+    /// for it; or [`Refusal::DatabaseAway`] while the applications could not be read yet.
+    pub fn identify<B>(&self, request: &Request<B>, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
-        let address = self.address(headers, peer);
-        let stranger = |kind| {
-            self.security.refused_stranger(kind, address);
-            Refusal::Unknown
-        };
-        let proved = match headers.get(AUTHORIZATION) {
-            Some(header) => {
-                let token = bearer(header.as_bytes()).ok_or_else(|| stranger(Kind::UnknownToken))?;
-                match snapshot.by_token.get(&Digest::of(token)) {
-                    Some(Token::Live(application)) => Some(application),
-                    Some(Token::Retired(application)) => {
-                        self.security.refused(Kind::RevokedToken, &application.name, &application.refused);
-                        return Err(Refusal::Unknown);
-                    }
-                    None => return Err(stranger(Kind::UnknownToken)),
-                }
+        let caller = self.caller(request, peer);
+        snapshot.find(&caller).map(Arc::clone).map_err(|stranger| match stranger {
+            Stranger::Nobody(kind) => {
+                self.security.refused_stranger(kind, caller.address);
+                Refusal::Unknown
             }
-            None => peer.certificate.and_then(|certificate| snapshot.by_certificate.get(&certificate)),
-        };
-        if let Some(application) = proved {
-            if application.needs_network && !application.lives_at(address) {
-                self.security.refused(Kind::UnknownNetwork, &application.name, &application.refused);
-                return Err(Refusal::Unknown);
+            Stranger::Known(kind, application) => {
+                self.security.refused(kind, &application.name, &application.refused);
+                Refusal::Unknown
             }
-            return Ok(Arc::clone(application));
-        }
-        let at_home = |(network, _): &&(IpNet, _)| address.is_some_and(|address| network.contains(&address));
-        let application = snapshot.by_network.iter().find(at_home).map(|(_, application)| Arc::clone(application));
-        application.ok_or_else(|| stranger(Kind::UnknownNetwork))
+            Stranger::Page(application) => {
+                self.security.refused(Kind::ForeignPage, &application.name, &application.refused);
+                Refusal::ForeignHost
+            }
+        })
+    }
+
+    /// Counts and tells that a page of another site had a browser call.
+    pub fn foreign_page<B>(&self, request: &Request<B>, peer: Peer) {
+        self.security.refused_stranger(Kind::ForeignPage, self.caller(request, peer).address);
+    }
+
+    /// Asks again, whenever it is called, whether the sender of `request` is still `application` with this scope.
+    pub fn still_known<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        peer: Peer,
+        application: &Application,
+        scope: Scope,
+    ) -> StillKnown {
+        let (trust, caller, id) = (Arc::clone(self), self.caller(request, peer), application.id);
+        Box::new(move || {
+            let snapshot = trust.snapshot.load();
+            let found = snapshot.as_ref().and_then(|snapshot| snapshot.find(&caller).ok());
+            found.is_some_and(|found| found.id == id && found.has(scope))
+        })
     }
 
     /// Reads the applications now.
@@ -320,13 +450,13 @@ impl Trust {
     pub async fn refresh(&self, store: &Store) -> Result<(), crate::store::Error> {
         let _turn = self.refreshing.lock().await;
         let rows = store.applications().await?;
-        let snapshot = Snapshot::new(rows, self.snapshot.load().as_deref(), &self.security);
+        let snapshot = Snapshot::new(rows, self.snapshot.load().as_deref(), self);
         self.snapshot.store(Some(Arc::new(snapshot)));
         Ok(())
     }
 
-    /// Keeps the snapshot fresh until told to stop: on each notification, and by a poll for what no notification told.
-    pub async fn follow(self: Arc<Self>, store: Store, stop: CancellationToken) {
+    /// Keeps the snapshot fresh until told to stop: on each notification, and every `poll` for what no notification told.
+    pub async fn follow(self: Arc<Self>, store: Store, poll: Duration, stop: CancellationToken) {
         let follow = async {
             loop {
                 let mut listener = store.listen_applications().await.ok();
@@ -338,7 +468,7 @@ impl Trust {
                             None => false,
                         }
                     };
-                    if !tokio::time::timeout(POLL, changed).await.unwrap_or(true) {
+                    if !tokio::time::timeout(poll, changed).await.unwrap_or(true) {
                         break;
                     }
                 }
@@ -356,4 +486,38 @@ impl Trust {
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_network_is_one_however_it_is_written() {
+        for (written, meant) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:203.0.113.5/128", "203.0.113.5/32"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("2001:db8::/104", "2001:db8::/104"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            let network = |text: &str| text.parse::<IpNet>().expect("a network");
+            assert_eq!(canonical(network(written)), network(meant), "{written}");
+        }
+    }
+
+    #[test]
+    fn only_localhost_and_addresses_are_names_that_no_other_site_can_have() {
+        let ours = ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000", "10.1.2.3:80"];
+        for host in ours {
+            assert!(only_ours(Some(host)), "{host}");
+        }
+        assert!(only_ours(None));
+        for host in
+            ["eye", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", ":80", "[x]:80"]
+        {
+            assert!(!only_ours(Some(host)), "{host}");
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl Server {
         assert!(command.status().expect("the built program").success(), "migrated");
         self.sql(
             "insert into applications (name, networks, known_by, scopes) \
-             values ('local', '{127.0.0.0/8}', 'network', '{ingest, read, admin}')",
+             values ('machine', '{127.0.0.0/8}', 'network', '{ingest, read, admin}')",
         );
     }
 }

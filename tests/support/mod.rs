@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A session that every test may use, since each has its own database.
 pub(crate) const SESSION: &str = "e2085be5-9137-4e4e-80b5-f1ffddc25423";
@@ -312,6 +312,11 @@ impl Gateway {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.answer(self.request("GET", path)).await
+    }
+
+    /// Waits until it says that it is not ready; what the database said last holds for a moment.
+    pub(crate) async fn unready(&self) {
+        eventually("the gateway is not ready", async || (self.get("/readyz").await.status == 503).then_some(())).await;
     }
 
     /// What `/metrics` tells now.

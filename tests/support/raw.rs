@@ -82,11 +82,13 @@ impl Wire {
         self.post("/v1/events", headers, &event.to_string()).await.expect("an answer").status
     }
 
-    /// Posts JSON, unless the headers name another type.
+    /// Posts JSON to this machine, unless the headers say otherwise.
     pub(crate) async fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Told> {
-        let mut head = format!("POST {path} HTTP/1.1\r\nhost: eye\r\ncontent-length: {}\r\n", body.len());
-        if !headers.iter().any(|(name, _)| *name == "content-type") {
-            head += "content-type: application/json\r\n";
+        let mut head = format!("POST {path} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
+        for (name, usual) in [("host", "localhost"), ("content-type", "application/json")] {
+            if !headers.iter().any(|(given, _)| *given == name) {
+                head += &format!("{name}: {usual}\r\n");
+            }
         }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");

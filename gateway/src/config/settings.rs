@@ -137,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
     set(
         "connections_per_peer_max",
         number(1, 1_000_000),
-        "5000",
+        "1000",
         "Connections at once of one address, or of an IPv6 network of 64 bits. More are closed. Proxies of trusted_proxies are not counted.",
     ),
     set(
@@ -152,7 +152,7 @@ pub const SETTINGS: &[Setting] = &[
         "write_ms",
         number(1, DAY_MS),
         "30000",
-        "How long a peer may read nothing of its answers. Then its connection is cut.",
+        "How long a peer may take for each 64 KiB of its answers. Then its connection is cut.",
     ),
     set(
         "linger_ms",
@@ -222,7 +222,13 @@ pub const SETTINGS: &[Setting] = &[
         "proxy_protocol",
         Kind::Choice(&["off", "required"]),
         "off",
-        "Whether each connection must begin with a PROXY header, version 1 or 2. From others than trusted_proxies, if any are named, it is refused.",
+        "Whether each connection must begin with a PROXY header, version 1 or 2. It is believed from trusted_proxies, which must be named, and refused from others.",
+    ),
+    set(
+        "applications_poll_ms",
+        number(10, DAY_MS),
+        "1000",
+        "How often the applications are read anew, whatever notification was lost. So long a change may stay unseen then.",
     ),
     set(
         "cors_origins",
@@ -280,7 +286,7 @@ pub const SETTINGS: &[Setting] = &[
         "application_share_percent",
         number(1, 100),
         "75",
-        "How much of in_flight_bytes_max, queue_parcels_max and dead_letter_queue_bytes_max an application may fill alone. Several get less each. 100 lets one take it all.",
+        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, answers_bytes_max and streams_max an application may fill alone. Several get less each. 100 lets one take it all.",
     ),
     set(
         "batch_events_max",
@@ -387,6 +393,12 @@ pub const SETTINGS: &[Setting] = &[
         number(1024, 1024 * MIB),
         "8388608",
         "Bytes of data after which a page ends, however many events were asked for; `next` goes on from there.",
+    ),
+    set(
+        "answers_bytes_max",
+        number(8_192, 1 << 40),
+        "134217728",
+        "Bytes of answers to reads that are not sent yet. What does not fit is answered 503.",
     ),
     set("streams_max", number(1, 100_000), "32", "Results that are streamed as lines at once. More are answered 503."),
     set(

@@ -42,6 +42,11 @@ fn all_problems_are_told_at_once_with_their_places() {
 fn limits_that_contradict_each_other_are_refused() {
     let Problems(problems) = load("request_bytes_max = 1000\nanswer_ms = 10\n", &[], &[]).expect_err("contradictions");
     assert_eq!(problems.len(), 2, "{problems:#?}");
+    let Problems(problems) = load("proxy_protocol = \"required\"\n", &[], &[]).expect_err("anybody could say anything");
+    assert!(problems.len() == 1 && problems[0].contains("trusted_proxies"), "{problems:#?}");
+    let named = "proxy_protocol = \"required\"\ntrusted_proxies = \"::ffff:10.0.0.0/104\"\n";
+    let (_, config) = load(named, &[], &[]).expect("sound");
+    assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().expect("a network")]);
 }
 
 #[test]

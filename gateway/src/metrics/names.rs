@@ -91,6 +91,8 @@ metrics! {
         "Bytes of the bodies that are being read, judged or written.";
     IN_FLIGHT_BYTES_MAX = Gauge "eye_in_flight_max_bytes" []
         "The most of them that may be.";
+    UNSENT_BYTES = Gauge "eye_unsent_answers_bytes" []
+        "Bytes of answers to reads that their callers have not taken yet.";
     MODULES = Gauge "eye_modules" ["state"]
         "Module files by where the newest one stands.";
     MODULES_STANDING = Gauge "eye_modules_serving" ["standing"]

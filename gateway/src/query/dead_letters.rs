@@ -83,6 +83,7 @@ pub async fn show(
 /// Those of reading a body; [`Refusal::BadParameter`]; those of [`Redrive::run`].
 pub async fn redrive(gateway: &Gateway, caller: &Application, request: Request<Incoming>) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
+    body::must_be_json(&head.headers)?;
     let received =
         body::read(&head.headers, body, &gateway.body_limits, Held::none(&gateway.in_flight, caller.share())).await?;
     let (errand, told_by) = errand(&received.bytes)?;

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::list::{Items, Listing};
 use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
+use crate::share::{Budget, Held, Share};
 use crate::store::{PageLimits, Store};
+use crate::trust::StillKnown;
 
 /// About the bytes that are got from the database at once.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -28,10 +29,19 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Pieces that may wait for the client.
 const WAITING_MAX: usize = 1;
 
+/// What a client asks for, and how.
+pub(super) struct Asked {
+    pub(super) listing: Listing,
+    pub(super) encoding: Encoding,
+    pub(super) now_us: i64,
+    /// Looked at before each piece.
+    pub(super) still_known: StillKnown,
+}
+
 /// All streams of a gateway.
 #[derive(Debug)]
 pub struct Streams {
-    room: Arc<Semaphore>,
+    room: Arc<Budget>,
     stall: Duration,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -39,10 +49,11 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// At most `streams_max` at once. A client that takes nothing for `stall` is cut off.
-    pub fn new(streams_max: usize, stall: Duration) -> Self {
+    /// At most `streams_max` at once, of which an application that is alone may have `share_percent`. A client that takes
+    /// nothing for `stall` is cut off.
+    pub fn new(streams_max: usize, share_percent: usize, stall: Duration) -> Self {
         Self {
-            room: Arc::new(Semaphore::new(streams_max)),
+            room: Budget::new(streams_max, share_percent),
             stall,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -57,7 +68,7 @@ impl Streams {
 
     /// How many streams may still begin now.
     pub fn room(&self) -> usize {
-        self.room.available_permits()
+        self.room.free()
     }
 
     /// Ends all streams with a last line that says so.
@@ -75,14 +86,16 @@ impl Streams {
     pub(super) async fn start(
         &self,
         store: &Store,
-        listing: Listing,
-        encoding: Encoding,
-        now_us: i64,
+        share: &Arc<Share>,
+        Asked { listing, encoding, now_us, still_known }: Asked,
     ) -> Result<Response, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Refusal::ReadsFull)?;
+        let mut room = Held::none(&self.room, share);
+        if !room.grow_to(1) {
+            return Err(Refusal::ReadsFull);
+        }
         let limits = PageLimits { rows: FIRST_ROWS, bytes: PIECE_BYTES };
         let first = listing.page(store, listing.parameters.text("cursor"), limits, b'\n', now_us).await?;
         let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull)?;
@@ -97,7 +110,8 @@ impl Streams {
             stall: self.stall,
             cut: Arc::clone(&self.cut),
             now_us,
-            _permit: permit,
+            still_known,
+            _room: room,
         };
         let stop = self.stop.clone();
         self.tasks.spawn(stream.run(first, stop));
@@ -138,7 +152,8 @@ struct Stream {
     stall: Duration,
     cut: Arc<AtomicU64>,
     now_us: i64,
-    _permit: OwnedSemaphorePermit,
+    still_known: StillKnown,
+    _room: Held,
 }
 
 impl Stream {
@@ -174,6 +189,9 @@ impl Stream {
                 return end;
             }
             let Some(next) = page.next else { return End::Whole };
+            if !(self.still_known)() {
+                return End::Early(Refusal::Unknown);
+            }
             let got = tokio::select! {
                 got = self.page(&next, limits) => got,
                 () = self.pieces.closed() => return End::Gone,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -28,10 +28,14 @@ use tokio_util::task::TaskTracker;
 use super::doors::{Class, Doors, Place};
 use super::socket::{Socket, Stream};
 use super::{HEADERS_UNASKED, ServerLimits};
+use crate::gate::Gate;
 use crate::response::{Body, BodyError, Refusal, Response};
 use crate::tls;
 use crate::trust::Peer;
 use crate::trust::proxy_protocol::{self, Header};
+
+/// Pieces of answers up to this size are not followed on their way.
+const FEW_BYTES: usize = 4 * 1024;
 
 /// One accepted connection.
 pub(super) struct Connection {
@@ -67,7 +71,7 @@ impl Connection {
             () = self.cut.cancelled() => return,
             () = self.converse(socket, peer, &activity, handler) => {}
         }
-        let refused = activity.state().refused;
+        let refused = activity.with(|state| state.refused);
         if let (true, Ok(stream)) = (refused, stream.try_recv()) {
             tokio::select! {
                 () = self.cut.cancelled() => {}
@@ -79,19 +83,21 @@ impl Connection {
     /// What comes before HTTP: the PROXY header if one must come, and the handshake of TLS. `None` if the peer fails at
     /// either, or takes too long.
     async fn greet(&self, mut stream: TcpStream) -> Option<(Stream, Peer, Option<Place>)> {
-        let mut peer = Peer { address: self.peer, certificate: None };
+        let mut peer = Peer { address: Some(self.peer), certificate: None };
         let mut place = None;
         if self.doors.proxy_protocol {
             match timeout(self.limits.header_read, self.proxied(&mut stream)).await {
-                Ok(Ok(Some(source))) => peer.address = source,
-                Ok(Ok(None)) => {}
+                Ok(Ok(source)) => peer.address = source,
                 Ok(Err(_)) | Err(_) => return self.doors.refuse(Class::ProxyHeader, self.peer),
             }
-            place = self.doors.places.take(peer.address.ip(), self.limits.connections_per_peer_max);
+            // Those for whom the proxy does not speak (its own checks) share its place.
+            let counted = peer.address.unwrap_or(self.peer);
+            place = self.doors.places.take(counted.ip(), self.limits.connections_per_peer_max);
             if place.is_none() {
-                return self.doors.refuse(Class::TooMany, peer.address);
+                return self.doors.refuse(Class::TooMany, counted);
             }
         }
+        let told = peer.address.unwrap_or(self.peer);
         let Some(tls) = &self.doors.tls else { return Some((Stream::Plain(stream), peer, place)) };
         match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
@@ -99,16 +105,16 @@ impl Connection {
                 Some((Stream::Tls(Box::new(stream)), peer, place))
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, peer = %peer.address, "the TLS handshake failed");
-                self.doors.refuse(Class::Handshake, peer.address)
+                tracing::debug!(%error, peer = %told, "the TLS handshake failed");
+                self.doors.refuse(Class::Handshake, told)
             }
-            Err(_) => self.doors.refuse(Class::Handshake, peer.address),
+            Err(_) => self.doors.refuse(Class::Handshake, told),
         }
     }
 
     /// Reads the PROXY header, and not one byte more.
     async fn proxied(&self, stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-        if !self.doors.trusts(self.peer.ip()) {
+        if !self.doors.is_proxy(self.peer.ip()) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut header = Vec::new();
@@ -142,12 +148,12 @@ impl Connection {
         let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
         let mut asked = false;
-        let mut idle = std::pin::pin!(sleep_until(activity.deadline(&self.limits)));
+        let mut idle = std::pin::pin!(sleep_until(activity.look_at(&self.limits)));
         loop {
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(peer = %peer.address, error = %Chain(&*error), "connection ended early");
+                        tracing::debug!(peer = ?peer.address, error = %Chain(&*error), "connection ended early");
                     }
                     return;
                 }
@@ -156,10 +162,9 @@ impl Connection {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = idle.as_mut() => {
-                    let deadline = activity.deadline(&self.limits);
-                    if Instant::now() < deadline {
-                        idle.as_mut().reset(deadline);
-                    } else if asked || activity.state().running > 0 {
+                    if Instant::now() < activity.deadline(&self.limits) {
+                        idle.as_mut().reset(activity.look_at(&self.limits));
+                    } else if asked || activity.with(|state| state.running) > 0 {
                         // A peer that does not take its answers would not hear the farewell either.
                         return;
                     } else {
@@ -217,18 +222,23 @@ where
     let mut response = match work.catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
-            tracing::error!(peer = %peer.address, reason = reason(panic.as_ref()), "a request panicked");
+            static TOLD: Gate = Gate::new();
+            if let Some(more) = TOLD.open() {
+                let reason = reason(panic.as_ref());
+                tracing::error!(peer = ?peer.address, reason, more, "a request panicked");
+            }
             Refusal::Internal.into_response()
         }
     };
     let status = response.status();
     let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
-    if unread && version <= Version::HTTP_11 {
-        // The rest of the body is not waited for, so the connection cannot carry another request. HTTP/2 can.
+    if (unread || status == StatusCode::UNAUTHORIZED) && version <= Version::HTTP_11 {
+        // The rest of the body is not waited for, so the connection cannot carry another request. HTTP/2 can. And who is
+        // not known is to take no place from those who are.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    running.answered(status, response.body().size_hint().exact().is_some());
-    response.map(|body| Counted { body, _running: running })
+    running.answered(status);
+    response.map(|body| Counted { body, running })
 }
 
 fn reason(panic: &(dyn Any + Send)) -> &str {
@@ -262,11 +272,12 @@ async fn linger(mut stream: Stream, limits: &ServerLimits) {
 #[derive(Debug)]
 struct Activity(Mutex<ActivityState>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct ActivityState {
     running: usize,
-    /// Those of the running ones that are answered whole and only wait for the peer to take it.
-    sending: usize,
+    /// Since when each part of an answer waits for the peer to take it; the places of those that were taken are used
+    /// again.
+    unsent: Vec<Option<Instant>>,
     served: bool,
     refused: bool,
     since: Instant,
@@ -274,66 +285,105 @@ struct ActivityState {
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(ActivityState { running: 0, sending: 0, served: false, refused: false, since: Instant::now() }))
+        let since = Instant::now();
+        Self(Mutex::new(ActivityState { running: 0, unsent: Vec::new(), served: false, refused: false, since }))
     }
 
-    fn state(&self) -> ActivityState {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change(&self, change: impl FnOnce(&mut ActivityState)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// When the connection will have been idle for too long, if nothing happens until then.
+    /// When the peer will have been idle for too long, or will have left the oldest part of an answer for too long, if
+    /// nothing happens until then.
     fn deadline(&self, limits: &ServerLimits) -> Instant {
-        let state = self.state();
-        if state.running > state.sending {
-            Instant::now() + limits.idle
-        } else if state.running > 0 {
-            state.since + limits.write
-        } else if state.served {
-            state.since + limits.idle
-        } else {
-            // hyper's own timeout begins only when it knows the version, so a peer that sends nothing escapes it.
-            state.since + limits.header_read
-        }
+        self.with(|state| {
+            if let Some(oldest) = state.unsent.iter().flatten().min() {
+                *oldest + limits.write
+            } else if state.running > 0 {
+                Instant::now() + limits.idle
+            } else if state.served {
+                state.since + limits.idle
+            } else {
+                // hyper's own timeout begins only when it knows the version, so a peer that sends nothing escapes it.
+                state.since + limits.header_read
+            }
+        })
+    }
+
+    /// When to look at the deadline, which an answer may bring nearer meanwhile.
+    fn look_at(&self, limits: &ServerLimits) -> Instant {
+        self.deadline(limits).min(Instant::now() + limits.write)
     }
 }
 
-/// A request that runs, from its head to the end of its answer's body.
+/// What runs on a connection: a request from its head to the end of its answer's body, or a piece of an answer until it
+/// is written.
 struct Running {
     activity: Arc<Activity>,
-    sending: bool,
+    /// Its place among what is not sent yet.
+    unsent: Option<usize>,
 }
 
 impl Running {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.change(|state| {
+        activity.with(|state| {
             state.running += 1;
             state.served = true;
         });
-        Self { activity: Arc::clone(activity), sending: false }
+        Self { activity: Arc::clone(activity), unsent: None }
     }
 
-    /// The answer is there; `whole` if nothing more has to be made for it.
-    fn answered(&mut self, status: StatusCode, whole: bool) {
-        let refused = status.is_client_error() || status.is_server_error();
-        self.sending = whole;
-        self.activity.change(|state| {
-            state.refused = refused;
-            state.sending += usize::from(whole);
-            state.since = Instant::now();
+    /// A part of an answer that is on its way from now on.
+    fn part(activity: &Arc<Activity>) -> Self {
+        let mut part = Self::new(activity);
+        part.waits_for_peer(true);
+        part
+    }
+
+    fn answered(&mut self, status: StatusCode) {
+        let Self { activity, unsent } = self;
+        activity.with(|state| {
+            state.refused = status.is_client_error() || status.is_server_error();
+            state.note(unsent, true);
         });
+    }
+
+    /// Notes whether the peer has something to take, from now on.
+    fn waits_for_peer(&mut self, waits: bool) {
+        let Self { activity, unsent } = self;
+        activity.with(|state| state.note(unsent, waits));
+    }
+}
+
+impl ActivityState {
+    /// Notes in `place` whether the peer has something to take, from now on.
+    fn note(&mut self, place: &mut Option<usize>, waits: bool) {
+        self.since = Instant::now();
+        match (*place, waits) {
+            (Some(taken), true) => self.unsent[taken] = Some(self.since),
+            (Some(taken), false) => {
+                self.unsent[taken] = None;
+                *place = None;
+            }
+            (None, true) => {
+                let free = self.unsent.iter().position(Option::is_none).unwrap_or(self.unsent.len());
+                if free == self.unsent.len() {
+                    self.unsent.push(None);
+                }
+                self.unsent[free] = Some(self.since);
+                *place = Some(free);
+            }
+            (None, false) => {}
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.activity.change(|state| {
+        let Self { activity, unsent } = self;
+        activity.with(|state| {
             state.running -= 1;
-            state.sending -= usize::from(self.sending);
-            state.since = Instant::now();
+            state.note(unsent, false);
         });
     }
 }
@@ -341,7 +391,7 @@ impl Drop for Running {
 /// The body of an answer, which counts as running until it is sent.
 struct Counted {
     body: Body,
-    _running: Running,
+    running: Running,
 }
 
 impl HttpBody for Counted {
@@ -349,7 +399,15 @@ impl HttpBody for Counted {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // Asked for more, so what came before is on its way; it is the peer's turn only when there is something. After the
+        // last piece the body ends anyway.
+        if polled.is_pending() || !self.body.is_end_stream() {
+            self.running.waits_for_peer(polled.is_ready());
+        }
+        let Some(frame) = ready!(polled) else { return Poll::Ready(None) };
+        let activity = &self.running.activity;
+        Poll::Ready(Some(frame.map(|frame| frame.map_data(|bytes| on_its_way(bytes, activity)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -358,6 +416,24 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Lets the bytes count as running until they are written: hyper is done with a body long before. Few bytes are not worth
+/// it.
+fn on_its_way(bytes: Bytes, activity: &Arc<Activity>) -> Bytes {
+    if bytes.len() <= FEW_BYTES { bytes } else { Bytes::from_owner(Part { bytes, _running: Running::part(activity) }) }
+}
+
+/// A piece of an answer.
+struct Part {
+    bytes: Bytes,
+    _running: Running,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -77,12 +77,7 @@ impl Doors {
         None
     }
 
-    /// Whether the PROXY header of this peer is believed: if proxies are named they alone, and else everybody's.
-    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.is_empty() || self.is_proxy(peer)
-    }
-
-    /// Whether the peer is a proxy that was named.
+    /// Whether the peer is a proxy that was named; only those are believed.
     pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }

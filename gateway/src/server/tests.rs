@@ -8,6 +8,7 @@ use hyper::{StatusCode, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::*;
 use crate::config::Settings;
@@ -227,7 +228,7 @@ async fn connections_beyond_the_limit_wait() {
     let peers = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&peers);
     let handler = move |_: Request<Incoming>, peer: Peer| {
-        seen.lock().expect("no panic").push(peer.address);
+        seen.lock().expect("no panic").push(peer.address.expect("no proxy"));
         async { json(StatusCode::OK, "{}") }
     };
     let server = Server::start(single, handler).await;
@@ -245,6 +246,36 @@ async fn connections_beyond_the_limit_wait() {
     drop(first);
     assert!(one_answer(&mut second).await.starts_with("HTTP/1.1 200"));
     drop(second);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_on_is_not_cut_and_one_that_stops_is() {
+    const BYTES: usize = 64 << 20;
+    let quick = Duration::from_millis(500);
+    let brief = ServerLimits { write: quick, idle: quick, header_read: quick, ..limits() };
+    let handler = |_: Request<Incoming>, _: Peer| async { json(StatusCode::OK, vec![b' '; BYTES]) };
+    let server = Server::start(brief, handler).await;
+    let mut steady = server.connect().await;
+    ask(&mut steady, "/").await;
+    let (mut read, mut pace, start) = (0, tokio::time::interval(Duration::from_millis(10)), Instant::now());
+    while read < BYTES {
+        pace.tick().await;
+        let mut piece = vec![0; 512 * 1024];
+        let more = soon(steady.read_exact(&mut piece)).await.map(|_| piece.len());
+        read += more.unwrap_or_else(|error| panic!("cut after {read} bytes, {:?}: {error}", start.elapsed()));
+    }
+    assert!(start.elapsed() > 2 * quick, "the whole of it took longer than any limit: {:?}", start.elapsed());
+    let mut stopped = server.connect().await;
+    ask(&mut stopped, "/").await;
+    soon(stopped.readable()).await.expect("an answer");
+    // It takes nothing and sends a little, which fails once it is cut.
+    let cut = async {
+        while !stopped.try_write(b"x").is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+            pace.tick().await;
+        }
+    };
+    soon(cut).await;
     server.stop().await;
 }
 

@@ -184,7 +184,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationWithoutNetwork`] when it would be known by a network and has none.
+    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationWithoutNetwork`] when it would be known by a network and has none;
+    /// [`Error::ApplicationNetworksUnused`] when it is given networks and would still be known from everywhere.
     pub async fn application_change(&self, name: &str, change: &ApplicationChange) -> Result<(), Error> {
         let (rate, burst) = change.rate.flatten().unzip();
         let query = sqlx::query(
@@ -194,7 +195,7 @@ impl Store {
                  events_per_second = case when $6 then $7 else events_per_second end, \
                  burst_events = case when $6 then $8 else burst_events end, \
                  event_types = coalesce($9, event_types), active = coalesce($10, active) \
-             where name = $1",
+             where name = $1 and not (coalesce($3, known_by) = 'token' and cardinality(coalesce($2::cidr[], '{}')) > 0)",
         )
         .bind(name)
         .bind(&change.networks)
@@ -206,7 +207,17 @@ impl Store {
         .bind(burst.flatten())
         .bind(&change.event_types)
         .bind(change.active);
-        self.changed_one(name, query).await
+        match self.changed_one(name, query).await {
+            Err(Error::ApplicationUnknown(_)) if self.application_exists(name).await? => {
+                Err(Error::ApplicationNetworksUnused(name.to_owned()))
+            }
+            changed => changed,
+        }
+    }
+
+    async fn application_exists(&self, name: &str) -> Result<bool, Error> {
+        let query = sqlx::query_scalar("select exists (select from applications where name = $1)").bind(name);
+        self.ask(query.fetch_one(&self.own)).await
     }
 
     /// Makes the application `local` of the embedded default, trusted from loopback, if it is not there.

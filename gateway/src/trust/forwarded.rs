@@ -30,33 +30,30 @@ impl Told {
     }
 }
 
-/// The caller's address: that of the first hop, seen from here, that is no trusted proxy. `None` when a trusted proxy
-/// names no address, so that nobody is mistaken for the proxy itself.
+/// The caller's address: that of the first hop, seen from here, that is no trusted proxy. `None` when the last of the
+/// trusted proxies names nobody, so that no caller is mistaken for a proxy.
 pub fn caller<'a>(
     peer: IpAddr,
     told: Told,
     values: impl DoubleEndedIterator<Item = &'a [u8]>,
     trusted: &[IpNet],
 ) -> Option<IpAddr> {
+    let is_proxy = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
-    let mut hops = 0;
-    for value in values.rev() {
-        for element in elements(value) {
-            if !trusted.iter().any(|network| network.contains(&address)) {
-                return Some(address);
-            }
-            hops += 1;
-            if hops > HOPS_MAX {
-                return None;
-            }
-            let node = match told {
-                Told::XForwardedFor => element,
-                Told::Forwarded => node_of(element)?,
-            };
-            address = read_node(node)?.to_canonical();
+    for (hops, element) in values.rev().flat_map(elements).enumerate() {
+        if !is_proxy(&address) {
+            return Some(address);
         }
+        if hops == HOPS_MAX {
+            return None;
+        }
+        let node = match told {
+            Told::XForwardedFor => element,
+            Told::Forwarded => node_of(element)?,
+        };
+        address = read_node(node)?.to_canonical();
     }
-    Some(address)
+    (!is_proxy(&address)).then_some(address)
 }
 
 /// The elements of a list, the last one first. Quotes are matched from the right too: an open one that the caller wrote
@@ -132,8 +129,9 @@ mod tests {
             ("10.0.0.1", &["1.2.3.4", "203.0.113.5:4711"], Some("203.0.113.5")),
             ("::ffff:10.0.0.1", &["::ffff:203.0.113.5"], Some("203.0.113.5")),
             ("fd00::1", &["[2001:db8::1]:80"], Some("2001:db8::1")),
-            ("10.0.0.1", &[], Some("10.0.0.1")),
-            ("10.0.0.1", &["10.0.0.9"], Some("10.0.0.9")),
+            ("10.0.0.1", &[], None),
+            ("10.0.0.1", &["10.0.0.9"], None),
+            ("203.0.113.5", &[], Some("203.0.113.5")),
             ("10.0.0.1", &["1.2.3.4, unknown"], None),
             ("10.0.0.1", &["1.2.3.4, ,"], Some("1.2.3.4")),
         ] {

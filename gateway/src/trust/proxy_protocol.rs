@@ -16,7 +16,7 @@ const FIXED_BYTES: usize = 16;
 pub enum Header {
     /// At least so many bytes are missing.
     More(usize),
-    /// The header is complete; the caller's address if it tells one, and otherwise the peer is the caller.
+    /// The header is complete; the caller's address if it tells one. Otherwise nobody knows who calls.
     Whole(Option<SocketAddr>),
 }
 

@@ -31,12 +31,21 @@ pub enum Kind {
     RateLimited,
     /// An event type that it may not send.
     EventType,
+    /// A page of another site had a browser call.
+    ForeignPage,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::UnknownToken, Self::RevokedToken, Self::UnknownNetwork, Self::Scope, Self::RateLimited, Self::EventType];
+    pub const ALL: [Self; 7] = [
+        Self::UnknownToken,
+        Self::RevokedToken,
+        Self::UnknownNetwork,
+        Self::Scope,
+        Self::RateLimited,
+        Self::EventType,
+        Self::ForeignPage,
+    ];
 
     /// The stable word, for logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -47,6 +56,7 @@ impl Kind {
             Self::Scope => "scope",
             Self::RateLimited => "rate_limited",
             Self::EventType => "event_type",
+            Self::ForeignPage => "foreign_page",
         }
     }
 }

@@ -1,0 +1,111 @@
+//! Answers that are not sent yet: a client that reads slowly, or not at all, keeps them in memory, so they are counted
+//! until their last byte is handed to its connection, and shared among applications like all room. Reads have room of
+//! their own, so that who reads slowly keeps nobody from sending.
+
+use std::sync::Arc;
+
+use super::{Refusal, Response};
+use crate::share::{Budget, Held, Share};
+
+/// How many bytes one unit of the room stands for.
+const UNIT_BYTES: usize = 1024;
+/// Smaller answers take up less than the connection that they go over, and are not counted.
+const SMALL_BYTES: usize = 4 * 1024;
+
+/// The room for answers.
+#[derive(Debug)]
+pub struct Unsent {
+    reads: Arc<Budget>,
+    /// Answers that tell what was done are in flight like the bodies that asked for it.
+    in_flight: Arc<Budget>,
+}
+
+impl Unsent {
+    /// Room for so many bytes of reads, of which an application that is alone may fill `share_percent`; and what is in
+    /// flight, in units of a KiB.
+    pub fn new(bytes_max: usize, share_percent: usize, in_flight: Arc<Budget>) -> Self {
+        Self { reads: Budget::new(bytes_max / UNIT_BYTES, share_percent), in_flight }
+    }
+
+    /// The bytes of reads that are not sent yet.
+    pub fn bytes(&self) -> usize {
+        self.reads.total().saturating_sub(self.reads.free()) * UNIT_BYTES
+    }
+
+    /// Counts the answer to a read.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::ReadsFull`] if there is no room for it.
+    pub fn hold(&self, share: &Arc<Share>, response: Response) -> Result<Response, Refusal> {
+        let bytes = response.body().whole_bytes();
+        if bytes <= SMALL_BYTES {
+            return Ok(response);
+        }
+        let mut room = Held::none(&self.reads, share);
+        if room.grow_to(bytes.div_ceil(UNIT_BYTES)) {
+            Ok(response.map(|body| body.holding(room)))
+        } else {
+            Err(Refusal::ReadsFull)
+        }
+    }
+
+    /// Counts an answer that tells what was done among what its application has in flight. It is given whatever room it
+    /// takes; who does not read it is refused before anything more is done.
+    pub fn hold_told(&self, share: &Arc<Share>, response: Response) -> Response {
+        let bytes = response.body().whole_bytes();
+        if bytes <= SMALL_BYTES {
+            return response;
+        }
+        let mut room = Held::none(&self.in_flight, share);
+        room.grow_with_what_is_free(bytes.div_ceil(UNIT_BYTES));
+        response.map(|body| body.holding(room))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use hyper::StatusCode;
+
+    use super::*;
+    use crate::response::json;
+
+    fn large() -> Response {
+        json(StatusCode::OK, vec![b' '; 200 * 1024])
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_until_its_last_byte_is_gone() {
+        let (unsent, share) = (Unsent::new(1 << 20, 75, Budget::new(1_024, 75)), Arc::default());
+        let mut body = unsent.hold(&share, large()).expect("there is room").into_body();
+        assert_eq!((unsent.bytes(), share.held()), (200 * 1024, 200));
+        let mut waiting = Vec::new();
+        while let Some(frame) = body.frame().await {
+            waiting.push(frame.expect("whole").into_data().expect("bytes"));
+        }
+        drop(body);
+        assert_eq!((waiting.len(), unsent.bytes()), (4, 200 * 1024), "handed on in pieces, and not sent yet");
+        waiting.truncate(1);
+        assert_eq!(unsent.bytes(), 200 * 1024);
+        waiting.clear();
+        assert_eq!((unsent.bytes(), share.held()), (0, 0));
+    }
+
+    #[test]
+    fn who_does_not_read_is_refused_first_and_what_was_done_is_always_told() {
+        let in_flight = Budget::new(1_024, 75);
+        let unsent = Unsent::new(1 << 20, 75, Arc::clone(&in_flight));
+        let (hoarder, other) = (Arc::default(), Arc::default());
+        let held: Vec<_> = std::iter::from_fn(|| unsent.hold(&hoarder, large()).ok()).collect();
+        assert_eq!((held.len(), unsent.bytes()), (3, 600 * 1024));
+        assert!(unsent.hold(&other, large()).is_ok());
+        let sender = Arc::default();
+        let _told: Vec<_> = (0..10).map(|_| unsent.hold_told(&sender, large())).collect();
+        assert_eq!((in_flight.free(), sender.held()), (0, 1_024), "told in any case, and then the room is full");
+        assert!(!Held::none(&in_flight, &sender).grow_to(1), "so nothing more is begun");
+        assert_eq!(unsent.bytes(), 600 * 1024, "which is nothing to those who read");
+        let small = unsent.hold(&hoarder, json(StatusCode::OK, "{}"));
+        assert!(small.is_ok(), "small answers are not counted");
+    }
+}
