@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Gateway, event, eventually, module, pageview};
+use crate::support::{Gateway, Setup, event, eventually, module, pageview};
 
 #[tokio::test]
 async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_gone() {
@@ -25,6 +25,15 @@ async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_
 
     gateway.remove_module("page interaction/pageview.wasm");
     eventually("the module is unloaded", async || (gateway.send(&bad).await.status == 201).then_some(())).await;
+}
+
+#[tokio::test]
+async fn compiled_code_is_kept_in_the_data_directory() {
+    let gateway = Setup::default().with_module("page interaction/pageview.wasm", "pageview").start().await;
+    gateway.validator("page interaction/pageview", "active").await;
+    let seals = gateway.data_dir().join("compiled/seals");
+    let kept = std::fs::read_dir(&seals).unwrap_or_else(|error| panic!("{error}: {}", gateway.log())).count();
+    assert!(kept > 0, "{}", gateway.log());
 }
 
 #[tokio::test]

@@ -235,8 +235,9 @@ impl Gateway {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--modules"]);
-        command.arg(self.folder.path().join("modules")).arg("--data-dir").arg(self.data_dir());
+        // From the folder and with relative paths, as people start it.
+        command.current_dir(self.folder.path());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--modules", "modules", "--data-dir", "data"]);
         command.envs(self.environment.iter().cloned()).stderr(Stdio::piped()).stdin(Stdio::null());
         command
     }
