@@ -302,7 +302,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
     assert_eq!(count(&server, "select count(*) from events").await, 1 + 300 + 24);
     // Whether the commit whose answer was lost had come through or not.
     tokio::task::block_in_place(|| assert_eq!(server.sql(WRONG_COUNTS), "", "what is counted is what is there"));
-    let duplicates = "select coalesce(sum(count), 0)::bigint from count_deltas where outcome = 'duplicate'";
+    let duplicates = "select coalesce(sum(count), 0)::bigint from unfolded_counts where outcome = 'duplicate'";
     assert!(count(&server, duplicates).await <= 3 * (2 + 102), "no duplicate is counted twice");
 }
 

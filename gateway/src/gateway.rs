@@ -217,8 +217,8 @@ impl Gateway {
                 ticks.tick().await;
                 while self.migrated.load(Ordering::Relaxed) {
                     match self.store.fold_counts().await {
-                        Ok(0) => break,
-                        Ok(_) => {}
+                        Ok(true) => {}
+                        Ok(false) => break,
                         Err(error) => {
                             tracing::debug!(%error, "counts could not be folded");
                             break;

@@ -187,7 +187,7 @@ impl Store {
                  where category in (select category from page)), \
              figures as (select event_type_id, outcome, count from counts \
                      where bucket = 'ever' and event_type_id in (select id from types) \
-                 union all select event_type_id, outcome, count from count_deltas), \
+                 union all select event_type_id, outcome, count from unfolded_counts), \
              sums as (select types.category, types.name, \
                      coalesce(sum(figures.count) filter (where outcome = 'stored'), 0)::bigint as stored, \
                      coalesce(sum(figures.count) filter (where outcome = 'rejected'), 0)::bigint as rejected, \
@@ -223,7 +223,7 @@ fn counts_query(filter: &CountFilter, after: Option<&CountPosition>, rows_max: u
     );
     query.push_bind(bucket).push(" and start >= ").push_bind(from).push(" and start < ").push_bind(to);
     query.push(" union all select date_trunc(").push_bind(bucket);
-    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from count_deltas where minute >= ");
+    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from unfolded_counts where minute >= ");
     query.push_bind(from).push(" and minute < ").push_bind(to).push(") figures where true");
     if let Some(after) = after {
         query.push(" and (start, event_type_id, application_id, outcome) > (").push_bind(time(after.start_us));
