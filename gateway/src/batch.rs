@@ -229,6 +229,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
         let bytes = items.iter().map(Weigh::bytes).sum();
+        let since = Instant::now();
         {
             let mut queue = shared.lock();
             if queue.closed {
@@ -250,7 +251,14 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
             }
             let waiting = room.as_ref().map(Held::wait);
-            queue.push(Parcel { items, bytes, receipt, since: Instant::now(), waiting, _room: room });
+            let was_full = queue.is_full(&shared.limits);
+            queue.push(Parcel { items, bytes, receipt, since, waiting, _room: room });
+            let becomes_full = !was_full && queue.is_full(&shared.limits);
+            // While a writer flushes, another one has something to do only at the first parcel, for whose age it waits,
+            // and at the one that fills a batch. A writer that ends its flush looks by itself.
+            if queue.flushing > 0 && queue.parcels.len() > 1 && !becomes_full {
+                return Ok(());
+            }
         }
         shared.changed.notify_one();
         Ok(())
@@ -339,6 +347,11 @@ impl<T> Queue<T> {
         Some(parcel)
     }
 
+    /// Whether what waits makes a batch that needs no more.
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.items >= limits.events_max || self.bytes >= limits.bytes_max
+    }
+
     fn has_place(&self, room: Option<&Held>, parcels_max: usize) -> bool {
         let waiting = self.parcels.len();
         waiting < parcels_max && room.is_none_or(|room| room.may_wait(waiting, parcels_max))
@@ -423,8 +436,7 @@ impl<T> Shared<T> {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         };
         let due = oldest.since + self.limits.age;
-        let full = queue.items >= self.limits.events_max || queue.bytes >= self.limits.bytes_max;
-        if queue.flushing > 0 && !full && !queue.closed && Instant::now() < due {
+        if queue.flushing > 0 && !queue.is_full(&self.limits) && !queue.closed && Instant::now() < due {
             return Look::Wait(Some(due));
         }
         let batch = queue.take(&self.limits);

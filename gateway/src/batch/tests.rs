@@ -240,3 +240,42 @@ fn a_drain_ends_at_its_limit() {
         assert!(receipt.await.is_err(), "given up");
     });
 }
+
+/// The first write of all breaks in the middle.
+struct Breaks {
+    table: Faulty,
+    broken: Arc<AtomicU64>,
+}
+
+impl Sink for Breaks {
+    type Item = Item;
+
+    async fn write(&mut self, items: &[&Item]) -> Result<Vec<Fate>, Failure> {
+        let first = self.broken.fetch_add(1, Relaxed) == 0;
+        let written = self.table.write(items).await;
+        assert!(!first, "a writer that breaks");
+        written
+    }
+}
+
+#[test]
+fn what_waits_behind_a_writer_that_breaks_is_written_by_another() {
+    paused(async {
+        let (sinks, _table) = sinks(2, &[(3, false)]);
+        let broken = Arc::default();
+        let sinks = sinks.into_iter().map(|table| Breaks { table, broken: Arc::clone(&broken) }).collect();
+        let (batcher, tasks) = Batcher::start("test", limits(100), sinks);
+        let lost = batcher.submit(vec![item(0)], None).expect("room");
+        sleep(Duration::from_millis(1)).await;
+        let start = Instant::now();
+        let waiting: Vec<_> = (1..4).map(|key| batcher.submit(vec![item(key)], None).expect("room")).collect();
+        assert!(lost.await.is_err(), "nobody knows");
+        for receipt in waiting {
+            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+        }
+        assert_eq!(start.elapsed().as_millis(), 8, "they waited for their age of 5 ms, and a write of 3 ms");
+        let next = batcher.submit(vec![item(4)], None).expect("room");
+        assert_eq!(next.await.expect("receipt"), [Fate::Stored], "the writer that is left serves on");
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
