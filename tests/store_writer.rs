@@ -160,7 +160,7 @@ async fn ten_thousand_rows_with_bad_ones_among_them() {
     let mut receipts = Vec::new();
     for parcel in 0..50 {
         let numbers = (0..200).map(|index| 10_000 + parcel * 200 + index);
-        let rows =
+        let rows: Vec<EventRow> =
             numbers.map(|number: u32| if number.is_multiple_of(97) { bad(number) } else { row(number) }).collect();
         receipts.push((parcel, batcher.submit(rows, None).expect("room")));
     }
@@ -204,7 +204,7 @@ async fn the_same_rows_from_many_writers_are_stored_once() {
                 let row = row(number);
                 EventRow { received_at_us: row.received_at_us + round * 1_000_000, ..row }
             });
-            receipts.push(batcher.submit(rows.collect(), None).expect("room"));
+            receipts.push(batcher.submit(rows.collect::<Vec<_>>(), None).expect("room"));
         }
     }
     let mut stored = 0;

@@ -94,9 +94,9 @@ pub struct Limits {
 /// A parcel that was not taken, with its items.
 pub enum Refused<T> {
     /// As many parcels wait as may.
-    Full(Vec<T>),
+    Full(Arc<Vec<T>>),
     /// The batcher is closed.
-    Closed(Vec<T>),
+    Closed(Arc<Vec<T>>),
 }
 
 impl<T> fmt::Debug for Refused<T> {
@@ -210,20 +210,26 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
     /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
     /// is, and nobody may fill the queue alone.
-    pub fn submit(&self, items: Vec<T>, room: Option<Held>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    ///
+    /// Whoever needs the items once more, hands in an `Arc` and keeps another.
+    pub fn submit(
+        &self,
+        items: impl Into<Arc<Vec<T>>>,
+        room: Option<Held>,
+    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
-        self.put(items, room, Some(receipt))?;
+        self.put(items.into(), room, Some(receipt))?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
     pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Held>) -> Result<(), Refused<T>> {
-        self.put(items, room, None)
+        self.put(Arc::new(items), room, None)
     }
 
     fn put(
         &self,
-        items: Vec<T>,
+        items: Arc<Vec<T>>,
         room: Option<Held>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
     ) -> Result<(), Refused<T>> {
@@ -301,7 +307,7 @@ impl fmt::Debug for Writers {
 
 /// The items of one request.
 struct Parcel<T> {
-    items: Vec<T>,
+    items: Arc<Vec<T>>,
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
@@ -491,6 +497,7 @@ struct Flush<'a, T> {
 struct Open<T> {
     /// Dropped with its room as soon as it is answered; its neighbors may still take long.
     parcel: Option<Parcel<T>>,
+    /// Those that are known; empty before the first is.
     fates: Vec<Option<Fate>>,
     missing: usize,
 }
@@ -502,7 +509,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         for (index, parcel) in batch.into_iter().enumerate() {
             let missing = parcel.items.len();
             places.extend((0..missing).map(|item| (index, item)));
-            parcels.push(Open { parcel: Some(parcel), fates: vec![None; missing], missing });
+            parcels.push(Open { parcel: Some(parcel), fates: Vec::new(), missing });
         }
         Flush { name, figures, parcels, places }
     }
@@ -532,6 +539,9 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                     pause = RETRY_FIRST;
                     let stored = fates.iter().filter(|fate| **fate == Fate::Stored).count();
                     self.figures.stored.fetch_add(stored as u64, Relaxed);
+                    if wanted.len() == self.places.len() {
+                        return self.settle_all(fates);
+                    }
                     for (place, fate) in wanted.into_iter().zip(fates) {
                         self.settle(place, fate);
                     }
@@ -572,10 +582,25 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
+    /// Gives every receipt: the whole batch was written at once, as most are.
+    fn settle_all(self, fates: Vec<Fate>) {
+        let mut fates = fates.into_iter();
+        for open in self.parcels {
+            let own: Vec<Fate> = fates.by_ref().take(open.missing).collect();
+            if let Some(receipt) = open.parcel.and_then(|mut parcel| parcel.receipt.take()) {
+                // Whoever asked may have given up meanwhile; the items are written all the same.
+                let _ = receipt.send(own);
+            }
+        }
+    }
+
     /// Notes the fate of an item, and gives the receipt if it was the parcel's last.
     fn settle(&mut self, place: usize, fate: Fate) {
         let (parcel, item) = self.places[place];
         let open = &mut self.parcels[parcel];
+        if open.fates.is_empty() {
+            open.fates.resize(open.missing, None);
+        }
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
         open.fates[item] = Some(fate);
         open.missing -= 1;

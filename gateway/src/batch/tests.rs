@@ -184,7 +184,7 @@ fn a_second_writer_starts_when_the_batch_is_full_or_old() {
         let first = batcher.submit(vec![item(2)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
         let start = Instant::now();
-        let full = batcher.submit((10..20).map(item).collect(), None).expect("room");
+        let full = batcher.submit((10..20).map(item).collect::<Vec<_>>(), None).expect("room");
         full.await.expect("receipt");
         assert_eq!(start.elapsed().as_millis(), 100, "a full batch waits for nothing");
         first.await.expect("receipt");
