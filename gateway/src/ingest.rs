@@ -140,6 +140,7 @@ impl<'a> Sending<'a> {
 
     /// Asks the validator of each event.
     async fn judge(&mut self, elements: Vec<Element>) -> Result<(), Refusal> {
+        let judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
                 tokio::task::yield_now().await;
@@ -161,7 +162,7 @@ impl<'a> Sending<'a> {
                 self.reject_type(place, event);
                 continue;
             }
-            let judgement = self.gateway.validators.judge(self.subject(&event)).await;
+            let judgement = judging.judge(self.subject(&event)).await;
             if let Some(watched) = &mut self.watched {
                 watched.push(watch_event(&event, judgement.digest));
             }

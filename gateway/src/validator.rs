@@ -56,7 +56,7 @@ use component::GuestEvent;
 use directory::Directory;
 use engine::Sandbox;
 use life::{Life, Message, Parts};
-use registry::Registry;
+use registry::{Registry, Snapshot};
 use report::Board;
 use worker::{Tools, Workers};
 
@@ -202,28 +202,15 @@ impl Validators {
         })))
     }
 
+    /// Begins to judge the events of one request, with the modules that serve now.
+    #[must_use]
+    pub fn begin(&self) -> Judging<'_> {
+        Judging { validators: self, modules: self.0.registry.now() }
+    }
+
     /// Judges one event with the module that serves its type now.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        let Some(module) = self.0.registry.find(subject.category, subject.name) else {
-            return self.unknown();
-        };
-        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let event = GuestEvent {
-            id: subject.id.hyphenated().encode_lower(&mut id),
-            application: subject.application,
-            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp_us: subject.timestamp_us,
-            data: subject.data,
-        };
-        let Inner { sandbox, check_amended, away, .. } = &*self.0;
-        let outcome = match module.circuit.way() {
-            Way::Here => module.judge(sandbox, &event, check_amended),
-            Way::Away => away.judge(&module, sandbox, event, check_amended).await,
-            Way::Nowhere => Err(module.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")),
-        };
-        Judgement { outcome, digest: Some(module.digest) }
+        self.begin().judge(subject).await
     }
 
     fn unknown(&self) -> Judgement {
@@ -284,6 +271,45 @@ impl Validators {
     #[must_use]
     pub fn problems(&self) -> Vec<(String, String)> {
         self.0.board.problems()
+    }
+}
+
+/// The events of one request being judged. All of them meet the same modules, whatever is swapped meanwhile.
+pub struct Judging<'a> {
+    validators: &'a Validators,
+    /// One look at what all threads share, instead of one for each event.
+    modules: Arc<Snapshot>,
+}
+
+impl fmt::Debug for Judging<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Judging").finish_non_exhaustive()
+    }
+}
+
+impl Judging<'_> {
+    /// Judges one event with the module that serves its type.
+    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
+        let Some(module) = self.modules.find(subject.category, subject.name) else {
+            return self.validators.unknown();
+        };
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event = GuestEvent {
+            id: subject.id.hyphenated().encode_lower(&mut id),
+            application: subject.application,
+            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
+            category: subject.category,
+            name: subject.name,
+            timestamp_us: subject.timestamp_us,
+            data: subject.data,
+        };
+        let Inner { sandbox, check_amended, away, .. } = &*self.validators.0;
+        let outcome = match module.circuit.way() {
+            Way::Here => module.judge(sandbox, &event, check_amended),
+            Way::Away => away.judge(module, sandbox, event, check_amended).await,
+            Way::Nowhere => Err(module.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")),
+        };
+        Judgement { outcome, digest: Some(module.digest) }
     }
 }
 

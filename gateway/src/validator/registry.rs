@@ -10,7 +10,7 @@ use super::slot::Slot;
 
 /// One snapshot.
 #[derive(Default)]
-struct Snapshot {
+pub(super) struct Snapshot {
     any: Option<Arc<Module>>,
     categories: HashMap<String, Category>,
 }
@@ -25,16 +25,20 @@ struct Category {
 #[derive(Default)]
 pub(super) struct Registry(ArcSwap<Snapshot>);
 
-impl Registry {
+impl Snapshot {
     /// The module that serves an event type: its own, else its category's, else everything's.
-    pub(super) fn find(&self, category: &str, name: &str) -> Option<Arc<Module>> {
-        let snapshot = self.0.load();
-        snapshot
-            .categories
+    pub(super) fn find(&self, category: &str, name: &str) -> Option<&Arc<Module>> {
+        self.categories
             .get(category)
             .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
-            .or(snapshot.any.as_ref())
-            .cloned()
+            .or(self.any.as_ref())
+    }
+}
+
+impl Registry {
+    /// The snapshot of now, for the events of one request.
+    pub(super) fn now(&self) -> Arc<Snapshot> {
+        self.0.load_full()
     }
 
     /// Replaces the whole snapshot. Events in flight end on the module that they began with.
