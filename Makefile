@@ -6,7 +6,7 @@
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 # make demo   shows the gateway with real input
-.PHONY: run test soak bench bench-quick bench-instructions bench-build check demo modules setup
+.PHONY: run test soak bench bench-quick bench-instructions profile bench-build check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -36,8 +36,12 @@ bench-quick: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench quick
 
 bench-instructions: modules
-	cargo build --release -p eye-bench --bin instructions
+	cargo build --release -p eye -p eye-bench
 	./target/release/instructions
+
+# Where the gateway's time goes, symbol by symbol; half a minute.
+profile: bench-build
+	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
 
 bench-build: setup modules
 	cargo build --release -p eye -p eye-bench
