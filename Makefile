@@ -5,8 +5,10 @@
 # make check  formatting, lints, documentation, dependencies
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
+#             profile: in which symbols the gateway's time goes
+# make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak bench bench-quick bench-instructions profile bench-build check demo modules setup
+.PHONY: run test soak bench bench-quick bench-instructions profile bench-build fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -45,6 +47,20 @@ profile: bench-build
 
 bench-build: setup modules
 	cargo build --release -p eye -p eye-bench
+
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS = envelope lines json proxy_protocol forwarded module_path cursor
+
+# Instrumented code needs the compiler's unstable flags, which RUSTC_BOOTSTRAP allows to the toolchain that is there. No
+# sanitizer: the gateway has no unsafe code, so what is looked for are panics and broken promises.
+fuzz:
+	./setup fuzz
+	RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir fuzz -s none
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; mkdir -p fuzz/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+	done
 
 # The shipped validators, where the tests find them.
 modules:

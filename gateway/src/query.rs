@@ -14,6 +14,8 @@ use std::borrow::Cow;
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
+#[cfg(fuzzing)]
+pub use self::cursor::hold_cursors;
 use self::list::{List, Listing};
 use self::parameters::{Parameters, bad, id, word};
 pub use self::stream::Streams;

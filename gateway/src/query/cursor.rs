@@ -110,6 +110,23 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
+/// For fuzzing: whatever text names a place of some kind, the place survives being written, and a cursor as well.
+#[cfg(fuzzing)]
+pub fn hold_cursors(query: &str, text: &str) {
+    fn hold<P: Place>(query: &str, text: &str) {
+        // No text that was made up has the right check, so this is only about not breaking down.
+        drop(read::<P>(query, text));
+        let Some(place) = P::read(text) else { return };
+        let again = P::read(&place.write()).expect("what was written can be read");
+        assert_eq!(again.write(), place.write());
+        let cursor = write(query, &place);
+        assert_eq!(read::<P>(query, &cursor).expect("its own").write(), place.write());
+    }
+    hold::<Position>(query, text);
+    hold::<CategoryPosition>(query, text);
+    hold::<CountPosition>(query, text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
