@@ -391,6 +391,9 @@ impl<'a> Draft<'a> {
 
     fn word(&mut self, field: Field, value: &Value<'a>) -> Option<Cow<'a, str>> {
         let text = self.string(field, value, "must be a string")?;
+        if is_plain_word(&text) {
+            return Some(text);
+        }
         let wrong = if text.is_empty() || text.chars().count() > EVENT_TYPE_CHARACTERS_MAX {
             Some(("length", "must have 1 to 200 characters"))
         } else if text.chars().any(char::is_control) {
@@ -469,6 +472,16 @@ impl<'a> Draft<'a> {
             })),
         }
     }
+}
+
+/// Whether a text is a category or a name as nearly all are: it takes one look at each byte to know.
+fn is_plain_word(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    bytes.len() <= EVENT_TYPE_CHARACTERS_MAX
+        && *first != b' '
+        && *last != b' '
+        && bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 fn text_of(body: &Bytes, text: Cow<'_, str>) -> Text {
