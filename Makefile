@@ -5,12 +5,13 @@
 # make check  formatting, lints, documentation, dependencies
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (25 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
+#             profile: in which symbols the gateway's time goes
 # make attack  has slowhttptest, h2load, nmap and curl attack a gateway beside a healthy client, and prints a table
 # make openapi  asks the built gateway what openapi.json allows and much that it does not, and holds the answers to it
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak attack bench bench-quick bench-instructions bench-build openapi fuzz check demo modules setup
+.PHONY: run test soak attack bench bench-quick bench-instructions profile bench-build openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -45,8 +46,12 @@ bench-quick: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench quick
 
 bench-instructions: modules
-	cargo build --release -p eye-bench --bin instructions
+	cargo build --release -p eye -p eye-bench
 	./target/release/instructions
+
+# Where the gateway's time goes, symbol by symbol; half a minute.
+profile: bench-build
+	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
 
 bench-build: setup modules
 	cargo build --release -p eye -p eye-bench

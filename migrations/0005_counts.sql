@@ -7,19 +7,28 @@
 
 create table count_deltas (
     minute timestamptz not null,
-    event_type_id integer not null,
     application_id integer not null,
     outcome text not null,
-    count bigint not null,
-    constraint count_deltas_outcome_check check (outcome in ('stored', 'duplicate', 'rejected', 'quarantined'))
+    event_type_ids integer[] not null,
+    counts bigint[] not null,
+    constraint count_deltas_outcome_check check (outcome in ('stored', 'duplicate', 'rejected', 'quarantined')),
+    constraint count_deltas_pairs_check check (cardinality(event_type_ids) = cardinality(counts))
 );
 
 comment on table count_deltas is 'what batches counted since the last fold; only appended to, and emptied by the fold';
 comment on column count_deltas.minute is 'the minute in which the gateway took the events';
-comment on column count_deltas.event_type_id is '0 when the event had no event type that could be read';
+comment on column count_deltas.event_type_ids is
+    'one row holds all event types of a batch, which may be as many as its events; 0 when the event had none that could be read';
+comment on column count_deltas.counts is 'how many events of each of the event types, in the same order';
+
+create view unfolded_counts as
+    select minute, of_type.event_type_id, application_id, outcome, of_type.count
+    from count_deltas cross join lateral unnest(event_type_ids, counts) as of_type (event_type_id, count);
+
+comment on view unfolded_counts is 'count_deltas with a row for each event type';
 
 -- The fold deletes about as much as is appended. Without this the room of deleted rows would be taken again late.
-alter table count_deltas set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+alter table count_deltas set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 create table counts (
     bucket text not null,
@@ -46,34 +55,44 @@ create index counts_ever_idx on counts (event_type_id) where bucket = 'ever';
 create function fold_counts(rows_max integer) returns bigint language sql as $$
     with taken as (
         delete from count_deltas where ctid = any (array(select ctid from count_deltas limit rows_max))
-        returning minute, event_type_id, application_id, outcome, count
+        returning minute, application_id, outcome, event_type_ids, counts
+    ), minutes as (
+        select taken.minute, of_type.event_type_id, taken.application_id, taken.outcome, sum(of_type.count) as count
+        from taken cross join lateral unnest(taken.event_type_ids, taken.counts) as of_type (event_type_id, count)
+        group by taken.minute, of_type.event_type_id, taken.application_id, taken.outcome
     ), folded as (
         insert into counts (bucket, start, event_type_id, application_id, outcome, count)
-        select widths.bucket, widths.start, taken.event_type_id, taken.application_id, taken.outcome, sum(taken.count)
-        from taken cross join lateral (values
-            ('minute', taken.minute),
-            ('hour', date_trunc('hour', taken.minute, 'UTC')),
-            ('day', date_trunc('day', taken.minute, 'UTC')),
+        select widths.bucket, widths.start, event_type_id, application_id, outcome, sum(minutes.count)
+        from minutes cross join lateral (values
+            ('minute', minutes.minute),
+            ('hour', date_trunc('hour', minutes.minute, 'UTC')),
+            ('day', date_trunc('day', minutes.minute, 'UTC')),
             ('ever', '-infinity'::timestamptz)
         ) as widths (bucket, start)
-        group by widths.bucket, widths.start, taken.event_type_id, taken.application_id, taken.outcome
-        order by widths.bucket, widths.start, taken.event_type_id, taken.application_id, taken.outcome
+        group by widths.bucket, widths.start, event_type_id, application_id, outcome
+        order by widths.bucket, widths.start, event_type_id, application_id, outcome
         on conflict on constraint counts_pkey do update set count = counts.count + excluded.count
     )
     select count(*) from taken;
 $$;
 
 -- What was written before there were counts.
-insert into count_deltas (minute, event_type_id, application_id, outcome, count)
-select date_trunc('minute', received_at), event_type_id, application_id, 'stored', count(*)
-from events group by 1, 2, 3;
+insert into count_deltas (minute, application_id, outcome, event_type_ids, counts)
+select minute, application_id, 'stored', array_agg(event_type_id), array_agg(count)
+from (
+    select date_trunc('minute', received_at) as minute, application_id, event_type_id, count(*) as count
+    from events group by 1, 2, 3
+) counted group by minute, application_id;
 
-insert into count_deltas (minute, event_type_id, application_id, outcome, count)
-select date_trunc('minute', dead_letters.received_at), coalesce(event_types.id, 0), dead_letters.application_id,
-    dead_letters.reason, count(*)
-from dead_letters left join event_types
-    on event_types.category = dead_letters.category and event_types.name = dead_letters.name
-group by 1, 2, 3, 4;
+insert into count_deltas (minute, application_id, outcome, event_type_ids, counts)
+select minute, application_id, reason, array_agg(event_type_id), array_agg(count)
+from (
+    select date_trunc('minute', dead_letters.received_at) as minute, dead_letters.application_id, dead_letters.reason,
+        coalesce(event_types.id, 0) as event_type_id, count(*) as count
+    from dead_letters left join event_types
+        on event_types.category = dead_letters.category and event_types.name = dead_letters.name
+    group by 1, 2, 3, 4
+) counted group by minute, application_id, reason;
 
 select fold_counts(2147483647);
 

@@ -22,7 +22,9 @@ use crate::subject::Workshop;
 const CONNECTIONS_MAX: u32 = 50;
 
 /// Rows that the plain client commits at once.
-pub(crate) const ROWS_PER_COMMIT: usize = 1_000;
+const ROWS_PER_COMMIT: usize = 1_000;
+/// Batches of the plain client that are encoded at once: about 40 MB.
+const BATCHES_AT_ONCE: usize = 100;
 const COPY: &str = "copy events (session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data) \
      from stdin (format binary)";
 const INSERT: &str = "insert into events \
@@ -132,27 +134,28 @@ impl Database {
         Ok(Ids { event_type, module: Some(module) })
     }
 
-    /// So many batches of rows, as `copy` takes them.
-    pub(crate) async fn batches(&mut self, source: &mut Source, count: usize) -> Result<Vec<Vec<u8>>> {
+    /// The ceiling of batches: rows a second by `copy`, one client, a commit for each batch; and the server's seconds of
+    /// processor time for a row. Rows are encoded beforehand, some batches at a time while the clock stands, so that
+    /// they take little memory.
+    pub(crate) async fn copy(&mut self, server: &Server, source: &mut Source, most: Duration) -> Result<(f64, f64)> {
         let ids = self.ids().await?;
-        (0..count).map(|_| batch(source, ids)).collect()
-    }
-
-    /// The ceiling of batches: rows a second by `copy`, one client, a commit for each batch, until the time is over or
-    /// the batches are; and the server's seconds of processor time for a row.
-    pub(crate) async fn copy(&mut self, server: &Server, batches: &[Vec<u8>], most: Duration) -> Result<(f64, f64)> {
-        let (used, start) = (server.used_s()?, Instant::now());
-        let mut rows = 0;
-        for batch in batches {
-            if start.elapsed() >= most {
-                break;
+        let (mut rows, mut used_s, mut took) = (0, 0.0, Duration::ZERO);
+        while took < most {
+            let batches = (0..BATCHES_AT_ONCE).map(|_| batch(source, ids)).collect::<Result<Vec<_>>>()?;
+            let (used_before_s, start) = (server.used_s()?, Instant::now());
+            for batch in &batches {
+                if took + start.elapsed() >= most {
+                    break;
+                }
+                let mut copy = self.connection.copy_in_raw(COPY).await?;
+                copy.send(&batch[..]).await?;
+                rows += copy.finish().await?;
             }
-            let mut copy = self.connection.copy_in_raw(COPY).await?;
-            copy.send(&batch[..]).await?;
-            rows += copy.finish().await?;
+            took += start.elapsed();
+            used_s += server.used_s()? - used_before_s;
         }
         ensure!(rows > 0, "no rows were copied");
-        Ok((rows as f64 / start.elapsed().as_secs_f64(), (server.used_s()? - used) / rows as f64))
+        Ok((rows as f64 / took.as_secs_f64(), used_s / rows as f64))
     }
 
     /// Adds rows, many to a commit, without measuring.

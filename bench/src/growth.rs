@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::database::Database;
 use crate::load::{Closed, Shared, shared};
-use crate::process::resident_mib;
+use crate::process::peak_mib;
 use crate::report::{Goal, Series};
 use crate::subject::{Modules, Setup, Subject};
 use crate::throughput::{batch_load, batch_source, used};
@@ -31,18 +31,18 @@ pub(crate) async fn modules(run: &mut Run) -> Result<()> {
         let setup = Setup { name: &name, database_url: &run.main.url, modules: Modules::Each(count) };
         gateways.push((run.workshop.gateway(&setup).await?, batch_source(count)));
     }
-    // After loading, and after each load.
-    let mut memory = Series(vec![resident_mib(gateways[2].0.pid())?]);
+    // The peak of loading, and what each load adds to it.
+    let mut memory = Series(vec![peak_mib(gateways[2].0.pid())?]);
     let mut all = series::<3>();
     for _ in 0..run.plan.repeats {
         for ((gateway, source), series) in gateways.iter().zip(&mut all) {
             run.main.empty().await?;
             series.push(batch_load(run, gateway, source, run.plan.growth_window).await?.sound()?.per_second);
         }
-        memory.push(resident_mib(gateways[2].0.pid())?);
+        memory.push(peak_mib(gateways[2].0.pid())?);
     }
     tell(run, "modules", counts, &all);
-    let figure = format!("resident memory with {} modules, MiB", counts[2]);
+    let figure = format!("resident memory with {} modules, peak, MiB", counts[2]);
     run.table.plain(&figure, &memory, Goal::AtMost(MEMORY_MIB_MOST));
     gateways.into_iter().try_for_each(|(gateway, _)| gateway.stop())
 }

@@ -10,6 +10,7 @@ mod latency;
 mod load;
 mod machine;
 mod process;
+mod profile;
 mod report;
 mod subject;
 mod swap;
@@ -51,8 +52,8 @@ const FULL: Plan = Plan {
 };
 
 const QUICK: Plan = Plan {
-    words: "quick: 3 repeats with short windows",
-    repeats: 3,
+    words: "quick: 2 repeats only, with short windows",
+    repeats: 2,
     warm_up: Duration::from_millis(300),
     window: Duration::from_millis(1_200),
     growth_window: Duration::from_millis(800),
@@ -77,9 +78,10 @@ fn main() -> Result<()> {
     let plan = match word.as_deref() {
         Some("bare") => return bare::serve(),
         Some("full") => FULL,
-        Some("quick") => QUICK,
-        _ => bail!("usage: eye-bench full|quick"),
+        Some("quick" | "profile") => QUICK,
+        _ => bail!("usage: eye-bench full|quick|profile"),
     };
+    let only_profile = word.as_deref() == Some("profile");
     let folder = tempfile::tempdir_in("/var/tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     // One thread for the load, and the runtime's timers with it.
@@ -91,8 +93,9 @@ fn main() -> Result<()> {
         let mut run = Run { plan, workshop, server, main, table: Table::default(), singles_per_second: 0.0 };
         let mut terminate = signal(SignalKind::terminate())?;
         // However it ends, what was started is stopped.
+        let work = async { if only_profile { profile::gateway(&mut run).await } else { measure(&mut run).await } };
         let measured = tokio::select! {
-            measured = measure(&mut run) => measured,
+            measured = work => measured,
             _ = terminate.recv() => Err(anyhow!("told to stop")),
             _ = tokio::signal::ctrl_c() => Err(anyhow!("told to stop")),
         };

@@ -18,6 +18,9 @@ const READY_MOST: Duration = Duration::from_secs(600);
 const END_MOST: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Connections that a gateway takes: more than any load opens.
+const CONNECTIONS_MAX: &str = "10000";
+
 /// A running program.
 pub(crate) struct Subject {
     child: Child,
@@ -198,6 +201,8 @@ impl Workshop {
         // All connections of a measurement come from this one address.
         command.env("EYE_CONNECTIONS_PER_PEER_MAX", "10000");
         command.arg("--modules").arg(&modules).arg("--data-dir").arg(folder.join("data"));
+        // All connections of a load come from one address.
+        command.env("EYE_CONNECTIONS_MAX", CONNECTIONS_MAX).env("EYE_CONNECTIONS_PER_PEER_MAX", CONNECTIONS_MAX);
         let gateway = Subject::start(command, folder.join("log")).await?;
         gateway.ready(count).await?;
         Ok(gateway)

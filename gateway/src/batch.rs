@@ -109,9 +109,9 @@ pub struct Limits {
 /// A parcel that was not taken, with its items.
 pub enum Refused<T> {
     /// As many parcels wait as may, or one has waited for too long.
-    Full(Vec<T>),
+    Full(Arc<Vec<T>>),
     /// The batcher is closed.
-    Closed(Vec<T>),
+    Closed(Arc<Vec<T>>),
 }
 
 impl<T> fmt::Debug for Refused<T> {
@@ -231,25 +231,32 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
     /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
     /// is, and nobody may fill the queue alone.
-    pub fn submit(&self, items: Vec<T>, room: Option<Arc<Held>>) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    ///
+    /// Whoever needs the items once more, hands in an `Arc` and keeps another.
+    pub fn submit(
+        &self,
+        items: impl Into<Arc<Vec<T>>>,
+        room: Option<Arc<Held>>,
+    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
-        self.put(items, room, Some(receipt))?;
+        self.put(items.into(), room, Some(receipt))?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
     pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Arc<Held>>) -> Result<(), Refused<T>> {
-        self.put(items, room, None)
+        self.put(Arc::new(items), room, None)
     }
 
     fn put(
         &self,
-        items: Vec<T>,
+        items: Arc<Vec<T>>,
         room: Option<Arc<Held>>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
         let bytes = items.iter().map(Weigh::bytes).sum();
+        let since = Instant::now();
         {
             let mut queue = shared.lock();
             if queue.closed {
@@ -262,15 +269,20 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            let since = Instant::now();
             let slow = receipt.is_some() && queue.is_slow(room.as_deref(), shared.limits.wait, since);
             if slow || !queue.make_place(room.as_deref(), shared.limits.parcels_max, since) {
                 shared.figures.parcels_refused.fetch_add(1, Relaxed);
                 return Err(Refused::Full(items));
             }
             let waiting = room.as_deref().map(Held::wait);
-            let taken_before = queue.taken;
+            let (taken_before, was_full) = (queue.taken, queue.is_full(&shared.limits));
             queue.push(Parcel { items, bytes, receipt, since, taken_before, waiting, _room: room });
+            let becomes_full = !was_full && queue.is_full(&shared.limits);
+            // While a writer flushes, another one has something to do only at the first parcel, for whose age it waits,
+            // and at the one that fills a batch. A writer that ends its flush looks by itself.
+            if queue.flushing > 0 && queue.parcels.len() > 1 && !becomes_full {
+                return Ok(());
+            }
         }
         shared.changed.notify_one();
         Ok(())
@@ -313,7 +325,7 @@ impl fmt::Debug for Writers {
 
 /// The items of one request.
 struct Parcel<T> {
-    items: Vec<T>,
+    items: Arc<Vec<T>>,
     bytes: usize,
     receipt: Option<oneshot::Sender<Vec<Fate>>>,
     since: Instant,
@@ -368,6 +380,11 @@ impl<T> Queue<T> {
         self.items -= parcel.items.len();
         self.bytes -= parcel.bytes;
         Some(parcel)
+    }
+
+    /// Whether what waits makes a batch that needs no more.
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.items >= limits.events_max || self.bytes >= limits.bytes_max
     }
 
     fn has_place(&self, room: Option<&Held>, parcels_max: usize) -> bool {
@@ -485,8 +502,7 @@ impl<T> Shared<T> {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         };
         let due = oldest.since + self.limits.age;
-        let full = queue.items >= self.limits.events_max || queue.bytes >= self.limits.bytes_max;
-        if queue.flushing > 0 && !full && !queue.closed && Instant::now() < due {
+        if queue.flushing > 0 && !queue.is_full(&self.limits) && !queue.closed && Instant::now() < due {
             return Look::Wait(Some(due));
         }
         let batch = queue.take(&self.limits);
@@ -562,6 +578,7 @@ struct Flush<'a, T> {
 struct Open<T> {
     /// Dropped with its room as soon as it is answered; its neighbors may still take long.
     parcel: Option<Parcel<T>>,
+    /// Those that are known; empty before the first is.
     fates: Vec<Option<Fate>>,
     missing: usize,
 }
@@ -573,7 +590,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         for (index, parcel) in batch.into_iter().enumerate() {
             let missing = parcel.items.len();
             places.extend((0..missing).map(|item| (index, item)));
-            parcels.push(Open { parcel: Some(parcel), fates: vec![None; missing], missing });
+            parcels.push(Open { parcel: Some(parcel), fates: Vec::new(), missing });
         }
         Flush { name, figures, parcels, places }
     }
@@ -605,6 +622,10 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                     pause = RETRY_FIRST;
                     let stored = fates.iter().filter(|fate| **fate == Fate::Stored).count();
                     self.figures.stored.fetch_add(stored as u64, Relaxed);
+                    if wanted.len() == self.places.len() {
+                        self.settle_all(fates);
+                        return true;
+                    }
                     for (place, fate) in wanted.into_iter().zip(fates) {
                         self.settle(place, fate);
                     }
@@ -646,10 +667,25 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
+    /// Gives every receipt: the whole batch was written at once, as most are.
+    fn settle_all(self, fates: Vec<Fate>) {
+        let mut fates = fates.into_iter();
+        for open in self.parcels {
+            let own: Vec<Fate> = fates.by_ref().take(open.missing).collect();
+            if let Some(receipt) = open.parcel.and_then(|mut parcel| parcel.receipt.take()) {
+                // Whoever asked may have given up meanwhile; the items are written all the same.
+                let _ = receipt.send(own);
+            }
+        }
+    }
+
     /// Notes the fate of an item, and gives the receipt if it was the parcel's last.
     fn settle(&mut self, place: usize, fate: Fate) {
         let (parcel, item) = self.places[place];
         let open = &mut self.parcels[parcel];
+        if open.fates.is_empty() {
+            open.fates.resize(open.missing, None);
+        }
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
         let unheard = open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
         if unheard && matches!(fate, Fate::Refused { .. }) {

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::event::Text;
@@ -149,17 +150,18 @@ struct Reader<'a> {
     scratch: Scratch,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     fn json(&mut self) -> Result<Parsed, Unreadable> {
-        let body: &'a Bytes = self.body;
-        let text = match std::str::from_utf8(body) {
-            Ok(text) => text,
+        let body = self.body;
+        let whole = match ByteString::try_from(body.clone()) {
+            Ok(whole) => whole,
             Err(error) => {
                 let lossy = String::from_utf8_lossy(&body[..error.valid_up_to()]);
                 let (line, column) = line_column(&lossy, error.valid_up_to());
                 return Err(Unreadable::NotJson { line, column, message: "the text is not UTF-8" });
             }
         };
+        let text = &*whole;
         if text.bytes().all(|byte| byte.is_ascii_whitespace()) {
             return Err(Unreadable::Empty);
         }
@@ -169,7 +171,7 @@ impl<'a> Reader<'a> {
         };
         let mut cursor = Cursor::new(text);
         if cursor.kind().map_err(not_json)? != Kind::Array {
-            let element = self.element(&mut cursor, text).map_err(not_json)?;
+            let element = self.element(&mut cursor, &whole).map_err(not_json)?;
             cursor.end().map_err(not_json)?;
             return Ok(Parsed::One(element));
         }
@@ -179,16 +181,15 @@ impl<'a> Reader<'a> {
             if elements.len() == self.rules.events_max {
                 return Err(Unreadable::TooMany);
             }
-            elements.push(self.element(&mut cursor, text).map_err(not_json)?);
+            elements.push(self.element(&mut cursor, &whole).map_err(not_json)?);
         }
         cursor.end().map_err(not_json)?;
         Ok(Parsed::Many(elements))
     }
 
     fn lines(&mut self) -> Result<Parsed, Unreadable> {
-        let body: &'a Bytes = self.body;
         let mut elements = Vec::new();
-        for line in body.split(|&byte| byte == b'\n') {
+        for line in self.body.split(|&byte| byte == b'\n') {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
@@ -200,15 +201,15 @@ impl<'a> Reader<'a> {
         if elements.is_empty() { Err(Unreadable::Empty) } else { Ok(Parsed::Many(elements)) }
     }
 
-    fn line(&mut self, line: &'a [u8]) -> Element {
-        let Ok(text) = std::str::from_utf8(line) else {
+    fn line(&mut self, line: &[u8]) -> Element {
+        let Ok(text) = ByteString::try_from(self.body.slice_ref(line)) else {
             return Err(self.unreadable(line, "the line is not UTF-8".to_owned()));
         };
-        let mut cursor = Cursor::new(text);
-        match self.element(&mut cursor, text).and_then(|element| cursor.end().map(|()| element)) {
+        let mut cursor = Cursor::new(&text);
+        match self.element(&mut cursor, &text).and_then(|element| cursor.end().map(|()| element)) {
             Ok(element) => element,
             Err(error) => {
-                let (_, column) = error.line_column(text);
+                let (_, column) = error.line_column(&text);
                 Err(self.unreadable(line, format!("the line is not JSON: {error} at column {column}")))
             }
         }
@@ -227,7 +228,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the element that comes next as an event.
-    fn element(&mut self, cursor: &mut Cursor<'a>, text: &'a str) -> Result<Element, SyntaxError> {
+    fn element<'t>(&mut self, cursor: &mut Cursor<'t>, text: &'t ByteString) -> Result<Element, SyntaxError> {
         if cursor.kind()? != Kind::Object {
             let limits = self.misplaced_limits();
             let value = cursor.scan_value(&mut self.scratch, &limits)?;
@@ -241,7 +242,7 @@ impl<'a> Reader<'a> {
             self.member(&mut draft, key, cursor)?;
         }
         let raw = self.body.slice_ref(&text.as_bytes()[start..cursor.offset()]);
-        Ok(draft.finish(self.body, raw))
+        Ok(draft.finish(text, raw))
     }
 
     fn misplaced_limits(&self) -> Limits {
@@ -253,7 +254,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn member(&mut self, draft: &mut Draft<'a>, key: Key<'a>, cursor: &mut Cursor<'a>) -> Result<(), SyntaxError> {
+    fn member<'t>(&mut self, draft: &mut Draft<'t>, key: Key<'t>, cursor: &mut Cursor<'t>) -> Result<(), SyntaxError> {
         let key = key.string();
         let Some(field) = Field::named(&key) else {
             let limits = self.misplaced_limits();
@@ -391,6 +392,9 @@ impl<'a> Draft<'a> {
 
     fn word(&mut self, field: Field, value: &Value<'a>) -> Option<Cow<'a, str>> {
         let text = self.string(field, value, "must be a string")?;
+        if is_plain_word(&text) {
+            return Some(text);
+        }
         let wrong = if text.is_empty() || text.chars().count() > EVENT_TYPE_CHARACTERS_MAX {
             Some(("length", "must have 1 to 200 characters"))
         } else if text.chars().any(char::is_control) {
@@ -439,7 +443,7 @@ impl<'a> Draft<'a> {
         sound.then_some(value.raw)
     }
 
-    fn finish(mut self, body: &Bytes, raw: Bytes) -> Element {
+    fn finish(mut self, body: &ByteString, raw: Bytes) -> Element {
         for field in Field::REQUIRED {
             if self.seen & field.bit() == 0 {
                 self.add(format!("/{}", field.name()), "required", "is missing");
@@ -471,7 +475,17 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn text_of(body: &Bytes, text: Cow<'_, str>) -> Text {
+/// Whether a text is a category or a name as nearly all are: it takes one look at each byte to know.
+fn is_plain_word(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    bytes.len() <= EVENT_TYPE_CHARACTERS_MAX
+        && *first != b' '
+        && *last != b' '
+        && bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+fn text_of(body: &ByteString, text: Cow<'_, str>) -> Text {
     match text {
         Cow::Borrowed(text) => Text::within(body, text),
         Cow::Owned(text) => Text::from(text),

@@ -2,49 +2,38 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::str::{self, Utf8Error};
+use std::str::Utf8Error;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::verdict::{Digest, Violation};
 
-/// Text that is either a slice of the request body or a string of its own; cheap to clone when it is a slice.
+/// Text that is a slice of the request body or a string of its own; cheap to clone.
 ///
 /// A slice shares the body's memory, so an event costs no copy between the socket and the database. Its UTF-8 is proved
-/// when it is made. Safe Rust cannot carry that proof in a `Bytes`, so `Deref` looks at the bytes again; this runs at
-/// the speed of memory, and the writer, which needs only bytes, takes [`Text::as_bytes`].
-#[derive(Clone)]
-pub struct Text(Form);
-
-#[derive(Clone)]
-enum Form {
-    /// Always UTF-8: only [`Text::new`] and [`Text::within`] make it.
-    Shared(Bytes),
-    Owned(String),
-}
+/// once, for the whole body; the proof is carried by the type.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text(ByteString);
 
 impl Text {
     /// Takes bytes as text, if they are UTF-8.
     pub fn new(bytes: Bytes) -> Result<Text, Utf8Error> {
-        str::from_utf8(&bytes)?;
-        Ok(Text(Form::Shared(bytes)))
+        ByteString::try_from(bytes).map(Text)
     }
 
     /// Takes a part of a body that has already been read as text, without a copy and without a second proof.
     ///
     /// # Panics
     /// If `part` does not lie within `body`.
-    pub fn within(body: &Bytes, part: &str) -> Text {
-        Text(Form::Shared(body.slice_ref(part.as_bytes())))
+    pub fn within(body: &ByteString, part: &str) -> Text {
+        Text(body.slice_ref(part))
     }
 
     /// The text as UTF-8 bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
-            Form::Shared(bytes) => bytes,
-            Form::Owned(text) => text.as_bytes(),
-        }
+        self.0.as_bytes()
     }
 }
 
@@ -52,22 +41,19 @@ impl Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
-        match &self.0 {
-            Form::Shared(bytes) => str::from_utf8(bytes).expect("proved to be UTF-8 when the text was made"),
-            Form::Owned(text) => text,
-        }
+        &self.0
     }
 }
 
 impl From<String> for Text {
     fn from(text: String) -> Text {
-        Text(Form::Owned(text))
+        Text(text.into())
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
-        Text(Form::Owned(text.to_owned()))
+        Text(text.into())
     }
 }
 
@@ -76,14 +62,6 @@ impl fmt::Debug for Text {
         fmt::Debug::fmt(&**self, formatter)
     }
 }
-
-impl PartialEq for Text {
-    fn eq(&self, other: &Text) -> bool {
-        self.as_bytes() == other.as_bytes()
-    }
-}
-
-impl Eq for Text {}
 
 /// An accepted event, ready to be stored.
 #[derive(Clone, Debug)]
@@ -170,12 +148,11 @@ mod tests {
 
     #[test]
     fn text_is_a_slice_of_the_body_or_its_own() {
-        let body = Bytes::from_static("{\"name\":\"gr\u{fc}n\"}".as_bytes());
-        let whole = str::from_utf8(&body).expect("UTF-8");
-        let name = Text::within(&body, &whole[9..14]);
+        let body = ByteString::from_static("{\"name\":\"gr\u{fc}n\"}");
+        let name = Text::within(&body, &body[9..14]);
         assert_eq!(&*name, "gr\u{fc}n");
         assert_eq!(name, Text::from("gr\u{fc}n"));
         assert_eq!(name.as_bytes().as_ptr(), body[9..].as_ptr(), "no copy");
-        assert!(Text::new(body.slice(0..12)).is_err(), "cut within a character");
+        assert!(Text::new(body.into_bytes().slice(0..12)).is_err(), "cut within a character");
     }
 }

@@ -242,7 +242,7 @@ impl Gateway {
                 ticks.tick().await;
                 while self.migrated.load(Ordering::Relaxed) {
                     match self.store.fold_counts(rows).await {
-                        Ok(0) => break,
+                        Ok(taken) if taken < u64::from(rows) => break,
                         Ok(_) => rows = rows.saturating_mul(2).min(FOLD_ROWS_MAX),
                         Err(error @ store::Error::Slow(_)) => {
                             tracing::warn!(%error, rows, "counts could not be folded; trying half as many");

@@ -167,6 +167,7 @@ impl<'a> Sending<'a> {
 
     /// Asks the validator of each event.
     async fn judge(&mut self, elements: Vec<Element>) -> Result<(), Refusal> {
+        let judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
                 tokio::task::yield_now().await;
@@ -188,7 +189,7 @@ impl<'a> Sending<'a> {
                 self.reject_type(place, event);
                 continue;
             }
-            let judgement = self.gateway.validators.judge(self.subject(&event)).await;
+            let judgement = judging.judge(self.subject(&event)).await;
             if let Some(watched) = &mut self.watched {
                 watched.push(watch_event(&event, judgement.digest));
             }
@@ -343,58 +344,49 @@ impl<'a> Sending<'a> {
 
     /// Hands the accepted events to the writers and waits for their receipts.
     async fn store(&mut self) -> Result<(), Refusal> {
-        let (rows, places) = std::mem::take(&mut self.accepted);
-        if rows.is_empty() {
-            return Ok(());
-        }
-        // Kept for the rows that Postgres may refuse; cheap, since their bytes are shared with the body.
-        let mut receipts: Vec<(Receiver<Vec<Fate>>, usize)> = Vec::with_capacity(1);
+        let (mut rest, places) = std::mem::take(&mut self.accepted);
+        // The rows are kept for what is told of each, and for those that Postgres may refuse.
+        let mut parcels: Vec<(Receiver<Vec<Fate>>, Arc<Vec<EventRow>>)> = Vec::with_capacity(1);
         let parcel_events_max = self.gateway.config.batch_events_max;
-        let mut rest = rows;
-        let mut originals = Vec::with_capacity(places.len());
-        originals.extend(rest.iter().map(Original::of));
         while !rest.is_empty() {
             let tail = rest.split_off(rest.len().min(parcel_events_max));
-            let parcel = std::mem::replace(&mut rest, tail);
-            let count = parcel.len();
-            let first = receipts.is_empty();
-            let receipt = self.gateway.events.submit(parcel, self.room.clone()).map_err(|refused| match refused {
+            let parcel = Arc::new(std::mem::replace(&mut rest, tail));
+            let (first, room) = (parcels.is_empty(), self.room.clone());
+            let receipt = self.gateway.events.submit(Arc::clone(&parcel), room).map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
                 _ if !first => Refusal::DatabaseAway,
                 Refused::Full(_) => Refusal::Overloaded,
                 Refused::Closed(_) => Refusal::Draining,
             })?;
-            receipts.push((receipt, count));
+            parcels.push((receipt, parcel));
         }
-        let mut places = places.into_iter().zip(originals);
-        for (receipt, count) in receipts {
+        let mut places = places.into_iter();
+        for (receipt, rows) in parcels {
             // Without a receipt nobody knows: the rows may be committed.
             let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
-            debug_assert_eq!(fates.len(), count, "each row has exactly one fate");
-            for (fate, (place, original)) in fates.into_iter().zip(&mut places) {
-                let Original { category, name, .. } = &original;
-                match fate {
-                    Fate::Stored => {
-                        self.tally.count(category, name, Ending::Stored);
-                        self.outcomes[place] = Some(Outcome::Stored { id: original.id });
+            debug_assert_eq!(fates.len(), rows.len(), "each row has exactly one fate");
+            for ((fate, row), place) in fates.into_iter().zip(&*rows).zip(&mut places) {
+                let (ending, outcome) = match fate {
+                    Fate::Stored => (Ending::Stored, Outcome::Stored { id: row.id }),
+                    Fate::Duplicate => (Ending::Duplicate, Outcome::Duplicate { id: row.id }),
+                    Fate::Refused { code, message } => {
+                        self.unstorable(place, row, &code, &message);
+                        continue;
                     }
-                    Fate::Duplicate => {
-                        self.tally.count(category, name, Ending::Duplicate);
-                        self.outcomes[place] = Some(Outcome::Duplicate { id: original.id });
-                    }
-                    Fate::Refused { code, message } => self.unstorable(place, original, &code, &message),
-                }
+                };
+                self.tally.count(&row.category, &row.name, ending);
+                self.outcomes[place] = Some(outcome);
             }
         }
         Ok(())
     }
 
     /// An event that Postgres refuses for its data, whatever else is in its batch.
-    fn unstorable(&mut self, place: usize, original: Original, sqlstate: &str, message: &str) {
-        let Original { id, session_id, category, name, module, raw } = original;
-        self.tally.count(&category, &name, Ending::Quarantined);
+    fn unstorable(&mut self, place: usize, row: &EventRow, sqlstate: &str, message: &str) {
+        let &EventRow { id, session_id, ref category, ref name, module, ref raw, .. } = row;
+        self.tally.count(category, name, Ending::Quarantined);
         let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
-        let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw);
+        let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw.clone());
         self.quarantined.0.push(DeadLetter {
             event_id: Some(id),
             session_id: Some(session_id),
@@ -430,29 +422,6 @@ fn watch_event(event: &Event, module: Option<Digest>) -> Watched {
 fn watch_broken(broken: &Broken) -> Watched {
     let (category, name) = (broken.category.as_deref().map(Text::from), broken.name.as_deref().map(Text::from));
     Watched { session_id: broken.session_id, category, name, module: None }
-}
-
-/// What a dead letter says of an event that was handed to the writers.
-struct Original {
-    id: Uuid,
-    session_id: Uuid,
-    category: Text,
-    name: Text,
-    module: Option<Digest>,
-    raw: Bytes,
-}
-
-impl Original {
-    fn of(row: &EventRow) -> Self {
-        Self {
-            id: row.id,
-            session_id: row.session_id,
-            category: row.category.clone(),
-            name: row.name.clone(),
-            module: row.module,
-            raw: row.raw.clone(),
-        }
-    }
 }
 
 fn unreadable_body(unreadable: Unreadable, gateway: &Gateway) -> Refusal {

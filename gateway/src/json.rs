@@ -337,6 +337,16 @@ impl<'a> Cursor<'a> {
     pub fn scan_value(&mut self, scratch: &mut Scratch, limits: &Limits) -> Result<Value<'a>, SyntaxError> {
         let kind = self.kind()?;
         let start = self.at;
+        if kind == Kind::String {
+            // Most members of an event are strings that nothing is wrong with, which takes none of what follows.
+            let body = string_at(self.text.as_bytes(), start)?;
+            let end = body.end + 1;
+            if body.marks & (NUL | SURROGATE) == 0 && end - start <= limits.bytes_max {
+                (self.at, self.fresh) = (end, false);
+                let escaped = body.marks != 0;
+                return Ok(Value { raw: &self.text[start..end], kind, escaped, flaws: Vec::new() });
+            }
+        }
         scratch.clear();
         let mut scan = Scan {
             text: self.text,

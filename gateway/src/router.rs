@@ -170,14 +170,16 @@ async fn route(
     peer: Peer,
     asked: &mut Asked<'_>,
 ) -> Result<Response, Refusal> {
+    // What nearly every request asks for: it needs nothing of what follows.
+    if request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/post/create") {
+        asked.class = RouteClass::Events;
+        return ingest::send(gateway, request, peer).await;
+    }
     let uri = request.uri().clone();
     let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
     asked.class = found.class(request.method());
     found.allow(request.method())?;
     match found.path {
-        "/v1/events" | "/post/create" if request.method() == Method::POST => {
-            return ingest::send(gateway, request, peer).await;
-        }
         "/healthz" => return Ok(health()),
         "/readyz" => return Ok(readiness(gateway).await),
         _ => {}

@@ -57,7 +57,7 @@ use component::GuestEvent;
 use directory::Directory;
 use engine::Sandbox;
 use life::{Life, Message, Parts};
-use registry::Registry;
+use registry::{Registry, Snapshot};
 use report::Board;
 use settings::Given;
 use worker::{Tools, Workers};
@@ -206,34 +206,17 @@ impl Validators {
         })))
     }
 
-    /// Judges one event with the module that serves its type now. Until every module of the first scan was tried, only
-    /// those of its very type judge.
-    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
+    /// Begins to judge the events of one request, with the modules that serve now.
+    #[must_use]
+    pub fn begin(&self) -> Judging<'_> {
+        // In this order, or the snapshot may be older than what is said of it.
         let complete = self.0.registry.is_complete();
-        let module = self.0.registry.find(subject.category, subject.name);
-        let module = match module.filter(|module| complete || matches!(module.slot, Slot::Exact(..))) {
-            Some(module) => module,
-            None if complete => return self.unknown(),
-            None => return starting(),
-        };
-        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let event = GuestEvent {
-            id: subject.id.hyphenated().encode_lower(&mut id),
-            application: subject.application,
-            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp_us: subject.timestamp_us,
-            data: subject.data,
-        };
-        let Inner { sandbox, check_amended, away, .. } = &*self.0;
-        let outcome = match module.circuit.way() {
-            Way::Here => module.judge(sandbox, &event, check_amended),
-            Way::Away => away.judge(&module, sandbox, event, check_amended, false).await,
-            Way::Probe => away.judge(&module, sandbox, event, check_amended, true).await,
-            Way::Nowhere => Err(module.off_path()),
-        };
-        Judgement { outcome, digest: Some(module.digest) }
+        Judging { validators: self, complete, modules: self.0.registry.now() }
+    }
+
+    /// Judges one event with the module that serves its type now.
+    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
+        self.begin().judge(subject).await
     }
 
     fn unknown(&self) -> Judgement {
@@ -294,6 +277,51 @@ impl Validators {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.0.board.problems()
+    }
+}
+
+/// The events of one request being judged. All of them meet the same modules, whatever is swapped meanwhile.
+pub struct Judging<'a> {
+    validators: &'a Validators,
+    /// Every module of the first scan was tried; until then only those of an event's very type judge.
+    complete: bool,
+    /// One look at what all threads share, instead of one for each event.
+    modules: Arc<Snapshot>,
+}
+
+impl fmt::Debug for Judging<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Judging").finish_non_exhaustive()
+    }
+}
+
+impl Judging<'_> {
+    /// Judges one event with the module that serves its type.
+    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
+        let module = self.modules.find(subject.category, subject.name);
+        let module = match module.filter(|module| self.complete || matches!(module.slot, Slot::Exact(..))) {
+            Some(module) => module,
+            None if self.complete => return self.validators.unknown(),
+            None => return starting(),
+        };
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event = GuestEvent {
+            id: subject.id.hyphenated().encode_lower(&mut id),
+            application: subject.application,
+            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
+            category: subject.category,
+            name: subject.name,
+            timestamp_us: subject.timestamp_us,
+            data: subject.data,
+        };
+        let Inner { sandbox, check_amended, away, .. } = &*self.validators.0;
+        let outcome = match module.circuit.way() {
+            Way::Here => module.judge(sandbox, &event, check_amended),
+            Way::Away => away.judge(module, sandbox, event, check_amended, false).await,
+            Way::Probe => away.judge(module, sandbox, event, check_amended, true).await,
+            Way::Nowhere => Err(module.off_path()),
+        };
+        Judgement { outcome, digest: Some(module.digest) }
     }
 }
 

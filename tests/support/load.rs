@@ -281,9 +281,9 @@ pub(crate) const WRONG_COUNTS: &str = "
             select bucket, start, event_type_id, application_id, outcome, count from counts
             union all
             select bucket, date_trunc(bucket, minute, 'UTC'), event_type_id, application_id, outcome, count
-            from count_deltas cross join unnest(array['minute', 'hour', 'day']) bucket
+            from unfolded_counts cross join unnest(array['minute', 'hour', 'day']) bucket
             union all
-            select 'ever', '-infinity'::timestamptz, event_type_id, application_id, outcome, count from count_deltas
+            select 'ever', '-infinity'::timestamptz, event_type_id, application_id, outcome, count from unfolded_counts
         ) figures where outcome <> 'duplicate' group by 1, 2, 3, 4, 5
     ), there as (
         select received_at, event_type_id, application_id, 'stored' as outcome from events

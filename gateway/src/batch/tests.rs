@@ -249,7 +249,7 @@ fn a_second_writer_starts_when_the_batch_is_full_or_old() {
         let first = batcher.submit(vec![item(2)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
         let start = Instant::now();
-        let full = batcher.submit((10..20).map(item).collect(), None).expect("room");
+        let full = batcher.submit((10..20).map(item).collect::<Vec<_>>(), None).expect("room");
         full.await.expect("receipt");
         assert_eq!(start.elapsed().as_millis(), 100, "a full batch waits for nothing");
         first.await.expect("receipt");
@@ -413,6 +413,24 @@ fn what_is_refused_unheard_is_counted() {
         let heard = batcher.submit(vec![bad(3)], None).expect("room");
         assert!(matches!(heard.await.expect("receipt")[..], [Fate::Refused { .. }]));
         assert_eq!(batcher.figures().refused_unheard.load(Relaxed), 2);
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn what_waits_behind_a_writer_that_breaks_is_written_at_once() {
+    paused(async {
+        let (sinks, _table) = sinks(1, &[(3, Broken), (3, Well)]);
+        let (batcher, tasks) = Batcher::start("test", limits(100), sinks);
+        let lost = batcher.submit(vec![item(0)], None).expect("room");
+        sleep(Duration::from_millis(1)).await;
+        let start = Instant::now();
+        let waiting: Vec<_> = (1..4).map(|key| batcher.submit(vec![item(key)], None).expect("room")).collect();
+        assert!(lost.await.is_err(), "nobody knows");
+        for receipt in waiting {
+            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+        }
+        assert_eq!(start.elapsed().as_millis(), 5, "the rest of the write that broke, and one of 3 ms");
         tasks.drain(Duration::from_secs(1)).await;
     });
 }

@@ -50,12 +50,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn serve<F, Fut>(self, stream: TcpStream, handler: F)
+    pub(super) async fn serve<F, Fut>(mut self, stream: TcpStream, handler: F)
     where
         F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let _streams = self.cut.clone().drop_guard();
+        // Each look at a token takes its lock, and every connection looks whenever it has something to do.
+        self.shutdown = self.shutdown.child_token();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, peer = %self.peer, "cannot set TCP_NODELAY");
         }

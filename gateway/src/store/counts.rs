@@ -1,65 +1,117 @@
 //! How many events ended how: the part of a batch's transaction that counts its rows, and the fold of what has gathered.
 //! Exact, because counts and rows are committed together; no writer waits for it, because each only appends.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::read::within;
 use super::{Error, Store};
+use crate::event::Reason;
 
-/// Deltas that one fold takes at most, so that it never holds its locks for long.
-pub(crate) const FOLD_ROWS_MAX: u32 = 20_000;
+/// Deltas that one fold takes at most, so that it never holds its locks for long. Each may tell of as many event types as
+/// a batch has events.
+pub(crate) const FOLD_ROWS_MAX: u32 = 1_000;
 /// Longest time of one fold. Its own: it has nothing to do with how long readers may wait.
 const FOLD_TIME: Duration = Duration::from_secs(10);
 /// What its transaction may take besides.
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
 
+/// How an event ended, as the counts have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ended {
+    Stored,
+    Duplicate,
+    Rejected,
+    Quarantined,
+}
+
+impl Ended {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => Reason::Rejected.as_str(),
+            Self::Quarantined => Reason::Quarantined.as_str(),
+        }
+    }
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Rejected => Self::Rejected,
+            Reason::Quarantined => Self::Quarantined,
+        }
+    }
+}
+
 /// What one row counts as. Minutes are those of receipt: a refused event may have no other time that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Counted {
+    /// What one delta has in common.
+    delta: Delta,
+    event_type: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Delta {
     /// Seconds since 1970 of the first moment of the minute.
     minute_seconds: i64,
-    event_type: i32,
     application: i32,
-    outcome: &'static str,
+    ended: Ended,
 }
 
 impl Counted {
-    pub(super) fn new(received_at_us: i64, event_type: i32, application: i32, outcome: &'static str) -> Self {
-        Self { minute_seconds: received_at_us.div_euclid(MINUTE_US) * 60, event_type, application, outcome }
+    pub(super) fn new(received_at_us: i64, event_type: i32, application: i32, ended: Ended) -> Self {
+        let minute_seconds = received_at_us.div_euclid(MINUTE_US) * 60;
+        Self { delta: Delta { minute_seconds, application, ended }, event_type }
     }
 
     /// The same event, had it been there already.
     pub(super) fn as_duplicate(self) -> Self {
-        Self { outcome: "duplicate", ..self }
+        Self { delta: Delta { ended: Ended::Duplicate, ..self.delta }, ..self }
     }
 }
 
-/// What a batch counts.
+/// What a batch counts: runs of rows that count alike, of which there is one where all events are of one type.
 #[derive(Debug, Default)]
-pub(super) struct Tally(BTreeMap<Counted, u64>);
+pub(super) struct Tally(Vec<(Counted, u64)>);
 
 impl Tally {
     pub(super) fn add(&mut self, counted: Counted) {
-        *self.0.entry(counted).or_default() += 1;
+        match self.0.last_mut() {
+            Some((last, count)) if *last == counted => *count += 1,
+            _ => self.0.push((counted, 1)),
+        }
     }
 
     /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
-    pub(super) fn statement(&self) -> String {
+    pub(super) fn statement(mut self) -> String {
+        self.0.sort_unstable_by_key(|(counted, _)| *counted);
+        self.0.dedup_by(|(later, more), (counted, count)| {
+            let same = later == counted;
+            *count += if same { *more } else { 0 };
+            same
+        });
         let mut text = String::new();
-        for (row, count) in &self.0 {
+        for rows in self.0.chunk_by(|(one, _), (next, _)| one.delta == next.delta) {
             text.push_str(if text.is_empty() {
-                "insert into count_deltas (minute, event_type_id, application_id, outcome, count) values "
+                "insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) values "
             } else {
                 ", "
             });
-            let Counted { minute_seconds, event_type, application, outcome } = row;
+            let Delta { minute_seconds, application, ended } = rows[0].0.delta;
+            let types = List(rows.iter().map(|(counted, _)| counted.event_type));
+            let counts = List(rows.iter().map(|(_, count)| *count));
+            let ended = ended.as_str();
             // Writing to a String cannot fail.
-            let _ = write!(text, "(to_timestamp({minute_seconds}), {event_type}, {application}, '{outcome}', {count})");
+            let _ = write!(
+                text,
+                "(to_timestamp({minute_seconds}), {application}, '{ended}', '{{{types}}}', '{{{counts}}}')"
+            );
         }
         if !text.is_empty() {
             text.push(';');
@@ -68,10 +120,24 @@ impl Tally {
     }
 }
 
+/// Numbers with commas between them.
+struct List<I>(I);
+
+impl<N: Display, I: Iterator<Item = N> + Clone> Display for List<I> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, number) in self.0.clone().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(formatter, "{comma}{number}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Store {
     /// Adds up to `rows_max` of what batches have counted to the folded counts, and gives how many deltas it took. To be
     /// called now and then, by any number of gateways: one of them folds at a time, and the others are told that there was
-    /// nothing.
+    /// nothing. A fold costs as much for few deltas of an event type as for many, so it is to be called again at once only
+    /// when it took as many as it might.
     ///
     /// # Errors
     ///
@@ -107,18 +173,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_counted_by_minute_type_application_and_outcome() {
+    fn a_batch_is_counted_in_one_row_for_each_minute_application_and_outcome() {
+        assert_eq!(Tally::default().statement(), "");
         let mut tally = Tally::default();
-        assert_eq!(tally.statement(), "");
         for received_at_us in [59_999_999, 60_000_000, 119_999_999] {
-            tally.add(Counted::new(received_at_us, 7, 1, "stored"));
+            tally.add(Counted::new(received_at_us, 7, 1, Ended::Stored));
         }
-        tally.add(Counted::new(60_000_001, 7, 1, "stored").as_duplicate());
+        tally.add(Counted::new(60_000_001, 9, 1, Ended::Stored));
+        tally.add(Counted::new(60_000_001, 7, 1, Ended::Stored).as_duplicate());
+        tally.add(Counted::new(60_000_001, 7, 1, Ended::Stored));
+        tally.add(Counted::new(60_000_001, 7, 2, Reason::Rejected.into()));
         assert_eq!(
             tally.statement(),
-            "insert into count_deltas (minute, event_type_id, application_id, outcome, count) values \
-             (to_timestamp(0), 7, 1, 'stored', 1), (to_timestamp(60), 7, 1, 'duplicate', 1), \
-             (to_timestamp(60), 7, 1, 'stored', 2);"
+            "insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) values \
+             (to_timestamp(0), 1, 'stored', '{7}', '{1}'), (to_timestamp(60), 1, 'stored', '{7,9}', '{3,1}'), \
+             (to_timestamp(60), 1, 'duplicate', '{7}', '{1}'), (to_timestamp(60), 2, 'rejected', '{7}', '{1}');"
         );
     }
 }

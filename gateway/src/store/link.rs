@@ -63,18 +63,32 @@ impl Link {
         let mut key = String::new();
         let mut types_missing = Vec::new();
         let mut modules_missing = Vec::new();
+        // What was found last: most rows are of the same event type as the one before, and judged by the same module.
+        let (mut last_type, mut last_module) = (None, None);
         for (index, (item, ids)) in items.iter().zip(&mut ids).enumerate() {
             if let Some((category, name)) = T::event_type(item) {
-                join(&mut key, category, name);
-                match self.event_types.get(&key) {
-                    Some(id) => ids.event_type = *id,
-                    None => types_missing.push(index),
+                match last_type {
+                    Some((last, id)) if last == (category, name) => ids.event_type = id,
+                    _ => {
+                        join(&mut key, category, name);
+                        match self.event_types.get(&key) {
+                            Some(id) => {
+                                ids.event_type = *id;
+                                last_type = Some(((category, name), *id));
+                            }
+                            None => types_missing.push(index),
+                        }
+                    }
                 }
             }
             if let Some(digest) = T::module(item) {
-                ids.module = self.modules.get(digest).copied();
-                if ids.module.is_none() {
-                    modules_missing.push(index);
+                ids.module = match last_module {
+                    Some((last, id)) if last == digest => Some(id),
+                    _ => self.modules.get(digest).copied(),
+                };
+                match ids.module {
+                    Some(id) => last_module = Some((digest, id)),
+                    None => modules_missing.push(index),
                 }
             }
         }

@@ -21,7 +21,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::copy::{self, HEADER, Ids, TRAILER};
-use super::counts::{Counted, Tally};
+use super::counts::{Counted, Ended, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
@@ -145,7 +145,7 @@ impl Table for Events {
     }
 
     fn counted(item: &EventRow, ids: Ids) -> Counted {
-        Counted::new(item.received_at_us, ids.event_type, item.application_id, "stored")
+        Counted::new(item.received_at_us, ids.event_type, item.application_id, Ended::Stored)
     }
 }
 
@@ -198,7 +198,7 @@ impl Table for DeadLetters {
     }
 
     fn counted(item: &DeadLetter, ids: Ids) -> Counted {
-        Counted::new(item.received_at_us, ids.event_type, item.application_id, item.reason.as_str())
+        Counted::new(item.received_at_us, ids.event_type, item.application_id, item.reason.into())
     }
 }
 

@@ -11,7 +11,7 @@ use super::slot::Slot;
 
 /// One snapshot.
 #[derive(Default)]
-struct Snapshot {
+pub(super) struct Snapshot {
     any: Option<Arc<Module>>,
     categories: HashMap<String, Category>,
 }
@@ -29,9 +29,19 @@ pub(super) struct Registry {
     complete: AtomicBool,
 }
 
+impl Snapshot {
+    /// The module that serves an event type: its own, else its category's, else everything's.
+    pub(super) fn find(&self, category: &str, name: &str) -> Option<&Arc<Module>> {
+        self.categories
+            .get(category)
+            .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
+            .or(self.any.as_ref())
+    }
+}
+
 impl Registry {
     /// Whether every file of the first scan was tried. Until then a module may be missing that is only not loaded yet. To
-    /// be asked before [`Registry::find`], or what is found may be older than the answer.
+    /// be asked before [`Registry::now`], or what is found may be older than the answer.
     pub(super) fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }
@@ -41,15 +51,9 @@ impl Registry {
         self.complete.store(true, Ordering::Release);
     }
 
-    /// The module that serves an event type: its own, else its category's, else everything's.
-    pub(super) fn find(&self, category: &str, name: &str) -> Option<Arc<Module>> {
-        let snapshot = self.now.load();
-        snapshot
-            .categories
-            .get(category)
-            .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
-            .or(snapshot.any.as_ref())
-            .cloned()
+    /// The snapshot of now, for the events of one request.
+    pub(super) fn now(&self) -> Arc<Snapshot> {
+        self.now.load_full()
     }
 
     /// Replaces the whole snapshot. Events in flight end on the module that they began with.

@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::component::contract::{Description, Verdict as GuestVerdict};
 use super::component::{Broken, GuestEvent, broken, denied, for_describing, unstarted};
 use super::engine::{self, Meter, Sandbox};
-use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, Rewritten, STORE_REACH, exports};
+use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, Rewritten, STORE_REACH, TEXTS, exports};
 use super::settings::Limits;
 use crate::verdict::Verdict;
 
@@ -113,9 +113,12 @@ struct Parts {
     memory: Memory,
     marks: Memory,
     globals: Box<[Global]>,
-    realloc: TypedFunc<(u32, u32, u32, u32), u32>,
+    places: TypedFunc<Six, Six>,
     validate: TypedFunc<Flat, u32>,
 }
+
+/// A number for each text of an event.
+type Six = (u32, u32, u32, u32, u32, u32);
 
 /// An event as the canonical ABI passes it: a text is its address and its bytes, and the timestamp stands before the data.
 type Flat = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, i64, u32, u32);
@@ -134,7 +137,7 @@ impl Parts {
                     instance.get_global(&mut *store, &exports::global(place)).expect("the rewriting exports it")
                 })
                 .collect(),
-            realloc: instance.get_typed_func(&mut *store, exports::REALLOC)?,
+            places: instance.get_typed_func(&mut *store, exports::PLACES)?,
             validate: instance.get_typed_func(&mut *store, exports::VALIDATE)?,
         })
     }
@@ -182,37 +185,39 @@ impl Resident {
     }
 
     fn call_validate(&mut self, event: &GuestEvent<'_>) -> Result<u32, Broken> {
-        let (id, id_bytes) = self.put(event.id)?;
-        let (application, application_bytes) = self.put(event.application)?;
-        let (session, session_bytes) = self.put(event.session_id)?;
-        let (category, category_bytes) = self.put(event.category)?;
-        let (name, name_bytes) = self.put(event.name)?;
-        let (data, data_bytes) = self.put(event.data)?;
+        let texts = [event.id, event.application, event.session_id, event.category, event.name, event.data];
+        let [id, application, session, category, name, data] = self.put(texts)?;
         #[rustfmt::skip]
         let flat = (
-            id, id_bytes, application, application_bytes, session, session_bytes, category, category_bytes, name,
-            name_bytes, event.timestamp_us, data, data_bytes,
+            id.0, id.1, application.0, application.1, session.0, session.1, category.0, category.1, name.0, name.1,
+            event.timestamp_us, data.0, data.1,
         );
         self.parts.validate.call(&mut self.store, flat).map_err(|error| broken(&error, &self.store))
     }
 
-    /// Puts a text where the module wants it: its address and its bytes.
-    fn put(&mut self, text: &str) -> Result<(u32, u32), Broken> {
-        let bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
-        let realloc = self.parts.realloc.call(&mut self.store, (0, 0, 1, bytes));
-        let address = realloc.map_err(|error| broken(&error, &self.store))?;
-        let start = address as usize;
-        let place = self.parts.memory.data_mut(&mut self.store).get_mut(start..start.saturating_add(text.len()));
-        let Some(place) = place else {
-            let broken = Broken::output("it allocates outside of its memory");
-            return Err(denied(&self.store).unwrap_or(broken));
-        };
-        place.copy_from_slice(text.as_bytes());
-        if bytes > 0 {
-            let cards = start >> CARD_SHIFT..=(start + text.len() - 1) >> CARD_SHIFT;
-            self.parts.marks.data_mut(&mut self.store)[cards].fill(1);
+    /// Puts texts where the module wants them: the address and the bytes of each.
+    fn put(&mut self, texts: [&str; TEXTS]) -> Result<[(u32, u32); TEXTS], Broken> {
+        let mut bytes = [0; TEXTS];
+        for (bytes, text) in bytes.iter_mut().zip(texts) {
+            *bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
         }
-        Ok((address, bytes))
+        let addresses = self.parts.places.call(&mut self.store, bytes.into());
+        let addresses = <[u32; TEXTS]>::from(addresses.map_err(|error| broken(&error, &self.store))?);
+        let memory = self.parts.memory.data_mut(&mut self.store);
+        for (address, text) in addresses.into_iter().zip(texts) {
+            let start = address as usize;
+            let Some(place) = memory.get_mut(start..start.saturating_add(text.len())) else {
+                let broken = Broken::output("it allocates outside of its memory");
+                return Err(denied(&self.store).unwrap_or(broken));
+            };
+            place.copy_from_slice(text.as_bytes());
+        }
+        let marks = self.parts.marks.data_mut(&mut self.store);
+        for (address, text) in addresses.into_iter().zip(texts).filter(|(_, text)| !text.is_empty()) {
+            let start = address as usize;
+            marks[start >> CARD_SHIFT..=(start + text.len() - 1) >> CARD_SHIFT].fill(1);
+        }
+        Ok(std::array::from_fn(|text| (addresses[text], bytes[text])))
     }
 
     /// Undoes what the last event did. False when that cannot be done, or is not worth it: then this instance ends here.

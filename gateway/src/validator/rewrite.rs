@@ -28,6 +28,9 @@ pub(super) const MARKS_BYTES: usize = 1 << (32 - CARD_SHIFT);
 /// Mutable globals that are set back after each event; compilers make one or two.
 const GLOBALS_MAX: usize = 64;
 
+/// Texts of an event.
+pub(super) const TEXTS: usize = 6;
+
 /// What a module may be made of. All else, threads and a second memory among it, might write past the marks.
 const UNDERSTOOD: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST);
 
@@ -35,7 +38,8 @@ const UNDERSTOOD: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDE
 pub(super) mod exports {
     pub(in super::super) const MEMORY: &str = "memory";
     pub(in super::super) const MARKS: &str = "marks";
-    pub(in super::super) const REALLOC: &str = "realloc";
+    /// Asks the module for places for the texts of an event, one after the other, in one call from outside.
+    pub(in super::super) const PLACES: &str = "places";
     pub(in super::super) const DESCRIBE: &str = "describe";
     pub(in super::super) const DESCRIBED: &str = "described";
     pub(in super::super) const VALIDATE: &str = "validate";
@@ -104,14 +108,22 @@ struct Rewriter {
     body: usize,
     /// The mutable globals.
     globals: Vec<u32>,
-    /// What the rewritten module exports beside its globals and marks.
+    /// What the rewritten module exports beside its globals, its marks and what is added to it.
     exports: Vec<(&'static str, ExportKind, u32)>,
+    /// The function that gives memory.
+    realloc: u32,
 }
 
 impl Rewriter {
     fn survey(module: &[u8], names: &Names<'_>) -> Result<Self, Unfit> {
-        let mut own =
-            Self { params: Vec::new(), functions: Vec::new(), body: 0, globals: Vec::new(), exports: Vec::new() };
+        let mut own = Self {
+            params: Vec::new(),
+            functions: Vec::new(),
+            body: 0,
+            globals: Vec::new(),
+            exports: Vec::new(),
+            realloc: 0,
+        };
         let mut exported = HashMap::new();
         let (mut memories, mut unfit) = (0, None);
         for payload in Parser::new(0).parse_all(module) {
@@ -187,21 +199,23 @@ impl Rewriter {
         exported: &HashMap<&str, (ExternalKind, u32)>,
         names: &Names<'_>,
     ) -> Result<(), Unfit> {
-        let mut choose = |own: &'static str, name: &str, wanted: ExternalKind| match exported.get(name) {
-            Some((kind, index)) if *kind == wanted => {
-                self.exports.push((own, ExportKind::from(*kind), *index));
-                Ok(())
-            }
+        let find = |name: &str, wanted: ExternalKind| match exported.get(name) {
+            Some((kind, index)) if *kind == wanted => Ok(*index),
             _ => Err(Unfit::new(format!("it does not export `{name}` as it should"))),
         };
+        self.realloc = find(names.realloc, ExternalKind::Func)?;
+        let mut choose = |own: &'static str, name: &str, wanted: ExternalKind| {
+            self.exports.push((own, ExportKind::from(wanted), find(name, wanted)?));
+            Ok(())
+        };
         choose(exports::MEMORY, names.memory, ExternalKind::Memory)?;
-        choose(exports::REALLOC, names.realloc, ExternalKind::Func)?;
         choose(exports::DESCRIBE, names.describe, ExternalKind::Func)?;
         choose(exports::VALIDATE, names.validate, ExternalKind::Func)?;
         names.described.map_or(Ok(()), |name| choose(exports::DESCRIBED, name, ExternalKind::Func))
     }
 
-    /// The function that stands for `memory.copy`, added after the module's own; the one for `memory.fill` follows it.
+    /// The function that stands for `memory.copy`, added after the module's own; the one for `memory.fill` follows it,
+    /// and then the one that asks for places.
     fn copy_function(&self) -> u32 {
         u32::try_from(self.functions.len()).expect("the validator bounds them")
     }
@@ -244,6 +258,7 @@ impl Reencode for Rewriter {
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_type_section(self, types, section)?;
         types.ty().function([ValType::I32; 3], []);
+        types.ty().function([ValType::I32; TEXTS], [ValType::I32; TEXTS]);
         Ok(())
     }
 
@@ -254,7 +269,7 @@ impl Reencode for Rewriter {
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_function_section(self, functions, section)?;
         let bulk = u32::try_from(self.params.len()).expect("the validator bounds them");
-        functions.function(bulk).function(bulk);
+        functions.function(bulk).function(bulk).function(bulk + 1);
         Ok(())
     }
 
@@ -284,6 +299,7 @@ impl Reencode for Rewriter {
             section.export(name, *kind, *index);
         }
         section.export(exports::MARKS, ExportKind::Memory, MARKS);
+        section.export(exports::PLACES, ExportKind::Func, self.copy_function() + 2);
         for (place, index) in self.globals.iter().enumerate() {
             section.export(&exports::global(place), ExportKind::Global, *index);
         }
@@ -298,6 +314,7 @@ impl Reencode for Rewriter {
         wasm_encoder::reencode::utils::parse_code_section(self, code, section)?;
         code.function(&bulk(&Instruction::MemoryCopy { src_mem: 0, dst_mem: 0 }));
         code.function(&bulk(&Instruction::MemoryFill(0)));
+        code.function(&places(self.realloc));
         Ok(())
     }
 
@@ -465,5 +482,20 @@ fn bulk(operator: &Instruction<'_>) -> Function {
         instruction.encode(&mut code);
     }
     function.raw(code);
+    function
+}
+
+/// The body of a function that takes the bytes of each text and gives the address of a place for it. A call from outside
+/// costs more than all that `realloc` does.
+fn places(realloc: u32) -> Function {
+    let mut function = Function::new([]);
+    for text in (0..).take(TEXTS) {
+        // No former place, none of its bytes, and no alignment.
+        for operand in [0, 0, 1] {
+            function.instruction(&Instruction::I32Const(operand));
+        }
+        function.instruction(&Instruction::LocalGet(text)).instruction(&Instruction::Call(realloc));
+    }
+    function.instruction(&Instruction::End);
     function
 }

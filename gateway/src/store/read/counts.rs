@@ -195,14 +195,14 @@ impl Store {
                      coalesce(sum(count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
                  from (select event_type_id, outcome, count from counts \
                          where bucket = 'ever' and event_type_id in (select id from page) \
-                     union all select event_type_id, outcome, count from count_deltas \
+                     union all select event_type_id, outcome, count from unfolded_counts \
                          where event_type_id in (select id from page)) figures group by event_type_id), \
              begun as materialized (select id, category from event_types \
                  where category in (select category from page) and category is distinct from $1), \
              totals as (select begun.category, sum(figures.count)::bigint as stored \
                  from begun join (select event_type_id, count from counts \
                          where bucket = 'ever' and outcome = 'stored' and event_type_id in (select id from begun) \
-                     union all select event_type_id, count from count_deltas where outcome = 'stored') figures \
+                     union all select event_type_id, count from unfolded_counts where outcome = 'stored') figures \
                      on figures.event_type_id = begun.id group by begun.category) \
              select page.category, page.name, coalesce(sums.stored, 0) as stored, \
                  coalesce(sums.rejected, 0) as rejected, coalesce(sums.quarantined, 0) as quarantined, \
@@ -270,7 +270,7 @@ fn counts_query(
     query.push_bind(bucket).push(" and start >= ").push_bind(from).push(" and start < ").push_bind(to);
     // Both in the order of the page: so they are merged as far as the page goes, and not read to their ends.
     query.push(" order by 1, 2, 3, 4) union all (select date_trunc(").push_bind(bucket);
-    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from count_deltas where minute >= ");
+    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from unfolded_counts where minute >= ");
     query.push_bind(from).push(" and minute < ").push_bind(to);
     query.push(" order by 1, 2, 3, 4)) figures where true");
     if let Some(after) = after {
