@@ -155,7 +155,7 @@ async fn stalled(gateway: &Gateway) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("a small buffer");
     let mut socket = socket.connect(gateway.address().parse().expect("an address")).await.expect("connected");
-    socket.write_all(b"GET /v1/live HTTP/1.1\r\nhost: eye\r\n\r\n").await.expect("sent");
+    socket.write_all(b"GET /v1/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sent");
     let mut start = [0; 64];
     socket.read_exact(&mut start).await.expect("the beginning");
     assert!(start.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&start));

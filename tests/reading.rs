@@ -639,7 +639,7 @@ async fn hold_counts(gateway: &Gateway, server: &Server, seen: &mut usize, range
     for path in [
         format!("/v1/stats?bucket=day&{range}"),
         format!("/v1/stats?bucket=hour&{range}&category=category%202"),
-        format!("/v1/stats?bucket=hour&{range}&category=category%202&name=name%201&application=local&outcome=stored"),
+        format!("/v1/stats?bucket=hour&{range}&category=category%202&name=name%201&application=machine&outcome=stored"),
         "/v1/categories".to_owned(),
     ] {
         let page = gateway.get(&path).await;
