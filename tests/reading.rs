@@ -659,7 +659,7 @@ async fn hold_counts(gateway: &Gateway, server: &Server, seen: &mut usize, range
 fn hold(path: &str, plan: &str, months_max: usize, rows_max: u64) {
     let mut months = HashSet::new();
     for line in plan.lines().filter(|line| line.contains("rows=") && !line.contains("never executed")) {
-        assert!(!(line.contains("Seq Scan on events_2021") && !line.contains("events_2021_05")), "{path}: {plan}");
+        assert!(!line.contains("Seq Scan on events_2021") || line.contains("events_2021_05"), "{path}: {plan}");
         assert!(!line.contains("on events_2021") || rows(line) <= rows_max, "{path} reads more than a page: {plan}");
         // In an incremental sort only events of one moment and one receipt are sorted; here no two have the same.
         let sorts = line.contains("Sort  (") && !line.contains("Incremental Sort");

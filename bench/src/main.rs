@@ -44,9 +44,9 @@ struct Plan {
 const FULL: Plan = Plan {
     words: "5 repeats",
     repeats: 5,
-    warm_up: Duration::from_millis(1_000),
-    window: Duration::from_millis(5_000),
-    growth_window: Duration::from_millis(4_000),
+    warm_up: Duration::from_millis(500),
+    window: Duration::from_millis(2_500),
+    growth_window: Duration::from_millis(1_500),
     modules: [1, 100, 1_000],
     big_table_rows: 10_000_000,
 };

@@ -251,6 +251,7 @@ impl Settings {
         Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
+    #[expect(clippy::too_many_lines, reason = "it is a table with a line for each setting")]
     fn config(&self) -> Config {
         let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
         Config {

@@ -117,6 +117,9 @@ async fn process(
     })
 }
 
+/// Rows that were handed to the writers, and what will bring their fates.
+type Handed = (Receiver<Vec<Fate>>, Arc<Vec<EventRow>>);
+
 /// The events of one request on their way to their outcomes.
 struct Sending<'a> {
     gateway: &'a Gateway,
@@ -346,7 +349,7 @@ impl<'a> Sending<'a> {
     async fn store(&mut self) -> Result<(), Refusal> {
         let (mut rest, places) = std::mem::take(&mut self.accepted);
         // The rows are kept for what is told of each, and for those that Postgres may refuse.
-        let mut parcels: Vec<(Receiver<Vec<Fate>>, Arc<Vec<EventRow>>)> = Vec::with_capacity(1);
+        let mut parcels: Vec<Handed> = Vec::with_capacity(1);
         let parcel_events_max = self.gateway.config.batch_events_max;
         while !rest.is_empty() {
             let tail = rest.split_off(rest.len().min(parcel_events_max));

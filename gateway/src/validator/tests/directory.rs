@@ -728,14 +728,14 @@ fn a_file_that_is_written_to_in_place_is_told_from_one_that_is_replaced() {
 #[cfg(target_os = "linux")]
 #[test]
 fn events_that_the_system_could_not_keep_are_worth_a_look() {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
 
     use notify::Watcher as _;
 
     let folder = tempfile::tempdir().expect("a directory");
     let files = ["one", "two"].map(|name| folder.path().join(name));
     files.iter().for_each(|file| std::fs::write(file, []).expect("written"));
-    let ((go, wait), (tell, told)) = (channel::<()>(), channel());
+    let ((go, wait), (tell, told)) = (sync_channel::<()>(1), sync_channel(1 << 16));
     let mut blocked = true;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if std::mem::take(&mut blocked) {
