@@ -5,6 +5,10 @@
 -- then one gateway folds what has gathered into counts. A reader adds both up in one statement, and so sees each batch
 -- once.
 
+-- What is counted at the end must be all there is: nothing is written meanwhile. A gateway that does not know of counts
+-- must not go on after this.
+lock table events, dead_letters in share row exclusive mode;
+
 create table count_deltas (
     minute timestamptz not null,
     application_id integer not null,

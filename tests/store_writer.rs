@@ -238,6 +238,12 @@ const HANG: u8 = 3;
 /// Let the commit through and cut the connection before the answer comes back.
 const CUT_AFTER_COMMIT: u8 = 4;
 
+/// Whether these are the rows of a batch and the end of their statement, which is a commit as well.
+fn is_insert(sent: &[u8]) -> bool {
+    let data = "gr\u{fc}n".as_bytes();
+    sent.ends_with(b"S\0\0\0\x04") && sent.windows(data.len()).any(|window| window == data)
+}
+
 /// Stands before the server and breaks the next end of a copy, or the next commit, as told.
 async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -256,9 +262,12 @@ async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) ->
                         read = client.read(&mut up) => {
                             let Ok(length @ 1..) = read else { return };
                             let sent = &up[..length];
-                            let commit = mode.load(Ordering::SeqCst) == CUT_AFTER_COMMIT;
-                            let end: &[u8] = if commit { b"commit\0" } else { b"c\0\0\0\x04" };
-                            let how = if sent.ends_with(end) { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
+                            let meant = if mode.load(Ordering::SeqCst) == CUT_AFTER_COMMIT {
+                                sent.ends_with(b"commit\0") || is_insert(sent)
+                            } else {
+                                sent.ends_with(b"c\0\0\0\x04")
+                            };
+                            let how = if meant { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
                             if how == CUT_BEFORE || server.write_all(sent).await.is_err() { return }
                             if how == CUT_AFTER || how == CUT_AFTER_COMMIT {
                                 // The server's reply tells that it is done; the client never gets it.

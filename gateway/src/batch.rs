@@ -239,13 +239,24 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         room: Option<Arc<Held>>,
     ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
-        self.put(items.into(), room, Some(receipt))?;
+        self.put(items.into(), room, Some(receipt), true)?;
+        Ok(answer)
+    }
+
+    /// Hands in more items of a request of which some were taken: what was begun is not refused for being late.
+    pub fn submit_rest(
+        &self,
+        items: Arc<Vec<T>>,
+        room: Option<Arc<Held>>,
+    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+        let (receipt, answer) = oneshot::channel();
+        self.put(items, room, Some(receipt), false)?;
         Ok(answer)
     }
 
     /// Hands in items for which nobody waits; they are written all the same.
     pub fn submit_unanswered(&self, items: Vec<T>, room: Option<Arc<Held>>) -> Result<(), Refused<T>> {
-        self.put(Arc::new(items), room, None)
+        self.put(Arc::new(items), room, None, false)
     }
 
     fn put(
@@ -253,6 +264,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         items: Arc<Vec<T>>,
         room: Option<Arc<Held>>,
         receipt: Option<oneshot::Sender<Vec<Fate>>>,
+        in_time: bool,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
         let bytes = items.iter().map(Weigh::bytes).sum();
@@ -269,7 +281,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            let slow = receipt.is_some() && queue.is_slow(room.as_deref(), shared.limits.wait, since);
+            let slow = in_time && queue.is_slow(room.as_deref(), shared.limits.wait, since);
             if slow || !queue.make_place(room.as_deref(), shared.limits.parcels_max, since) {
                 shared.figures.parcels_refused.fetch_add(1, Relaxed);
                 return Err(Refused::Full(items));

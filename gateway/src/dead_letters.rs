@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::batch::{Batcher, Fate, Weigh};
+use crate::batch::{Batcher, Fate, Refused, Weigh};
 use crate::event::DeadLetter;
 use crate::response::Refusal;
 use crate::share::{Budget, Held, Share};
@@ -68,18 +68,32 @@ impl DeadLetters {
         room.grow_to(bytes).then_some(room)
     }
 
-    /// Keeps quarantined events; returns after their commit. `room` is that of the request that they came with.
+    /// Keeps quarantined events; returns after their commit. `room` is that of the request that they came with, of which
+    /// events may be `committed` already.
     ///
     /// # Errors
     ///
-    /// [`Refusal::DatabaseAway`], or [`Refusal::Internal`] when Postgres refuses the dead letter.
-    pub async fn keep(&self, mut letters: Vec<DeadLetter>, room: Option<Arc<Held>>) -> Result<(), Refusal> {
+    /// [`Refusal::Overloaded`] and [`Refusal::Draining`] when nothing of the request is committed, else
+    /// [`Refusal::DatabaseAway`]; [`Refusal::Internal`] when Postgres refuses the dead letter.
+    pub async fn keep(
+        &self,
+        mut letters: Vec<DeadLetter>,
+        room: Option<Arc<Held>>,
+        committed: bool,
+    ) -> Result<(), Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
             let rest = letters.split_off(letters.len().min(self.parcel_max));
             let parcel = std::mem::replace(&mut letters, rest);
-            // Other events of the request may be stored by now, so this is not the refusal that says that none is.
-            receipts.push(self.batcher.submit(parcel, room.clone()).map_err(|_| Refusal::DatabaseAway)?);
+            let first = receipts.is_empty();
+            let (parcel, room) = (Arc::new(parcel), room.clone());
+            let receipt =
+                if first { self.batcher.submit(parcel, room) } else { self.batcher.submit_rest(parcel, room) };
+            receipts.push(receipt.map_err(|refused| match refused {
+                _ if committed || !first => Refusal::DatabaseAway,
+                Refused::Full(_) => Refusal::Overloaded,
+                Refused::Closed(_) => Refusal::Draining,
+            })?);
         }
         for receipt in receipts {
             // Without a receipt nobody knows: the rows may be committed.
@@ -149,7 +163,7 @@ mod tests {
         let mut room = Held::none(&in_flight, &share);
         assert!(room.grow_to(40));
         {
-            let mut keep = pin!(letters.keep(vec![letter(), letter()], Some(Arc::new(room))));
+            let mut keep = pin!(letters.keep(vec![letter(), letter()], Some(Arc::new(room)), false));
             assert!(keep.as_mut().now_or_never().is_none(), "their commit is waited for");
             assert_eq!((in_flight.free(), share.waiting()), (60, 2));
         }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,11 +50,13 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
             return Err(refusal);
         }
     };
-    let answer = process(gateway, &application, received.bytes, received.room, format);
+    let handed = AtomicBool::new(false);
+    let answer = process(gateway, &application, received, format, &handed);
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
         Ok(answer) => answer.map(|answer| gateway.unsent.hold_told(application.share(), answer)),
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
-        Err(_) => Err(Refusal::DatabaseAway),
+        Err(_) if handed.load(Relaxed) => Err(Refusal::DatabaseAway),
+        Err(_) => Err(Refusal::Overloaded),
     }
 }
 
@@ -82,10 +85,11 @@ fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
 async fn process(
     gateway: &Gateway,
     application: &Application,
-    body: Bytes,
-    room: Option<Held>,
+    received: body::Received,
     format: Format,
+    handed: &AtomicBool,
 ) -> Result<Response, Refusal> {
+    let body::Received { bytes: body, room } = received;
     let parsed = match envelope::parse(&body, format, &gateway.rules, gateway.clock.now_us()) {
         Ok(parsed) => parsed,
         Err(unreadable) => {
@@ -104,6 +108,8 @@ async fn process(
     drop(body);
     let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
     sending.judge(elements).await?;
+    // From here on something may be stored.
+    handed.store(true, Relaxed);
     sending.store().await?;
     let watched = sending.watched.take();
     let outcomes = sending.bury().await?;
@@ -220,8 +226,6 @@ impl<'a> Sending<'a> {
             Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
             Ok(Verdict::Reject(violations)) => self.reject(place, event, module, violations),
             Err(fault) if fault.retry == Retry::Whole || self.single && fault.retry == Retry::Alone => {
-                // No event of it has an outcome, so none is counted.
-                self.tally.discard();
                 return Err(Refusal::Overloaded);
             }
             Err(fault) => self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail),
@@ -355,7 +359,10 @@ impl<'a> Sending<'a> {
             let tail = rest.split_off(rest.len().min(parcel_events_max));
             let parcel = Arc::new(std::mem::replace(&mut rest, tail));
             let (first, room) = (parcels.is_empty(), self.room.clone());
-            let receipt = self.gateway.events.submit(Arc::clone(&parcel), room).map_err(|refused| match refused {
+            let events = &self.gateway.events;
+            let rows = Arc::clone(&parcel);
+            let receipt = if first { events.submit(rows, room) } else { events.submit_rest(rows, room) };
+            let receipt = receipt.map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
                 _ if !first => Refusal::DatabaseAway,
                 Refused::Full(_) => Refusal::Overloaded,
@@ -409,11 +416,13 @@ impl<'a> Sending<'a> {
             letters.keep_rejected(std::mem::take(&mut self.rejected), self.application.rejected_share());
         }
         if !self.quarantined.0.is_empty() {
-            letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take()).await?;
-            self.tally.kept();
+            let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
+            letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take(), committed).await?;
         }
         let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
-        outcomes.ok_or(Refusal::Internal)
+        let outcomes = outcomes.ok_or(Refusal::Internal)?;
+        self.tally.told();
+        Ok(outcomes)
     }
 }
 

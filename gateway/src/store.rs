@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
@@ -38,9 +38,10 @@ pub use write::{DeadLetterSink, EventSink};
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
 /// longer one would leave a database that is back unseen for longer.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Longest time for the changes of the schema that are missing: that of a large table takes long. A server that hangs
-/// holds up only a gateway that has something to change.
-const MIGRATE_TIME: Duration = Duration::from_secs(900);
+/// Longest time for the changes of the schema that are missing: that of a table of a billion rows takes hours. The server
+/// ends by itself then too, so that nothing of a change that was given up goes on behind its locks. A server that hangs holds
+/// up only a gateway that has something to change.
+const MIGRATE_TIME: Duration = Duration::from_secs(6 * 3_600);
 /// Longest time for making partitions ahead: nearly always they are there, and else each is tried a few times.
 const AHEAD_TIME: Duration = Duration::from_secs(60);
 /// Longest wait for the end of the connections for reading.
@@ -223,6 +224,9 @@ impl Store {
         let options = self.options.clone().application_name("eye migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         if !within(CONNECT_TIME, is_current(&pool)).await? {
+            // The pool is of one connection, so this is the one that migrates.
+            let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
+            within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
             within(MIGRATE_TIME, MIGRATOR.run(&pool)).await?;
         }
         let mut connection = pool.acquire().await?;

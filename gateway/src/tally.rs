@@ -12,7 +12,8 @@ use crate::event::Text;
 pub const OTHER: &str = "other";
 /// Applications that are counted apart. Operators register them, so there are few.
 const APPLICATIONS_MAX: usize = 1_000;
-const QUARANTINED: usize = Ending::Quarantined as usize;
+/// Endings that are final only once the sender is told: a request that is refused as a whole has none.
+const REFUSED: [Ending; 2] = [Ending::Rejected, Ending::Quarantined];
 /// Event types of one request that are held before they are added up.
 const LINES_MAX: usize = 64;
 
@@ -186,7 +187,7 @@ pub struct Tally<'a> {
     last: usize,
     /// Events whose type could not be read.
     untyped: Counts,
-    /// Quarantined events, until their dead letters are committed.
+    /// Events that were not stored, until the request is answered.
     waiting: Vec<Line>,
     /// What was added for event types so far; added for the application at the end.
     sum: Counts,
@@ -200,7 +201,7 @@ struct Line {
 }
 
 impl Tally<'_> {
-    /// Counts one event. Those that are quarantined count only once [`Tally::kept`] says so.
+    /// Counts one event. Those that were not stored count only once [`Tally::told`] says so.
     pub fn count(&mut self, category: &Text, name: &Text, ending: Ending) {
         let is = |line: &Line| line.name == *name && line.category == *category;
         if !self.lines.get(self.last).is_some_and(is) {
@@ -217,19 +218,16 @@ impl Tally<'_> {
         self.untyped[ending as usize] += 1;
     }
 
-    /// The request is refused as a whole: what was counted of it since it was added up last did not end so.
-    pub fn discard(&mut self) {
-        self.lines.clear();
-        self.last = 0;
-        self.untyped = Counts::default();
-        self.waiting.clear();
-    }
-
-    /// The dead letters of the quarantined events are committed.
-    pub fn kept(&mut self) {
+    /// The request is answered, so its sender is told of each event that was not stored how it ended.
+    pub fn told(&mut self) {
         self.add_lines();
         for line in std::mem::take(&mut self.waiting) {
             self.add(&line);
+        }
+        let untyped = std::mem::take(&mut self.untyped);
+        if untyped.iter().any(|count| *count > 0) {
+            self.tallies.other_event_types.add(&untyped);
+            self.sum.iter_mut().zip(untyped).for_each(|(sum, count)| *sum += count);
         }
     }
 
@@ -241,14 +239,16 @@ impl Tally<'_> {
         self.lines.len() - 1
     }
 
-    /// Adds up all lines, but for quarantined events, which wait.
+    /// Adds up all lines, but for what was not stored, which waits.
     fn add_lines(&mut self) {
         for mut line in std::mem::take(&mut self.lines) {
-            let quarantined = std::mem::take(&mut line.counts[QUARANTINED]);
+            let mut refused = Counts::default();
+            for ending in REFUSED {
+                refused[ending as usize] = std::mem::take(&mut line.counts[ending as usize]);
+            }
             self.add(&line);
-            if quarantined > 0 {
-                line.counts = Counts::default();
-                line.counts[QUARANTINED] = quarantined;
+            if refused.iter().any(|count| *count > 0) {
+                line.counts = refused;
                 self.waiting.push(line);
             }
         }
@@ -265,10 +265,6 @@ impl Tally<'_> {
 impl Drop for Tally<'_> {
     fn drop(&mut self) {
         self.add_lines();
-        if self.untyped.iter().any(|count| *count > 0) {
-            self.tallies.other_event_types.add(&self.untyped);
-            self.sum.iter_mut().zip(self.untyped).for_each(|(sum, count)| *sum += count);
-        }
         if self.sum.iter().any(|count| *count > 0) {
             self.tallies.add_application(self.application, &self.sum);
         }
@@ -295,7 +291,7 @@ mod tests {
         tally.count(&page, &view, Ending::Quarantined);
         tally.count_untyped(Ending::Rejected);
         assert!(tallies.by_event_type().is_empty());
-        tally.kept();
+        tally.told();
         drop(tally);
         let types = tallies.by_event_type();
         assert_eq!(types[&key("page", "view")], [3, 0, 0, 1]);
@@ -311,18 +307,19 @@ mod tests {
         tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
         tally.count(&Text::from("a"), &Text::from("c"), Ending::Quarantined);
         tally.count_untyped(Ending::Rejected);
-        tally.discard();
         drop(tally);
         assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
     }
 
     #[test]
-    fn a_quarantined_event_does_not_count_before_its_dead_letter_is_committed() {
+    fn what_is_committed_counts_also_when_its_sender_is_not_told() {
         let tallies = Tallies::new(10);
         let mut tally = tallies.begin("shop");
-        tally.count(&Text::from("a"), &Text::from("b"), Ending::Quarantined);
+        tally.count(&Text::from("a"), &Text::from("b"), Ending::Stored);
+        tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
         drop(tally);
-        assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
+        assert_eq!(tallies.by_event_type()[&key("a", "b")], [1, 0, 0, 0]);
+        assert_eq!(tallies.by_application()["shop"], [1, 0, 0, 0]);
     }
 
     #[test]
@@ -335,7 +332,7 @@ mod tests {
                 tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), ending);
             }
             tally.count(&Text::from(OTHER), &Text::from(OTHER), Ending::Stored);
-            tally.kept();
+            tally.told();
         }
         let types = tallies.by_event_type();
         assert_eq!(types.len(), 101);

@@ -4,6 +4,7 @@
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::read::within;
@@ -77,7 +78,7 @@ impl Counted {
 }
 
 /// What a batch counts: runs of rows that count alike, of which there is one where all events are of one type.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tally(Vec<(Counted, u64)>);
 
 impl Tally {
@@ -88,14 +89,33 @@ impl Tally {
         }
     }
 
-    /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
-    pub(super) fn statement(mut self) -> String {
+    /// What is counted alike stands once.
+    fn add_up(&mut self) {
         self.0.sort_unstable_by_key(|(counted, _)| *counted);
         self.0.dedup_by(|(later, more), (counted, count)| {
             let same = later == counted;
             *count += if same { *more } else { 0 };
             same
         });
+    }
+
+    /// It as columns, a row for each event type.
+    pub(super) fn columns(mut self) -> Columns {
+        self.add_up();
+        let mut columns = Columns::default();
+        for (Counted { delta, event_type }, count) in self.0 {
+            columns.minutes.push(DateTime::from_timestamp_secs(delta.minute_seconds).expect("a minute of receipt"));
+            columns.applications.push(delta.application);
+            columns.outcomes.push(delta.ended.as_str());
+            columns.event_types.push(event_type);
+            columns.counts.push(i64::try_from(count).expect("a batch is bounded"));
+        }
+        columns
+    }
+
+    /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
+    pub(super) fn statement(mut self) -> String {
+        self.add_up();
         let mut text = String::new();
         for rows in self.0.chunk_by(|(one, _), (next, _)| one.delta == next.delta) {
             text.push_str(if text.is_empty() {
@@ -118,6 +138,16 @@ impl Tally {
         }
         text
     }
+}
+
+/// Counts as columns of a table.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    pub(super) minutes: Vec<DateTime<Utc>>,
+    pub(super) applications: Vec<i32>,
+    pub(super) outcomes: Vec<&'static str>,
+    pub(super) event_types: Vec<i32>,
+    pub(super) counts: Vec<i64>,
 }
 
 /// Numbers with commas between them.

@@ -46,6 +46,12 @@ pub struct LetterCursor {
     pub id: Uuid,
 }
 
+impl LetterCursor {
+    fn key(self) -> (DateTime<Utc>, Uuid) {
+        (self.received_at, self.id)
+    }
+}
+
 /// A dead letter without its raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct StoredLetter {
@@ -263,7 +269,13 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Reads on by a stretch, and says whether there may be more.
+    ///
+    /// Where the stretch ends is asked by a statement of its own, which may see more or fewer letters. So the end is asked
+    /// first where letters leave the walk meanwhile, or some would be passed by unseen; and where letters come before those
+    /// that were read, the last one that was read counts, or it would be read twice.
     async fn step(&mut self, reading: &mut Reading) -> Result<bool, Error> {
+        let left = self.order == Order::LeftToRedrive;
+        let sooner = if left { self.stretch_end(reading).await? } else { None };
         let mut query = QueryBuilder::new("");
         push_words(&mut query, |query| {
             query.push(format!("select {COLUMNS} from ("));
@@ -277,15 +289,25 @@ impl Walk<'_> {
         if self.page.full() {
             return Ok(true);
         }
+        let end = if left { sooner } else { self.stretch_end(reading).await? };
+        let Some(end) = end else { return Ok(false) };
+        let read = self.page.rows.last().map(StoredLetter::cursor);
+        let further = |one: LetterCursor, other: LetterCursor| {
+            if left { one.key() > other.key() } else { one.key() < other.key() }
+        };
+        self.page.after = Some(read.filter(|read| further(*read, end)).unwrap_or(end));
+        Ok(true)
+    }
+
+    /// Where the next stretch ends; nothing when there are not as many letters.
+    async fn stretch_end(&self, reading: &mut Reading) -> Result<Option<LetterCursor>, Error> {
         let mut query = QueryBuilder::new("select received_at, id from (");
         self.push_stretch(&mut query, "received_at, id");
         query.push(format!(") stretch offset {}", STRETCH_MAX - 1));
         let query = query.build_query_as::<(DateTime<Utc>, Uuid)>().persistent(false);
         let (until, time) = reading.limits();
         let last = within(until, time, query.fetch_optional(reading.connection())).await?;
-        let Some((received_at, id)) = last else { return Ok(false) };
-        self.page.after = Some(LetterCursor { received_at, id });
-        Ok(true)
+        Ok(last.map(|(received_at, id)| LetterCursor { received_at, id }))
     }
 
     fn by(&self, of: &str) -> String {

@@ -18,6 +18,8 @@ const LOCK_MS: u64 = 30;
 const LOCKED_MS: u64 = 80;
 /// Longest time of what is prepared before, while nobody waits, for a server that does not get to work.
 const PREPARED_MS: u64 = 2_000;
+/// The same for a writer, whose batch waits for it.
+const ON_DEMAND_MS: u64 = 200;
 /// What is moved out of a default partition at once; writers wait meanwhile.
 const MOVED_ROWS_MAX: u64 = 2_000;
 const MOVED_BYTES_MAX: u64 = 4 << 20;
@@ -253,9 +255,10 @@ pub(super) async fn changed(
 ) -> Result<Option<String>, sqlx::Error> {
     // In one message, which is one transaction: the locks never wait for this program, nor for the disk at the end. A
     // crash may undo the change, and then nothing that came after it is there either.
+    let prepared_ms = if tries == 1 { ON_DEMAND_MS } else { PREPARED_MS };
     let script = format!(
         "set local synchronous_commit = off; set local lock_timeout = {LOCK_MS}; \
-         set local statement_timeout = {PREPARED_MS}; {prepare}; set local statement_timeout = {LOCKED_MS}; {change}"
+         set local statement_timeout = {prepared_ms}; {prepare}; set local statement_timeout = {LOCKED_MS}; {change}"
     );
     for left in (0..tries).rev() {
         match sqlx::raw_sql(AssertSqlSafe(script.clone())).fetch_all(&mut *connection).await {
@@ -345,7 +348,11 @@ impl OnDemand {
                     count += 1;
                 }
                 Making::There => self.settle(month, THERE_TIME),
-                Making::Busy => self.settle(month, BUSY_TIME),
+                Making::Busy => {
+                    self.settle(month, BUSY_TIME);
+                    // The batch has waited for long enough.
+                    break;
+                }
                 Making::Crowded => {}
             }
         }

@@ -1,6 +1,8 @@
 //! Writing: one batch is one transaction, and a batch that is tried again is never there twice.
 //!
-//! The straight path is `copy` into the table itself. When a row is there already, `copy` can only fail, so the batch
+//! The straight path is `copy` into the table itself, or, for few events, one `insert` that counts them as well: it costs
+//! the server more for a row and less for a batch, since it is one round trip instead of four (BENCHMARKS.md has what was
+//! measured). When a row is there already, either can only fail, so the batch
 //! goes the conflict path: `copy` into a temporary table, then `insert ... on conflict do nothing`, which tells the new
 //! rows from those that were there. What the batch counts (see `counts.rs`) is part of the same transaction: sent along
 //! with `begin` on the straight path, where it is known before, and with `commit` on the conflict path.
@@ -14,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -30,6 +33,8 @@ use crate::verdict::Digest;
 
 /// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
 const CHUNK_BYTES: usize = 128 * 1024;
+/// Batches of more rows are cheaper by `copy`.
+const INSERT_ROWS_MAX: usize = 64;
 /// A buffer that one large row has blown up beyond this is given back.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
@@ -84,6 +89,13 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
+    /// The statement that writes a few rows and what they count, if the table has one.
+    fn insert<'a>(
+        items: &[&'a Self::Item],
+        rows: &[usize],
+        ids: &[Ids],
+        tally: Tally,
+    ) -> Option<Query<'a, Postgres, PgArguments>>;
     /// When the event occurred and when it was received, if its month may have no partition yet.
     fn times(item: &Self::Item) -> Option<(i64, i64)>;
     /// Whether to find the row there counts as a duplicate.
@@ -91,6 +103,21 @@ pub(super) trait Table: Send + 'static {
     /// As what the row counts, once it is written.
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
+
+/// Columns as arrays, of the events first and then of their counts.
+const INSERT_EVENTS: &str = concat!(
+    "with counted as (insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
+         select minute, application_id, outcome, array_agg(event_type_id), array_agg(count) \
+         from unnest($9::timestamptz[], $10::integer[], $11::text[], $12::integer[], $13::bigint[]) \
+             counts (minute, application_id, outcome, event_type_id, count) group by minute, application_id, outcome) \
+     insert into events (",
+    event_columns!(),
+    ") select session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data::jsonb \
+     from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::timestamptz[], $5::integer[], $6::integer[], \
+         $7::integer[], $8::text[]) rows (",
+    event_columns!(),
+    ")"
+);
 
 /// The table `events`.
 pub(super) enum Events {}
@@ -134,6 +161,35 @@ impl Table for Events {
 
     fn encode(item: &EventRow, ids: Ids, out: &mut Vec<u8>) {
         copy::event(item, ids, out);
+    }
+
+    fn insert<'a>(
+        items: &[&'a EventRow],
+        rows: &[usize],
+        ids: &[Ids],
+        tally: Tally,
+    ) -> Option<Query<'a, Postgres, PgArguments>> {
+        let events = || rows.iter().map(|&index| items[index]);
+        let ids = || rows.iter().map(|&index| ids[index]);
+        let time = |us| DateTime::from_timestamp_micros(us).expect("a time that was read, or is now");
+        let counts = tally.columns();
+        let query = sqlx::query(INSERT_EVENTS)
+            .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
+            .bind(events().map(|event| time(event.timestamp_us)).collect::<Vec<_>>())
+            .bind(events().map(|event| event.id).collect::<Vec<_>>())
+            .bind(events().map(|event| time(event.received_at_us)).collect::<Vec<_>>())
+            .bind(ids().map(|ids| ids.event_type).collect::<Vec<_>>())
+            .bind(events().map(|event| event.application_id).collect::<Vec<_>>())
+            .bind(ids().map(|ids| ids.module).collect::<Vec<_>>())
+            .bind(events().map(|event| &*event.data).collect::<Vec<&str>>());
+        Some(
+            query
+                .bind(counts.minutes)
+                .bind(counts.applications)
+                .bind(counts.outcomes)
+                .bind(counts.event_types)
+                .bind(counts.counts),
+        )
     }
 
     fn times(item: &EventRow) -> Option<(i64, i64)> {
@@ -186,6 +242,10 @@ impl Table for DeadLetters {
 
     fn encode(item: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
         copy::dead_letter(item, ids, out);
+    }
+
+    fn insert<'a>(_: &[&'a DeadLetter], _: &[usize], _: &[Ids], _: Tally) -> Option<Query<'a, Postgres, PgArguments>> {
+        None
     }
 
     // Their months are made ahead.
@@ -376,7 +436,7 @@ impl<T: Table> Writer<T> {
         self.months.cover(&mut link.connection, items.iter().filter_map(|item| T::times(item))).await?;
         let order = order::<T>(items);
         if !repeat && self.wary == 0 {
-            match self.copy_straight(&mut link.connection, items, &order, &ids).await {
+            match self.write_straight(&mut link.connection, items, &order, &ids).await {
                 Ok(()) => return Ok(order.fates),
                 Err(cause) if class(&cause) == Class::Lost => return Err(cause),
                 Err(cause) => {
@@ -401,8 +461,8 @@ impl<T: Table> Writer<T> {
         }
     }
 
-    /// The straight path, from `begin` through `commit`.
-    async fn copy_straight(
+    /// The straight path, up to its commit.
+    async fn write_straight(
         &mut self,
         connection: &mut PgConnection,
         items: &[&T::Item],
@@ -417,6 +477,13 @@ impl<T: Table> Writer<T> {
             } else if T::duplicate_counts(items[index]) {
                 tally.add(counted.as_duplicate());
             }
+        }
+        if order.rows.len() <= INSERT_ROWS_MAX
+            && let Some(insert) = T::insert(items, &order.rows, ids, tally.clone())
+        {
+            self.uncertain = true;
+            insert.execute(connection).await?;
+            return Ok(());
         }
         connection.execute(AssertSqlSafe(format!("begin; {}", tally.statement()))).await?;
         self.copy(connection, T::COPY, items, &order.rows, ids).await?;

@@ -308,12 +308,18 @@ impl Walk {
         let query = query.build_query_as::<(DateTime<Utc>, DateTime<Utc>, Uuid)>().persistent(false);
         let last = within(until, limit, query.fetch_optional(reading.connection())).await?;
         let Some((timestamp, received_at, id)) = last else { return Ok(Progress::Done) };
-        self.after = Some(Position {
-            timestamp_us: timestamp.timestamp_micros(),
-            received_at_us: received_at.timestamp_micros(),
-            id,
-        });
+        let (timestamp_us, received_at_us) = (timestamp.timestamp_micros(), received_at.timestamp_micros());
+        let end = Position { timestamp_us, received_at_us, id };
+        // Events that came between the two statements end the stretch sooner. What was read beyond is not read again.
+        let read = self.rows.last().map(StoredEvent::position).filter(|read| self.is_beyond(read, &end));
+        self.after = Some(read.unwrap_or(end));
         Ok(Progress::More)
+    }
+
+    /// Whether the walk comes to `one` later than to `other`.
+    fn is_beyond(&self, one: &Position, other: &Position) -> bool {
+        let key = |position: &Position| (position.timestamp_us, position.received_at_us, position.id);
+        if self.descending { key(one) < key(other) } else { key(one) > key(other) }
     }
 
     /// The statement that gives the next rows of a window.
