@@ -74,12 +74,12 @@ impl Proxy {
         format!("postgres://postgres@{}/postgres?sslmode=disable", self.address)
     }
 
-    /// Breaks the next `copy`.
+    /// Breaks the next batch.
     pub(crate) fn arm(&self, fault: Fault) {
         *self.plan.armed.lock().expect("the plan") = Some(fault);
     }
 
-    /// Whether the fault has not met a `copy` yet. A fault that has not is taken back.
+    /// Whether the fault has not met a batch yet. A fault that has not is taken back.
     pub(crate) fn disarm(&self) -> bool {
         self.plan.armed.lock().expect("the plan").take().is_some()
     }
@@ -117,7 +117,7 @@ impl Proxy {
                 let (read, write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let frozen = plan.frozen.lock().expect("the plan").subscribe();
-                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None) };
+                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None), insert: Mutex::default() };
                 connections.spawn(way.run((read, write), (server_read, server_write)));
             }
         });
@@ -130,6 +130,12 @@ struct Way {
     frozen: watch::Receiver<bool>,
     /// The fault that this connection has taken.
     fault: Mutex<Option<Fault>>,
+    /// The name that the statement for a few events has on this connection.
+    insert: Mutex<Option<Vec<u8>>>,
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
 /// How a direction ended.
@@ -194,10 +200,21 @@ impl Way {
 
     /// Takes the fault that is armed if a batch begins here, and gives the place where it does.
     fn take_fault(&self, bytes: &[u8]) -> usize {
-        let Some(start) = bytes.windows(5).position(|window| window == b"copy ") else { return 0 };
+        let Some(start) = find(bytes, b"copy ").or_else(|| self.few(bytes)) else { return 0 };
         let Some(fault) = self.plan.armed.lock().expect("the plan").take() else { return 0 };
         *self.fault.lock().expect("the fault") = Some(fault);
         start
+    }
+
+    /// Where the rows of a batch of a few events begin.
+    fn few(&self, bytes: &[u8]) -> Option<usize> {
+        let mut name = self.insert.lock().expect("the name");
+        if let Some(query) = find(bytes, b"with counted as (insert") {
+            let start = bytes[..query].windows(7).rposition(|window| window == b"sqlx_s_")?;
+            *name = Some([b"\0", &bytes[start..query]].concat());
+        }
+        // A kind, a length of four bytes, and a portal without a name stand before it.
+        Some(find(bytes, name.as_deref()?)?.saturating_sub(5))
     }
 
     /// How many of the next `length` bytes pass before the fault, if it comes among them.
