@@ -23,7 +23,7 @@ const PLAN_LINES: usize = 6;
 const PREPARE: &str = "
     select make_partitions('2026-07-15', '2026-09-15');
     insert into applications (name, networks, known_by, scopes)
-        values ('local', '{127.0.0.0/8}', 'network', '{ingest, read, admin}'), ('shop', '{}', 'token', '{ingest}');
+        values ('machine', '{127.0.0.0/8}', 'network', '{ingest, read, admin}'), ('shop', '{}', 'token', '{ingest}');
     insert into event_types (category, name) select 'category ' || c, 'name ' || n
         from generate_series(0, 3) c, generate_series(0, 2) n;";
 
