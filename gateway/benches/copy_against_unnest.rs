@@ -1,4 +1,4 @@
-//! The store's way into `events`, binary `copy`, against the way that lost: `insert .. select from unnest .. on
+//! The store's way into `events` for large batches, binary `copy`, against `insert .. select from unnest .. on
 //! conflict do nothing`. Both write the same rows into the same durable Postgres, in turn; each is measured in rows a
 //! second and in the processor time of its server process. `cargo bench -p eye --bench copy_against_unnest`
 
