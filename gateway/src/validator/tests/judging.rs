@@ -236,6 +236,37 @@ async fn who_waits_for_a_module_that_is_taken_off_the_path_is_not_put_to_it() {
 }
 
 #[tokio::test]
+async fn a_machine_without_room_does_not_weigh_against_a_module() {
+    // It gets a new instance for each event.
+    let fills = "(table.set $t (i32.const 0) (ref.func $f)) (i32.const 2048)";
+    let more = "(table $t 1 funcref) (func $f) (elem declare func $f)";
+    let house = house_of(&Guest { validate: fills, more, ..Guest::default() }.core()).await;
+    let sandbox = &house.validators.0.sandbox;
+    let empty = wat::parse_str("(component (core module $m) (core instance (instantiate $m)))").expect("text");
+    let empty = wasmtime::component::Component::from_binary(&sandbox.engine, &empty).expect("a component");
+    let empty = wasmtime::component::Linker::new(&sandbox.engine).instantiate_pre(&empty).expect("no imports");
+    let mut held = Vec::new();
+    loop {
+        let mut store = sandbox.store(&Limits::default());
+        if empty.instantiate(&mut store).is_err() {
+            break;
+        }
+        held.push(store);
+        assert!(held.len() < 10_000, "instances have a bound");
+    }
+    // Twenty faults would take it off the path.
+    for _ in 0..100 {
+        let Err(fault) = house.judge(T, "{}").await.outcome else { panic!("there was room") };
+        assert_eq!((fault.code, fault.retry), (FaultCode::Busy, Retry::Alone), "{fault:?}");
+    }
+    let report = house.report("page/view").expect("there");
+    assert_eq!((report.standing, report.counts.faulted["busy"]), (Some(Standing::Healthy), 100));
+    assert_eq!(report.judging, None, "none was called");
+    drop(held);
+    assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
+}
+
+#[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
 async fn the_first_event_of_a_module_with_a_long_deadline_does_not_hold_a_request_thread() {
     let house = House::with(&[
