@@ -40,10 +40,23 @@ impl Signature {
     }
 }
 
-/// Opens a file, and nothing else: opening a pipe would wait for somebody who writes to it.
+/// Opens a file, and nothing else: opening a device may do something, and opening a pipe waits for somebody who writes to
+/// it.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_file() { File::open(path) } else { Err(io::Error::other(NO_FILE)) }
+    if fs::metadata(path)?.is_file() { open_unwaiting(path) } else { Err(io::Error::other(NO_FILE)) }
+}
+
+/// Opens a file without waiting, whatever took its place since it was looked at.
+pub(super) fn open_unwaiting(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NO_FILE)) }
 }
 
 /// What is told of a name that leads to something else than a file.

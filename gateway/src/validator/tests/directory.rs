@@ -1,6 +1,6 @@
 //! What people and machines do to a modules directory.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use super::guests::{ACCEPT, Guest, REJECT, judges};
 use super::*;
@@ -605,6 +605,24 @@ async fn a_pipe_in_the_place_of_a_file_stops_nothing() {
         house.put(&format!("c/{number}.wasm"), &bytes);
         house.until(&format!("c/{number}"), |report| serves(report, &bytes)).await;
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_takes_the_place_of_a_file_just_before_it_is_opened_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo").success());
+    let (tell, told) = sync_channel(1);
+    std::thread::spawn(move || tell.send(directory::open_unwaiting(&path).map_err(|error| error.to_string())));
+    let opened = told.recv_timeout(PATIENCE).expect("nobody ever writes to it");
+    assert_eq!(opened.expect_err("it is no file"), "it is no regular file");
+    let path = folder.path().join("file");
+    std::fs::write(&path, b"content").expect("written");
+    let mut text = String::new();
+    directory::open_unwaiting(&path).expect("a file").read_to_string(&mut text).expect("read");
+    assert_eq!(text, "content");
 }
 
 #[tokio::test]
