@@ -3,6 +3,7 @@
 //! digest is the truth: a file that cannot be taken is only refused once its content has rested for the settle time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
@@ -15,7 +16,7 @@ use super::component::Program;
 use super::directory::{self, Directory, Found, Scan};
 use super::history::{Version, wall_time};
 use super::module::Module;
-use super::registry::Registry;
+use super::registry::{Place, Registry, Untried};
 use super::report::{Board, LoadError, Posted};
 use super::settings::{Given, Settings};
 use super::slot::Slot;
@@ -35,6 +36,13 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// The least time between two scans, however many hints come.
 const SCAN_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest time between two scans while something could not be read since the start; the first is a heartbeat, and
+/// each is twice the one before.
+const UNREAD_PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// What is told of what could not be read since the start.
+const HELD: &str = "until it was read once, its events are not judged: an event alone is answered 503";
 
 /// Bytes of a settings file.
 const SETTINGS_BYTES_MAX: u64 = 64 << 10;
@@ -110,8 +118,14 @@ pub(super) struct Life {
     restless_at: Instant,
     /// How many lives of slots began.
     generations: u64,
-    /// The first scan happened, and these of its slots have not been tried yet.
-    first: Option<BTreeSet<Slot>>,
+    /// The root was read once, or is not there: it is known which files there are.
+    begun: bool,
+    /// Slots whose file was never tried, though it was there from the start.
+    untried: BTreeMap<Slot, Untried>,
+    /// Folders that could not be read since the start, each with its category.
+    unread: BTreeMap<PathBuf, String>,
+    /// How soon to scan again while something could not be read since the start.
+    unread_pause: Duration,
     /// Something was activated or unloaded and is not in the registry yet.
     changed: bool,
     /// Slots of which something is to be told once the registry has it: what is told to serve serves.
@@ -131,7 +145,10 @@ impl Life {
             scan_pause: SCAN_PAUSE,
             restless_at: Instant::now(),
             generations: 0,
-            first: None,
+            begun: false,
+            untried: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            unread_pause: HEARTBEAT,
             changed: false,
             due: BTreeSet::new(),
         }
@@ -140,7 +157,6 @@ impl Life {
     /// Lives until it is told to stop.
     pub(super) fn run(mut self) {
         self.scan();
-        self.first = Some(self.entries.keys().cloned().collect());
         loop {
             self.publish();
             self.dispatch();
@@ -221,17 +237,65 @@ impl Life {
             // goes on serving.
             Err(error) => {
                 self.entries.values_mut().for_each(|entry| entry.missing_since = None);
-                self.parts.board.directory_error(Some(format!("{}: {error}", self.parts.directory.root.display())))
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.begin(BTreeMap::new());
+                }
+                let mut told = format!("{}: {error}", self.parts.directory.root.display());
+                if !self.begun {
+                    told = format!("{told}; {HELD}");
+                }
+                self.parts.board.directory_error(Some(told));
             }
         }
         self.scan_pause = SCAN_PAUSE.max(began.elapsed() * 2);
         self.scanned_at = Instant::now();
-        self.scan_at = self.scanned_at + self.parts.rescan;
+        self.scan_at = self.scanned_at + self.next_scan_after();
+    }
+
+    /// How long after a scan the next one is due, whatever happens.
+    fn next_scan_after(&mut self) -> Duration {
+        if self.begun && self.unread.is_empty() {
+            self.unread_pause = HEARTBEAT;
+            return self.parts.rescan;
+        }
+        let pause = self.unread_pause;
+        self.unread_pause = (pause * 2).min(UNREAD_PAUSE_MAX);
+        pause.min(self.parts.rescan)
+    }
+
+    /// From the first scan that shows which files there are, only what is not known of these is waited for. A folder
+    /// that comes later and cannot be read takes nothing from those who judge its category.
+    fn begin(&mut self, unread: BTreeMap<PathBuf, String>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.untried.extend(self.entries.keys().map(|slot| (slot.clone(), Untried::Waiting)));
+            self.unread = unread;
+            self.changed = true;
+        }
+    }
+
+    /// Lets go of folders that can be read now, or are gone. What is in them is still to be tried.
+    fn let_go_of_read(&mut self, scan: &Scan) {
+        let read: BTreeMap<_, _> = self.unread.extract_if(.., |folder, _| !scan.unread.contains_key(folder)).collect();
+        if read.is_empty() {
+            return;
+        }
+        self.changed = true;
+        for (slot, found) in &scan.modules {
+            if read.keys().any(|folder| found.file.starts_with(folder)) && !self.entries.contains_key(slot) {
+                self.untried.insert(slot.clone(), Untried::Waiting);
+            }
+        }
     }
 
     fn compare(&mut self, scan: Scan, now: Instant) {
         self.parts.board.directory_error(None);
-        let Scan { modules, strays } = scan;
+        self.let_go_of_read(&scan);
+        let Scan { modules, mut strays, unread } = scan;
+        for (folder, why) in &mut strays {
+            if self.unread.contains_key(folder) || !self.begun && unread.contains_key(folder) {
+                *why = format!("{why}; {HELD}");
+            }
+        }
         let mut restless = self.note_strays(strays);
         for (slot, found) in &modules {
             restless |= self.see(slot, found);
@@ -252,6 +316,7 @@ impl Life {
         for slot in gone {
             self.unload(slot);
         }
+        self.begin(unread);
     }
 
     /// Takes note of what serves nothing. True when that is something else than before.
@@ -270,9 +335,7 @@ impl Life {
     fn unload(&mut self, slot: Slot) {
         self.entries.remove(&slot);
         self.queue.retain(|waiting| *waiting != slot);
-        if let Some(waiting) = &mut self.first {
-            waiting.remove(&slot);
-        }
+        self.untried.remove(&slot);
         self.changed = true;
         self.due.insert(slot);
     }
@@ -340,10 +403,8 @@ impl Life {
         let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.generation == generation) else {
             return;
         };
-        if let Some(waiting) = &mut self.first {
-            waiting.remove(&slot);
-        }
         let now = Instant::now();
+        let unreadable = matches!(outcome, Outcome::Unreadable(_));
         entry.loading = false;
         if let Some(versions) = versions {
             entry.versions = versions;
@@ -381,14 +442,26 @@ impl Life {
         if std::mem::take(&mut entry.again) {
             enqueue(&mut self.queue, &slot, entry);
         }
+        if let Some(untried) = self.untried.get_mut(&slot) {
+            if unreadable {
+                self.changed |= std::mem::replace(untried, Untried::Unreadable) != Untried::Unreadable;
+            } else {
+                self.untried.remove(&slot);
+                self.changed = true;
+            }
+        }
         self.due.insert(slot);
     }
 
     /// Lets what was taken serve, and then tells of it.
     fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
+            let untried = self.untried.iter().map(|(slot, why)| (slot.clone(), Place::Held(*why)));
             let serving = self.entries.values().filter_map(|entry| entry.serving.as_ref());
-            self.parts.registry.replace(serving.map(|(module, _)| module));
+            let serving = serving.map(|(module, _)| (module.slot.clone(), Place::Taken(Arc::clone(module))));
+            let unread = self.unread.values();
+            let unread = unread.map(|category| (Slot::Category(category.clone()), Place::Held(Untried::Unreadable)));
+            self.parts.registry.replace(untried.chain(serving).chain(unread));
         }
         for slot in std::mem::take(&mut self.due) {
             let Some(entry) = self.entries.get_mut(&slot) else {
@@ -399,8 +472,7 @@ impl Life {
             entry.tell_taken(&slot);
             self.parts.board.post(&slot, entry.posted());
         }
-        if self.first.take_if(|waiting| waiting.is_empty()).is_some() {
-            self.parts.registry.complete();
+        if self.begun && !self.untried.values().any(|why| *why == Untried::Waiting) {
             self.parts.board.scanned();
         }
         self.parts.board.tell();

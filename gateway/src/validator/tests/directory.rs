@@ -114,6 +114,123 @@ async fn a_directory_that_is_missing_appears_is_replaced_and_vanishes() {
     assert_eq!(house.judge(("page", "view"), "{}").await.digest, Some(Digest::of(&second)));
 }
 
+/// What is said of an event whose module is not known.
+fn is_held(judgement: &Judgement, retry: Retry) -> bool {
+    let held = judgement.outcome.as_ref().is_err_and(|fault| (fault.code, fault.retry) == (FaultCode::Busy, retry));
+    held && judgement.digest.is_none()
+}
+
+/// A link that leads to itself: there is something, and nobody can read it.
+#[cfg(unix)]
+fn link_to_itself(path: &Path) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    std::os::unix::fs::symlink(path.file_name().expect("a name"), path).expect("linked");
+}
+
+#[tokio::test]
+async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
+    let root = tempfile::tempdir().expect("a directory for the test");
+    let modules = root.path().join("modules");
+    std::fs::write(&modules, b"no directory").expect("written");
+    let validators = Validators::start(options(root.path())).expect("the engine starts");
+    let house = House { validators, root };
+    house.wait(|| house.validators.problems().pop(), "the directory is told").await;
+    let mut changes = house.validators.changes();
+    // It is looked at again and again, and stays unknown.
+    for _ in 0..3 {
+        changes.changed().await.expect("validators run");
+        assert!(!house.validators.scanned());
+        assert!(is_held(&house.judge(("a", "b"), "{}").await, Retry::Whole));
+    }
+    let problem = house.validators.problems().remove(0);
+    assert!(problem.file == "." && problem.why.contains("answered 503"), "{problem:?}");
+    let bytes = judges(REJECT);
+    std::fs::remove_file(&modules).expect("there");
+    put(&house.root.path().join("next"), "a/b.wasm", &bytes);
+    std::fs::rename(house.root.path().join("next"), &modules).expect("moved");
+    let began = std::time::Instant::now();
+    house.validators.wait_scanned().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
+    assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&bytes)));
+    assert_eq!(house.judge(("a", "other"), "{}").await.outcome, Ok(Verdict::Accept));
+    assert_eq!(house.validators.problems(), []);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_at_the_start_holds_its_own_category_and_nothing_else() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::start(&[("_.wasm", &any), ("a/b.wasm", &own)], |options| {
+        link_to_itself(&options.modules_dir.join("page"));
+    })
+    .await;
+    assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&own)));
+    assert_eq!(house.judge(("x", "y"), "{}").await.digest, Some(Digest::of(&any)));
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    let problem = house.validators.problems().remove(0);
+    assert!(problem.file == "page" && problem.why.contains("cannot be read"), "{problem:?}");
+    assert!(problem.why.contains("answered 503"), "{problem:?}");
+
+    put(house.root.path(), "page/view.wasm", &own);
+    // In one step, since a folder that is gone holds nothing.
+    std::os::unix::fs::symlink(house.root.path().join("page"), house.modules().join(".next")).expect("linked");
+    std::fs::rename(house.modules().join(".next"), house.modules().join("page")).expect("swapped");
+    let judged = async {
+        loop {
+            let judgement = house.judge(("page", "view"), "{}").await;
+            if judgement.outcome.is_ok() {
+                // Not by the one for everything, in no moment.
+                break assert_eq!(judgement.digest, Some(Digest::of(&own)));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, judged).await.expect("it is read");
+    assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
+    assert_eq!(house.validators.problems(), []);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_any_more_keeps_its_modules_and_a_new_one_takes_nothing() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("_.wasm", &any), ("page/view.wasm", &own), ("z/z.wasm", &own)]).await;
+    std::fs::rename(house.modules().join("page"), house.root.path().join("page")).expect("moved");
+    link_to_itself(&house.modules().join("page"));
+    link_to_itself(&house.modules().join("new"));
+    house.wait(|| (house.validators.problems().len() == 2).then_some(()), "both are told").await;
+    // What is missing would be gone with this one.
+    house.remove("z/z.wasm");
+    house.until_gone("z/z").await;
+    assert_eq!(house.judge(("page", "view"), "{}").await.digest, Some(Digest::of(&own)));
+    for event_type in [("page", "other"), ("new", "one")] {
+        assert_eq!(house.judge(event_type, "{}").await.digest, Some(Digest::of(&any)), "{event_type:?}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_cannot_be_read_holds_its_events_from_the_start_and_serves_on_later() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::start(&[("page/_.wasm", &any), ("page/view.toml", b"deadline_ms = 7")], |options| {
+        link_to_itself(&options.modules_dir.join("page/view.wasm"));
+    })
+    .await;
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
+    let report = house.report("page/view").expect("it is told");
+    assert_eq!((report.state, report.digest), (State::Refused, None));
+    house.put("page/view.wasm", &own);
+    house.until("page/view", |report| serves(report, &own)).await;
+
+    for file in ["page/view.wasm", "page/view.toml"] {
+        house.remove(file);
+        link_to_itself(&house.modules().join(file));
+    }
+    let report = house.until("page/view", |report| refused(report) && report.settings_error.is_some()).await;
+    assert!(serves(&report, &own) && report.limits.deadline_ms == 7, "{report:?}");
+}
+
 #[tokio::test]
 async fn folders_appear_and_vanish() {
     let house = House::with(&[]).await;
