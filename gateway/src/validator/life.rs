@@ -44,6 +44,13 @@ const UNREAD_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// What is told of what could not be read since the start.
 const HELD: &str = "until it was read once, its events are not judged: an event alone is answered 503";
 
+/// Looks into a file of the start before its events are judged without it. One that always runs out of time must not keep
+/// the gateway from being ready.
+const LOOKS_MAX: u32 = 3;
+
+/// How soon a file is tried again that only ran out of time or room. Each pause is twice the one before, up to a rescan.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
 /// Bytes of a settings file.
 const SETTINGS_BYTES_MAX: u64 = 64 << 10;
 
@@ -69,6 +76,12 @@ struct Entry {
     refusal: Option<(State, Refusal)>,
     /// When to look into the file again, whatever the directory says.
     look_at: Option<Instant>,
+    /// How often it was looked into since it could be read.
+    looks: u32,
+    /// How often this content was tried again.
+    retries: u32,
+    /// When the next try is, for people.
+    retry_at: Option<DateTime<Utc>>,
     /// Waits in the queue or is with a worker.
     loading: bool,
     /// The file changed while it was with a worker.
@@ -379,6 +392,7 @@ impl Life {
                 continue;
             };
             let anew = entry.anew;
+            entry.looks = entry.looks.saturating_add(1);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
@@ -387,9 +401,11 @@ impl Life {
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 serving: entry.serving.as_ref().map(|(module, _)| module.digest),
                 falls_back: entry.serving.is_none() && (anew || !entry.forsaken),
+                is_patient: self.untried.contains_key(&slot) && entry.looks < LOOKS_MAX,
                 state: Arc::clone(&entry.state),
             };
             if !self.parts.workers.try_load(job) {
+                entry.looks -= 1;
                 self.queue.push_front(slot);
                 break;
             }
@@ -406,6 +422,7 @@ impl Life {
         let now = Instant::now();
         let unreadable = matches!(outcome, Outcome::Unreadable(_));
         entry.loading = false;
+        entry.retry_at = None;
         if let Some(versions) = versions {
             entry.versions = versions;
         }
@@ -416,12 +433,16 @@ impl Life {
             self.changed = true;
         }
         match outcome {
-            Outcome::Same => entry.rested(&slot, now, self.parts.rescan),
+            Outcome::Same => entry.rested(&slot, now),
             Outcome::Serving(digest) => entry.came_back(digest, now),
             Outcome::Loaded(digest, program) => {
                 entry.take(digest, now);
                 entry.serve(&slot, digest, program, &self.parts.board);
                 self.changed = true;
+            }
+            Outcome::Refused(digest, step, refusal) if refusal.passing => {
+                entry.retry(digest, now, self.parts.rescan);
+                entry.refuse(&slot, step, Some(digest), refusal);
             }
             Outcome::Refused(digest, step, refusal) => {
                 entry.content = Some((digest, now));
@@ -434,7 +455,8 @@ impl Life {
             }
             Outcome::Unreadable(error) => {
                 entry.content = None;
-                entry.look_at = Some(now + HEARTBEAT);
+                entry.looks = 0;
+                entry.look_again(now, HEARTBEAT);
                 let expected = "a file that the gateway may read";
                 entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
             }
@@ -443,9 +465,9 @@ impl Life {
             enqueue(&mut self.queue, &slot, entry);
         }
         if let Some(untried) = self.untried.get_mut(&slot) {
-            if unreadable {
-                self.changed |= std::mem::replace(untried, Untried::Unreadable) != Untried::Unreadable;
-            } else {
+            let why = if unreadable { Untried::Unreadable } else { Untried::Waiting };
+            self.changed |= std::mem::replace(untried, why) != why;
+            if entry.is_decided() || entry.looks >= LOOKS_MAX {
                 self.untried.remove(&slot);
                 self.changed = true;
             }
@@ -488,6 +510,9 @@ impl Entry {
             content: None,
             refusal: None,
             look_at: None,
+            looks: 0,
+            retries: 0,
+            retry_at: None,
             loading: false,
             again: false,
             anew: false,
@@ -508,6 +533,31 @@ impl Entry {
         self.refusal.is_some() || self.last_error.is_some()
     }
 
+    /// Whether it is known who judges the events of this slot: what the file holds, what served before, or nothing of
+    /// both.
+    fn is_decided(&self) -> bool {
+        let rests = self.content.is_some() && self.refusal.is_none() && self.retry_at.is_none();
+        self.serving.is_some() || rests
+    }
+
+    /// The content was whole, but the machine may have been too busy for it.
+    fn retry(&mut self, digest: Digest, now: Instant, rescan: Duration) {
+        if self.content.is_none_or(|(seen, _)| seen != digest) {
+            self.retries = 0;
+        }
+        let pause = RETRY_PAUSE.saturating_mul(1 << self.retries.min(16)).min(rescan);
+        self.retries = self.retries.saturating_add(1);
+        self.content = Some((digest, now));
+        self.refusal = None;
+        self.anew = true;
+        self.look_again(now, pause);
+    }
+
+    fn look_again(&mut self, now: Instant, pause: Duration) {
+        self.look_at = Some(now + pause);
+        self.retry_at = Some(wall_time() + pause);
+    }
+
     /// The file is not at rest, or may not be.
     fn settle(&mut self, look_at: Instant) {
         self.state.set(State::Settling);
@@ -515,18 +565,12 @@ impl Entry {
     }
 
     /// The content did not change since the last look: what was found then counts now.
-    fn rested(&mut self, slot: &Slot, now: Instant, rescan: Duration) {
+    fn rested(&mut self, slot: &Slot, now: Instant) {
         let Some((digest, since)) = self.content else {
             return;
         };
         match self.refusal.take() {
-            Some((step, refusal)) if now >= since + SETTLE => {
-                if refusal.passing {
-                    self.anew = true;
-                    self.look_at = Some(now + rescan);
-                }
-                self.refuse(slot, step, Some(digest), refusal);
-            }
+            Some((step, refusal)) if now >= since + SETTLE => self.refuse(slot, step, Some(digest), refusal),
             Some(refusal) => {
                 self.refusal = Some(refusal);
                 self.look_at = Some(since + SETTLE);
@@ -539,6 +583,7 @@ impl Entry {
     fn came_back(&mut self, digest: Digest, now: Instant) {
         self.content = Some((digest, now));
         self.refusal = None;
+        self.retries = 0;
         self.last_error = None;
         self.state.set(State::Active);
     }
@@ -548,7 +593,8 @@ impl Entry {
         if self.last_error.as_ref().is_some_and(|last| last.digest == digest && last.refusal == refusal) {
             return;
         }
-        tracing::warn!(event_type = %slot, file = %self.found.file.display(), "the module is refused: {refusal}");
+        let again = if refusal.passing { ", and tried again soon" } else { "" };
+        tracing::warn!(event_type = %slot, file = %self.found.file.display(), "the module is refused{again}: {refusal}");
         self.last_error = Some(LoadError { at: wall_time(), step, digest, refusal });
     }
 
@@ -556,6 +602,7 @@ impl Entry {
     fn take(&mut self, digest: Digest, now: Instant) {
         self.content = Some((digest, now));
         self.refusal = None;
+        self.retries = 0;
         self.last_error = None;
         self.taken = true;
         // A write within the same tick of the file system's clock leaves no other trace than the content.
@@ -619,6 +666,7 @@ impl Entry {
             settings: self.settings,
             versions: self.versions.clone(),
             last_error: self.last_error.clone(),
+            retry_at: self.retry_at,
             settings_error: self.settings_error.clone(),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 
-use super::guests::{ACCEPT, Guest, REJECT, judges};
+use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;
 use crate::validator::directory::{self, Signature};
+use crate::validator::life::RETRY_PAUSE;
 
 fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
@@ -680,6 +681,54 @@ async fn a_refusal_that_may_be_the_machines_fault_is_tried_again() {
     house.until("a/b", |report| report.state == State::SelfTest).await;
     let again = house.until("a/b", |report| report.state == State::Refused).await;
     assert_eq!(again.last_error, first.last_error, "the same refusal is told once");
+}
+
+#[tokio::test]
+async fn a_module_for_which_the_machine_had_no_room_is_tried_again_soon() {
+    let bytes = new_for_each_event();
+    let house = House::with(&[]).await;
+    let full = fill(&house);
+    house.put("a/b.wasm", &bytes);
+    let report = house.until("a/b", |report| report.retry_at.is_some()).await;
+    assert_eq!((report.state, report.digest), (State::Refused, None));
+    let error = report.last_error.expect("it says why");
+    assert!(error.refusal.found.contains("no room"), "{error:?}");
+    let pause = report.retry_at.expect("it says when") - error.at;
+    assert!((0..=600).contains(&pause.num_milliseconds()), "{pause}");
+    drop(full);
+    let began = std::time::Instant::now();
+    let report = house.until("a/b", |report| serves(report, &bytes)).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
+    assert_eq!((report.last_error, report.retry_at), (None, None));
+}
+
+#[tokio::test]
+async fn the_events_of_a_module_that_ran_out_of_time_at_the_start_wait_for_its_next_tries_and_no_longer() {
+    let (any, older, newer) = (judges(ACCEPT), judges(REJECT), slow(400_000_000));
+    let house = House::with(&[("_.wasm", &any), ("a/b.wasm", &older)]).await;
+    house.put("a/b.toml", b"deadline_ms = 10000");
+    house.put("a/b.wasm", &newer);
+    house.until("a/b", |report| serves(report, &newer)).await;
+    house.put("a/b.toml", b"deadline_ms = 1");
+    house.put("c/d.toml", b"deadline_ms = 1");
+    house.put("c/d.wasm", &newer);
+    let house = house.restart();
+    let began = std::time::Instant::now();
+    let judged = async |event_type| loop {
+        let judgement = house.judge(event_type, "{}").await;
+        if !is_held(&judgement, Retry::Whole) {
+            break judgement.digest;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let judged = async { (judged(("a", "b")).await, judged(("c", "d")).await) };
+    let judged = tokio::time::timeout(PATIENCE, judged).await.expect("they wait no longer");
+    assert_eq!(judged, (Some(Digest::of(&older)), Some(Digest::of(&any))));
+    assert!(began.elapsed() > RETRY_PAUSE * 3, "twice it was tried again: {:?}", began.elapsed());
+    house.validators.wait_scanned().await;
+    // The machine has time for it again.
+    house.put("a/b.toml", b"deadline_ms = 10000");
+    house.until("a/b", |report| serves(report, &newer) && report.last_error.is_none()).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What comes of events: verdicts, faults by kind, limits, and isolation.
 
-use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges};
+use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges, new_for_each_event};
 use super::*;
 
 const T: (&str, &str) = ("page", "view");
@@ -289,23 +289,8 @@ async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as
 
 #[tokio::test]
 async fn a_machine_without_room_does_not_weigh_against_a_module() {
-    // It gets a new instance for each event.
-    let fills = "(table.set $t (i32.const 0) (ref.func $f)) (i32.const 2048)";
-    let more = "(table $t 1 funcref) (func $f) (elem declare func $f)";
-    let house = house_of(&Guest { validate: fills, more, ..Guest::default() }.core()).await;
-    let sandbox = &house.validators.0.sandbox;
-    let empty = wat::parse_str("(component (core module $m) (core instance (instantiate $m)))").expect("text");
-    let empty = wasmtime::component::Component::from_binary(&sandbox.engine, &empty).expect("a component");
-    let empty = wasmtime::component::Linker::new(&sandbox.engine).instantiate_pre(&empty).expect("no imports");
-    let mut held = Vec::new();
-    loop {
-        let mut store = sandbox.store(&Limits::default());
-        if empty.instantiate(&mut store).is_err() {
-            break;
-        }
-        held.push(store);
-        assert!(held.len() < 10_000, "instances have a bound");
-    }
+    let house = house_of(&new_for_each_event()).await;
+    let full = fill(&house);
     // Twenty faults would take it off the path.
     for _ in 0..100 {
         let Err(fault) = house.judge(T, "{}").await.outcome else { panic!("there was room") };
@@ -314,7 +299,7 @@ async fn a_machine_without_room_does_not_weigh_against_a_module() {
     let report = house.report("page/view").expect("there");
     assert_eq!((report.standing, report.counts.faulted["busy"]), (Some(Standing::Healthy), 100));
     assert_eq!(report.judging, None, "none was called");
-    drop(held);
+    drop(full);
     assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
 }
 
