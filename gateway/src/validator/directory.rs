@@ -92,6 +92,8 @@ pub(super) struct Directory {
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched now, to notice when another one takes its place.
     watched: Option<(u64, u64)>,
+    /// Not all of it could be watched: something cannot be read, or the system has no more watches to give.
+    deaf: bool,
 }
 
 impl Directory {
@@ -105,7 +107,7 @@ impl Directory {
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!("no file events, changes are found by looking: {error}"))
             .ok();
-        let mut directory = Self { root, watcher, watched: None };
+        let mut directory = Self { root, watcher, watched: None, deaf: false };
         directory.follow();
         directory
     }
@@ -117,6 +119,7 @@ impl Directory {
             return false;
         }
         self.watched = now;
+        self.deaf = false;
         if let Some(watcher) = &mut self.watcher {
             // Fails when the old directory is gone, and then there is nothing to stop watching.
             let _gone = watcher.unwatch(&self.root);
@@ -124,9 +127,21 @@ impl Directory {
                 && let Err(error) = watcher.watch(&self.root, RecursiveMode::Recursive)
             {
                 tracing::warn!("no file events from {}, changes are found by looking: {error}", self.root.display());
+                self.deaf = true;
             }
         }
         true
+    }
+
+    /// Tries again to watch what could not be watched; the next scan finds what changed before.
+    pub(super) fn listen_again(&mut self) {
+        if self.deaf
+            && let Some(watcher) = &mut self.watcher
+            && watcher.watch(&self.root, RecursiveMode::Recursive).is_ok()
+        {
+            tracing::info!("there are file events from {}", self.root.display());
+            self.deaf = false;
+        }
     }
 
     /// Looks at every file.

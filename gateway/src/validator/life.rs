@@ -244,6 +244,7 @@ impl Life {
         if self.follow_up_at.is_some_and(|at| began >= at) {
             self.follow_up_at = None;
         }
+        self.parts.directory.listen_again();
         match self.parts.directory.scan() {
             Ok(scan) => self.compare(scan, began),
             // A missing or unreadable directory tells nothing of its files, not even that they are missing: what serves
