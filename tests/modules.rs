@@ -110,6 +110,74 @@ async fn files_that_serve_nothing_are_told_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_start_without_a_look_at_the_modules_accepts_no_event_unseen() {
+    let mut gateway = Gateway::start().await;
+    gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));
+    gateway.validator("page interaction/pageview", "active").await;
+    gateway.signal("TERM");
+    gateway.ended().await;
+    let modules = gateway.data_dir().with_file_name("modules");
+    let aside = gateway.data_dir().with_file_name("aside");
+    std::fs::rename(&modules, &aside).expect("moved");
+    std::fs::write(&modules, b"no directory").expect("written");
+    gateway.launch().await;
+    let bad = event("page interaction", "pageview", json!({"host": "a.example", "path": "nowhere"}));
+    let problem = eventually("the directory is told", async || {
+        let problems = gateway.get("/v1/validators").await.json()["problems"].clone();
+        problems.get(0).cloned()
+    })
+    .await;
+    assert_eq!(problem["file"], ".");
+    eventually("the database is there", async || {
+        (gateway.get("/readyz").await.json()["database"] == true).then_some(())
+    })
+    .await;
+    for event in [bad.clone(), json!([bad, pageview()])] {
+        let answer = gateway.send(&event).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    }
+    let ready = gateway.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["validators"]), (503, &json!(false)), "{ready:?}");
+    assert_eq!(gateway.log().matches("the modules directory cannot be read").count(), 1, "{}", gateway.log());
+
+    std::fs::remove_file(&modules).expect("removed");
+    std::fs::rename(&aside, &modules).expect("moved");
+    gateway.is_ready().await;
+    assert_eq!(gateway.send(&bad).await.status, 422);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_at_the_start_costs_its_own_events_and_no_others() {
+    let mut gateway = Gateway::start().await;
+    gateway.drop_module("guests/accepts.wasm", &module("accepts"));
+    gateway.validator("guests/accepts", "active").await;
+    gateway.signal("TERM");
+    gateway.ended().await;
+    let folder = gateway.data_dir().with_file_name("modules").join("page interaction");
+    std::os::unix::fs::symlink("page interaction", &folder).expect("linked to itself");
+    gateway.restart().await;
+    let other = event("guests", "accepts", json!({}));
+    assert_eq!(gateway.send(&other).await.status, 201);
+    let alone = gateway.send(&pageview()).await;
+    assert_eq!(alone.status, 503, "{alone:?}");
+    assert!(alone.headers.contains_key("retry-after"), "{alone:?}");
+    // It may last, and the sender would send the others for ever.
+    let many = gateway.send(&json!([other, pageview(), other])).await;
+    let told = many.json();
+    assert_eq!((many.status, &told["stored"], &told["quarantined"]), (207, &json!(2), &json!(1)), "{many:?}");
+    let problems = gateway.get("/v1/validators").await.json()["problems"].clone();
+    assert_eq!((problems.as_array().map(Vec::len), &problems[0]["file"]), (Some(1), &json!("page interaction")));
+    assert_eq!(gateway.log().matches("this folder cannot be read").count(), 1, "{}", gateway.log());
+
+    std::fs::remove_file(&folder).expect("removed");
+    gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));
+    gateway.validator("page interaction/pageview", "active").await;
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+}
+
+#[tokio::test]
 async fn a_start_with_a_bad_file_accepts_no_event_unseen() {
     let mut gateway = Gateway::start().await;
     gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));

@@ -57,7 +57,7 @@ use component::GuestEvent;
 use directory::Directory;
 use engine::Sandbox;
 use life::{Life, Message, Parts};
-use registry::{Registry, Snapshot};
+use registry::{Place, Registry, Snapshot, Untried};
 use report::Board;
 use settings::Given;
 use worker::{Tools, Workers};
@@ -170,7 +170,7 @@ impl Validators {
     /// When the machine cannot run the engine at all, or gives no threads.
     pub fn start(options: Options) -> Result<Self, Error> {
         let sandbox = Arc::new(Sandbox::start(Some(&options.data_dir.join("compiled")))?);
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(Registry::new());
         let board = Arc::new(Board::new());
         let tools = Arc::new(Tools {
             sandbox: Arc::clone(&sandbox),
@@ -209,9 +209,7 @@ impl Validators {
     /// Begins to judge the events of one request, with the modules that serve now.
     #[must_use]
     pub fn begin(&self) -> Judging<'_> {
-        // In this order, or the snapshot may be older than what is said of it.
-        let complete = self.0.registry.is_complete();
-        Judging { validators: self, complete, modules: self.0.registry.now() }
+        Judging { validators: self, modules: self.0.registry.now() }
     }
 
     /// Judges one event with the module that serves its type now.
@@ -233,13 +231,13 @@ impl Validators {
         Judgement { outcome: Ok(outcome), digest: None }
     }
 
-    /// Whether every module of the first scan was tried.
+    /// Whether the modules directory was read, and every module of the first scan was tried.
     #[must_use]
     pub fn scanned(&self) -> bool {
         *self.0.board.watch_scanned().borrow()
     }
 
-    /// Waits until every module of the first scan was tried.
+    /// Waits until that is so.
     pub async fn wait_scanned(&self) {
         // The sender lives as long as `self`.
         let mut scanned = self.0.board.watch_scanned();
@@ -283,8 +281,6 @@ impl Validators {
 /// The events of one request being judged. All of them meet the same modules, whatever is swapped meanwhile.
 pub struct Judging<'a> {
     validators: &'a Validators,
-    /// Every module of the first scan was tried; until then only those of an event's very type judge.
-    complete: bool,
     /// One look at what all threads share, instead of one for each event.
     modules: Arc<Snapshot>,
 }
@@ -298,11 +294,10 @@ impl fmt::Debug for Judging<'_> {
 impl Judging<'_> {
     /// Judges one event with the module that serves its type.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        let module = self.modules.find(subject.category, subject.name);
-        let module = match module.filter(|module| self.complete || matches!(module.slot, Slot::Exact(..))) {
-            Some(module) => module,
-            None if self.complete => return self.validators.unknown(),
-            None => return starting(),
+        let module = match self.modules.find(subject.category, subject.name) {
+            Some(Place::Taken(module)) => module,
+            Some(Place::Held(why)) => return held(*why),
+            None => return self.validators.unknown(),
         };
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let event = GuestEvent {
@@ -343,10 +338,14 @@ impl Drop for Inner {
     }
 }
 
-/// What is said of an event whose module may just be loading.
-fn starting() -> Judgement {
-    let detail = "the modules are still being loaded".to_owned();
-    Judgement { outcome: Err(Fault { code: FaultCode::Busy, detail, retry: Retry::Whole }), digest: None }
+/// What is said of an event of which nobody knows yet who judges it.
+fn held(why: Untried) -> Judgement {
+    let (detail, retry) = match why {
+        Untried::Waiting => ("the modules are still being loaded", Retry::Whole),
+        // That may last, and must not keep the events beside it from being stored.
+        Untried::Unreadable => ("the module of this event type cannot be read", Retry::Alone),
+    };
+    Judgement { outcome: Err(Fault { code: FaultCode::Busy, detail: detail.into(), retry }), digest: None }
 }
 
 /// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes

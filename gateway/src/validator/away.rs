@@ -51,12 +51,8 @@ impl Away {
         check_amended: &CheckAmended,
         probes: bool,
     ) -> Result<Verdict, Fault> {
-        let busy = |detail| {
-            if probes {
-                module.circuit.unprobed();
-            }
-            Err(module.uncalled(FaultCode::Busy, detail))
-        };
+        let probe = probes.then(|| Probe(Arc::clone(module)));
+        let busy = |detail| Err(module.uncalled(FaultCode::Busy, detail));
         let Some(_waits) = Waits::among(&module.queue.waiting) else {
             return busy("too many events wait for this slow module");
         };
@@ -72,15 +68,25 @@ impl Away {
         }
         let owned = Owned::of(&event);
         let (module, sandbox, check_amended) = (Arc::clone(module), Arc::clone(sandbox), Arc::clone(check_amended));
-        // The places are given back when the call ends, also when nobody waits for it any more.
+        // The places are given back when the call ends, also when nobody waits for it any more; and a probe ends with it.
         let call = tokio::task::spawn_blocking(move || {
-            let _places = (own, shared);
+            let _held = (own, shared, probe);
             module.judge(&sandbox, &owned.event(), &check_amended)
         });
         match call.await {
             Ok(outcome) => outcome,
             Err(ended) => std::panic::resume_unwind(ended.into_panic()),
         }
+    }
+}
+
+/// A probe, until it is dropped: at the end of its call, or without one when there was no place, or when nobody waited
+/// for it any more.
+struct Probe(Arc<Module>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.circuit.unprobed();
     }
 }
 

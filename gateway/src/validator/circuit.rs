@@ -127,7 +127,7 @@ impl Circuit {
         self.probe_at_ms.load(Relaxed) != 0
     }
 
-    /// A probe found no place to run: the next one is due at its time, and no other call counts as this one.
+    /// A probe is over. If it was not called, the next one is due at its time, and no other call counts as this one.
     pub(super) fn unprobed(&self) {
         self.probing.store(false, Relaxed);
     }

@@ -32,6 +32,11 @@ impl Signature {
         Self { len: metadata.len(), modified: metadata.modified().ok(), identity }
     }
 
+    /// That of a file as a look at it showed it, which tells nothing if it could not be looked at.
+    fn seen(metadata: &io::Result<Metadata>) -> Self {
+        metadata.as_ref().map_or(Self { len: 0, modified: None, identity: (0, 0, 0, 0) }, Self::of)
+    }
+
     /// Whether `later` is the same file with what may be other content. Another file in its place is no such thing: this
     /// one was whole.
     pub(super) fn was_rewritten(&self, later: &Self) -> bool {
@@ -40,10 +45,23 @@ impl Signature {
     }
 }
 
-/// Opens a file, and nothing else: opening a pipe would wait for somebody who writes to it.
+/// Opens a file, and nothing else: opening a device may do something, and opening a pipe waits for somebody who writes to
+/// it.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_file() { File::open(path) } else { Err(io::Error::other(NO_FILE)) }
+    if fs::metadata(path)?.is_file() { open_unwaiting(path) } else { Err(io::Error::other(NO_FILE)) }
+}
+
+/// Opens a file without waiting, whatever took its place since it was looked at.
+pub(super) fn open_unwaiting(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NO_FILE)) }
 }
 
 /// What is told of a name that leads to something else than a file.
@@ -64,6 +82,8 @@ pub(super) struct Scan {
     pub(super) modules: BTreeMap<Slot, Found>,
     /// Files that serve nothing and folders that cannot be read, relative to the root, and why.
     pub(super) strays: BTreeMap<PathBuf, String>,
+    /// The folders among them that may hold modules nobody knows of, each with its category.
+    pub(super) unread: BTreeMap<PathBuf, String>,
 }
 
 /// The modules directory.
@@ -72,6 +92,8 @@ pub(super) struct Directory {
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched now, to notice when another one takes its place.
     watched: Option<(u64, u64)>,
+    /// Not all of it could be watched: something cannot be read, or the system has no more watches to give.
+    deaf: bool,
 }
 
 impl Directory {
@@ -85,7 +107,7 @@ impl Directory {
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!("no file events, changes are found by looking: {error}"))
             .ok();
-        let mut directory = Self { root, watcher, watched: None };
+        let mut directory = Self { root, watcher, watched: None, deaf: false };
         directory.follow();
         directory
     }
@@ -97,6 +119,7 @@ impl Directory {
             return false;
         }
         self.watched = now;
+        self.deaf = false;
         if let Some(watcher) = &mut self.watcher {
             // Fails when the old directory is gone, and then there is nothing to stop watching.
             let _gone = watcher.unwatch(&self.root);
@@ -104,16 +127,29 @@ impl Directory {
                 && let Err(error) = watcher.watch(&self.root, RecursiveMode::Recursive)
             {
                 tracing::warn!("no file events from {}, changes are found by looking: {error}", self.root.display());
+                self.deaf = true;
             }
         }
         true
+    }
+
+    /// Tries again to watch what could not be watched; the next scan finds what changed before.
+    pub(super) fn listen_again(&mut self) {
+        if self.deaf
+            && let Some(watcher) = &mut self.watcher
+            && watcher.watch(&self.root, RecursiveMode::Recursive).is_ok()
+        {
+            tracing::info!("there are file events from {}", self.root.display());
+            self.deaf = false;
+        }
     }
 
     /// Looks at every file.
     ///
     /// # Errors
     ///
-    /// When the root cannot be read: then the scan tells nothing, least of all that files are gone.
+    /// When the root cannot be read: then the scan tells nothing, least of all that files are gone. Only `NotFound` says
+    /// that there is no directory.
     pub(super) fn scan(&self) -> io::Result<Scan> {
         scan(&self.root)
     }
@@ -138,23 +174,24 @@ pub(super) fn scan(root: &Path) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut files = BTreeMap::new();
     for (name, metadata) in list(root)? {
-        if metadata.is_dir() {
-            let within = match list(&root.join(&name)) {
-                // The folder vanished between the two looks.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    scan.strays.insert(name, format!("this folder cannot be read: {error}"));
-                    continue;
-                }
-                Ok(within) => within,
-            };
-            files.extend(within.into_iter().map(|(file, metadata)| (name.join(file), metadata)));
-        } else {
-            files.insert(name, metadata);
+        let within = match metadata {
+            Ok(metadata) if metadata.is_dir() => list(&root.join(&name)),
+            // It may be the folder of a category; only these two are files for certain.
+            Err(error) if name != Path::new("_.wasm") && name != Path::new("_.toml") => Err(error),
+            file => {
+                files.insert(name, file);
+                continue;
+            }
+        };
+        match within {
+            Ok(within) => files.extend(within.into_iter().map(|(file, metadata)| (name.join(file), metadata))),
+            // The folder vanished between the two looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => scan.note_unread(name, &error),
         }
     }
     for (file, metadata) in files.iter().filter(|(file, _)| file.extension().is_some_and(|end| end == "wasm")) {
-        if !metadata.is_file() && !metadata.is_dir() {
+        if metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             scan.strays.insert(file.clone(), NO_FILE.into());
             continue;
         }
@@ -169,7 +206,20 @@ pub(super) fn scan(root: &Path) -> io::Result<Scan> {
 }
 
 impl Scan {
-    fn take(&mut self, slot: Slot, file: &Path, metadata: &Metadata, settings: Option<&Metadata>) {
+    fn note_unread(&mut self, folder: PathBuf, error: &io::Error) {
+        if let Ok(Slot::Category(category)) = Slot::of_path(&folder.join("_.wasm")) {
+            self.unread.insert(folder.clone(), category);
+        }
+        self.strays.insert(folder, format!("this folder cannot be read: {error}"));
+    }
+
+    fn take(
+        &mut self,
+        slot: Slot,
+        file: &Path,
+        metadata: &io::Result<Metadata>,
+        settings: Option<&io::Result<Metadata>>,
+    ) {
         // Two spellings of one event type: the canonical one serves, else the first in order.
         if let Some(other) = self.modules.get(&slot) {
             let canonical = slot.file() == file;
@@ -179,15 +229,18 @@ impl Scan {
                 return;
             }
         }
-        let found =
-            Found { file: file.to_owned(), signature: Signature::of(metadata), settings: settings.map(Signature::of) };
+        let found = Found {
+            file: file.to_owned(),
+            signature: Signature::seen(metadata),
+            settings: settings.map(Signature::seen),
+        };
         self.modules.insert(slot, found);
     }
 }
 
 /// Names and what they lead to, symlinks followed. Hidden entries, among them the `..data` of container volumes, are not
-/// modules; a link that leads nowhere is not there.
-fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
+/// modules; a link that leads nowhere is not there. What cannot be looked at hides nothing else.
+fn list(dir: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -196,9 +249,8 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
             continue;
         }
         match fs::metadata(entry.path()) {
-            Ok(metadata) => entries.push((PathBuf::from(name), metadata)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound || entry.file_type()?.is_symlink() => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            metadata => entries.push((PathBuf::from(name), metadata)),
         }
     }
     Ok(entries)

@@ -3,6 +3,7 @@
 //! digest is the truth: a file that cannot be taken is only refused once its content has rested for the settle time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
@@ -15,7 +16,7 @@ use super::component::Program;
 use super::directory::{self, Directory, Found, Scan};
 use super::history::{Version, wall_time};
 use super::module::Module;
-use super::registry::Registry;
+use super::registry::{Place, Registry, Untried};
 use super::report::{Board, LoadError, Posted};
 use super::settings::{Given, Settings};
 use super::slot::Slot;
@@ -35,6 +36,20 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// The least time between two scans, however many hints come.
 const SCAN_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest time between two scans while something could not be read since the start; the first is a heartbeat, and
+/// each is twice the one before.
+const UNREAD_PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// What is told of what could not be read since the start.
+const HELD: &str = "until it was read once, its events are not judged: an event alone is answered 503";
+
+/// Looks into a file of the start before its events are judged without it. One that always runs out of time must not keep
+/// the gateway from being ready.
+const LOOKS_MAX: u32 = 3;
+
+/// How soon a file is tried again that only ran out of time or room. Each pause is twice the one before, up to a rescan.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Bytes of a settings file.
 const SETTINGS_BYTES_MAX: u64 = 64 << 10;
@@ -61,6 +76,12 @@ struct Entry {
     refusal: Option<(State, Refusal)>,
     /// When to look into the file again, whatever the directory says.
     look_at: Option<Instant>,
+    /// How often it was looked into since it could be read.
+    looks: u32,
+    /// How often this content was tried again.
+    retries: u32,
+    /// When the next try is, for people.
+    retry_at: Option<DateTime<Utc>>,
     /// Waits in the queue or is with a worker.
     loading: bool,
     /// The file changed while it was with a worker.
@@ -110,8 +131,14 @@ pub(super) struct Life {
     restless_at: Instant,
     /// How many lives of slots began.
     generations: u64,
-    /// The first scan happened, and these of its slots have not been tried yet.
-    first: Option<BTreeSet<Slot>>,
+    /// The root was read once, or is not there: it is known which files there are.
+    begun: bool,
+    /// Slots whose file was never tried, though it was there from the start.
+    untried: BTreeMap<Slot, Untried>,
+    /// Folders that could not be read since the start, each with its category.
+    unread: BTreeMap<PathBuf, String>,
+    /// How soon to scan again while something could not be read since the start.
+    unread_pause: Duration,
     /// Something was activated or unloaded and is not in the registry yet.
     changed: bool,
     /// Slots of which something is to be told once the registry has it: what is told to serve serves.
@@ -131,7 +158,10 @@ impl Life {
             scan_pause: SCAN_PAUSE,
             restless_at: Instant::now(),
             generations: 0,
-            first: None,
+            begun: false,
+            untried: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            unread_pause: HEARTBEAT,
             changed: false,
             due: BTreeSet::new(),
         }
@@ -140,7 +170,6 @@ impl Life {
     /// Lives until it is told to stop.
     pub(super) fn run(mut self) {
         self.scan();
-        self.first = Some(self.entries.keys().cloned().collect());
         loop {
             self.publish();
             self.dispatch();
@@ -215,23 +244,72 @@ impl Life {
         if self.follow_up_at.is_some_and(|at| began >= at) {
             self.follow_up_at = None;
         }
+        self.parts.directory.listen_again();
         match self.parts.directory.scan() {
             Ok(scan) => self.compare(scan, began),
             // A missing or unreadable directory tells nothing of its files, not even that they are missing: what serves
             // goes on serving.
             Err(error) => {
                 self.entries.values_mut().for_each(|entry| entry.missing_since = None);
-                self.parts.board.directory_error(Some(format!("{}: {error}", self.parts.directory.root.display())))
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.begin(BTreeMap::new());
+                }
+                let mut told = format!("{}: {error}", self.parts.directory.root.display());
+                if !self.begun {
+                    told = format!("{told}; {HELD}");
+                }
+                self.parts.board.directory_error(Some(told));
             }
         }
         self.scan_pause = SCAN_PAUSE.max(began.elapsed() * 2);
         self.scanned_at = Instant::now();
-        self.scan_at = self.scanned_at + self.parts.rescan;
+        self.scan_at = self.scanned_at + self.next_scan_after();
+    }
+
+    /// How long after a scan the next one is due, whatever happens.
+    fn next_scan_after(&mut self) -> Duration {
+        if self.begun && self.unread.is_empty() {
+            self.unread_pause = HEARTBEAT;
+            return self.parts.rescan;
+        }
+        let pause = self.unread_pause;
+        self.unread_pause = (pause * 2).min(UNREAD_PAUSE_MAX);
+        pause.min(self.parts.rescan)
+    }
+
+    /// From the first scan that shows which files there are, only what is not known of these is waited for. A folder
+    /// that comes later and cannot be read takes nothing from those who judge its category.
+    fn begin(&mut self, unread: BTreeMap<PathBuf, String>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.untried.extend(self.entries.keys().map(|slot| (slot.clone(), Untried::Waiting)));
+            self.unread = unread;
+            self.changed = true;
+        }
+    }
+
+    /// Lets go of folders that can be read now, or are gone. What is in them is still to be tried.
+    fn let_go_of_read(&mut self, scan: &Scan) {
+        let read: BTreeMap<_, _> = self.unread.extract_if(.., |folder, _| !scan.unread.contains_key(folder)).collect();
+        if read.is_empty() {
+            return;
+        }
+        self.changed = true;
+        for (slot, found) in &scan.modules {
+            if read.keys().any(|folder| found.file.starts_with(folder)) && !self.entries.contains_key(slot) {
+                self.untried.insert(slot.clone(), Untried::Waiting);
+            }
+        }
     }
 
     fn compare(&mut self, scan: Scan, now: Instant) {
         self.parts.board.directory_error(None);
-        let Scan { modules, strays } = scan;
+        self.let_go_of_read(&scan);
+        let Scan { modules, mut strays, unread } = scan;
+        for (folder, why) in &mut strays {
+            if self.unread.contains_key(folder) || !self.begun && unread.contains_key(folder) {
+                *why = format!("{why}; {HELD}");
+            }
+        }
         let mut restless = self.note_strays(strays);
         for (slot, found) in &modules {
             restless |= self.see(slot, found);
@@ -252,6 +330,7 @@ impl Life {
         for slot in gone {
             self.unload(slot);
         }
+        self.begin(unread);
     }
 
     /// Takes note of what serves nothing. True when that is something else than before.
@@ -270,9 +349,7 @@ impl Life {
     fn unload(&mut self, slot: Slot) {
         self.entries.remove(&slot);
         self.queue.retain(|waiting| *waiting != slot);
-        if let Some(waiting) = &mut self.first {
-            waiting.remove(&slot);
-        }
+        self.untried.remove(&slot);
         self.changed = true;
         self.due.insert(slot);
     }
@@ -316,6 +393,7 @@ impl Life {
                 continue;
             };
             let anew = entry.anew;
+            entry.looks = entry.looks.saturating_add(1);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
@@ -324,9 +402,11 @@ impl Life {
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 serving: entry.serving.as_ref().map(|(module, _)| module.digest),
                 falls_back: entry.serving.is_none() && (anew || !entry.forsaken),
+                is_patient: self.untried.contains_key(&slot) && entry.looks < LOOKS_MAX,
                 state: Arc::clone(&entry.state),
             };
             if !self.parts.workers.try_load(job) {
+                entry.looks -= 1;
                 self.queue.push_front(slot);
                 break;
             }
@@ -340,11 +420,10 @@ impl Life {
         let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.generation == generation) else {
             return;
         };
-        if let Some(waiting) = &mut self.first {
-            waiting.remove(&slot);
-        }
         let now = Instant::now();
+        let unreadable = matches!(outcome, Outcome::Unreadable(_));
         entry.loading = false;
+        entry.retry_at = None;
         if let Some(versions) = versions {
             entry.versions = versions;
         }
@@ -355,12 +434,16 @@ impl Life {
             self.changed = true;
         }
         match outcome {
-            Outcome::Same => entry.rested(&slot, now, self.parts.rescan),
+            Outcome::Same => entry.rested(&slot, now),
             Outcome::Serving(digest) => entry.came_back(digest, now),
             Outcome::Loaded(digest, program) => {
                 entry.take(digest, now);
                 entry.serve(&slot, digest, program, &self.parts.board);
                 self.changed = true;
+            }
+            Outcome::Refused(digest, step, refusal) if refusal.passing => {
+                entry.retry(digest, now, self.parts.rescan);
+                entry.refuse(&slot, step, Some(digest), refusal);
             }
             Outcome::Refused(digest, step, refusal) => {
                 entry.content = Some((digest, now));
@@ -373,7 +456,8 @@ impl Life {
             }
             Outcome::Unreadable(error) => {
                 entry.content = None;
-                entry.look_at = Some(now + HEARTBEAT);
+                entry.looks = 0;
+                entry.look_again(now, HEARTBEAT);
                 let expected = "a file that the gateway may read";
                 entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
             }
@@ -381,14 +465,26 @@ impl Life {
         if std::mem::take(&mut entry.again) {
             enqueue(&mut self.queue, &slot, entry);
         }
+        if let Some(untried) = self.untried.get_mut(&slot) {
+            let why = if unreadable { Untried::Unreadable } else { Untried::Waiting };
+            self.changed |= std::mem::replace(untried, why) != why;
+            if entry.is_decided() || entry.looks >= LOOKS_MAX {
+                self.untried.remove(&slot);
+                self.changed = true;
+            }
+        }
         self.due.insert(slot);
     }
 
     /// Lets what was taken serve, and then tells of it.
     fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
+            let untried = self.untried.iter().map(|(slot, why)| (slot.clone(), Place::Held(*why)));
             let serving = self.entries.values().filter_map(|entry| entry.serving.as_ref());
-            self.parts.registry.replace(serving.map(|(module, _)| module));
+            let serving = serving.map(|(module, _)| (module.slot.clone(), Place::Taken(Arc::clone(module))));
+            let unread = self.unread.values();
+            let unread = unread.map(|category| (Slot::Category(category.clone()), Place::Held(Untried::Unreadable)));
+            self.parts.registry.replace(untried.chain(serving).chain(unread));
         }
         for slot in std::mem::take(&mut self.due) {
             let Some(entry) = self.entries.get_mut(&slot) else {
@@ -399,8 +495,7 @@ impl Life {
             entry.tell_taken(&slot);
             self.parts.board.post(&slot, entry.posted());
         }
-        if self.first.take_if(|waiting| waiting.is_empty()).is_some() {
-            self.parts.registry.complete();
+        if self.begun && !self.untried.values().any(|why| *why == Untried::Waiting) {
             self.parts.board.scanned();
         }
         self.parts.board.tell();
@@ -416,6 +511,9 @@ impl Entry {
             content: None,
             refusal: None,
             look_at: None,
+            looks: 0,
+            retries: 0,
+            retry_at: None,
             loading: false,
             again: false,
             anew: false,
@@ -436,6 +534,31 @@ impl Entry {
         self.refusal.is_some() || self.last_error.is_some()
     }
 
+    /// Whether it is known who judges the events of this slot: what the file holds, what served before, or nothing of
+    /// both.
+    fn is_decided(&self) -> bool {
+        let rests = self.content.is_some() && self.refusal.is_none() && self.retry_at.is_none();
+        self.serving.is_some() || rests
+    }
+
+    /// The content was whole, but the machine may have been too busy for it.
+    fn retry(&mut self, digest: Digest, now: Instant, rescan: Duration) {
+        if self.content.is_none_or(|(seen, _)| seen != digest) {
+            self.retries = 0;
+        }
+        let pause = RETRY_PAUSE.saturating_mul(1 << self.retries.min(16)).min(rescan);
+        self.retries = self.retries.saturating_add(1);
+        self.content = Some((digest, now));
+        self.refusal = None;
+        self.anew = true;
+        self.look_again(now, pause);
+    }
+
+    fn look_again(&mut self, now: Instant, pause: Duration) {
+        self.look_at = Some(now + pause);
+        self.retry_at = Some(wall_time() + pause);
+    }
+
     /// The file is not at rest, or may not be.
     fn settle(&mut self, look_at: Instant) {
         self.state.set(State::Settling);
@@ -443,18 +566,12 @@ impl Entry {
     }
 
     /// The content did not change since the last look: what was found then counts now.
-    fn rested(&mut self, slot: &Slot, now: Instant, rescan: Duration) {
+    fn rested(&mut self, slot: &Slot, now: Instant) {
         let Some((digest, since)) = self.content else {
             return;
         };
         match self.refusal.take() {
-            Some((step, refusal)) if now >= since + SETTLE => {
-                if refusal.passing {
-                    self.anew = true;
-                    self.look_at = Some(now + rescan);
-                }
-                self.refuse(slot, step, Some(digest), refusal);
-            }
+            Some((step, refusal)) if now >= since + SETTLE => self.refuse(slot, step, Some(digest), refusal),
             Some(refusal) => {
                 self.refusal = Some(refusal);
                 self.look_at = Some(since + SETTLE);
@@ -467,6 +584,7 @@ impl Entry {
     fn came_back(&mut self, digest: Digest, now: Instant) {
         self.content = Some((digest, now));
         self.refusal = None;
+        self.retries = 0;
         self.last_error = None;
         self.state.set(State::Active);
     }
@@ -476,7 +594,8 @@ impl Entry {
         if self.last_error.as_ref().is_some_and(|last| last.digest == digest && last.refusal == refusal) {
             return;
         }
-        tracing::warn!(event_type = %slot, file = %self.found.file.display(), "the module is refused: {refusal}");
+        let again = if refusal.passing { ", and tried again soon" } else { "" };
+        tracing::warn!(event_type = %slot, file = %self.found.file.display(), "the module is refused{again}: {refusal}");
         self.last_error = Some(LoadError { at: wall_time(), step, digest, refusal });
     }
 
@@ -484,6 +603,7 @@ impl Entry {
     fn take(&mut self, digest: Digest, now: Instant) {
         self.content = Some((digest, now));
         self.refusal = None;
+        self.retries = 0;
         self.last_error = None;
         self.taken = true;
         // A write within the same tick of the file system's clock leaves no other trace than the content.
@@ -547,6 +667,7 @@ impl Entry {
             settings: self.settings,
             versions: self.versions.clone(),
             last_error: self.last_error.clone(),
+            retry_at: self.retry_at,
             settings_error: self.settings_error.clone(),
         }
     }

@@ -78,6 +78,8 @@ impl Module {
                 self.circuit.judged(ran);
                 Ok(verdict)
             }
+            // The machine had no room for the call, which says nothing of the module.
+            Err(broken) if broken.code == FaultCode::Busy => Err(self.uncalled(broken.code, &broken.detail)),
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
                 if self.circuit.faulted(broken.code, ran) {

@@ -2,36 +2,48 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
 use super::module::Module;
 use super::slot::Slot;
 
+/// Why it is not known yet who judges the events of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Untried {
+    /// Its file is still to be tried.
+    Waiting,
+    /// Its file or folder could not be read since the start.
+    Unreadable,
+}
+
+/// Who judges the events of a slot.
+#[derive(Clone)]
+pub(super) enum Place {
+    Taken(Arc<Module>),
+    /// Perhaps a module: nobody else may judge them.
+    Held(Untried),
+}
+
 /// One snapshot.
 #[derive(Default)]
 pub(super) struct Snapshot {
-    any: Option<Arc<Module>>,
+    any: Option<Place>,
     categories: HashMap<String, Category>,
 }
 
 #[derive(Default)]
 struct Category {
-    fallback: Option<Arc<Module>>,
-    names: HashMap<String, Arc<Module>>,
+    fallback: Option<Place>,
+    names: HashMap<String, Place>,
 }
 
 /// The snapshot of now.
-#[derive(Default)]
-pub(super) struct Registry {
-    now: ArcSwap<Snapshot>,
-    complete: AtomicBool,
-}
+pub(super) struct Registry(ArcSwap<Snapshot>);
 
 impl Snapshot {
-    /// The module that serves an event type: its own, else its category's, else everything's.
-    pub(super) fn find(&self, category: &str, name: &str) -> Option<&Arc<Module>> {
+    /// Who judges an event type: its own module, else its category's, else everything's.
+    pub(super) fn find(&self, category: &str, name: &str) -> Option<&Place> {
         self.categories
             .get(category)
             .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
@@ -40,39 +52,30 @@ impl Snapshot {
 }
 
 impl Registry {
-    /// Whether every file of the first scan was tried. Until then a module may be missing that is only not loaded yet. To
-    /// be asked before [`Registry::now`], or what is found may be older than the answer.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete.load(Ordering::Acquire)
-    }
-
-    /// Notes that every file of the first scan was tried, and that what came of it is in the snapshot.
-    pub(super) fn complete(&self) {
-        self.complete.store(true, Ordering::Release);
+    /// Before the directory was read, nothing is known of any event type.
+    pub(super) fn new() -> Self {
+        let unread = Snapshot { any: Some(Place::Held(Untried::Waiting)), ..Snapshot::default() };
+        Self(ArcSwap::from_pointee(unread))
     }
 
     /// The snapshot of now, for the events of one request.
     pub(super) fn now(&self) -> Arc<Snapshot> {
-        self.now.load_full()
+        self.0.load_full()
     }
 
-    /// Replaces the whole snapshot. Events in flight end on the module that they began with.
-    pub(super) fn replace<'a>(&self, modules: impl Iterator<Item = &'a Arc<Module>>) {
+    /// Replaces the whole snapshot; of two places for one slot the later counts. Events in flight end on the module that
+    /// they began with.
+    pub(super) fn replace(&self, places: impl Iterator<Item = (Slot, Place)>) {
         let mut snapshot = Snapshot::default();
-        for module in modules {
-            let slot = &module.slot;
-            let module = Arc::clone(module);
+        for (slot, place) in places {
             match slot {
-                Slot::Any => snapshot.any = Some(module),
-                Slot::Category(category) => {
-                    snapshot.categories.entry(category.clone()).or_default().fallback = Some(module);
-                }
+                Slot::Any => snapshot.any = Some(place),
+                Slot::Category(category) => snapshot.categories.entry(category).or_default().fallback = Some(place),
                 Slot::Exact(category, name) => {
-                    let name = name.clone();
-                    snapshot.categories.entry(category.clone()).or_default().names.insert(name, module);
+                    snapshot.categories.entry(category).or_default().names.insert(name, place);
                 }
             }
         }
-        self.now.store(Arc::new(snapshot));
+        self.0.store(Arc::new(snapshot));
     }
 }

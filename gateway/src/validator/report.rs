@@ -71,6 +71,8 @@ pub struct TypeReport {
     pub versions: Vec<Version>,
     /// Why the newest file is not the one that serves.
     pub last_error: Option<LoadError>,
+    /// When that file is tried again, if it only ran out of time or room or could not be read.
+    pub retry_at: Option<DateTime<Utc>>,
     /// Why the settings file is not in force.
     pub settings_error: Option<LoadError>,
 }
@@ -92,6 +94,7 @@ pub(super) struct Posted {
     pub(super) settings: Settings,
     pub(super) versions: Vec<Version>,
     pub(super) last_error: Option<LoadError>,
+    pub(super) retry_at: Option<DateTime<Utc>>,
     pub(super) settings_error: Option<LoadError>,
 }
 
@@ -250,6 +253,7 @@ impl Posted {
             judging: module.and_then(|module| module.figures.times()),
             versions: self.versions.clone(),
             last_error: self.last_error.clone(),
+            retry_at: self.retry_at.filter(|_| !working),
             settings_error: self.settings_error.clone(),
         }
     }

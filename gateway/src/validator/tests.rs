@@ -139,3 +139,20 @@ fn code(judgement: &Judgement) -> Option<FaultCode> {
 fn refused(report: &TypeReport) -> bool {
     report.last_error.is_some() && report.loading.is_none()
 }
+
+/// Holds all instances that may be at one moment, until it is dropped.
+fn fill(house: &House) -> Vec<impl Sized> {
+    let sandbox = &house.validators.0.sandbox;
+    let empty = wat::parse_str("(component (core module $m) (core instance (instantiate $m)))").expect("text");
+    let empty = wasmtime::component::Component::from_binary(&sandbox.engine, &empty).expect("a component");
+    let empty = wasmtime::component::Linker::new(&sandbox.engine).instantiate_pre(&empty).expect("no imports");
+    let mut full = Vec::new();
+    loop {
+        let mut store = sandbox.store(&Limits::default());
+        if empty.instantiate(&mut store).is_err() {
+            return full;
+        }
+        full.push(store);
+        assert!(full.len() < 10_000, "instances have a bound");
+    }
+}

@@ -99,6 +99,8 @@ pub(super) struct Job {
     pub(super) serving: Option<Digest>,
     /// Whether a kept version is to serve if the file cannot.
     pub(super) falls_back: bool,
+    /// But not yet if the file only ran out of time or room: it is tried again soon, and its events wait.
+    pub(super) is_patient: bool,
     pub(super) state: Arc<StateCell>,
 }
 
@@ -197,7 +199,8 @@ fn work(tools: &Tools, job: Job) -> Done {
         Outcome::Refused(digest, ..) => Some(Some(*digest)),
         Outcome::Rewritten | Outcome::Unreadable(_) => Some(None),
     };
-    let kept = refused.filter(|_| job.falls_back).and_then(|refused| fall_back(tools, &job, refused));
+    let waits = job.is_patient && matches!(&outcome, Outcome::Refused(_, _, refusal) if refusal.passing);
+    let kept = refused.filter(|_| job.falls_back && !waits).and_then(|refused| fall_back(tools, &job, refused));
     if refused.is_some() {
         versions = tools.history.versions(&job.slot).ok();
     }

@@ -1,10 +1,11 @@
 //! What people and machines do to a modules directory.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
-use super::guests::{ACCEPT, Guest, REJECT, judges};
+use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;
 use crate::validator::directory::{self, Signature};
+use crate::validator::life::RETRY_PAUSE;
 
 fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
@@ -112,6 +113,123 @@ async fn a_directory_that_is_missing_appears_is_replaced_and_vanishes() {
     std::fs::remove_dir_all(house.modules()).expect("removed");
     house.wait(|| (!house.validators.problems().is_empty()).then_some(()), "a missing directory").await;
     assert_eq!(house.judge(("page", "view"), "{}").await.digest, Some(Digest::of(&second)));
+}
+
+/// What is said of an event whose module is not known.
+fn is_held(judgement: &Judgement, retry: Retry) -> bool {
+    let held = judgement.outcome.as_ref().is_err_and(|fault| (fault.code, fault.retry) == (FaultCode::Busy, retry));
+    held && judgement.digest.is_none()
+}
+
+/// A link that leads to itself: there is something, and nobody can read it.
+#[cfg(unix)]
+fn link_to_itself(path: &Path) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    std::os::unix::fs::symlink(path.file_name().expect("a name"), path).expect("linked");
+}
+
+#[tokio::test]
+async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
+    let root = tempfile::tempdir().expect("a directory for the test");
+    let modules = root.path().join("modules");
+    std::fs::write(&modules, b"no directory").expect("written");
+    let validators = Validators::start(options(root.path())).expect("the engine starts");
+    let house = House { validators, root };
+    house.wait(|| house.validators.problems().pop(), "the directory is told").await;
+    let mut changes = house.validators.changes();
+    // It is looked at again and again, and stays unknown.
+    for _ in 0..3 {
+        changes.changed().await.expect("validators run");
+        assert!(!house.validators.scanned());
+        assert!(is_held(&house.judge(("a", "b"), "{}").await, Retry::Whole));
+    }
+    let problem = house.validators.problems().remove(0);
+    assert!(problem.file == "." && problem.why.contains("answered 503"), "{problem:?}");
+    let bytes = judges(REJECT);
+    std::fs::remove_file(&modules).expect("there");
+    put(&house.root.path().join("next"), "a/b.wasm", &bytes);
+    std::fs::rename(house.root.path().join("next"), &modules).expect("moved");
+    let began = std::time::Instant::now();
+    house.validators.wait_scanned().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
+    assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&bytes)));
+    assert_eq!(house.judge(("a", "other"), "{}").await.outcome, Ok(Verdict::Accept));
+    assert_eq!(house.validators.problems(), []);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_at_the_start_holds_its_own_category_and_nothing_else() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::start(&[("_.wasm", &any), ("a/b.wasm", &own)], |options| {
+        link_to_itself(&options.modules_dir.join("page"));
+    })
+    .await;
+    assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&own)));
+    assert_eq!(house.judge(("x", "y"), "{}").await.digest, Some(Digest::of(&any)));
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    let problem = house.validators.problems().remove(0);
+    assert!(problem.file == "page" && problem.why.contains("cannot be read"), "{problem:?}");
+    assert!(problem.why.contains("answered 503"), "{problem:?}");
+
+    put(house.root.path(), "page/view.wasm", &own);
+    // In one step, since a folder that is gone holds nothing.
+    std::os::unix::fs::symlink(house.root.path().join("page"), house.modules().join(".next")).expect("linked");
+    std::fs::rename(house.modules().join(".next"), house.modules().join("page")).expect("swapped");
+    let judged = async {
+        loop {
+            let judgement = house.judge(("page", "view"), "{}").await;
+            if judgement.outcome.is_ok() {
+                // Not by the one for everything, in no moment.
+                break assert_eq!(judgement.digest, Some(Digest::of(&own)));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, judged).await.expect("it is read");
+    assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
+    assert_eq!(house.validators.problems(), []);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_any_more_keeps_its_modules_and_a_new_one_takes_nothing() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("_.wasm", &any), ("page/view.wasm", &own), ("z/z.wasm", &own)]).await;
+    std::fs::rename(house.modules().join("page"), house.root.path().join("page")).expect("moved");
+    link_to_itself(&house.modules().join("page"));
+    link_to_itself(&house.modules().join("new"));
+    house.wait(|| (house.validators.problems().len() == 2).then_some(()), "both are told").await;
+    // What is missing would be gone with this one.
+    house.remove("z/z.wasm");
+    house.until_gone("z/z").await;
+    assert_eq!(house.judge(("page", "view"), "{}").await.digest, Some(Digest::of(&own)));
+    for event_type in [("page", "other"), ("new", "one")] {
+        assert_eq!(house.judge(event_type, "{}").await.digest, Some(Digest::of(&any)), "{event_type:?}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_cannot_be_read_holds_its_events_from_the_start_and_serves_on_later() {
+    let (any, own) = (judges(ACCEPT), judges(REJECT));
+    let house = House::start(&[("page/_.wasm", &any), ("page/view.toml", b"deadline_ms = 7")], |options| {
+        link_to_itself(&options.modules_dir.join("page/view.wasm"));
+    })
+    .await;
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
+    let report = house.report("page/view").expect("it is told");
+    assert_eq!((report.state, report.digest), (State::Refused, None));
+    house.put("page/view.wasm", &own);
+    house.until("page/view", |report| serves(report, &own)).await;
+
+    for file in ["page/view.wasm", "page/view.toml"] {
+        house.remove(file);
+        link_to_itself(&house.modules().join(file));
+    }
+    let report = house.until("page/view", |report| refused(report) && report.settings_error.is_some()).await;
+    assert!(serves(&report, &own) && report.limits.deadline_ms == 7, "{report:?}");
 }
 
 #[tokio::test]
@@ -566,6 +684,54 @@ async fn a_refusal_that_may_be_the_machines_fault_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_module_for_which_the_machine_had_no_room_is_tried_again_soon() {
+    let bytes = new_for_each_event();
+    let house = House::with(&[]).await;
+    let full = fill(&house);
+    house.put("a/b.wasm", &bytes);
+    let report = house.until("a/b", |report| report.retry_at.is_some()).await;
+    assert_eq!((report.state, report.digest), (State::Refused, None));
+    let error = report.last_error.expect("it says why");
+    assert!(error.refusal.found.contains("no room"), "{error:?}");
+    let pause = report.retry_at.expect("it says when") - error.at;
+    assert!((0..=600).contains(&pause.num_milliseconds()), "{pause}");
+    drop(full);
+    let began = std::time::Instant::now();
+    let report = house.until("a/b", |report| serves(report, &bytes)).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
+    assert_eq!((report.last_error, report.retry_at), (None, None));
+}
+
+#[tokio::test]
+async fn the_events_of_a_module_that_ran_out_of_time_at_the_start_wait_for_its_next_tries_and_no_longer() {
+    let (any, older, newer) = (judges(ACCEPT), judges(REJECT), slow(400_000_000));
+    let house = House::with(&[("_.wasm", &any), ("a/b.wasm", &older)]).await;
+    house.put("a/b.toml", b"deadline_ms = 10000");
+    house.put("a/b.wasm", &newer);
+    house.until("a/b", |report| serves(report, &newer)).await;
+    house.put("a/b.toml", b"deadline_ms = 1");
+    house.put("c/d.toml", b"deadline_ms = 1");
+    house.put("c/d.wasm", &newer);
+    let house = house.restart();
+    let began = std::time::Instant::now();
+    let judged = async |event_type| loop {
+        let judgement = house.judge(event_type, "{}").await;
+        if !is_held(&judgement, Retry::Whole) {
+            break judgement.digest;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let judged = async { (judged(("a", "b")).await, judged(("c", "d")).await) };
+    let judged = tokio::time::timeout(PATIENCE, judged).await.expect("they wait no longer");
+    assert_eq!(judged, (Some(Digest::of(&older)), Some(Digest::of(&any))));
+    assert!(began.elapsed() > RETRY_PAUSE * 3, "twice it was tried again: {:?}", began.elapsed());
+    house.validators.wait_scanned().await;
+    // The machine has time for it again.
+    house.put("a/b.toml", b"deadline_ms = 10000");
+    house.until("a/b", |report| serves(report, &newer) && report.last_error.is_none()).await;
+}
+
+#[tokio::test]
 async fn what_is_told_to_serve_serves() {
     let house = House::with(&[]).await;
     let mut changes = house.validators.changes();
@@ -605,6 +771,24 @@ async fn a_pipe_in_the_place_of_a_file_stops_nothing() {
         house.put(&format!("c/{number}.wasm"), &bytes);
         house.until(&format!("c/{number}"), |report| serves(report, &bytes)).await;
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_takes_the_place_of_a_file_just_before_it_is_opened_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo").success());
+    let (tell, told) = sync_channel(1);
+    std::thread::spawn(move || tell.send(directory::open_unwaiting(&path).map_err(|error| error.to_string())));
+    let opened = told.recv_timeout(PATIENCE).expect("nobody ever writes to it");
+    assert_eq!(opened.expect_err("it is no file"), "it is no regular file");
+    let path = folder.path().join("file");
+    std::fs::write(&path, b"content").expect("written");
+    let mut text = String::new();
+    directory::open_unwaiting(&path).expect("a file").read_to_string(&mut text).expect("read");
+    assert_eq!(text, "content");
 }
 
 #[tokio::test]

@@ -102,6 +102,13 @@ pub(super) fn judges(validate: &str) -> Vec<u8> {
     Guest { validate, ..Guest::default() }.core()
 }
 
+/// A guest that accepts everything, and that no instance may serve twice.
+pub(super) fn new_for_each_event() -> Vec<u8> {
+    let fills = "(table.set $t (i32.const 0) (ref.func $f)) (i32.const 2048)";
+    let more = "(table $t 1 funcref) (func $f) (elem declare func $f)";
+    Guest { validate: fills, more, ..Guest::default() }.core()
+}
+
 /// Guests that fault, each with the code of its fault.
 pub(super) fn faults() -> Vec<(FaultCode, Vec<u8>)> {
     let write = |address: u32, value: u32| format!("(i32.store (i32.const {address}) (i32.const {value}))");

@@ -1,6 +1,6 @@
 //! What comes of events: verdicts, faults by kind, limits, and isolation.
 
-use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges};
+use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges, new_for_each_event};
 use super::*;
 
 const T: (&str, &str) = ("page", "view");
@@ -233,6 +233,74 @@ async fn who_waits_for_a_module_that_is_taken_off_the_path_is_not_put_to_it() {
     let with = |wanted| judgements.iter().filter(|judgement| code(judgement) == Some(wanted)).count();
     // Twenty faults take it off.
     assert_eq!((with(FaultCode::Trap), with(FaultCode::OffPath)), (20, 40));
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
+async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as_one() {
+    // As many modules as may be called away at once, each held until the test lets it go.
+    let places = std::thread::available_parallelism().map_or(1, usize::from);
+    let (hold, held) = sync_channel::<()>(0);
+    let (began, mut begins) = tokio::sync::mpsc::channel(places);
+    let held = Mutex::new(held);
+    let waits = move |_: &str| {
+        began.try_send(()).expect("there is room for all");
+        let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.recv().expect_err("nothing is sent, it ends when it is let go");
+        Ok(())
+    };
+    let house = House::start(&[("page/view.wasm", &judges("unreachable"))], |options| {
+        options.check_amended = Arc::new(waits);
+    })
+    .await;
+    let names: Vec<_> = (0..places).map(|place| place.to_string()).collect();
+    for name in &names {
+        house.put(&format!("held/{name}.toml"), b"deadline_ms = 5000");
+        house.put(&format!("held/{name}.wasm"), &Guest { validate: AMEND, salt: name, ..Guest::default() }.core());
+        house.until(&format!("held/{name}"), |report| report.state == State::Active).await;
+    }
+    while code(&house.judge(T, "{}").await) != Some(FaultCode::OffPath) {}
+    let calls = names.clone().into_iter().map(|name| {
+        let validators = house.validators.clone();
+        tokio::task::spawn(async move { validators.judge(subject(("held", &name), "{}")).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    for _ in &names {
+        begins.recv().await.expect("it is called");
+    }
+
+    let gives_up = async {
+        // Who is no probe is answered at once.
+        while tokio::time::timeout(Duration::from_millis(50), house.judge(T, "{}")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gives_up).await.expect("a probe is due, and finds no place");
+    let modules = house.validators.begin().modules;
+    let Some(Place::Taken(module)) = modules.find(T.0, T.1) else { panic!("it serves") };
+    // The end of a call that began while the module was on the path.
+    module.circuit.judged(Duration::ZERO);
+    assert!(module.circuit.is_off());
+    drop(hold);
+    for call in calls {
+        assert!(call.await.expect("it ends").outcome.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_machine_without_room_does_not_weigh_against_a_module() {
+    let house = house_of(&new_for_each_event()).await;
+    let full = fill(&house);
+    // Twenty faults would take it off the path.
+    for _ in 0..100 {
+        let Err(fault) = house.judge(T, "{}").await.outcome else { panic!("there was room") };
+        assert_eq!((fault.code, fault.retry), (FaultCode::Busy, Retry::Alone), "{fault:?}");
+    }
+    let report = house.report("page/view").expect("there");
+    assert_eq!((report.standing, report.counts.faulted["busy"]), (Some(Standing::Healthy), 100));
+    assert_eq!(report.judging, None, "none was called");
+    drop(full);
+    assert_eq!(house.judge(T, "{}").await.outcome, Ok(Verdict::Accept));
 }
 
 #[tokio::test]
