@@ -46,11 +46,13 @@ bench-quick: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench quick
 
 bench-instructions: modules
+	./setup measure
 	cargo build --release -p eye -p eye-bench
 	./target/release/instructions
 
 # Where the gateway's time goes, symbol by symbol; half a minute.
 profile: bench-build
+	./setup measure
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
 
 bench-build: setup modules

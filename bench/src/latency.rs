@@ -12,6 +12,9 @@ const CONNECTIONS: usize = 64;
 
 /// 50th, 99th and 99.9th percentile.
 pub(crate) async fn answers(run: &mut Run) -> Result<()> {
+    if run.singles_per_second == 0.0 {
+        crate::throughput::singles(run).await?;
+    }
     let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     let source = shared(1, 1);

@@ -62,6 +62,9 @@ const QUICK: Plan = Plan {
     big_table_rows: 200_000,
 };
 
+/// What is measured, in order. Half of the best rate of `singles` is the rate of `answers`.
+const PARTS: [&str; 8] = ["batches", "singles", "answers", "modules", "types", "connections", "table", "swap"];
+
 /// One run: what is measured with, and what has been found.
 struct Run {
     plan: Plan,
@@ -74,13 +77,18 @@ struct Run {
 }
 
 fn main() -> Result<()> {
-    let word = std::env::args().nth(1);
+    let mut words = std::env::args().skip(1);
+    let word = words.next();
     let plan = match word.as_deref() {
         Some("bare") => return bare::serve(),
         Some("full") => FULL,
         Some("quick" | "profile") => QUICK,
-        _ => bail!("usage: eye-bench full|quick|profile"),
+        _ => bail!("usage: eye-bench full|quick [PART]... | eye-bench profile; parts: {}", PARTS.join(" ")),
     };
+    let parts: Vec<String> = words.collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("there is no part `{unknown}`, only {}", PARTS.join(" "));
+    }
     let only_profile = word.as_deref() == Some("profile");
     let folder = tempfile::tempdir_in("/var/tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -93,7 +101,8 @@ fn main() -> Result<()> {
         let mut run = Run { plan, workshop, server, main, table: Table::default(), singles_per_second: 0.0 };
         let mut terminate = signal(SignalKind::terminate())?;
         // However it ends, what was started is stopped.
-        let work = async { if only_profile { profile::gateway(&mut run).await } else { measure(&mut run).await } };
+        let work =
+            async { if only_profile { profile::gateway(&mut run).await } else { measure(&mut run, &parts).await } };
         let measured = tokio::select! {
             measured = work => measured,
             _ = terminate.recv() => Err(anyhow!("told to stop")),
@@ -104,16 +113,21 @@ fn main() -> Result<()> {
     })
 }
 
-async fn measure(run: &mut Run) -> Result<()> {
+/// Measures the `parts`, or all of them when none is named; only then are the figures written.
+async fn measure(run: &mut Run, parts: &[String]) -> Result<()> {
     let start = Instant::now();
-    throughput::batches(run).await?;
-    throughput::singles(run).await?;
-    latency::answers(run).await?;
-    growth::modules(run).await?;
-    growth::event_types(run).await?;
-    growth::connections(run).await?;
-    growth::table(run).await?;
-    swap::modules(run).await?;
+    for part in PARTS.into_iter().filter(|part| parts.is_empty() || parts.iter().any(|wanted| wanted == part)) {
+        match part {
+            "batches" => throughput::batches(run).await?,
+            "singles" => throughput::singles(run).await?,
+            "answers" => latency::answers(run).await?,
+            "modules" => growth::modules(run).await?,
+            "types" => growth::event_types(run).await?,
+            "connections" => growth::connections(run).await?,
+            "table" => growth::table(run).await?,
+            _ => swap::modules(run).await?,
+        }
+    }
     let took = start.elapsed().as_secs();
     let figures = format!(
         "{}\n\n{}. Median, and from the least to the most. It took {} min {} s.\n\n{}",
@@ -124,7 +138,7 @@ async fn measure(run: &mut Run) -> Result<()> {
         run.table.markdown(),
     );
     println!("\n{figures}");
-    if run.plan.repeats == FULL.repeats {
+    if run.plan.repeats == FULL.repeats && parts.is_empty() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         report::write_figures(&root.join("BENCHMARKS.md"), &figures)?;
         println!("written to BENCHMARKS.md");

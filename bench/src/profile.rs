@@ -67,5 +67,6 @@ fn symbols(file: &Path) -> Result<String> {
     ensure!(output.status.success(), "perf report: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().filter(|line| line.contains('%') && !line.starts_with('#')).take(SYMBOLS_MAX);
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    // What follows the symbol in columns of their own tells of inlining, which is not asked for.
+    Ok(lines.map(|line| line.trim_end_matches([' ', '-'])).collect::<Vec<_>>().join("\n"))
 }

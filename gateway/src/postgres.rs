@@ -10,6 +10,7 @@ mod cluster;
 mod output;
 mod programs;
 mod server;
+mod settings;
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

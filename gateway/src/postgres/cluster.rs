@@ -14,6 +14,7 @@ use tokio::process::Command;
 use super::output::{Log, Output};
 use super::programs::{Programs, TOOL_TIME_MAX, User, as_user, describe, run};
 use super::server::{RESTART_DELAYS, Server};
+use super::settings::{SETTINGS, memory_bytes, sized};
 use super::{Error, NAME, PORT, cluster_name, io_error, make_private};
 
 /// `initdb` takes about a second; on a slow disk its final sync takes much longer.
@@ -32,51 +33,6 @@ pub(super) const QUIT_TIME_MAX: Duration = Duration::from_secs(3);
 pub(super) const MEMORY_HELD: &str = "pre-existing shared memory block";
 
 pub(super) const MEMORY_HELD_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// Given on the command line, so that they win over anything in the cluster's files. Durability is spelled out because
-/// `stored` is promised after commit: no setting in a file may weaken it.
-pub(super) const SETTINGS: &[&str] = &[
-    "fsync=on",
-    "full_page_writes=on",
-    "synchronous_commit=on",
-    // Only the private socket: no port to guard, none to collide with.
-    "listen_addresses=",
-    "unix_socket_permissions=0700",
-    // Nobody subscribes to this cluster; its launcher is one process less.
-    "max_logical_replication_workers=0",
-    // Suits a machine of 1 GiB and more; recent events stay in memory, the rest is the kernel's page cache.
-    "shared_buffers=128MB",
-    "wal_buffers=16MB",
-    // Full-page images are most of the log of an append workload with random keys.
-    "wal_compression=on",
-    // Bounds both the space of the write-ahead log and the replay after a crash, to a few seconds.
-    "max_wal_size=1GB",
-    "min_wal_size=256MB",
-    "checkpoint_timeout=5min",
-    // After a crash everything is synced before the replay: in one call, not in one for each of a thousand files, which
-    // takes seconds on a busy disk. Linux tells of failed writes that way since 5.8; other systems do not have it.
-    #[cfg(target_os = "linux")]
-    "recovery_init_sync_method=syncfs",
-    // A read across years locks each month's partition with its indexes, four for each; 240 months must fit.
-    "max_locks_per_transaction=512",
-    // Ingesting statements are short: compiling them costs more than it saves.
-    "jit=off",
-    "autovacuum=on",
-    // Timestamps are UTC everywhere in the gateway.
-    "timezone=UTC",
-    "log_timezone=UTC",
-    // The gateway collects the log itself, which bounds its size.
-    "logging_collector=off",
-    "log_destination=stderr",
-    "log_min_messages=warning",
-    "log_line_prefix=%m [%p] ",
-    "lc_messages=C",
-    // Statements and details quote events; the log must not.
-    "log_min_error_statement=panic",
-    "log_error_verbosity=terse",
-    "log_statement=none",
-    "log_min_duration_statement=-1",
-];
 
 /// One cluster and everything that is needed to run it.
 #[derive(Debug)]
@@ -196,6 +152,7 @@ impl Cluster {
         let mut command = self.command("postgres", &self.cluster_dir);
         command.arg("-D").arg(&self.cluster_dir).stdout(writer).stderr(stderr);
         command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        command.args(sized(memory_bytes()).iter().flat_map(|setting| ["-c", setting]));
         command.args(["-c", &format!("port={PORT}")]);
         command.args(["-c", &format!("max_connections={}", self.connections_max)]);
         command.args(["-c", &format!("cluster_name={}", cluster_name(&self.data_dir))]);

@@ -79,21 +79,34 @@ impl<'a> Cursor<'a> {
 
     /// Takes a string and returns its text, with the quotes and escapes.
     pub(crate) fn string(&mut self) -> Result<&'a str, Malformed> {
+        self.quoted().map(|(quoted, _)| quoted)
+    }
+
+    /// Takes a string and returns its content.
+    pub(crate) fn content(&mut self) -> Result<Cow<'a, str>, Malformed> {
+        let (quoted, escaped) = self.quoted()?;
+        Ok(if escaped { unescape(quoted) } else { Cow::Borrowed(inner(quoted)) })
+    }
+
+    /// Takes a string, and says whether anything in it is escaped.
+    fn quoted(&mut self) -> Result<(&'a str, bool), Malformed> {
         self.peek();
         let start = self.at;
         self.expect(b'"')?;
+        let mut escaped = false;
         loop {
-            let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-            let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
-            self.at += rest.iter().position(special).unwrap_or(rest.len());
+            self.at += plain_bytes(self.text.as_bytes().get(self.at..).unwrap_or_default());
             match self.byte() {
                 b'"' => break,
-                b'\\' => self.escape()?,
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
                 _ => return Err(self.malformed()),
             }
         }
         self.at += 1;
-        self.since(start)
+        Ok((self.since(start)?, escaped))
     }
 
     fn escape(&mut self) -> Result<(), Malformed> {
@@ -164,12 +177,31 @@ impl<'a> Cursor<'a> {
         Ok(key)
     }
 
+    /// Takes a key and its colon, and returns the key.
+    pub(crate) fn key_content(&mut self) -> Result<Cow<'a, str>, Malformed> {
+        let key = self.content()?;
+        self.expect(b':')?;
+        Ok(key)
+    }
+
     /// Takes a value of any kind and returns its text.
     pub(crate) fn value(&mut self) -> Result<&'a str, Malformed> {
-        self.peek();
+        let first = self.peek();
         let start = self.at;
-        self.walk(|_, _| Ok(false))?;
+        match first {
+            b'{' | b'[' => self.walk(|_, _| Ok(false))?,
+            _ => drop(self.scalar(first)?),
+        }
         self.since(start)
+    }
+
+    /// Takes a value that holds no others, of which this is the first byte.
+    fn scalar(&mut self, first: u8) -> Result<&'a str, Malformed> {
+        match first {
+            b'"' => self.string(),
+            b'-' | b'0'..=b'9' => self.number(),
+            _ => self.word(),
+        }
     }
 
     /// Takes a value, calling `visit` in front of it and of each value within it, with the key for those that have one.
@@ -199,9 +231,7 @@ impl<'a> Cursor<'a> {
                             continue;
                         }
                     }
-                    b'"' => drop(self.string()?),
-                    b'-' | b'0'..=b'9' => drop(self.number()?),
-                    _ => drop(self.word()?),
+                    _ => drop(self.scalar(first)?),
                 }
             }
             loop {
@@ -221,10 +251,30 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// How many bytes in front mean themselves within a string: all but quotes, backslashes and control characters. Most of an
+/// event's data is such text, so eight bytes are looked at together.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const TOP: u64 = EACH << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The top bit of each byte that is less than `bound`; a borrow can only reach bytes behind one that is.
+        let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word & TOP;
+        let equal = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+        let special = equal(b'"') | equal(b'\\') | below(word, b' ');
+        if special != 0 {
+            return place * 8 + special.trailing_zeros() as usize / 8;
+        }
+    }
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    words.len() * 8 + rest.iter().position(special).unwrap_or(rest.len())
+}
+
 /// The content of a JSON string, given its text with the quotes. Borrows unless something is escaped. A lone surrogate
 /// becomes U+FFFD; the gateway lets none pass.
 pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
-    let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+    let inner = inner(quoted);
     if !inner.as_bytes().contains(&b'\\') {
         return Cow::Borrowed(inner);
     }
@@ -259,6 +309,11 @@ pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
     }
     content.push_str(rest);
     Cow::Owned(content)
+}
+
+/// What stands between the quotes.
+fn inner(quoted: &str) -> &str {
+    quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default()
 }
 
 /// The code unit of `uXXXX`, or 0 if the text does not begin like that.
@@ -342,10 +397,7 @@ impl<'a> Json<'a> {
             let part = match cursor.peek() {
                 b'{' => Part::Object,
                 b'[' => Part::List,
-                b'"' => {
-                    let quoted = cursor.string()?;
-                    Part::Text(unescape(quoted))
-                }
+                b'"' => Part::Text(cursor.content()?),
                 _ => Part::Other(cursor.value()?),
             };
             let container = matches!(part, Part::Object | Part::List);

@@ -56,6 +56,12 @@ pub use json::{Json, Malformed, Object, Part};
 pub use rules::is_host_name;
 pub use violations::{Violations, pointer};
 
+/// The gateway has every event find the module in one and the same state, so what an event took is back when the next one
+/// comes, and giving it back before is work for nothing.
+#[cfg(all(target_family = "wasm", feature = "bump-allocator"))]
+#[global_allocator]
+static ALLOCATOR: mini_alloc::MiniAlloc = mini_alloc::MiniAlloc::INIT;
+
 /// One fact that an application reported, with its data read as `T`.
 #[derive(Clone, Debug)]
 pub struct Event<'a, T> {

@@ -14,7 +14,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use crate::Violation;
-use crate::json::{Cursor, Malformed, RAW, unescape};
+use crate::json::{Cursor, Malformed, RAW};
 use crate::violations::push_token;
 
 /// How often reading starts again to find one more reason.
@@ -235,7 +235,7 @@ impl<'r, 'de> Value<'r, 'de> {
     }
 
     fn string(self) -> Result<Cow<'de, str>, Failure> {
-        if self.cursor.peek() == b'"' { Ok(unescape(self.cursor.string()?)) } else { Err(self.mismatch("a string")) }
+        if self.cursor.peek() == b'"' { Ok(self.cursor.content()?) } else { Err(self.mismatch("a string")) }
     }
 
     /// Takes a number of a type whose name for people is `expected`.
@@ -436,12 +436,12 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         if self.cursor.peek() == b'"' {
-            return visitor.visit_enum(Variant { name: unescape(self.cursor.string()?), content: None });
+            return visitor.visit_enum(Variant { name: self.cursor.content()?, content: None });
         }
         if !self.cursor.take(b'{') {
             return Err(self.mismatch("a string"));
         }
-        let name = unescape(self.cursor.key()?);
+        let name = self.cursor.key_content()?;
         let key = name.clone();
         let path = Path::Key(self.path, &key);
         let content = Value { cursor: &mut *self.cursor, path: &path, repairs: self.repairs };
@@ -508,7 +508,7 @@ impl Members<'_, '_> {
             if self.ended {
                 return if first { Ok(()) } else { Ok(self.cursor.expect(b'}')?) };
             }
-            self.key = unescape(self.cursor.key()?);
+            self.key = self.cursor.key_content()?;
             if self.repairs.is_empty() || !is_repaired(self.repairs, &Path::Key(self.path, &self.key), By::Skipping) {
                 return Ok(());
             }

@@ -1,0 +1,99 @@
+//! What the embedded Postgres runs with: durable, whatever the cluster's files say, and fit for the machine's memory.
+
+use std::fs;
+
+/// Given on the command line, so that they win over anything in the cluster's files. Durability is spelled out because
+/// `stored` is promised after commit: no setting in a file may weaken it.
+pub(super) const SETTINGS: &[&str] = &[
+    "fsync=on",
+    "full_page_writes=on",
+    "synchronous_commit=on",
+    // Only the private socket: no port to guard, none to collide with.
+    "listen_addresses=",
+    "unix_socket_permissions=0700",
+    // Nobody subscribes to this cluster; its launcher is one process less.
+    "max_logical_replication_workers=0",
+    "wal_buffers=16MB",
+    // Images of whole pages are most of the log, since the keys are random, and what is random does not get smaller: in a
+    // table of 8 million events, compressing saved 5 % of the log and made an insert after a checkpoint take three times
+    // as long.
+    "wal_compression=off",
+    "min_wal_size=256MB",
+    "checkpoint_timeout=15min",
+    // After a crash everything is synced before the replay: in one call, not in one for each of a thousand files, which
+    // takes seconds on a busy disk. Linux tells of failed writes that way since 5.8; other systems do not have it.
+    #[cfg(target_os = "linux")]
+    "recovery_init_sync_method=syncfs",
+    // A read across years locks each month's partition with its indexes, four for each; 240 months must fit.
+    "max_locks_per_transaction=512",
+    // Ingesting statements are short: compiling them costs more than it saves.
+    "jit=off",
+    "autovacuum=on",
+    // Timestamps are UTC everywhere in the gateway.
+    "timezone=UTC",
+    "log_timezone=UTC",
+    // The gateway collects the log itself, which bounds its size.
+    "logging_collector=off",
+    "log_destination=stderr",
+    "log_min_messages=warning",
+    "log_line_prefix=%m [%p] ",
+    "lc_messages=C",
+    // Statements and details quote events; the log must not.
+    "log_min_error_statement=panic",
+    "log_error_verbosity=terse",
+    "log_statement=none",
+    "log_min_duration_statement=-1",
+];
+
+const MIB: u64 = 1 << 20;
+
+/// What depends on how much memory there is.
+///
+/// The primary key begins with the session, so that each event goes to a page of its index that no other is at. Once the
+/// index is larger than `shared_buffers`, every event reads a page and writes another back.
+pub(super) fn sized(memory_bytes: Option<u64>) -> [String; 2] {
+    // A machine of 1 GiB is taken for granted.
+    let memory_mib = memory_bytes.unwrap_or(1 << 30) / MIB;
+    let buffers_mib = (memory_mib / 8).clamp(128, 2_048);
+    // The first change of a page after each checkpoint writes the whole page to the log, so checkpoints are as rare as the
+    // replay after a crash allows, which takes seconds for each GiB. The log takes up this much space on disk.
+    let log_mib = (memory_mib / 6).clamp(1_024, 4_096);
+    [format!("shared_buffers={buffers_mib}MB"), format!("max_wal_size={log_mib}MB")]
+}
+
+/// How much memory this process and its children may use: what the machine has, or what its container allows.
+pub(super) fn memory_bytes() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let allowed = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = allowed.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
+    machine.into_iter().chain(limits).min()
+}
+
+/// What `/proc/meminfo` tells as the machine's memory.
+fn total(meminfo: &str) -> Option<u64> {
+    let kib: u64 =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_and_log_grow_with_the_machine_within_bounds() {
+        let both = |buffers: u64, log: u64| [format!("shared_buffers={buffers}MB"), format!("max_wal_size={log}MB")];
+        assert_eq!(sized(None), both(128, 1_024));
+        assert_eq!(sized(Some(512 * MIB)), both(128, 1_024));
+        assert_eq!(sized(Some(12 << 30)), both(1_536, 2_048));
+        assert_eq!(sized(Some(1 << 40)), both(2_048, 4_096));
+    }
+
+    #[test]
+    fn the_memory_of_a_machine_is_read_from_the_kernel() {
+        assert_eq!(total("MemTotal:       24689764 kB\nMemFree:  1 kB\n"), Some(24_689_764 << 10));
+        assert_eq!(total("MemFree:  1 kB\n"), None);
+        #[cfg(target_os = "linux")]
+        assert!(memory_bytes().is_some_and(|bytes| bytes > 64 * MIB));
+    }
+}
