@@ -37,9 +37,10 @@ impl DeadLetters {
         self.batcher.close();
     }
 
-    /// How many rejected events were not kept, for want of room or because Postgres refused the row.
+    /// How many rejected events were not kept: for want of room, or because Postgres refused the row, or their batch or the
+    /// drain ended before they were written.
     pub fn trimmed(&self) -> u64 {
-        self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().refused_unheard.load(Ordering::Relaxed)
+        self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().lost_unheard.load(Ordering::Relaxed)
     }
 
     /// The queue and its writers.
