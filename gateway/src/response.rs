@@ -339,6 +339,8 @@ pub fn many(outcomes: &[Outcome]) -> Response {
 // The longer details.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
+const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, which may call for anybody, so \
+    calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send a token.";
 const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
     could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
 const FOREIGN_HOST: &str = "Who is known by calling from this machine must call `localhost` or an address, so that no \
@@ -395,6 +397,8 @@ pub enum Refusal {
     },
     /// The sender is not a known application.
     Unknown,
+    /// Only calling from this machine would make the sender known, and a proxy that nobody named passed the request on.
+    UnnamedProxy,
     /// The application lacks a scope.
     NotAllowed {
         /// The scope that it lacks.
@@ -504,6 +508,7 @@ impl Refusal {
             }
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
+            Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "A proxy that is not named sent this"),
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
@@ -564,6 +569,7 @@ impl Refusal {
             )
             .into(),
             Self::Unknown => UNKNOWN.into(),
+            Self::UnnamedProxy => UNNAMED_PROXY.into(),
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
@@ -613,6 +619,7 @@ impl Refusal {
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::UnnamedProxy
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::RateLimited { .. }
@@ -769,6 +776,7 @@ mod tests {
             Refusal::WrongEncoding { found: "br".to_owned() },
             Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
             Refusal::Unknown,
+            Refusal::UnnamedProxy,
             Refusal::NotAllowed { scope: "send" },
             Refusal::TooManyHeaders { limit: 100 },
             Refusal::ForeignOrigin,

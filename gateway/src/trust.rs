@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderValue, VIA};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -63,8 +63,8 @@ impl Scope {
 /// Where a request comes from, as far as the connection tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The other end of the connection, or whom the PROXY header names. `None` if that header names nobody: then the
-    /// proxy's own address says nothing of who calls.
+    /// The other end of the connection, or whom the PROXY header names. `None` if that header names nobody, or this machine:
+    /// then the proxy's own address says nothing of who calls.
     pub address: Option<SocketAddr>,
     /// SHA-256 of the client certificate that was proved in the handshake.
     pub certificate: Option<Digest>,
@@ -192,6 +192,8 @@ struct Caller {
     certificate: Option<Digest>,
     /// Whether the request was meant for this machine by a name that only this machine decides on.
     meant_for_us: bool,
+    /// Whether it came from this machine by way of a proxy that nobody named: then anybody may have sent it.
+    relayed: bool,
 }
 
 /// Why a caller is not known.
@@ -202,6 +204,8 @@ enum Stranger<'a> {
     Known(Kind, &'a Application),
     /// A browser was told that another site's name means this machine.
     Page(&'a Application),
+    /// A proxy on this machine that nobody named may speak for anybody.
+    Relayed(&'a Application),
 }
 
 /// What a token stands for.
@@ -271,11 +275,17 @@ impl Snapshot {
             if application.needs_network && !application.lives_at(caller.address) {
                 return Err(Stranger::Known(Kind::UnknownNetwork, application));
             }
+            if application.needs_network && caller.relayed {
+                return Err(Stranger::Relayed(application));
+            }
             return Ok(application);
         }
         let Some(address) = caller.address else { return Err(Stranger::Nobody(Kind::UnknownNetwork)) };
         let home = self.by_network.iter().find(|(network, _)| network.contains(&address));
         let (_, application) = home.ok_or(Stranger::Nobody(Kind::UnknownNetwork))?;
+        if caller.relayed {
+            return Err(Stranger::Relayed(application));
+        }
         // A page can have its own name resolved to this machine, and its browser calls from here.
         if address.is_loopback() && !caller.meant_for_us {
             return Err(Stranger::Page(application));
@@ -311,6 +321,14 @@ fn only_ours(host: Option<&str>) -> bool {
     };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+/// Whether the headers have what proxies add.
+fn passed_on(headers: &HeaderMap) -> bool {
+    let by_convention = ["x-forwarded-for", "x-real-ip"];
+    headers.contains_key(FORWARDED)
+        || headers.contains_key(VIA)
+        || by_convention.iter().any(|name| headers.contains_key(*name))
 }
 
 fn exact(digest: &[u8]) -> Option<Digest> {
@@ -362,15 +380,19 @@ impl Trust {
 
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
         let header = request.headers().get(AUTHORIZATION);
+        let address = peer.address.and_then(|address| self.address(request, address.ip().to_canonical()));
         Caller {
-            address: peer.address.and_then(|address| self.address(request, address.ip().to_canonical())),
+            address,
             token: header.map(|header| bearer(header.as_bytes()).map(Digest::of)),
             certificate: peer.certificate,
             meant_for_us: header.is_some() || only_ours(host(request)),
+            // No proxy is believed that somebody calls from this machine, so this is the other end of the connection.
+            relayed: address.is_some_and(|address| address.is_loopback()) && passed_on(request.headers()),
         }
     }
 
-    /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say.
+    /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say, or says that
+    /// it is this machine.
     fn address<B>(&self, request: &Request<B>, peer: IpAddr) -> Option<IpAddr> {
         if self.proxies.is_empty() {
             return Some(peer);
@@ -399,7 +421,8 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`]; [`Refusal::ForeignHost`] of a caller that is known by being on this machine and did not ask
+    /// [`Refusal::Unknown`]; [`Refusal::UnnamedProxy`] of a caller that only a network would make known and that a proxy on
+    /// this machine may have spoken for; [`Refusal::ForeignHost`] of a caller that is known by being on this machine and did not ask
     /// for it; or [`Refusal::DatabaseAway`] while the applications could not be read yet.
     pub fn identify<B>(&self, request: &Request<B>, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
@@ -413,6 +436,10 @@ impl Trust {
             Stranger::Known(kind, application) => {
                 self.security.refused(kind, &application.name, &application.refused);
                 Refusal::Unknown
+            }
+            Stranger::Relayed(application) => {
+                self.security.refused(Kind::UnnamedProxy, &application.name, &application.refused);
+                Refusal::UnnamedProxy
             }
             Stranger::Page(application) => {
                 self.security.refused(Kind::ForeignPage, &application.name, &application.refused);

@@ -123,7 +123,10 @@ impl Connection {
         loop {
             match proxy_protocol::parse(&header, self.limits.proxy_header_bytes_max).map_err(io::Error::other)? {
                 Header::Whole(source) => {
-                    return Ok(source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port())));
+                    let source = source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port()));
+                    // Who is told to call from this machine is not known by that; a named proxy here may tell of others.
+                    let tells = |source: &SocketAddr| !source.ip().is_loopback() || self.doors.is_proxy(source.ip());
+                    return Ok(source.filter(tells));
                 }
                 Header::More(more) => {
                     let known = header.len();
