@@ -277,6 +277,33 @@ async fn no_page_can_use_a_browser_on_this_machine() {
 }
 
 #[tokio::test]
+async fn who_is_known_by_where_it_is_must_ask_for_a_name_of_the_gateway() {
+    let named = Setup::default().with("EYE_HOSTS", "eye.example, gate").with("EYE_TRUSTED_PROXIES", "127.0.0.1/32");
+    let sent = async |gateway: &Gateway, host: &str, more: &[(&str, &str)]| {
+        let headers = [&[("host", host), ("x-forwarded-for", CALLER)][..], more].concat();
+        status(gateway, &headers).await
+    };
+    let gateway = knowing_the_caller(named).await;
+    gateway.sql("update applications set scopes = '{ingest}' where name = 'probe'");
+    for host in ["eye.example", "EYE.example:8000", "gate", "localhost:8000", "127.0.0.1", "[::1]:8000", CALLER] {
+        assert_eq!(sent(&gateway, host, &[]).await, 201, "{host}");
+    }
+    let probe = ("authorization", "Bearer eye_probe");
+    eventually("the token may send", async || (sent(&gateway, "gate", &[probe]).await == 201).then_some(())).await;
+    for host in ["evil.example", "evil.eye.example", "eye.example.evil.example:8000", "gate.example"] {
+        assert_eq!(sent(&gateway, host, &[]).await, 403, "{host}");
+        assert_eq!(sent(&gateway, host, &[probe]).await, 201, "{host}: no page has the token");
+    }
+    let rebound = [("host", "evil.example:8000"), ("origin", "http://evil.example:8000"), ("x-forwarded-for", CALLER)];
+    let mut wire = Wire::connect(gateway.address()).await;
+    let told = wire.post("/v1/events", &rebound, &pageview().to_string()).await.expect("an answer");
+    assert!(told.status == 403 && told.body.contains("foreign_host"), "{told:?}");
+    drop(gateway);
+    let unnamed = knowing_the_caller(Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.1/32")).await;
+    assert_eq!(sent(&unnamed, "evil.example", &[]).await, 201, "nobody said what the gateway is called");
+}
+
+#[tokio::test]
 async fn no_more_connections_than_may_be_are_served_at_once() {
     let gateway = Setup::default().with("EYE_CONNECTIONS_MAX", 3).start().await;
     let alive = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";

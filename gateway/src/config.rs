@@ -91,6 +91,7 @@ pub struct Config {
     pub proxy_protocol: bool,
     pub applications_poll_ms: u64,
     pub cors_origins: Vec<String>,
+    pub hosts: Vec<String>,
     pub body_read_ms: u64,
     pub answer_ms: u64,
     pub drain_ms: u64,
@@ -296,6 +297,7 @@ impl Settings {
             proxy_protocol: self.text("proxy_protocol") == "required",
             applications_poll_ms: self.number("applications_poll_ms"),
             cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
+            hosts: words(self.text("hosts")).map(str::to_owned).collect(),
             body_read_ms: self.number("body_read_ms"),
             answer_ms: self.number("answer_ms"),
             drain_ms: self.number("drain_ms"),
@@ -376,7 +378,7 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
             (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
             }
-            (DeValue::Array(values), Kind::Networks | Kind::Origins) => {
+            (DeValue::Array(values), Kind::Networks | Kind::Origins | Kind::Hosts) => {
                 let texts = values.iter().map(|value| value.get_ref().as_str().unwrap_or("something else than a text"));
                 texts.collect::<Vec<_>>().join(", ")
             }

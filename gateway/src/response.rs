@@ -343,8 +343,9 @@ const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's o
     calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send a token.";
 const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
     could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
-const FOREIGN_HOST: &str = "Who is known by calling from this machine must call `localhost` or an address, so that no \
-    page can use its browser. Use one of these in the URL, or send an `Authorization` header.";
+const FOREIGN_HOST: &str = "Who is known by where it calls from, or by a certificate, must call the gateway by a name of \
+    its own, so that no page can use its browser: `localhost`, an address, or one of the setting `hosts`. Use one of these in \
+    the URL, or send an `Authorization` header.";
 const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
