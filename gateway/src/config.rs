@@ -124,6 +124,7 @@ pub struct Config {
     pub read_wait_ms: u64,
     pub page_bytes_max: usize,
     pub answers_bytes_max: usize,
+    pub answer_violations_bytes_max: usize,
     pub streams_max: usize,
     pub stream_stall_ms: u64,
     pub unknown_event_type: UnknownEventType,
@@ -330,6 +331,7 @@ impl Settings {
             read_wait_ms: self.number("read_wait_ms"),
             page_bytes_max: self.number("page_bytes_max"),
             answers_bytes_max: self.number("answers_bytes_max"),
+            answer_violations_bytes_max: self.number("answer_violations_bytes_max"),
             streams_max: self.number("streams_max"),
             stream_stall_ms: self.number("stream_stall_ms"),
             unknown_event_type: match self.text("unknown_event_type") {

@@ -281,7 +281,9 @@ pub fn one(outcome: &Outcome) -> Response {
     match outcome {
         Outcome::Stored { id } => stored(*id),
         Outcome::Duplicate { id } => duplicate(*id),
-        Outcome::Rejected { id, code, violations, validator } => rejected(*code, *id, violations, validator.as_ref()),
+        Outcome::Rejected { id, code, violations, omitted: _, validator } => {
+            rejected(*code, *id, violations, validator.as_ref())
+        }
         Outcome::Quarantined { id, code } => quarantined(*id, code),
     }
 }
@@ -304,6 +306,8 @@ struct Line<'a> {
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'a [Violation]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violations_omitted: Option<usize>,
 }
 
 /// The answer to a request that carried many events, in the order in which they came: 200 if all are stored or
@@ -311,6 +315,7 @@ struct Line<'a> {
 pub fn many(outcomes: &[Outcome]) -> Response {
     let mut body = Many { stored: 0, duplicate: 0, rejected: 0, quarantined: 0, results: Vec::new() };
     for (index, outcome) in outcomes.iter().enumerate() {
+        let mut violations_omitted = None;
         let (id, outcome, code, violations) = match outcome {
             Outcome::Stored { .. } => {
                 body.stored += 1;
@@ -320,8 +325,9 @@ pub fn many(outcomes: &[Outcome]) -> Response {
                 body.duplicate += 1;
                 (Some(*id), "duplicate", None, None)
             }
-            Outcome::Rejected { id, code, violations, validator: _ } => {
+            Outcome::Rejected { id, code, violations, omitted, validator: _ } => {
                 body.rejected += 1;
+                violations_omitted = Some(*omitted).filter(|omitted| *omitted > 0);
                 let code = Some(code.as_str());
                 (*id, "rejected", code, Some(violations.as_slice()))
             }
@@ -330,7 +336,7 @@ pub fn many(outcomes: &[Outcome]) -> Response {
                 (Some(*id), "quarantined", Some(code.as_ref()), None)
             }
         };
-        body.results.push(Line { index, id, outcome, code, violations });
+        body.results.push(Line { index, id, outcome, code, violations, violations_omitted });
     }
     let status = if body.rejected + body.quarantined == 0 { StatusCode::OK } else { StatusCode::MULTI_STATUS };
     json(status, written(&body))
@@ -709,6 +715,7 @@ mod tests {
                 code: "negative".into(),
                 message: "must not be negative".into(),
             }],
+            omitted: 0,
             validator: judged.then(|| JudgedBy { event_type: "shop/sale".to_owned(), digest: Digest([0xab; 32]) }),
         }
     }
@@ -764,6 +771,17 @@ mod tests {
             {"index": 2, "id": ID, "outcome": "quarantined", "code": "trap"},
         ]});
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn violations_that_are_left_out_are_counted() {
+        let code = RejectionCode::Rule;
+        let cut = Outcome::Rejected { id: Some(ID), code, violations: Vec::new(), omitted: 37, validator: None };
+        let (status, _, body) = parts(many(&[cut]));
+        assert_eq!(status, StatusCode::MULTI_STATUS);
+        let line = json!({"index": 0, "id": ID, "outcome": "rejected", "code": "rule", "violations": [],
+            "violations_omitted": 37});
+        assert_eq!(body["results"], json!([line]));
     }
 
     #[test]

@@ -415,6 +415,12 @@ pub const SETTINGS: &[Setting] = &[
         "134217728",
         "Bytes of answers to reads that are not sent yet. What does not fit is answered 503.",
     ),
+    set(
+        "answer_violations_bytes_max",
+        number(0, 1024 * MIB),
+        "1048576",
+        "Bytes of violations that the answer to many events tells. Further ones are counted in `violations_omitted`, and the dead letters have them. The answer to a single event has all.",
+    ),
     set("streams_max", number(1, 100_000), "32", "Results that are streamed as lines at once. More are answered 503."),
     set(
         "stream_stall_ms",

@@ -29,7 +29,7 @@ use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
-use crate::verdict::Digest;
+use crate::verdict::{Digest, Violation};
 
 /// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -275,8 +275,8 @@ impl Weigh for EventRow {
 
 impl Weigh for DeadLetter {
     fn bytes(&self) -> usize {
-        let violations = self.violations.iter().map(|violation| violation.pointer.len() + violation.message.len());
-        self.raw.len() + self.detail.len() + violations.sum::<usize>() + ROW_BYTES
+        let violations: usize = self.violations.iter().map(Violation::bytes).sum();
+        self.raw.len() + self.detail.len() + violations + ROW_BYTES
     }
 }
 
