@@ -161,7 +161,7 @@ pub const SETTINGS: &[Setting] = &[
         "write_ms",
         number(1, DAY_MS),
         "30000",
-        "How long a peer may take for each 64 KiB of its answers. Then its connection is cut.",
+        "How long a peer may take for each 64 KiB of its answers. Then the answer is given up: its stream is reset over HTTP/2, its connection is cut over HTTP/1.",
     ),
     set(
         "linger_ms",
