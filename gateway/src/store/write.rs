@@ -76,7 +76,9 @@ pub(super) trait Table: Send + 'static {
     const NAME: &'static str;
     /// Into the table itself.
     const COPY: &'static str;
-    /// The temporary table of the conflict path; it empties itself with every transaction.
+    /// The temporary table of the conflict path; it empties itself with every transaction. That takes a lock which goes to the
+    /// log, and so the commit waits for a synchronous standby also when every row was there: such a row may be committed on
+    /// this server alone, since a writer that is given up has its wait for the standby ended by its successor.
     const CREATE_INCOMING: &'static str;
     const COPY_INCOMING: &'static str;
     /// From the temporary table into the table; gives the keys of the new rows. Ordered, so that two writers with the
