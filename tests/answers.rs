@@ -264,3 +264,54 @@ async fn a_session_is_read_page_by_page_in_the_order_of_its_events() {
     let expected: Vec<u64> = (0..10).rev().flat_map(|second| [second * 2, second * 2 + 1]).collect();
     assert_eq!(numbers, expected);
 }
+
+/// An array of events that each break the gateway's rules a hundred times, with long places.
+fn breaking_much(count: usize) -> String {
+    let data = json!({"x".repeat(200): vec!["\0"; 100]});
+    Value::Array(vec![event("page", "view", data); count]).to_string()
+}
+
+#[tokio::test]
+async fn an_answer_to_many_has_a_bound_for_violations_and_says_what_it_leaves_out() {
+    const EVENTS: usize = 200;
+    let gateway = Setup::default().with("EYE_ANSWER_VIOLATIONS_BYTES_MAX", 500_000).start().await;
+    let answer = gateway.post("/v1/events", "application/json", breaking_much(EVENTS)).await;
+    assert_eq!((answer.status, &answer.json()["rejected"]), (207, &json!(EVENTS)), "{}", answer.text.len());
+    assert!((400_000..700_000).contains(&answer.text.len()), "{} bytes", answer.text.len());
+    let results = answer.json()["results"].as_array().expect("results").clone();
+    let told = |line: &Value| line["violations"].as_array().expect("a list").len();
+    let whole = results.iter().take_while(|line| told(line) == 100).count();
+    assert!((5..50).contains(&whole), "{whole} are told");
+    for (index, line) in results.iter().enumerate() {
+        assert_eq!((&line["index"], &line["outcome"]), (&json!(index), &json!("rejected")));
+        let omitted = if index < whole { Value::Null } else { json!(100) };
+        assert_eq!(
+            (told(line), &line["violations_omitted"]),
+            (if index < whole { 100 } else { 0 }, &omitted),
+            "{index}"
+        );
+    }
+    eventually("every dead letter has its violations", async || {
+        let kept = "select count(*) from dead_letters where jsonb_array_length(violations) = 100";
+        (gateway.sql(kept) == EVENTS.to_string()).then_some(())
+    })
+    .await;
+    let one = breaking_much(1).trim_matches(['[', ']']).to_owned();
+    let none = Setup::default().with("EYE_ANSWER_VIOLATIONS_BYTES_MAX", 0).start().await;
+    let single = none.post("/v1/events", "application/json", one).await;
+    assert_eq!((single.status, single.violations().len()), (422, 100), "the answer to a single event has all");
+}
+
+#[tokio::test]
+async fn dead_letters_of_one_request_find_room_or_are_counted() {
+    const EVENTS: usize = 200;
+    let gateway = Setup::default().with("EYE_DEAD_LETTER_QUEUE_BYTES_MAX", 2 << 20).start().await;
+    assert_eq!(gateway.post("/v1/events", "application/json", breaking_much(EVENTS)).await.status, 207);
+    let (kept, dropped) = eventually("each is kept or counted", async || {
+        let kept: usize = gateway.sql("select count(*) from dead_letters").parse().expect("a number");
+        let dropped = gateway.figures().await.value("eye_dead_letters_dropped_total", &[])?;
+        (kept + dropped as usize == EVENTS).then_some((kept, dropped))
+    })
+    .await;
+    assert!((20..150).contains(&kept), "{kept} were kept, {dropped} were not");
+}

@@ -66,6 +66,7 @@ async fn only_a_trusted_proxy_is_believed_who_calls() {
         (&[("x-forwarded-for", "203.0.113.5, 1.2.3.4")], 401),
         (&[("x-forwarded-for", "203.0.113.5, unknown")], 401),
         (&[("x-forwarded-for", "127.0.0.1")], 401),
+        (&[("x-forwarded-for", "::1")], 401),
         (&[("forwarded", "for=203.0.113.5")], 401),
         (&[], 401),
     ] {
@@ -121,16 +122,66 @@ async fn the_caller_of_a_proxy_header_is_the_one_that_is_known() {
         let header = format!("PROXY TCP4 {address} 10.0.0.1 4711 80\r\n");
         begun(header.as_bytes()).await.send_event(&pageview(), &[]).await
     };
-    eventually("the gateway is ready", async || (announced("127.0.0.2").await == 201).then_some(())).await;
+    eventually("the gateway is ready", async || {
+        let mut check = begun(LOCAL).await;
+        check.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        (check.answer().await?.status == 200).then_some(())
+    })
+    .await;
     assert_eq!(announced(CALLER).await, 401, "the proxy's own address says nothing of its callers");
-    assert_eq!(announced("127.0.0.1").await, 401, "not even if that is what it tells");
+    gateway.sql(&format!(
+        "insert into applications (name, networks, known_by) values ('caller', '{{{CALLER}/32}}', 'network')"
+    ));
+    eventually("the caller is known", async || (announced(CALLER).await == 201).then_some(())).await;
+    for here in ["127.0.0.1", "127.0.0.2"] {
+        assert_eq!(announced(here).await, 401, "what is told of this machine makes nobody `local`");
+    }
     for header in [LOCAL, b"PROXY UNKNOWN\r\n"] {
         let mut wire = begun(header).await;
-        assert_eq!(wire.send_event(&pageview(), &[("x-forwarded-for", "127.0.0.2")]).await, 401, "{header:?}");
+        assert_eq!(wire.send_event(&pageview(), &[("x-forwarded-for", CALLER)]).await, 401, "{header:?}");
         let mut check = begun(header).await;
         check.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
         assert_eq!(check.answer().await.expect("an answer").status, 200, "a check of the proxy's own");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_on_this_machine_that_nobody_named_makes_nobody_local() {
+    let gateway = Gateway::start().await;
+    gateway.sql(
+        "insert into applications (name, token_digests, networks, known_by) values
+         ('token', array[sha256('eye_token')], '{}', 'token'),
+         ('both', array[sha256('eye_both')], '{127.0.0.0/8}', 'both')",
+    );
+    let sent = async |headers: &[(&str, &str)]| {
+        let mut wire = Wire::connect(gateway.address()).await;
+        let told = wire.post("/v1/events", headers, &pageview().to_string()).await.expect("an answer");
+        let body: serde_json::Value = serde_json::from_str(&told.body).expect("JSON");
+        (told.status, body["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let stored = (201, String::new());
+    let (token, both) = (("authorization", "Bearer eye_token"), ("authorization", "Bearer eye_both"));
+    eventually("both are known", async || (sent(&[both]).await == stored).then_some(())).await;
+    assert_eq!(sent(&[]).await, stored);
+    for header in [
+        ("x-forwarded-for", CALLER),
+        ("X-Forwarded-For", "127.0.0.1"),
+        ("forwarded", "for=203.0.113.5"),
+        ("via", "1.1 proxy"),
+        ("x-real-ip", CALLER),
+    ] {
+        let refused = (401, "unnamed_proxy".to_owned());
+        assert_eq!(sent(&[header]).await, refused, "{header:?}");
+        assert_eq!(sent(&[header, both]).await, refused, "{header:?}: its network is not proved");
+        assert_eq!(sent(&[header, token]).await, stored, "{header:?}: a token decides alone");
+    }
+    let read = gateway.answer(gateway.request("GET", "/v1/applications").header("via", "1.1 proxy")).await;
+    assert_eq!((read.status, read.headers["www-authenticate"].to_str().ok()), (401, Some("Bearer")));
+    assert!(read.json()["detail"].as_str().expect("text").contains("`trusted_proxies`"), "{read:?}");
+    let known = gateway.get("/v1/applications").await.json()["applications"].clone();
+    let local = known.as_array().expect("a list").iter().find(|one| one["name"] == "local").expect("it").clone();
+    assert_eq!(local["refused"]["unnamed_proxy"], 6);
+    told_in_the_log(&gateway, "unnamed_proxy").await;
 }
 
 #[tokio::test]
@@ -223,6 +274,33 @@ async fn no_page_can_use_a_browser_on_this_machine() {
     let own = format!("http://{}", gateway.address());
     let headers = [("host", gateway.address()), ("origin", &own), ("sec-fetch-site", "same-origin")];
     assert_eq!(post("/v1/applications", &headers).await.0, 201);
+}
+
+#[tokio::test]
+async fn who_is_known_by_where_it_is_must_ask_for_a_name_of_the_gateway() {
+    let named = Setup::default().with("EYE_HOSTS", "eye.example, gate").with("EYE_TRUSTED_PROXIES", "127.0.0.1/32");
+    let sent = async |gateway: &Gateway, host: &str, more: &[(&str, &str)]| {
+        let headers = [&[("host", host), ("x-forwarded-for", CALLER)][..], more].concat();
+        status(gateway, &headers).await
+    };
+    let gateway = knowing_the_caller(named).await;
+    gateway.sql("update applications set scopes = '{ingest}' where name = 'probe'");
+    for host in ["eye.example", "EYE.example:8000", "gate", "localhost:8000", "127.0.0.1", "[::1]:8000", CALLER] {
+        assert_eq!(sent(&gateway, host, &[]).await, 201, "{host}");
+    }
+    let probe = ("authorization", "Bearer eye_probe");
+    eventually("the token may send", async || (sent(&gateway, "gate", &[probe]).await == 201).then_some(())).await;
+    for host in ["evil.example", "evil.eye.example", "eye.example.evil.example:8000", "gate.example"] {
+        assert_eq!(sent(&gateway, host, &[]).await, 403, "{host}");
+        assert_eq!(sent(&gateway, host, &[probe]).await, 201, "{host}: no page has the token");
+    }
+    let rebound = [("host", "evil.example:8000"), ("origin", "http://evil.example:8000"), ("x-forwarded-for", CALLER)];
+    let mut wire = Wire::connect(gateway.address()).await;
+    let told = wire.post("/v1/events", &rebound, &pageview().to_string()).await.expect("an answer");
+    assert!(told.status == 403 && told.body.contains("foreign_host"), "{told:?}");
+    drop(gateway);
+    let unnamed = knowing_the_caller(Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.1/32")).await;
+    assert_eq!(sent(&unnamed, "evil.example", &[]).await, 201, "nobody said what the gateway is called");
 }
 
 #[tokio::test]

@@ -142,6 +142,53 @@ async fn is_read_back_in_order(server: &Server, store: &Store) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_before_a_synchronous_standby_has_it() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut sink = store.event_sink();
+    let known = [row(1), row(2)];
+    let judged_again = [EventRow { redriven: true, ..later(&row(1)) }];
+    assert_eq!(sink.write(&refs(&known)).await, Ok(vec![Fate::Stored; 2]));
+    sink.batch_ended();
+    assert_eq!(sink.write(&refs(&judged_again)).await, Ok(vec![Fate::Duplicate]));
+    sink.batch_ended();
+    let standby = |name: &str| {
+        server.sql(&format!("alter system set synchronous_standby_names = '{name}'"));
+        server.sql("select pg_reload_conf()");
+    };
+    standby("away");
+    // The server takes the change in its own time.
+    let taken = async {
+        loop {
+            let mut connection = PgConnection::connect(&server.url()).await.expect("connected");
+            let write = sqlx::query("select pg_logical_emit_message(true, 'test', '')").execute(&mut connection);
+            if tokio::time::timeout(Duration::from_millis(300), write).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(WAIT, taken).await.expect("commits wait");
+    let told = sink.write(&refs(&judged_again)).await;
+    assert!(matches!(told, Err(Failure::Transient(_))), "it waits too, though it writes no row: {told:?}");
+    // A month that has its partition. Each try ends the wait of the one before, which leaves its row committed here and
+    // nowhere else.
+    let mut sink = store.event_sink();
+    for _ in 0..3 {
+        assert!(matches!(sink.write(&[&row(4)]).await, Err(Failure::Transient(_))));
+    }
+    assert_eq!(count(&server, "select count(*) from events").await, 3, "committed, and not told");
+    standby("");
+    let told = async {
+        loop {
+            if let Ok(fates) = sink.write(&[&row(4)]).await {
+                return fates;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(WAIT, told).await.expect("the standby is not waited for any more"), [Fate::Stored]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_rows_cost_only_themselves() {
     let server = Server::start();
     let store = migrated(&server).await;

@@ -141,8 +141,9 @@ pub struct Figures {
     pub splits: AtomicU64,
     /// Parcels that were not taken, because the queue was full or slow.
     pub parcels_refused: AtomicU64,
-    /// Items that the sink cannot hold and that nobody waits for: there is no receipt to say so.
-    pub refused_unheard: AtomicU64,
+    /// Items that nobody waits for and that are not known to be written, which no receipt says: the sink cannot hold them, a
+    /// panic ended their batch, or they were given up at the drain limit.
+    pub lost_unheard: AtomicU64,
     /// Batches that a panic ended. Their parcels got no receipt.
     pub broken: AtomicU64,
 }
@@ -157,7 +158,7 @@ impl Default for Figures {
             retries: AtomicU64::new(0),
             splits: AtomicU64::new(0),
             parcels_refused: AtomicU64::new(0),
-            refused_unheard: AtomicU64::new(0),
+            lost_unheard: AtomicU64::new(0),
             broken: AtomicU64::new(0),
         }
     }
@@ -223,8 +224,13 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         for sink in sinks {
             tasks.spawn(run(Arc::clone(&shared), sink));
         }
-        let closing = Arc::clone(&shared);
-        let writers = Writers { name, tasks, close: Box::new(move || closing.close()) };
+        let (closing, giving_up) = (Arc::clone(&shared), Arc::clone(&shared));
+        let writers = Writers {
+            name,
+            tasks,
+            close: Box::new(move || closing.close()),
+            give_up: Box::new(move || giving_up.give_up()),
+        };
         (Batcher(Arc::new(Handle(shared))), writers)
     }
 
@@ -306,11 +312,13 @@ pub struct Writers {
     name: &'static str,
     tasks: JoinSet<()>,
     close: Box<dyn Fn() + Send + Sync>,
+    /// Empties the queue once nobody writes any more.
+    give_up: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Writers {
     /// Closes the queue, writes what waits, and joins the tasks. What is not written within the limit is given up:
-    /// its receipts say so by being closed.
+    /// its receipts say so by being closed, and what has none is counted.
     pub async fn drain(mut self, limit: Duration) {
         (self.close)();
         let name = self.name;
@@ -323,8 +331,9 @@ impl Writers {
             }
         });
         if joined.await.is_err() {
-            warn!(batcher = name, "the last batches were given up, the drain limit has passed");
             self.tasks.shutdown().await;
+            let lost_unheard = (self.give_up)();
+            warn!(batcher = name, lost_unheard, "the last batches were given up, the drain limit has passed");
         }
     }
 }
@@ -479,6 +488,16 @@ impl<T> Shared<T> {
     fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_waiters();
+    }
+
+    /// Lets go of what still waits, since nobody is left to write it, and gives how many items were ever lost unheard.
+    fn give_up(&self) -> u64 {
+        let mut queue = self.lock();
+        let mut lost = 0;
+        while let Some(parcel) = queue.pop() {
+            lost += if parcel.receipt.is_none() { parcel.items.len() as u64 } else { 0 };
+        }
+        self.figures.lost_unheard.fetch_add(lost, Relaxed) + lost
     }
 
     /// Waits for the next batch; `None` when the queue is closed and empty.
@@ -680,9 +699,9 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     }
 
     /// Gives every receipt: the whole batch was written at once, as most are.
-    fn settle_all(self, fates: Vec<Fate>) {
+    fn settle_all(mut self, fates: Vec<Fate>) {
         let mut fates = fates.into_iter();
-        for open in self.parcels {
+        for open in mem::take(&mut self.parcels) {
             let own: Vec<Fate> = fates.by_ref().take(open.missing).collect();
             if let Some(receipt) = open.parcel.and_then(|mut parcel| parcel.receipt.take()) {
                 // Whoever asked may have given up meanwhile; the items are written all the same.
@@ -701,7 +720,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
         let unheard = open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
         if unheard && matches!(fate, Fate::Refused { .. }) {
-            self.figures.refused_unheard.fetch_add(1, Relaxed);
+            self.figures.lost_unheard.fetch_add(1, Relaxed);
         }
         open.fates[item] = Some(fate);
         open.missing -= 1;
@@ -712,6 +731,16 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
             // Whoever asked may have given up meanwhile; the items are written all the same.
             let _ = receipt.send(mem::take(&mut open.fates).into_iter().flatten().collect());
         }
+    }
+}
+
+impl<T> Drop for Flush<'_, T> {
+    /// What has no fate now gets none: a panic ended the batch, its writer was ended, or the sink lost count. Receipts say so
+    /// by being closed; what nobody waits for is counted.
+    fn drop(&mut self) {
+        let unheard = |open: &&Open<T>| open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
+        let lost: usize = self.parcels.iter().filter(unheard).map(|open| open.missing).sum();
+        self.figures.lost_unheard.fetch_add(lost as u64, Relaxed);
     }
 }
 

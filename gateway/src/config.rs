@@ -91,6 +91,7 @@ pub struct Config {
     pub proxy_protocol: bool,
     pub applications_poll_ms: u64,
     pub cors_origins: Vec<String>,
+    pub hosts: Vec<String>,
     pub body_read_ms: u64,
     pub answer_ms: u64,
     pub drain_ms: u64,
@@ -123,6 +124,7 @@ pub struct Config {
     pub read_wait_ms: u64,
     pub page_bytes_max: usize,
     pub answers_bytes_max: usize,
+    pub answer_violations_bytes_max: usize,
     pub streams_max: usize,
     pub stream_stall_ms: u64,
     pub unknown_event_type: UnknownEventType,
@@ -296,6 +298,7 @@ impl Settings {
             proxy_protocol: self.text("proxy_protocol") == "required",
             applications_poll_ms: self.number("applications_poll_ms"),
             cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
+            hosts: words(self.text("hosts")).map(str::to_owned).collect(),
             body_read_ms: self.number("body_read_ms"),
             answer_ms: self.number("answer_ms"),
             drain_ms: self.number("drain_ms"),
@@ -328,6 +331,7 @@ impl Settings {
             read_wait_ms: self.number("read_wait_ms"),
             page_bytes_max: self.number("page_bytes_max"),
             answers_bytes_max: self.number("answers_bytes_max"),
+            answer_violations_bytes_max: self.number("answer_violations_bytes_max"),
             streams_max: self.number("streams_max"),
             stream_stall_ms: self.number("stream_stall_ms"),
             unknown_event_type: match self.text("unknown_event_type") {
@@ -376,7 +380,7 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
             (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
             }
-            (DeValue::Array(values), Kind::Networks | Kind::Origins) => {
+            (DeValue::Array(values), Kind::Networks | Kind::Origins | Kind::Hosts) => {
                 let texts = values.iter().map(|value| value.get_ref().as_str().unwrap_or("something else than a text"));
                 texts.collect::<Vec<_>>().join(", ")
             }

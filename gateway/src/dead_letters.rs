@@ -15,9 +15,23 @@ pub struct DeadLetters {
     batcher: Batcher<DeadLetter>,
     /// Dead letters of one parcel.
     parcel_max: usize,
-    /// Bytes of rejected events that may wait.
+    /// Bytes of rejected events that may be in memory until they are kept.
     waiting_bytes: Arc<Budget>,
     trimmed: AtomicU64,
+}
+
+/// Rejected events of one request, as far as there is room for them.
+#[derive(Debug, Default)]
+pub struct Rejected {
+    parcels: Vec<Parcel>,
+    /// Those for which there was none.
+    left_out: u64,
+}
+
+#[derive(Debug)]
+struct Parcel {
+    letters: Vec<DeadLetter>,
+    room: Held,
 }
 
 impl DeadLetters {
@@ -37,9 +51,10 @@ impl DeadLetters {
         self.batcher.close();
     }
 
-    /// How many rejected events were not kept, for want of room or because Postgres refused the row.
+    /// How many rejected events were not kept: for want of room, or because Postgres refused the row, or their batch or the
+    /// drain ended before they were written.
     pub fn trimmed(&self) -> u64 {
-        self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().refused_unheard.load(Ordering::Relaxed)
+        self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().lost_unheard.load(Ordering::Relaxed)
     }
 
     /// The queue and its writers.
@@ -47,25 +62,34 @@ impl DeadLetters {
         &self.batcher
     }
 
-    /// Keeps rejected events; nobody waits for them.
-    pub fn keep_rejected(&self, mut letters: Vec<DeadLetter>, share: &Arc<Share>) {
-        while !letters.is_empty() {
-            let rest = letters.split_off(letters.len().min(self.parcel_max));
-            let parcel = std::mem::replace(&mut letters, rest);
-            let count = parcel.len() as u64;
-            let kept = self
-                .room_for(&parcel, share)
-                .is_some_and(|room| self.batcher.submit_unanswered(parcel, Some(Arc::new(room))).is_ok());
-            if !kept {
-                self.trimmed.fetch_add(count, Ordering::Relaxed);
-            }
+    /// Adds a rejected event to those of its request, if there is room for it. Room is taken now and not only when it is
+    /// handed on, since a request may have far more of them than may wait.
+    pub fn gather(&self, rejected: &mut Rejected, letter: DeadLetter, share: &Arc<Share>) {
+        let full = |parcel: &Parcel| parcel.letters.len() >= self.parcel_max;
+        if rejected.parcels.last().is_none_or(full) {
+            let room = Held::none(&self.waiting_bytes, share);
+            rejected.parcels.push(Parcel { letters: Vec::new(), room });
+        }
+        let parcel = rejected.parcels.last_mut().expect("there is one that is not full");
+        if parcel.room.grow_to(parcel.room.units() + letter.bytes()) {
+            parcel.letters.push(letter);
+        } else {
+            rejected.left_out += 1;
         }
     }
 
-    fn room_for(&self, parcel: &[DeadLetter], share: &Arc<Share>) -> Option<Held> {
-        let bytes = parcel.iter().map(Weigh::bytes).sum();
-        let mut room = Held::none(&self.waiting_bytes, share);
-        room.grow_to(bytes).then_some(room)
+    /// Keeps the rejected events of a request; nobody waits for them.
+    pub fn keep_rejected(&self, rejected: Rejected) {
+        let mut lost = rejected.left_out;
+        for Parcel { letters, room } in rejected.parcels {
+            let count = letters.len() as u64;
+            if self.batcher.submit_unanswered(letters, Some(Arc::new(room))).is_err() {
+                lost += count;
+            }
+        }
+        if lost > 0 {
+            self.trimmed.fetch_add(lost, Ordering::Relaxed);
+        }
     }
 
     /// Keeps quarantined events; returns after their commit. `room` is that of the request that they came with, of which
@@ -120,6 +144,7 @@ mod tests {
     use super::*;
     use crate::batch::{Failure, Limits, Sink};
     use crate::event::Reason;
+    use crate::verdict::Violation;
 
     /// A database that never answers.
     struct Never;
@@ -151,6 +176,38 @@ mod tests {
             raw: Bytes::new(),
             raw_bytes: 0,
         }
+    }
+
+    #[tokio::test]
+    async fn rejected_events_take_room_as_they_are_gathered_and_what_finds_none_is_counted() {
+        let second = Duration::from_secs(1);
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 10, wait: second };
+        let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
+        let letters = DeadLetters::new(batcher, 10, 20_000, 75);
+        let (share, violation) = (Arc::default(), |length| Violation {
+            pointer: "x".repeat(length),
+            code: "long".into(),
+            message: "too long".into(),
+        });
+        let gathered = |count: usize| {
+            let mut rejected = Rejected::default();
+            for _ in 0..count {
+                let letter = DeadLetter { reason: Reason::Rejected, violations: vec![violation(900)], ..letter() };
+                letters.gather(&mut rejected, letter, &share);
+            }
+            rejected
+        };
+        let large = gathered(1_000);
+        let held: usize = large.parcels.iter().map(|parcel| parcel.letters.len()).sum();
+        assert!((10..20).contains(&held), "{held} of a thousand are in memory");
+        assert_eq!((large.left_out, letters.trimmed()), (1_000 - held as u64, 0));
+        drop(large);
+        assert_eq!(share.held(), 0, "the request was given up");
+        letters.keep_rejected(gathered(1_000));
+        assert_eq!(letters.trimmed(), 1_000 - held as u64);
+        assert!(share.held() > 10_000, "the others wait to be kept");
+        drop(letters);
+        writers.drain(Duration::ZERO).await;
     }
 
     #[tokio::test]

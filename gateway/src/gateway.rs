@@ -131,7 +131,7 @@ impl Gateway {
         let clock = Clock::default();
         let embedded = config.database_url.is_none();
         let in_flight = Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent);
-        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, embedded);
+        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), embedded);
         let streams = Streams::new(
             config.streams_max,
             config.application_share_percent,

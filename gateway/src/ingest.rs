@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::batch::{Fate, Refused};
 use crate::body;
+use crate::dead_letters::Rejected;
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
 use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
@@ -144,7 +145,9 @@ struct Sending<'a> {
     /// Quarantined events, whose outcome waits for the commit, with their places.
     quarantined: (Vec<DeadLetter>, Vec<usize>),
     /// Rejected events, which nobody waits for.
-    rejected: Vec<DeadLetter>,
+    rejected: Rejected,
+    /// How many bytes of violations the answer may still have, unless it is for a single event.
+    violations_bytes_left: usize,
     /// Counts each event as it ends.
     tally: Tally<'a>,
     /// What those who watch are told of each event, in order; nothing while nobody does.
@@ -168,7 +171,8 @@ impl<'a> Sending<'a> {
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
             accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
             quarantined: (Vec::new(), Vec::new()),
-            rejected: Vec::new(),
+            rejected: Rejected::default(),
+            violations_bytes_left: gateway.config.answer_violations_bytes_max,
             tally: gateway.tallies.begin(&application.name),
             watched: gateway.live.watched().then(|| Vec::with_capacity(count)),
         }
@@ -253,59 +257,67 @@ impl<'a> Sending<'a> {
 
     fn reject_broken(&mut self, place: usize, broken: Broken) {
         self.tally.count_untyped(Ending::Rejected);
+        let (id, code) = (broken.id, RejectionCode::Envelope);
+        let detail = "the envelope breaks the gateway's rules";
         let letter = DeadLetter {
-            violations: broken.violations.clone(),
-            event_id: broken.id,
+            violations: broken.violations,
+            event_id: id,
             session_id: broken.session_id,
             category: broken.category,
             name: broken.name,
-            ..self.dead_letter(
-                place,
-                Reason::Rejected,
-                "envelope",
-                "the envelope breaks the gateway's rules",
-                broken.raw,
-            )
+            ..self.dead_letter(place, Reason::Rejected, code.as_str(), detail, broken.raw)
         };
-        self.rejected.push(letter);
-        let outcome = Outcome::Rejected {
-            id: broken.id,
-            code: RejectionCode::Envelope,
-            violations: broken.violations,
-            validator: None,
-        };
-        self.outcomes[place] = Some(outcome);
+        self.note_rejected(place, letter, code, id, None);
     }
 
     fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
         self.tally.count(&event.category, &event.name, Ending::Rejected);
         let validator =
             module.map(|digest| JudgedBy { event_type: format!("{}/{}", &*event.category, &*event.name), digest });
-        let id = event.id;
-        let letter = self.dead_letter(place, Reason::Rejected, "rule", "a validator rejected the event", Bytes::new());
-        self.rejected.push(DeadLetter {
-            module,
-            violations: violations.clone(),
-            ..of_event(letter, event, self.gateway)
-        });
-        self.outcomes[place] =
-            Some(Outcome::Rejected { id: Some(id), code: RejectionCode::Rule, violations, validator });
+        let (id, code) = (event.id, RejectionCode::Rule);
+        let detail = "a validator rejected the event";
+        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), detail, Bytes::new());
+        let letter = DeadLetter { module, violations, ..of_event(letter, event, self.gateway) };
+        self.note_rejected(place, letter, code, Some(id), validator);
     }
 
     /// The application may not send events of this type; to others and to the rest of the request it makes no difference.
     fn reject_type(&mut self, place: usize, event: Event) {
         self.tally.count(&event.category, &event.name, Ending::Rejected);
         let message = "The application may not send this event type. Ask for it to be allowed.";
-        let violations = vec![Violation {
-            pointer: String::new(),
-            code: RejectionCode::NotAllowed.as_str().into(),
-            message: message.into(),
-        }];
-        let id = event.id;
-        let code = RejectionCode::NotAllowed;
+        let (id, code) = (event.id, RejectionCode::NotAllowed);
+        let violations =
+            vec![Violation { pointer: String::new(), code: code.as_str().into(), message: message.into() }];
         let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), message, Bytes::new());
-        self.rejected.push(DeadLetter { violations: violations.clone(), ..of_event(letter, event, self.gateway) });
-        self.outcomes[place] = Some(Outcome::Rejected { id: Some(id), code, violations, validator: None });
+        let letter = DeadLetter { violations, ..of_event(letter, event, self.gateway) };
+        self.note_rejected(place, letter, code, Some(id), None);
+    }
+
+    /// Notes what is told of a rejected event, and has it kept when the request is over.
+    fn note_rejected(
+        &mut self,
+        place: usize,
+        letter: DeadLetter,
+        code: RejectionCode,
+        id: Option<Uuid>,
+        validator: Option<JudgedBy>,
+    ) {
+        let (violations, omitted) = self.to_tell(&letter.violations);
+        self.outcomes[place] = Some(Outcome::Rejected { id, code, violations, omitted, validator });
+        self.gateway.dead_letters.gather(&mut self.rejected, letter, self.application.rejected_share());
+    }
+
+    /// The violations of an event that the answer tells, and how many it does not: all that many events break could be a
+    /// thousand times what they are, and waits in memory until the sender has read it.
+    fn to_tell(&mut self, violations: &[Violation]) -> (Vec<Violation>, usize) {
+        if !self.single {
+            let bytes = violations.iter().map(Violation::bytes).sum();
+            let Some(left) = self.violations_bytes_left.checked_sub(bytes) else {
+                return (Vec::new(), violations.len());
+            };
+            self.violations_bytes_left = left;
+        }
+        (violations.to_vec(), 0)
     }
 
     fn quarantine(
@@ -412,9 +424,7 @@ impl<'a> Sending<'a> {
     /// Keeps what was not stored: quarantined events are waited for, rejected ones are not.
     async fn bury(mut self) -> Result<Vec<Outcome>, Refusal> {
         let letters = &self.gateway.dead_letters;
-        if !self.rejected.is_empty() {
-            letters.keep_rejected(std::mem::take(&mut self.rejected), self.application.rejected_share());
-        }
+        letters.keep_rejected(std::mem::take(&mut self.rejected));
         if !self.quarantined.0.is_empty() {
             let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
             letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take(), committed).await?;

@@ -28,6 +28,8 @@ pub enum Outcome {
         code: RejectionCode,
         /// What is wrong with it, and where.
         violations: Vec<Violation>,
+        /// How many violations are left out here, because those of its request are too many; the dead letter has them.
+        omitted: usize,
         /// The validator that judged it; `None` if the envelope already failed.
         validator: Option<JudgedBy>,
     },

@@ -281,7 +281,9 @@ pub fn one(outcome: &Outcome) -> Response {
     match outcome {
         Outcome::Stored { id } => stored(*id),
         Outcome::Duplicate { id } => duplicate(*id),
-        Outcome::Rejected { id, code, violations, validator } => rejected(*code, *id, violations, validator.as_ref()),
+        Outcome::Rejected { id, code, violations, omitted: _, validator } => {
+            rejected(*code, *id, violations, validator.as_ref())
+        }
         Outcome::Quarantined { id, code } => quarantined(*id, code),
     }
 }
@@ -304,6 +306,8 @@ struct Line<'a> {
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'a [Violation]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violations_omitted: Option<usize>,
 }
 
 /// The answer to a request that carried many events, in the order in which they came: 200 if all are stored or
@@ -311,6 +315,7 @@ struct Line<'a> {
 pub fn many(outcomes: &[Outcome]) -> Response {
     let mut body = Many { stored: 0, duplicate: 0, rejected: 0, quarantined: 0, results: Vec::new() };
     for (index, outcome) in outcomes.iter().enumerate() {
+        let mut violations_omitted = None;
         let (id, outcome, code, violations) = match outcome {
             Outcome::Stored { .. } => {
                 body.stored += 1;
@@ -320,8 +325,9 @@ pub fn many(outcomes: &[Outcome]) -> Response {
                 body.duplicate += 1;
                 (Some(*id), "duplicate", None, None)
             }
-            Outcome::Rejected { id, code, violations, validator: _ } => {
+            Outcome::Rejected { id, code, violations, omitted, validator: _ } => {
                 body.rejected += 1;
+                violations_omitted = Some(*omitted).filter(|omitted| *omitted > 0);
                 let code = Some(code.as_str());
                 (*id, "rejected", code, Some(violations.as_slice()))
             }
@@ -330,7 +336,7 @@ pub fn many(outcomes: &[Outcome]) -> Response {
                 (Some(*id), "quarantined", Some(code.as_ref()), None)
             }
         };
-        body.results.push(Line { index, id, outcome, code, violations });
+        body.results.push(Line { index, id, outcome, code, violations, violations_omitted });
     }
     let status = if body.rejected + body.quarantined == 0 { StatusCode::OK } else { StatusCode::MULTI_STATUS };
     json(status, written(&body))
@@ -339,10 +345,13 @@ pub fn many(outcomes: &[Outcome]) -> Response {
 // The longer details.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
+const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, which may call for anybody, so \
+    calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send a token.";
 const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
     could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
-const FOREIGN_HOST: &str = "Who is known by calling from this machine must call `localhost` or an address, so that no \
-    page can use its browser. Use one of these in the URL, or send an `Authorization` header.";
+const FOREIGN_HOST: &str = "Who is known by where it calls from, or by a certificate, must call the gateway by a name of \
+    its own, so that no page can use its browser: `localhost`, an address, or one of the setting `hosts`. Use one of these in \
+    the URL, or send an `Authorization` header.";
 const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
@@ -395,6 +404,8 @@ pub enum Refusal {
     },
     /// The sender is not a known application.
     Unknown,
+    /// Only calling from this machine would make the sender known, and a proxy that nobody named passed the request on.
+    UnnamedProxy,
     /// The application lacks a scope.
     NotAllowed {
         /// The scope that it lacks.
@@ -504,6 +515,7 @@ impl Refusal {
             }
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
+            Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "A proxy that is not named sent this"),
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
@@ -564,6 +576,7 @@ impl Refusal {
             )
             .into(),
             Self::Unknown => UNKNOWN.into(),
+            Self::UnnamedProxy => UNNAMED_PROXY.into(),
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
@@ -613,6 +626,7 @@ impl Refusal {
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::UnnamedProxy
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::RateLimited { .. }
@@ -701,6 +715,7 @@ mod tests {
                 code: "negative".into(),
                 message: "must not be negative".into(),
             }],
+            omitted: 0,
             validator: judged.then(|| JudgedBy { event_type: "shop/sale".to_owned(), digest: Digest([0xab; 32]) }),
         }
     }
@@ -759,6 +774,17 @@ mod tests {
     }
 
     #[test]
+    fn violations_that_are_left_out_are_counted() {
+        let code = RejectionCode::Rule;
+        let cut = Outcome::Rejected { id: Some(ID), code, violations: Vec::new(), omitted: 37, validator: None };
+        let (status, _, body) = parts(many(&[cut]));
+        assert_eq!(status, StatusCode::MULTI_STATUS);
+        let line = json!({"index": 0, "id": ID, "outcome": "rejected", "code": "rule", "violations": [],
+            "violations_omitted": 37});
+        assert_eq!(body["results"], json!([line]));
+    }
+
+    #[test]
     fn refusals_are_problems_that_say_how_to_mend_them() {
         let refusals = [
             Refusal::NotJson { line: 3, column: 7, message: "expected `,`".to_owned() },
@@ -769,6 +795,7 @@ mod tests {
             Refusal::WrongEncoding { found: "br".to_owned() },
             Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
             Refusal::Unknown,
+            Refusal::UnnamedProxy,
             Refusal::NotAllowed { scope: "send" },
             Refusal::TooManyHeaders { limit: 100 },
             Refusal::ForeignOrigin,

@@ -31,6 +31,12 @@ impl Budget {
         self.total
     }
 
+    /// How many more of `free` units an application that holds `own` may take to have its share and no more.
+    fn left_of_share(&self, own: usize, free: usize) -> usize {
+        let (may, does) = (free.saturating_mul(self.share_percent), own.saturating_mul(100 - self.share_percent));
+        may.saturating_sub(does) / 100
+    }
+
     /// Whether an application that holds `own` of something may do so while `free` of it is left.
     fn fair(&self, own: usize, free: usize) -> bool {
         own.saturating_mul(100 - self.share_percent) <= free.saturating_mul(self.share_percent)
@@ -102,11 +108,14 @@ impl Held {
         fits
     }
 
-    /// Takes so many more, or as many as are free, whatever share that is: for what cannot be refused any more.
-    pub fn grow_with_what_is_free(&mut self, more: usize) {
-        let take = |free: usize| Some(free - more.min(free));
+    /// Takes so many more, or as many as the application's share leaves: for what cannot be refused any more. It keeps the
+    /// application from beginning anything else, and takes nothing from the others.
+    pub fn grow_within_share(&mut self, more: usize) {
+        let own = self.share.held();
+        let taken = |free: usize| more.min(self.budget.left_of_share(own, free));
+        let take = |free: usize| Some(free - taken(free));
         let before = self.budget.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or_default();
-        let more = more.min(before);
+        let more = taken(before);
         self.share.held.fetch_add(more, Ordering::Relaxed);
         self.units += more;
     }
@@ -173,6 +182,21 @@ mod tests {
         assert!(fill(&budget, &greedy).is_empty(), "who holds more gets nothing until it holds less");
         drop((all, theirs));
         assert_eq!((budget.free(), greedy.held(), other.held()), (1_000, 0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_refused_takes_the_share_and_no_more() {
+        let (budget, greedy, other) = (Budget::new(1_000, 75), Arc::default(), Arc::default());
+        let (mut told, mut second) = (Held::none(&budget, &greedy), Held::none(&budget, &greedy));
+        told.grow_within_share(10);
+        assert_eq!((told.units(), budget.free()), (10, 990));
+        told.grow_within_share(100_000);
+        second.grow_within_share(100_000);
+        assert_eq!((told.units(), second.units(), greedy.held(), budget.free()), (750, 0, 750, 250));
+        assert!(!second.grow_to(1), "so it begins nothing more");
+        assert!(Held::none(&budget, &other).grow_to(200), "and the others do");
+        drop((told, second));
+        assert_eq!((budget.free(), greedy.held()), (1_000, 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderValue, VIA};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -63,8 +63,8 @@ impl Scope {
 /// Where a request comes from, as far as the connection tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The other end of the connection, or whom the PROXY header names. `None` if that header names nobody: then the
-    /// proxy's own address says nothing of who calls.
+    /// The other end of the connection, or whom the PROXY header names. `None` if that header names nobody, or this machine:
+    /// then the proxy's own address says nothing of who calls.
     pub address: Option<SocketAddr>,
     /// SHA-256 of the client certificate that was proved in the handshake.
     pub certificate: Option<Digest>,
@@ -190,8 +190,12 @@ struct Caller {
     /// The digest of the token; the inner `None` if what was given is none.
     token: Option<Option<Digest>>,
     certificate: Option<Digest>,
-    /// Whether the request was meant for this machine by a name that only this machine decides on.
+    /// Whether the request was meant for the gateway by a name that no other site can have, or by one of its own.
     meant_for_us: bool,
+    /// Whether that is asked of everybody without a token, and not only of those who call from this machine.
+    must_be_meant: bool,
+    /// Whether it came from this machine by way of a proxy that nobody named: then anybody may have sent it.
+    relayed: bool,
 }
 
 /// Why a caller is not known.
@@ -200,8 +204,10 @@ enum Stranger<'a> {
     Nobody(Kind),
     /// An application is, but may not call in this way.
     Known(Kind, &'a Application),
-    /// A browser was told that another site's name means this machine.
+    /// A browser was told that another site's name means this machine, or the gateway.
     Page(&'a Application),
+    /// A proxy on this machine that nobody named may speak for anybody.
+    Relayed(&'a Application),
 }
 
 /// What a token stands for.
@@ -271,13 +277,23 @@ impl Snapshot {
             if application.needs_network && !application.lives_at(caller.address) {
                 return Err(Stranger::Known(Kind::UnknownNetwork, application));
             }
+            if application.needs_network && caller.relayed {
+                return Err(Stranger::Relayed(application));
+            }
+            if caller.must_be_meant && !caller.meant_for_us {
+                return Err(Stranger::Page(application));
+            }
             return Ok(application);
         }
         let Some(address) = caller.address else { return Err(Stranger::Nobody(Kind::UnknownNetwork)) };
         let home = self.by_network.iter().find(|(network, _)| network.contains(&address));
         let (_, application) = home.ok_or(Stranger::Nobody(Kind::UnknownNetwork))?;
-        // A page can have its own name resolved to this machine, and its browser calls from here.
-        if address.is_loopback() && !caller.meant_for_us {
+        if caller.relayed {
+            return Err(Stranger::Relayed(application));
+        }
+        // A page can have its own name resolved to this machine, and its browser calls from here; or to the gateway, from the
+        // network that is known.
+        if (caller.must_be_meant || address.is_loopback()) && !caller.meant_for_us {
             return Err(Stranger::Page(application));
         }
         Ok(application)
@@ -301,16 +317,26 @@ pub(crate) fn host<B>(request: &Request<B>) -> Option<&str> {
     target.or_else(|| request.headers().get(HOST)?.to_str().ok())
 }
 
-/// Whether a host is `localhost` or an address, which no other site can have resolved. What names none comes from no
-/// browser.
-fn only_ours(host: Option<&str>) -> bool {
+/// Whether a host is `localhost` or an address, which no other site can have resolved, or one of `names`. What names none
+/// comes from no browser.
+fn only_ours(host: Option<&str>, names: &[String]) -> bool {
     let Some(host) = host else { return true };
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => name,
         _ => host,
     };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok()
+        || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// Whether the headers have what proxies add.
+fn passed_on(headers: &HeaderMap) -> bool {
+    let by_convention = ["x-forwarded-for", "x-real-ip"];
+    headers.contains_key(FORWARDED)
+        || headers.contains_key(VIA)
+        || by_convention.iter().any(|name| headers.contains_key(*name))
 }
 
 fn exact(digest: &[u8]) -> Option<Digest> {
@@ -345,6 +371,8 @@ pub struct Trust {
     /// Proxies whose word on the caller's address is believed, and where they give it.
     proxies: Vec<IpNet>,
     told: Told,
+    /// The names by which the gateway is called; where there are none, any may be its own.
+    hosts: Vec<String>,
     /// Whether the gateway runs a Postgres of its own, where [`LOCAL`] is trusted.
     embedded: bool,
     snapshot: ArcSwapOption<Snapshot>,
@@ -354,23 +382,28 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Nobody yet; what `proxies` tell of a caller's address in the header `told` will be believed, and [`LOCAL`] only
-    /// if the Postgres is an `embedded` one.
-    pub fn new(proxies: Vec<IpNet>, told: Told, embedded: bool) -> Self {
-        Self { proxies, told, embedded, ..Self::default() }
+    /// Nobody yet; what `proxies` tell of a caller's address in the header `told` will be believed, who sends no token must
+    /// have asked for one of `hosts` if there are any, and [`LOCAL`] is known only if the Postgres is an `embedded` one.
+    pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, embedded: bool) -> Self {
+        Self { proxies, told, hosts, embedded, ..Self::default() }
     }
 
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
         let header = request.headers().get(AUTHORIZATION);
+        let address = peer.address.and_then(|address| self.address(request, address.ip().to_canonical()));
         Caller {
-            address: peer.address.and_then(|address| self.address(request, address.ip().to_canonical())),
+            address,
             token: header.map(|header| bearer(header.as_bytes()).map(Digest::of)),
             certificate: peer.certificate,
-            meant_for_us: header.is_some() || only_ours(host(request)),
+            meant_for_us: header.is_some() || only_ours(host(request), &self.hosts),
+            must_be_meant: !self.hosts.is_empty(),
+            // No proxy is believed that somebody calls from this machine, so this is the other end of the connection.
+            relayed: address.is_some_and(|address| address.is_loopback()) && passed_on(request.headers()),
         }
     }
 
-    /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say.
+    /// Where the request comes from, as far as it can be believed. `None` when a trusted proxy does not say, or says that
+    /// it is this machine.
     fn address<B>(&self, request: &Request<B>, peer: IpAddr) -> Option<IpAddr> {
         if self.proxies.is_empty() {
             return Some(peer);
@@ -399,8 +432,10 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`]; [`Refusal::ForeignHost`] of a caller that is known by being on this machine and did not ask
-    /// for it; or [`Refusal::DatabaseAway`] while the applications could not be read yet.
+    /// [`Refusal::Unknown`]; [`Refusal::UnnamedProxy`] of a caller that only a network would make known and that a proxy on
+    /// this machine may have spoken for; [`Refusal::ForeignHost`] of a caller that is known by being on this machine (or,
+    /// where the gateway's names are known, by any network or a certificate) and did not ask for it; or
+    /// [`Refusal::DatabaseAway`] while the applications could not be read yet.
     pub fn identify<B>(&self, request: &Request<B>, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
@@ -413,6 +448,10 @@ impl Trust {
             Stranger::Known(kind, application) => {
                 self.security.refused(kind, &application.name, &application.refused);
                 Refusal::Unknown
+            }
+            Stranger::Relayed(application) => {
+                self.security.refused(Kind::UnnamedProxy, &application.name, &application.refused);
+                Refusal::UnnamedProxy
             }
             Stranger::Page(application) => {
                 self.security.refused(Kind::ForeignPage, &application.name, &application.refused);
@@ -511,13 +550,17 @@ mod tests {
     fn only_localhost_and_addresses_are_names_that_no_other_site_can_have() {
         let ours = ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000", "10.1.2.3:80"];
         for host in ours {
-            assert!(only_ours(Some(host)), "{host}");
+            assert!(only_ours(Some(host), &[]), "{host}");
         }
-        assert!(only_ours(None));
+        assert!(only_ours(None, &[]));
         for host in
             ["eye", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", ":80", "[x]:80"]
         {
-            assert!(!only_ours(Some(host)), "{host}");
+            assert!(!only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
+        }
+        for host in ["gate.example", "Gate.Example:8000"] {
+            assert!(only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
+            assert!(!only_ours(Some(host), &[]), "{host}");
         }
     }
 }

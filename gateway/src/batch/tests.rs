@@ -404,7 +404,7 @@ fn a_writer_that_breaks_goes_on_with_the_next_batch() {
 }
 
 #[test]
-fn what_is_refused_unheard_is_counted() {
+fn what_is_lost_unheard_is_counted() {
     paused(async {
         let (sinks, _table) = sinks(1, &[(1, Well)]);
         let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
@@ -412,8 +412,28 @@ fn what_is_refused_unheard_is_counted() {
         batcher.submit_unanswered(vec![item(0), bad(1), bad(2)], None).expect("room");
         let heard = batcher.submit(vec![bad(3)], None).expect("room");
         assert!(matches!(heard.await.expect("receipt")[..], [Fate::Refused { .. }]));
-        assert_eq!(batcher.figures().refused_unheard.load(Relaxed), 2);
+        assert_eq!(batcher.figures().lost_unheard.load(Relaxed), 2, "the sink refuses them");
         tasks.drain(Duration::from_secs(1)).await;
+    });
+    paused(async {
+        let (sinks, table) = sinks(1, &[(1, Broken), (1, Well), (1, Away)]);
+        let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
+        let figures = || batcher.figures().lost_unheard.load(Relaxed);
+        batcher.submit_unanswered(vec![item(0), item(1)], None).expect("room");
+        let heard = batcher.submit(vec![item(2)], None).expect("room");
+        assert!(heard.await.is_err());
+        assert_eq!(figures(), 2, "a panic ended their batch");
+        batcher.submit_unanswered(vec![item(3)], None).expect("room");
+        sleep(Duration::from_millis(2)).await;
+        assert_eq!((figures(), keys(&table)), (2, HashSet::from([3])), "what is written is not lost");
+        // From here on each write fails, and the round of the script is longer than the drain.
+        batcher.submit_unanswered(vec![item(4)], None).expect("room");
+        sleep(Duration::from_millis(2)).await;
+        batcher.submit_unanswered((5..15).map(item).collect(), None).expect("room");
+        let heard = batcher.submit(vec![item(15)], None).expect("room");
+        tasks.drain(Duration::from_millis(1)).await;
+        assert!(heard.await.is_err());
+        assert_eq!(figures(), 13, "one that was tried again and ten that waited behind it");
     });
 }
 

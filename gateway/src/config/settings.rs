@@ -28,6 +28,8 @@ pub enum Kind {
     Networks,
     /// Origins of pages, separated by commas.
     Origins,
+    /// Host names, separated by commas.
+    Hosts,
     /// One of these.
     Choice(&'static [&'static str]),
 }
@@ -42,6 +44,7 @@ impl Kind {
             Self::OptionalPath | Self::Secret => true,
             Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
             Self::Origins => words(text).all(is_origin),
+            Self::Hosts => words(text).all(is_host),
             Self::Choice(words) => words.contains(&text),
         };
         if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
@@ -57,6 +60,7 @@ impl Kind {
             Self::Secret => "a text".to_owned(),
             Self::Networks => "networks such as 10.0.0.0/8, separated by commas".to_owned(),
             Self::Origins => "origins such as https://shop.example, separated by commas".to_owned(),
+            Self::Hosts => "host names such as eye.example, without a port, separated by commas".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -72,6 +76,11 @@ fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]_".contains(&byte);
     host.is_some_and(|host| !host.is_empty() && host.bytes().all(allowed))
+}
+
+/// A name without scheme, port or path.
+fn is_host(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 /// One setting.
@@ -152,7 +161,7 @@ pub const SETTINGS: &[Setting] = &[
         "write_ms",
         number(1, DAY_MS),
         "30000",
-        "How long a peer may take for each 64 KiB of its answers. Then its connection is cut.",
+        "How long a peer may take for each 64 KiB of its answers. Then the answer is given up: its stream is reset over HTTP/2, its connection is cut over HTTP/1.",
     ),
     set(
         "linger_ms",
@@ -235,6 +244,12 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Origins,
         "",
         "Origins whose pages may send events from the browser, such as https://shop.example. Their text/plain is taken as JSON. Empty: none.",
+    ),
+    set(
+        "hosts",
+        Kind::Hosts,
+        "",
+        "The host names by which the gateway is called. Given, who is known by a network or a certificate must have asked for one of them, for localhost or for an address, or is answered 403: a page can have its own name resolved to the gateway. Empty: only callers from this machine are asked for that.",
     ),
     set("body_read_ms", number(1, DAY_MS), "30000", "Time for a request's body. A slower sender is answered 408."),
     set(
@@ -399,6 +414,12 @@ pub const SETTINGS: &[Setting] = &[
         number(8_192, 1 << 40),
         "134217728",
         "Bytes of answers to reads that are not sent yet. What does not fit is answered 503.",
+    ),
+    set(
+        "answer_violations_bytes_max",
+        number(0, 1024 * MIB),
+        "1048576",
+        "Bytes of violations that the answer to many events tells. Further ones are counted in `violations_omitted`, and the dead letters have them. The answer to a single event has all.",
     ),
     set("streams_max", number(1, 100_000), "32", "Results that are streamed as lines at once. More are answered 503."),
     set(

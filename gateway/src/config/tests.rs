@@ -50,6 +50,17 @@ fn limits_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn host_names_are_a_list_without_ports() {
+    let (settings, config) = load("hosts = [\"eye.example\", \"eye\"]\n", &[], &[]).expect("sound");
+    assert_eq!(config.hosts, ["eye.example", "eye"]);
+    assert!(settings.show().contains("hosts = \"eye.example, eye\"  # eye.toml:1"), "{}", settings.show());
+    for wrong in ["eye.example:8000", "https://eye.example", "eye.example/x", "*.example"] {
+        let Problems(problems) = load(&format!("hosts = \"{wrong}\"\n"), &[], &[]).expect_err(wrong);
+        assert!(problems.len() == 1 && problems[0].contains("without a port"), "{problems:#?}");
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let (settings, config) = load("", &[("EYE_DATABASE_URL", "postgres://a:hush@b/c")], &[]).expect("sound");
     assert!(!settings.show().contains("hush"));

@@ -64,7 +64,7 @@ metrics! {
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
         "Dead letters that were committed.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
-        "Rejected events that were not kept as dead letters, for want of room in the queue or because Postgres refused them.";
+        "Rejected events that were not kept as dead letters: for want of room, refused by Postgres, or lost with their batch or the drain.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]
         "Rows that this gateway removed, because they were too old or took too much room.";
     TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]

@@ -50,15 +50,15 @@ impl Unsent {
         }
     }
 
-    /// Counts an answer that tells what was done among what its application has in flight. It is given whatever room it
-    /// takes; who does not read it is refused before anything more is done.
+    /// Counts an answer that tells what was done among what its application has in flight. It is given whatever room there
+    /// is: who does not read it fills its own share, and is refused before anything more is done.
     pub fn hold_told(&self, share: &Arc<Share>, response: Response) -> Response {
         let bytes = response.body().whole_bytes();
         if bytes <= SMALL_BYTES {
             return response;
         }
         let mut room = Held::none(&self.in_flight, share);
-        room.grow_with_what_is_free(bytes.div_ceil(UNIT_BYTES));
+        room.grow_within_share(bytes.div_ceil(UNIT_BYTES));
         response.map(|body| body.holding(room))
     }
 }
@@ -102,8 +102,9 @@ mod tests {
         assert!(unsent.hold(&other, large()).is_ok());
         let sender = Arc::default();
         let _told: Vec<_> = (0..10).map(|_| unsent.hold_told(&sender, large())).collect();
-        assert_eq!((in_flight.free(), sender.held()), (0, 1_024), "told in any case, and then the room is full");
+        assert_eq!((in_flight.free(), sender.held()), (256, 768), "told in any case, and then its share is full");
         assert!(!Held::none(&in_flight, &sender).grow_to(1), "so nothing more is begun");
+        assert!(Held::none(&in_flight, &Arc::default()).grow_to(200), "but by others");
         assert_eq!(unsent.bytes(), 600 * 1024, "which is nothing to those who read");
         let small = unsent.hold(&hoarder, json(StatusCode::OK, "{}"));
         assert!(small.is_ok(), "small answers are not counted");

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -123,7 +124,10 @@ impl Connection {
         loop {
             match proxy_protocol::parse(&header, self.limits.proxy_header_bytes_max).map_err(io::Error::other)? {
                 Header::Whole(source) => {
-                    return Ok(source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port())));
+                    let source = source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port()));
+                    // Who is told to call from this machine is not known by that; a named proxy here may tell of others.
+                    let tells = |source: &SocketAddr| !source.ip().is_loopback() || self.doors.is_proxy(source.ip());
+                    return Ok(source.filter(tells));
                 }
                 Header::More(more) => {
                     let known = header.len();
@@ -146,7 +150,7 @@ impl Connection {
             let handler = handler.clone();
             async move { Ok::<_, Infallible>(answer(handler, request, peer, running).await) }
         });
-        let builder = self.builder();
+        let builder = self.builder(activity);
         let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
         let mut asked = false;
@@ -164,7 +168,10 @@ impl Connection {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = idle.as_mut() => {
-                    if Instant::now() < activity.deadline(&self.limits) {
+                    // One moment for both: a part that is late only at the second look must not end the connection.
+                    let now = Instant::now();
+                    activity.reset_stalled(now, &self.limits);
+                    if now < activity.deadline(&self.limits) {
                         idle.as_mut().reset(activity.look_at(&self.limits));
                     } else if asked || activity.with(|state| state.running) > 0 {
                         // A peer that does not take its answers would not hear the farewell either.
@@ -179,8 +186,9 @@ impl Connection {
         }
     }
 
-    fn builder(&self) -> auto::Builder<Tracked> {
-        let mut builder = auto::Builder::new(Tracked { tasks: self.tasks.clone(), cut: self.cut.clone() });
+    fn builder(&self, activity: &Arc<Activity>) -> auto::Builder<Tracked> {
+        let (tasks, cut, activity) = (self.tasks.clone(), self.cut.clone(), Arc::clone(activity));
+        let mut builder = auto::Builder::new(Tracked { tasks, cut, activity });
         let limits = &self.limits;
         if limits.headers_max != HEADERS_UNASKED {
             builder.http1().max_headers(limits.headers_max);
@@ -240,7 +248,8 @@ where
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     running.answered(status);
-    response.map(|body| Counted { body, running })
+    let multiplexed = version == Version::HTTP_2;
+    response.map(|body| Counted { body, running, multiplexed, followed: false, ended: false })
 }
 
 fn reason(panic: &(dyn Any + Send)) -> &str {
@@ -277,18 +286,53 @@ struct Activity(Mutex<ActivityState>);
 #[derive(Debug)]
 struct ActivityState {
     running: usize,
-    /// Since when each part of an answer waits for the peer to take it; the places of those that were taken are used
-    /// again.
-    unsent: Vec<Option<Instant>>,
+    /// Each part of an answer that waits for the peer to take it; the places of those that were taken are used again.
+    unsent: Vec<Option<Unsent>>,
+    /// Each request with what is left of its answer; places are used again.
+    exchanges: Vec<Exchange>,
+    /// Places of exchanges that are over.
+    free: Vec<usize>,
+    /// The exchange that began last, until its task is known.
+    newest: Option<usize>,
     served: bool,
     refused: bool,
     since: Instant,
 }
 
+/// A part of an answer that waits for the peer.
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    since: Instant,
+    exchange: usize,
+}
+
+/// A request, until the last piece of its answer is written.
+#[derive(Debug, Default)]
+struct Exchange {
+    /// What of it runs: the request, and each piece of its answer.
+    running: usize,
+    /// Pieces of its answer that are on their way.
+    pieces: usize,
+    /// The task of its stream, over HTTP/2. The stream is reset when it ends early.
+    task: Option<AbortHandle>,
+    /// When its stream was reset: the connection has as long again to be rid of its pieces.
+    reset: Option<Instant>,
+    /// Who waits for the last piece to be written.
+    waiting: Option<Waker>,
+}
+
 impl Activity {
     fn new() -> Self {
-        let since = Instant::now();
-        Self(Mutex::new(ActivityState { running: 0, unsent: Vec::new(), served: false, refused: false, since }))
+        Self(Mutex::new(ActivityState {
+            running: 0,
+            unsent: Vec::new(),
+            exchanges: Vec::new(),
+            free: Vec::new(),
+            newest: None,
+            served: false,
+            refused: false,
+            since: Instant::now(),
+        }))
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
@@ -299,8 +343,9 @@ impl Activity {
     /// nothing happens until then.
     fn deadline(&self, limits: &ServerLimits) -> Instant {
         self.with(|state| {
-            if let Some(oldest) = state.unsent.iter().flatten().min() {
-                *oldest + limits.write
+            let since = |unsent: &Unsent| state.exchanges[unsent.exchange].reset.unwrap_or(unsent.since);
+            if let Some(oldest) = state.unsent.iter().flatten().map(since).min() {
+                oldest + limits.write
             } else if state.running > 0 {
                 Instant::now() + limits.idle
             } else if state.served {
@@ -310,6 +355,21 @@ impl Activity {
                 state.since + limits.header_read
             }
         })
+    }
+
+    /// Ends the streams of which the peer has left a part for too long, and only those. What has no stream of its own, as
+    /// over HTTP/1, is left to end the connection.
+    fn reset_stalled(&self, now: Instant, limits: &ServerLimits) {
+        self.with(|state| {
+            let ActivityState { unsent, exchanges, .. } = state;
+            for stalled in unsent.iter().flatten().filter(|unsent| unsent.since + limits.write <= now) {
+                let exchange = &mut exchanges[stalled.exchange];
+                if let Some(task) = exchange.task.take() {
+                    task.abort();
+                    exchange.reset = Some(now);
+                }
+            }
+        });
     }
 
     /// When to look at the deadline, which an answer may bring nearer meanwhile.
@@ -322,47 +382,78 @@ impl Activity {
 /// is written.
 struct Running {
     activity: Arc<Activity>,
+    exchange: usize,
+    /// It is a piece of an answer.
+    piece: bool,
     /// Its place among what is not sent yet.
     unsent: Option<usize>,
 }
 
 impl Running {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.with(|state| {
+        let exchange = activity.with(|state| {
             state.running += 1;
             state.served = true;
+            let exchange = state.free.pop().unwrap_or(state.exchanges.len());
+            if exchange == state.exchanges.len() {
+                state.exchanges.push(Exchange::default());
+            }
+            state.exchanges[exchange].running = 1;
+            state.newest = Some(exchange);
+            exchange
         });
-        Self { activity: Arc::clone(activity), unsent: None }
+        Self { activity: Arc::clone(activity), exchange, piece: false, unsent: None }
     }
 
-    /// A part of an answer that is on its way from now on.
-    fn part(activity: &Arc<Activity>) -> Self {
-        let mut part = Self::new(activity);
-        part.waits_for_peer(true);
-        part
+    /// A piece of its answer that is on its way from now on.
+    fn piece(&self) -> Self {
+        let Self { activity, exchange, .. } = self;
+        let mut unsent = None;
+        activity.with(|state| {
+            state.running += 1;
+            state.exchanges[*exchange].running += 1;
+            state.exchanges[*exchange].pieces += 1;
+            state.note(*exchange, &mut unsent, true);
+        });
+        Self { activity: Arc::clone(activity), exchange: *exchange, piece: true, unsent }
     }
 
     fn answered(&mut self, status: StatusCode) {
-        let Self { activity, unsent } = self;
+        let Self { activity, exchange, unsent, .. } = self;
         activity.with(|state| {
             state.refused = status.is_client_error() || status.is_server_error();
-            state.note(unsent, true);
+            state.note(*exchange, unsent, true);
         });
     }
 
     /// Notes whether the peer has something to take, from now on.
     fn waits_for_peer(&mut self, waits: bool) {
-        let Self { activity, unsent } = self;
-        activity.with(|state| state.note(unsent, waits));
+        let Self { activity, exchange, unsent, .. } = self;
+        activity.with(|state| state.note(*exchange, unsent, waits));
+    }
+
+    /// Whether every piece of its answer is written. Until then the pieces alone wait for the peer, and the last of them
+    /// wakes who asked.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { activity, exchange, unsent, .. } = self;
+        activity.with(|state| {
+            if state.exchanges[*exchange].pieces == 0 {
+                return Poll::Ready(());
+            }
+            state.note(*exchange, unsent, false);
+            state.exchanges[*exchange].waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
     }
 }
 
 impl ActivityState {
-    /// Notes in `place` whether the peer has something to take, from now on.
-    fn note(&mut self, place: &mut Option<usize>, waits: bool) {
+    /// Notes in `place` whether the peer has something to take of an exchange, from now on.
+    fn note(&mut self, exchange: usize, place: &mut Option<usize>, waits: bool) {
         self.since = Instant::now();
+        let part = Unsent { since: self.since, exchange };
         match (*place, waits) {
-            (Some(taken), true) => self.unsent[taken] = Some(self.since),
+            (Some(taken), true) => self.unsent[taken] = Some(part),
             (Some(taken), false) => {
                 self.unsent[taken] = None;
                 *place = None;
@@ -372,21 +463,40 @@ impl ActivityState {
                 if free == self.unsent.len() {
                     self.unsent.push(None);
                 }
-                self.unsent[free] = Some(self.since);
+                self.unsent[free] = Some(part);
                 *place = Some(free);
             }
             (None, false) => {}
         }
     }
+
+    /// Something of an exchange runs no more; gives who waits for that.
+    fn leave(&mut self, place: usize, piece: bool) -> Option<Waker> {
+        let exchange = &mut self.exchanges[place];
+        exchange.running -= 1;
+        exchange.pieces -= usize::from(piece);
+        if exchange.running == 0 {
+            *exchange = Exchange::default();
+            self.free.push(place);
+            // It may be over before its task is known.
+            self.newest.take_if(|newest| *newest == place);
+            return None;
+        }
+        if exchange.pieces == 0 { exchange.waiting.take() } else { None }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Self { activity, unsent } = self;
-        activity.with(|state| {
+        let Self { activity, exchange, piece, unsent } = self;
+        let waiting = activity.with(|state| {
             state.running -= 1;
-            state.note(unsent, false);
+            state.note(*exchange, unsent, false);
+            state.leave(*exchange, *piece)
         });
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
     }
 }
 
@@ -394,6 +504,13 @@ impl Drop for Running {
 struct Counted {
     body: Body,
     running: Running,
+    /// Whether other requests share the connection, so that this answer alone is given up when it is not taken. Its stream
+    /// must not end before its last piece is written then: it could not be reset any more.
+    multiplexed: bool,
+    /// Whether that holds for it: it has a piece that is followed.
+    followed: bool,
+    /// All of it was handed on.
+    ended: bool,
 }
 
 impl HttpBody for Counted {
@@ -401,19 +518,31 @@ impl HttpBody for Counted {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // Asked for more, so what came before is on its way; it is the peer's turn only when there is something. After the
-        // last piece the body ends anyway.
-        if polled.is_pending() || !self.body.is_end_stream() {
-            self.running.waits_for_peer(polled.is_ready());
+        if self.ended {
+            return self.running.poll_written(cx).map(|()| None);
         }
-        let Some(frame) = ready!(polled) else { return Poll::Ready(None) };
-        let activity = &self.running.activity;
-        Poll::Ready(Some(frame.map(|frame| frame.map_data(|bytes| on_its_way(bytes, activity)))))
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) if self.followed => {
+                self.ended = true;
+                return self.running.poll_written(cx).map(|()| None);
+            }
+            nothing => {
+                // Asked for more, so what came before is on its way; it is the peer's turn only when there is something.
+                self.running.waits_for_peer(nothing.is_ready());
+                return nothing;
+            }
+        };
+        let frame = frame.map(|frame| frame.map_data(|bytes| self.on_its_way(bytes)));
+        // After the last piece the body ends anyway.
+        if !self.is_end_stream() {
+            self.running.waits_for_peer(true);
+        }
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.followed && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -421,10 +550,16 @@ impl HttpBody for Counted {
     }
 }
 
-/// Lets the bytes count as running until they are written: hyper is done with a body long before. Few bytes are not worth
-/// it.
-fn on_its_way(bytes: Bytes, activity: &Arc<Activity>) -> Bytes {
-    if bytes.len() <= FEW_BYTES { bytes } else { Bytes::from_owner(Part { bytes, _running: Running::part(activity) }) }
+impl Counted {
+    /// Lets the bytes count as running until they are written: hyper is done with a body long before. Few bytes are not
+    /// worth it.
+    fn on_its_way(&mut self, bytes: Bytes) -> Bytes {
+        if bytes.len() <= FEW_BYTES {
+            return bytes;
+        }
+        self.followed |= self.multiplexed;
+        Bytes::from_owner(Part { bytes, _running: self.running.piece() })
+    }
 }
 
 /// A piece of an answer.
@@ -444,6 +579,7 @@ impl AsRef<[u8]> for Part {
 struct Tracked {
     tasks: TaskTracker,
     cut: CancellationToken,
+    activity: Arc<Activity>,
 }
 
 impl<Fut> Executor<Fut> for Tracked
@@ -453,7 +589,13 @@ where
 {
     fn execute(&self, task: Fut) {
         let cut = self.cut.clone();
-        self.tasks.spawn(async move { cut.run_until_cancelled_owned(task).await.map(drop) });
+        let task = self.tasks.spawn(async move { cut.run_until_cancelled_owned(task).await.map(drop) });
+        // hyper makes the stream of a request right after it has called the service with it.
+        self.activity.with(|state| {
+            if let Some(newest) = state.newest.take() {
+                state.exchanges[newest].task = Some(task.abort_handle());
+            }
+        });
     }
 }
 

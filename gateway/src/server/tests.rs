@@ -284,3 +284,79 @@ async fn a_shutdown_does_not_wait_for_a_permit() {
     let none = ServerLimits { connections_max: 0, ..limits() };
     Server::start(none, fine).await.stop().await;
 }
+
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A whole request with the method GET.
+fn get(stream: u32, path: &str) -> Vec<u8> {
+    let literal =
+        |name: u8, value: &str| [&[name, u8::try_from(value.len()).expect("short")], value.as_bytes()].concat();
+    let headers = [&[0x82, 0x86][..], &literal(4, path), &literal(1, "localhost")].concat();
+    frame(1, 5, stream, &headers)
+}
+
+/// The next frame: its kind, flags, stream and payload.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    soon(stream.read_exact(&mut head)).await.expect("the connection goes on");
+    let [a, b, c, kind, flags, id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    soon(stream.read_exact(&mut payload)).await.expect("the connection goes on");
+    (kind, flags, u32::from_be_bytes(id), payload)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_reset_and_its_connection_goes_on() {
+    let write = Duration::from_millis(300);
+    let handler = |request: Request<Incoming>, _: Peer| async move {
+        let bytes = request.uri().path().trim_matches('/').parse().expect("a number");
+        json(StatusCode::OK, vec![b' '; bytes])
+    };
+    let server = Server::start(ServerLimits { write, ..limits() }, handler).await;
+    // No window at all; one that ends within the first piece of many, within the only one, after the first of many.
+    for (window, bytes) in [(0_u32, 100_u32), (0, 1 << 20), (50_000, 1 << 20), (50_000, 60_000), (65_536, 1 << 20)] {
+        let mut stream = server.connect().await;
+        let settings = frame(4, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
+        let opened = |stream: u32| frame(8, 0, stream, &(1_u32 << 30).to_be_bytes());
+        let start = Instant::now();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let begin = [&preface[..], &settings, &opened(0), &get(1, &format!("/{bytes}"))].concat();
+        stream.write_all(&begin).await.expect("open");
+        let (mut taken, mut next, mut reset) = (0, 3, None);
+        while reset.is_none() {
+            // Other answers are taken meanwhile, and long ones too.
+            let length = if next % 4 == 3 { 2 } else { 200_000 };
+            let other = [get(next, &format!("/{length}")), opened(next)].concat();
+            stream.write_all(&other).await.expect("open");
+            let mut whole = 0;
+            loop {
+                match next_frame(&mut stream).await {
+                    (0, _, 1, data) => taken += data.len(),
+                    (0, flags, _, data) => {
+                        whole += data.len();
+                        if flags & 1 == 1 {
+                            break;
+                        }
+                    }
+                    (3, _, id, error) => {
+                        assert_eq!(id, 1, "only that one");
+                        reset = Some(error);
+                    }
+                    (7, ..) => panic!("the connection ends"),
+                    _ => {}
+                }
+            }
+            assert_eq!(whole, length);
+            next += 2;
+            sleep(Duration::from_millis(20)).await;
+        }
+        let canceled = Some(vec![0, 0, 0, 8]);
+        assert_eq!((taken, reset), (window.min(bytes) as usize, canceled), "{window} {bytes}");
+        assert!(start.elapsed() >= write, "{:?}", start.elapsed());
+    }
+    server.stop().await;
+}

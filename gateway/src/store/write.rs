@@ -29,7 +29,7 @@ use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
-use crate::verdict::Digest;
+use crate::verdict::{Digest, Violation};
 
 /// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -76,7 +76,9 @@ pub(super) trait Table: Send + 'static {
     const NAME: &'static str;
     /// Into the table itself.
     const COPY: &'static str;
-    /// The temporary table of the conflict path; it empties itself with every transaction.
+    /// The temporary table of the conflict path; it empties itself with every transaction. That takes a lock which goes to the
+    /// log, and so the commit waits for a synchronous standby also when every row was there: such a row may be committed on
+    /// this server alone, since a writer that is given up has its wait for the standby ended by its successor.
     const CREATE_INCOMING: &'static str;
     const COPY_INCOMING: &'static str;
     /// From the temporary table into the table; gives the keys of the new rows. Ordered, so that two writers with the
@@ -275,8 +277,8 @@ impl Weigh for EventRow {
 
 impl Weigh for DeadLetter {
     fn bytes(&self) -> usize {
-        let violations = self.violations.iter().map(|violation| violation.pointer.len() + violation.message.len());
-        self.raw.len() + self.detail.len() + violations.sum::<usize>() + ROW_BYTES
+        let violations: usize = self.violations.iter().map(Violation::bytes).sum();
+        self.raw.len() + self.detail.len() + violations + ROW_BYTES
     }
 }
 

@@ -31,7 +31,8 @@ impl Told {
 }
 
 /// The caller's address: that of the first hop, seen from here, that is no trusted proxy. `None` when the last of the
-/// trusted proxies names nobody, so that no caller is mistaken for a proxy.
+/// trusted proxies names nobody, so that no caller is mistaken for a proxy; or when it names a loopback address, which on
+/// its machine may be anybody for whom another program calls, and on ours is never the caller that it seems to be.
 pub fn caller<'a>(
     peer: IpAddr,
     told: Told,
@@ -40,9 +41,10 @@ pub fn caller<'a>(
 ) -> Option<IpAddr> {
     let is_proxy = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
+    let mut told_here = false;
     for (hops, element) in values.rev().flat_map(elements).enumerate() {
         if !is_proxy(&address) {
-            return Some(address);
+            break;
         }
         if hops == HOPS_MAX {
             return None;
@@ -52,8 +54,9 @@ pub fn caller<'a>(
             Told::Forwarded => node_of(element)?,
         };
         address = read_node(node)?.to_canonical();
+        told_here = address.is_loopback();
     }
-    (!is_proxy(&address)).then_some(address)
+    (!is_proxy(&address) && !told_here).then_some(address)
 }
 
 /// The elements of a list, the last one first. Quotes are matched from the right too: an open one that the caller wrote
@@ -134,6 +137,10 @@ mod tests {
             ("203.0.113.5", &[], Some("203.0.113.5")),
             ("10.0.0.1", &["1.2.3.4, unknown"], None),
             ("10.0.0.1", &["1.2.3.4, ,"], Some("1.2.3.4")),
+            ("10.0.0.1", &["127.0.0.1"], None),
+            ("10.0.0.1", &["203.0.113.5, ::1"], None),
+            ("10.0.0.1", &["127.0.0.1, 203.0.113.5"], Some("203.0.113.5")),
+            ("127.0.0.1", &["203.0.113.5"], Some("127.0.0.1")),
         ] {
             assert_eq!(told(peer, X, values).as_deref(), expected, "{peer} {values:?}");
         }

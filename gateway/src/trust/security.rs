@@ -33,11 +33,13 @@ pub enum Kind {
     EventType,
     /// A page of another site had a browser call.
     ForeignPage,
+    /// A proxy on this machine that nobody named called for somebody.
+    UnnamedProxy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UnknownToken,
         Self::RevokedToken,
         Self::UnknownNetwork,
@@ -45,6 +47,7 @@ impl Kind {
         Self::RateLimited,
         Self::EventType,
         Self::ForeignPage,
+        Self::UnnamedProxy,
     ];
 
     /// The stable word, for logs and metrics.
@@ -57,6 +60,7 @@ impl Kind {
             Self::RateLimited => "rate_limited",
             Self::EventType => "event_type",
             Self::ForeignPage => "foreign_page",
+            Self::UnnamedProxy => "unnamed_proxy",
         }
     }
 }
