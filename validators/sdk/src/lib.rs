@@ -35,6 +35,10 @@
 //! JSON string; `&str` takes only those without escapes. To change data, see [`Object`]; it keeps what is not changed
 //! to the last digit.
 //!
+//! What a validator takes of its memory (64 MiB unless its settings say otherwise) while it judges an event comes back when
+//! it has judged it, and not before. One that takes more than that in turns is built without this crate's default feature
+//! `bump-allocator`.
+//!
 //! `cargo build --target wasm32-unknown-unknown` makes the module (the crate is a `cdylib`), and `cargo test` runs the
 //! examples on the host. The same event must get the same verdict whatever was judged before, so keep nothing between
 //! calls.
