@@ -304,6 +304,25 @@ async fn dead_letters_stream_as_lines_and_their_cursors_are_bound() {
 }
 
 #[tokio::test]
+async fn a_redrive_ends_early_when_its_answer_is_large_and_goes_on_with_the_rest() {
+    const LETTERS: usize = 300;
+    let gateway = Setup::default().with("EYE_ANSWER_MS", 60_000).start().await;
+    // A hundred violations with long places in each, about 10 MiB of them.
+    let breaking = event("page", "view", json!({"x".repeat(200): vec!["\0"; 100]}));
+    assert_eq!(gateway.send(&Value::Array(vec![breaking; LETTERS])).await.status, 207);
+    let all = async || (gateway.sql("select count(*) from dead_letters") == LETTERS.to_string()).then_some(());
+    eventually("the dead letters are kept", all).await;
+    // As if the rules of then had found little.
+    gateway.sql("update dead_letters set violations = '[]'");
+    let first = redriven(&gateway, json!({"filter": {}, "limit": 1000})).await;
+    let told = first["results"].as_array().expect("results").len();
+    assert!((100..LETTERS).contains(&told), "{told} of {LETTERS}");
+    let rest = redriven(&gateway, json!({"filter": {}, "limit": 1000, "cursor": first["next"]})).await;
+    assert_eq!(rest["results"].as_array().map(Vec::len), Some(LETTERS - told));
+    assert_eq!((&first["rejected"], &rest["next"]), (&json!(told), &Value::Null));
+}
+
+#[tokio::test]
 async fn what_still_breaks_a_rule_stays_and_what_was_cut_is_left() {
     let setup = Setup::default().with("EYE_DEAD_LETTER_RAW_BYTES_MAX", 300);
     let gateway = setup.with_module("a/b.wasm", "rejects").start().await;

@@ -24,6 +24,8 @@ use crate::verdict::{Verdict, Violation};
 const PARCEL_BYTES_MAX: usize = 8 << 20;
 /// Letters that are judged and written together.
 const PARCEL_LETTERS_MAX: usize = 200;
+/// Bytes of violations after which no more letters are judged: the answer tells all of them.
+const VIOLATIONS_BYTES_MAX: usize = 8 << 20;
 
 /// What it takes to judge dead letters again.
 #[derive(Debug)]
@@ -98,9 +100,16 @@ pub struct Report {
     pub results: Vec<LetterResult>,
     /// Where to go on; none when all was done.
     pub next: Option<LetterCursor>,
+    /// About the bytes of the violations in the results.
+    violations_bytes: usize,
 }
 
 impl Report {
+    /// Whether there is no time for another letter, or no room.
+    fn is_full(&self, until: Instant) -> bool {
+        Instant::now() >= until || self.violations_bytes >= VIOLATIONS_BYTES_MAX
+    }
+
     /// How many letters ended so.
     pub fn count(&self, ended: Ended) -> usize {
         self.results.iter().filter(|result| result.outcome == ended).count()
@@ -137,7 +146,7 @@ impl Redrive<'_> {
             let done = self.parcel(&rest[..parcel_of(rest)], until, errand.dry_run, &mut report).await?;
             let last = rest[done - 1].cursor();
             rest = &rest[done..];
-            if Instant::now() >= until && !rest.is_empty() {
+            if report.is_full(until) && !rest.is_empty() {
                 report.next = Some(last);
                 return Ok(report);
             }
@@ -146,7 +155,7 @@ impl Redrive<'_> {
         Ok(report)
     }
 
-    /// Judges the letters for as long as there is time, at least one of them, and has stored what is accepted. Gives how
+    /// Judges the letters for as long as there is time and room, at least one of them, and has stored what is accepted. Gives how
     /// many it did.
     async fn parcel(
         &self,
@@ -160,11 +169,14 @@ impl Redrive<'_> {
         let mut rows = Vec::with_capacity(letters.len());
         let mut results = Vec::with_capacity(letters.len());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
-            if place > 0 && Instant::now() >= until {
+            if place > 0 && report.is_full(until) {
                 break;
             }
             match self.judge(letter, raw).await {
-                Judged::Ended(result) => results.push(result),
+                Judged::Ended(result) => {
+                    report.violations_bytes += result.violations.iter().map(Violation::bytes).sum::<usize>();
+                    results.push(result);
+                }
                 Judged::Row(row) => {
                     results.push(ended(letter, Some(row.id), Ended::Stored));
                     rows.push((place, *row));
