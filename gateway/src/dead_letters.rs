@@ -71,7 +71,7 @@ impl DeadLetters {
             rejected.parcels.push(Parcel { letters: Vec::new(), room });
         }
         let parcel = rejected.parcels.last_mut().expect("there is one that is not full");
-        if parcel.room.grow_to(parcel.room.units() + letter.bytes()) {
+        if parcel.room.add_within_share(letter.bytes()) {
             parcel.letters.push(letter);
         } else {
             rejected.left_out += 1;

@@ -18,6 +18,9 @@ pub(crate) mod timestamp;
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 200;
 /// How many violations of one event are told.
 const VIOLATIONS_MAX: usize = 100;
+/// Once the events of a request have so many bytes of violations, only one is told of each further event: they are in memory
+/// together, and could be twenty times what was sent.
+const VIOLATIONS_BYTES_MAX: usize = 1 << 20;
 /// How deep a misplaced value is followed; fields other than `data` hold no containers.
 const MISPLACED_NESTING_MAX: usize = 64;
 
@@ -111,7 +114,8 @@ pub enum Unreadable {
 
 /// Reads the events of `body`. `now_us` is the gateway's clock, in microseconds since 1970.
 pub fn parse(body: &Bytes, format: Format, rules: &Rules, now_us: i64) -> Result<Parsed, Unreadable> {
-    let mut reader = Reader { body, rules, now_us, scratch: Scratch::new() };
+    let mut reader =
+        Reader { body, rules, now_us, scratch: Scratch::new(), violations_bytes_left: VIOLATIONS_BYTES_MAX };
     match format {
         Format::Json => reader.json(),
         Format::Lines => reader.lines(),
@@ -148,6 +152,8 @@ struct Reader<'a> {
     rules: &'a Rules,
     now_us: i64,
     scratch: Scratch,
+    /// What the elements that follow may have of violations, but for one each.
+    violations_bytes_left: usize,
 }
 
 impl Reader<'_> {
@@ -237,12 +243,18 @@ impl Reader<'_> {
         }
         let start = cursor.offset();
         cursor.enter_object()?;
-        let mut draft = Draft::default();
+        let violations_max = if self.violations_bytes_left > 0 { VIOLATIONS_MAX } else { 1 };
+        let mut draft = Draft { violations_max, ..Draft::default() };
         while let Some(key) = cursor.next_member()? {
             self.member(&mut draft, key, cursor)?;
         }
         let raw = self.body.slice_ref(&text.as_bytes()[start..cursor.offset()]);
-        Ok(draft.finish(text, raw))
+        let element = draft.finish(text, raw);
+        if let Err(broken) = &element {
+            let bytes = broken.violations.iter().map(Violation::bytes).sum();
+            self.violations_bytes_left = self.violations_bytes_left.saturating_sub(bytes);
+        }
+        Ok(element)
     }
 
     fn misplaced_limits(&self) -> Limits {
@@ -334,6 +346,7 @@ impl Field {
 /// An event while its members are read.
 #[derive(Default)]
 struct Draft<'a> {
+    violations_max: usize,
     seen: u8,
     id: Option<Uuid>,
     session_id: Option<Uuid>,
@@ -346,7 +359,7 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn add(&mut self, pointer: String, code: &'static str, message: impl Into<Cow<'static, str>>) {
-        if self.violations.len() < VIOLATIONS_MAX {
+        if self.violations.len() < self.violations_max {
             self.violations.push(violation(pointer, code, message));
         }
     }
@@ -597,6 +610,23 @@ mod tests {
         assert!(elements[0].is_ok());
         assert_eq!(elements[1].as_ref().expect_err("bad line").violations[0].code, "json");
         assert_eq!(elements[2].as_ref().expect_err("no object").violations[0].code, "type");
+    }
+
+    #[test]
+    fn what_many_broken_events_are_told_is_bounded() {
+        let unknown: Vec<String> = (0..200).map(|field| format!(r#""f{field}":1"#)).collect();
+        let body = format!("[{}]", vec![format!("{{{}}}", unknown.join(",")); 3_000].join(","));
+        let rules = Rules { events_max: 3_000, ..RULES };
+        let Ok(Parsed::Many(elements)) = parse(&body.into(), Format::Json, &rules, NOW) else { panic!("an array") };
+        let counts: Vec<usize> =
+            elements.iter().map(|element| element.as_ref().expect_err("broken").violations.len()).collect();
+        assert_eq!((counts[0], counts[2_999]), (VIOLATIONS_MAX, 1));
+        let bytes: usize = elements
+            .iter()
+            .flat_map(|element| &element.as_ref().expect_err("broken").violations)
+            .map(Violation::bytes)
+            .sum();
+        assert!(bytes < 2 * VIOLATIONS_BYTES_MAX, "{bytes}");
     }
 
     #[test]

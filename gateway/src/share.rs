@@ -108,6 +108,19 @@ impl Held {
         fits
     }
 
+    /// Takes so many more for one thing among many, if they are within the application's share. Only the very first may be
+    /// larger than that.
+    #[must_use]
+    pub fn add_within_share(&mut self, more: usize) -> bool {
+        let first = self.units == 0;
+        let fits = self.grow_to(self.units + more);
+        if fits && !first && !self.budget.fair(self.share.held(), self.budget.free()) {
+            self.give_back(more);
+            return false;
+        }
+        fits
+    }
+
     /// Takes so many more, or as many as the application's share leaves: for what cannot be refused any more. It keeps the
     /// application from beginning anything else, and takes nothing from the others.
     pub fn grow_within_share(&mut self, more: usize) {
@@ -182,6 +195,17 @@ mod tests {
         assert!(fill(&budget, &greedy).is_empty(), "who holds more gets nothing until it holds less");
         drop((all, theirs));
         assert_eq!((budget.free(), greedy.held(), other.held()), (1_000, 0, 0));
+    }
+
+    #[test]
+    fn what_is_added_piece_by_piece_stays_within_the_share() {
+        let (budget, share) = (Budget::new(1_000, 75), Arc::default());
+        let mut held = Held::none(&budget, &share);
+        let added = (0..100).filter(|_| held.add_within_share(100)).count();
+        assert_eq!((added, held.units(), budget.free()), (7, 700, 300));
+        drop(held);
+        let mut large = Held::none(&budget, &share);
+        assert!(large.add_within_share(900) && !large.add_within_share(1));
     }
 
     #[test]

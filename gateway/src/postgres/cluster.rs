@@ -20,8 +20,9 @@ use super::{Error, NAME, PORT, cluster_name, io_error, make_private};
 /// `initdb` takes about a second; on a slow disk its final sync takes much longer.
 pub(super) const CREATE_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// Covers the replay of `max_wal_size` after a crash, also on a slow disk.
-pub(super) const START_TIME_MAX: Duration = Duration::from_secs(120);
+/// Covers the replay of `max_wal_size` after a crash and the checkpoint that follows, also on a slow disk. A start that is
+/// given up begins anew, so it must not be too soon.
+pub(super) const START_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// How long an earlier gateway's server may take to stop fast: whoever restarts a gateway waits for this.
 pub(super) const ORPHAN_STOP_SECONDS_MAX: u32 = 5;

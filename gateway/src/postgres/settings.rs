@@ -1,6 +1,7 @@
 //! What the embedded Postgres runs with: durable, whatever the cluster's files say, and fit for the machine's memory.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Given on the command line, so that they win over anything in the cluster's files. Durability is spelled out because
 /// `stored` is promised after commit: no setting in a file may weaken it.
@@ -19,7 +20,7 @@ pub(super) const SETTINGS: &[&str] = &[
     // as long.
     "wal_compression=off",
     "min_wal_size=256MB",
-    "checkpoint_timeout=15min",
+    "checkpoint_timeout=5min",
     // After a crash everything is synced before the replay: in one call, not in one for each of a thousand files, which
     // takes seconds on a busy disk. Linux tells of failed writes that way since 5.8; other systems do not have it.
     #[cfg(target_os = "linux")]
@@ -54,19 +55,27 @@ const MIB: u64 = 1 << 20;
 pub(super) fn sized(memory_bytes: Option<u64>) -> [String; 2] {
     // A machine of 1 GiB is taken for granted.
     let memory_mib = memory_bytes.unwrap_or(1 << 30) / MIB;
-    let buffers_mib = (memory_mib / 8).clamp(128, 2_048);
+    let buffers_mib = (memory_mib / 8).clamp(128, 1_024);
     // The first change of a page after each checkpoint writes the whole page to the log, so checkpoints are as rare as the
     // replay after a crash allows, which takes seconds for each GiB. The log takes up this much space on disk.
-    let log_mib = (memory_mib / 6).clamp(1_024, 4_096);
+    let log_mib = (memory_mib / 8).clamp(1_024, 2_048);
     [format!("shared_buffers={buffers_mib}MB"), format!("max_wal_size={log_mib}MB")]
 }
 
-/// How much memory this process and its children may use: what the machine has, or what its container allows.
+/// How much memory this process and its children may use: what the machine has, or what the narrowest of its control
+/// groups allows.
 pub(super) fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let allowed = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limits = allowed.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
+    let own = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group(&text)).unwrap_or_default();
+    let first_version = PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    let files = own.ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.max"));
+    let limits = files.chain([first_version]).filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
     machine.into_iter().chain(limits).min()
+}
+
+/// The control group that `/proc/self/cgroup` tells, below their root.
+fn group(text: &str) -> Option<PathBuf> {
+    Some(text.lines().find_map(|line| line.strip_prefix("0::/"))?.into())
 }
 
 /// What `/proc/meminfo` tells as the machine's memory.
@@ -85,14 +94,16 @@ mod tests {
         let both = |buffers: u64, log: u64| [format!("shared_buffers={buffers}MB"), format!("max_wal_size={log}MB")];
         assert_eq!(sized(None), both(128, 1_024));
         assert_eq!(sized(Some(512 * MIB)), both(128, 1_024));
-        assert_eq!(sized(Some(12 << 30)), both(1_536, 2_048));
-        assert_eq!(sized(Some(1 << 40)), both(2_048, 4_096));
+        assert_eq!(sized(Some(6 << 30)), both(768, 1_024));
+        assert_eq!(sized(Some(1 << 40)), both(1_024, 2_048));
     }
 
     #[test]
     fn the_memory_of_a_machine_is_read_from_the_kernel() {
         assert_eq!(total("MemTotal:       24689764 kB\nMemFree:  1 kB\n"), Some(24_689_764 << 10));
         assert_eq!(total("MemFree:  1 kB\n"), None);
+        assert_eq!(group("1:name=systemd:/a\n0::/system.slice/eye.service\n"), Some("system.slice/eye.service".into()));
+        assert_eq!(group("0::/\n"), Some(PathBuf::new()));
         #[cfg(target_os = "linux")]
         assert!(memory_bytes().is_some_and(|bytes| bytes > 64 * MIB));
     }

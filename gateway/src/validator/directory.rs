@@ -245,7 +245,8 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
+        // Every volume of its own has a `lost+found` that only root may read.
+        if name.as_encoded_bytes().starts_with(b".") || name == "lost+found" {
             continue;
         }
         match fs::metadata(entry.path()) {

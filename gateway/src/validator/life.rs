@@ -44,9 +44,12 @@ const UNREAD_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// What is told of what could not be read since the start.
 const HELD: &str = "until it was read once, its events are not judged: an event alone is answered 503";
 
-/// Looks into a file of the start before its events are judged without it. One that always runs out of time must not keep
-/// the gateway from being ready.
-const LOOKS_MAX: u32 = 3;
+/// Tries of a file of the start that runs out of time or room, before its events are judged without it. One that always
+/// does must not keep the gateway from being ready.
+const TRIES_MAX: u32 = 3;
+
+/// How long a file of the start may be written to, for the same reason.
+const RESTLESS_MAX: Duration = Duration::from_secs(10);
 
 /// How soon a file is tried again that only ran out of time or room. Each pause is twice the one before, up to a rescan.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -76,8 +79,10 @@ struct Entry {
     refusal: Option<(State, Refusal)>,
     /// When to look into the file again, whatever the directory says.
     look_at: Option<Instant>,
-    /// How often it was looked into since it could be read.
-    looks: u32,
+    /// When it was first looked into since it could be read.
+    looked_since: Option<Instant>,
+    /// How often it ran out of time or room since then.
+    tries: u32,
     /// How often this content was tried again.
     retries: u32,
     /// When the next try is, for people.
@@ -393,7 +398,7 @@ impl Life {
                 continue;
             };
             let anew = entry.anew;
-            entry.looks = entry.looks.saturating_add(1);
+            let looked_since = *entry.looked_since.get_or_insert_with(Instant::now);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
@@ -402,11 +407,12 @@ impl Life {
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 serving: entry.serving.as_ref().map(|(module, _)| module.digest),
                 falls_back: entry.serving.is_none() && (anew || !entry.forsaken),
-                is_patient: self.untried.contains_key(&slot) && entry.looks < LOOKS_MAX,
+                is_patient: self.untried.contains_key(&slot)
+                    && entry.tries + 1 < TRIES_MAX
+                    && looked_since.elapsed() < RESTLESS_MAX,
                 state: Arc::clone(&entry.state),
             };
             if !self.parts.workers.try_load(job) {
-                entry.looks -= 1;
                 self.queue.push_front(slot);
                 break;
             }
@@ -442,6 +448,7 @@ impl Life {
                 self.changed = true;
             }
             Outcome::Refused(digest, step, refusal) if refusal.passing => {
+                entry.tries = entry.tries.saturating_add(1);
                 entry.retry(digest, now, self.parts.rescan);
                 entry.refuse(&slot, step, Some(digest), refusal);
             }
@@ -456,7 +463,7 @@ impl Life {
             }
             Outcome::Unreadable(error) => {
                 entry.content = None;
-                entry.looks = 0;
+                (entry.looked_since, entry.tries) = (None, 0);
                 entry.look_again(now, HEARTBEAT);
                 let expected = "a file that the gateway may read";
                 entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
@@ -468,7 +475,8 @@ impl Life {
         if let Some(untried) = self.untried.get_mut(&slot) {
             let why = if unreadable { Untried::Unreadable } else { Untried::Waiting };
             self.changed |= std::mem::replace(untried, why) != why;
-            if entry.is_decided() || entry.looks >= LOOKS_MAX {
+            let restless = entry.looked_since.is_some_and(|since| now - since >= RESTLESS_MAX);
+            if entry.is_decided() || entry.tries >= TRIES_MAX || restless {
                 self.untried.remove(&slot);
                 self.changed = true;
             }
@@ -511,7 +519,8 @@ impl Entry {
             content: None,
             refusal: None,
             look_at: None,
-            looks: 0,
+            looked_since: None,
+            tries: 0,
             retries: 0,
             retry_at: None,
             loading: false,

@@ -20,8 +20,9 @@ use crate::violations::push_token;
 /// How often reading starts again to find one more reason.
 const RESTARTS_MAX: usize = 32;
 
-/// How many bytes are read again in all for that purpose, so that large hostile data does not use up the deadline.
-const REREAD_BYTES_MAX: usize = 512 * 1024;
+/// How many bytes are read again in all for that purpose, so that large hostile data uses up neither the deadline nor, where
+/// none is given back, the memory.
+const REREAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Reads data as `T`, or says every reason found why it does not fit.
 pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Violation>> {

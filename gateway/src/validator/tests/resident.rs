@@ -202,6 +202,21 @@ fn an_instance_that_answered_what_is_not_believed_ends() {
 }
 
 #[test]
+fn the_shipped_validators_stay_after_an_event_of_the_usual_size() {
+    let data = format!(r#"{{"host":"shop.example","path":"/","text":"{}"}}"#, "x".repeat(48 << 10));
+    for (name, bytes) in built() {
+        if !["pageview", "form_submit", "cta_click", "github_push"].contains(&&*name) {
+            continue;
+        }
+        let both = Both::with_deadline(&bytes, ENOUGH_MS).expect("it is followed");
+        for _ in 0..3 {
+            both.resident(&Sent::of(&data)).expect("a verdict");
+        }
+        assert_eq!(both.residents.at_rest(), 1, "{name} grows its memory for it");
+    }
+}
+
+#[test]
 fn a_module_with_more_tables_than_the_pool_counts_for_one_is_not_set_back() {
     let tables = |more| Both::of(&Guest { more, ..Guest::default() }.core()).err().map(|unfit| unfit.to_string());
     assert_eq!(tables("(table 1 funcref)"), None);
