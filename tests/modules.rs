@@ -104,9 +104,11 @@ async fn files_that_serve_nothing_are_told_with_the_reason() {
     gateway.drop_module("stray.wasm", &module("accepts"));
     let stray = problems(Some("stray.wasm")).await;
     assert!(stray[0]["why"].as_str().is_some_and(|why| why.contains("<category>/<name>.wasm")), "{stray}");
-    assert_eq!(gateway.log().matches("stray.wasm").count(), 1, "{}", gateway.log());
+    // The log comes through a pipe, by a thread of its own.
+    eventually("it is logged", async || gateway.log().contains("stray.wasm").then_some(())).await;
     gateway.remove_module("stray.wasm");
     problems(None).await;
+    assert_eq!(gateway.log().matches("stray.wasm").count(), 1, "{}", gateway.log());
 }
 
 #[tokio::test]

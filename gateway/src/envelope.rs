@@ -18,9 +18,9 @@ pub(crate) mod timestamp;
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 200;
 /// How many violations of one event are told.
 const VIOLATIONS_MAX: usize = 100;
-/// Once the events of a request have so many bytes of violations, only one is told of each further event: they are in memory
+/// Once the events of a request have so many bytes of violations, only one is found of each further event: they are in memory
 /// together, and could be twenty times what was sent.
-const VIOLATIONS_BYTES_MAX: usize = 1 << 20;
+const VIOLATIONS_BYTES_MAX: usize = 16 << 20;
 /// How deep a misplaced value is followed; fields other than `data` hold no containers.
 const MISPLACED_NESTING_MAX: usize = 64;
 
