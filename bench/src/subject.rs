@@ -1,5 +1,6 @@
 //! The programs under measure, each a process of its own: gateways, and the bare server that is the ceiling of HTTP.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -129,7 +130,7 @@ pub(crate) enum Modules {
     None,
     /// One module, for all event types.
     ForAll,
-    /// So many modules, each for one event type and each with bytes of its own.
+    /// So many modules, each for one event type and each with bytes of its own; and one for the type of a source of one.
     Each(usize),
 }
 
@@ -189,11 +190,12 @@ impl Workshop {
                 1
             }
             Modules::Each(count) => {
-                for number in 0..count {
-                    let path = modules.join(CATEGORY).join(format!("{}.wasm", crate::events::name(number, count)));
-                    std::fs::write(path, self.module(number))?;
+                let mut names: BTreeSet<String> = (0..count).map(|number| crate::events::name(number, count)).collect();
+                names.insert(crate::events::name(0, 1));
+                for (number, name) in names.iter().enumerate() {
+                    std::fs::write(modules.join(CATEGORY).join(format!("{name}.wasm")), self.module(number))?;
                 }
-                count
+                names.len()
             }
         };
         let mut command = Command::new(&self.eye);

@@ -5,11 +5,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use eye::cli::{self, Cli, Failure};
 
-/// An event takes twenty small pieces of memory, most of which another thread gives back: the writer's. That costs single
-/// events a twelfth less than with the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Wrong usage or configuration, as sysexits.h has it.
 const USAGE: u8 = 64;
 

@@ -97,6 +97,8 @@ struct Entry {
     forsaken: bool,
     /// A module was taken that is not told to be active yet.
     taken: bool,
+    /// It was refused, and is not told to be yet.
+    refused: bool,
     missing_since: Option<Instant>,
     settings: Settings,
     /// The settings were read well once, so that there are last good ones.
@@ -502,6 +504,10 @@ impl Life {
             };
             entry.tell_taken(&slot);
             self.parts.board.post(&slot, entry.posted());
+            // After the reason is there: the state is read as it stands.
+            if std::mem::take(&mut entry.refused) {
+                entry.state.set(State::Refused);
+            }
         }
         if self.begun && !self.untried.values().any(|why| *why == Untried::Waiting) {
             self.parts.board.scanned();
@@ -528,6 +534,7 @@ impl Entry {
             anew: false,
             forsaken: false,
             taken: false,
+            refused: false,
             missing_since: None,
             settings: Settings::of(given.defaults),
             settings_read: false,
@@ -570,6 +577,7 @@ impl Entry {
 
     /// The file is not at rest, or may not be.
     fn settle(&mut self, look_at: Instant) {
+        self.refused = false;
         self.state.set(State::Settling);
         self.look_at = Some(look_at);
     }
@@ -595,11 +603,12 @@ impl Entry {
         self.refusal = None;
         self.retries = 0;
         self.last_error = None;
+        self.refused = false;
         self.state.set(State::Active);
     }
 
     fn refuse(&mut self, slot: &Slot, step: State, digest: Option<Digest>, refusal: Refusal) {
-        self.state.set(State::Refused);
+        self.refused = true;
         if self.last_error.as_ref().is_some_and(|last| last.digest == digest && last.refusal == refusal) {
             return;
         }
@@ -614,6 +623,7 @@ impl Entry {
         self.refusal = None;
         self.retries = 0;
         self.last_error = None;
+        self.refused = false;
         self.taken = true;
         // A write within the same tick of the file system's clock leaves no other trace than the content.
         self.look_at = Some(now + SETTLE);
