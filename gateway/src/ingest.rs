@@ -302,14 +302,14 @@ impl<'a> Sending<'a> {
         id: Option<Uuid>,
         validator: Option<JudgedBy>,
     ) {
-        let (violations, omitted) = self.to_tell(&letter.violations);
+        let (violations, omitted) = self.choose_violations(&letter.violations);
         self.outcomes[place] = Some(Outcome::Rejected { id, code, violations, omitted, validator });
         self.gateway.dead_letters.gather(&mut self.rejected, letter, self.application.rejected_share());
     }
 
     /// The violations of an event that the answer tells, and how many it does not: all that many events break could be a
     /// thousand times what they are, and waits in memory until the sender has read it.
-    fn to_tell(&mut self, violations: &[Violation]) -> (Vec<Violation>, usize) {
+    fn choose_violations(&mut self, violations: &[Violation]) -> (Vec<Violation>, usize) {
         if !self.single {
             let bytes = violations.iter().map(Violation::bytes).sum();
             let Some(left) = self.violations_bytes_left.checked_sub(bytes) else {
