@@ -55,7 +55,19 @@ fn each_concern_has_one_owner() {
     only(&["main.rs"], &["process::exit"]);
     only(&["metrics"], &["prometheus_client"]);
     only(
-        &["server", "router", "body.rs", "response.rs", "ingest.rs", "trust.rs", "query", "applications.rs", "cors.rs"],
+        &[
+            "server",
+            "router",
+            "body.rs",
+            "response.rs",
+            "response/body.rs",
+            "response/refusal.rs",
+            "ingest.rs",
+            "trust.rs",
+            "query",
+            "applications.rs",
+            "cors.rs",
+        ],
         &["hyper::"],
     );
     only(&["clock.rs", "validator/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);

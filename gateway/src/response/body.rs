@@ -1,0 +1,118 @@
+//! The body of an answer, whole or made while it is sent, and the room that its bytes take until they are.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::share::Held;
+
+/// Why a streamed body ended early; the connection is then broken off, so that the client sees a cut answer as cut.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An answer.
+pub type Response = hyper::Response<Body>;
+
+/// How much of a whole answer is handed on at once, so that what is not sent yet is known.
+const FRAME_BYTES: usize = 64 * 1024;
+
+/// The body of an answer: whole (the usual case, without a boxed stream) or streamed.
+pub struct Body(Kind);
+
+enum Kind {
+    Whole(Bytes),
+    Stream(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl Body {
+    /// A body without bytes.
+    pub fn empty() -> Self {
+        Self(Kind::Whole(Bytes::new()))
+    }
+
+    /// A body whose bytes are made while it is sent.
+    pub fn stream<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// The bytes of a whole body; 0 for a stream, which never holds more than a piece.
+    pub fn whole_bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.len(),
+            Kind::Stream(_) => 0,
+        }
+    }
+
+    /// The same body, whose bytes keep `room` until the last of them is sent.
+    pub fn holding(self, room: Held) -> Self {
+        match self.0 {
+            Kind::Whole(bytes) => Self(Kind::Whole(Bytes::from_owner(Kept { bytes, _room: room }))),
+            Kind::Stream(_) => self,
+        }
+    }
+}
+
+/// Bytes with what they take up.
+struct Kept {
+    bytes: Bytes,
+    _room: Held,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self(Kind::Whole(bytes.into()))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Whole(bytes) => f.debug_tuple("Whole").field(bytes).finish(),
+            Kind::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let frame = bytes.split_to(bytes.len().min(FRAME_BYTES));
+                Poll::Ready(Some(Ok(Frame::data(frame))))
+            }
+            Kind::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Why a request as a whole was refused, as a problem document (RFC 9457): a stable `code` for programs, and a `detail` that
+//! tells a person how to mend the request.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use serde::Serialize;
+
+use super::{PROBLEM, Response, answer, written};
+
+// The longer details.
+const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
+    from a network that is registered for one.";
+const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, which may call for anybody, so \
+    calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send a token.";
+const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
+    could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
+const FOREIGN_HOST: &str = "Who is known by where it calls from, or by a certificate, must call the gateway by a name of \
+    its own, so that no page can use its browser: `localhost`, an address, or one of the setting `hosts`. Use one of these in \
+    the URL, or send an `Authorization` header.";
+const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
+    after a pause, waiting longer each time.";
+const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
+    none is stored twice. An event without an `id` may be stored a second time.";
+const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
+    time.";
+const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
+    again safely.";
+
+/// Why a request as a whole was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The body is not JSON.
+    NotJson {
+        /// Line of the first error, from 1.
+        line: usize,
+        /// Column of the first error, from 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// There is no body, or no event in it.
+    Empty,
+    /// The body is larger than allowed, as sent or decompressed.
+    TooLarge {
+        /// The most that is allowed.
+        limit_bytes: usize,
+    },
+    /// There are more events in the request than allowed.
+    TooManyEvents {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The `Content-Type` is not one that is read here.
+    WrongType {
+        /// What the request said.
+        found: String,
+    },
+    /// The `Content-Encoding` is not one that is read here.
+    WrongEncoding {
+        /// What the request said.
+        found: String,
+    },
+    /// The compressed body cannot be decompressed.
+    BodyCorrupt {
+        /// The encoding that the request named.
+        encoding: &'static str,
+        /// What the decompressor met.
+        message: String,
+    },
+    /// The sender is not a known application.
+    Unknown,
+    /// Only calling from this machine would make the sender known, and a proxy that nobody named passed the request on.
+    UnnamedProxy,
+    /// The application lacks a scope.
+    NotAllowed {
+        /// The scope that it lacks.
+        scope: &'static str,
+    },
+    /// The request has more headers than it may.
+    TooManyHeaders {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A page of another site had a browser send this.
+    ForeignOrigin,
+    /// A browser was told that this machine goes by a name that is not its own.
+    ForeignHost,
+    /// The application sends more events than it may.
+    RateLimited {
+        /// When the same request fits.
+        retry_after_seconds: u64,
+    },
+    /// What the request makes is there already.
+    Exists {
+        /// What it is.
+        message: String,
+    },
+    /// There is nothing at this path.
+    NotFound,
+    /// The path does not know the method.
+    MethodNotAllowed {
+        /// The methods that it knows, as in `Allow`.
+        allowed: &'static str,
+    },
+    /// A parameter of the path or the query cannot be used.
+    BadParameter {
+        /// The parameter.
+        name: Cow<'static, str>,
+        /// What is wrong with it and how to mend it.
+        message: Cow<'static, str>,
+    },
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The body broke off.
+    BodyBroken,
+    /// As many watch the outcomes as may.
+    TooManyReaders {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// There is no room for more work now.
+    Overloaded,
+    /// The database did not confirm: it may or may not have stored the events.
+    DatabaseAway,
+    /// All connections for reading are at work, or all streams are taken.
+    ReadsFull,
+    /// A read took longer than it may.
+    ReadSlow {
+        /// How long it may take, in milliseconds.
+        limit_ms: u128,
+    },
+    /// The database does not answer a read.
+    ReadAway,
+    /// The gateway is shutting down.
+    Draining,
+    /// The gateway failed.
+    Internal,
+}
+
+/// What a refusal says besides the words; only what it has is written.
+#[derive(Default, Serialize)]
+struct Facts<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+}
+
+impl Refusal {
+    /// The stable word for programs, in the problem's `code` and in metrics.
+    pub fn code(&self) -> &'static str {
+        self.words().1
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.words().0
+    }
+
+    fn words(&self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::NotJson { .. } => (S::BAD_REQUEST, "not_json", "The body is not JSON"),
+            Self::Empty => (S::BAD_REQUEST, "empty", "The body is empty"),
+            Self::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large", "The body is too large"),
+            Self::TooManyEvents { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_events", "There are too many events"),
+            Self::WrongType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "wrong_type", "The content type is not known"),
+            Self::WrongEncoding { .. } => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "wrong_encoding", "The content encoding is not known")
+            }
+            Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
+            Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
+            Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "A proxy that is not named sent this"),
+            Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
+            Self::TooManyHeaders { .. } => {
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
+            }
+            Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent this"),
+            Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
+            Self::RateLimited { .. } => {
+                (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
+            }
+            Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
+            Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
+            Self::MethodNotAllowed { .. } => {
+                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
+            }
+            Self::BadParameter { .. } => (S::BAD_REQUEST, "bad_parameter", "A parameter is wrong"),
+            Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly"),
+            Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
+            Self::TooManyReaders { .. } => (S::SERVICE_UNAVAILABLE, "too_many_readers", "There are too many readers"),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
+            Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::ReadsFull => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
+            Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
+            Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
+        }
+    }
+
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Self::NotJson { line, column, message } => format!(
+                "The body is not valid JSON at line {line}, column {column}: {message}. Mend \
+                 it there and send it again."
+            )
+            .into(),
+            Self::Empty => "Put one event, an array of events, or one event a line into the body.".into(),
+            Self::TooLarge { limit_bytes } => format!(
+                "A body may have {limit_bytes} bytes, also after decompression. Send the \
+                 events in several smaller requests."
+            )
+            .into(),
+            Self::TooManyEvents { limit } => {
+                format!("A request may carry {limit} events. Send them in several requests.").into()
+            }
+            Self::WrongType { found } => format!(
+                "The content type `{found}` is not read here. Send `application/json` for one \
+                 event or an array, or `application/x-ndjson` for one event a line."
+            )
+            .into(),
+            Self::WrongEncoding { found } => format!(
+                "The content encoding `{found}` is not read here. Send the body as it is, or \
+                 compressed once with `gzip` or `zstd`."
+            )
+            .into(),
+            Self::BodyCorrupt { encoding, message } => format!(
+                "The body was announced as `{encoding}` but cannot be decompressed: {message}. \
+                 Compress the whole body once, or leave out `Content-Encoding`."
+            )
+            .into(),
+            Self::Unknown => UNKNOWN.into(),
+            Self::UnnamedProxy => UNNAMED_PROXY.into(),
+            Self::NotAllowed { scope } => {
+                format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
+            }
+            Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
+            Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
+            Self::ForeignHost => FOREIGN_HOST.into(),
+            Self::RateLimited { retry_after_seconds } => format!(
+                "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
+            )
+            .into(),
+            Self::Exists { message } => message.clone().into(),
+            Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
+            Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
+            Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
+            Self::BodyTimeout => "Send the whole body without pauses, or in several smaller requests.".into(),
+            Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
+                 again."
+                .into(),
+            Self::TooManyReaders { limit } => {
+                format!("Outcomes are shown to {limit} readers at once. Try again once one has left.").into()
+            }
+            Self::Overloaded => OVERLOADED.into(),
+            Self::DatabaseAway => DATABASE_AWAY.into(),
+            Self::ReadsFull => READS_FULL.into(),
+            Self::ReadSlow { limit_ms } => format!(
+                "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try \
+                 again when the database has less to do."
+            )
+            .into(),
+            Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
+            Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
+            Self::Internal => INTERNAL.into(),
+        }
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let none = Facts::default();
+        match self {
+            Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
+            Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
+            Self::TooManyEvents { limit } | Self::TooManyReaders { limit } | Self::TooManyHeaders { limit } => {
+                Facts { limit: Some(*limit), ..none }
+            }
+            Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
+            Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
+            Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
+            Self::Empty
+            | Self::BodyCorrupt { .. }
+            | Self::Unknown
+            | Self::UnnamedProxy
+            | Self::ForeignOrigin
+            | Self::ForeignHost
+            | Self::RateLimited { .. }
+            | Self::Exists { .. }
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTimeout
+            | Self::BodyBroken
+            | Self::Overloaded
+            | Self::DatabaseAway
+            | Self::ReadsFull
+            | Self::ReadSlow { .. }
+            | Self::ReadAway
+            | Self::Draining
+            | Self::Internal => none,
+        }
+    }
+
+    /// The problem document.
+    pub fn problem(&self) -> Bytes {
+        #[derive(Serialize)]
+        struct Problem<'a> {
+            #[serde(rename = "type")]
+            kind: String,
+            title: &'static str,
+            status: u16,
+            detail: Cow<'static, str>,
+            code: &'static str,
+            #[serde(flatten)]
+            facts: Facts<'a>,
+        }
+        let (status, code, title) = self.words();
+        written(&Problem {
+            kind: format!("urn:eye:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: self.detail(),
+            code,
+            facts: self.facts(),
+        })
+    }
+
+    /// The problem document with its status and headers.
+    pub fn into_response(self) -> Response {
+        let status = self.status();
+        let body = self.problem();
+        let mut response = answer(status, PROBLEM, body);
+        let headers = response.headers_mut();
+        if let Self::MethodNotAllowed { allowed } = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if let Self::RateLimited { retry_after_seconds } = self {
+            headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
