@@ -26,10 +26,10 @@ use crate::verdict::Digest;
 
 /// How long content must rest before a failure to load counts, and the directory before a module whose file is missing is
 /// unloaded: a directory that is removed and copied anew has its files one after the other.
-const SETTLE: Duration = Duration::from_millis(300);
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
 /// How long a file may be missing before its module is unloaded, however restless the directory is.
-const MISSING_MAX: Duration = Duration::from_secs(10);
+pub(super) const MISSING_MAX: Duration = Duration::from_secs(10);
 
 /// How often the root's identity is looked at: a replaced directory tells no event.
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -214,9 +214,8 @@ impl Life {
         looks.chain(missing).chain(self.follow_up_at).chain([self.scan_at]).fold(heartbeat, Instant::min)
     }
 
-    /// When a module is unloaded whose file is missing.
     fn unload_at(&self, missing_since: Instant) -> Instant {
-        (missing_since.max(self.restless_at) + SETTLE).min(missing_since + MISSING_MAX)
+        unload_at(missing_since, self.restless_at)
     }
 
     /// Does what is due.
@@ -690,6 +689,11 @@ impl Entry {
             settings_error: self.settings_error.clone(),
         }
     }
+}
+
+/// When a module is unloaded whose file is missing, in a directory that was last seen to change at `restless_at`.
+pub(super) fn unload_at(missing_since: Instant, restless_at: Instant) -> Instant {
+    (missing_since.max(restless_at) + SETTLE).min(missing_since + MISSING_MAX)
 }
 
 fn enqueue(queue: &mut VecDeque<Slot>, slot: &Slot, entry: &mut Entry) {

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;
 use crate::validator::directory::{self, Signature};
-use crate::validator::life::RETRY_PAUSE;
+use crate::validator::life::{MISSING_MAX, RETRY_PAUSE, SETTLE, unload_at};
 
 fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
@@ -714,12 +714,16 @@ async fn the_events_of_a_module_that_ran_out_of_time_at_the_start_wait_for_its_n
     house.put("c/d.wasm", &newer);
     let house = house.restart();
     let began = std::time::Instant::now();
-    let judged = async |event_type| loop {
-        let judgement = house.judge(event_type, "{}").await;
-        if !is_held(&judgement, Retry::Whole) {
-            break judgement.digest;
+    let judged = async |event_type| {
+        let mut changes = house.validators.changes();
+        loop {
+            changes.mark_unchanged();
+            let judgement = house.judge(event_type, "{}").await;
+            if !is_held(&judgement, Retry::Whole) {
+                break judgement.digest;
+            }
+            changes.changed().await.expect("the validators live");
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     };
     let judged = async { (judged(("a", "b")).await, judged(("c", "d")).await) };
     let judged = tokio::time::timeout(PATIENCE, judged).await.expect("they wait no longer");
@@ -791,25 +795,35 @@ fn a_pipe_that_takes_the_place_of_a_file_just_before_it_is_opened_is_not_waited_
     assert_eq!(text, "content");
 }
 
+#[test]
+fn how_long_a_missing_file_is_waited_for() {
+    let missing = std::time::Instant::now();
+    let second = Duration::from_secs(1);
+    assert_eq!(unload_at(missing, missing), missing + SETTLE);
+    assert_eq!(unload_at(missing + second, missing), missing + second + SETTLE, "at rest before it went");
+    assert_eq!(unload_at(missing, missing + second), missing + second + SETTLE, "as long as others come");
+    assert_eq!(unload_at(missing, missing + MISSING_MAX), missing + MISSING_MAX, "but not for ever");
+}
+
 #[tokio::test]
 async fn a_directory_that_is_copied_anew_file_by_file_loses_no_module_meanwhile() {
     let (one, two) = (salted("1"), salted("2"));
     let house = House::with(&[("z/z.wasm", &one)]).await;
     let aside = house.root.path().join("aside");
     std::fs::rename(house.modules(), &aside).expect("moved");
-    // For longer than a file may be missing in a directory at rest. On a machine that is too busy to write in time, the
-    // directory was at rest, and the module may be gone.
+    // For longer than a file may be missing in a directory at rest, each file when the one before is served. On a machine
+    // that takes too long for one, the directory was at rest; `how_long_a_missing_file_is_waited_for` holds the rule itself.
     let began = std::time::Instant::now();
-    let (mut number, mut wrote) = (0, began);
+    let mut number = 0;
     while began.elapsed() < Duration::from_millis(1_500) {
+        let wrote = std::time::Instant::now();
         house.put(&format!("a/{number}.wasm"), &two);
+        house.until(&format!("a/{number}"), |report| serves(report, &two)).await;
         let judged = house.judge(("z", "z"), "{}").await.digest;
-        if wrote.elapsed() > Duration::from_millis(250) {
+        if wrote.elapsed() > SETTLE / 2 {
             break;
         }
         assert_eq!(judged, Some(Digest::of(&one)), "after {number} files");
-        wrote = std::time::Instant::now();
-        tokio::time::sleep(Duration::from_millis(50)).await;
         number += 1;
     }
     house.until_gone("z/z").await;
