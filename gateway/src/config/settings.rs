@@ -169,7 +169,7 @@ pub const SETTINGS: &[Setting] = &[
         "1000",
         "How long a peer that was refused may go on sending, so that it gets to read why.",
     ),
-    set("linger_bytes_max", number(0, 1024 * MIB), "16777216", "How much a peer that was refused may go on sending."),
+    set("linger_bytes_max", number(0, 1024 * MIB), "67108864", "How much a peer that was refused may go on sending."),
     set("http2_streams_max", number(1, 100_000), "250", "Requests at once of one HTTP/2 connection."),
     set(
         "http2_resets_max",

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -261,7 +262,8 @@ fn reason(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Closing a socket that still has unread bytes makes the kernel reset it, and the reset can overtake the answer. So a
-/// peer that was refused in the middle of its body may send on for a moment, into nothing.
+/// peer that was refused in the middle of its body may send on for a moment, into nothing. One that sends more than is
+/// thrown away is read no further, but not closed either: it finds that it cannot write, and looks for an answer.
 async fn linger(mut stream: Stream, limits: &ServerLimits) {
     let discard = async {
         stream.shutdown().await?;
@@ -269,11 +271,11 @@ async fn linger(mut stream: Stream, limits: &ServerLimits) {
         let mut discarded = 0;
         while discarded < limits.linger_bytes_max {
             match stream.read(&mut buffer).await? {
-                0 => break,
+                0 => return io::Result::Ok(()),
                 more => discarded += more,
             }
         }
-        io::Result::Ok(())
+        future::pending().await
     };
     // Either way the connection is over; that the peer was quicker or slower changes nothing.
     let _ = timeout(limits.linger, discard).await;

@@ -113,6 +113,25 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn a_peer_that_writes_until_it_cannot_gets_its_answer() {
+    let patient = ServerLimits { linger: 2 * PATIENCE, linger_bytes_max: 64 * 1024, ..limits() };
+    let refuse = |_: Request<Incoming>, _: Peer| async { json(StatusCode::PAYLOAD_TOO_LARGE, "{}") };
+    let server = Server::start(patient, refuse).await;
+    let mut peer = server.connect().await;
+    soon(peer.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 1000000000\r\n\r\n")).await.expect("a head");
+    soon(peer.readable()).await.expect("the answer is there, and not looked at");
+    let body = [b' '; 64 * 1024];
+    while timeout(Duration::from_millis(200), peer.writable()).await.is_ok() {
+        match peer.try_write(&body) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => panic!("the end of the connection overtook the answer: {error}"),
+        }
+    }
+    assert!(rest(&mut peer).await.starts_with("HTTP/1.1 413"));
+}
+
+#[tokio::test]
 async fn a_panic_costs_one_request() {
     let handler = |request: Request<Incoming>, _| {
         // Before there is a future, and in it.
