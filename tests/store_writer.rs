@@ -149,9 +149,9 @@ async fn nothing_is_told_before_a_synchronous_standby_has_it() {
     let known = [row(1), row(2)];
     let judged_again = [EventRow { redriven: true, ..later(&row(1)) }];
     assert_eq!(sink.write(&refs(&known)).await, Ok(vec![Fate::Stored; 2]));
-    sink.batch_ended();
+    sink.batch_ended().await;
     assert_eq!(sink.write(&refs(&judged_again)).await, Ok(vec![Fate::Duplicate]));
-    sink.batch_ended();
+    sink.batch_ended().await;
     let standby = |name: &str| {
         server.sql(&format!("alter system set synchronous_standby_names = '{name}'"));
         server.sql("select pg_reload_conf()");
@@ -361,7 +361,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
         let mut wanted = vec![Fate::Stored; 100];
         wanted.extend([Fate::Duplicate, Fate::Duplicate]);
         assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "{how}");
-        sink.batch_ended();
+        sink.batch_ended().await;
         let again: Vec<EventRow> = rows.iter().map(later).collect();
         assert_eq!(sink.write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 102]), "{how}");
         // Until the straight path is taken again.
@@ -391,12 +391,12 @@ async fn a_commit_without_answer_concerns_its_own_batch_and_all_of_it() {
     // Written again in parts, as when a row among them is refused.
     assert_eq!(sink.write(&refs(&batch[..1])).await, Ok(vec![Fate::Stored]));
     assert_eq!(sink.write(&refs(&batch[1..])).await, Ok(vec![Fate::Stored; 2]), "all parts are its own");
-    sink.batch_ended();
+    sink.batch_ended().await;
 
     mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
     assert!(matches!(sink.write(&[&row(4)]).await, Err(Failure::Transient(_))));
     // Nobody waits for it any more, and then the same event is sent in another batch.
-    sink.batch_ended();
+    sink.batch_ended().await;
     assert_eq!(sink.write(&[&row(4)]).await, Ok(vec![Fate::Duplicate]), "it was another batch that wrote it");
     assert_eq!(count(&server, "select count(*) from events").await, 4);
 }
@@ -571,4 +571,40 @@ async fn a_fold_may_take_longer_than_a_read() {
     let store = Store::new(&server.url(), 1, read_time, Duration::from_secs(5)).expect("url");
     assert_eq!(store.fold_counts(60).await.expect("folded"), 60, "no more than it is told to");
     assert_eq!(store.fold_counts(60).await.expect("folded"), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on_them() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut sink = store.event_sink();
+    let mut next = 0..;
+    let mut small_batches = async |batches: usize| {
+        for number in next.by_ref().take(batches) {
+            let rows = [row(2 * number), row(2 * number + 1)];
+            assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 2]));
+            sink.batch_ended().await;
+        }
+    };
+    let deltas = async || count(&server, "select count(*) from count_deltas").await;
+    let counted = async || count(&server, "select sum(count)::bigint from unfolded_counts").await;
+    small_batches(63).await;
+    assert_eq!((deltas().await, counted().await), (63, 126));
+    small_batches(1).await;
+    assert_eq!((deltas().await, counted().await), (1, 128), "one delta, with both event types");
+    let mut fold = PgConnection::connect(&server.url()).await.expect("connected");
+    let lock = "select pg_advisory_lock(hashtext('eye_fold_counts'))";
+    sqlx::query(lock).execute(&mut fold).await.expect("locked");
+    small_batches(64).await;
+    assert_eq!((deltas().await, counted().await), (65, 256), "left to the fold, and nobody waits");
+    fold.close().await.expect("closed");
+    small_batches(64).await;
+    assert_eq!((deltas().await, counted().await), (66, 384), "each is tried once");
+    // What lies at a place that was noted may be another's by now, or nothing.
+    small_batches(63).await;
+    assert_eq!(store.fold_counts(100).await.expect("folded"), 100);
+    small_batches(1).await;
+    let all = "select (select sum(count) from counts where bucket = 'ever')::bigint + (select sum(count) from unfolded_counts)::bigint";
+    assert_eq!(count(&server, all).await, 512);
+    assert_eq!(count(&server, "select count(*) from events").await, 512);
 }

@@ -50,8 +50,9 @@ pub trait Sink: Send + 'static {
     /// A sink must not write them twice, and must say [`Fate::Stored`] for those that its own former try has written.
     fn write(&mut self, items: &[&Self::Item]) -> impl Future<Output = Result<Vec<Fate>, Failure>> + Send;
 
-    /// The batch is over, however it ended: none of its items comes again.
-    fn batch_ended(&mut self);
+    /// The batch is over, however it ended: none of its items comes again, and its receipts are given. What the sink has to
+    /// do for itself belongs here; the next batch of this writer waits for it.
+    fn batch_ended(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// How one item ended.
@@ -581,15 +582,16 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
         shared.figures.batch_items.record(flush.places.len() as u64);
         // What a panic leaves of the batch goes, and its receipts with it: those who wait learn that nobody knows. The sink
         // is as it is after a write that was given up at any point.
+        let broken = |_| {
+            shared.figures.broken.fetch_add(1, Relaxed);
+            error!(batcher = shared.name, "a batch broke off, which is a fault of the gateway; the writer goes on");
+        };
         match AssertUnwindSafe(flush.run(&mut sink)).catch_unwind().await {
             Ok(written) => flushing.written = written,
-            Err(_) => {
-                shared.figures.broken.fetch_add(1, Relaxed);
-                error!(batcher = shared.name, "a batch broke off, which is a fault of the gateway; the writer goes on");
-            }
+            Err(panic) => broken(panic),
         }
-        sink.batch_ended();
         shared.figures.flush_us.record_time(began.elapsed());
+        AssertUnwindSafe(sink.batch_ended()).catch_unwind().await.unwrap_or_else(broken);
         // Only now: whoever looks next, which is this task, sees that the flush has ended.
         drop(flushing);
     }

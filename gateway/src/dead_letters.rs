@@ -156,7 +156,7 @@ mod tests {
             std::future::pending().await
         }
 
-        fn batch_ended(&mut self) {}
+        async fn batch_ended(&mut self) {}
     }
 
     fn letter() -> DeadLetter {

@@ -48,6 +48,9 @@ const MONITORING_CONNECTIONS_MAX: usize = 64;
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 /// How often counts are folded. Until then readers add them up themselves.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
+/// How many times as long as a fold took the next one waits, when there is more to fold. Batches share the database's
+/// processors with it: several folds in a row hold up answers for longer than any batch does.
+const FOLD_PAUSE: u32 = 4;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -241,6 +244,7 @@ impl Gateway {
             loop {
                 ticks.tick().await;
                 while self.migrated.load(Ordering::Relaxed) {
+                    let began = Instant::now();
                     match self.store.fold_counts(rows).await {
                         Ok(taken) if taken < u64::from(rows) => break,
                         Ok(_) => rows = rows.saturating_mul(2).min(FOLD_ROWS_MAX),
@@ -253,6 +257,7 @@ impl Gateway {
                             break;
                         }
                     }
+                    tokio::time::sleep((began.elapsed() * FOLD_PAUSE).min(FOLD_EVERY)).await;
                 }
             }
         };

@@ -97,7 +97,7 @@ impl Sink for Faulty {
         if matches!(how, Unseen) { Err(Failure::Transient("no answer".to_owned())) } else { Ok(fates) }
     }
 
-    fn batch_ended(&mut self) {
+    async fn batch_ended(&mut self) {
         self.over.extend(self.seen.drain());
     }
 }

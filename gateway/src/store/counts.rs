@@ -1,10 +1,12 @@
-//! How many events ended how: the part of a batch's transaction that counts its rows, and the fold of what has gathered.
-//! Exact, because counts and rows are committed together; no writer waits for it, because each only appends.
+//! How many events ended how: the part of a batch's transaction that counts its rows, what a writer makes of many such
+//! parts, and the fold of all that has gathered. Exact, because counts and rows are committed together; no writer waits for
+//! another, because each only appends, and takes back what is its own.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::read::within;
@@ -19,6 +21,22 @@ const FOLD_TIME: Duration = Duration::from_secs(10);
 /// What its transaction may take besides.
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
+
+/// Deltas of small batches that a writer makes one of.
+const GATHER: usize = 64;
+/// Deltas by their places, added up and appended as one for each minute, application and outcome. Whoever deletes a delta
+/// adds it, so it does not matter which rows are at these places by now. A fold that runs has its hands on them, and is not
+/// waited for. Nobody waits for the commit either: if it is lost, the deltas are there as they were.
+const GATHERED: &str = "with taken as (delete from count_deltas where ctid = any($1::tid[]) and ( \
+         select set_config('synchronous_commit', 'off', true) = 'off' \
+             and pg_try_advisory_xact_lock_shared(hashtext('eye_fold_counts'))) \
+         returning minute, application_id, outcome, event_type_ids, counts), \
+     pairs as (select minute, application_id, outcome, of_type.event_type_id, sum(of_type.count)::bigint as count \
+         from taken cross join lateral unnest(event_type_ids, counts) as of_type (event_type_id, count) \
+         group by minute, application_id, outcome, of_type.event_type_id) \
+     insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
+     select minute, application_id, outcome, array_agg(event_type_id), array_agg(count) \
+     from pairs group by minute, application_id, outcome";
 
 /// How an event ended, as the counts have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +181,29 @@ impl<N: Display, I: Iterator<Item = N> + Clone> Display for List<I> {
     }
 }
 
+/// Where the deltas of a writer's small batches lie. There are thousands of such batches a second, and a fold of as many deltas
+/// would hold up batches for longer than it takes the writer to add up its own between two of them.
+#[derive(Debug, Default)]
+pub(super) struct Appended(Vec<String>);
+
+impl Appended {
+    pub(super) fn add(&mut self, places: Vec<String>) {
+        self.0.extend(places);
+    }
+
+    /// Whether they are worth gathering.
+    pub(super) fn enough(&self) -> bool {
+        self.0.len() >= GATHER
+    }
+
+    /// Makes one of them, and forgets them: those that could not be gathered are left to the fold.
+    pub(super) async fn gather(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let places = std::mem::take(&mut self.0);
+        sqlx::query(GATHERED).bind(places).execute(connection).await?;
+        Ok(())
+    }
+}
+
 impl Store {
     /// Adds up to `rows_max` of what batches have counted to the folded counts, and gives how many deltas it took. To be
     /// called now and then, by any number of gateways: one of them folds at a time, and the others are told that there was
@@ -176,10 +217,13 @@ impl Store {
     pub async fn fold_counts(&self, rows_max: u32) -> Result<u64, Error> {
         let fold = async {
             let mut transaction = self.own.begin().await?;
-            sqlx::query("select set_config('statement_timeout', $1, true)")
-                .bind(FOLD_TIME.as_millis().to_string())
-                .execute(&mut *transaction)
-                .await?;
+            // If the commit is lost, the deltas are there as they were: nobody needs to wait for it.
+            sqlx::query(
+                "select set_config('statement_timeout', $1, true), set_config('synchronous_commit', 'off', true)",
+            )
+            .bind(FOLD_TIME.as_millis().to_string())
+            .execute(&mut *transaction)
+            .await?;
             // A statement of its own, so that the fold sees what the fold before it has committed.
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('eye_fold_counts'))")
                 .fetch_one(&mut *transaction)

@@ -18,13 +18,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, Row as _};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
 use super::copy::{self, HEADER, Ids, TRAILER};
-use super::counts::{Counted, Ended, Tally};
+use super::counts::{Appended, Counted, Ended, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
@@ -91,7 +91,7 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
-    /// The statement that writes a few rows and what they count, if the table has one.
+    /// The statement that writes a few rows and what they count, if the table has one. It gives the places of the latter.
     fn insert<'a>(
         items: &[&'a Self::Item],
         rows: &[usize],
@@ -111,14 +111,15 @@ const INSERT_EVENTS: &str = concat!(
     "with counted as (insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
          select minute, application_id, outcome, array_agg(event_type_id), array_agg(count) \
          from unnest($9::timestamptz[], $10::integer[], $11::text[], $12::integer[], $13::bigint[]) \
-             counts (minute, application_id, outcome, event_type_id, count) group by minute, application_id, outcome) \
-     insert into events (",
+             counts (minute, application_id, outcome, event_type_id, count) group by minute, application_id, outcome \
+         returning ctid), \
+     stored as (insert into events (",
     event_columns!(),
     ") select session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data::jsonb \
      from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::timestamptz[], $5::integer[], $6::integer[], \
          $7::integer[], $8::text[]) rows (",
     event_columns!(),
-    ")"
+    ")) select ctid::text from counted"
 );
 
 /// The table `events`.
@@ -292,8 +293,8 @@ impl Sink for EventSink {
         self.0.write(items).await
     }
 
-    fn batch_ended(&mut self) {
-        self.0.batch_ended();
+    async fn batch_ended(&mut self) {
+        self.0.batch_ended().await;
     }
 }
 
@@ -307,8 +308,8 @@ impl Sink for DeadLetterSink {
         self.0.write(items).await
     }
 
-    fn batch_ended(&mut self) {
-        self.0.batch_ended();
+    async fn batch_ended(&mut self) {
+        self.0.batch_ended().await;
     }
 }
 
@@ -360,6 +361,7 @@ pub(super) struct Writer<T: Table> {
     uncertain: bool,
     /// Batches that still go the conflict path.
     wary: u32,
+    appended: Appended,
     buffer: Vec<u8>,
     months: Arc<OnDemand>,
     table: std::marker::PhantomData<fn() -> T>,
@@ -375,6 +377,7 @@ impl<T: Table> Writer<T> {
             lost: None,
             uncertain: false,
             wary: 0,
+            appended: Appended::default(),
             buffer: Vec::new(),
             months,
             table: std::marker::PhantomData,
@@ -428,9 +431,20 @@ impl<T: Table> Writer<T> {
         result
     }
 
-    /// No item of the batch comes again, so nothing that is there now can be of a former try.
-    fn batch_ended(&mut self) {
+    /// No item of the batch comes again, so nothing that is there now can be of a former try. Its senders have their answers,
+    /// so this is the time for what the writer does for itself.
+    async fn batch_ended(&mut self) {
         self.uncertain = false;
+        if self.appended.enough()
+            && let Some(mut link) = self.link.take()
+        {
+            match timeout(self.allowed, self.appended.gather(&mut link.connection)).await {
+                Ok(Ok(())) => self.link = Some(link),
+                // The connection may be out of step, and goes; nothing else is lost.
+                Ok(Err(error)) => debug!(%error, "counts could not be gathered"),
+                Err(_) => debug!("counts could not be gathered in time"),
+            }
+        }
     }
 
     async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, sqlx::Error> {
@@ -484,7 +498,8 @@ impl<T: Table> Writer<T> {
             && let Some(insert) = T::insert(items, &order.rows, ids, tally.clone())
         {
             self.uncertain = true;
-            insert.execute(connection).await?;
+            let places = insert.fetch_all(connection).await?;
+            self.appended.add(places.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?);
             return Ok(());
         }
         connection.execute(AssertSqlSafe(format!("begin; {}", tally.statement()))).await?;
