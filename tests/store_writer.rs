@@ -593,7 +593,7 @@ async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on
     small_batches(1).await;
     assert_eq!((deltas().await, counted().await), (1, 128), "one delta, with both event types");
     let mut fold = PgConnection::connect(&server.url()).await.expect("connected");
-    let lock = "select pg_advisory_lock(hashtext('eye_fold_counts'))";
+    let lock = "select pg_advisory_lock(hashtext('eye_gather_counts'))";
     sqlx::query(lock).execute(&mut fold).await.expect("locked");
     small_batches(64).await;
     assert_eq!((deltas().await, counted().await), (65, 256), "left to the fold, and nobody waits");

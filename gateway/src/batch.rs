@@ -50,8 +50,8 @@ pub trait Sink: Send + 'static {
     /// A sink must not write them twice, and must say [`Fate::Stored`] for those that its own former try has written.
     fn write(&mut self, items: &[&Self::Item]) -> impl Future<Output = Result<Vec<Fate>, Failure>> + Send;
 
-    /// The batch is over, however it ended: none of its items comes again, and its receipts are given. What the sink has to
-    /// do for itself belongs here; the next batch of this writer waits for it.
+    /// The batch is over, however it ended: none of its items comes again, and nobody waits for it any more. What the sink
+    /// has to do for itself belongs here; the next batch of this writer waits for it, and that of no other.
     fn batch_ended(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -591,9 +591,10 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
             Err(panic) => broken(panic),
         }
         shared.figures.flush_us.record_time(began.elapsed());
-        AssertUnwindSafe(sink.batch_ended()).catch_unwind().await.unwrap_or_else(broken);
-        // Only now: whoever looks next, which is this task, sees that the flush has ended.
+        // Before what the sink does for itself: nobody waits for that, since another writer starts at once, or this one looks
+        // right after it.
         drop(flushing);
+        AssertUnwindSafe(sink.batch_ended()).catch_unwind().await.unwrap_or_else(broken);
     }
     debug!(batcher = shared.name, "writer ended");
 }

@@ -51,6 +51,8 @@ const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How many times as long as a fold took the next one waits, when there is more to fold. Batches share the database's
 /// processors with it: several folds in a row hold up answers for longer than any batch does.
 const FOLD_PAUSE: u32 = 4;
+/// Folds with pauses, after which a backlog is larger than they can clear.
+const FOLDS_PAUSED: u32 = 20;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -243,6 +245,7 @@ impl Gateway {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
+                let mut folds = 0;
                 while self.migrated.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     match self.store.fold_counts(rows).await {
@@ -257,7 +260,10 @@ impl Gateway {
                             break;
                         }
                     }
-                    tokio::time::sleep((began.elapsed() * FOLD_PAUSE).min(FOLD_EVERY)).await;
+                    folds += 1;
+                    if folds < FOLDS_PAUSED {
+                        tokio::time::sleep((began.elapsed() * FOLD_PAUSE).min(FOLD_EVERY)).await;
+                    }
                 }
             }
         };

@@ -57,6 +57,8 @@ struct Faulty {
     /// Items of the batch under way, and of those that are over.
     seen: HashSet<u32>,
     over: HashSet<u32>,
+    /// How long it is busy with itself after each batch.
+    busy: Duration,
 }
 
 impl Sink for Faulty {
@@ -99,6 +101,7 @@ impl Sink for Faulty {
 
     async fn batch_ended(&mut self) {
         self.over.extend(self.seen.drain());
+        sleep(self.busy).await;
     }
 }
 
@@ -115,6 +118,7 @@ fn sinks(count: usize, script: &[(u64, How)]) -> (Vec<Faulty>, Arc<Mutex<Table>>
         next,
         seen: HashSet::new(),
         over: HashSet::new(),
+        busy: Duration::ZERO,
     };
     ((0..count).map(sink).collect(), table)
 }
@@ -452,5 +456,23 @@ fn what_waits_behind_a_writer_that_breaks_is_written_at_once() {
         }
         assert_eq!(start.elapsed().as_millis(), 5, "the rest of the write that broke, and one of 3 ms");
         tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn nobody_waits_for_what_a_sink_does_for_itself() {
+    paused(async {
+        let (mut sinks, _) = sinks(2, &[(0, Well)]);
+        for sink in &mut sinks {
+            sink.busy = Duration::from_secs(60);
+        }
+        let (batcher, _tasks) = Batcher::start("test", limits(10), sinks);
+        let began = Instant::now();
+        for key in 0..2 {
+            let receipt = batcher.submit(vec![item(key)], None).expect("room");
+            assert_eq!(receipt.await.expect("a receipt"), [Fate::Stored]);
+            tokio::task::yield_now().await;
+        }
+        assert!(began.elapsed() < limits(10).age, "the other writer does not wait for company either");
     });
 }

@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::convert::Infallible;
-use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -263,8 +262,11 @@ fn reason(panic: &(dyn Any + Send)) -> &str {
 
 /// Closing a socket that still has unread bytes makes the kernel reset it, and the reset can overtake the answer. So a
 /// peer that was refused in the middle of its body may send on for a moment, into nothing. One that sends more than is
-/// thrown away is read no further, but not closed either: it finds that it cannot write, and looks for an answer.
+/// thrown away is read no further, but not closed either: it cannot write, and may find the answer meanwhile.
 async fn linger(mut stream: Stream, limits: &ServerLimits) {
+    if limits.linger_bytes_max == 0 {
+        return;
+    }
     let discard = async {
         stream.shutdown().await?;
         let mut buffer = vec![0; 16 * 1024];
@@ -275,7 +277,8 @@ async fn linger(mut stream: Stream, limits: &ServerLimits) {
                 more => discarded += more,
             }
         }
-        future::pending().await
+        stream.closed().await;
+        Ok(())
     };
     // Either way the connection is over; that the peer was quicker or slower changes nothing.
     let _ = timeout(limits.linger, discard).await;

@@ -6,17 +6,33 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::tls::TlsStream;
+
+/// How often a peer that is not read is looked after.
+const CLOSED_LOOK: Duration = Duration::from_millis(20);
 
 /// A connection's bytes.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// Ends when the peer has closed its side, whether or not anything is left to read.
+    pub(super) async fn closed(&self) {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        while socket.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+            sleep(CLOSED_LOOK).await;
+        }
+    }
 }
 
 impl AsyncRead for Stream {

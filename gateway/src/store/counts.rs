@@ -1,6 +1,6 @@
 //! How many events ended how: the part of a batch's transaction that counts its rows, what a writer makes of many such
-//! parts, and the fold of all that has gathered. Exact, because counts and rows are committed together; no writer waits for
-//! another, because each only appends, and takes back what is its own.
+//! parts, and the fold of all that has gathered. Exact, because counts and rows are committed together; no batch waits for
+//! another, because each only appends.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Error, Store};
 use crate::event::Reason;
 
 /// Deltas that one fold takes at most, so that it never holds its locks for long. Each may tell of as many event types as
-/// a batch has events.
+/// a batch has events, or as many small ones have that were gathered.
 pub(crate) const FOLD_ROWS_MAX: u32 = 1_000;
 /// Longest time of one fold. Its own: it has nothing to do with how long readers may wait.
 const FOLD_TIME: Duration = Duration::from_secs(10);
@@ -22,14 +22,19 @@ const FOLD_TIME: Duration = Duration::from_secs(10);
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
 
-/// Deltas of small batches that a writer makes one of.
-const GATHER: usize = 64;
+/// How many small batches a writer gathers the deltas of.
+const GATHER_BATCHES: usize = 64;
+/// Deltas of a small batch, on average, above which gathering is not worth it: those of other applications, outcomes or
+/// minutes cannot be made one.
+const GATHER_DELTAS_MAX: usize = 2;
+/// How long a fold waits for the gathers that run.
+const GATHERS_END: Duration = Duration::from_secs(1);
 /// Deltas by their places, added up and appended as one for each minute, application and outcome. Whoever deletes a delta
-/// adds it, so it does not matter which rows are at these places by now. A fold that runs has its hands on them, and is not
-/// waited for. Nobody waits for the commit either: if it is lost, the deltas are there as they were.
+/// adds it, so it does not matter which rows are at these places by now. A fold that runs has its hands on them, and one that
+/// waits has the right of way: neither is waited for. Nobody waits for the commit either: if it is lost, the deltas are there as they were.
 const GATHERED: &str = "with taken as (delete from count_deltas where ctid = any($1::tid[]) and ( \
          select set_config('synchronous_commit', 'off', true) = 'off' \
-             and pg_try_advisory_xact_lock_shared(hashtext('eye_fold_counts'))) \
+             and pg_try_advisory_xact_lock_shared(hashtext('eye_gather_counts'))) \
          returning minute, application_id, outcome, event_type_ids, counts), \
      pairs as (select minute, application_id, outcome, of_type.event_type_id, sum(of_type.count)::bigint as count \
          from taken cross join lateral unnest(event_type_ids, counts) as of_type (event_type_id, count) \
@@ -184,24 +189,32 @@ impl<N: Display, I: Iterator<Item = N> + Clone> Display for List<I> {
 /// Where the deltas of a writer's small batches lie. There are thousands of such batches a second, and a fold of as many deltas
 /// would hold up batches for longer than it takes the writer to add up its own between two of them.
 #[derive(Debug, Default)]
-pub(super) struct Appended(Vec<String>);
+pub(super) struct Appended {
+    batches: usize,
+    places: Vec<String>,
+}
 
 impl Appended {
+    /// Notes the deltas of one batch.
     pub(super) fn add(&mut self, places: Vec<String>) {
-        self.0.extend(places);
+        self.batches += 1;
+        self.places.extend(places);
     }
 
-    /// Whether they are worth gathering.
-    pub(super) fn enough(&self) -> bool {
-        self.0.len() >= GATHER
+    /// The places of enough deltas to be worth gathering, once. Those that are not worth it are left to the fold.
+    pub(super) fn take(&mut self) -> Option<Vec<String>> {
+        if self.batches < GATHER_BATCHES {
+            return None;
+        }
+        let Self { batches, places } = std::mem::take(self);
+        (places.len() <= batches * GATHER_DELTAS_MAX).then_some(places)
     }
+}
 
-    /// Makes one of them, and forgets them: those that could not be gathered are left to the fold.
-    pub(super) async fn gather(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let places = std::mem::take(&mut self.0);
-        sqlx::query(GATHERED).bind(places).execute(connection).await?;
-        Ok(())
-    }
+/// Makes one of the deltas at these places; those that cannot be gathered are left to the fold.
+pub(super) async fn gather(connection: &mut PgConnection, places: Vec<String>) -> Result<(), sqlx::Error> {
+    sqlx::query(GATHERED).bind(places).execute(connection).await?;
+    Ok(())
 }
 
 impl Store {
@@ -219,9 +232,11 @@ impl Store {
             let mut transaction = self.own.begin().await?;
             // If the commit is lost, the deltas are there as they were: nobody needs to wait for it.
             sqlx::query(
-                "select set_config('statement_timeout', $1, true), set_config('synchronous_commit', 'off', true)",
+                "select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), \
+                     set_config('synchronous_commit', 'off', true)",
             )
             .bind(FOLD_TIME.as_millis().to_string())
+            .bind(GATHERS_END.as_millis().to_string())
             .execute(&mut *transaction)
             .await?;
             // A statement of its own, so that the fold sees what the fold before it has committed.
@@ -230,6 +245,9 @@ impl Store {
                 .await?;
             let mut taken: i64 = 0;
             if mine {
+                sqlx::query("select pg_advisory_xact_lock(hashtext('eye_gather_counts'))")
+                    .execute(&mut *transaction)
+                    .await?;
                 taken = sqlx::query_scalar("select fold_counts($1)")
                     .bind(i32::try_from(rows_max).unwrap_or(i32::MAX))
                     .fetch_one(&mut *transaction)
@@ -245,6 +263,18 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deltas_of_many_applications_are_not_gathered() {
+        let (mut few, mut many) = (Appended::default(), Appended::default());
+        for batch in 0..64 {
+            assert!(few.take().is_none() && many.take().is_none(), "{batch} batches");
+            few.add(vec!["(0,1)".to_owned()]);
+            many.add(vec!["(0,1)".to_owned(); 3]);
+        }
+        assert_eq!((few.take().map(|places| places.len()), many.take()), (Some(64), None));
+        assert!(few.take().is_none() && many.places.is_empty(), "they are forgotten either way");
+    }
 
     #[test]
     fn a_batch_is_counted_in_one_row_for_each_minute_application_and_outcome() {

@@ -41,14 +41,15 @@ impl Link {
     pub(super) async fn open(options: &PgConnectOptions, lost: Option<Backend>) -> Result<Link, sqlx::Error> {
         let mut connection = options.connect().await?;
         // An answer that says `stored` must mean that the row is on disk, whatever the server's default is. What a writer
-        // looks up has an index or a known place; a plan that was made while a table was small would read all of it for ever.
+        // looks up in a table that grows has an index or a known place; a plan that was made while the table was small would
+        // read all of it. Where nothing but reading all is left, the price that this puts on it would have the plan compiled.
         let row = sqlx::query(
             "select pg_backend_pid(), \
                  (select backend_start from pg_stat_activity where pid = pg_backend_pid()), \
                  set_config('synchronous_commit', \
                      case current_setting('synchronous_commit') when 'off' then 'on' \
                      else current_setting('synchronous_commit') end, false), \
-                 set_config('enable_seqscan', 'off', false)",
+                 set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)",
         )
         .fetch_one(&mut connection)
         .await?;

@@ -24,7 +24,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::copy::{self, HEADER, Ids, TRAILER};
-use super::counts::{Appended, Counted, Ended, Tally};
+use super::counts::{self, Appended, Counted, Ended, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
@@ -435,15 +435,13 @@ impl<T: Table> Writer<T> {
     /// so this is the time for what the writer does for itself.
     async fn batch_ended(&mut self) {
         self.uncertain = false;
-        if self.appended.enough()
-            && let Some(mut link) = self.link.take()
-        {
-            match timeout(self.allowed, self.appended.gather(&mut link.connection)).await {
-                Ok(Ok(())) => self.link = Some(link),
-                // The connection may be out of step, and goes; nothing else is lost.
-                Ok(Err(error)) => debug!(%error, "counts could not be gathered"),
-                Err(_) => debug!("counts could not be gathered in time"),
-            }
+        let Some(places) = self.appended.take() else { return };
+        let Some(mut link) = self.link.take() else { return };
+        match timeout(FLUSH_FIRST, counts::gather(&mut link.connection, places)).await {
+            Ok(Err(error)) if class(&error) == Class::Lost => debug!(%error, "counts could not be gathered"),
+            Ok(_) => self.link = Some(link),
+            // The connection is out of step, and goes; nothing else is lost.
+            Err(_) => debug!("counts could not be gathered in time"),
         }
     }
 
