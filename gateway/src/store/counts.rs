@@ -31,7 +31,8 @@ const GATHER_DELTAS_MAX: usize = 2;
 const GATHERS_END: Duration = Duration::from_secs(1);
 /// Deltas by their places, added up and appended as one for each minute, application and outcome. Whoever deletes a delta
 /// adds it, so it does not matter which rows are at these places by now. A fold that runs has its hands on them, and one that
-/// waits has the right of way: neither is waited for. Nobody waits for the commit either: if it is lost, the deltas are there as they were.
+/// waits has the right of way: neither is waited for. Nobody waits for the commit either: if it is lost, the deltas are there
+/// as they were.
 const GATHERED: &str = "with taken as (delete from count_deltas where ctid = any($1::tid[]) and ( \
          select set_config('synchronous_commit', 'off', true) = 'off' \
              and pg_try_advisory_xact_lock_shared(hashtext('eye_gather_counts'))) \
