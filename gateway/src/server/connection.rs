@@ -3,15 +3,19 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt as _};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::rt::Executor;
@@ -22,7 +26,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -70,10 +74,7 @@ impl Connection {
         let Some((stream, peer, _place)) = greeted else { return };
         let activity = Arc::new(Activity::new());
         let (socket, mut stream) = Socket::new(stream, self.limits.write);
-        tokio::select! {
-            () = self.cut.cancelled() => return,
-            () = self.converse(socket, peer, &activity, handler) => {}
-        }
+        self.converse(socket, peer, &activity, handler).await;
         let refused = activity.with(|state| state.refused);
         if let (true, Ok(stream)) = (refused, stream.try_recv()) {
             tokio::select! {
@@ -138,7 +139,7 @@ impl Connection {
         }
     }
 
-    /// Speaks HTTP until the connection ends, is asked to end, or stays idle.
+    /// Speaks HTTP until the connection ends, is cut, is asked to end, or stays idle.
     async fn converse<F, Fut>(&self, socket: Socket, peer: Peer, activity: &Arc<Activity>, handler: F)
     where
         F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
@@ -146,26 +147,45 @@ impl Connection {
     {
         let requests = Arc::clone(activity);
         let service = service_fn(move |request: Request<Incoming>| {
-            let running = Running::new(&requests);
+            let running = Running::new(&requests, request.version());
             let handler = handler.clone();
             async move { Ok::<_, Infallible>(answer(handler, request, peer, running).await) }
         });
         let builder = self.builder(activity);
+        let heard = socket.heard();
         let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
-        let mut asked = false;
-        let mut idle = std::pin::pin!(sleep_until(activity.look_at(&self.limits)));
+        let mut head = std::pin::pin!(None);
+        // The conversation is looked at several times for each request; what may end it, only when it has something to say.
+        let mut interruption = FuturesUnordered::new();
+        interruption.push(self.interruption(activity, false, activity.look_at(&self.limits)));
         loop {
             tokio::select! {
+                biased;
                 result = connection.as_mut() => {
                     if let Err(error) = result {
                         tracing::debug!(peer = ?peer.address, error = %Chain(&*error), "connection ended early");
                     }
                     return;
                 }
-                () = self.shutdown.cancelled(), if !asked => {
-                    asked = true;
+                () = poll_fn(|cx| activity.poll_head(&heard, head.as_mut(), &self.limits, cx)) => return,
+                Some(interrupted) = interruption.next() => {
+                    let Interruption::Farewell { look_at } = interrupted else { return };
                     connection.as_mut().graceful_shutdown();
+                    interruption.push(self.interruption(activity, true, look_at));
+                }
+            }
+        }
+    }
+
+    /// Waits for what ends a conversation from outside; `asked` once its farewell was said.
+    async fn interruption(&self, activity: &Activity, asked: bool, look_at: Instant) -> Interruption {
+        let mut idle = std::pin::pin!(sleep_until(look_at));
+        loop {
+            tokio::select! {
+                () = self.cut.cancelled() => return Interruption::End,
+                () = self.shutdown.cancelled(), if !asked => {
+                    return Interruption::Farewell { look_at: activity.look_at(&self.limits) };
                 }
                 () = idle.as_mut() => {
                     // One moment for both: a part that is late only at the second look must not end the connection.
@@ -175,11 +195,9 @@ impl Connection {
                         idle.as_mut().reset(activity.look_at(&self.limits));
                     } else if asked || activity.with(|state| state.running) > 0 {
                         // A peer that does not take its answers would not hear the farewell either.
-                        return;
+                        return Interruption::End;
                     } else {
-                        asked = true;
-                        connection.as_mut().graceful_shutdown();
-                        idle.as_mut().reset(Instant::now() + self.limits.header_read);
+                        return Interruption::Farewell { look_at: Instant::now() + self.limits.header_read };
                     }
                 }
             }
@@ -195,8 +213,8 @@ impl Connection {
         }
         builder
             .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_read)
+            // It would take a timer for each request; see `Activity::poll_head`.
+            .header_read_timeout(None)
             .keep_alive(true)
             .max_buf_size(limits.header_bytes_max);
         builder
@@ -212,6 +230,14 @@ impl Connection {
             .keep_alive_timeout(limits.http2_ping);
         builder
     }
+}
+
+/// What is to become of a conversation that was interrupted.
+enum Interruption {
+    /// It ends after the requests that run. Whether it did is looked at again then.
+    Farewell { look_at: Instant },
+    /// It ends now.
+    End,
 }
 
 /// Runs the handler; a panic in it costs this one request.
@@ -300,6 +326,10 @@ struct ActivityState {
     /// The exchange that began last, until its task is known.
     newest: Option<usize>,
     served: bool,
+    /// A request has begun since it was last looked for one.
+    asked: bool,
+    /// It carries several requests at once, so that what comes is more than their heads and bodies.
+    multiplexed: bool,
     refused: bool,
     since: Instant,
 }
@@ -335,6 +365,8 @@ impl Activity {
             free: Vec::new(),
             newest: None,
             served: false,
+            asked: false,
+            multiplexed: false,
             refused: false,
             since: Instant::now(),
         }))
@@ -342,6 +374,28 @@ impl Activity {
 
     fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends when a head has not come whole in its time. That begins with its first byte, and takes a timer only for the few
+    /// heads that do not come in one piece. The first head of a connection has the time from its start, see `deadline`.
+    fn poll_head(
+        &self,
+        heard: &AtomicBool,
+        mut head: Pin<&mut Option<Sleep>>,
+        limits: &ServerLimits,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if heard.swap(false, Relaxed) || head.is_some() {
+            let begun = self.with(|state| {
+                // What came was a request, answered already or not.
+                let asked = mem::take(&mut state.asked);
+                state.served && !state.multiplexed && !asked && state.running == 0
+            });
+            if begun != head.is_some() {
+                head.set(begun.then(|| sleep(limits.header_read)));
+            }
+        }
+        head.as_pin_mut().map_or(Poll::Pending, |head| head.poll(cx))
     }
 
     /// When the peer will have been idle for too long, or will have left the oldest part of an answer for too long, if
@@ -356,7 +410,6 @@ impl Activity {
             } else if state.served {
                 state.since + limits.idle
             } else {
-                // hyper's own timeout begins only when it knows the version, so a peer that sends nothing escapes it.
                 state.since + limits.header_read
             }
         })
@@ -395,10 +448,12 @@ struct Running {
 }
 
 impl Running {
-    fn new(activity: &Arc<Activity>) -> Self {
+    fn new(activity: &Arc<Activity>, version: Version) -> Self {
         let exchange = activity.with(|state| {
             state.running += 1;
             state.served = true;
+            state.asked = true;
+            state.multiplexed = version == Version::HTTP_2;
             let exchange = state.free.pop().unwrap_or(state.exchanges.len());
             if exchange == state.exchanges.len() {
                 state.exchanges.push(Exchange::default());

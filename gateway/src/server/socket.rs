@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -89,6 +91,8 @@ impl AsyncWrite for Stream {
 pub(super) struct Socket {
     stream: Option<Stream>,
     back: Option<oneshot::Sender<Stream>>,
+    /// Set whenever bytes came.
+    heard: Arc<AtomicBool>,
     /// Longest time for which a write may make no progress.
     write: Duration,
     /// Runs while a write waits for the peer; kept between waits, so that it is made once.
@@ -99,8 +103,14 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: Stream, write: Duration) -> (Self, oneshot::Receiver<Stream>) {
         let (back, receiver) = oneshot::channel();
-        let socket = Self { stream: Some(stream), back: Some(back), write, waiting: None, stalled: false };
+        let heard = Arc::default();
+        let socket = Self { stream: Some(stream), back: Some(back), heard, write, waiting: None, stalled: false };
         (socket, receiver)
+    }
+
+    /// Set whenever bytes came; whoever looks, clears it.
+    pub(super) fn heard(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.heard)
     }
 
     fn stream(&mut self) -> Pin<&mut Stream> {
@@ -134,7 +144,13 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream().poll_read(cx, buffer)
+        let socket = self.get_mut();
+        let before = buffer.filled().len();
+        let read = socket.stream().poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            socket.heard.store(true, Relaxed);
+        }
+        read
     }
 }
 

@@ -101,6 +101,22 @@ async fn slow_heads_and_silent_peers_are_cut() {
 }
 
 #[tokio::test]
+async fn a_later_head_has_its_time_from_its_first_byte_on() {
+    let brief = Duration::from_millis(50);
+    let server = Server::start(ServerLimits { header_read: brief, idle: PATIENCE, ..limits() }, fine).await;
+    let mut stream = server.connect().await;
+    for _ in 0..2 {
+        ask(&mut stream, "/").await;
+        assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        // Without a request it may stay for longer than a head may take.
+        tokio::time::sleep(3 * brief).await;
+    }
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: e").await.expect("open");
+    assert_eq!(rest(&mut stream).await, "");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let server = Server::start(limits(), fine).await;
     let mut stream = server.connect().await;
