@@ -1,6 +1,7 @@
 //! The body of a request, whole: bounded in bytes, in time and, over all requests, in memory.
 
 use std::io::{self, Read};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -129,10 +130,10 @@ where
     B: Body<Data = Bytes>,
 {
     let coding = Coding::of(headers)?;
-    let whole = collect(body, limits.bytes_max, &mut room);
-    let bytes = match timeout(limits.read, whole).await {
-        Ok(bytes) => bytes?,
-        Err(_) => return Err(Refusal::BodyTimeout),
+    let bytes = {
+        // Pinned here, since the time limit would move it.
+        let whole = pin!(collect(body, limits.bytes_max, &mut room));
+        timeout(limits.read, whole).await.unwrap_or(Err(Refusal::BodyTimeout))?
     };
     match coding {
         Some(coding) if !bytes.is_empty() => decompress(coding, bytes, limits.bytes_max, room).await,
@@ -149,7 +150,7 @@ where
     if announced > bytes_max {
         return Err(too_large);
     }
-    let mut body = std::pin::pin!(body);
+    let mut body = pin!(body);
     // Most bodies are one frame, and that frame is the answer: bytes are copied only from the second on.
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();

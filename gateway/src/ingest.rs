@@ -3,6 +3,7 @@
 //! and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
         }
     };
     let handed = AtomicBool::new(false);
-    let answer = process(gateway, &application, received, format, &handed);
+    // Pinned here, since it is large, and every function that takes it would move it.
+    let answer = pin!(process(gateway, &application, received, format, &handed));
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
         Ok(answer) => answer.map(|answer| gateway.unsent.hold_told(application.share(), answer)),
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.

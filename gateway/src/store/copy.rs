@@ -4,6 +4,10 @@
 
 use std::borrow::Cow;
 
+use chrono::{DateTime, Utc};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, Postgres};
 use uuid::Uuid;
 
 use crate::event::{DeadLetter, EventRow};
@@ -70,6 +74,29 @@ impl Head {
     fn field<const N: usize>(&mut self, bytes: [u8; N]) {
         self.put(sized(N).to_be_bytes());
         self.put(bytes);
+    }
+}
+
+/// Microseconds since 1970 as an argument of a statement, which need no calendar on their way.
+#[derive(Clone, Copy)]
+pub(super) struct Timestamp(pub(super) i64);
+
+impl sqlx::Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        DateTime::<Utc>::type_info()
+    }
+}
+
+impl PgHasArrayType for Timestamp {
+    fn array_type_info() -> PgTypeInfo {
+        DateTime::<Utc>::array_type_info()
+    }
+}
+
+impl sqlx::Encode<'_, Postgres> for Timestamp {
+    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        out.extend_from_slice(&since_epoch(self.0).to_be_bytes());
+        Ok(IsNull::No)
     }
 }
 

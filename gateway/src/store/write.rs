@@ -12,6 +12,7 @@
 //! sender is told `stored`, which is the truth.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::copy::{self, HEADER, Ids, TRAILER};
+use super::copy::{self, HEADER, Ids, TRAILER, Timestamp};
 use super::counts::{self, Appended, Counted, Ended, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
@@ -174,13 +175,12 @@ impl Table for Events {
     ) -> Option<Query<'a, Postgres, PgArguments>> {
         let events = || rows.iter().map(|&index| items[index]);
         let ids = || rows.iter().map(|&index| ids[index]);
-        let time = |us| DateTime::from_timestamp_micros(us).expect("a time that was read, or is now");
         let counts = tally.columns();
         let query = sqlx::query(INSERT_EVENTS)
             .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
-            .bind(events().map(|event| time(event.timestamp_us)).collect::<Vec<_>>())
+            .bind(events().map(|event| Timestamp(event.timestamp_us)).collect::<Vec<_>>())
             .bind(events().map(|event| event.id).collect::<Vec<_>>())
-            .bind(events().map(|event| time(event.received_at_us)).collect::<Vec<_>>())
+            .bind(events().map(|event| Timestamp(event.received_at_us)).collect::<Vec<_>>())
             .bind(ids().map(|ids| ids.event_type).collect::<Vec<_>>())
             .bind(events().map(|event| event.application_id).collect::<Vec<_>>())
             .bind(ids().map(|ids| ids.module).collect::<Vec<_>>())
@@ -396,7 +396,12 @@ impl<T: Table> Writer<T> {
             },
         };
         let (allowed, began) = (self.allowed, Instant::now());
-        let Ok(result) = timeout(allowed, self.attempt(link, items)).await else {
+        let result = {
+            // Pinned here, since it is large, and the time limit would move it.
+            let attempt = pin!(self.attempt(link, items));
+            timeout(allowed, attempt).await
+        };
+        let Ok(result) = result else {
             self.allowed = allowed_after_none(allowed, self.flush_time);
             return Err(Failure::Transient(format!("no answer within {} ms", allowed.as_millis())));
         };
