@@ -5,7 +5,7 @@
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HeaderMap,
-    HeaderValue, ORIGIN, VARY,
+    HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use hyper::{Method, Request, StatusCode};
 
@@ -14,6 +14,9 @@ use crate::trust;
 
 /// How long a browser need not ask again, in seconds; a change of the origins may take so long to reach it.
 const PREFLIGHT_SECONDS: &str = "600";
+
+/// Where a browser tells whose page has it call.
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The paths on which pages of other sites may send. Everything else is for the gateway's own pages.
 const SENDING: [&str; 2] = ["/v1/events", "/post/create"];
@@ -55,7 +58,7 @@ impl Cors {
         if reads || allowed || headers.contains_key(AUTHORIZATION) {
             return Ok(());
         }
-        let own = match (headers.get(ORIGIN), headers.get("sec-fetch-site")) {
+        let own = match (headers.get(ORIGIN), headers.get(&SEC_FETCH_SITE)) {
             (Some(origin), _) => is_own(origin, trust::host(request)),
             // Said by the browser, and nothing that a page can change.
             (None, Some(site)) => matches!(site.as_bytes(), b"same-origin" | b"none"),

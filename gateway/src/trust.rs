@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderValue, VIA};
+use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,10 @@ pub mod token;
 
 /// How long to wait before the database is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Headers that proxies add, by standard or by convention.
+static ADDED_BY_PROXIES: [HeaderName; 4] =
+    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
 
 /// The application of the embedded default, which is trusted from this machine there and nowhere else.
 pub const LOCAL: &str = "local";
@@ -333,10 +337,7 @@ fn only_ours(host: Option<&str>, names: &[String]) -> bool {
 
 /// Whether the headers have what proxies add.
 fn passed_on(headers: &HeaderMap) -> bool {
-    let by_convention = ["x-forwarded-for", "x-real-ip"];
-    headers.contains_key(FORWARDED)
-        || headers.contains_key(VIA)
-        || by_convention.iter().any(|name| headers.contains_key(*name))
+    ADDED_BY_PROXIES.iter().any(|name| headers.contains_key(name))
 }
 
 fn exact(digest: &[u8]) -> Option<Digest> {
