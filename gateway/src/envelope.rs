@@ -3,6 +3,7 @@
 //! for validators to say; that Postgres can hold it is proved here, so that no row of a batch fails for its content.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -23,6 +24,11 @@ const VIOLATIONS_MAX: usize = 100;
 const VIOLATIONS_BYTES_MAX: usize = 16 << 20;
 /// How deep a misplaced value is followed; fields other than `data` hold no containers.
 const MISPLACED_NESTING_MAX: usize = 64;
+
+thread_local! {
+    /// Kept from one body to the next: what a sound event needs of it is allocated once.
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
 
 /// The bounds that an event must keep.
 #[derive(Clone, Copy, Debug)]
@@ -114,12 +120,15 @@ pub enum Unreadable {
 
 /// Reads the events of `body`. `now_us` is the gateway's clock, in microseconds since 1970.
 pub fn parse(body: &Bytes, format: Format, rules: &Rules, now_us: i64) -> Result<Parsed, Unreadable> {
-    let mut reader =
-        Reader { body, rules, now_us, scratch: Scratch::new(), violations_bytes_left: VIOLATIONS_BYTES_MAX };
-    match format {
+    let scratch = SCRATCH.take();
+    let mut reader = Reader { body, rules, now_us, scratch, violations_bytes_left: VIOLATIONS_BYTES_MAX };
+    let parsed = match format {
         Format::Json => reader.json(),
         Format::Lines => reader.lines(),
-    }
+    };
+    reader.scratch.clear();
+    SCRATCH.set(reader.scratch);
+    parsed
 }
 
 /// Says why `data` that a validator amended cannot be stored: it must be an object that jsonb holds without loss.

@@ -186,8 +186,8 @@ fn unescape_unicode(bytes: &[u8]) -> (char, usize) {
     (char::from_u32(u32::from(high)).unwrap_or(char::REPLACEMENT_CHARACTER), 6)
 }
 
-/// The scan's working memory. It belongs to the caller, who keeps one for each worker or connection: then sound values
-/// cost no allocation, and neither a lock nor a thread-local stands in between. It carries nothing from one value to the next.
+/// The scan's working memory. It belongs to the caller, who keeps one for many values: then sound ones
+/// cost no allocation. It carries nothing from one value to the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// The containers that are open, down to the nesting limit.
@@ -211,7 +211,8 @@ impl Scratch {
         Self::default()
     }
 
-    fn clear(&mut self) {
+    /// Forgets the last value, and gives back what is more than most values need.
+    pub fn clear(&mut self) {
         self.frames.clear();
         self.keys.clear();
         self.decoded.clear();
