@@ -132,8 +132,16 @@ impl Tallies {
         let add = |types: &EventTypes| {
             types.categories.get(category).and_then(|names| names.get(name)).map(|shared| shared.add(counts)).is_some()
         };
-        if add(&read(&self.event_types)) {
-            return;
+        {
+            let types = read(&self.event_types);
+            if add(&types) {
+                return;
+            }
+            // No more are ever counted apart, so nobody is kept waiting for that.
+            if types.count >= self.event_types_max {
+                self.other_event_types.add(counts);
+                return;
+            }
         }
         let mut types = write(&self.event_types);
         if types.count >= self.event_types_max && !add(&types) {

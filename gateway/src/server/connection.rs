@@ -5,13 +5,13 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
@@ -38,6 +38,9 @@ use crate::response::{Body, BodyError, Refusal, Response};
 use crate::tls;
 use crate::trust::Peer;
 use crate::trust::proxy_protocol::{self, Header};
+
+/// What a connection without a request gets to end in after its farewell.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Pieces of answers up to this size are not followed on their way.
 const FEW_BYTES: usize = 4 * 1024;
@@ -161,18 +164,22 @@ impl Connection {
         interruption.push(self.interruption(activity, false, activity.look_at(&self.limits)));
         loop {
             tokio::select! {
+                // What interrupts comes first: a peer that always sends something would use up the turn of all that follows.
                 biased;
+                Some(interrupted) = interruption.next() => {
+                    let Interruption::Farewell { look_at } = interrupted else { return };
+                    connection.as_mut().graceful_shutdown();
+                    interruption.push(self.interruption(activity, true, look_at));
+                }
                 result = connection.as_mut() => {
                     if let Err(error) = result {
                         tracing::debug!(peer = ?peer.address, error = %Chain(&*error), "connection ended early");
                     }
                     return;
                 }
-                () = poll_fn(|cx| activity.poll_head(&heard, head.as_mut(), &self.limits, cx)) => return,
-                Some(interrupted) = interruption.next() => {
-                    let Interruption::Farewell { look_at } = interrupted else { return };
-                    connection.as_mut().graceful_shutdown();
-                    interruption.push(self.interruption(activity, true, look_at));
+                () = poll_fn(|cx| activity.poll_head(&heard, head.as_mut(), &self.limits, cx)) => {
+                    tracing::debug!(peer = ?peer.address, "connection ended early: a head did not come whole in its time");
+                    return;
                 }
             }
         }
@@ -197,7 +204,10 @@ impl Connection {
                         // A peer that does not take its answers would not hear the farewell either.
                         return Interruption::End;
                     } else {
-                        return Interruption::Farewell { look_at: Instant::now() + self.limits.header_read };
+                        // Who has sent no request has had all of its time.
+                        let served = activity.with(|state| state.served);
+                        let grace = if served { self.limits.header_read } else { GRACE.min(self.limits.header_read) };
+                        return Interruption::Farewell { look_at: now + grace };
                     }
                 }
             }
@@ -312,7 +322,11 @@ async fn linger(mut stream: Stream, limits: &ServerLimits) {
 
 /// What a connection is doing, for its idle deadline.
 #[derive(Debug)]
-struct Activity(Mutex<ActivityState>);
+struct Activity {
+    state: Mutex<ActivityState>,
+    /// A request has begun or ended since the last look for a head.
+    ran: AtomicBool,
+}
 
 #[derive(Debug)]
 struct ActivityState {
@@ -326,12 +340,15 @@ struct ActivityState {
     /// The exchange that began last, until its task is known.
     newest: Option<usize>,
     served: bool,
-    /// A request has begun since it was last looked for one.
-    asked: bool,
     /// It carries several requests at once, so that what comes is more than their heads and bodies.
     multiplexed: bool,
     refused: bool,
     since: Instant,
+}
+
+/// Whether a flag was set; clears it. Most often it was not, which costs no more than reading it.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Relaxed) && flag.swap(false, Relaxed)
 }
 
 /// A part of an answer that waits for the peer.
@@ -358,26 +375,27 @@ struct Exchange {
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(ActivityState {
+        let state = ActivityState {
             running: 0,
             unsent: Vec::new(),
             exchanges: Vec::new(),
             free: Vec::new(),
             newest: None,
             served: false,
-            asked: false,
             multiplexed: false,
             refused: false,
             since: Instant::now(),
-        }))
+        };
+        Self { state: Mutex::new(state), ran: AtomicBool::new(false) }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends when a head has not come whole in its time. That begins with its first byte, and takes a timer only for the few
-    /// heads that do not come in one piece. The first head of a connection has the time from its start, see `deadline`.
+    /// heads that do not come in one piece. The first head of a connection has the time from its start; one of which all that
+    /// came stands behind the request before it, in the same bytes, has that of an idle connection (see `deadline`).
     fn poll_head(
         &self,
         heard: &AtomicBool,
@@ -385,11 +403,16 @@ impl Activity {
         limits: &ServerLimits,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if heard.swap(false, Relaxed) || head.is_some() {
+        // At each look, whether or not anything came: what a request brought with it is no head.
+        let (heard, ran) = (take(heard), take(&self.ran));
+        if heard || head.is_some() {
             let begun = self.with(|state| {
-                // What came was a request, answered already or not.
-                let asked = mem::take(&mut state.asked);
-                state.served && !state.multiplexed && !asked && state.running == 0
+                let begun = !ran && state.served && !state.multiplexed && state.running == 0;
+                if begun && head.is_none() {
+                    // It has its own time, even if it came just before the connection was idle for too long.
+                    state.since = Instant::now();
+                }
+                begun
             });
             if begun != head.is_some() {
                 head.set(begun.then(|| sleep(limits.header_read)));
@@ -449,10 +472,10 @@ struct Running {
 
 impl Running {
     fn new(activity: &Arc<Activity>, version: Version) -> Self {
+        activity.ran.store(true, Relaxed);
         let exchange = activity.with(|state| {
             state.running += 1;
             state.served = true;
-            state.asked = true;
             state.multiplexed = version == Version::HTTP_2;
             let exchange = state.free.pop().unwrap_or(state.exchanges.len());
             if exchange == state.exchanges.len() {
@@ -549,6 +572,7 @@ impl ActivityState {
 impl Drop for Running {
     fn drop(&mut self) {
         let Self { activity, exchange, piece, unsent } = self;
+        activity.ran.store(true, Relaxed);
         let waiting = activity.with(|state| {
             state.running -= 1;
             state.note(*exchange, unsent, false);

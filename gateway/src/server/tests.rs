@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use http_body_util::BodyExt as _;
 use hyper::{StatusCode, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -109,10 +110,29 @@ async fn a_later_head_has_its_time_from_its_first_byte_on() {
         ask(&mut stream, "/").await;
         assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
         // Without a request it may stay for longer than a head may take.
-        tokio::time::sleep(3 * brief).await;
+        sleep(3 * brief).await;
     }
     stream.write_all(b"GET / HTTP/1.1\r\nhost: e").await.expect("open");
     assert_eq!(rest(&mut stream).await, "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_comes_after_its_head_is_no_head() {
+    let brief = Duration::from_millis(50);
+    let server = Server::start(ServerLimits { header_read: brief, idle: PATIENCE, ..limits() }, |request, _| async {
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        json(StatusCode::OK, body)
+    })
+    .await;
+    let mut stream = server.connect().await;
+    for _ in 0..3 {
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n").await.expect("open");
+        sleep(Duration::from_millis(20)).await;
+        stream.write_all(b"{}").await.expect("open");
+        assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        sleep(3 * brief).await;
+    }
     server.stop().await;
 }
 
