@@ -24,6 +24,7 @@ use crate::gate::Gate;
 use crate::response::Response;
 use crate::trust::Peer;
 
+mod activity;
 mod connection;
 mod doors;
 mod socket;
