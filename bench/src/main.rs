@@ -3,6 +3,7 @@
 //! a Postgres of the run's own with durable settings. `make bench` runs all, `make bench-quick` the same for less long.
 
 mod bare;
+mod compare;
 mod database;
 mod events;
 mod growth;
@@ -76,20 +77,37 @@ struct Run {
     singles_per_second: f64,
 }
 
+/// What is wanted.
+enum Work {
+    /// These parts, or all.
+    Measure(Vec<String>),
+    Profile,
+    Compare(compare::Pair),
+}
+
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let word = words.next();
     let plan = match word.as_deref() {
         Some("bare") => return bare::serve(),
         Some("full") => FULL,
-        Some("quick" | "profile") => QUICK,
-        _ => bail!("usage: eye-bench full|quick [PART]... | eye-bench profile; parts: {}", PARTS.join(" ")),
+        Some("quick" | "profile" | "compare") => QUICK,
+        _ => bail!(
+            "usage: eye-bench full|quick [PART]... | eye-bench profile | eye-bench compare OLD NEW [ROUNDS]; parts: {}",
+            PARTS.join(" ")
+        ),
     };
-    let parts: Vec<String> = words.collect();
-    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+    let words: Vec<String> = words.collect();
+    let work = match word.as_deref() {
+        Some("profile") => Work::Profile,
+        Some("compare") => Work::Compare(compare::Pair::new(&words)?),
+        _ => Work::Measure(words),
+    };
+    if let Work::Measure(parts) = &work
+        && let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str()))
+    {
         bail!("there is no part `{unknown}`, only {}", PARTS.join(" "));
     }
-    let only_profile = word.as_deref() == Some("profile");
     let folder = tempfile::tempdir_in("/var/tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     // One thread for the load, and the runtime's timers with it.
@@ -101,8 +119,13 @@ fn main() -> Result<()> {
         let mut run = Run { plan, workshop, server, main, table: Table::default(), singles_per_second: 0.0 };
         let mut terminate = signal(SignalKind::terminate())?;
         // However it ends, what was started is stopped.
-        let work =
-            async { if only_profile { profile::gateway(&mut run).await } else { measure(&mut run, &parts).await } };
+        let work = async {
+            match work {
+                Work::Profile => profile::gateway(&mut run).await,
+                Work::Compare(pair) => compare::gateways(&mut run, &pair).await,
+                Work::Measure(parts) => measure(&mut run, &parts).await,
+            }
+        };
         let measured = tokio::select! {
             measured = work => measured,
             _ = terminate.recv() => Err(anyhow!("told to stop")),

@@ -150,6 +150,11 @@ impl Workshop {
         Ok(Self { folder: folder.to_owned(), eye: std::env::current_exe()?.with_file_name("eye"), pageview })
     }
 
+    /// The same with another build of the gateway.
+    pub(crate) fn with_program(&self, eye: &Path) -> Self {
+        Self { folder: self.folder.clone(), eye: eye.to_owned(), pageview: self.pageview.clone() }
+    }
+
     /// Runs a command of the program to its end.
     pub(crate) fn command(&self, arguments: &[&str]) -> Result<()> {
         let output = Command::new(&self.eye)

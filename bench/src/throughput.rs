@@ -17,7 +17,7 @@ pub(crate) const EVENTS_PER_BATCH: usize = 100;
 pub(crate) const BATCH_CONNECTIONS: usize = 32;
 pub(crate) const SINGLE_CONNECTIONS: usize = 64;
 /// What the peers were measured with.
-const PEER_CONNECTIONS: usize = 32;
+pub(crate) const PEER_CONNECTIONS: usize = 32;
 /// One and a half times the 95,600 rows/s of the fastest peer, by the 168,000 rows/s of COPY on its machine.
 const BESIDE_PEERS_BATCHED: f64 = 0.85;
 /// Three times the 12,600 events/s of the fastest peer that loses none, by the 152,000 requests/s of a bare hyper server.
