@@ -505,14 +505,14 @@ async fn a_server_that_was_killed_is_taken_up_again() {
         Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let before = batcher.submit(vec![row(0)], None).expect("room");
-    assert_eq!(before.await.expect("receipt"), [Fate::Stored]);
+    assert_eq!(before.await.expect("receipt")[..], [Fate::Stored]);
     tokio::task::block_in_place(|| server.down());
     assert!(!store.ready().await);
     let receipts: Vec<_> = (1..50).map(|number| batcher.submit(vec![row(number)], None).expect("room")).collect();
     tokio::task::block_in_place(|| server.up());
     let since = std::time::Instant::now();
     for receipt in receipts {
-        assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+        assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
     }
     assert!(since.elapsed() < Duration::from_secs(2), "back within 2 s");
     assert!(store.ready().await);

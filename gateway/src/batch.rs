@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -70,6 +71,9 @@ pub enum Fate {
         message: String,
     },
 }
+
+/// What a receipt brings: the fates of a parcel, which most often is one item.
+pub type Fates = SmallVec<[Fate; 1]>;
 
 /// Why a write failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,7 +248,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         &self,
         items: impl Into<Arc<Vec<T>>>,
         room: Option<Arc<Held>>,
-    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    ) -> Result<oneshot::Receiver<Fates>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
         self.put(items.into(), room, Some(receipt), true)?;
         Ok(answer)
@@ -255,7 +259,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         &self,
         items: Arc<Vec<T>>,
         room: Option<Arc<Held>>,
-    ) -> Result<oneshot::Receiver<Vec<Fate>>, Refused<T>> {
+    ) -> Result<oneshot::Receiver<Fates>, Refused<T>> {
         let (receipt, answer) = oneshot::channel();
         self.put(items, room, Some(receipt), false)?;
         Ok(answer)
@@ -270,7 +274,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
         &self,
         items: Arc<Vec<T>>,
         room: Option<Arc<Held>>,
-        receipt: Option<oneshot::Sender<Vec<Fate>>>,
+        receipt: Option<oneshot::Sender<Fates>>,
         in_time: bool,
     ) -> Result<(), Refused<T>> {
         let shared = &self.0.0;
@@ -284,7 +288,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
             if items.is_empty() {
                 if let Some(receipt) = receipt {
                     // Nobody may be listening any more, which is all the same for no fates.
-                    let _ = receipt.send(Vec::new());
+                    let _ = receipt.send(Fates::new());
                 }
                 return Ok(());
             }
@@ -349,7 +353,7 @@ impl fmt::Debug for Writers {
 struct Parcel<T> {
     items: Arc<Vec<T>>,
     bytes: usize,
-    receipt: Option<oneshot::Sender<Vec<Fate>>>,
+    receipt: Option<oneshot::Sender<Fates>>,
     since: Instant,
     /// What the queue counted as taken when it came.
     taken_before: u64,
@@ -453,7 +457,7 @@ impl<T> Queue<T> {
 
     /// Takes the oldest parcels that make a batch together; at least one, if any is wanted.
     fn take(&mut self, limits: &Limits) -> Vec<Parcel<T>> {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(self.parcels.len().min(limits.events_max));
         let (mut items, mut bytes) = (0, 0);
         while let Some(next) = self.parcels.front() {
             if next.abandoned() {
@@ -619,7 +623,7 @@ struct Open<T> {
 
 impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     fn new(name: &'static str, batch: Vec<Parcel<T>>, figures: &'a Figures) -> Self {
-        let mut places = Vec::new();
+        let mut places = Vec::with_capacity(batch.iter().map(|parcel| parcel.items.len()).sum());
         let mut parcels = Vec::with_capacity(batch.len());
         for (index, parcel) in batch.into_iter().enumerate() {
             let missing = parcel.items.len();
@@ -637,8 +641,11 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         let mut pause = RETRY_FIRST;
         while let Some(range) = todo.pop() {
             self.drop_abandoned();
-            let wanted: Vec<usize> = range.clone().filter(|&place| self.item(place).is_some()).collect();
-            let items: Vec<&T> = wanted.iter().filter_map(|&place| self.item(place)).collect();
+            let (mut wanted, mut items) = (Vec::with_capacity(range.len()), Vec::with_capacity(range.len()));
+            for (place, item) in range.clone().filter_map(|place| Some((place, self.item(place)?))) {
+                wanted.push(place);
+                items.push(item);
+            }
             if items.is_empty() {
                 continue;
             }
@@ -705,7 +712,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     fn settle_all(mut self, fates: Vec<Fate>) {
         let mut fates = fates.into_iter();
         for open in mem::take(&mut self.parcels) {
-            let own: Vec<Fate> = fates.by_ref().take(open.missing).collect();
+            let own: Fates = fates.by_ref().take(open.missing).collect();
             if let Some(receipt) = open.parcel.and_then(|mut parcel| parcel.receipt.take()) {
                 // Whoever asked may have given up meanwhile; the items are written all the same.
                 let _ = receipt.send(own);

@@ -69,8 +69,11 @@ impl Cors {
 
     /// The answer to a browser that asks before it sends; `None` if the request is something else.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response> {
+        if request.method() != Method::OPTIONS {
+            return None;
+        }
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD)?;
-        let asks = request.method() == Method::OPTIONS && asked == "POST" && SENDING.contains(&request.uri().path());
+        let asks = asked == "POST" && SENDING.contains(&request.uri().path());
         let origin = self.origin(request.headers()).filter(|_| asks)?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
+use smallvec::SmallVec;
 use tokio::sync::oneshot::Receiver;
 use uuid::Uuid;
 
-use crate::batch::{Fate, Refused};
+use crate::batch::{Fate, Fates, Refused};
 use crate::body;
 use crate::dead_letters::Rejected;
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
@@ -102,8 +103,8 @@ async fn process(
         }
     };
     let (single, elements) = match parsed {
-        Parsed::One(element) => (true, vec![element]),
-        Parsed::Many(elements) => (false, elements),
+        Parsed::One(element) => (true, Each::from_buf([element])),
+        Parsed::Many(elements) => (false, Each::from_vec(elements)),
     };
     let count = elements.len();
     application.take(count)?;
@@ -127,7 +128,10 @@ async fn process(
 }
 
 /// Rows that were handed to the writers, and what will bring their fates.
-type Handed = (Receiver<Vec<Fate>>, Arc<Vec<EventRow>>);
+type Handed = (Receiver<Fates>, Arc<Vec<EventRow>>);
+
+/// One for each event of a request, which most often is one.
+type Each<T> = SmallVec<[T; 1]>;
 
 /// The events of one request on their way to their outcomes.
 struct Sending<'a> {
@@ -141,9 +145,9 @@ struct Sending<'a> {
     /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
     received_at_us: i64,
     /// One place for each event; filled as its outcome is known.
-    outcomes: Vec<Option<Outcome>>,
+    outcomes: Each<Option<Outcome>>,
     /// Accepted events, and the place of each in the request.
-    accepted: (Vec<EventRow>, Vec<usize>),
+    accepted: (Vec<EventRow>, Each<usize>),
     /// Quarantined events, whose outcome waits for the commit, with their places.
     quarantined: (Vec<DeadLetter>, Vec<usize>),
     /// Rejected events, which nobody waits for.
@@ -171,7 +175,7 @@ impl<'a> Sending<'a> {
             room,
             received_at_us: gateway.clock.reserve_us(count),
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
-            accepted: (Vec::with_capacity(count), Vec::with_capacity(count)),
+            accepted: (Vec::with_capacity(count), Each::with_capacity(count)),
             quarantined: (Vec::new(), Vec::new()),
             rejected: Rejected::default(),
             violations_bytes_left: gateway.config.answer_violations_bytes_max,
@@ -181,7 +185,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Asks the validator of each event.
-    async fn judge(&mut self, elements: Vec<Element>) -> Result<(), Refusal> {
+    async fn judge(&mut self, elements: Each<Element>) -> Result<(), Refusal> {
         let judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
@@ -367,7 +371,7 @@ impl<'a> Sending<'a> {
     async fn store(&mut self) -> Result<(), Refusal> {
         let (mut rest, places) = std::mem::take(&mut self.accepted);
         // The rows are kept for what is told of each, and for those that Postgres may refuse.
-        let mut parcels: Vec<Handed> = Vec::with_capacity(1);
+        let mut parcels: SmallVec<[Handed; 1]> = SmallVec::new();
         let parcel_events_max = self.gateway.config.batch_events_max;
         while !rest.is_empty() {
             let tail = rest.split_off(rest.len().min(parcel_events_max));
@@ -424,14 +428,14 @@ impl<'a> Sending<'a> {
     }
 
     /// Keeps what was not stored: quarantined events are waited for, rejected ones are not.
-    async fn bury(mut self) -> Result<Vec<Outcome>, Refusal> {
+    async fn bury(mut self) -> Result<Each<Outcome>, Refusal> {
         let letters = &self.gateway.dead_letters;
         letters.keep_rejected(std::mem::take(&mut self.rejected));
         if !self.quarantined.0.is_empty() {
             let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
             letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take(), committed).await?;
         }
-        let outcomes: Option<Vec<Outcome>> = self.outcomes.into_iter().collect();
+        let outcomes: Option<Each<Outcome>> = self.outcomes.into_iter().collect();
         let outcomes = outcomes.ok_or(Refusal::Internal)?;
         self.tally.told();
         Ok(outcomes)

@@ -2,9 +2,12 @@
 //! and adds them up once, so that an event costs a comparison of two words and no shared memory. Event types beyond a
 //! bound are counted together, as `other`: senders choose their names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use foldhash::HashMap;
+use smallvec::SmallVec;
 
 use crate::event::Text;
 
@@ -100,7 +103,7 @@ impl Tallies {
         Tally {
             tallies: self,
             application,
-            lines: Vec::new(),
+            lines: SmallVec::new(),
             last: 0,
             untyped: Counts::default(),
             waiting: Vec::new(),
@@ -193,7 +196,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub struct Tally<'a> {
     tallies: &'a Tallies,
     application: &'a str,
-    lines: Vec<Line>,
+    lines: SmallVec<[Line; 1]>,
     /// The line that was used last: the next event is most likely of the same type.
     last: usize,
     /// Events whose type could not be read.

@@ -226,10 +226,10 @@ fn an_idle_writer_starts_at_once_and_then_gathers() {
         let first = batcher.submit(vec![item(0)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
         let rest: Vec<_> = (1..50).map(|key| batcher.submit(vec![item(key)], None).expect("room")).collect();
-        assert_eq!(first.await.expect("receipt"), [Fate::Stored]);
+        assert_eq!(first.await.expect("receipt")[..], [Fate::Stored]);
         assert_eq!(start.elapsed().as_millis(), 3, "the first did not wait for others");
         for receipt in rest {
-            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+            assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
         }
         assert_eq!(start.elapsed().as_millis(), 6, "the others went together when the first flush ended");
         assert_eq!(table.lock().expect("lock").writes, 2);
@@ -293,7 +293,7 @@ fn a_full_queue_refuses_and_makes_room_for_the_living() {
         sleep(SWEEP_EVERY).await;
         let late = batcher.submit(vec![item(4)], None).expect("the place of the one that was given up");
         for receipt in [first, kept, late] {
-            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+            assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
         }
         tasks.drain(Duration::from_secs(1)).await;
     });
@@ -379,14 +379,14 @@ fn a_sink_that_is_away_is_waited_for() {
         let limits = Limits { wait: Duration::from_millis(100), ..limits(10) };
         let (batcher, tasks) = Batcher::start("test", limits, sinks);
         let first = batcher.submit(vec![item(0)], None).expect("room");
-        assert_eq!(first.await.expect("receipt"), [Fate::Stored]);
+        assert_eq!(first.await.expect("receipt")[..], [Fate::Stored]);
         let mut receipts = Vec::new();
         for key in 1..10 {
             sleep(Duration::from_millis(100)).await;
             receipts.push(batcher.submit(vec![item(key)], None).expect("it may be back at once"));
         }
         for receipt in receipts {
-            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+            assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
         }
         tasks.drain(Duration::from_secs(1)).await;
     });
@@ -400,7 +400,7 @@ fn a_writer_that_breaks_goes_on_with_the_next_batch() {
         let lost = batcher.submit(vec![item(0)], None).expect("room");
         assert!(lost.await.is_err(), "nobody knows what became of it");
         let next = batcher.submit(vec![item(1)], None).expect("room");
-        assert_eq!(next.await.expect("receipt"), [Fate::Stored]);
+        assert_eq!(next.await.expect("receipt")[..], [Fate::Stored]);
         assert_eq!(keys(&table), HashSet::from([1]));
         assert_eq!(batcher.figures().broken.load(Relaxed), 1);
         tasks.drain(Duration::from_secs(1)).await;
@@ -452,7 +452,7 @@ fn what_waits_behind_a_writer_that_breaks_is_written_at_once() {
         let waiting: Vec<_> = (1..4).map(|key| batcher.submit(vec![item(key)], None).expect("room")).collect();
         assert!(lost.await.is_err(), "nobody knows");
         for receipt in waiting {
-            assert_eq!(receipt.await.expect("receipt"), [Fate::Stored]);
+            assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
         }
         assert_eq!(start.elapsed().as_millis(), 5, "the rest of the write that broke, and one of 3 ms");
         tasks.drain(Duration::from_secs(1)).await;
@@ -470,7 +470,7 @@ fn nobody_waits_for_what_a_sink_does_for_itself() {
         let began = Instant::now();
         for key in 0..2 {
             let receipt = batcher.submit(vec![item(key)], None).expect("room");
-            assert_eq!(receipt.await.expect("a receipt"), [Fate::Stored]);
+            assert_eq!(receipt.await.expect("a receipt")[..], [Fate::Stored]);
             tokio::task::yield_now().await;
         }
         assert!(began.elapsed() < limits(10).age, "the other writer does not wait for company either");

@@ -1,8 +1,7 @@
 //! One connection of a writer, with what is known only as long as it lasts.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
+use foldhash::{HashMap, HashMapExt as _};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSeverity};
 use sqlx::{ConnectOptions, Row};
 use tracing::{debug, warn};
@@ -322,7 +321,7 @@ mod tests {
     #[test]
     fn a_cache_keeps_its_bound() {
         let mut cache: HashMap<usize, i32> = (0..CACHE_MAX).map(|key| (key, 0)).collect();
-        remember(&mut cache, HashMap::from([(CACHE_MAX, 1)]));
+        remember(&mut cache, HashMap::from_iter([(CACHE_MAX, 1)]));
         assert_eq!(cache.len(), 1);
         remember(&mut cache, (0..=CACHE_MAX).map(|key| (key, 0)).collect());
         assert!(cache.len() <= CACHE_MAX);

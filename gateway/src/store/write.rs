@@ -19,7 +19,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Executor, Row as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor, Row as _};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
@@ -107,6 +107,10 @@ pub(super) trait Table: Send + 'static {
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
 
+/// The arguments of `INSERT_EVENTS`, and about how much they take up besides the rows.
+const INSERT_ARGUMENTS: usize = 13;
+const INSERT_BYTES: usize = 512;
+
 /// Columns as arrays, of the events first and then of their counts.
 const INSERT_EVENTS: &str = concat!(
     "with counted as (insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
@@ -176,7 +180,10 @@ impl Table for Events {
         let events = || rows.iter().map(|&index| items[index]);
         let ids = || rows.iter().map(|&index| ids[index]);
         let counts = tally.columns();
-        let query = sqlx::query(INSERT_EVENTS)
+        // Room for all at once: as a buffer that grows, it would be copied several times.
+        let mut arguments = PgArguments::default();
+        arguments.reserve(INSERT_ARGUMENTS, INSERT_BYTES + events().map(Weigh::bytes).sum::<usize>());
+        let query = sqlx::query_with(INSERT_EVENTS, arguments)
             .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
             .bind(events().map(|event| Timestamp(event.timestamp_us)).collect::<Vec<_>>())
             .bind(events().map(|event| event.id).collect::<Vec<_>>())

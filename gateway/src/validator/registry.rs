@@ -1,9 +1,9 @@
 //! The modules that serve now: an immutable snapshot, swapped in one step, looked up without an allocation or a lock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 
 use super::module::Module;
 use super::slot::Slot;
