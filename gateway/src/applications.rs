@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use chrono::SecondsFormat;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::{Method, Request, StatusCode};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::body::{self, BodyLimits};
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
+use crate::server::Incoming;
 use crate::share::Held;
 use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication};
 use crate::trust::event_types::EventTypes;

@@ -432,7 +432,7 @@ mod tests {
     /// A server that reads the body and says how long it was.
     async fn server(limits_of_body: BodyLimits, in_flight: &Arc<Budget>) -> Server {
         let in_flight = Arc::clone(in_flight);
-        let handler = move |request: Request<hyper::body::Incoming>, _| {
+        let handler = move |request: Request<crate::server::Incoming>, _| {
             let in_flight = Arc::clone(&in_flight);
             async move {
                 let (head, body) = request.into_parts();
@@ -533,7 +533,7 @@ mod tests {
         let in_flight = budget(10);
         let ended = Arc::new(Notify::new());
         let (shared, end) = (Arc::clone(&in_flight), Arc::clone(&ended));
-        let handler = move |request: Request<hyper::body::Incoming>, _| {
+        let handler = move |request: Request<crate::server::Incoming>, _| {
             let (in_flight, end) = (Arc::clone(&shared), Arc::clone(&end));
             async move {
                 let body = request.into_body();

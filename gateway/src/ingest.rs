@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use smallvec::SmallVec;
@@ -25,6 +24,7 @@ use crate::gateway::Gateway;
 use crate::live::Watched;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::response::{self, Refusal, Response};
+use crate::server::Incoming;
 use crate::share::Held;
 use crate::tally::{Ending, Tally};
 use crate::trust::{Application, Peer, Scope};

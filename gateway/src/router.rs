@@ -5,7 +5,6 @@ mod requests;
 use std::borrow::Cow;
 use std::time::Instant;
 
-use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -13,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use crate::gateway::Gateway;
 use crate::query::{Read, Reader};
 use crate::response::{self, Refusal, Response};
+use crate::server::Incoming;
 use crate::trust::{Application, Peer, Scope};
 use crate::{applications, ingest, live, metrics, query};
 

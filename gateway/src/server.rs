@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::Request;
-use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 pub use self::doors::{Class, Doors};
+pub use self::incoming::Incoming;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::response::Response;
@@ -26,8 +26,11 @@ use crate::trust::Peer;
 
 mod activity;
 mod connection;
+mod doorbell;
 mod doors;
+mod incoming;
 mod socket;
+mod when_woken;
 
 /// Connections that the kernel holds for us, so that a burst of new senders waits and is not refused.
 const BACKLOG: u32 = 1024;

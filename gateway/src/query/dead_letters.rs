@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use hyper::body::Incoming;
 use hyper::header::ACCEPT_ENCODING;
 use hyper::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
@@ -18,6 +17,7 @@ use crate::body;
 use crate::gateway::Gateway;
 use crate::redrive::{Ended, Errand, Redrive, Report};
 use crate::response::{self, Encoding, Refusal, Response};
+use crate::server::Incoming;
 use crate::share::Held;
 use crate::store::{Choice, LetterFilter, StoredLetter};
 use crate::trust::Application;

@@ -13,9 +13,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt as _};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use futures_util::FutureExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -29,8 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Running};
+use super::doorbell::Doorbell;
 use super::doors::{Class, Doors, Place};
+use super::incoming::Incoming;
 use super::socket::{Socket, Stream};
+use super::when_woken::WhenWoken;
 use super::{HEADERS_UNASKED, ServerLimits};
 use crate::gate::Gate;
 use crate::response::{Body, BodyError, Refusal, Response};
@@ -147,8 +149,10 @@ impl Connection {
         Fut: Future<Output = Response> + Send + 'static,
     {
         let requests = Arc::clone(activity);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let running = Running::new(&requests, request.version());
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let version = request.version();
+            let running = Running::new(&requests, version);
+            let request = request.map(|body| Incoming::new(body, version == Version::HTTP_2));
             let handler = handler.clone();
             async move { Ok::<_, Infallible>(answer(handler, request, peer, running).await) }
         });
@@ -156,20 +160,20 @@ impl Connection {
         let heard = socket.heard();
         let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
+        let mut doorbell = Doorbell::default();
         let mut head = std::pin::pin!(None);
         // The conversation is looked at several times for each request; what may end it, only when it has something to say.
-        let mut interruption = FuturesUnordered::new();
-        interruption.push(self.interruption(activity, false, activity.look_at(&self.limits)));
+        let mut interruption = WhenWoken::new(self.interruption(activity, false, activity.look_at(&self.limits)));
         loop {
             tokio::select! {
                 // What interrupts comes first: a peer that always sends something would use up the turn of all that follows.
                 biased;
-                Some(interrupted) = interruption.next() => {
+                interrupted = &mut interruption => {
                     let Interruption::Farewell { look_at } = interrupted else { return };
                     connection.as_mut().graceful_shutdown();
-                    interruption.push(self.interruption(activity, true, look_at));
+                    interruption = WhenWoken::new(self.interruption(activity, true, look_at));
                 }
-                result = connection.as_mut() => {
+                result = poll_fn(|cx| doorbell.poll(connection.as_mut(), cx)) => {
                     if let Err(error) = result {
                         tracing::debug!(peer = ?peer.address, error = %Chain(&*error), "connection ended early");
                     }

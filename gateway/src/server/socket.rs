@@ -18,6 +18,10 @@ use crate::tls::TlsStream;
 /// How often a peer that is not read is looked after.
 const CLOSED_LOOK: Duration = Duration::from_millis(20);
 
+/// Up to this size what is written in several parts, as a head and its body, is put together first: the copy costs less than
+/// it costs the kernel to gather the parts.
+const PIECE_BYTES: usize = 512;
+
 /// A connection's bytes.
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -179,7 +183,17 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let socket = self.get_mut();
-        let written = socket.stream().poll_write_vectored(cx, slices);
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = if bytes <= PIECE_BYTES {
+            let (mut piece, mut filled) = ([0; PIECE_BYTES], 0);
+            for slice in slices {
+                piece[filled..filled + slice.len()].copy_from_slice(slice);
+                filled += slice.len();
+            }
+            socket.stream().poll_write(cx, &piece[..filled])
+        } else {
+            socket.stream().poll_write_vectored(cx, slices)
+        };
         socket.timed(cx, written)
     }
 

@@ -1,0 +1,134 @@
+//! What wakes a connection, and a way not to. hyper wakes it whenever a piece of a request's body is taken, so that it reads
+//! on; after the last piece that is one look at the connection for nothing, which is a twentieth of what a small request
+//! costs.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+thread_local! {
+    static HEARING: Cell<Hearing> = const { Cell::new(Hearing::Heard) };
+}
+
+/// What becomes of the doorbells that this thread rings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hearing {
+    /// Their connections are woken.
+    Heard,
+    /// They are not, and none was rung yet.
+    Muted,
+    /// They are not, and one was rung.
+    Missed,
+}
+
+/// The doorbell of one connection.
+#[derive(Default)]
+pub(super) struct Doorbell(Option<(Arc<Bell>, Waker)>);
+
+struct Bell {
+    task: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if HEARING.get() == Hearing::Heard {
+            self.task.wake_by_ref();
+        } else {
+            HEARING.set(Hearing::Missed);
+        }
+    }
+}
+
+impl Doorbell {
+    /// Looks at a future that is to ring it instead of waking the task.
+    pub(super) fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &Context<'_>) -> Poll<F::Output> {
+        let known = self.0.take_if(|(bell, _)| bell.task.will_wake(cx.waker()));
+        let (_, waker) = self.0.insert(known.unwrap_or_else(|| {
+            let bell = Arc::new(Bell { task: cx.waker().clone() });
+            (Arc::clone(&bell), Waker::from(bell))
+        }));
+        future.poll(&mut Context::from_waker(waker))
+    }
+}
+
+/// Does `work`, in which no doorbell that this thread rings wakes its connection, and tells whether one was rung. Others may
+/// ring them meanwhile.
+pub(super) fn muted<T>(work: impl FnOnce() -> T) -> (T, bool) {
+    /// Also when `work` panics: a thread that stayed deaf would let all of its connections hang.
+    struct Unmute;
+    impl Drop for Unmute {
+        fn drop(&mut self) {
+            HEARING.set(Hearing::Heard);
+        }
+    }
+    HEARING.set(Hearing::Muted);
+    let unmute = Unmute;
+    let result = work();
+    let missed = HEARING.get() == Hearing::Missed;
+    drop(unmute);
+    (result, missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// What a future is given to wake, and how often that woke the task.
+    fn doorbell() -> (Waker, Arc<Woken>) {
+        let (woken, mut doorbell) = (Arc::<Woken>::default(), Doorbell::default());
+        let mut given = None;
+        let mut look = |task: &Waker| {
+            let future = poll_fn(|cx| {
+                given = Some(cx.waker().clone());
+                Poll::<()>::Pending
+            });
+            assert!(doorbell.poll(std::pin::pin!(future), &Context::from_waker(task)).is_pending());
+            given.clone().expect("it was looked at")
+        };
+        let task = Waker::from(Arc::clone(&woken));
+        assert!(look(&task).will_wake(&look(&task)), "one for each task");
+        assert!(!look(Waker::noop()).will_wake(&look(&task)));
+        (look(&task), woken)
+    }
+
+    #[test]
+    fn what_is_muted_wakes_nobody_and_is_told() {
+        let (bell, woken) = doorbell();
+        bell.wake_by_ref();
+        assert_eq!(woken.0.load(Relaxed), 1);
+        assert_eq!(muted(|| bell.wake_by_ref()), ((), true));
+        assert_eq!(muted(|| 7), (7, false));
+        assert_eq!(woken.0.load(Relaxed), 1);
+        bell.wake_by_ref();
+        assert_eq!(woken.0.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn only_this_thread_is_muted_and_not_for_longer_than_a_panic() {
+        let (bell, woken) = doorbell();
+        let elsewhere = bell.clone();
+        muted(|| std::thread::spawn(move || elsewhere.wake()).join().expect("it wakes"));
+        assert_eq!(woken.0.load(Relaxed), 1);
+        let broken = std::panic::catch_unwind(|| muted(|| panic!("within")));
+        assert!(broken.is_err());
+        bell.wake();
+        assert_eq!(woken.0.load(Relaxed), 2);
+    }
+}

@@ -1,0 +1,55 @@
+//! The body of a request, as handlers get it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::doorbell::muted;
+
+/// The body of a request.
+pub struct Incoming {
+    body: hyper::body::Incoming,
+    /// Other requests may share its connection, whose window must grow whenever a piece is taken.
+    multiplexed: bool,
+    /// All of it was taken.
+    ended: bool,
+}
+
+impl Incoming {
+    pub(super) fn new(body: hyper::body::Incoming, multiplexed: bool) -> Self {
+        Self { body, multiplexed, ended: false }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        // hyper may not be asked again: its side ends at the next look at the connection, which was not woken for that.
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let Self { body, multiplexed, ended } = &mut *self;
+        if *multiplexed {
+            return Pin::new(body).poll_frame(cx);
+        }
+        let (frame, rung) = muted(|| Pin::new(&mut *body).poll_frame(cx));
+        // What has no length has no end before hyper says so.
+        *ended = matches!(frame, Poll::Ready(Some(Ok(_)))) && body.is_end_stream();
+        if rung && !*ended {
+            cx.waker().wake_by_ref();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
