@@ -2,6 +2,7 @@
 //! request is answered.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -427,7 +428,7 @@ async fn serve_on(
     let shared = Arc::clone(&gateway);
     let handler = move |request, peer: Peer| {
         let gateway = Arc::clone(&shared);
-        async move { router::answer(&gateway, request, peer).await }
+        async move { pin!(router::answer(&gateway, request, peer)).await }
     };
     let announce = async {
         shutdown.cancelled().await;

@@ -175,6 +175,17 @@ async fn route(
         asked.class = RouteClass::Events;
         return ingest::send(gateway, request, peer).await;
     }
+    // Apart: it needs several times the room of what sends, and every connection would have it.
+    Box::pin(route_rest(gateway, request, peer, asked)).await
+}
+
+/// Answers whatever does not send.
+async fn route_rest(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    peer: Peer,
+    asked: &mut Asked<'_>,
+) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
     let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
     asked.class = found.class(request.method());

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -150,18 +150,22 @@ impl Connection {
     {
         let requests = Arc::clone(activity);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let version = request.version();
-            let running = Running::new(&requests, version);
-            let request = request.map(|body| Incoming::new(body, version == Version::HTTP_2));
+            let running = Running::new(&requests, request.version());
             let handler = handler.clone();
-            async move { Ok::<_, Infallible>(answer(handler, request, peer, running).await) }
+            async move {
+                let multiplexed = request.version() == Version::HTTP_2;
+                let request = request.map(|body| Incoming::new(body, multiplexed));
+                // Pinned, here and in `answer`: it is kilobytes large, and most ways to hand it on would copy all of it.
+                let answer = pin!(answer(handler, request, peer, running));
+                Ok::<_, Infallible>(answer.await)
+            }
         });
         let builder = self.builder(activity);
         let heard = socket.heard();
         let connection = builder.serve_connection(TokioIo::new(socket), service);
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = pin!(connection);
         let mut doorbell = Doorbell::default();
-        let mut head = std::pin::pin!(None);
+        let mut head = pin!(None);
         // The conversation is looked at several times for each request; what may end it, only when it has something to say.
         let mut interruption = WhenWoken::new(self.interruption(activity, false, activity.look_at(&self.limits)));
         loop {
@@ -189,7 +193,7 @@ impl Connection {
 
     /// Waits for what ends a conversation from outside; `asked` once its farewell was said.
     async fn interruption(&self, activity: &Activity, asked: bool, look_at: Instant) -> Interruption {
-        let mut idle = std::pin::pin!(sleep_until(look_at));
+        let mut idle = pin!(sleep_until(look_at));
         loop {
             tokio::select! {
                 () = self.cut.cancelled() => return Interruption::End,
@@ -265,8 +269,8 @@ where
     let version = request.version();
     // In a block of its own: the handler may panic before it gives a future back. It is not used after a panic, so no
     // broken state of it can be seen.
-    let work = AssertUnwindSafe(async move { handler(request, peer).await });
-    let mut response = match work.catch_unwind().await {
+    let work = pin!(async move { handler(request, peer).await });
+    let mut response = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             static TOLD: Gate = Gate::new();

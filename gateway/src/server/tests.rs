@@ -168,6 +168,65 @@ async fn a_peer_that_writes_until_it_cannot_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_body_in_however_many_pieces() {
+    let (looks, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let (counted, waited) = (Arc::clone(&looks), Arc::clone(&go));
+    let handler = move |request: Request<Incoming>, _: Peer| {
+        let (looks, go) = (Arc::clone(&counted), Arc::clone(&waited));
+        async move {
+            let work = async {
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                go.notified().await;
+                json(StatusCode::OK, body)
+            };
+            let mut work = std::pin::pin!(work);
+            let look = |cx: &mut std::task::Context<'_>| {
+                looks.fetch_add(1, Relaxed);
+                work.as_mut().poll(cx)
+            };
+            std::future::poll_fn(look).await
+        }
+    };
+    let server = Server::start(limits(), handler).await;
+    let mut stream = server.connect().await;
+    for round in 1..=3 {
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n{}").await.expect("open");
+        // A second look would come at once.
+        sleep(Duration::from_millis(20)).await;
+        go.notify_one();
+        assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n{}"));
+        assert_eq!(looks.load(Relaxed), 2 * round, "when it came, and when it was woken");
+    }
+    go.notify_one();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 6\r\n\r\n[1").await.expect("open");
+    for piece in [&b",2"[..], b",3"] {
+        sleep(Duration::from_millis(20)).await;
+        stream.write_all(piece).await.expect("open");
+    }
+    assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n[1,2,3"));
+    for (head, pieces) in [
+        ("expect: 100-continue\r\ncontent-length: 2", &["{}"][..]),
+        ("transfer-encoding: chunked", &["1\r\n{\r\n", "1\r\n}\r\n", "0\r\n\r\n"]),
+        ("transfer-encoding: chunked", &["1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"]),
+        ("content-length: 0\r\nx-none: 1", &[]),
+    ] {
+        go.notify_one();
+        stream.write_all(format!("POST / HTTP/1.1\r\nhost: eye\r\n{head}\r\n\r\n").as_bytes()).await.expect("open");
+        if head.starts_with("expect") {
+            assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 100"));
+        }
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).await.expect("open");
+            sleep(Duration::from_millis(20)).await;
+        }
+        let body = if pieces.is_empty() { "" } else { "{}" };
+        assert!(one_answer(&mut stream).await.ends_with(&format!("\r\n\r\n{body}")), "{head}");
+    }
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_panic_costs_one_request() {
     let handler = |request: Request<Incoming>, _| {
         // Before there is a future, and in it.
