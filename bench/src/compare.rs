@@ -1,18 +1,21 @@
 //! Two builds of the gateway beside each other: `eye-bench compare OLD NEW [ROUNDS]`. Machines drift by more within minutes
 //! than most changes bring, so the two run at the same time, each idle while the other is under load, and every figure is the
-//! ratio of two loads that followed each other. A script in place of a program compares settings.
+//! ratio of two loads that followed each other. Each has a database of its own, with its own schema, on the one server. A script
+//! that ends in `exec` in place of a program compares settings.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::database::Database;
 use crate::load::{Closed, Open, Shared, Tally, shared};
 use crate::report::{Goal, Series};
 use crate::subject::{Modules, Setup, Subject};
 use crate::throughput::{BATCH_CONNECTIONS, EVENTS_PER_BATCH, PEER_CONNECTIONS, SINGLE_CONNECTIONS, used};
 use crate::{Run, micros};
 
-const ROUNDS: usize = 10;
+/// Who begins changes from round to round, so there is an even number of them.
+const PAIRS_OF_ROUNDS: usize = 5;
 
 /// What is compared.
 pub(crate) struct Pair {
@@ -27,8 +30,8 @@ impl Pair {
         let [old, new, rest @ ..] = words else { anyhow::bail!(usage) };
         let program = |word: &str| Path::new(word).canonicalize().with_context(|| word.to_owned());
         let rounds = match rest {
-            [] => ROUNDS,
-            [rounds] => rounds.parse().context(usage)?,
+            [] => 2 * PAIRS_OF_ROUNDS,
+            [rounds] => rounds.parse::<usize>().context(usage)?.max(1).next_multiple_of(2),
             _ => anyhow::bail!(usage),
         };
         Ok(Self { programs: [program(old)?, program(new)?], rounds })
@@ -51,6 +54,7 @@ struct Figures {
 /// One of the two.
 struct Side {
     gateway: Subject,
+    database: Database,
     figures: Figures,
 }
 
@@ -58,35 +62,37 @@ struct Side {
 pub(crate) async fn gateways(run: &mut Run, pair: &Pair) -> Result<()> {
     let mut sides = Vec::new();
     for (name, program) in ["old", "new"].into_iter().zip(&pair.programs) {
-        let setup = Setup { name, database_url: &run.main.url, modules: Modules::ForAll };
-        let gateway = run.workshop.with_program(program).gateway(&setup).await?;
-        sides.push(Side { gateway, figures: Figures::default() });
+        let workshop = run.workshop.with_program(program);
+        let database = run.server.database(&workshop, &format!("compared_{name}")).await?;
+        let gateway = workshop.gateway(&Setup { name, database_url: &database.url, modules: Modules::ForAll }).await?;
+        sides.push(Side { gateway, database, figures: Figures::default() });
     }
     let (batches, singles) = (shared(EVENTS_PER_BATCH, 1), shared(1, 1));
     let mut rate = None;
     for round in 0..pair.rounds {
         for place in 0..sides.len() {
             let side = &mut sides[(round + place) % 2];
-            let tally = closed(run, &side.gateway, BATCH_CONNECTIONS, &batches).await?;
+            let tally = closed(run, side, BATCH_CONNECTIONS, &batches).await?;
             side.figures.batched.push(tally.per_second);
             side.figures.batched_us.push(micros(tally.used[0], tally.events));
         }
         for place in 0..sides.len() {
             let side = &mut sides[(round + place) % 2];
-            let tally = closed(run, &side.gateway, SINGLE_CONNECTIONS, &singles).await?;
+            let tally = closed(run, side, SINGLE_CONNECTIONS, &singles).await?;
             side.figures.many.push(tally.per_second);
             side.figures.many_us.push(micros(tally.used[0], tally.events));
             side.figures.many_postgres_us.push(micros(tally.used[1], tally.events));
         }
         for place in 0..sides.len() {
             let side = &mut sides[(round + place) % 2];
-            side.figures.few.push(closed(run, &side.gateway, PEER_CONNECTIONS, &singles).await?.per_second);
+            let tally = closed(run, side, PEER_CONNECTIONS, &singles).await?;
+            side.figures.few.push(tally.per_second);
         }
         // The same for both in all rounds.
         let per_second = *rate.get_or_insert(sides[0].figures.many.median() / 2.0);
         for place in 0..sides.len() {
             let side = &mut sides[(round + place) % 2];
-            run.main.empty().await?;
+            side.database.empty().await?;
             let load = Open {
                 address: side.gateway.address,
                 connections: SINGLE_CONNECTIONS,
@@ -109,16 +115,20 @@ pub(crate) async fn gateways(run: &mut Run, pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-async fn closed(run: &mut Run, gateway: &Subject, connections: usize, source: &Shared) -> Result<Tally> {
-    run.main.empty().await?;
+async fn closed(run: &Run, side: &mut Side, connections: usize, source: &Shared) -> Result<Tally> {
+    side.database.empty().await?;
     let load = Closed {
-        address: gateway.address,
+        address: side.gateway.address,
         connections,
         source: Shared::clone(source),
         warm_up: run.plan.warm_up,
         window: run.plan.window,
     };
-    load.run(|| used(gateway, &run.server)).await?.sound()
+    let tally = load.run(|| used(&side.gateway, &run.server)).await?.sound()?;
+    ensure!(tally.used[0] > 0.0, "the program used no time: a script must end in `exec`");
+    let rows = side.database.rows().await?;
+    ensure!(rows == tally.all_events, "{} events were said to be stored, and {rows} are there", tally.all_events);
+    Ok(tally)
 }
 
 fn tell(run: &mut Run, old: &Figures, new: &Figures, rate: f64) {

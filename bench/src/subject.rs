@@ -205,8 +205,6 @@ impl Workshop {
         };
         let mut command = Command::new(&self.eye);
         command.args(["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database-url", setup.database_url]);
-        // All connections of a measurement come from this one address.
-        command.env("EYE_CONNECTIONS_PER_PEER_MAX", "10000");
         command.arg("--modules").arg(&modules).arg("--data-dir").arg(folder.join("data"));
         // All connections of a load come from one address.
         command.env("EYE_CONNECTIONS_MAX", CONNECTIONS_MAX).env("EYE_CONNECTIONS_PER_PEER_MAX", CONNECTIONS_MAX);

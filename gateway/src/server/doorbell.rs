@@ -12,14 +12,25 @@ thread_local! {
 }
 
 /// What becomes of the doorbells that this thread rings.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Default)]
 enum Hearing {
     /// Their connections are woken.
+    #[default]
     Heard,
     /// They are not, and none was rung yet.
     Muted,
-    /// They are not, and one was rung.
-    Missed,
+    /// They are not, and this one was rung.
+    Missed(Missed),
+}
+
+/// A doorbell that was rung while it was muted.
+pub(super) struct Missed(Arc<Bell>);
+
+impl Missed {
+    /// Wakes the connection after all.
+    pub(super) fn ring(self) {
+        self.0.wake();
+    }
 }
 
 /// The doorbell of one connection.
@@ -36,10 +47,9 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if HEARING.get() == Hearing::Heard {
-            self.task.wake_by_ref();
-        } else {
-            HEARING.set(Hearing::Missed);
+        match HEARING.take() {
+            Hearing::Heard => self.task.wake_by_ref(),
+            Hearing::Muted | Hearing::Missed(_) => HEARING.set(Hearing::Missed(Missed(Arc::clone(self)))),
         }
     }
 }
@@ -56,20 +66,22 @@ impl Doorbell {
     }
 }
 
-/// Does `work`, in which no doorbell that this thread rings wakes its connection, and tells whether one was rung. Others may
-/// ring them meanwhile.
-pub(super) fn muted<T>(work: impl FnOnce() -> T) -> (T, bool) {
+/// Does `work`, in which the doorbell of one connection may be rung by this thread without waking it; gives it back if it was.
+/// Other threads may ring meanwhile.
+pub(super) fn muted<T>(work: impl FnOnce() -> T) -> (T, Option<Missed>) {
     /// Also when `work` panics: a thread that stayed deaf would let all of its connections hang.
-    struct Unmute;
+    struct Unmute(Hearing);
     impl Drop for Unmute {
         fn drop(&mut self) {
-            HEARING.set(Hearing::Heard);
+            HEARING.set(std::mem::take(&mut self.0));
         }
     }
-    HEARING.set(Hearing::Muted);
-    let unmute = Unmute;
+    let unmute = Unmute(HEARING.replace(Hearing::Muted));
     let result = work();
-    let missed = HEARING.get() == Hearing::Missed;
+    let missed = match HEARING.take() {
+        Hearing::Missed(missed) => Some(missed),
+        Hearing::Heard | Hearing::Muted => None,
+    };
     drop(unmute);
     (result, missed)
 }
@@ -113,11 +125,15 @@ mod tests {
         let (bell, woken) = doorbell();
         bell.wake_by_ref();
         assert_eq!(woken.0.load(Relaxed), 1);
-        assert_eq!(muted(|| bell.wake_by_ref()), ((), true));
-        assert_eq!(muted(|| 7), (7, false));
-        assert_eq!(woken.0.load(Relaxed), 1);
+        let ((), missed) = muted(|| bell.wake_by_ref());
+        let (seven, none) = muted(|| 7);
+        assert_eq!((seven, none.is_none(), woken.0.load(Relaxed)), (7, true, 1));
         bell.wake_by_ref();
         assert_eq!(woken.0.load(Relaxed), 2);
+        missed.expect("it was rung").ring();
+        assert_eq!(woken.0.load(Relaxed), 3);
+        let (inner, outer) = muted(|| muted(|| bell.wake_by_ref()).1);
+        assert!(inner.is_some() && outer.is_none(), "each is told of its own");
     }
 
     #[test]

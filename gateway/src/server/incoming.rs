@@ -28,7 +28,8 @@ impl Body for Incoming {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        // hyper may not be asked again: its side ends at the next look at the connection, which was not woken for that.
+        // If another task than the connection's takes the body, hyper's side of it may not have ended yet, and nobody is woken
+        // when it does.
         if self.ended {
             return Poll::Ready(None);
         }
@@ -36,11 +37,13 @@ impl Body for Incoming {
         if *multiplexed {
             return Pin::new(body).poll_frame(cx);
         }
-        let (frame, rung) = muted(|| Pin::new(&mut *body).poll_frame(cx));
+        // hyper 1.12 wakes the connection so that it reads on. With the last piece of a body that has a length it has read on
+        // already, as far as to wait for the next request: the length is used up, and its side of the body is closed.
+        let (frame, missed) = muted(|| Pin::new(&mut *body).poll_frame(cx));
         // What has no length has no end before hyper says so.
         *ended = matches!(frame, Poll::Ready(Some(Ok(_)))) && body.is_end_stream();
-        if rung && !*ended {
-            cx.waker().wake_by_ref();
+        if let Some(missed) = missed.filter(|_| !*ended) {
+            missed.ring();
         }
         frame
     }

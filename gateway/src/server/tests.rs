@@ -197,6 +197,12 @@ async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_bo
         assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n{}"));
         assert_eq!(looks.load(Relaxed), 2 * round, "when it came, and when it was woken");
     }
+    let one = "POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n{}";
+    stream.write_all(one.repeat(3).as_bytes()).await.expect("open");
+    for _ in 0..3 {
+        go.notify_one();
+        assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n{}"), "those behind another one are not forgotten");
+    }
     go.notify_one();
     stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 6\r\n\r\n[1").await.expect("open");
     for piece in [&b",2"[..], b",3"] {
@@ -221,6 +227,34 @@ async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_bo
         }
         let body = if pieces.is_empty() { "" } else { "{}" };
         assert!(one_answer(&mut stream).await.ends_with(&format!("\r\n\r\n{body}")), "{head}");
+    }
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_may_be_taken_by_another_task() {
+    let handler = |request: Request<Incoming>, _: Peer| async {
+        let taken = tokio::spawn(async { request.into_body().collect().await.expect("a body").to_bytes() });
+        json(StatusCode::OK, taken.await.expect("it does not panic"))
+    };
+    let server = Server::start(limits(), handler).await;
+    let mut stream = server.connect().await;
+    for (head, pieces) in [
+        ("content-length: 2", &["{}"][..]),
+        ("content-length: 2", &["{", "}"]),
+        ("expect: 100-continue\r\ncontent-length: 2", &["{", "}"]),
+        ("transfer-encoding: chunked", &["1\r\n{\r\n", "1\r\n}\r\n0\r\n\r\n"]),
+    ] {
+        stream.write_all(format!("POST / HTTP/1.1\r\nhost: eye\r\n{head}\r\n\r\n").as_bytes()).await.expect("open");
+        if head.starts_with("expect") {
+            assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 100"));
+        }
+        for piece in pieces {
+            sleep(Duration::from_millis(20)).await;
+            stream.write_all(piece.as_bytes()).await.expect("open");
+        }
+        assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n{}"), "{head}");
     }
     drop(stream);
     server.stop().await;

@@ -278,6 +278,15 @@ mod tests {
     }
 
     #[test]
+    fn every_outcome_is_one_that_counts_may_have() {
+        let schema = include_str!("../../../migrations/0005_counts.sql");
+        let check = schema.lines().find(|line| line.contains("counts_outcome_check")).expect("the check of the table");
+        for ended in [Ended::Stored, Ended::Duplicate, Reason::Rejected.into(), Reason::Quarantined.into()] {
+            assert!(check.contains(&format!("'{}'", ended.as_str())), "{ended:?}");
+        }
+    }
+
+    #[test]
     fn a_batch_is_counted_in_one_row_for_each_minute_application_and_outcome() {
         assert_eq!(Tally::default().statement(), "");
         let mut tally = Tally::default();

@@ -20,7 +20,8 @@ pub(super) struct Backend {
     started: Option<DateTime<Utc>>,
 }
 
-/// A connection and the ids that were read through it.
+/// A connection and the ids that were read through it. Senders choose event types, and the maps' hash is fast and seeded by
+/// chance: who found out its seed could at worst make looking up cost more.
 ///
 /// The caches live and die with the connection. After a failover to a server that lacks the last commits, an id read
 /// before could belong to another event type; a new connection reads all of them anew.
