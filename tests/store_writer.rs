@@ -597,6 +597,9 @@ async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on
     sqlx::query(lock).execute(&mut fold).await.expect("locked");
     small_batches(64).await;
     assert_eq!((deltas().await, counted().await), (65, 256), "left to the fold, and nobody waits");
+    // A connection that is closed keeps its locks until the server's side of it has ended, which nobody is told of.
+    let unlock = "select pg_advisory_unlock(hashtext('eye_gather_counts'))";
+    assert!(sqlx::query_scalar::<_, bool>(unlock).fetch_one(&mut fold).await.expect("unlocked"));
     fold.close().await.expect("closed");
     small_batches(64).await;
     assert_eq!((deltas().await, counted().await), (66, 384), "each is tried once");
