@@ -191,6 +191,12 @@ async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_bo
     let mut stream = server.connect().await;
     for round in 1..=3 {
         stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n{}").await.expect("open");
+        soon(async {
+            while looks.load(Relaxed) < 2 * round - 1 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         // A second look would come at once.
         sleep(Duration::from_millis(20)).await;
         go.notify_one();
