@@ -89,18 +89,10 @@ pub(super) fn muted<T>(work: impl FnOnce() -> T) -> (T, Option<Missed>) {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::Ordering::Relaxed;
 
+    use super::super::tests::Woken;
     use super::*;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
 
     /// What a future is given to wake, and how often that woke the task.
     fn doorbell() -> (Waker, Arc<Woken>) {

@@ -1,6 +1,8 @@
 //! The listener over real sockets: what slow, large, silent and late peers get.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::task::Wake;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -17,6 +19,16 @@ use crate::response::json;
 
 /// Far more than any of these tests needs: it turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Counts how often a task is woken.
+#[derive(Default)]
+pub(super) struct Woken(pub(super) AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
 
 /// A server on a free port of this machine.
 pub(crate) struct Server {
