@@ -14,8 +14,8 @@ use crate::subject::{Modules, Setup, Subject};
 use crate::throughput::{BATCH_CONNECTIONS, EVENTS_PER_BATCH, PEER_CONNECTIONS, SINGLE_CONNECTIONS, used};
 use crate::{Run, micros};
 
-/// Who begins changes from round to round, so there is an even number of them.
-const PAIRS_OF_ROUNDS: usize = 5;
+/// Who begins changes from round to round, so there is always an even number of them.
+const ROUNDS: usize = 10;
 
 /// What is compared.
 pub(crate) struct Pair {
@@ -30,7 +30,7 @@ impl Pair {
         let [old, new, rest @ ..] = words else { anyhow::bail!(usage) };
         let program = |word: &str| Path::new(word).canonicalize().with_context(|| word.to_owned());
         let rounds = match rest {
-            [] => 2 * PAIRS_OF_ROUNDS,
+            [] => ROUNDS,
             [rounds] => rounds.parse::<usize>().context(usage)?.max(1).next_multiple_of(2),
             _ => anyhow::bail!(usage),
         };
@@ -70,28 +70,29 @@ pub(crate) async fn gateways(run: &mut Run, pair: &Pair) -> Result<()> {
     let (batches, singles) = (shared(EVENTS_PER_BATCH, 1), shared(1, 1));
     let mut rate = None;
     for round in 0..pair.rounds {
-        for place in 0..sides.len() {
-            let side = &mut sides[(round + place) % 2];
+        let turns = [round % 2, (round + 1) % 2];
+        for turn in turns {
+            let side = &mut sides[turn];
             let tally = closed(run, side, BATCH_CONNECTIONS, &batches).await?;
             side.figures.batched.push(tally.per_second);
             side.figures.batched_us.push(micros(tally.used[0], tally.events));
         }
-        for place in 0..sides.len() {
-            let side = &mut sides[(round + place) % 2];
+        for turn in turns {
+            let side = &mut sides[turn];
             let tally = closed(run, side, SINGLE_CONNECTIONS, &singles).await?;
             side.figures.many.push(tally.per_second);
             side.figures.many_us.push(micros(tally.used[0], tally.events));
             side.figures.many_postgres_us.push(micros(tally.used[1], tally.events));
         }
-        for place in 0..sides.len() {
-            let side = &mut sides[(round + place) % 2];
+        for turn in turns {
+            let side = &mut sides[turn];
             let tally = closed(run, side, PEER_CONNECTIONS, &singles).await?;
             side.figures.few.push(tally.per_second);
         }
         // The same for both in all rounds.
         let per_second = *rate.get_or_insert(sides[0].figures.many.median() / 2.0);
-        for place in 0..sides.len() {
-            let side = &mut sides[(round + place) % 2];
+        for turn in turns {
+            let side = &mut sides[turn];
             side.database.empty().await?;
             let load = Open {
                 address: side.gateway.address,
@@ -126,8 +127,7 @@ async fn closed(run: &Run, side: &mut Side, connections: usize, source: &Shared)
     };
     let tally = load.run(|| used(&side.gateway, &run.server)).await?.sound()?;
     ensure!(tally.used[0] > 0.0, "the program used no time: a script must end in `exec`");
-    let rows = side.database.rows().await?;
-    ensure!(rows == tally.all_events, "{} events were said to be stored, and {rows} are there", tally.all_events);
+    side.database.prove(&tally).await?;
     Ok(tally)
 }
 

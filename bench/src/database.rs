@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use crate::events::Source;
+use crate::load::Tally;
 use crate::process::family_time;
 use crate::subject::Workshop;
 
@@ -101,9 +102,12 @@ impl Database {
         Ok(())
     }
 
-    pub(crate) async fn rows(&mut self) -> Result<u64> {
-        let count: i64 = sqlx::query_scalar("select count(*) from events").fetch_one(&mut self.connection).await?;
-        Ok(count.unsigned_abs())
+    /// Holds what was answered since the table was empty against what is there.
+    pub(crate) async fn prove(&mut self, tally: &Tally) -> Result<()> {
+        let rows: i64 = sqlx::query_scalar("select count(*) from events").fetch_one(&mut self.connection).await?;
+        let rows = rows.unsigned_abs();
+        ensure!(rows == tally.all_events, "{} events were said to be stored, and {rows} are there", tally.all_events);
+        Ok(())
     }
 
     /// How many modules have judged stored events.

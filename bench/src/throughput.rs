@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::database::Server;
 use crate::events::Source;
@@ -49,13 +49,6 @@ pub(crate) fn batch_source(types: usize) -> Shared {
     shared(EVENTS_PER_BATCH, types)
 }
 
-/// Holds what was answered against what is there.
-async fn prove(run: &mut Run, tally: &Tally) -> Result<()> {
-    let rows = run.main.rows().await?;
-    ensure!(rows == tally.all_events, "{} events were said to be stored, and {rows} are there", tally.all_events);
-    Ok(())
-}
-
 /// 100 events per request.
 pub(crate) async fn batches(run: &mut Run) -> Result<()> {
     let setup = |name, modules, url| Setup { name, database_url: url, modules };
@@ -69,7 +62,7 @@ pub(crate) async fn batches(run: &mut Run) -> Result<()> {
         run.main.empty().await?;
         let tally = batch_load(run, &judging, &source, run.plan.window).await?.sound()?;
         memory.push(peak_mib(judging.pid())?);
-        prove(run, &tally).await?;
+        run.main.prove(&tally).await?;
         judged.push(tally.per_second);
         for (series, used) in [&mut gateway_us, &mut postgres_us, &mut load_us].into_iter().zip(&tally.used) {
             series.push(micros(*used, tally.events));
@@ -123,7 +116,7 @@ pub(crate) async fn singles(run: &mut Run) -> Result<()> {
             };
             let tally = load.run(|| used(subject, &run.server)).await?.sound()?;
             if subject.pid() == judging.pid() {
-                prove(run, &tally).await?;
+                run.main.prove(&tally).await?;
             }
             series[0].push(tally.per_second);
             for (series, used) in series[1..].iter_mut().zip(&tally.used) {
