@@ -6,18 +6,30 @@
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 #             profile: in which symbols the gateway's time goes
+# make release-profile  notes anew what runs how often under load, for the compiler, after changes on
+#             the path of an event (as long as two builds of the gateway)
 # make attack  has slowhttptest, h2load, nmap and curl attack a gateway beside a healthy client, and prints a table
 # make openapi  asks the built gateway what openapi.json allows and much that it does not, and holds the answers to it
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak attack bench bench-quick bench-instructions profile bench-build openapi fuzz check demo modules setup
+.PHONY: run test soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
+# An event passes through more code than a processor keeps at hand, so the compiler is told what of it runs and how often. It is
+# told instead of whatever RUSTFLAGS or cargo's configuration would add. The counts hold for what `-p eye` alone builds: with
+# other packages beside it, cargo would turn on other features of what it is built from.
+PROFILE = gateway/release.profdata
+RELEASE = $(if $(wildcard $(PROFILE)),CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(PROFILE)") cargo build --release -p eye
+
+# The benchmark has the ceilings in it, which must not sink with a way to build that is made for the gateway: as one piece,
+# without a profile.
+BENCH = CARGO_PROFILE_RELEASE_LTO=fat cargo build --release -p eye-bench
+
 run: setup
 	validators/install --modules modules
-	cargo build --release -p eye
+	$(RELEASE)
 	./target/release/eye serve
 
 test:
@@ -36,7 +48,7 @@ soak:
 
 attack:
 	./setup attack
-	cargo build --release -p eye
+	$(RELEASE)
 	tests/tools/attack target/release/eye
 
 bench: bench-build
@@ -47,7 +59,8 @@ bench-quick: bench-build
 
 bench-instructions: modules
 	./setup measure
-	cargo build --release -p eye -p eye-bench
+	$(RELEASE)
+	$(BENCH)
 	./target/release/instructions
 
 # Where the gateway's time goes, symbol by symbol; half a minute.
@@ -56,7 +69,20 @@ profile: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
 
 bench-build: setup modules
-	cargo build --release -p eye -p eye-bench
+	$(RELEASE)
+	$(BENCH)
+
+# The instrumented gateway takes the loads of a comparison in turn with the one that is there. Its build runs instrumented
+# programs too, whose counts are not wanted.
+INSTRUMENTED = target/instrumented
+
+release-profile: bench-build
+	./setup release-profile
+	CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$(CURDIR)/$(INSTRUMENTED)/counts" \
+		cargo build --release -p eye --target-dir $(INSTRUMENTED)
+	rm -rf $(INSTRUMENTED)/counts
+	./target/release/eye-bench compare target/release/eye $(INSTRUMENTED)/release/eye 2
+	"$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge -sparse -o $(PROFILE) $(INSTRUMENTED)/counts
 
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS = envelope lines json proxy_protocol forwarded module_path cursor
@@ -90,7 +116,7 @@ openapi: setup
 
 demo: setup
 	validators/install --modules target/modules
-	cargo build --release -p eye
+	$(RELEASE)
 	npm ci --prefix demo --no-audit --no-fund
 	node demo/demo.mjs
 
