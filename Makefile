@@ -57,10 +57,8 @@ bench: bench-build
 bench-quick: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench quick
 
-bench-instructions: modules
+bench-instructions: bench-build
 	./setup measure
-	$(RELEASE)
-	$(BENCH)
 	./target/release/instructions
 
 # Where the gateway's time goes, symbol by symbol; half a minute.
