@@ -24,7 +24,7 @@ PROFILE = gateway/release.profdata
 RELEASE = $(if $(wildcard $(PROFILE)),CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(PROFILE)") cargo build --release -p eye
 
 # The benchmark has the ceilings in it, which must not sink with a way to build that is made for the gateway: as one piece,
-# without a profile.
+# without a profile. The first time, that builds every crate once more.
 BENCH = CARGO_PROFILE_RELEASE_LTO=fat cargo build --release -p eye-bench
 
 run: setup
