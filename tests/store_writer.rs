@@ -574,6 +574,26 @@ async fn a_fold_may_take_longer_than_a_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_batch_counts_each_minute_application_and_outcome_by_itself() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut rows: Vec<EventRow> = (0..12).map(row).collect();
+    for (number, row) in (0..).zip(&mut rows) {
+        row.application_id = 1 + number / 3 % 2;
+        row.received_at_us += i64::from(number / 6) * 60_000_000;
+    }
+    rows.push(EventRow { received_at_us: rows[0].received_at_us + 20, ..rows[0].clone() });
+    let fates = store.event_sink().write(&refs(&rows)).await.expect("written");
+    assert_eq!(fates.iter().filter(|fate| **fate == Fate::Duplicate).count(), 1);
+    assert_eq!(count(&server, "select count(*) from count_deltas").await, 5, "four of what is stored, one of the rest");
+    assert_eq!(count(&server, "select count(*) from unfolded_counts").await, 9, "two event types in each of the four");
+    let right = "select count(*) from unfolded_counts where outcome = 'stored' and count = (select count(*) from events \
+         where date_trunc('minute', received_at) = minute and events.application_id = unfolded_counts.application_id \
+             and events.event_type_id = unfolded_counts.event_type_id)";
+    assert_eq!(count(&server, right).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on_them() {
     let server = Server::start();
     let store = migrated(&server).await;

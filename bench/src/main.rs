@@ -73,8 +73,15 @@ struct Run {
     server: Server,
     main: Database,
     table: Table,
-    /// The best rate of single events, which the open load takes half of.
-    singles_per_second: f64,
+    /// The best rates of single events, which the open loads take half of.
+    best: Option<Best>,
+}
+
+/// Requests with one event that were answered in a second.
+#[derive(Clone, Copy)]
+struct Best {
+    gateway: f64,
+    bare: f64,
 }
 
 /// What is wanted.
@@ -116,7 +123,7 @@ fn main() -> Result<()> {
         let server = Server::start(folder.path()).await?;
         let workshop = Workshop::new(folder.path())?;
         let main = server.database(&workshop, "main").await?;
-        let mut run = Run { plan, workshop, server, main, table: Table::default(), singles_per_second: 0.0 };
+        let mut run = Run { plan, workshop, server, main, table: Table::default(), best: None };
         let mut terminate = signal(SignalKind::terminate())?;
         // However it ends, what was started is stopped.
         let work = async {
@@ -142,7 +149,7 @@ async fn measure(run: &mut Run, parts: &[String]) -> Result<()> {
     for part in PARTS.into_iter().filter(|part| parts.is_empty() || parts.iter().any(|wanted| wanted == part)) {
         match part {
             "batches" => throughput::batches(run).await?,
-            "singles" => throughput::singles(run).await?,
+            "singles" => run.best = Some(throughput::singles(run).await?),
             "answers" => latency::answers(run).await?,
             "modules" => growth::modules(run).await?,
             "types" => growth::event_types(run).await?,

@@ -11,7 +11,7 @@ use crate::load::{Closed, Shared, Tally, shared};
 use crate::process::{peak_mib, processor_time, resident_mib};
 use crate::report::{Goal, Series};
 use crate::subject::{Modules, Setup, Subject};
-use crate::{Run, micros, series};
+use crate::{Best, Run, micros, series};
 
 pub(crate) const EVENTS_PER_BATCH: usize = 100;
 pub(crate) const BATCH_CONNECTIONS: usize = 32;
@@ -94,8 +94,8 @@ pub(crate) async fn batches(run: &mut Run) -> Result<()> {
     accepting.stop()
 }
 
-/// One event per request.
-pub(crate) async fn singles(run: &mut Run) -> Result<()> {
+/// One event per request. Gives the best rates.
+pub(crate) async fn singles(run: &mut Run) -> Result<Best> {
     let setup = |name, modules, url| Setup { name, database_url: url, modules };
     let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, &run.main.url)).await?;
     let accepting = run.workshop.gateway(&setup("accepting", Modules::None, &run.main.url)).await?;
@@ -124,14 +124,15 @@ pub(crate) async fn singles(run: &mut Run) -> Result<()> {
             }
         }
     }
+    let best = Best { gateway: all[0][0].median(), bare: all[2][0].median() };
     tell_singles(run, &all);
     judging.stop()?;
     accepting.stop()?;
-    bare.stop()
+    bare.stop()?;
+    Ok(best)
 }
 
 fn tell_singles(run: &mut Run, [judged, accepted, bare, few, few_bare]: &[[Series; 4]; 5]) {
-    run.singles_per_second = judged[0].median();
     let (table, hyper) = (&mut run.table, "requests/s of a bare hyper server");
     let figure = "events/s, one a request, 64 connections";
     table.ratio(figure, &judged[0], (hyper, &bare[0]), Goal::AtLeast(0.35));

@@ -100,6 +100,30 @@ impl sqlx::Encode<'_, Postgres> for Timestamp {
     }
 }
 
+/// JSON as an argument of a statement, as text that is known to be such.
+#[derive(Clone, Copy)]
+pub(super) struct Jsonb<'a>(pub(super) &'a str);
+
+impl sqlx::Type<Postgres> for Jsonb<'_> {
+    fn type_info() -> PgTypeInfo {
+        serde_json::Value::type_info()
+    }
+}
+
+impl PgHasArrayType for Jsonb<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        serde_json::Value::array_type_info()
+    }
+}
+
+impl sqlx::Encode<'_, Postgres> for Jsonb<'_> {
+    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        out.push(JSONB_VERSION);
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+}
+
 /// One row of `dead_letters`, in the order of the columns in `write.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     fields(out, 14);

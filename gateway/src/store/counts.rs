@@ -123,39 +123,37 @@ impl Tally {
         });
     }
 
-    /// It as columns, a row for each event type.
-    pub(super) fn columns(mut self) -> Columns {
+    /// It as rows of `count_deltas`.
+    pub(super) fn deltas(mut self) -> Vec<DeltaRow> {
         self.add_up();
-        let mut columns = Columns::default();
-        for (Counted { delta, event_type }, count) in self.0 {
-            columns.minutes.push(DateTime::from_timestamp_secs(delta.minute_seconds).expect("a minute of receipt"));
-            columns.applications.push(delta.application);
-            columns.outcomes.push(delta.ended.as_str());
-            columns.event_types.push(event_type);
-            columns.counts.push(i64::try_from(count).expect("a batch is bounded"));
-        }
-        columns
+        let alike = self.0.chunk_by(|(one, _), (next, _)| one.delta == next.delta);
+        alike
+            .map(|rows| {
+                let Delta { minute_seconds, application, ended } = rows[0].0.delta;
+                DeltaRow {
+                    minute_seconds,
+                    application,
+                    outcome: ended.as_str(),
+                    event_types: rows.iter().map(|(counted, _)| counted.event_type).collect(),
+                    counts: rows.iter().map(|(_, count)| i64::try_from(*count).expect("a batch is bounded")).collect(),
+                }
+            })
+            .collect()
     }
 
     /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
-    pub(super) fn statement(mut self) -> String {
-        self.add_up();
+    pub(super) fn statement(self) -> String {
         let mut text = String::new();
-        for rows in self.0.chunk_by(|(one, _), (next, _)| one.delta == next.delta) {
+        for row in self.deltas() {
             text.push_str(if text.is_empty() {
                 "insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) values "
             } else {
                 ", "
             });
-            let Delta { minute_seconds, application, ended } = rows[0].0.delta;
-            let types = List(rows.iter().map(|(counted, _)| counted.event_type));
-            let counts = List(rows.iter().map(|(_, count)| *count));
-            let ended = ended.as_str();
+            let DeltaRow { minute_seconds, application, outcome, event_types, counts } = &row;
+            let (types, counts) = (List(event_types), List(counts));
             // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "(to_timestamp({minute_seconds}), {application}, '{ended}', '{{{types}}}', '{{{counts}}}')"
-            );
+            let _ = write!(text, "(to_timestamp({minute_seconds}), {application}, '{outcome}', '{types}', '{counts}')");
         }
         if !text.is_empty() {
             text.push(';');
@@ -164,26 +162,34 @@ impl Tally {
     }
 }
 
-/// Counts as columns of a table.
-#[derive(Debug, Default)]
-pub(super) struct Columns {
-    pub(super) minutes: Vec<DateTime<Utc>>,
-    pub(super) applications: Vec<i32>,
-    pub(super) outcomes: Vec<&'static str>,
+/// A row of `count_deltas`: what was received in a minute, of one application and with one outcome.
+#[derive(Clone, Debug)]
+pub(super) struct DeltaRow {
+    minute_seconds: i64,
+    pub(super) application: i32,
+    pub(super) outcome: &'static str,
     pub(super) event_types: Vec<i32>,
+    /// How many there were of each event type.
     pub(super) counts: Vec<i64>,
 }
 
-/// Numbers with commas between them.
-struct List<I>(I);
+impl DeltaRow {
+    pub(super) fn minute(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_secs(self.minute_seconds).expect("a minute of receipt")
+    }
+}
 
-impl<N: Display, I: Iterator<Item = N> + Clone> Display for List<I> {
+/// Numbers as Postgres writes an array of them.
+pub(super) struct List<'a, N>(pub(super) &'a [N]);
+
+impl<N: Display> Display for List<'_, N> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, number) in self.0.clone().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            write!(formatter, "{comma}{number}")?;
+        let mut before = '{';
+        for number in self.0 {
+            write!(formatter, "{before}{number}")?;
+            before = ',';
         }
-        Ok(())
+        formatter.write_str(if self.0.is_empty() { "{}" } else { "}" })
     }
 }
 

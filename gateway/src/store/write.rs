@@ -24,8 +24,8 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::copy::{self, HEADER, Ids, TRAILER, Timestamp};
-use super::counts::{self, Appended, Counted, Ended, Tally};
+use super::copy::{self, HEADER, Ids, Jsonb, TRAILER, Timestamp};
+use super::counts::{self, Appended, Counted, DeltaRow, Ended, List, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
 use crate::batch::{Failure, Fate, Sink, Weigh};
@@ -111,20 +111,29 @@ pub(super) trait Table: Send + 'static {
 const INSERT_ARGUMENTS: usize = 13;
 const INSERT_BYTES: usize = 512;
 
-/// Columns as arrays, of the events first and then of their counts.
-const INSERT_EVENTS: &str = concat!(
-    "with counted as (insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
-         select minute, application_id, outcome, array_agg(event_type_id), array_agg(count) \
-         from unnest($9::timestamptz[], $10::integer[], $11::text[], $12::integer[], $13::bigint[]) \
-             counts (minute, application_id, outcome, event_type_id, count) group by minute, application_id, outcome \
-         returning ctid), \
-     stored as (insert into events (",
-    event_columns!(),
-    ") select session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data::jsonb \
-     from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::timestamptz[], $5::integer[], $6::integer[], \
-         $7::integer[], $8::text[]) rows (",
-    event_columns!(),
-    ")) select ctid::text from counted"
+/// The columns of the events as arrays, which are taken apart side by side: as a table in `from`, the server would keep each
+/// column aside as a whole first. Then what counts them.
+macro_rules! insert_events {
+    ($deltas:literal) => {
+        concat!(
+            "with stored as (insert into events (",
+            event_columns!(),
+            ") select unnest($1::uuid[]), unnest($2::timestamptz[]), unnest($3::uuid[]), unnest($4::timestamptz[]), \
+                 unnest($5::integer[]), unnest($6::integer[]), unnest($7::integer[]), unnest($8::jsonb[])) \
+             insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) ",
+            $deltas,
+            " returning ctid::text"
+        )
+    };
+}
+
+/// For events that count in one minute, of one application and with one outcome, as those of most batches do.
+const INSERT_EVENTS_ALIKE: &str =
+    insert_events!("values ($9::timestamptz, $10::integer, $11::text, $12::integer[], $13::bigint[])");
+/// For all others. Arrays within an array would have to be of one length, so each comes as its text.
+const INSERT_EVENTS: &str = insert_events!(
+    "select unnest($9::timestamptz[]), unnest($10::integer[]), unnest($11::text[]), \
+         unnest($12::text[])::integer[], unnest($13::text[])::bigint[]"
 );
 
 /// The table `events`.
@@ -179,11 +188,12 @@ impl Table for Events {
     ) -> Option<Query<'a, Postgres, PgArguments>> {
         let events = || rows.iter().map(|&index| items[index]);
         let ids = || rows.iter().map(|&index| ids[index]);
-        let counts = tally.columns();
+        let deltas = tally.deltas();
         // Room for all at once: as a buffer that grows, it would be copied several times.
         let mut arguments = PgArguments::default();
         arguments.reserve(INSERT_ARGUMENTS, INSERT_BYTES + events().map(Weigh::bytes).sum::<usize>());
-        let query = sqlx::query_with(INSERT_EVENTS, arguments)
+        let statement = if deltas.len() == 1 { INSERT_EVENTS_ALIKE } else { INSERT_EVENTS };
+        let query = sqlx::query_with(statement, arguments)
             .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
             .bind(events().map(|event| Timestamp(event.timestamp_us)).collect::<Vec<_>>())
             .bind(events().map(|event| event.id).collect::<Vec<_>>())
@@ -191,15 +201,21 @@ impl Table for Events {
             .bind(ids().map(|ids| ids.event_type).collect::<Vec<_>>())
             .bind(events().map(|event| event.application_id).collect::<Vec<_>>())
             .bind(ids().map(|ids| ids.module).collect::<Vec<_>>())
-            .bind(events().map(|event| &*event.data).collect::<Vec<&str>>());
-        Some(
-            query
-                .bind(counts.minutes)
-                .bind(counts.applications)
-                .bind(counts.outcomes)
-                .bind(counts.event_types)
-                .bind(counts.counts),
-        )
+            .bind(events().map(|event| Jsonb(&event.data)).collect::<Vec<_>>());
+        Some(match <[DeltaRow; 1]>::try_from(deltas) {
+            Ok([delta]) => query
+                .bind(delta.minute())
+                .bind(delta.application)
+                .bind(delta.outcome)
+                .bind(delta.event_types)
+                .bind(delta.counts),
+            Err(deltas) => query
+                .bind(deltas.iter().map(DeltaRow::minute).collect::<Vec<_>>())
+                .bind(deltas.iter().map(|delta| delta.application).collect::<Vec<_>>())
+                .bind(deltas.iter().map(|delta| delta.outcome).collect::<Vec<_>>())
+                .bind(deltas.iter().map(|delta| List(&delta.event_types).to_string()).collect::<Vec<_>>())
+                .bind(deltas.iter().map(|delta| List(&delta.counts).to_string()).collect::<Vec<_>>()),
+        })
     }
 
     fn times(item: &EventRow) -> Option<(i64, i64)> {
