@@ -3,7 +3,7 @@
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make check  formatting, lints, documentation, dependencies
-# make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 minutes)
+# make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 to 10 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 #             profile: in which symbols the gateway's time goes
 # make release-profile  notes anew what runs how often under load, for the compiler, after changes on

@@ -85,7 +85,7 @@ async fn a_cut_at_any_byte_of_a_batch_breaks_no_answer() {
         let ended = ledger.send(&client, gateway.address(), &numbers).await;
         most = most.max(start.elapsed());
         assert!(start.elapsed() < ANSWER_MOST, "{fault:?} was answered after {:?}", start.elapsed());
-        proxy.disarm();
+        assert!(!proxy.disarm(), "{fault:?} met no batch");
         told += u32::from(ended == Ended::Told);
         assert_ne!(ended, Ended::Unanswered, "{fault:?}");
         if round % 3 == 0 {
@@ -108,7 +108,7 @@ async fn a_commit_without_answer_is_told_truly() {
             let numbers = ledger.reserve(10);
             let ended = ledger.send(&client, gateway.address(), &numbers).await;
             assert_eq!(ended, Ended::Told, "the batch is written again at once");
-            proxy.disarm();
+            assert!(!proxy.disarm(), "the fault met no batch");
         }
     }
     let stored = ledger.said_stored();
@@ -133,6 +133,7 @@ async fn a_database_that_hangs_is_refused_in_time_and_taken_up_again() {
     for (number, place) in [(100, At::Up(30)), (101, At::Down(30))] {
         proxy.arm(Fault { at: place, how: How::Stall });
         ledger.send(&reqwest::Client::new(), gateway.address(), &[number]).await;
+        assert!(!proxy.disarm(), "the fault met no batch");
         recovers(&gateway, "after one connection hung").await;
     }
     let doubles = server.sql("select id from events group by id having count(*) > 1");

@@ -1,5 +1,5 @@
 //! How long an answer takes at half of the best rate, counted from when its request was due, beside how long the commit
-//! of one row takes for a plain client.
+//! of one row takes for a plain client, and an answer of the bare server.
 
 use anyhow::Result;
 
@@ -39,6 +39,7 @@ pub(crate) async fn answers(run: &mut Run) -> Result<()> {
         let times = run.main.commits(run.plan.window / 2).await?;
         commit.push(times.value_at_quantile(0.5) as f64 / 1e3);
         commit_high.push(times.value_at_quantile(0.99) as f64 / 1e3);
+        run.main.settle().await?;
         let times = load(&bare, best.bare).run().await?;
         bare_high.push(times.value_at_quantile(0.99) as f64 / 1e3);
     }
@@ -47,7 +48,7 @@ pub(crate) async fn answers(run: &mut Run) -> Result<()> {
     run.table.ratio(&format!("p50 of an answer {rate}, ms"), &median, ceiling, Goal::None);
     run.table.ratio("p99, ms", &high, ceiling, Goal::AtMost(10.0));
     run.table.ratio("p99.9, ms", &highest, ceiling, Goal::None);
-    // These tell the gateway's part from the disk's and the machine's.
+    // These tell the gateway's part from the disk's, and from what it costs to share the processors.
     run.table.plain("p99 of the commit of one row, nothing else running, ms", &commit_high, Goal::None);
     let figure = format!(
         "p99 of an answer of the bare hyper server at half of its best rate, {:.0} requests/s, ms",

@@ -117,7 +117,7 @@ impl Proxy {
                 let (read, write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let frozen = plan.frozen.lock().expect("the plan").subscribe();
-                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None), insert: Mutex::default() };
+                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None), inserts: Mutex::default() };
                 connections.spawn(way.run((read, write), (server_read, server_write)));
             }
         });
@@ -130,8 +130,8 @@ struct Way {
     frozen: watch::Receiver<bool>,
     /// The fault that this connection has taken.
     fault: Mutex<Option<Fault>>,
-    /// The name that the statement for a few events has on this connection.
-    insert: Mutex<Option<Vec<u8>>>,
+    /// The names that the statements for a few events have on this connection.
+    inserts: Mutex<Vec<Vec<u8>>>,
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -208,13 +208,13 @@ impl Way {
 
     /// Where the rows of a batch of a few events begin.
     fn few(&self, bytes: &[u8]) -> Option<usize> {
-        let mut name = self.insert.lock().expect("the name");
-        if let Some(query) = find(bytes, b"with counted as (insert") {
+        let mut names = self.inserts.lock().expect("the names");
+        if let Some(query) = find(bytes, b"with stored as (insert") {
             let start = bytes[..query].windows(7).rposition(|window| window == b"sqlx_s_")?;
-            *name = Some([b"\0", &bytes[start..query]].concat());
+            names.push([b"\0", &bytes[start..query]].concat());
         }
         // A kind, a length of four bytes, and a portal without a name stand before it.
-        Some(find(bytes, name.as_deref()?)?.saturating_sub(5))
+        Some(names.iter().find_map(|name| find(bytes, name))?.saturating_sub(5))
     }
 
     /// How many of the next `length` bytes pass before the fault, if it comes among them.

@@ -36,6 +36,9 @@ use crate::verdict::{Digest, Violation};
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Batches of more rows are cheaper by `copy`.
 const INSERT_ROWS_MAX: usize = 64;
+/// Batches of more bytes go by `copy` too: the server reads all arguments of a statement before it writes a row, and what it makes of
+/// JSON on the way may take two hundred times as much memory as its text. By `copy` it lets go of that with each row.
+const INSERT_BYTES_MAX: usize = 256 * 1024;
 /// A buffer that one large row has blown up beyond this is given back.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
@@ -92,12 +95,13 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
-    /// The statement that writes a few rows and what they count, if the table has one. It gives the places of the latter.
+    /// The statement that writes the rows and what they count, if they are few and the table has one. It gives the places of
+    /// the latter.
     fn insert<'a>(
         items: &[&'a Self::Item],
         rows: &[usize],
         ids: &[Ids],
-        tally: Tally,
+        tally: &Tally,
     ) -> Option<Query<'a, Postgres, PgArguments>>;
     /// When the event occurred and when it was received, if its month may have no partition yet.
     fn times(item: &Self::Item) -> Option<(i64, i64)>;
@@ -107,9 +111,9 @@ pub(super) trait Table: Send + 'static {
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
 
-/// The arguments of `INSERT_EVENTS`, and about how much they take up besides the rows.
+/// The arguments of the statements for a few events, and about how much they take up besides the rows.
 const INSERT_ARGUMENTS: usize = 13;
-const INSERT_BYTES: usize = 512;
+const INSERT_OVERHEAD_BYTES: usize = 512;
 
 /// The columns of the events as arrays, which are taken apart side by side: as a table in `from`, the server would keep each
 /// column aside as a whole first. Then what counts them.
@@ -184,14 +188,18 @@ impl Table for Events {
         items: &[&'a EventRow],
         rows: &[usize],
         ids: &[Ids],
-        tally: Tally,
+        tally: &Tally,
     ) -> Option<Query<'a, Postgres, PgArguments>> {
         let events = || rows.iter().map(|&index| items[index]);
         let ids = || rows.iter().map(|&index| ids[index]);
-        let deltas = tally.deltas();
+        let bytes = events().map(Weigh::bytes).sum::<usize>();
+        if rows.len() > INSERT_ROWS_MAX || bytes > INSERT_BYTES_MAX {
+            return None;
+        }
+        let deltas = tally.clone().deltas();
         // Room for all at once: as a buffer that grows, it would be copied several times.
         let mut arguments = PgArguments::default();
-        arguments.reserve(INSERT_ARGUMENTS, INSERT_BYTES + events().map(Weigh::bytes).sum::<usize>());
+        arguments.reserve(INSERT_ARGUMENTS, INSERT_OVERHEAD_BYTES + bytes);
         let statement = if deltas.len() == 1 { INSERT_EVENTS_ALIKE } else { INSERT_EVENTS };
         let query = sqlx::query_with(statement, arguments)
             .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
@@ -270,7 +278,7 @@ impl Table for DeadLetters {
         copy::dead_letter(item, ids, out);
     }
 
-    fn insert<'a>(_: &[&'a DeadLetter], _: &[usize], _: &[Ids], _: Tally) -> Option<Query<'a, Postgres, PgArguments>> {
+    fn insert<'a>(_: &[&'a DeadLetter], _: &[usize], _: &[Ids], _: &Tally) -> Option<Query<'a, Postgres, PgArguments>> {
         None
     }
 
@@ -520,9 +528,7 @@ impl<T: Table> Writer<T> {
                 tally.add(counted.as_duplicate());
             }
         }
-        if order.rows.len() <= INSERT_ROWS_MAX
-            && let Some(insert) = T::insert(items, &order.rows, ids, tally.clone())
-        {
+        if let Some(insert) = T::insert(items, &order.rows, ids, &tally) {
             self.uncertain = true;
             let places = insert.fetch_all(connection).await?;
             self.appended.add(places.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?);
@@ -633,5 +639,28 @@ mod tests {
         let grown = (0..10).fold(FLUSH_FIRST, |allowed, _| allowed_after_none(allowed, flush_time));
         assert_eq!(grown, FLUSH_MOST);
         assert_eq!(allowed_after(ms(3), ms(100), ms(100)), ms(100), "a shorter bound holds too");
+    }
+
+    #[test]
+    fn few_rows_of_few_bytes_go_by_one_statement() {
+        let goes = |count: usize, bytes: usize| {
+            let row = EventRow {
+                id: Uuid::nil(),
+                session_id: Uuid::nil(),
+                timestamp_us: 0,
+                received_at_us: 0,
+                category: "c".into(),
+                name: "n".into(),
+                application_id: 1,
+                module: None,
+                data: "1".repeat(bytes).into(),
+                raw: Default::default(),
+                redriven: false,
+            };
+            let (items, rows, ids) = (vec![&row; count], Vec::from_iter(0..count), vec![Ids::default(); count]);
+            Events::insert(&items, &rows, &ids, &Tally::default()).is_some()
+        };
+        assert!(goes(1, 1) && goes(64, 300) && goes(1, INSERT_BYTES_MAX - ROW_BYTES));
+        assert!(!goes(65, 1) && !goes(1, INSERT_BYTES_MAX) && !goes(64, INSERT_BYTES_MAX / 64));
     }
 }
