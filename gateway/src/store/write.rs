@@ -115,8 +115,8 @@ pub(super) trait Table: Send + 'static {
 const INSERT_ARGUMENTS: usize = 13;
 const INSERT_OVERHEAD_BYTES: usize = 512;
 
-/// The columns of the events as arrays, which are taken apart side by side: as a table in `from`, the server would keep each
-/// column aside as a whole first. Then what counts them.
+/// The columns of the events as arrays, in the order of `event_columns`, which are taken apart side by side: as a table in `from`, the
+/// server would keep each column aside as a whole first. Then what counts them. The tests' proxy knows it by its first words.
 macro_rules! insert_events {
     ($deltas:literal) => {
         concat!(
