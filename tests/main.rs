@@ -24,3 +24,4 @@ mod store_writer;
 mod support;
 mod swaps;
 mod tidy;
+mod upgrade;

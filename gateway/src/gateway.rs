@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -41,6 +41,8 @@ pub use readiness::Readiness;
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
+/// How often a running gateway looks whether the schema still serves it.
+const SCHEMA_EVERY: Duration = Duration::from_secs(2);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// Connections at once to the address for monitoring.
@@ -100,8 +102,12 @@ pub struct Gateway {
     pub redriving: Semaphore,
     /// Where outcomes are watched as they happen.
     pub live: Arc<Live>,
-    /// Set once the schema is known to be current.
+    /// Set once the schema is known to serve this program.
     migrated: AtomicBool,
+    /// Whether this gateway brings the schema up; otherwise it only proves it.
+    migrates: bool,
+    /// Why the gateway cannot go on, once that is known.
+    failed: OnceLock<store::Error>,
     draining: AtomicBool,
     /// Whether the database answered when it was last asked.
     answered: Glance,
@@ -112,7 +118,7 @@ impl Gateway {
     fn build(
         config: Config,
         database_url: &str,
-        migrated: bool,
+        migrates: bool,
         (connections, doors): (Arc<Connections>, Arc<Doors>),
     ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let rules = rules(&config);
@@ -172,7 +178,9 @@ impl Gateway {
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
             redriving: Semaphore::new(1),
             live: Arc::new(Live::new(live_limits(&config))),
-            migrated: AtomicBool::new(migrated),
+            migrated: AtomicBool::new(false),
+            migrates,
+            failed: OnceLock::new(),
             draining: AtomicBool::new(false),
             answered: Glance::default(),
             config,
@@ -213,27 +221,55 @@ impl Gateway {
         Ok(())
     }
 
-    /// Brings the schema up as soon as the database is there, then keeps the tables within their bounds.
-    async fn tend_database(self: Arc<Self>, stop: CancellationToken) {
+    /// Brings the schema up, or proves it, as soon as the database is there, then keeps the tables within their bounds. Ends
+    /// the gateway when the schema does not serve this program, now or later.
+    async fn tend_database(self: Arc<Self>, stop: CancellationToken, shutdown: CancellationToken) {
         let tend = async {
-            let mut told = false;
-            while !self.migrated.load(Ordering::Relaxed) {
-                match self.store.migrate().await {
-                    Ok(()) => self.migrated.store(true, Ordering::Relaxed),
-                    Err(error) => {
-                        if !std::mem::replace(&mut told, true) {
-                            tracing::warn!(%error, "the database is not ready; trying again until it is");
-                        }
-                        tokio::time::sleep(DATABASE_RETRY).await;
-                    }
-                }
+            let schema = self.prepare_schema().await?;
+            self.migrated.store(true, Ordering::Relaxed);
+            tracing::info!("{schema}");
+            tokio::select! {
+                refused = self.watch_schema() => Err(refused),
+                () = self.retention.tend(&self.store, &self.clock) => Ok(()),
             }
-            tracing::info!("the database has the current schema");
-            self.retention.tend(&self.store, &self.clock).await;
         };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tend => {}
+        if let Some(Err(error)) = stop.run_until_cancelled(tend).await {
+            // The first reason stays.
+            let _ = self.failed.set(error);
+            shutdown.cancel();
+        }
+    }
+
+    /// Tries until the schema is one that this program may use.
+    ///
+    /// # Errors
+    ///
+    /// [`store::Error::SchemaFloor`]: no waiting mends that.
+    async fn prepare_schema(&self) -> Result<store::Schema, store::Error> {
+        let mut told = String::new();
+        loop {
+            let prepared = if self.migrates { self.store.migrate().await } else { self.store.prove_schema().await };
+            let error = match prepared {
+                Err(error) if !matches!(error, store::Error::SchemaFloor { .. }) => error,
+                ended => return ended,
+            };
+            let cause = error.to_string();
+            if cause != told {
+                tracing::warn!("the database is not ready, trying again until it is: {cause}");
+                told = cause;
+            }
+            tokio::time::sleep(DATABASE_RETRY).await;
+        }
+    }
+
+    /// Looks now and then whether a newer release has raised the schema above what this program knows. Gives the error
+    /// that says so.
+    async fn watch_schema(&self) -> store::Error {
+        loop {
+            tokio::time::sleep(SCHEMA_EVERY).await;
+            if let Err(error @ store::Error::SchemaFloor { .. }) = self.store.prove_schema().await {
+                return error;
+            }
         }
     }
 
@@ -400,7 +436,7 @@ async fn serve_on(
     let limits = ServerLimits::of(&config);
     let doors = Arc::new(Doors::new(&config, tls.clone()));
     let counted = (listener.connections(), Arc::clone(&doors));
-    let (gateway, writers) = Gateway::build(config, &url, !migrate && own.is_none(), counted)?;
+    let (gateway, writers) = Gateway::build(config, &url, migrate || own.is_some(), counted)?;
     if own.is_some() {
         let Some(prepared) = shutdown.run_until_cancelled(gateway.prepare_own()).await else {
             gateway.validators.stop().await;
@@ -410,7 +446,7 @@ async fn serve_on(
     }
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
-    tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone()));
+    tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
     let poll = Duration::from_millis(gateway.config.applications_poll_ms);
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), poll, stop.clone()));
@@ -450,5 +486,8 @@ async fn serve_on(
     gateway.validators.stop().await;
     gateway.store.close().await;
     tracing::info!("the gateway has stopped");
-    Ok(())
+    match gateway.failed.get() {
+        Some(error) => Err(anyhow::anyhow!("{error}")),
+        None => Ok(()),
+    }
 }

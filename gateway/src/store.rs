@@ -12,14 +12,15 @@ mod link;
 mod partitions;
 mod read;
 mod retention;
+mod schema;
 mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
@@ -33,25 +34,16 @@ pub use read::{
     Position, SessionEdge, SessionFilter, SessionPosition, SessionRow, StoredEvent,
 };
 pub use retention::{Cause, Removed, Strays, Taken, Tending};
+pub use schema::Schema;
+use schema::SchemaGate;
 pub use write::{DeadLetterSink, EventSink};
 
-/// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
-/// longer one would leave a database that is back unseen for longer.
-const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Longest time for the changes of the schema that are missing: that of a table of a billion rows takes hours. The server
-/// ends by itself then too, so that nothing of a change that was given up goes on behind its locks. A server that hangs holds
-/// up only a gateway that has something to change.
-const MIGRATE_TIME: Duration = Duration::from_secs(6 * 3_600);
-/// Longest time for making partitions ahead: nearly always they are there, and else each is tried a few times.
-const AHEAD_TIME: Duration = Duration::from_secs(60);
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
 /// How long a connection that comes back to its pool may take to show that it is in step. One that a read has given up
 /// may never answer again, and would keep its place.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
-/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
-const AHEAD_MONTHS: u32 = 2;
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 /// Connections for what the gateway itself asks.
 const OWN_CONNECTIONS: u32 = 2;
@@ -79,6 +71,27 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("the migration failed: {0}")]
     Migrate(#[source] MigrateError),
+    /// The schema lacks versions that this program needs.
+    #[error("{}", behind(*.version, *.program))]
+    SchemaBehind {
+        /// The schema's version; 0 when there is no schema.
+        version: i64,
+        /// The version that this program knows.
+        program: i64,
+    },
+    /// A newer program brought the schema up, and it serves this one no more.
+    #[error(
+        "the database has schema version {version}, which serves programs that know version {floor} or later; this \
+         program knows version {program}: run a newer release of `eye`"
+    )]
+    SchemaFloor {
+        /// The schema's version.
+        version: i64,
+        /// The version that a program must know.
+        floor: i64,
+        /// The version that this program knows.
+        program: i64,
+    },
     /// An application of this name is there already.
     #[error("there is already an application named {0}")]
     ApplicationExists(String),
@@ -93,6 +106,15 @@ pub enum Error {
         "{0} is known by its token alone, wherever it is: with networks, say that it is known by `both` or by `network`"
     )]
     ApplicationNetworksUnused(String),
+}
+
+/// What to do about a schema that is older than the program.
+fn behind(version: i64, program: i64) -> String {
+    let found = match version {
+        0 => "the database has no schema yet".to_owned(),
+        version => format!("the database has schema version {version}"),
+    };
+    format!("{found}, and this program needs version {program}: run `eye migrate`, or `eye serve` without --no-migrate")
 }
 
 impl From<sqlx::Error> for Error {
@@ -112,24 +134,6 @@ impl From<MigrateError> for Error {
             }
             cause => Error::Migrate(cause),
         }
-    }
-}
-
-/// The schema's versions.
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
-
-/// Whether the schema has these versions and no others, so that there is nothing to change and nothing to complain of.
-async fn is_current(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    let applied: Result<Vec<(i64, Vec<u8>)>, _> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations where success order by version")
-            .fetch_all(pool)
-            .await;
-    let wanted = MIGRATOR.iter().map(|migration| (migration.version, &*migration.checksum));
-    match applied {
-        Ok(applied) => Ok(applied.iter().map(|(version, checksum)| (*version, &checksum[..])).eq(wanted)),
-        // The table of versions comes with the first of them.
-        Err(error) if link::words(&error).0 == "42P01" => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -153,6 +157,8 @@ pub struct Store {
     flush_time: Duration,
     /// What the writers know of partitions.
     months: Arc<OnDemand>,
+    /// Writers wait here until the schema is proved.
+    schema: SchemaGate,
 }
 
 impl Store {
@@ -196,6 +202,7 @@ impl Store {
             read_time,
             flush_time,
             months: Arc::default(),
+            schema: SchemaGate::default(),
         })
     }
 
@@ -210,33 +217,6 @@ impl Store {
     #[must_use]
     pub fn with_read_wait(self, read_wait: Duration) -> Store {
         Store { read_wait, ..self }
-    }
-
-    /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
-    /// once.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Away`] and [`Error::Slow`], after which it may go well; all others want somebody to look.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        // A pool of one, because the compiler can prove that a task may run a migration on a pool, but not that it may
-        // on a connection.
-        let options = self.options.clone().application_name("eye migrate");
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
-        if !within(CONNECT_TIME, is_current(&pool)).await? {
-            // The pool is of one connection, so this is the one that migrates.
-            let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
-            within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
-            within(MIGRATE_TIME, MIGRATOR.run(&pool)).await?;
-        }
-        let mut connection = pool.acquire().await?;
-        let left = within(AHEAD_TIME, partitions::make_ahead(&mut connection, AHEAD_MONTHS)).await?;
-        drop(connection);
-        pool.close().await;
-        if !left.is_empty() {
-            tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead");
-        }
-        Ok(())
     }
 
     /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
@@ -273,12 +253,22 @@ impl Store {
 
     /// A new writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
-        EventSink(write::Writer::new(self.options.clone(), self.flush_time, Arc::clone(&self.months)))
+        EventSink(write::Writer::new(
+            self.options.clone(),
+            self.flush_time,
+            Arc::clone(&self.months),
+            self.schema.clone(),
+        ))
     }
 
     /// A new writer of dead letters.
     pub fn dead_letter_sink(&self) -> DeadLetterSink {
-        DeadLetterSink(write::Writer::new(self.options.clone(), self.flush_time, Arc::clone(&self.months)))
+        DeadLetterSink(write::Writer::new(
+            self.options.clone(),
+            self.flush_time,
+            Arc::clone(&self.months),
+            self.schema.clone(),
+        ))
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.

@@ -104,12 +104,19 @@ pub(crate) fn digest_of(bytes: &[u8]) -> String {
 pub(crate) struct Setup {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) modules: Vec<(String, Vec<u8>)>,
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Setup {
     /// With one more setting.
     pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// With one more argument of `eye serve`.
+    pub(crate) fn with_argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -156,6 +163,7 @@ impl Setup {
             log: Arc::default(),
             client: reqwest::Client::new(),
             environment: self.environment,
+            arguments: self.arguments,
             folder,
         }
     }
@@ -176,6 +184,7 @@ pub(crate) struct Gateway {
     log: Arc<Mutex<Vec<String>>>,
     client: reqwest::Client,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     folder: TempDir,
 }
 
@@ -238,6 +247,7 @@ impl Gateway {
         // From the folder and with relative paths, as people start it.
         command.current_dir(self.folder.path());
         command.args(["serve", "--listen", "127.0.0.1:0", "--modules", "modules", "--data-dir", "data"]);
+        command.args(&self.arguments);
         command.envs(self.environment.iter().cloned()).stderr(Stdio::piped()).stdin(Stdio::null());
         command
     }

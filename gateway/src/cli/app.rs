@@ -139,6 +139,18 @@ impl Database {
         Ok(Self { store, own })
     }
 
+    /// Opens a database whose schema serves this program. Commands change no schema.
+    pub(super) async fn open_proved(config: &Config) -> anyhow::Result<Self> {
+        let database = Self::open(config).await?;
+        match database.store.prove_schema().await {
+            Ok(_) => Ok(database),
+            Err(error) => {
+                database.close().await;
+                Err(error.into())
+            }
+        }
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
     }
@@ -159,14 +171,13 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Revoke(named) => &named.source,
     };
     let (_, config) = source.gather(Vec::new())?;
-    let database = Database::open(&config).await?;
+    let database = Database::open_proved(&config).await?;
     let done = work(database.store(), command).await;
     database.close().await;
     Ok(done?)
 }
 
 async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
-    store.migrate().await?;
     match command {
         Command::Add(add) => {
             let wanted = Wanted {

@@ -114,7 +114,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         }
     };
     let (_, config) = source.gather(flags)?;
-    let database = app::Database::open(&config).await?;
+    let database = app::Database::open_proved(&config).await?;
     let done = work(database.store(), &config, command).await;
     database.close().await;
     Ok(done?)

@@ -17,7 +17,7 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let Command::List(source) = command;
     let (_, config) = source.gather(Vec::new())?;
-    let database = app::Database::open(&config).await?;
+    let database = app::Database::open_proved(&config).await?;
     let partitions = database.store().partitions().await;
     database.close().await;
     for partition in partitions.map_err(anyhow::Error::from)? {

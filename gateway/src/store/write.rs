@@ -28,6 +28,7 @@ use super::copy::{self, HEADER, Ids, Jsonb, TRAILER, Timestamp};
 use super::counts::{self, Appended, Counted, DeltaRow, Ended, List, Tally};
 use super::link::{Backend, Class, Link, class, words};
 use super::partitions::OnDemand;
+use super::schema::SchemaGate;
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
 use crate::verdict::{Digest, Violation};
@@ -395,11 +396,17 @@ pub(super) struct Writer<T: Table> {
     appended: Appended,
     buffer: Vec<u8>,
     months: Arc<OnDemand>,
+    schema: SchemaGate,
     table: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: Table> Writer<T> {
-    pub(super) fn new(options: PgConnectOptions, flush_time: Duration, months: Arc<OnDemand>) -> Self {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        flush_time: Duration,
+        months: Arc<OnDemand>,
+        schema: SchemaGate,
+    ) -> Self {
         Writer {
             options: options.application_name(&format!("eye writer {}", T::NAME)),
             flush_time,
@@ -411,6 +418,7 @@ impl<T: Table> Writer<T> {
             appended: Appended::default(),
             buffer: Vec::new(),
             months,
+            schema,
             table: std::marker::PhantomData,
         }
     }
@@ -418,6 +426,9 @@ impl<T: Table> Writer<T> {
     async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
         let link = match self.link.take() {
             Some(link) => link,
+            None if !self.schema.opened(OPEN_MOST).await => {
+                return Err(Failure::Transient("the schema of the database is not proved yet".to_owned()));
+            }
             None => match timeout(OPEN_MOST, Link::open(&self.options, self.lost.clone())).await {
                 Ok(Ok(link)) => link,
                 Ok(Err(cause)) => return Err(Failure::Transient(cause.to_string())),

@@ -1,0 +1,187 @@
+//! The schema and the program: which versions the database has, whether this program may use them, and how a schema is
+//! brought up to date.
+//!
+//! A program uses a schema that is newer than its own unless a migration raised `schema_floor` above what the program
+//! knows. It never changes such a schema. Writers wait for the first proof of the schema, so no row is written into a
+//! schema that does not serve this program.
+
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::sync::watch;
+
+use super::{Error, Store, link, partitions, within};
+
+/// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
+/// longer one would leave a database that is back unseen for longer.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// Longest time for the changes of the schema that are missing: that of a table of a billion rows takes hours. The server
+/// ends by itself then too, so that nothing of a change that was given up goes on behind its locks. A server that hangs holds
+/// up only a gateway that has something to change.
+const MIGRATE_TIME: Duration = Duration::from_secs(6 * 3_600);
+/// Longest time for making partitions ahead: nearly always they are there, and else each is tried a few times.
+const AHEAD_TIME: Duration = Duration::from_secs(60);
+/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
+const AHEAD_MONTHS: u32 = 2;
+/// The server says so of a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// The versions that this program knows.
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
+/// A schema that this program may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schema {
+    /// It has the versions that this program knows, and no others.
+    Current {
+        /// Its version.
+        version: i64,
+    },
+    /// A newer program brought it up, and it still serves this one.
+    Newer {
+        /// Its version.
+        version: i64,
+        /// The version that this program knows.
+        program: i64,
+        /// The version that a program must know at least.
+        floor: i64,
+    },
+}
+
+impl std::fmt::Display for Schema {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Current { version } => write!(formatter, "the database has schema version {version}"),
+            Self::Newer { version, program, floor } => write!(
+                formatter,
+                "the database has schema version {version}, which is newer than version {program} of this program; it \
+                 serves programs that know version {floor} or later, so this one may use it"
+            ),
+        }
+    }
+}
+
+/// Opens once the schema was proved for this program. Writers wait at it.
+#[derive(Clone, Debug)]
+pub(super) struct SchemaGate(watch::Sender<bool>);
+
+impl Default for SchemaGate {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl SchemaGate {
+    pub(super) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until the gate is open. False when it is still closed after `longest`.
+    pub(super) async fn opened(&self, longest: Duration) -> bool {
+        let mut open = self.0.subscribe();
+        // The sender lives as long as `self`.
+        matches!(tokio::time::timeout(longest, open.wait_for(|open| *open)).await, Ok(Ok(_)))
+    }
+}
+
+/// The version that this program knows.
+fn program_version() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().expect("there are migrations")
+}
+
+/// Reads the versions that the database has, and holds them against those that this program knows.
+///
+/// # Errors
+///
+/// [`Error::SchemaBehind`] when some that it knows are missing, [`Error::SchemaFloor`] when the schema does not serve it,
+/// [`Error::Migrate`] when the two are not of one line, [`Error::Away`] and [`Error::Refused`].
+async fn prove(pool: &PgPool) -> Result<Schema, Error> {
+    let applied: Result<Vec<(i64, Vec<u8>, bool)>, _> =
+        sqlx::query_as("select version, checksum, success from _sqlx_migrations order by version")
+            .fetch_all(pool)
+            .await;
+    let applied = match applied {
+        Ok(applied) => applied,
+        // The table of versions comes with the first of them.
+        Err(error) if link::words(&error).0 == UNDEFINED_TABLE => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let program = program_version();
+    let version = applied.last().map_or(0, |(version, ..)| *version);
+    if let Some((dirty, ..)) = applied.iter().find(|(.., success)| !success) {
+        return Err(Error::Migrate(MigrateError::Dirty(*dirty)));
+    }
+    let known = |version: i64| MIGRATOR.iter().find(|migration| migration.version == version);
+    for (version, checksum, _) in applied.iter().filter(|(version, ..)| *version <= program) {
+        match known(*version) {
+            None => return Err(Error::Migrate(MigrateError::VersionMissing(*version))),
+            Some(migration) if migration.checksum[..] != checksum[..] => {
+                return Err(Error::Migrate(MigrateError::VersionMismatch(*version)));
+            }
+            Some(_) => {}
+        }
+    }
+    if version > program {
+        let floor: i64 = sqlx::query_scalar("select version from schema_floor").fetch_one(pool).await?;
+        if floor > program {
+            return Err(Error::SchemaFloor { version, floor, program });
+        }
+    }
+    let has = |version: i64| applied.binary_search_by_key(&version, |(version, ..)| *version).is_ok();
+    if !MIGRATOR.iter().all(|migration| has(migration.version)) {
+        return Err(Error::SchemaBehind { version, program });
+    }
+    if version == program {
+        return Ok(Schema::Current { version });
+    }
+    let floor = sqlx::query_scalar("select version from schema_floor").fetch_one(pool).await?;
+    Ok(Schema::Newer { version, program, floor })
+}
+
+impl Store {
+    /// Proves that this program may use the schema, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SchemaBehind`], [`Error::SchemaFloor`] and [`Error::Migrate`] say that it may not; [`Error::Away`],
+    /// [`Error::Slow`] and [`Error::Refused`] say nothing of the schema.
+    pub async fn prove_schema(&self) -> Result<Schema, Error> {
+        let schema = within(self.read_time, prove(&self.own)).await?;
+        self.schema.open();
+        Ok(schema)
+    }
+
+    /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
+    /// once. A newer schema that serves this program stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`] and [`Error::Slow`], after which it may go well; all others want somebody to look.
+    pub async fn migrate(&self) -> Result<Schema, Error> {
+        // A pool of one, because the compiler can prove that a task may run a migration on a pool, but not that it may
+        // on a connection.
+        let options = self.options.clone().application_name("eye migrate");
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
+        let schema = match within(CONNECT_TIME, prove(&pool)).await {
+            Err(Error::SchemaBehind { .. }) => {
+                // The pool is of one connection, so this is the one that migrates.
+                let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
+                within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
+                within(MIGRATE_TIME, MIGRATOR.run(&pool)).await?;
+                within(CONNECT_TIME, prove(&pool)).await?
+            }
+            proved => proved?,
+        };
+        self.schema.open();
+        let mut connection = pool.acquire().await?;
+        let left = within(AHEAD_TIME, partitions::make_ahead(&mut connection, AHEAD_MONTHS)).await?;
+        drop(connection);
+        pool.close().await;
+        if !left.is_empty() {
+            tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead");
+        }
+        Ok(schema)
+    }
+}
