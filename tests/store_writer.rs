@@ -345,6 +345,7 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
     let mut tasks = JoinSet::new();
     let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
     let store = Store::new(&url, 1, Duration::from_secs(5), Duration::from_millis(1_000)).expect("url");
+    store.prove_schema().await.expect("proved");
     let mut sink = store.event_sink();
     let other = row(5_000);
     assert_eq!(sink.write(&[&other]).await, Ok(vec![Fate::Stored]));
@@ -384,7 +385,9 @@ async fn a_commit_without_answer_concerns_its_own_batch_and_all_of_it() {
     let mode = Arc::new(AtomicU8::new(PASS));
     let mut tasks = JoinSet::new();
     let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
-    let mut sink = store(&url).event_sink();
+    let store = store(&url);
+    store.prove_schema().await.expect("proved");
+    let mut sink = store.event_sink();
     let batch = [row(1), row(2), row(3)];
     mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
     assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Transient(_))));
