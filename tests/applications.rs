@@ -340,6 +340,53 @@ async fn event_types_that_are_not_allowed_cost_only_themselves() {
 }
 
 #[tokio::test]
+async fn a_redrive_asks_for_the_permissions_of_now() {
+    let gateway = Gateway::start().await;
+    let token = add(&gateway, &json!({"name": "shop", "event_types": ["shop/sale"]})).await;
+    for name in ["theft", "fire"] {
+        assert_eq!(send(&gateway, &token, &event("shop", name, json!({}))).await.status, 403);
+    }
+    let letters = "select count(*) from dead_letters where redriven_at is null";
+    eventually("both are kept", async || (gateway.sql(letters) == "2").then_some(())).await;
+    let redrive = async |dry_run: bool| {
+        let body = json!({"filter": {}, "dry_run": dry_run}).to_string();
+        let answer = gateway.post("/v1/dead-letters/redrive", "application/json", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let everything =
+        "update applications set event_types = '{}', active = true, scopes = '{ingest}' where name = 'shop'";
+    for (change, detail) in [
+        ("event_types = '{shop/sale}'", "may not send this event type"),
+        ("event_types = '{shop/sale,theft/*,shop/Theft}'", "may not send this event type"),
+        ("active = false", "suspended or revoked"),
+        ("scopes = '{read}'", "lacks the scope `ingest`"),
+    ] {
+        gateway.sql(everything);
+        gateway.sql(&format!("update applications set {change} where name = 'shop'"));
+        for dry_run in [true, false] {
+            let report = redrive(dry_run).await;
+            assert_eq!((&report["stored"], &report["rejected"]), (&json!(0), &json!(2)), "{change}: {report}");
+            assert_eq!(report["results"][0]["code"], "not_allowed", "{change}: {report}");
+            assert!(report["results"][0]["detail"].as_str().expect("a detail").contains(detail), "{change}: {report}");
+        }
+        let command = gateway.command_line_on(&database_url(&gateway), &["dead-letters", "redrive", "--store"]);
+        assert!(command.contains("stored 0, duplicate 0, rejected 2"), "{change}: {command}");
+    }
+    assert_eq!(gateway.sql("select count(*) from events"), "0");
+
+    // Allowed now, and only one of the two.
+    gateway.sql(everything);
+    gateway.sql("update applications set event_types = '{shop/theft}' where name = 'shop'");
+    let report = redrive(false).await;
+    assert_eq!((&report["stored"], &report["rejected"]), (&json!(1), &json!(1)), "{report}");
+    assert_eq!(gateway.sql(letters), "1");
+    assert!(eye_app(&gateway, &["revoke", "shop"]).0, "revoked");
+    let report = redrive(false).await;
+    assert_eq!((&report["stored"], &report["rejected"]), (&json!(0), &json!(1)), "{report}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_and_says_why() {
     let gateway = Gateway::start().await;
     for (body, field) in [

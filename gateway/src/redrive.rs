@@ -1,8 +1,9 @@
 //! Dead letters judged again by the modules of now, on the same way that a new event takes: the gateway's own rules, the
-//! validator of its type, the event writers. The event keeps its id, its application and its time of receipt, so it is
+//! permissions that its application has now, the validator of its type, the event writers. The event keeps its id, its application and its time of receipt, so it is
 //! stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +15,12 @@ use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
 use crate::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
 use crate::event::EventRow;
+use crate::outcome::RejectionCode;
 use crate::query::refusal;
 use crate::response::Refusal;
-use crate::store::{Choice, LetterCursor, Store, StoredLetter};
+use crate::store::{ApplicationRow, Choice, LetterCursor, Store, StoredLetter};
+use crate::trust::Scope;
+use crate::trust::event_types::EventTypes;
 use crate::validator::{Subject, Validators};
 use crate::verdict::{Verdict, Violation};
 
@@ -82,7 +86,7 @@ pub struct LetterResult {
     pub event_id: Option<Uuid>,
     /// How it ended.
     pub outcome: Ended,
-    /// `envelope`, `rule`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`.
+    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'static, str>>,
     /// One sentence for people.
@@ -124,6 +128,44 @@ enum Judged {
     Ended(LetterResult),
 }
 
+/// What each application may send now. Read once for each call, so a redrive is as strict as a new event.
+struct Senders(HashMap<i32, Sender>);
+
+struct Sender {
+    active: bool,
+    sends: bool,
+    /// `None` for all.
+    event_types: Option<EventTypes>,
+}
+
+impl Senders {
+    fn of(rows: &[ApplicationRow]) -> Self {
+        let sender = |row: &ApplicationRow| Sender {
+            active: row.active,
+            sends: row
+                .scopes
+                .iter()
+                .any(|scope| [Scope::Ingest, Scope::Admin].map(Scope::as_str).contains(&&scope[..])),
+            // A pattern that cannot be read allows nothing.
+            event_types: (!row.event_types.is_empty()).then(|| EventTypes::parse(&row.event_types).unwrap_or_default()),
+        };
+        Self(rows.iter().map(|row| (row.id, sender(row))).collect())
+    }
+
+    /// Why an application may not send an event of this type; `None` when it may.
+    fn refusal(&self, application_id: i32, category: &str, name: &str) -> Option<&'static str> {
+        match self.0.get(&application_id) {
+            None => Some("its application is not registered any more"),
+            Some(sender) if !sender.active => Some("its application is suspended or revoked"),
+            Some(sender) if !sender.sends => Some("its application may not send events: it lacks the scope `ingest`"),
+            Some(Sender { event_types: Some(types), .. }) if !types.contains(category, name) => {
+                Some("its application may not send this event type")
+            }
+            Some(_) => None,
+        }
+    }
+}
+
 impl Redrive<'_> {
     /// Judges the chosen letters again, in the order in which they were received, and has stored what is accepted.
     ///
@@ -139,11 +181,12 @@ impl Redrive<'_> {
             let told = unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter"));
             report.results.extend(told);
         }
+        let senders = Senders::of(&self.store.applications().await.map_err(refusal)?);
         let page =
             self.store.dead_letters_to_redrive(&errand.choice, errand.after, errand.limit).await.map_err(refusal)?;
         let mut rest = &page.rows[..];
         while !rest.is_empty() {
-            let done = self.parcel(&rest[..parcel_of(rest)], until, errand.dry_run, &mut report).await?;
+            let done = self.parcel(&rest[..parcel_of(rest)], &senders, until, errand.dry_run, &mut report).await?;
             let last = rest[done - 1].cursor();
             rest = &rest[done..];
             if report.is_full(until) && !rest.is_empty() {
@@ -160,6 +203,7 @@ impl Redrive<'_> {
     async fn parcel(
         &self,
         letters: &[StoredLetter],
+        senders: &Senders,
         until: Instant,
         dry_run: bool,
         report: &mut Report,
@@ -172,7 +216,7 @@ impl Redrive<'_> {
             if place > 0 && report.is_full(until) {
                 break;
             }
-            match self.judge(letter, raw).await {
+            match self.judge(letter, raw, senders).await {
                 Judged::Ended(result) => {
                     report.violations_bytes += result.violations.iter().map(Violation::bytes).sum::<usize>();
                     results.push(result);
@@ -191,7 +235,7 @@ impl Redrive<'_> {
         Ok(done)
     }
 
-    async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>) -> Judged {
+    async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>, senders: &Senders) -> Judged {
         let skip = |code, detail| Judged::Ended(skipped(letter.id, letter.event_id, code, detail));
         let Some(raw) = raw else { return skip("unknown", "the dead letter was trimmed meanwhile") };
         if letter.redriven_at.is_some() {
@@ -210,6 +254,10 @@ impl Redrive<'_> {
         // An event without an id got one when it came; one whose envelope was broken got none, and takes the letter's.
         // Either way it is the same at each try, so the event is stored once at most.
         event.id = letter.event_id.unwrap_or(letter.id);
+        if let Some(detail) = senders.refusal(letter.application_id, &event.category, &event.name) {
+            let (code, detail) = (Some(RejectionCode::NotAllowed.as_str().into()), Some(detail.into()));
+            return Judged::Ended(LetterResult { code, detail, ..ended(letter, Some(event.id), Ended::Rejected) });
+        }
         let subject = Subject {
             id: event.id,
             application: &letter.application,

@@ -283,6 +283,16 @@ impl Gateway {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The same on a database that is named, as beside a running gateway.
+    pub(crate) fn command_line_on(&self, database_url: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        command.args(arguments).arg("--modules").arg(self.folder.path().join("modules"));
+        command.env("EYE_DATABASE_URL", database_url).arg("--data-dir").arg(self.folder.path().join("command"));
+        let output = command.output().expect("the built program");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Sends a signal to the program.
     pub(crate) fn signal(&self, signal: &str) {
         kill(self.pid(), signal);
