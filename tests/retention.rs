@@ -5,8 +5,14 @@ use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS, id_of, numbered};
 use crate::support::{Gateway, Setup, eventually};
 
-fn setup(server: &Server) -> Setup {
+/// Brings the schema up as if a round had just removed everything: what these tests put in is due, and needs no announcement.
+fn prepare(server: &Server) {
     server.prepare();
+    server.sql("update retention_rounds set cutoff = now(), bytes_max = 0");
+}
+
+fn setup(server: &Server) -> Setup {
+    prepare(server);
     Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
 }
 
@@ -242,7 +248,7 @@ async fn one_of_two_gateways_tends_the_tables_and_the_other_takes_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_are_listed() {
     let server = Server::start();
-    server.prepare();
+    prepare(&server);
     partition(&server, "events", "timestamptz '2020-02-02'");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_eye"))
         .args(["partitions", "list", "--database-url", &server.url()])
@@ -258,7 +264,7 @@ async fn partitions_are_listed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_without_a_database_trims_once_it_is_there() {
     let server = Server::start();
-    server.prepare();
+    prepare(&server);
     letters(&server, 5, "now() - interval '50 days'", "1 second");
     server.down();
     let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1);

@@ -11,6 +11,7 @@ mod config_check;
 mod dead_letters;
 mod migrate;
 mod partitions;
+mod retention;
 mod serve;
 mod validator;
 
@@ -37,6 +38,9 @@ enum Command {
     /// See the partitions of the database
     #[command(subcommand)]
     Partitions(partitions::Command),
+    /// See what retention has announced, and confirm it
+    #[command(subcommand)]
+    Retention(retention::Command),
     /// See what serves and what served, and go back to it
     #[command(subcommand)]
     Validator(validator::Command),
@@ -104,6 +108,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::App(command) => app::run(command).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Partitions(command) => partitions::run(command).await,
+        Command::Retention(command) => retention::run(command).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
     }

@@ -41,8 +41,8 @@ pub use readiness::Readiness;
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
-/// How often a running gateway looks whether the schema still serves it.
-const SCHEMA_EVERY: Duration = Duration::from_secs(2);
+/// How often a running gateway looks at the schema, the clocks and what is announced.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// Connections at once to the address for monitoring.
@@ -229,7 +229,7 @@ impl Gateway {
             self.migrated.store(true, Ordering::Relaxed);
             tracing::info!("{schema}");
             tokio::select! {
-                refused = self.watch_schema() => Err(refused),
+                refused = self.watch_database() => Err(refused),
                 () = self.retention.tend(&self.store, &self.clock) => Ok(()),
             }
         };
@@ -262,11 +262,16 @@ impl Gateway {
         }
     }
 
-    /// Looks now and then whether a newer release has raised the schema above what this program knows. Gives the error
-    /// that says so.
-    async fn watch_schema(&self) -> store::Error {
+    /// Looks now and then whether a newer release has raised the schema above what this program knows, whether the clocks agree,
+    /// and what retention has announced. Gives the error that ends the gateway.
+    async fn watch_database(&self) -> store::Error {
+        if let Ok(Some(received)) = self.store.last_received().await {
+            self.clock.saw_us(received.timestamp_micros());
+        }
         loop {
-            tokio::time::sleep(SCHEMA_EVERY).await;
+            // A database that is away is told elsewhere; what was seen last holds until it is back.
+            let _away = self.retention.look(&self.store, &self.clock).await;
+            tokio::time::sleep(WATCH_EVERY).await;
             if let Err(error @ store::Error::SchemaFloor { .. }) = self.store.prove_schema().await {
                 return error;
             }

@@ -7,6 +7,7 @@ use crate::batch::Batcher;
 use crate::figures::Distribution;
 use crate::gateway::Gateway;
 use crate::live::Live;
+use crate::retention::due::Rule;
 use crate::router::RouteClass;
 use crate::server::Class;
 use crate::tally::Ending;
@@ -118,6 +119,9 @@ fn trimmed(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::TRIMMED_ROWS, rows);
     let bytes = [(["dead_letters"], sum(&trimmed.letter_bytes)), (["events"], sum(&trimmed.event_bytes))];
     scrape.add(&names::TRIMMED_BYTES, bytes);
+    let announced = Rule::ALL.map(|rule| ([rule.as_str()], truth(gateway.retention.is_announced(rule))));
+    scrape.add(&names::TRIMMING_ANNOUNCED, announced);
+    scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(gateway.retention.clock_skew_seconds()))]);
 }
 
 /// Who was refused, and why. Strangers are told apart by network in `/v1/applications`, not here: they choose their

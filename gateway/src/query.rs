@@ -88,7 +88,7 @@ pub async fn answer(
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let headers = reader.headers;
-    let now_us = gateway.clock.now_us();
+    let now_us = gateway.clock.reading_us();
     let listing = match read {
         Read::SessionEvent(session_id, event_id) => {
             return one_event(gateway, headers, &session_id, &event_id, query).await;

@@ -1,8 +1,8 @@
 //! What is kept, and for how long: the loop of the one gateway that tends the tables. It makes partitions ahead and on
-//! demand, and has what is too old or too much removed, oldest first, in steps that no writer waits for. How rows and
-//! partitions are removed is the store's.
+//! demand, and has what is too old or too much removed, oldest first, in steps that no writer waits for. It removes nothing on the
+//! word of one clock or of one mistake: see [`due`]. How rows and partitions are removed is the store's.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
@@ -10,6 +10,10 @@ use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
+
+pub mod due;
+
+use due::{Announcement, Ledger, Rule};
 
 /// How often the default partition is looked at for months that have none of their own. One step along an index.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +40,8 @@ pub struct Policy {
     pub ahead_months: u32,
     /// Most partitions of events that are made on demand.
     pub event_partitions_max: usize,
+    /// Nothing is removed while this gateway's clock and the database's differ by more.
+    pub clock_skew_max: Duration,
 }
 
 impl Policy {
@@ -48,6 +54,7 @@ impl Policy {
             counts_minute_days: config.counts_minute_days,
             ahead_months: config.partitions_ahead_months,
             event_partitions_max: config.event_partitions_max,
+            clock_skew_max: Duration::from_secs(config.clock_skew_max_s),
         }
     }
 }
@@ -79,6 +86,17 @@ impl Trimmed {
     }
 }
 
+/// What keeps retention from removing what is due, as this gateway saw it last.
+#[derive(Debug, Default)]
+struct Held {
+    /// By how much the database's clock is ahead of this gateway's, in microseconds.
+    clock_skew_us: AtomicI64,
+    /// That is more than may be.
+    clocks_differ: AtomicBool,
+    /// A bit for each rule with an announcement, in the order of [`Rule::ALL`].
+    announced: AtomicU8,
+}
+
 /// Keeps the tables within the policy.
 #[derive(Debug)]
 pub struct Retention {
@@ -86,12 +104,66 @@ pub struct Retention {
     every: Duration,
     /// What was removed, for whoever watches.
     pub trimmed: Trimmed,
+    held: Held,
 }
 
 impl Retention {
     /// A round of trimming is run `every` so often.
     pub fn new(policy: Policy, every: Duration) -> Self {
-        Self { policy, every, trimmed: Trimmed::default() }
+        Self { policy, every, trimmed: Trimmed::default(), held: Held::default() }
+    }
+
+    /// By how much the database's clock is ahead of this gateway's, in seconds.
+    pub fn clock_skew_seconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a metric needs no more than 53 bits")]
+        let us = self.held.clock_skew_us.load(Ordering::Relaxed) as f64;
+        us / 1e6
+    }
+
+    /// Whether the two clocks differ by more than they may.
+    pub fn clocks_differ(&self) -> bool {
+        self.held.clocks_differ.load(Ordering::Relaxed)
+    }
+
+    /// Whether a rule has announced a removal.
+    pub fn is_announced(&self, rule: Rule) -> bool {
+        self.held.announced.load(Ordering::Relaxed) >> rule as u8 & 1 == 1
+    }
+
+    /// Compares the clocks, and looks at what is announced. Every gateway does so, also one that does not tend the tables.
+    ///
+    /// # Errors
+    ///
+    /// Those of a read.
+    pub async fn look(&self, store: &Store, clock: &Clock) -> Result<(), Error> {
+        let asked_us = clock.now_us();
+        let there = store.now().await?;
+        self.compare(asked_us, there, clock);
+        let announced = store.announced().await?;
+        let bits = announced.iter().fold(0, |bits, (rule, _)| bits | 1_u8 << *rule as u8);
+        self.held.announced.store(bits, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes note of the database's time, which was read after `asked_us`. Gives whether the clocks agree.
+    fn compare(&self, asked_us: i64, there: DateTime<Utc>, clock: &Clock) -> bool {
+        // The answer was on its way for part of the time; the nearer end of that time counts.
+        let (earliest, latest) = (there.timestamp_micros() - clock.now_us(), there.timestamp_micros() - asked_us);
+        let skew_us = if earliest > 0 { earliest } else { latest.min(0) };
+        clock.saw_us(there.timestamp_micros());
+        self.held.clock_skew_us.store(skew_us, Ordering::Relaxed);
+        let differ = skew_us.unsigned_abs() > micros(self.policy.clock_skew_max).unsigned_abs();
+        let seconds = skew_us / 1_000_000;
+        match (self.held.clocks_differ.swap(differ, Ordering::Relaxed), differ) {
+            (false, true) => tracing::warn!(
+                seconds,
+                "the database's clock and this gateway's differ by more than clock_skew_max_s; nothing is trimmed until they \
+                 agree: set the clock that is wrong"
+            ),
+            (true, false) => tracing::info!(seconds, "the database's clock and this gateway's agree again"),
+            _ => {}
+        }
+        !differ
     }
 
     /// Tends the tables for as long as it is polled. While another gateway does so, this one asks once a round whether
@@ -113,9 +185,11 @@ impl Retention {
 
     async fn rounds(&self, mut tending: Tending, clock: &Clock) -> Result<(), Error> {
         loop {
-            let now = time(clock.now_us());
             let slow = |_| Error::Slow(ROUND_TIME);
-            tokio::time::timeout(ROUND_TIME, self.round(&mut tending, now)).await.map_err(slow)??;
+            let asked_us = clock.now_us();
+            let now = tending.now().await?;
+            let agree = self.compare(asked_us, now, clock);
+            tokio::time::timeout(ROUND_TIME, self.round(&mut tending, now, agree)).await.map_err(slow)??;
             let next = tokio::time::Instant::now() + self.every;
             while tokio::time::Instant::now() < next {
                 tokio::time::sleep(LOOK_EVERY.min(self.every)).await;
@@ -124,35 +198,120 @@ impl Retention {
         }
     }
 
-    async fn round(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
-        for (table, cause, removed) in tending.sweep().await? {
-            self.told(table, cause, removed, "what an earlier round left behind");
-        }
+    /// One round at the database's time. Nothing is removed unless the clocks `agree`.
+    async fn round(&self, tending: &mut Tending, now: DateTime<Utc>, agree: bool) -> Result<(), Error> {
         let left = tending.make_ahead(self.policy.ahead_months).await?;
         if !left.is_empty() {
             tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead; trying again");
         }
         self.take_up_strays(tending, now).await?;
-        if let Some(cutoff) = cutoff(now, self.policy.events_days) {
-            self.trim_events(tending, cutoff).await?;
+        if !agree {
+            return Ok(());
         }
-        if let Some(cutoff) = cutoff(now, self.policy.dead_letters_days) {
-            self.trim_letters_by_age(tending, cutoff).await?;
+        for (table, cause, removed) in tending.sweep().await? {
+            self.told(table, cause, removed, "what an earlier round left behind");
         }
-        if let Some(cutoff) = cutoff(now, self.policy.counts_minute_days) {
-            let mut minutes = 0;
-            loop {
-                let removed = tending.remove_minutes(cutoff).await?;
-                minutes += removed;
-                if removed == 0 {
-                    break;
-                }
+        for rule in [Rule::EventsAge, Rule::DeadLettersAge, Rule::CountMinutesAge] {
+            self.trim_by_age(tending, rule, now).await?;
+        }
+        self.keep_size(tending, now).await
+    }
+
+    fn days(&self, rule: Rule) -> u64 {
+        match rule {
+            Rule::EventsAge => self.policy.events_days,
+            Rule::DeadLettersAge => self.policy.dead_letters_days,
+            Rule::CountMinutesAge => self.policy.counts_minute_days,
+            Rule::DeadLettersSize => 0,
+        }
+    }
+
+    /// Removes what is due by a rule, as far as the ledger lets it, and announces the rest.
+    async fn trim_by_age(&self, tending: &mut Tending, rule: Rule, now: DateTime<Utc>) -> Result<(), Error> {
+        let before = tending.ledger(rule).await?;
+        let days = self.days(rule);
+        let Some(wanted) = cutoff(now, days) else {
+            // Kept for ever. What is asked for later is held against the cutoff of the last round that there was.
+            let kept = Ledger { announcement: None, ..before };
+            return if kept == before { Ok(()) } else { tending.write_ledger(rule, &kept, false, now).await };
+        };
+        let reach = before.reach(wanted);
+        let since = reach.before.unwrap_or(wanted - due::WITHOUT_NOTICE);
+        let due = match rule {
+            // Only whole months of events go.
+            Rule::EventsAge => month_of(wanted),
+            _ => wanted,
+        };
+        let overdue = match reach.before {
+            _ if reach.all => false,
+            Some(allowed) => tending.has_between(rule, allowed, due).await?,
+            None => tending.has_between(rule, earliest(), due.min(since)).await?,
+        };
+        let announcement = overdue.then(|| {
+            let limit = i64::try_from(days).unwrap_or(i64::MAX);
+            Announcement::carried_on(before.announcement, limit, now)
+        });
+        let waits = announcement.filter(|announcement| !announcement.is_over());
+        let until = if waits.is_some() { reach.before } else { Some(wanted) };
+        self.say_announced(rule, before.announcement, waits);
+        if let Some(until) = until {
+            match rule {
+                Rule::EventsAge => self.trim_events(tending, until).await?,
+                Rule::CountMinutesAge => self.trim_minutes(tending, until).await?,
+                Rule::DeadLettersAge | Rule::DeadLettersSize => self.trim_letters_by_age(tending, until).await?,
             }
-            if minutes > 0 {
-                tracing::info!(minutes, "counts by the minute were trimmed");
+        }
+        let full = waits.is_none();
+        let after = Ledger { cutoff: if full { Some(wanted) } else { before.cutoff }, announcement: waits, ..before };
+        tending.write_ledger(rule, &after, full, now).await
+    }
+
+    /// Keeps dead letters within their bytes. A bound that is lower than the one before is announced.
+    async fn keep_size(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
+        let rule = Rule::DeadLettersSize;
+        let (before, wanted) = (tending.ledger(rule).await?, self.policy.dead_letters_bytes_max);
+        let (bound, all) = before.bound(wanted);
+        let overdue = !all && surplus(&tending.taken().await?, wanted) > 0;
+        let announcement = overdue.then(|| Announcement::carried_on(before.announcement, wanted, now));
+        let waits = announcement.filter(|announcement| !announcement.is_over());
+        self.say_announced(rule, before.announcement, waits);
+        let bound = if waits.is_some() { bound } else { wanted };
+        self.trim_letters_by_size(tending, now, bound).await?;
+        let full = waits.is_none();
+        let bytes_max = if full { Some(wanted) } else { before.bytes_max };
+        tending.write_ledger(rule, &Ledger { bytes_max, announcement: waits, ..before }, full, now).await
+    }
+
+    /// Says once that a removal was announced, done after its notice, or withdrawn.
+    fn say_announced(&self, rule: Rule, before: Option<Announcement>, waits: Option<Announcement>) {
+        let (rule, setting) = (rule.as_str(), rule.setting());
+        match (before, waits) {
+            (before, Some(waits)) if before.is_none_or(|before| before.limit != waits.limit) => tracing::warn!(
+                rule,
+                setting,
+                limit = waits.limit,
+                "much more is due to be trimmed than fell due since the last round: it is announced, and trimmed after 24 hours; \
+                 `eye retention confirm` has it done now, a mended clock or setting withdraws it"
+            ),
+            (Some(before), None) if before.is_over() => tracing::warn!(rule, "what was announced is trimmed now"),
+            (Some(_), None) => tracing::info!(rule, "what was announced is not due any more, and stays"),
+            _ => {}
+        }
+    }
+
+    async fn trim_minutes(&self, tending: &mut Tending, cutoff: DateTime<Utc>) -> Result<(), Error> {
+        let mut minutes = 0;
+        loop {
+            let removed = tending.remove_minutes(cutoff).await?;
+            minutes += removed;
+            if removed == 0 {
+                break;
             }
         }
-        self.trim_letters_by_size(tending, now).await
+        if minutes > 0 {
+            tracing::info!(minutes, "counts by the minute were trimmed");
+        }
+        Ok(())
     }
 
     /// Events that lie in the default partition get a partition for their month, unless retention is about to remove
@@ -203,9 +362,14 @@ impl Retention {
         Ok(())
     }
 
-    async fn trim_letters_by_size(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
+    async fn trim_letters_by_size(
+        &self,
+        tending: &mut Tending,
+        now: DateTime<Utc>,
+        bytes_max: i64,
+    ) -> Result<(), Error> {
         let taken = tending.taken().await?;
-        let mut surplus = surplus(&taken, self.policy.dead_letters_bytes_max);
+        let mut surplus = surplus(&taken, bytes_max);
         for Taken { partition, bytes } in taken {
             if surplus <= 0 {
                 return Ok(());
@@ -282,6 +446,13 @@ fn cutoff(now: DateTime<Utc>, days: u64) -> Option<DateTime<Utc>> {
     if days == 0 { None } else { now.checked_sub_days(Days::new(days)) }
 }
 
+/// The first moment of the year 1: no event is older.
+fn earliest() -> DateTime<Utc> {
+    NaiveDate::from_ymd_opt(1, 1, 1)
+        .and_then(|day| day.and_hms_opt(0, 0, 0))
+        .map_or(DateTime::UNIX_EPOCH, |day| day.and_utc())
+}
+
 /// The first moment of the month of a time.
 fn month_of(time: DateTime<Utc>) -> DateTime<Utc> {
     let first = NaiveDate::from_ymd_opt(time.year(), time.month(), 1).and_then(|day| day.and_hms_opt(0, 0, 0));
@@ -294,8 +465,8 @@ fn surplus(taken: &[Taken], bytes_max: i64) -> i64 {
     if sum <= bytes_max { 0 } else { sum - bytes_max / 100 * TRIM_TO_PERCENT }
 }
 
-fn time(us: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(us).expect("the wall clock is within the years of chrono")
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod link;
 mod partitions;
 mod read;
 mod retention;
+mod rounds;
 mod schema;
 mod write;
 

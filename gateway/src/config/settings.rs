@@ -377,6 +377,12 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How often the tables are looked at for what is too old or too much. One of several gateways does so.",
     ),
+    set(
+        "clock_skew_max_s",
+        number(1, 86_400),
+        "60",
+        "Seconds by which this gateway's clock and the database's may differ. Beyond that nothing is trimmed, and /readyz is degraded.",
+    ),
     set("live_readers_max", number(0, 100_000), "256", "Readers of outcomes as they happen. More are answered 503."),
     set(
         "live_heartbeat_ms",

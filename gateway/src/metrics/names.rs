@@ -69,6 +69,10 @@ metrics! {
         "Rows that this gateway removed, because they were too old or took too much room.";
     TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]
         "Bytes of the rows that this gateway removed.";
+    TRIMMING_ANNOUNCED = Gauge "eye_trimming_announced" ["rule"]
+        "1 while a rule of retention has announced a removal that waits for its time or for somebody's word.";
+    CLOCK_SKEW_SECONDS = Gauge "eye_clock_skew_seconds" []
+        "By how much the database's clock is ahead of this gateway's.";
     QUEUE_PARCELS = Gauge "eye_queue_parcels" ["queue"]
         "Requests whose items wait for a writer.";
     QUEUE_OLDEST_SECONDS = Gauge "eye_queue_oldest_seconds" ["queue"]

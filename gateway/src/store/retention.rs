@@ -64,7 +64,7 @@ pub struct Strays {
 /// The right to tend the tables, for as long as its connection lives; no other gateway has it meanwhile.
 #[derive(Debug)]
 pub struct Tending {
-    connection: PgConnection,
+    pub(super) connection: PgConnection,
     /// Months of stray events that are not tried again before the next round: each try has its price.
     left: Vec<NaiveDateTime>,
 }

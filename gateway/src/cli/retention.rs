@@ -1,0 +1,51 @@
+//! `eye retention`: what retention has announced, and the word that has it done. A removal is announced when much more is due than
+//! fell due since the last round: after a clock that jumped, a setting that was mistyped, or a gateway that was away.
+
+use clap::Subcommand;
+
+use super::{Failure, Source, app};
+use crate::retention::due::{Announcement, NOTICE, Rule};
+use crate::store::Store;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show what is announced: the rule, its setting, since when, and the hours that are left
+    Show(Source),
+    /// Have everything that is announced removed with the next round
+    Confirm(Source),
+}
+
+pub(super) async fn run(command: Command) -> Result<(), Failure> {
+    let (Command::Show(source) | Command::Confirm(source)) = &command;
+    let (_, config) = source.gather(Vec::new())?;
+    let database = app::Database::open_proved(&config).await?;
+    let done = work(database.store(), &command).await;
+    database.close().await;
+    Ok(done?)
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+async fn work(store: &Store, command: &Command) -> anyhow::Result<()> {
+    let announced = store.announced().await?;
+    if announced.is_empty() {
+        println!("nothing is announced");
+    }
+    for (rule, announcement) in announced {
+        let line = line(rule, &announcement);
+        match command {
+            Command::Show(_) => println!("{line}"),
+            Command::Confirm(_) if store.confirm_announced(rule, announcement.limit).await? => {
+                println!("confirmed: {line}");
+            }
+            Command::Confirm(_) => println!("{}: not announced any more", rule.as_str()),
+        }
+    }
+    Ok(())
+}
+
+fn line(rule: Rule, announcement: &Announcement) -> String {
+    let left = (NOTICE.num_seconds() - announcement.seconds).max(0).div_euclid(3_600);
+    let waits = if announcement.confirmed { "confirmed".to_owned() } else { format!("{left} h left") };
+    let (rule, setting, limit) = (rule.as_str(), rule.setting(), announcement.limit);
+    format!("{rule}\t{setting} = {limit}\tannounced {}\t{waits}", announcement.at.format("%Y-%m-%dT%H:%M:%SZ"))
+}
