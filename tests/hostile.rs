@@ -148,7 +148,7 @@ async fn an_answer_that_does_not_fit_into_its_memory_is_a_fault_of_memory() {
 }
 
 #[tokio::test]
-async fn an_event_to_be_sent_again_is_refused_alone_and_quarantined_among_others() {
+async fn an_event_to_be_sent_again_is_unfinished_alone_and_among_others() {
     let gateway = Gateway::start().await;
     gateway.drop_module("guests/traps.toml", b"on_fault = \"retry\"");
     gateway.drop_module("guests/traps.wasm", &module("traps"));
@@ -157,18 +157,33 @@ async fn an_event_to_be_sent_again_is_refused_alone_and_quarantined_among_others
     let (good, bad) = (event("guests", "traps", json!({})), event("guests", "traps", json!({"misbehave": true})));
 
     let alone = gateway.send(&bad).await;
-    assert_eq!((alone.status, &alone.json()["code"]), (503, &json!("overloaded")), "{alone:?}");
+    assert_eq!((alone.status, &alone.json()["code"]), (503, &json!("module_unavailable")), "{alone:?}");
     assert!(alone.headers.contains_key("retry-after"), "{alone:?}");
+    assert!(alone.json()["id"].is_string(), "a retry with the id that was made is safe: {alone:?}");
     assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
     assert_eq!(of_type(&gateway.figures().await, "traps", "quarantined"), None, "it has no outcome yet");
 
-    // Or the sender would send all three again for ever.
     let many = gateway.send(&json!([good, bad, good])).await;
     let told = many.json();
-    assert_eq!((many.status, &told["stored"], &told["quarantined"]), (207, &json!(2), &json!(1)), "{many:?}");
-    assert_eq!((&told["results"][0]["index"], &told["results"][0]["code"]), (&json!(1), &json!("trap")), "{many:?}");
-    assert_eq!(dead_letter(&gateway, "traps")[1], "trap");
+    assert_eq!(many.status, 207, "{many:?}");
+    let counts = ["stored", "duplicate", "rejected", "quarantined", "unfinished"].map(|outcome| &told[outcome]);
+    assert_eq!(counts, [2, 0, 0, 0, 1], "{many:?}");
+    let line = json!({"index": 1, "id": told["results"][0]["id"], "outcome": null, "code": "module_unavailable",
+        "retry_after": 5});
+    assert_eq!(told["results"], json!([line]), "{many:?}");
+    assert!(line["id"].is_string(), "{many:?}");
     assert_eq!(gateway.session(SESSION).await.len(), 2);
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "0", "nothing of it is kept");
+    let figures = gateway.figures().await;
+    assert_eq!(of_type(&figures, "traps", "unfinished"), Some(2.0));
+    assert_eq!(figures.value("eye_unfinished_events_total", &[("code", "module_unavailable")]), Some(2.0));
+
+    // The same event, once its module is mended.
+    let mut again = bad;
+    again["id"] = line["id"].clone();
+    gateway.drop_module("guests/traps.wasm", &module("accepts"));
+    eventually("the mended module serves", async || (gateway.send(&again).await.status < 300).then_some(())).await;
+    assert_eq!(gateway.send(&again).await.status, 200, "it is stored once");
 }
 
 /// A file that is not taken, the step at which that shows, and a word of what is told.

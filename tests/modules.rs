@@ -134,11 +134,14 @@ async fn a_start_without_a_look_at_the_modules_accepts_no_event_unseen() {
         (gateway.get("/readyz").await.json()["database"] == true).then_some(())
     })
     .await;
-    for event in [bad.clone(), json!([bad, pageview()])] {
-        let answer = gateway.send(&event).await;
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
-    }
+    let alone = gateway.send(&bad).await;
+    assert_eq!((alone.status, &alone.json()["code"]), (503, &json!("module_loading")), "{alone:?}");
+    assert!(alone.headers.contains_key("retry-after"), "{alone:?}");
+    let many = gateway.send(&json!([bad, pageview(), {"category": "broken"}])).await;
+    let told = many.json();
+    assert_eq!((many.status, &told["rejected"], &told["unfinished"]), (207, &json!(1), &json!(2)), "{many:?}");
+    assert_eq!(gateway.sql("select count(*) from dead_letters where code <> 'envelope'"), "0");
+    assert_eq!(gateway.sql("select count(*) from events"), "0");
     let ready = gateway.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["validators"]), (503, &json!(false)), "{ready:?}");
     assert_eq!(gateway.log().matches("the modules directory cannot be read").count(), 1, "{}", gateway.log());
@@ -163,12 +166,12 @@ async fn a_folder_that_cannot_be_read_at_the_start_costs_its_own_events_and_no_o
     let other = event("guests", "accepts", json!({}));
     assert_eq!(gateway.send(&other).await.status, 201);
     let alone = gateway.send(&pageview()).await;
-    assert_eq!(alone.status, 503, "{alone:?}");
+    assert_eq!((alone.status, &alone.json()["code"]), (503, &json!("module_unavailable")), "{alone:?}");
     assert!(alone.headers.contains_key("retry-after"), "{alone:?}");
-    // It may last, and the sender would send the others for ever.
     let many = gateway.send(&json!([other, pageview(), other])).await;
     let told = many.json();
-    assert_eq!((many.status, &told["stored"], &told["quarantined"]), (207, &json!(2), &json!(1)), "{many:?}");
+    assert_eq!((many.status, &told["stored"], &told["unfinished"]), (207, &json!(2), &json!(1)), "{many:?}");
+    assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
     let problems = gateway.get("/v1/validators").await.json()["problems"].clone();
     assert_eq!((problems.as_array().map(Vec::len), &problems[0]["file"]), (Some(1), &json!("page interaction")));
     assert_eq!(gateway.log().matches("this folder cannot be read").count(), 1, "{}", gateway.log());

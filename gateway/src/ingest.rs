@@ -1,6 +1,6 @@
 //! The steps of one sending request, in order, and nothing else: identify, read, parse, judge, store, keep what was
-//! refused, answer. One event is a batch of one. Every element of a request leaves with exactly one outcome; `stored`
-//! and `quarantined` are said only after the commit, `rejected` at once.
+//! refused, answer. One event is a batch of one. Every element of a request leaves with exactly one outcome, or is told to be
+//! unfinished, and then nothing of it is kept; `stored` and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -29,7 +29,7 @@ use crate::share::Held;
 use crate::tally::{Ending, Tally};
 use crate::trust::{Application, Peer, Scope};
 use crate::validator::{Judgement, Subject};
-use crate::verdict::{Digest, Retry, Verdict, Violation};
+use crate::verdict::{Digest, Unfinished, Unjudged, Verdict, Violation};
 
 /// After so many events, a large request lets others have the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;
@@ -111,7 +111,7 @@ async fn process(
     // What is in memory from here on is in the elements, and ends with the last row that shares it.
     drop(body);
     let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
-    sending.judge(elements).await?;
+    sending.judge(elements).await;
     // From here on something may be stored.
     handed.store(true, Relaxed);
     sending.store().await?;
@@ -120,7 +120,7 @@ async fn process(
     if let Some(watched) = watched {
         gateway.live.tell(&application.name, &outcomes, watched, gateway.clock.now_us());
     }
-    debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome");
+    debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome, or is unfinished");
     Ok(match &outcomes[..] {
         [outcome] if single => response::one(outcome),
         outcomes => response::many(outcomes),
@@ -185,7 +185,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Asks the validator of each event.
-    async fn judge(&mut self, elements: Each<Element>) -> Result<(), Refusal> {
+    async fn judge(&mut self, elements: Each<Element>) {
         let judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
@@ -212,9 +212,8 @@ impl<'a> Sending<'a> {
             if let Some(watched) = &mut self.watched {
                 watched.push(watch_event(&event, judgement.digest));
             }
-            self.settle(place, event, judgement)?;
+            self.settle(place, event, judgement);
         }
-        Ok(())
     }
 
     fn subject<'e>(&'e self, event: &'e Event) -> Subject<'e> {
@@ -229,18 +228,23 @@ impl<'a> Sending<'a> {
         }
     }
 
-    fn settle(&mut self, place: usize, event: Event, judgement: Judgement) -> Result<(), Refusal> {
+    fn settle(&mut self, place: usize, event: Event, judgement: Judgement) {
         let module = judgement.digest;
         match judgement.outcome {
             Ok(Verdict::Accept) => self.accept(place, event, module, None),
             Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
             Ok(Verdict::Reject(violations)) => self.reject(place, event, module, violations),
-            Err(fault) if fault.retry == Retry::Whole || self.single && fault.retry == Retry::Alone => {
-                return Err(Refusal::Overloaded);
+            Err(Unjudged::Fault(fault)) => {
+                self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail);
             }
-            Err(fault) => self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail),
+            Err(Unjudged::Unfinished(why)) => self.leave_unfinished(place, &event, why),
         }
-        Ok(())
+    }
+
+    /// The event has no outcome yet, and ends here: the rest of its request goes on without it.
+    fn leave_unfinished(&mut self, place: usize, event: &Event, why: Unfinished) {
+        self.tally.count(&event.category, &event.name, Ending::Unfinished);
+        self.outcomes[place] = Some(Outcome::Unfinished { id: Some(event.id), why });
     }
 
     fn accept(&mut self, place: usize, event: Event, module: Option<Digest>, amended: Option<String>) {
@@ -438,6 +442,11 @@ impl<'a> Sending<'a> {
         let outcomes: Option<Each<Outcome>> = self.outcomes.into_iter().collect();
         let outcomes = outcomes.ok_or(Refusal::Internal)?;
         self.tally.told();
+        for outcome in &outcomes {
+            if let Outcome::Unfinished { why, .. } = outcome {
+                self.gateway.tallies.count_unfinished(why.code);
+            }
+        }
         Ok(outcomes)
     }
 }

@@ -37,7 +37,9 @@ const PAGES_MAX: usize = 64;
 /// Characters of a violation's texts that are told; the dead letter has the rest.
 const VIOLATION_CHARACTERS_MAX: usize = 200;
 /// The words for outcomes, in the order in which they are counted.
-const WORDS: [&str; 4] = ["stored", "duplicate", "rejected", "quarantined"];
+const WORDS: [&str; 5] = ["stored", "duplicate", "rejected", "quarantined", "unfinished"];
+/// The first of them that is no good one.
+const FIRST_BAD: usize = 2;
 
 /// Bounds of watching.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,7 @@ struct Window {
     notes: Vec<Note>,
     /// Taken of the budget: by stored and duplicate events, by others.
     taken: [usize; 2],
-    left_out: [u64; 4],
+    left_out: [u64; WORDS.len()],
 }
 
 /// One outcome, with nothing that belongs to its request: that is freed long before.
@@ -106,7 +108,7 @@ struct Note {
 #[derive(Debug)]
 struct Page {
     messages: Vec<Message>,
-    left_out: [u64; 4],
+    left_out: [u64; WORDS.len()],
     /// How many outcomes all pages before it had, those left out among them.
     before: u64,
 }
@@ -168,7 +170,7 @@ impl Live {
         for (outcome, watched) in outcomes.iter().zip(watched) {
             let kind = kind(outcome);
             // Apart, so that a flood of good events does not hide the few bad ones.
-            let taken = &mut window.taken[kind / 2];
+            let taken = &mut window.taken[usize::from(kind >= FIRST_BAD)];
             if *taken < budget {
                 *taken += 1;
                 window.notes.push(Note::new(application, outcome, watched, kind, at_us));
@@ -199,7 +201,7 @@ impl Live {
         }
     }
 
-    fn hand_out(&self, messages: Vec<Message>, left_out: [u64; 4], count: u64) {
+    fn hand_out(&self, messages: Vec<Message>, left_out: [u64; WORDS.len()], count: u64) {
         let before = self.told.fetch_add(count, Ordering::Relaxed);
         // Without a reader left, nobody is to be told.
         let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
@@ -251,7 +253,7 @@ pub fn watch(live: &Arc<Live>, query: Option<&str>, still_known: StillKnown) -> 
 #[derive(Debug, Default)]
 struct Filter {
     /// By place in [`WORDS`].
-    kinds: [bool; 4],
+    kinds: [bool; WORDS.len()],
     application: Option<String>,
     category: Option<String>,
     name: Option<String>,
@@ -260,10 +262,11 @@ struct Filter {
 impl Filter {
     fn read(query: Option<&str>) -> Result<Self, Refusal> {
         let parameters = Parameters::read(query, &["outcome", "application", "category", "name"])?;
-        let mut kinds = [parameters.text("outcome").is_none(); 4];
+        let mut kinds = [parameters.text("outcome").is_none(); WORDS.len()];
         for wanted in parameters.text("outcome").unwrap_or_default().split(',').filter(|word| !word.is_empty()) {
             let kind = WORDS.iter().position(|word| *word == wanted);
-            let wanted = "must be one or more of stored, duplicate, rejected and quarantined, with commas between";
+            let wanted =
+                "must be one or more of stored, duplicate, rejected, quarantined and unfinished, with commas between";
             kinds[kind.ok_or_else(|| bad("outcome", wanted))?] = true;
         }
         let (application, category) = (parameters.word("application")?, parameters.word("category")?);
@@ -373,6 +376,7 @@ fn kind(outcome: &Outcome) -> usize {
         Outcome::Duplicate { .. } => 1,
         Outcome::Rejected { .. } => 2,
         Outcome::Quarantined { .. } => 3,
+        Outcome::Unfinished { .. } => 4,
     }
 }
 
@@ -382,6 +386,7 @@ impl Note {
             Outcome::Stored { id } | Outcome::Duplicate { id } => (Some(*id), None, None),
             Outcome::Rejected { id, code, violations, .. } => (*id, Some(code.as_str()), violations.first().map(short)),
             Outcome::Quarantined { id, code } => (Some(*id), Some(&**code), None),
+            Outcome::Unfinished { id, why } => (*id, Some(why.code.as_str()), None),
         };
         let Watched { session_id, category, name, module } = watched;
         Self {
@@ -432,6 +437,7 @@ impl From<Note> for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::{Unfinished, UnfinishedCode};
 
     fn live(events_per_second_max: usize) -> Arc<Live> {
         let heartbeat = Duration::from_secs(10);
@@ -447,8 +453,11 @@ mod tests {
         let outcome = |place: usize| {
             if place < stored {
                 Outcome::Stored { id: Uuid::from_u128(place as u128) }
-            } else {
+            } else if place.is_multiple_of(2) {
                 Outcome::Quarantined { id: Uuid::from_u128(place as u128), code: "trap".into() }
+            } else {
+                let (id, why) = (Some(Uuid::from_u128(place as u128)), Unfinished::of(UnfinishedCode::ModuleBusy));
+                Outcome::Unfinished { id, why }
             }
         };
         let outcomes: Vec<Outcome> = (0..stored + rejected).map(outcome).collect();
@@ -469,13 +478,14 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_good_events_hides_no_bad_one_and_is_told() {
         let live = live(100);
-        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=rejected,quarantined"));
+        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=quarantined,unfinished"));
         tell(&live, 1_000, 3);
         page(&live);
         let seen = text(&mut all).await;
         assert_eq!(seen.matches("\"outcome\":\"stored\"").count(), 10);
-        assert_eq!(seen.matches("\"outcome\":\"quarantined\"").count(), 3);
-        assert!(seen.ends_with("event: sampled\ndata: {\"left_out\":{\"duplicate\":0,\"quarantined\":0,\"rejected\":0,\"stored\":990}}\n\n"), "{seen}");
+        assert_eq!(seen.matches("\"outcome\":\"quarantined\"").count(), 2);
+        assert_eq!(seen.matches("\"code\":\"module_busy\"").count(), 1);
+        assert!(seen.ends_with("event: sampled\ndata: {\"left_out\":{\"duplicate\":0,\"quarantined\":0,\"rejected\":0,\"stored\":990,\"unfinished\":0}}\n\n"), "{seen}");
         let seen = text(&mut bad).await;
         assert_eq!((seen.matches("event: outcome").count(), seen.contains("sampled")), (3, false), "{seen}");
     }

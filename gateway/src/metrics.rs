@@ -13,6 +13,7 @@ use crate::server::Class;
 use crate::tally::Ending;
 use crate::trust::security::Kind;
 use crate::validator::{Standing, State, TypeReport};
+use crate::verdict::UnfinishedCode;
 
 mod exposition;
 pub mod names;
@@ -83,6 +84,9 @@ fn events(scrape: &mut Scrape, gateway: &Gateway) {
         })
     });
     scrape.add(&names::EVENT_TYPE_EVENTS, by_type);
+    let unfinished =
+        UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(gateway.tallies.unfinished(code))));
+    scrape.add(&names::UNFINISHED_EVENTS, unfinished);
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&gateway.dead_letters.batcher().figures().stored))]);
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(gateway.dead_letters.trimmed()))]);
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::verdict::{Digest, Violation};
+use crate::verdict::{Digest, Unfinished, Violation};
 
 /// What became of one event.
 #[derive(Debug)]
@@ -39,6 +39,13 @@ pub enum Outcome {
         id: Uuid,
         /// The kind of failure.
         code: Cow<'static, str>,
+    },
+    /// It has no outcome yet: it could not be judged or kept now. Nothing of it is kept, and it is to be sent again.
+    Unfinished {
+        /// The event's id, where one could be read or was made. A retry with it is stored once at most.
+        id: Option<Uuid>,
+        /// Why, and when to try again.
+        why: Unfinished,
     },
 }
 

@@ -22,7 +22,7 @@ use crate::store::{ApplicationRow, Choice, LetterCursor, Store, StoredLetter};
 use crate::trust::Scope;
 use crate::trust::event_types::EventTypes;
 use crate::validator::{Subject, Validators};
-use crate::verdict::{Verdict, Violation};
+use crate::verdict::{Unjudged, Verdict, Violation};
 
 /// Raw bytes that are judged and written together.
 const PARCEL_BYTES_MAX: usize = 8 << 20;
@@ -86,7 +86,8 @@ pub struct LetterResult {
     pub event_id: Option<Uuid>,
     /// How it ended.
     pub outcome: Ended,
-    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`.
+    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`, or
+    /// the code of an unfinished event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'static, str>>,
     /// One sentence for people.
@@ -276,7 +277,12 @@ impl Redrive<'_> {
                 let code = Some("rule".into());
                 return Judged::Ended(LetterResult { code, violations, ..result(Ended::Rejected) });
             }
-            Err(fault) => {
+            // No module looked at it.
+            Err(Unjudged::Unfinished(why)) => {
+                let detail = "its event could not be judged now; try again later";
+                return Judged::Ended(skipped(letter.id, letter.event_id, why.code.as_str(), detail));
+            }
+            Err(Unjudged::Fault(fault)) => {
                 let (code, detail) = (Some(fault.code.as_str().into()), Some(fault.detail.into()));
                 return Judged::Ended(LetterResult { code, detail, ..result(Ended::Quarantined) });
             }

@@ -21,7 +21,7 @@ pub use self::encoding::{Encoder, Encoding};
 pub use self::refusal::Refusal;
 pub use self::unsent::Unsent;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
-use crate::verdict::Violation;
+use crate::verdict::{Unfinished, UnfinishedCode, Violation};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -163,6 +163,49 @@ pub fn rejected(
     answer(status, PROBLEM, written(&body))
 }
 
+/// 503: the event has no outcome yet. Nothing of it is kept, so its sender sends it again.
+pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
+    #[derive(Serialize)]
+    struct Problem {
+        #[serde(rename = "type")]
+        kind: String,
+        title: &'static str,
+        status: u16,
+        detail: &'static str,
+        code: &'static str,
+        id: Option<Uuid>,
+    }
+    let (title, detail) = match why.code {
+        UnfinishedCode::ModuleBusy => (
+            "The module of this event type is busy",
+            "The event was not judged in time, and nothing of it is kept. Send it again after a pause, waiting longer \
+             each time; with the `id` given here it is stored once at most.",
+        ),
+        UnfinishedCode::ModuleUnavailable => (
+            "The module of this event type cannot judge now",
+            "The event was not judged, and nothing of it is kept. Send it again after a pause, waiting longer each \
+             time; with the `id` given here it is stored once at most. `GET /v1/validators` says what is wrong.",
+        ),
+        UnfinishedCode::ModuleLoading => (
+            "The module of this event type is still being loaded",
+            "The event was not judged, and nothing of it is kept. Send it again after a pause; with the `id` given \
+             here it is stored once at most.",
+        ),
+        UnfinishedCode::NotKept => (
+            "The event could not be kept",
+            "The event was not accepted, and may not be kept as it is, so nothing of it is kept. Send it again after a \
+             pause; with the `id` given here it is stored once at most.",
+        ),
+    };
+    let code = why.code.as_str();
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let kind = format!("urn:eye:problem:{code}");
+    let mut response =
+        answer(status, PROBLEM, written(&Problem { kind, title, status: status.as_u16(), detail, code, id }));
+    response.headers_mut().insert(RETRY_AFTER, why.retry_after_seconds.into());
+    response
+}
+
 /// The answer to a request that carried one event.
 pub fn one(outcome: &Outcome) -> Response {
     match outcome {
@@ -172,6 +215,7 @@ pub fn one(outcome: &Outcome) -> Response {
             rejected(*code, *id, violations, validator.as_ref())
         }
         Outcome::Quarantined { id, code } => quarantined(*id, code),
+        Outcome::Unfinished { id, why } => unfinished(*id, *why),
     }
 }
 
@@ -181,6 +225,7 @@ struct Many<'a> {
     duplicate: usize,
     rejected: usize,
     quarantined: usize,
+    unfinished: usize,
     results: Vec<Line<'a>>,
 }
 
@@ -188,9 +233,13 @@ struct Many<'a> {
 struct Line<'a> {
     index: usize,
     id: Option<Uuid>,
-    outcome: &'static str,
+    /// Null while the event has none.
+    outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
+    /// In seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'a [Violation]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,9 +249,9 @@ struct Line<'a> {
 /// The answer to a request that carried many events, in the order in which they came: 200 if all are stored or
 /// duplicate, else 207. Only those not stored have a line.
 pub fn many(outcomes: &[Outcome]) -> Response {
-    let mut body = Many { stored: 0, duplicate: 0, rejected: 0, quarantined: 0, results: Vec::new() };
+    let mut body = Many { stored: 0, duplicate: 0, rejected: 0, quarantined: 0, unfinished: 0, results: Vec::new() };
     for (index, outcome) in outcomes.iter().enumerate() {
-        let mut violations_omitted = None;
+        let (mut violations_omitted, mut retry_after) = (None, None);
         let (id, outcome, code, violations) = match outcome {
             Outcome::Stored { .. } => {
                 body.stored += 1;
@@ -210,22 +259,28 @@ pub fn many(outcomes: &[Outcome]) -> Response {
             }
             Outcome::Duplicate { id } => {
                 body.duplicate += 1;
-                (Some(*id), "duplicate", None, None)
+                (Some(*id), Some("duplicate"), None, None)
             }
             Outcome::Rejected { id, code, violations, omitted, validator: _ } => {
                 body.rejected += 1;
                 violations_omitted = Some(*omitted).filter(|omitted| *omitted > 0);
                 let code = Some(code.as_str());
-                (*id, "rejected", code, Some(violations.as_slice()))
+                (*id, Some("rejected"), code, Some(violations.as_slice()))
             }
             Outcome::Quarantined { id, code } => {
                 body.quarantined += 1;
-                (Some(*id), "quarantined", Some(code.as_ref()), None)
+                (Some(*id), Some("quarantined"), Some(code.as_ref()), None)
+            }
+            Outcome::Unfinished { id, why } => {
+                body.unfinished += 1;
+                retry_after = Some(why.retry_after_seconds);
+                (*id, None, Some(why.code.as_str()), None)
             }
         };
-        body.results.push(Line { index, id, outcome, code, violations, violations_omitted });
+        body.results.push(Line { index, id, outcome, code, retry_after, violations, violations_omitted });
     }
-    let status = if body.rejected + body.quarantined == 0 { StatusCode::OK } else { StatusCode::MULTI_STATUS };
+    let all_stored = body.rejected + body.quarantined + body.unfinished == 0;
+    let status = if all_stored { StatusCode::OK } else { StatusCode::MULTI_STATUS };
     json(status, written(&body))
 }
 
@@ -278,6 +333,28 @@ mod tests {
     }
 
     #[test]
+    fn an_event_without_an_outcome_is_to_be_sent_again() {
+        for code in UnfinishedCode::ALL {
+            let why = Unfinished { code, retry_after_seconds: 7 };
+            let (status, headers, body) = parts(one(&Outcome::Unfinished { id: Some(ID), why }));
+            assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &PROBLEM));
+            assert_eq!(headers[RETRY_AFTER], "7");
+            assert_eq!((&body["code"], &body["id"]), (&json!(code.as_str()), &json!(ID)));
+            assert_eq!(body["type"], format!("urn:eye:problem:{}", code.as_str()));
+            let detail = body["detail"].as_str().expect("a text");
+            assert!(detail.contains("nothing of it is kept") && !detail.contains("  "), "{detail}");
+        }
+        let why = Unfinished::of(UnfinishedCode::ModuleLoading);
+        let mixed = [Outcome::Stored { id: ID }, Outcome::Unfinished { id: Some(ID), why }];
+        let (status, _, body) = parts(many(&mixed));
+        assert_eq!(status, StatusCode::MULTI_STATUS);
+        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 0, "unfinished": 1, "results": [
+            {"index": 1, "id": ID, "outcome": null, "code": "module_loading", "retry_after": 1},
+        ]});
+        assert_eq!(body, expected);
+    }
+
+    #[test]
     fn one_event_rejected() {
         let (status, headers, body) = parts(one(&rejection(Some(ID), true)));
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -301,7 +378,7 @@ mod tests {
         let fine = [Outcome::Stored { id: ID }, Outcome::Duplicate { id: ID }];
         let (status, _, body) = parts(many(&fine));
         assert_eq!(status, StatusCode::OK);
-        let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0,
+        let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0, "unfinished": 0,
             "results": [{"index": 1, "id": ID, "outcome": "duplicate"}]});
         assert_eq!(body, expected);
         let mixed =
@@ -309,7 +386,7 @@ mod tests {
         let (status, _, body) = parts(many(&mixed));
         assert_eq!(status, StatusCode::MULTI_STATUS);
         let violation = json!({"pointer": "/price", "code": "negative", "message": "must not be negative"});
-        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "results": [
+        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "unfinished": 0, "results": [
             {"index": 1, "id": null, "outcome": "rejected", "code": "envelope", "violations": [violation]},
             {"index": 2, "id": ID, "outcome": "quarantined", "code": "trap"},
         ]});

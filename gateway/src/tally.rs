@@ -10,13 +10,14 @@ use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::event::Text;
+use crate::verdict::UnfinishedCode;
 
 /// The name of what is counted together.
 pub const OTHER: &str = "other";
 /// Applications that are counted apart. Operators register them, so there are few.
 const APPLICATIONS_MAX: usize = 1_000;
 /// Endings that are final only once the sender is told: a request that is refused as a whole has none.
-const REFUSED: [Ending; 2] = [Ending::Rejected, Ending::Quarantined];
+const REFUSED: [Ending; 3] = [Ending::Rejected, Ending::Quarantined, Ending::Unfinished];
 /// Event types of one request that are held before they are added up.
 const LINES_MAX: usize = 64;
 /// So many of them are looked through for one that comes again. One of a request that has more may get a second line, which
@@ -34,11 +35,13 @@ pub enum Ending {
     Rejected,
     /// It is kept as a dead letter.
     Quarantined,
+    /// It has no outcome yet, and its sender was told so. When it is sent again, it is counted again.
+    Unfinished,
 }
 
 impl Ending {
     /// All, in the order of the counts.
-    pub const ALL: [Self; 4] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined];
+    pub const ALL: [Self; 5] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined, Self::Unfinished];
 
     /// The word for it in answers and figures.
     pub fn as_str(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Ending {
             Self::Duplicate => "duplicate",
             Self::Rejected => "rejected",
             Self::Quarantined => "quarantined",
+            Self::Unfinished => "unfinished",
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct Tallies {
     other_event_types: Shared,
     applications: RwLock<HashMap<Box<str>, Shared>>,
     other_applications: Shared,
+    /// Events without an outcome by the cause, in the order of [`UnfinishedCode::ALL`].
+    unfinished: [AtomicU64; UnfinishedCode::ALL.len()],
 }
 
 impl Tallies {
@@ -95,7 +101,18 @@ impl Tallies {
             other_event_types: Shared::default(),
             applications: RwLock::default(),
             other_applications: Shared::default(),
+            unfinished: Default::default(),
         }
+    }
+
+    /// Counts an event that has no outcome yet by its cause.
+    pub fn count_unfinished(&self, code: UnfinishedCode) {
+        self.unfinished[code.index()].fetch_add(1, Relaxed);
+    }
+
+    /// How many events had no outcome for this cause.
+    pub fn unfinished(&self, code: UnfinishedCode) -> u64 {
+        self.unfinished[code.index()].load(Relaxed)
     }
 
     /// A tally for one request of an application.
@@ -309,10 +326,10 @@ mod tests {
         tally.told();
         drop(tally);
         let types = tallies.by_event_type();
-        assert_eq!(types[&key("page", "view")], [3, 0, 0, 1]);
-        assert_eq!(types[&key("page", "click")], [0, 0, 3, 0]);
-        assert_eq!(types[&key(OTHER, OTHER)], [0, 0, 1, 0]);
-        assert_eq!(tallies.by_application()["shop"], [3, 0, 4, 1]);
+        assert_eq!(types[&key("page", "view")], [3, 0, 0, 1, 0]);
+        assert_eq!(types[&key("page", "click")], [0, 0, 3, 0, 0]);
+        assert_eq!(types[&key(OTHER, OTHER)], [0, 0, 1, 0, 0]);
+        assert_eq!(tallies.by_application()["shop"], [3, 0, 4, 1, 0]);
     }
 
     #[test]
@@ -329,7 +346,7 @@ mod tests {
         drop(tally);
         let types = tallies.by_event_type();
         assert_eq!(types.len(), 3 * LINES_SEARCHED);
-        assert!(types.values().all(|counts| *counts == [4, 0, 1, 0]), "{types:?}");
+        assert!(types.values().all(|counts| *counts == [4, 0, 1, 0, 0]), "{types:?}");
     }
 
     #[test]
@@ -350,8 +367,8 @@ mod tests {
         tally.count(&Text::from("a"), &Text::from("b"), Ending::Stored);
         tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
         drop(tally);
-        assert_eq!(tallies.by_event_type()[&key("a", "b")], [1, 0, 0, 0]);
-        assert_eq!(tallies.by_application()["shop"], [1, 0, 0, 0]);
+        assert_eq!(tallies.by_event_type()[&key("a", "b")], [1, 0, 0, 0, 0]);
+        assert_eq!(tallies.by_application()["shop"], [1, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -369,7 +386,7 @@ mod tests {
         let types = tallies.by_event_type();
         assert_eq!(types.len(), 101);
         let sum = types.values().fold(Counts::default(), |sum, one| std::array::from_fn(|at| sum[at] + one[at]));
-        assert_eq!(sum, [1_334, 0, 0, 668]);
+        assert_eq!(sum, [1_334, 0, 0, 668, 0]);
         assert_eq!(tallies.by_application()["shop"], sum);
     }
 }

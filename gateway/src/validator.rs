@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::figures::Distribution;
-use crate::verdict::{Digest, Fault, FaultCode, Retry, Verdict, Violation};
+use crate::verdict::{Digest, UnfinishedCode, Unjudged, Verdict, Violation};
 
 mod answer;
 mod away;
@@ -124,8 +124,8 @@ pub struct Subject<'a> {
 /// What came of judging one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The verdict, or how the validator broke.
-    pub outcome: Result<Verdict, Fault>,
+    /// The verdict, or why there is none.
+    pub outcome: Result<Verdict, Unjudged>,
     /// The module that judged; none when no module serves the event type.
     pub digest: Option<Digest>,
 }
@@ -296,7 +296,7 @@ impl Judging<'_> {
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
         let module = match self.modules.find(subject.category, subject.name) {
             Some(Place::Taken(module)) => module,
-            Some(Place::Held(why)) => return held(*why),
+            Some(Place::Held(why)) => return unfinished(held(*why)),
             None => return self.validators.unknown(),
         };
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
@@ -339,13 +339,16 @@ impl Drop for Inner {
 }
 
 /// What is said of an event of which nobody knows yet who judges it.
-fn held(why: Untried) -> Judgement {
-    let (detail, retry) = match why {
-        Untried::Waiting => ("the modules are still being loaded", Retry::Whole),
-        // That may last, and must not keep the events beside it from being stored.
-        Untried::Unreadable => ("the module of this event type cannot be read", Retry::Alone),
-    };
-    Judgement { outcome: Err(Fault { code: FaultCode::Busy, detail: detail.into(), retry }), digest: None }
+fn held(why: Untried) -> UnfinishedCode {
+    match why {
+        Untried::Waiting => UnfinishedCode::ModuleLoading,
+        Untried::Unreadable => UnfinishedCode::ModuleUnavailable,
+    }
+}
+
+/// That no module was asked.
+fn unfinished(code: UnfinishedCode) -> Judgement {
+    Judgement { outcome: Err(code.into()), digest: None }
 }
 
 /// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes

@@ -54,7 +54,7 @@ pub enum FaultCode {
     Output,
     /// It kept breaking and was taken off the path: it was not called.
     OffPath,
-    /// Too many events wait for a slow module: it was not called.
+    /// The module or the machine had no room for the call. Never the fault of an event: that is unfinished instead.
     Busy,
 }
 
@@ -95,19 +95,80 @@ pub struct Fault {
     pub code: FaultCode,
     /// What happened, for people.
     pub detail: String,
-    /// Whether the sender is to try again, rather than the event to be quarantined.
-    pub retry: Retry,
 }
 
-/// Whether the sender of an event that could not be judged is asked to send it again.
+/// Why an event has no outcome yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The event is quarantined.
-    Never,
-    /// When it was sent alone. Among others it is quarantined, or it would hold them up again and again.
-    Alone,
-    /// With the whole request: no module could be asked yet.
-    Whole,
+pub enum UnfinishedCode {
+    /// Its module had no time or room for it.
+    ModuleBusy,
+    /// Its module is there and cannot judge, or faulted and its settings ask the sender to try again.
+    ModuleUnavailable,
+    /// Its module is still being loaded.
+    ModuleLoading,
+    /// It was not accepted, and may not be kept as a dead letter.
+    NotKept,
+}
+
+impl UnfinishedCode {
+    /// All codes, in the order of [`UnfinishedCode::index`].
+    pub const ALL: [Self; 4] = [Self::ModuleBusy, Self::ModuleUnavailable, Self::ModuleLoading, Self::NotKept];
+
+    /// The stable word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ModuleBusy => "module_busy",
+            Self::ModuleUnavailable => "module_unavailable",
+            Self::ModuleLoading => "module_loading",
+            Self::NotKept => "not_kept",
+        }
+    }
+
+    /// Its place in [`UnfinishedCode::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// That an event has no outcome yet. Nothing of it is kept, so its sender sends it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Why.
+    pub code: UnfinishedCode,
+    /// How long the sender should wait before it tries again.
+    pub retry_after_seconds: u64,
+}
+
+impl Unfinished {
+    /// With the usual pause for this code: what waits for people is not asked for each second.
+    pub fn of(code: UnfinishedCode) -> Self {
+        let retry_after_seconds = match code {
+            UnfinishedCode::ModuleBusy | UnfinishedCode::ModuleLoading => 1,
+            UnfinishedCode::ModuleUnavailable | UnfinishedCode::NotKept => 5,
+        };
+        Self { code, retry_after_seconds }
+    }
+}
+
+/// Why there is no verdict on an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unjudged {
+    /// The validator broke, or is off the path: the event is quarantined.
+    Fault(Fault),
+    /// The event has no outcome yet.
+    Unfinished(Unfinished),
+}
+
+impl From<Fault> for Unjudged {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<UnfinishedCode> for Unjudged {
+    fn from(code: UnfinishedCode) -> Self {
+        Self::Unfinished(Unfinished::of(code))
+    }
 }
 
 /// The SHA-256 digest of a module's file, or of a token.
@@ -183,6 +244,9 @@ mod tests {
         for (index, code) in FaultCode::ALL.into_iter().enumerate() {
             assert_eq!(code.index(), index);
             assert_eq!(serde_json::to_value(code).expect("a unit variant"), code.as_str());
+        }
+        for (index, code) in UnfinishedCode::ALL.into_iter().enumerate() {
+            assert_eq!(code.index(), index);
         }
     }
 }

@@ -58,9 +58,11 @@ metrics! {
     REQUEST_SECONDS = Histogram "eye_request_seconds" ["route"]
         "Time from a request's head to the begin of its answer.";
     EVENTS = Counter "eye_events_total" ["application", "outcome"]
-        "Events by application and outcome.";
+        "Events by application and outcome; unfinished ones have none yet.";
     EVENT_TYPE_EVENTS = Counter "eye_event_type_events_total" ["category", "name", "outcome"]
-        "Events by event type and outcome.";
+        "Events by event type and outcome; unfinished ones have none yet.";
+    UNFINISHED_EVENTS = Counter "eye_unfinished_events_total" ["code"]
+        "Events that had no outcome, by cause: nothing of them was kept, and their senders were told to send them again.";
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
         "Dead letters that were committed.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []

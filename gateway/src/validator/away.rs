@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::component::{CheckAmended, GuestEvent};
 use super::engine::Sandbox;
 use super::module::Module;
-use crate::verdict::{Fault, FaultCode, Verdict};
+use crate::verdict::{Unjudged, Verdict};
 
 /// Calls of one module at once.
 const PLACES_PER_MODULE: usize = 1;
@@ -50,18 +50,15 @@ impl Away {
         event: GuestEvent<'_>,
         check_amended: &CheckAmended,
         probes: bool,
-    ) -> Result<Verdict, Fault> {
+    ) -> Result<Verdict, Unjudged> {
         let probe = probes.then(|| Probe(Arc::clone(module)));
-        let busy = |detail| Err(module.uncalled(FaultCode::Busy, detail));
-        let Some(_waits) = Waits::among(&module.queue.waiting) else {
-            return busy("too many events wait for this slow module");
-        };
+        let Some(_waits) = Waits::among(&module.queue.waiting) else { return Err(module.busy()) };
         let places = async {
             let own = Arc::clone(&module.queue.place).acquire_owned().await;
             (own, Arc::clone(&self.0).acquire_owned().await)
         };
         let Ok((Ok(own), Ok(shared))) = tokio::time::timeout(WAIT_MAX, places).await else {
-            return busy("this slow module had no time for the event");
+            return Err(module.busy());
         };
         if !probes && module.circuit.is_off() {
             return Err(module.off_path());

@@ -10,7 +10,7 @@ use super::engine::{Sandbox, processor_time};
 use super::figures::Figures;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
-use crate::verdict::{Digest, Fault, FaultCode, Retry, Verdict};
+use crate::verdict::{Digest, Fault, FaultCode, UnfinishedCode, Unjudged, Verdict};
 
 /// One version of the code of one slot, with the settings of now.
 pub(super) struct Module {
@@ -61,7 +61,7 @@ impl Module {
         sandbox: &Sandbox,
         event: &GuestEvent<'_>,
         check_amended: &CheckAmended,
-    ) -> Result<Verdict, Fault> {
+    ) -> Result<Verdict, Unjudged> {
         let began = Instant::now();
         let ran_before = self.circuit.watches().then(processor_time);
         let outcome = self.program.judge(sandbox, &self.settings.limits, event, check_amended);
@@ -79,7 +79,7 @@ impl Module {
                 Ok(verdict)
             }
             // The machine had no room for the call, which says nothing of the module.
-            Err(broken) if broken.code == FaultCode::Busy => Err(self.uncalled(broken.code, &broken.detail)),
+            Err(broken) if broken.code == FaultCode::Busy => Err(self.busy()),
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
                 if self.circuit.faulted(broken.code, ran) {
@@ -93,21 +93,24 @@ impl Module {
         }
     }
 
-    /// The fault of an event that is not judged since the module is off the path.
-    pub(super) fn off_path(&self) -> Fault {
-        self.uncalled(FaultCode::OffPath, "this module keeps faulting and is off the path")
+    /// What is said of an event that is not judged since the module is off the path.
+    pub(super) fn off_path(&self) -> Unjudged {
+        self.figures.record_uncalled(FaultCode::OffPath);
+        self.fault(FaultCode::OffPath, "this module keeps faulting and is off the path".into())
     }
 
-    /// A fault without a call.
-    pub(super) fn uncalled(&self, code: FaultCode, detail: &str) -> Fault {
-        self.figures.record_uncalled(code);
-        self.fault(code, detail.into())
+    /// What is said of an event for which there was no time or no room: no module looked at it, so it has no outcome yet.
+    pub(super) fn busy(&self) -> Unjudged {
+        self.figures.record_uncalled(FaultCode::Busy);
+        UnfinishedCode::ModuleBusy.into()
     }
 
     /// A fault as this module's settings want it told.
-    fn fault(&self, code: FaultCode, detail: String) -> Fault {
-        let again = code == FaultCode::Busy || self.settings.on_fault == OnFault::Retry;
-        Fault { code, detail, retry: if again { Retry::Alone } else { Retry::Never } }
+    fn fault(&self, code: FaultCode, detail: String) -> Unjudged {
+        match self.settings.on_fault {
+            OnFault::Retry => UnfinishedCode::ModuleUnavailable.into(),
+            OnFault::Quarantine => Fault { code, detail }.into(),
+        }
     }
 }
 

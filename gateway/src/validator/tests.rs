@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::verdict::FaultCode;
+use crate::verdict::{FaultCode, UnfinishedCode};
 
 mod directory;
 mod guests;
@@ -132,7 +132,18 @@ fn subject<'a>((category, name): (&'a str, &'a str), data: &'a str) -> Subject<'
 }
 
 fn code(judgement: &Judgement) -> Option<FaultCode> {
-    judgement.outcome.as_ref().err().map(|fault| fault.code)
+    match &judgement.outcome {
+        Err(Unjudged::Fault(fault)) => Some(fault.code),
+        _ => None,
+    }
+}
+
+/// Why the event has no outcome yet, if it has none.
+fn unfinished_code(judgement: &Judgement) -> Option<UnfinishedCode> {
+    match judgement.outcome {
+        Err(Unjudged::Unfinished(why)) => Some(why.code),
+        _ => None,
+    }
 }
 
 /// Whether the newest file was refused, with or without another module that serves.

@@ -116,9 +116,8 @@ async fn a_directory_that_is_missing_appears_is_replaced_and_vanishes() {
 }
 
 /// What is said of an event whose module is not known.
-fn is_held(judgement: &Judgement, retry: Retry) -> bool {
-    let held = judgement.outcome.as_ref().is_err_and(|fault| (fault.code, fault.retry) == (FaultCode::Busy, retry));
-    held && judgement.digest.is_none()
+fn is_held(judgement: &Judgement, why: UnfinishedCode) -> bool {
+    unfinished_code(judgement) == Some(why) && judgement.digest.is_none()
 }
 
 /// A link that leads to itself: there is something, and nobody can read it.
@@ -141,7 +140,7 @@ async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
     for _ in 0..3 {
         changes.changed().await.expect("validators run");
         assert!(!house.validators.scanned());
-        assert!(is_held(&house.judge(("a", "b"), "{}").await, Retry::Whole));
+        assert!(is_held(&house.judge(("a", "b"), "{}").await, UnfinishedCode::ModuleLoading));
     }
     let problem = house.validators.problems().remove(0);
     assert!(problem.file == "." && problem.why.contains("answered 503"), "{problem:?}");
@@ -167,7 +166,7 @@ async fn a_folder_that_cannot_be_read_at_the_start_holds_its_own_category_and_no
     .await;
     assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&own)));
     assert_eq!(house.judge(("x", "y"), "{}").await.digest, Some(Digest::of(&any)));
-    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, UnfinishedCode::ModuleUnavailable));
     let problem = house.validators.problems().remove(0);
     assert!(problem.file == "page" && problem.why.contains("cannot be read"), "{problem:?}");
     assert!(problem.why.contains("answered 503"), "{problem:?}");
@@ -217,7 +216,7 @@ async fn a_file_that_cannot_be_read_holds_its_events_from_the_start_and_serves_o
         link_to_itself(&options.modules_dir.join("page/view.wasm"));
     })
     .await;
-    assert!(is_held(&house.judge(("page", "view"), "{}").await, Retry::Alone));
+    assert!(is_held(&house.judge(("page", "view"), "{}").await, UnfinishedCode::ModuleUnavailable));
     assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
     let report = house.report("page/view").expect("it is told");
     assert_eq!((report.state, report.digest), (State::Refused, None));
@@ -284,8 +283,7 @@ async fn two_files_for_one_type_and_stray_files_are_told() {
 async fn settings_beside_a_module_are_in_force_and_bad_ones_are_told() {
     let bytes = judges("(loop (br 0)) unreachable");
     let house = House::with(&[("a/b.wasm", &bytes), ("a/b.toml", b"deadline_ms = 5\non_fault = \"retry\"")]).await;
-    let Err(fault) = house.judge(("a", "b"), "{}").await.outcome else { panic!("it spins") };
-    assert_eq!(fault.retry, Retry::Alone);
+    assert_eq!(unfinished_code(&house.judge(("a", "b"), "{}").await), Some(UnfinishedCode::ModuleUnavailable));
     assert_eq!(house.report("a/b").expect("there").limits.deadline_ms, 5);
     house.put("a/b.toml", b"deadline_ms = \"soon\"");
     let report = house.until("a/b", |report| report.settings_error.is_some()).await;
@@ -637,8 +635,8 @@ async fn no_event_is_judged_by_another_module_than_its_own_while_the_gateway_sta
         loop {
             let judgement = house.judge(("z", "z"), "{}").await;
             match &judgement.outcome {
-                Err(fault) => {
-                    assert_eq!((fault.code, fault.retry, judgement.digest), (FaultCode::Busy, Retry::Whole, None));
+                Err(_) => {
+                    assert!(is_held(&judgement, UnfinishedCode::ModuleLoading), "{judgement:?}");
                     waited += 1;
                 }
                 Ok(_) => break assert_eq!(judgement.digest, Some(own)),
@@ -719,7 +717,7 @@ async fn the_events_of_a_module_that_ran_out_of_time_at_the_start_wait_for_its_n
         loop {
             changes.mark_unchanged();
             let judgement = house.judge(event_type, "{}").await;
-            if !is_held(&judgement, Retry::Whole) {
+            if !is_held(&judgement, UnfinishedCode::ModuleLoading) {
                 break judgement.digest;
             }
             changes.changed().await.expect("the validators live");
