@@ -20,6 +20,7 @@ mod overload;
 mod program;
 mod reading;
 mod retention;
+mod sharing;
 mod stop;
 mod store_writer;
 mod support;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::validator::{Limits, Options, UnknownEventType, Validators};
+use eye::validator::{Limits, Options, SharedLimits, UnknownEventType, Validators};
 use eye::verdict::Digest;
 
 /// Longer than any drop takes.
@@ -56,6 +56,7 @@ async fn measure(root: &Path, module: &[u8], drops: usize) -> anyhow::Result<()>
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
         deadline_ms_max: 1_000,
+        shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
     })?;

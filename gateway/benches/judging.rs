@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use eye::validator::{Limits, Options, Subject, UnknownEventType, Validators};
+use eye::validator::{Limits, Options, SharedLimits, Subject, UnknownEventType, Validators};
 use eye::verdict::Verdict;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -101,6 +101,7 @@ fn start(root: &Path) -> Result<Validators> {
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
         deadline_ms_max: 1_000,
+        shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
     })?)

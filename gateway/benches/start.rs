@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::validator::{Limits, Options, UnknownEventType, Validators};
+use eye::validator::{Limits, Options, SharedLimits, UnknownEventType, Validators};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -37,6 +37,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
         deadline_ms_max: 1_000,
+        shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
     })?;

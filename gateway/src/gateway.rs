@@ -358,8 +358,28 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
         },
         // Beyond the time to answer a sender would hear of no fault.
         deadline_ms_max: config.answer_ms.saturating_sub(1),
+        shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: Arc::new(move |data| envelope::check_data(data, &rules)),
+    }
+}
+
+/// What all modules share, as the settings have it. Half of the time that an answer may still take after the wait for modules is
+/// for judging, the other half for the write.
+fn shared_limits(config: &Config) -> validator::SharedLimits {
+    let answer = Duration::from_millis(config.answer_ms);
+    let wait = answer * config.judge_wait_percent / 100;
+    validator::SharedLimits {
+        away: validator::AwayLimits {
+            places: config.slow_calls_max,
+            module_share_percent: config.slow_module_share_percent,
+            waiting_max: config.slow_waiting_max,
+            waiting_bytes_max: config.slow_waiting_bytes_max,
+            application_share_percent: config.application_share_percent,
+        },
+        memory_bytes_max: config.modules_memory_bytes_max,
+        wait,
+        judging: wait + (answer - wait) / 2,
     }
 }
 

@@ -186,7 +186,7 @@ impl<'a> Sending<'a> {
 
     /// Asks the validator of each event.
     async fn judge(&mut self, elements: Each<Element>) {
-        let judging = self.gateway.validators.begin();
+        let mut judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
                 tokio::task::yield_now().await;

@@ -202,6 +202,10 @@ fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
 
 fn judging(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::JUDGING_SECONDS, [([], histogram(gateway.validators.judging()))]);
+    let (taken, most) = gateway.validators.memory_bytes();
+    scrape.add(&names::MODULES_MEMORY_BYTES, [([], gauge(taken as f64))]);
+    scrape.add(&names::MODULES_MEMORY_BYTES_MAX, [([], gauge(most as f64))]);
+    scrape.add(&names::SLOW_WAITING_EVENTS, [([], gauge(gateway.validators.waiting() as f64))]);
     scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems().len() as f64))]);
 }
 

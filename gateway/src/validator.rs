@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::figures::Distribution;
@@ -27,6 +28,7 @@ mod engine;
 mod figures;
 mod history;
 mod life;
+mod memory;
 mod module;
 mod plain;
 mod registry;
@@ -40,6 +42,7 @@ mod tests;
 mod worker;
 mod world;
 
+pub use away::AwayLimits;
 pub use circuit::Standing;
 pub use component::CheckAmended;
 pub use engine::EngineError;
@@ -51,11 +54,11 @@ pub use slot::Slot;
 pub use worker::State;
 pub use world::Refusal;
 
-use away::Away;
+use away::{Away, Time};
 use circuit::Way;
 use component::GuestEvent;
 use directory::Directory;
-use engine::Sandbox;
+use engine::{Bounds, Sandbox};
 use life::{Life, Message, Parts};
 use registry::{Place, Registry, Snapshot, Untried};
 use report::Board;
@@ -85,10 +88,37 @@ pub struct Options {
     pub limits: Limits,
     /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
     pub deadline_ms_max: u64,
+    /// What all modules share.
+    pub shared: SharedLimits,
     /// How often the directory is looked through for what no file event told.
     pub rescan: Duration,
     /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
     pub check_amended: CheckAmended,
+}
+
+/// What all modules share, so that none takes it from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedLimits {
+    /// Calls away from the request threads.
+    pub away: AwayLimits,
+    /// Bytes that modules may take together between calls: code, what `describe` left in memory, instances that are kept.
+    pub memory_bytes_max: usize,
+    /// How long the events of a request may wait for places of their modules, from its first event on.
+    pub wait: Duration,
+    /// How long the events of a request may be judged in all. Those that come later have no outcome yet, so that the others
+    /// are stored in time.
+    pub judging: Duration,
+}
+
+impl Default for SharedLimits {
+    fn default() -> Self {
+        Self {
+            away: AwayLimits::default(),
+            memory_bytes_max: 1 << 30,
+            wait: Duration::from_millis(2_500),
+            judging: Duration::from_millis(3_750),
+        }
+    }
 }
 
 /// Why validators did not start.
@@ -140,6 +170,7 @@ struct Inner {
     registry: Arc<Registry>,
     board: Arc<Board>,
     unknown_event_type: UnknownEventType,
+    shared: SharedLimits,
     check_amended: CheckAmended,
     inbox: SyncSender<Message>,
     life: Mutex<Option<JoinHandle<()>>>,
@@ -169,7 +200,9 @@ impl Validators {
     ///
     /// When the machine cannot run the engine at all, or gives no threads.
     pub fn start(options: Options) -> Result<Self, Error> {
-        let sandbox = Arc::new(Sandbox::start(Some(&options.data_dir.join("compiled")))?);
+        let shared = options.shared;
+        let bounds = Bounds::of_threads(request_threads() + shared.away.places(), shared.memory_bytes_max);
+        let sandbox = Arc::new(Sandbox::with_bounds(Some(&options.data_dir.join("compiled")), bounds)?);
         let registry = Arc::new(Registry::new());
         let board = Arc::new(Board::new());
         let tools = Arc::new(Tools {
@@ -196,10 +229,11 @@ impl Validators {
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
         Ok(Self(Arc::new(Inner {
             sandbox,
-            away: Away::new(),
+            away: Away::new(shared.away),
             registry,
             board,
             unknown_event_type: options.unknown_event_type,
+            shared,
             check_amended: options.check_amended,
             inbox,
             life: Mutex::new(Some(life)),
@@ -209,12 +243,15 @@ impl Validators {
     /// Begins to judge the events of one request, with the modules that serve now.
     #[must_use]
     pub fn begin(&self) -> Judging<'_> {
-        Judging { validators: self, modules: self.0.registry.now() }
+        let began = Instant::now();
+        let latest = Some(began + self.0.shared.judging);
+        Judging { validators: self, modules: self.0.registry.now(), began, latest, asked: 0, late: false }
     }
 
-    /// Judges one event with the module that serves its type now.
+    /// Judges one event with the module that serves its type now, however long that may take by its limits: no request waits
+    /// for it.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        self.begin().judge(subject).await
+        Judging { latest: None, ..self.begin() }.judge(subject).await
     }
 
     fn unknown(&self) -> Judgement {
@@ -262,6 +299,19 @@ impl Validators {
         self.0.board.judging()
     }
 
+    /// Bytes that modules take together between calls, and the most that they may.
+    #[must_use]
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        let memory = &self.0.sandbox.memory;
+        (memory.taken(), memory.bytes_max())
+    }
+
+    /// Events that wait for a place of a slow module now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.away.waiting()
+    }
+
     /// Ends the watch and the loading of modules. What serves can still judge.
     pub async fn stop(&self) {
         let inner = Arc::clone(&self.0);
@@ -283,7 +333,17 @@ pub struct Judging<'a> {
     validators: &'a Validators,
     /// One look at what all threads share, instead of one for each event.
     modules: Arc<Snapshot>,
+    began: Instant,
+    /// What was not judged until then has no outcome yet; nothing when nobody waits for the others.
+    latest: Option<Instant>,
+    /// Events that were put to modules so far.
+    asked: u32,
+    /// The time for judging is over.
+    late: bool,
 }
+
+/// Events after which it is looked at the time.
+const EVENTS_PER_LOOK: u32 = 16;
 
 impl fmt::Debug for Judging<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,13 +352,26 @@ impl fmt::Debug for Judging<'_> {
 }
 
 impl Judging<'_> {
+    /// Whether there is no time left for one more event.
+    fn is_late(&mut self) -> bool {
+        self.asked = self.asked.wrapping_add(1);
+        if self.asked.is_multiple_of(EVENTS_PER_LOOK) {
+            self.late = self.latest.is_some_and(|latest| Instant::now() >= latest);
+        }
+        self.late
+    }
+
     /// Judges one event with the module that serves its type.
-    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        let module = match self.modules.find(subject.category, subject.name) {
+    pub async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
+        let modules = Arc::clone(&self.modules);
+        let module = match modules.find(subject.category, subject.name) {
             Some(Place::Taken(module)) => module,
             Some(Place::Held(why)) => return unfinished(held(*why)),
             None => return self.validators.unknown(),
         };
+        if self.is_late() {
+            return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
+        }
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let event = GuestEvent {
             id: subject.id.hyphenated().encode_lower(&mut id),
@@ -309,11 +382,12 @@ impl Judging<'_> {
             timestamp_us: subject.timestamp_us,
             data: subject.data,
         };
-        let Inner { sandbox, check_amended, away, .. } = &*self.validators.0;
-        let outcome = match module.circuit.way() {
+        let Inner { sandbox, check_amended, away, shared, .. } = &*self.validators.0;
+        let time = Time { place_until: self.began + shared.wait, verdict_until: self.latest };
+        let outcome = match module.circuit.way(event.application) {
             Way::Here => module.judge(sandbox, &event, check_amended),
-            Way::Away => away.judge(module, sandbox, event, check_amended, false).await,
-            Way::Probe => away.judge(module, sandbox, event, check_amended, true).await,
+            Way::Away => away.judge(module, sandbox, event, check_amended, None, time).await,
+            Way::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
             Way::Nowhere => Err(module.off_path()),
         };
         Judgement { outcome, digest: Some(module.digest) }
@@ -336,6 +410,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Threads that may judge events of requests at one moment.
+fn request_threads() -> usize {
+    let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.metrics().num_workers());
+    runtime.unwrap_or(1).max(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// What is said of an event of which nobody knows yet who judges it.

@@ -25,7 +25,7 @@ use eye::event::EventRow;
 use eye::outcome::Outcome;
 use eye::response;
 use eye::store::copy::{self, Ids};
-use eye::validator::{Limits, Options, Subject, UnknownEventType, Validators};
+use eye::validator::{Limits, Options, SharedLimits, Subject, UnknownEventType, Validators};
 use uuid::Uuid;
 
 use events::{CATEGORY, Source};
@@ -185,6 +185,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
             violations_max: 100,
         },
         deadline_ms_max: 100,
+        shared: SharedLimits::default(),
         rescan: Duration::from_secs(3_600),
         check_amended: Arc::new(|data| envelope::check_data(data, &RULES)),
     };

@@ -301,7 +301,7 @@ pub const SETTINGS: &[Setting] = &[
         "application_share_percent",
         number(1, 100),
         "75",
-        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, answers_bytes_max and streams_max an application may fill alone. Several get less each. 100 lets one take it all.",
+        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, slow_waiting_max, slow_waiting_bytes_max, answers_bytes_max and streams_max an application may fill alone. Several get less each. 100 lets one take it all.",
     ),
     set(
         "batch_events_max",
@@ -459,6 +459,37 @@ pub const SETTINGS: &[Setting] = &[
         "Largest amended data, or violations together, that a validator may return.",
     ),
     set("violations_max", number(1, 10_000), "100", "Most violations that a validator may return."),
+    set(
+        "modules_memory_bytes_max",
+        number(16 * MIB, 1 << 50),
+        "1073741824",
+        "Memory that all validators take together between calls: compiled code, what `describe` left, instances that are kept. A module that does not fit is refused, after the instances of others that rest have made room; fewer instances cost time and no event.",
+    ),
+    set(
+        "slow_calls_max",
+        number(0, 10_000),
+        "0",
+        "Calls at once of validators that take long, each on a thread of its own, so that they hold no request thread. 0: two for each processor.",
+    ),
+    set(
+        "slow_module_share_percent",
+        number(1, 100),
+        "75",
+        "How much of slow_calls_max one validator may hold alone. Several get less each; one whose calls take longer than 5 ms gets fewer.",
+    ),
+    set(
+        "slow_waiting_max",
+        number(1, 1_000_000),
+        "4096",
+        "Events that may wait for validators that take long. More are unfinished (503 alone, `module_busy`), first those of the application that has the most.",
+    ),
+    set("slow_waiting_bytes_max", number(1024, 1024 * MIB), "33554432", "Bytes of the data of those events."),
+    set(
+        "judge_wait_percent",
+        number(1, 80),
+        "50",
+        "How much of answer_ms the events of a request may wait for validators that take long. Half of the rest is for judging, and what was not judged then is unfinished; the other half is for the write.",
+    ),
     set(
         "rescan_seconds",
         number(1, 86_400),

@@ -111,6 +111,12 @@ metrics! {
         "Faults of each module that serves.";
     MODULE_JUDGING_SECONDS = Gauge "eye_module_judging_seconds" ["event_type", "digest", "quantile"]
         "How long judging took since the module serves.";
+    MODULES_MEMORY_BYTES = Gauge "eye_modules_memory_bytes" []
+        "Bytes that modules take together between calls: code, what describe left, instances that are kept.";
+    MODULES_MEMORY_BYTES_MAX = Gauge "eye_modules_memory_max_bytes" []
+        "The most of them that may be.";
+    SLOW_WAITING_EVENTS = Gauge "eye_slow_waiting_events" []
+        "Events that wait for modules that take long.";
     JUDGING_SECONDS = Histogram "eye_judging_seconds" []
         "How long judging took, over all modules.";
     MODULE_STRAYS = Gauge "eye_module_strays" []

@@ -8,7 +8,8 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, Trap};
 
 use super::answer::believe;
-use super::engine::{Meter, Sandbox};
+use super::engine::{Meter, Sandbox, beyond_place, code_bytes};
+use super::memory::{Claim, Full, Keeper as _};
 use super::plain;
 use super::resident::Residents;
 use super::rewrite::{self, Unfit};
@@ -83,6 +84,8 @@ impl Broken {
 /// A module that passed everything and can judge.
 pub(super) struct Program {
     way: Way,
+    /// What it takes of the memory of all modules, until it is dropped.
+    _room: Claim,
     pub(super) summary: String,
     pub(super) examples: usize,
 }
@@ -90,9 +93,30 @@ pub(super) struct Program {
 /// How a module is run.
 enum Way {
     /// In instances that are set back after each event.
-    Resident(Residents),
+    Resident(Arc<Residents>),
     /// In a new instance for each event.
     Fresh(Fresh),
+}
+
+impl Way {
+    /// The bytes that the module takes without any instance.
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Resident(residents) => residents.memory_bytes(),
+            Self::Fresh(fresh) => fresh.memory_bytes,
+        }
+    }
+}
+
+/// That all modules together take what they may.
+fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
+    let refusal = Refusal::new(
+        format!("a module that fits into the memory of all modules, {bytes_max} bytes (`modules_memory_bytes_max`)"),
+        format!("{wanted} bytes of code and of what `describe` left in memory, beside {taken} bytes of the others"),
+        "have `describe` leave less in memory, take modules away, or raise `modules_memory_bytes_max`",
+    );
+    // The others may go.
+    Refusal { passing: true, ..refusal }
 }
 
 impl Program {
@@ -123,7 +147,8 @@ impl Program {
                 (Way::Fresh(fresh), description)
             }
         };
-        let mut program = Self { way, summary: String::new(), examples: 0 };
+        let room = sandbox.memory.reserve(way.memory_bytes()).map_err(no_room)?;
+        let mut program = Self { way, _room: room, summary: String::new(), examples: 0 };
         program.self_test(sandbox, limits, check_amended, description)?;
         Ok(program)
     }
@@ -164,6 +189,7 @@ impl Program {
         self.summary = description.summary.chars().filter(|c| !c.is_control()).take(500).collect();
         self.examples = description.examples.len();
         if let Way::Resident(residents) = &self.way {
+            // Most modules of a large gateway are seldom called.
             residents.let_go();
         }
         Ok(())
@@ -230,6 +256,9 @@ pub(super) fn for_describing(limits: &Limits) -> Limits {
 }
 
 fn uncompiled(error: &wasmtime::Error) -> Refusal {
+    if let Some(refusal) = beyond_place(error) {
+        return refusal;
+    }
     Refusal::new(
         "a component that the engine can compile",
         format!("{error:#}"),
@@ -247,15 +276,22 @@ fn undescribed(broken: Broken) -> Refusal {
 }
 
 /// A component that is run in a new instance for each call.
-pub(super) struct Fresh(ValidatorPre<Meter>);
+pub(super) struct Fresh {
+    pre: ValidatorPre<Meter>,
+    /// Of the compiled code, and of the images of its memories.
+    memory_bytes: usize,
+}
 
 impl Fresh {
     pub(super) fn compile(sandbox: &Sandbox, component: &[u8]) -> Result<Self, Refusal> {
         let refuse = |error: wasmtime::Error| uncompiled(&error);
+        let wasm_bytes = component.len();
         let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
         component.initialize_copy_on_write_image().map_err(refuse)?;
+        let memories = component.resources_required().map_or(0, |needs| needs.num_memories as usize);
+        let memory_bytes = code_bytes(&component.image_range(), wasm_bytes, memories);
         let pre = Linker::new(&sandbox.engine).instantiate_pre(&component).map_err(refuse)?;
-        ValidatorPre::new(pre).map(Self).map_err(refuse)
+        ValidatorPre::new(pre).map(|pre| Self { pre, memory_bytes }).map_err(refuse)
     }
 
     pub(super) fn judge(
@@ -265,13 +301,13 @@ impl Fresh {
         event: &GuestEvent<'_>,
     ) -> Result<GuestVerdict, Broken> {
         let mut store = sandbox.store(limits);
-        let instance = self.0.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
         instance.call_validate(&mut store, to_contract(event)).map_err(|error| broken(&error, &store))
     }
 
     fn describe(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Description, Broken> {
         let mut store = sandbox.store(limits);
-        let instance = self.0.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
         instance.call_describe(&mut store).map_err(|error| broken(&error, &store))
     }
 }

@@ -1,6 +1,7 @@
 //! The WebAssembly engine and its clock: one wasmtime engine, tuned for calls of a microsecond, and the owned thread that
 //! advances its epoch so that no guest runs past its deadline. Nothing here knows the validators' contract.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -14,7 +15,9 @@ use wasmtime::{
 };
 
 use super::compiled::Compiled;
+use super::memory::MemoryBudget;
 use super::settings::Limits;
+use super::world::Refusal;
 
 /// How often the epoch advances. A call is first looked at when it does, and its deadline is reckoned from there: it may
 /// run for one tick more before, and for one after.
@@ -35,15 +38,51 @@ const STACK_BYTES_MAX: usize = 512 << 10;
 /// Entries of all tables of an instance: a guest has no use for more than its functions.
 const TABLE_ENTRIES_MAX: usize = 20_000;
 
-/// Instances that may be judging at one moment. More callers than this fault as busy, and no machine has so many threads.
-const INSTANCES_MAX: u32 = 400;
+/// What one component may be made of: those that tools for JavaScript or Python make hold tens of core instances. Such is the
+/// place of each call, so that no component can take the place of another.
+const PLACE: Place = Place { core_instances: 64, memories: 16, tables: 16, instance_bytes: 1 << 20 };
 
-/// Core instances, memories and tables within them: components made by JavaScript or Python tools hold several.
-const CORE_INSTANCES_MAX: u32 = 1_600;
+struct Place {
+    core_instances: u32,
+    memories: u32,
+    tables: u32,
+    /// Of the engine's own state of a component with all its instances: globals, functions, tables of functions.
+    instance_bytes: usize,
+}
+
+/// Calls that are not on a request thread and need no place among those away from it: modules that are loaded, and the
+/// instances of calls that have just ended.
+const CALLS_BESIDE: u32 = 16;
+
+/// Bytes that a memory's image may span although most of it is empty.
+pub(super) const SPARSE_IMAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Instances that are kept for the next event, of all modules together. What does not fit is made anew for each event.
 /// Each keeps the pages that its module has written, about 50 KiB.
 pub(super) const RESIDENTS_MAX: u32 = 4_000;
+
+/// What the engine gives to all modules together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Calls at one moment.
+    pub(super) calls: u32,
+    /// Bytes of what stays in memory between calls.
+    pub(super) memory_bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::of_threads(4 * threads, 1 << 30)
+    }
+}
+
+impl Bounds {
+    /// For calls on so many threads at once.
+    pub(super) fn of_threads(threads: usize, memory_bytes_max: usize) -> Self {
+        Self { calls: u32::try_from(threads).unwrap_or(u32::MAX).saturating_add(CALLS_BESIDE), memory_bytes_max }
+    }
+}
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,17 +96,25 @@ pub(super) struct Sandbox {
     pub(super) compiled: Option<Compiled>,
     /// What an instance takes to be kept.
     pub(super) residents: Arc<Semaphore>,
+    /// What all modules take of the machine's memory between calls.
+    pub(super) memory: Arc<MemoryBudget>,
     /// Dropped to stop the clock.
     stop: Option<SyncSender<()>>,
     clock: Option<JoinHandle<()>>,
 }
 
 impl Sandbox {
-    /// Starts an engine that keeps compiled code under `cache_dir`, if given.
+    /// Starts an engine with the usual bounds that keeps compiled code under `cache_dir`, if given.
+    #[cfg(test)]
     pub(super) fn start(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
+        Self::with_bounds(cache_dir, Bounds::default())
+    }
+
+    /// Starts an engine that keeps compiled code under `cache_dir`, if given.
+    pub(super) fn with_bounds(cache_dir: Option<&Path>, bounds: Bounds) -> Result<Self, EngineError> {
         let compiled = cache_dir.and_then(Compiled::open);
         let cache = compiled.as_ref().map(Compiled::cache);
-        let engine = Engine::new(&pooled(cache.clone()))
+        let engine = Engine::new(&pooled(cache.clone(), bounds.calls))
             .or_else(|error| {
                 // Address space is limited in some containers; then every instance is mapped when it is needed.
                 tracing::warn!("instances are not pooled, judging is slower: {error:#}");
@@ -75,17 +122,19 @@ impl Sandbox {
             })
             .map_err(EngineError)?;
         let (stop, stopped) = sync_channel::<()>(0);
-        let ticking = engine.clone();
+        let memory = MemoryBudget::new(bounds.memory_bytes_max);
+        let (ticking, counting) = (engine.clone(), Arc::clone(&memory));
         let clock = std::thread::Builder::new()
             .name("eye-epoch".into())
             .spawn(move || {
                 while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                     ticking.increment_epoch();
+                    counting.tick();
                 }
             })
             .map_err(|error| EngineError(error.into()))?;
         let residents = Arc::new(Semaphore::new(RESIDENTS_MAX as usize));
-        Ok(Self { engine, compiled, residents, stop: Some(stop), clock: Some(clock) })
+        Ok(Self { engine, compiled, residents, memory, stop: Some(stop), clock: Some(clock) })
     }
 
     /// A store whose guest may use what `limits` say, from now on.
@@ -107,6 +156,13 @@ impl Drop for Sandbox {
             clock.join().expect("the clock does not panic");
         }
     }
+}
+
+/// The bytes of compiled code with the images of `memories`: an image that is mostly empty is small, and any other is less than
+/// twice what the file has of it.
+pub(super) fn code_bytes(code: &Range<*const u8>, wasm_bytes: usize, memories: usize) -> usize {
+    let code = (code.end as usize).saturating_sub(code.start as usize);
+    code.saturating_add(2 * wasm_bytes).saturating_add(memories.saturating_mul(SPARSE_IMAGE_BYTES_MAX))
 }
 
 /// Begins a call in a store that has served before.
@@ -131,19 +187,30 @@ fn common(cache: Option<Cache>) -> Config {
         .relaxed_simd_deterministic(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
         .max_wasm_stack(STACK_BYTES_MAX)
+        // The image of a memory takes what it spans: a few bytes far apart are written when an instance is made instead.
+        .memory_guaranteed_dense_image_size(SPARSE_IMAGE_BYTES_MAX as u64)
         // Modules are compiled side by side, each on one thread: so a big one does not take every core from requests.
         .parallel_compilation(false)
         .cache(cache);
     config
 }
 
-fn pooled(cache: Option<Cache>) -> Config {
+/// A pool with room for what all calls and all instances that are kept can ask for.
+fn pooled(cache: Option<Cache>, calls: u32) -> Config {
+    let all = |of_place: u32, of_resident: u32| {
+        calls.saturating_mul(of_place).saturating_add(RESIDENTS_MAX.saturating_mul(of_resident))
+    };
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(CORE_INSTANCES_MAX + RESIDENTS_MAX)
+    pool.total_component_instances(calls)
+        .total_core_instances(all(PLACE.core_instances, 1))
         // A resident instance has a second memory for its marks.
-        .total_memories(CORE_INSTANCES_MAX + 2 * RESIDENTS_MAX)
-        .total_tables(CORE_INSTANCES_MAX + RESIDENTS_MAX)
+        .total_memories(all(PLACE.memories, 2))
+        .total_tables(all(PLACE.tables, 1))
+        .max_core_instances_per_component(PLACE.core_instances)
+        .max_memories_per_component(PLACE.memories)
+        .max_tables_per_component(PLACE.tables)
+        .max_component_instance_size(PLACE.instance_bytes)
+        .max_core_instance_size(PLACE.instance_bytes)
         .max_memories_per_module(4)
         .max_tables_per_module(4)
         .table_elements(TABLE_ENTRIES_MAX)
@@ -154,6 +221,22 @@ fn pooled(cache: Option<Cache>) -> Config {
     let mut config = common(cache);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
+}
+
+/// Says in words that a component is made of more than a place has, if that is what the engine found.
+pub(super) fn beyond_place(error: &wasmtime::Error) -> Option<Refusal> {
+    let found = format!("{error:#}");
+    found.contains("pooling allocator").then(|| {
+        let Place { core_instances, memories, tables, instance_bytes } = PLACE;
+        Refusal::new(
+            format!(
+                "a component of {core_instances} core instances, {memories} memories and {tables} tables of \
+                 {TABLE_ENTRIES_MAX} entries at most, with {instance_bytes} bytes of globals and functions in all"
+            ),
+            found,
+            "build it as fewer core modules, or with fewer globals, functions and tables",
+        )
+    })
 }
 
 /// What a store counts: how much its guest has, whether it was ever denied more, and how long its call runs.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::away::Queue;
-use super::circuit::Circuit;
-use super::component::{CheckAmended, GuestEvent, Program};
+use super::circuit::{Circuit, TakenOff};
+use super::component::{Broken, CheckAmended, GuestEvent, Program};
 use super::engine::{Sandbox, processor_time};
 use super::figures::Figures;
 use super::settings::{OnFault, Settings};
@@ -75,28 +75,39 @@ impl Module {
         match outcome {
             Ok(verdict) => {
                 self.figures.record(Ok(&verdict), took);
-                self.circuit.judged(ran);
+                self.circuit.judged(event.application, ran);
                 Ok(verdict)
             }
             // The machine had no room for the call, which says nothing of the module.
             Err(broken) if broken.code == FaultCode::Busy => Err(self.busy()),
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
-                if self.circuit.faulted(broken.code, ran) {
-                    tracing::warn!(
-                        event_type = %self.slot, digest = %self.digest, code = %broken.code,
-                        "the module keeps faulting and is taken off the path: {}", broken.detail
-                    );
-                }
+                self.note_fault(event.application, &broken, ran);
                 Err(self.fault(broken.code, broken.detail))
             }
+        }
+    }
+
+    fn note_fault(&self, application: &str, broken: &Broken, ran: Duration) {
+        match self.circuit.faulted(application, broken.code, ran) {
+            None => {}
+            Some(TakenOff::ForOne) => tracing::warn!(
+                event_type = %self.slot, digest = %self.digest, code = %broken.code, application,
+                "the module keeps using up its time on events of this application, and is off the path for it: {}",
+                broken.detail
+            ),
+            Some(TakenOff::ForAll) => tracing::warn!(
+                event_type = %self.slot, digest = %self.digest, code = %broken.code,
+                "the module keeps using up its time on events of several applications, and is off the path for all: {}",
+                broken.detail
+            ),
         }
     }
 
     /// What is said of an event that is not judged since the module is off the path.
     pub(super) fn off_path(&self) -> Unjudged {
         self.figures.record_uncalled(FaultCode::OffPath);
-        self.fault(FaultCode::OffPath, "this module keeps faulting and is off the path".into())
+        self.fault(FaultCode::OffPath, "this module keeps using up its time and is off the path".into())
     }
 
     /// What is said of an event for which there was no time or no room: no module looked at it, so it has no outcome yet.

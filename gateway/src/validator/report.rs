@@ -51,6 +51,8 @@ pub struct TypeReport {
     pub loading: Option<State>,
     /// How the module that serves stands: off the path, its events are not judged.
     pub standing: Option<Standing>,
+    /// The applications for which alone it is off the path; empty when it is for all, or for nobody.
+    pub off_path_for: Vec<String>,
     /// The module that serves now, which may be older than the newest file.
     pub digest: Option<Digest>,
     /// Since when it serves.
@@ -243,6 +245,7 @@ impl Posted {
             state: if module.is_some() { State::Active } else { stands },
             loading: (module.is_some() && working).then_some(stands),
             standing: module.map(|module| module.circuit.standing()),
+            off_path_for: module.map(|module| module.circuit.off_path_for()).unwrap_or_default(),
             digest: module.map(|module| module.digest),
             since: self.serving.as_ref().map(|(_, since)| *since),
             summary: module.map(|module| module.program().summary.clone()),

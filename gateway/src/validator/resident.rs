@@ -3,8 +3,8 @@
 //! back; an instance that faulted, grew or wrote too widely is thrown away instead. Here is also how the contract's
 //! functions are called without a component around them.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Global, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc, Val};
@@ -13,6 +13,7 @@ use super::answer::Answer;
 use super::component::contract::{Description, Verdict as GuestVerdict};
 use super::component::{Broken, GuestEvent, broken, denied, for_describing, unstarted};
 use super::engine::{self, Meter, Sandbox};
+use super::memory::{Claim, Keeper};
 use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, Rewritten, STORE_REACH, TEXTS, exports};
 use super::settings::Limits;
 use crate::verdict::Verdict;
@@ -26,6 +27,8 @@ const KEPT_MAX: usize = 64;
 /// A module's code.
 struct Code {
     pre: InstancePre<Meter>,
+    /// Of the compiled code, and of the image of its memory.
+    bytes: usize,
     /// Its mutable globals.
     globals: usize,
 }
@@ -35,12 +38,15 @@ pub(super) struct Undescribed(Code);
 
 impl Undescribed {
     /// Calls `describe`, and takes the state in which that leaves the module as the one that every event finds.
-    pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Residents, Description), Broken> {
+    pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Arc<Residents>, Description), Broken> {
         let limits = for_describing(limits);
         let mut resident = Resident::new(&self.0, sandbox, &limits)?;
         let description = resident.describe(&limits)?;
         let start = Snapshot::take(&mut resident);
-        Ok((Residents { code: self.0, start, shelf: Shelf::new() }, description))
+        let residents = Arc::new(Residents { code: self.0, start, shelf: Shelf::new(), used_at: AtomicU64::new(0) });
+        let keeper: Weak<Residents> = Arc::downgrade(&residents);
+        sandbox.memory.register(keeper);
+        Ok((residents, description))
     }
 }
 
@@ -49,6 +55,22 @@ pub(super) struct Residents {
     code: Code,
     start: Snapshot,
     shelf: Shelf,
+    /// When an event was put to the module last, in ticks of the engine's clock.
+    used_at: AtomicU64,
+}
+
+impl Keeper for Residents {
+    fn used_at(&self) -> u64 {
+        self.used_at.load(Relaxed)
+    }
+
+    fn let_go(&self) -> bool {
+        let mut any = false;
+        while self.shelf.take().is_some() {
+            any = true;
+        }
+        any
+    }
 }
 
 impl Residents {
@@ -56,8 +78,9 @@ impl Residents {
     pub(super) fn compile(sandbox: &Sandbox, rewritten: &Rewritten) -> wasmtime::Result<Undescribed> {
         let module = Module::from_binary(&sandbox.engine, &rewritten.bytes)?;
         module.initialize_copy_on_write_image()?;
+        let bytes = engine::code_bytes(&module.image_range(), rewritten.bytes.len(), 1);
         let pre = Linker::new(&sandbox.engine).instantiate_pre(&module)?;
-        Ok(Undescribed(Code { pre, globals: rewritten.globals }))
+        Ok(Undescribed(Code { pre, bytes, globals: rewritten.globals }))
     }
 
     /// Puts one event to an instance in the state of the start. One whose answer is not believed ends.
@@ -68,6 +91,7 @@ impl Residents {
         event: &GuestEvent<'_>,
         believe: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
     ) -> Result<Verdict, Broken> {
+        self.used_at.store(sandbox.memory.now(), Relaxed);
         let mut resident = match self.shelf.take() {
             Some(resident) => resident,
             None => Box::new(self.start_another(sandbox, limits)?),
@@ -85,9 +109,9 @@ impl Residents {
         self.shelf.places().filter(|place| place.is_some()).count()
     }
 
-    /// Ends the instances at rest: most modules of a large gateway are seldom called.
-    pub(super) fn let_go(&self) {
-        while self.shelf.take().is_some() {}
+    /// The bytes that the module takes without any instance: its code, and the state that every event finds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.code.bytes.saturating_add(self.start.memory_bytes_kept())
     }
 
     fn start_another(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Resident, Broken> {
@@ -103,8 +127,10 @@ struct Resident {
     parts: Parts,
     /// Cards that the last event wrote to.
     written: Vec<u32>,
+    /// Pages of the system that were ever written to, a bit for each, and how many they are.
+    pages: (Vec<u64>, usize),
     /// What it takes to be kept.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<(OwnedSemaphorePermit, Claim)>,
 }
 
 /// What of an instance is reached from outside.
@@ -148,7 +174,7 @@ impl Resident {
         let mut store = sandbox.store(limits);
         store.data_mut().let_have_beside(MARKS_BYTES);
         match Parts::of_new(code, &mut store) {
-            Ok(parts) => Ok(Self { store, parts, written: Vec::new(), permit: None }),
+            Ok(parts) => Ok(Self { store, parts, written: Vec::new(), pages: (Vec::new(), 0), permit: None }),
             Err(error) => Err(unstarted(&error, &store)),
         }
     }
@@ -232,6 +258,7 @@ impl Resident {
         let memory = self.parts.memory.data_mut(&mut self.store);
         for card in &self.written {
             start.restore(memory, *card as usize);
+            note_page(&mut self.pages, *card);
         }
         self.set_globals(start);
         #[cfg(test)]
@@ -248,6 +275,7 @@ impl Resident {
         let memory = self.parts.memory.data_mut(&mut self.store);
         for card in &start.described {
             start.restore(memory, *card as usize);
+            note_page(&mut self.pages, *card);
         }
         self.set_globals(start);
         #[cfg(test)]
@@ -279,10 +307,28 @@ impl Resident {
     /// Whether there is room for this instance to be kept.
     fn may_stay(&mut self, sandbox: &Sandbox) -> bool {
         if self.permit.is_none() {
-            self.permit = Arc::clone(&sandbox.residents).try_acquire_owned().ok();
+            let permit = Arc::clone(&sandbox.residents).try_acquire_owned().ok();
+            self.permit = permit.map(|permit| (permit, sandbox.memory.nothing()));
         }
-        self.permit.is_some()
+        let bytes = INSTANCE_BYTES + self.pages.1 * PAGE_BYTES;
+        self.permit.as_mut().is_some_and(|(_, claim)| claim.grow_to(bytes))
     }
+}
+
+/// Bytes of a page of the system.
+const PAGE_BYTES: usize = 4 << 10;
+/// About what an instance takes beside the pages of its memory: the engine's own state of it, and its marks.
+const INSTANCE_BYTES: usize = 16 << 10;
+
+/// Notes that a page was written to.
+fn note_page((pages, count): &mut (Vec<u64>, usize), card: u32) {
+    let page = card as usize / (PAGE_BYTES / CARD_BYTES);
+    let (word, bit) = (page / 64, 1 << (page % 64));
+    if word >= pages.len() {
+        pages.resize(word + 1, 0);
+    }
+    *count += usize::from(pages[word] & bit == 0);
+    pages[word] |= bit;
 }
 
 /// Marks that are looked at together; few are set.
@@ -323,6 +369,11 @@ impl Snapshot {
         resident.collect_written(cards.len());
         let described = std::mem::take(&mut resident.written);
         Self { memory_bytes, cards, bytes: bytes.into(), globals, described: described.into() }
+    }
+
+    /// The bytes that this takes.
+    fn memory_bytes_kept(&self) -> usize {
+        size_of_val(&*self.cards) + size_of_val(&*self.bytes) + size_of_val(&*self.described)
     }
 
     /// Restores a card, and how far a store may have reached into the next.

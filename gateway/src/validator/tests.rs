@@ -12,6 +12,7 @@ mod directory;
 mod guests;
 mod judging;
 mod resident;
+mod sharing;
 
 /// Longer than anything here takes on a loaded machine; no test waits it out.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,6 +103,7 @@ fn options(root: &Path) -> Options {
         unknown_event_type: UnknownEventType::Accept,
         limits: Limits::default(),
         deadline_ms_max: 10_000,
+        shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|data| match serde_json::from_str(data) {
             Ok(serde_json::Value::Object(_)) => Ok(()),

@@ -159,28 +159,31 @@ async fn what_is_no_validator_is_refused_in_plain_words() {
 
 #[tokio::test]
 async fn a_module_that_keeps_faulting_is_taken_off_and_comes_back_by_a_probe_or_a_replacement() {
-    // Traps on data longer than two characters.
-    let moody = judges("(if (i32.gt_u (local.get $length) (i32.const 2)) (then unreachable)) (i32.const 2048)");
-    let house = house_of(&moody).await;
+    // Spins on data longer than two characters.
+    let moody = judges("(if (i32.gt_u (local.get $length) (i32.const 2)) (then (loop (br 0)))) (i32.const 2048)");
+    let house = House::with(&[("page/view.wasm", &moody), ("page/view.toml", b"deadline_ms = 5")]).await;
     let faults = async {
         loop {
             let judgement = house.judge(T, "{\"bad\":1}").await;
             match code(&judgement) {
                 Some(FaultCode::OffPath) => break,
-                other => assert_eq!(other, Some(FaultCode::Trap)),
+                other => assert_eq!(other, Some(FaultCode::Deadline)),
             }
         }
     };
     tokio::time::timeout(PATIENCE, faults).await.expect("it is taken off");
     let report = house.report("page/view").expect("there");
-    assert_eq!((report.standing, report.counts.faulted["trap"]), (Some(Standing::OffPath), 20));
+    assert_eq!((report.standing, report.counts.faulted["deadline"]), (Some(Standing::OffPath), 4));
+    assert_eq!(report.off_path_for, ["web"]);
+    let of_another = Subject { application: "shop", ..subject(T, "{}") };
+    assert_eq!(house.validators.judge(of_another).await.outcome, Ok(Verdict::Accept), "nobody else pays for it");
     let good = async {
         while house.judge(T, "{}").await.outcome != Ok(Verdict::Accept) {
             tokio::task::yield_now().await
         }
     };
     tokio::time::timeout(PATIENCE, good).await.expect("a probe brings it back");
-    assert_eq!(house.report("page/view").expect("there").standing, Some(Standing::Healthy));
+    assert_ne!(house.report("page/view").expect("there").standing, Some(Standing::OffPath));
 
     while code(&house.judge(T, "{\"bad\":1}").await) != Some(FaultCode::OffPath) {}
     house.put("page/view.wasm", &judges(ACCEPT));
@@ -212,10 +215,24 @@ async fn a_module_that_spins_does_not_hold_the_request_threads() {
     assert_eq!(code(&spins.await.expect("it ends")), Some(FaultCode::Deadline));
 }
 
+#[tokio::test]
+async fn a_module_that_breaks_at_once_stays_on_the_path_however_often_it_does() {
+    let house =
+        house_of(&judges("(if (i32.gt_u (local.get $length) (i32.const 2)) (then unreachable)) (i32.const 2048)"))
+            .await;
+    for _ in 0..200 {
+        assert_eq!(code(&house.judge(T, "{\"bad\":1}").await), Some(FaultCode::Trap));
+        let good = Subject { application: "shop", ..subject(T, "{}") };
+        assert_eq!(house.validators.judge(good).await.outcome, Ok(Verdict::Accept));
+    }
+    assert_ne!(house.report("page/view").expect("there").standing, Some(Standing::OffPath));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_for_a_slow_module_is_told_to_come_again() {
-    let house =
-        House::with(&[("a/b.wasm", &judges("(loop (br 0)) unreachable")), ("a/b.toml", b"deadline_ms = 500")]).await;
+    let files: [(&str, &[u8]); 2] =
+        [("a/b.wasm", &judges("(loop (br 0)) unreachable")), ("a/b.toml", b"deadline_ms = 500")];
+    let house = House::start(&files, |options| options.shared.away.waiting_max = 64).await;
     assert_eq!(code(&house.judge(("a", "b"), "{}").await), Some(FaultCode::Deadline));
     let crowd = (0..200).map(|_| house.judge(("a", "b"), "{}"));
     let judgements = futures_util::future::join_all(crowd).await;
@@ -226,19 +243,21 @@ async fn a_crowd_for_a_slow_module_is_told_to_come_again() {
 #[tokio::test]
 async fn who_waits_for_a_module_that_is_taken_off_the_path_is_not_put_to_it() {
     // With such a deadline its events wait for each other.
-    let house = House::with(&[("a/b.wasm", &judges("unreachable")), ("a/b.toml", b"deadline_ms = 5000")]).await;
+    let files: [(&str, &[u8]); 2] =
+        [("a/b.wasm", &judges("(loop (br 0)) unreachable")), ("a/b.toml", b"deadline_ms = 101")];
+    let house = House::start(&files, |options| options.shared.wait = PATIENCE).await;
     let crowd = (0..60).map(|_| house.judge(("a", "b"), "{}"));
     let judgements = futures_util::future::join_all(crowd).await;
     let with = |wanted| judgements.iter().filter(|judgement| code(judgement) == Some(wanted)).count();
-    // Twenty faults take it off.
-    assert_eq!((with(FaultCode::Trap), with(FaultCode::OffPath)), (20, 40));
+    // Four overruns take it off.
+    assert_eq!((with(FaultCode::Deadline), with(FaultCode::OffPath)), (4, 56));
 }
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
 async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as_one() {
     // As many modules as may be called away at once, each held until the test lets it go.
-    let places = std::thread::available_parallelism().map_or(1, usize::from);
+    let places = AwayLimits::default().places();
     let (hold, held) = sync_channel::<()>(0);
     let (began, mut begins) = tokio::sync::mpsc::channel(places);
     let held = Mutex::new(held);
@@ -248,10 +267,9 @@ async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as
         held.recv().expect_err("nothing is sent, it ends when it is let go");
         Ok(())
     };
-    let house = House::start(&[("page/view.wasm", &judges("unreachable"))], |options| {
-        options.check_amended = Arc::new(waits);
-    })
-    .await;
+    let files: [(&str, &[u8]); 2] =
+        [("page/view.wasm", &judges("(loop (br 0)) unreachable")), ("page/view.toml", b"deadline_ms = 5")];
+    let house = House::start(&files, |options| options.check_amended = Arc::new(waits)).await;
     let names: Vec<_> = (0..places).map(|place| place.to_string()).collect();
     for name in &names {
         house.put(&format!("held/{name}.toml"), b"deadline_ms = 5000");
@@ -278,8 +296,8 @@ async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as
     let modules = house.validators.begin().modules;
     let Some(Place::Taken(module)) = modules.find(T.0, T.1) else { panic!("it serves") };
     // The end of a call that began while the module was on the path.
-    module.circuit.judged(Duration::ZERO);
-    assert!(module.circuit.is_off());
+    module.circuit.judged("web", Duration::ZERO);
+    assert!(module.circuit.is_off("web"));
     drop(hold);
     for call in calls {
         assert!(call.await.expect("it ends").outcome.is_ok());

@@ -21,7 +21,7 @@ const ENOUGH_MS: u64 = 10_000;
 /// One module in both ways.
 struct Both {
     sandbox: Sandbox,
-    residents: Residents,
+    residents: Arc<Residents>,
     fresh: Fresh,
     limits: Limits,
     check_amended: CheckAmended,
