@@ -26,4 +26,5 @@ mod store_writer;
 mod support;
 mod swaps;
 mod tidy;
+mod unseen;
 mod upgrade;

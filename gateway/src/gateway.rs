@@ -32,6 +32,7 @@ use crate::store::{self, FOLD_ROWS_MAX, Store};
 use crate::tally::Tallies;
 use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
+use crate::unseen::{self, Unseen};
 use crate::validator::{self, Validators};
 
 mod readiness;
@@ -98,6 +99,8 @@ pub struct Gateway {
     pub streams: Streams,
     /// What is kept, and for how long.
     pub retention: Retention,
+    /// Letters that the gateway judged again by itself.
+    pub unseen: Unseen,
     /// Held by whoever judges dead letters again; one at a time.
     pub redriving: Semaphore,
     /// Where outcomes are watched as they happen.
@@ -176,6 +179,7 @@ impl Gateway {
             store,
             streams,
             retention: Retention::new(Policy::of(&config), Duration::from_secs(config.retention_seconds)),
+            unseen: Unseen::default(),
             redriving: Semaphore::new(1),
             live: Arc::new(Live::new(live_limits(&config))),
             migrated: AtomicBool::new(false),
@@ -186,6 +190,11 @@ impl Gateway {
             config,
         };
         Ok((Arc::new(gateway), vec![event_writers, dead_writers]))
+    }
+
+    /// Whether the schema is known to be current.
+    pub(crate) fn is_migrated(&self) -> bool {
+        self.migrated.load(Ordering::Relaxed)
     }
 
     /// Asks all parts whether they are ready.
@@ -483,6 +492,8 @@ async fn serve_on(
     }
     let (live, ended) = (Arc::clone(&gateway.live), stop.clone());
     tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
+    let (unseen, ended) = (Arc::clone(&gateway), shutdown.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(unseen::run(&unseen)).await });
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 

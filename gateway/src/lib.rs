@@ -5,7 +5,7 @@
 //! the bytes, [`envelope`] makes events of them by way of [`json`], [`validator`] has each judged in the words of
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
-//! dead letters again. [`live`] tells outcomes as they happen.
+//! dead letters again, and [`unseen`] those by itself that no module has looked at. [`live`] tells outcomes as they happen.
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
 //! [`gate`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
@@ -46,5 +46,6 @@ pub mod tally;
 pub mod telemetry;
 pub mod tls;
 pub mod trust;
+pub mod unseen;
 pub mod validator;
 pub mod verdict;

@@ -12,6 +12,7 @@ use crate::router::RouteClass;
 use crate::server::Class;
 use crate::tally::Ending;
 use crate::trust::security::Kind;
+use crate::unseen::Unseen;
 use crate::validator::{Standing, State, TypeReport};
 use crate::verdict::UnfinishedCode;
 
@@ -88,6 +89,8 @@ fn events(scrape: &mut Scrape, gateway: &Gateway) {
         UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(gateway.tallies.unfinished(code))));
     scrape.add(&names::UNFINISHED_EVENTS, unfinished);
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&gateway.dead_letters.batcher().figures().stored))]);
+    let again = Unseen::ENDINGS.into_iter().zip(gateway.unseen.counts());
+    scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|((_, outcome), count)| ([outcome], Value::Counter(count))));
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(gateway.dead_letters.trimmed()))]);
 }
 

@@ -18,11 +18,11 @@ use crate::event::EventRow;
 use crate::outcome::RejectionCode;
 use crate::query::refusal;
 use crate::response::Refusal;
-use crate::store::{ApplicationRow, Choice, LetterCursor, Store, StoredLetter};
+use crate::store::{ApplicationRow, Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 use crate::trust::Scope;
 use crate::trust::event_types::EventTypes;
 use crate::validator::{Subject, Validators};
-use crate::verdict::{Unjudged, Verdict, Violation};
+use crate::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// Raw bytes that are judged and written together.
 const PARCEL_BYTES_MAX: usize = 8 << 20;
@@ -96,6 +96,30 @@ pub struct LetterResult {
     /// What is wrong with the event.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
+    /// The module that looked at the event.
+    #[serde(skip)]
+    pub module: Option<Digest>,
+}
+
+impl LetterResult {
+    /// Whether no module has looked at the event, since it could not judge now.
+    fn is_unseen(&self) -> bool {
+        let code = self.code.as_deref().unwrap_or_default();
+        match self.outcome {
+            Ended::Quarantined => code == FaultCode::OffPath.as_str(),
+            Ended::Skipped => UnfinishedCode::ALL.iter().any(|unfinished| unfinished.as_str() == code),
+            Ended::Stored | Ended::Duplicate | Ended::Rejected => false,
+        }
+    }
+}
+
+/// What came of letters that no module had looked at.
+#[derive(Debug)]
+pub struct UnseenParcel {
+    /// Those that were looked at.
+    pub report: Report,
+    /// False when the module could not judge any more of them.
+    pub judges: bool,
 }
 
 /// What came of an errand.
@@ -199,6 +223,51 @@ impl Redrive<'_> {
         Ok(report)
     }
 
+    /// Judges the first letters of an event type and application that no module has looked at, in order and until its module
+    /// cannot judge; has stored what is accepted, and notes of the others what was found.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Redrive::run`].
+    pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenParcel, Refusal> {
+        let until = Instant::now() + self.time;
+        let senders = Senders::of(&self.store.applications().await.map_err(refusal)?);
+        let letters = self.store.unseen_letters(lane, limit).await.map_err(refusal)?;
+        let letters = &letters[..parcel_of(&letters).min(letters.len())];
+        let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
+        let raws = self.store.dead_letter_raws(&places).await.map_err(refusal)?;
+        let mut parcel = UnseenParcel { report: Report::default(), judges: true };
+        let (mut rows, results) = (Vec::new(), &mut parcel.report.results);
+        for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
+            match self.judge(letter, raw, &senders).await {
+                Judged::Ended(result) if result.is_unseen() => {
+                    parcel.judges = false;
+                    break;
+                }
+                Judged::Ended(result) => results.push(result),
+                Judged::Row(row) => {
+                    results.push(ended(letter, Some(row.id), Ended::Stored));
+                    rows.push((place, *row));
+                }
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        if !rows.is_empty() {
+            self.store_rows(&places, rows, results).await?;
+        }
+        let looked_at = |(_, result): &(&LetterCursor, &LetterResult)| {
+            matches!(result.outcome, Ended::Rejected | Ended::Quarantined)
+        };
+        let seen: Vec<Seen> =
+            places.iter().zip(&*results).filter(looked_at).map(|(place, result)| seen(*place, result)).collect();
+        if !seen.is_empty() {
+            self.store.settle_unseen(&seen).await.map_err(refusal)?;
+        }
+        Ok(parcel)
+    }
+
     /// Judges the letters for as long as there is time and room, at least one of them, and has stored what is accepted. Gives how
     /// many it did.
     async fn parcel(
@@ -274,8 +343,8 @@ impl Redrive<'_> {
             Ok(Verdict::Accept) => None,
             Ok(Verdict::Amend(data)) => Some(data),
             Ok(Verdict::Reject(violations)) => {
-                let code = Some("rule".into());
-                return Judged::Ended(LetterResult { code, violations, ..result(Ended::Rejected) });
+                let (code, module) = (Some("rule".into()), judgement.digest);
+                return Judged::Ended(LetterResult { code, violations, module, ..result(Ended::Rejected) });
             }
             // No module looked at it.
             Err(Unjudged::Unfinished(why)) => {
@@ -284,7 +353,8 @@ impl Redrive<'_> {
             }
             Err(Unjudged::Fault(fault)) => {
                 let (code, detail) = (Some(fault.code.as_str().into()), Some(fault.detail.into()));
-                return Judged::Ended(LetterResult { code, detail, ..result(Ended::Quarantined) });
+                let module = judgement.digest;
+                return Judged::Ended(LetterResult { code, detail, module, ..result(Ended::Quarantined) });
             }
         };
         Judged::Row(Box::new(EventRow {
@@ -366,10 +436,18 @@ fn parcel_of(letters: &[StoredLetter]) -> usize {
 }
 
 fn ended(letter: &StoredLetter, event_id: Option<Uuid>, outcome: Ended) -> LetterResult {
-    LetterResult { id: letter.id, event_id, outcome, code: None, detail: None, violations: Vec::new() }
+    LetterResult { id: letter.id, event_id, outcome, code: None, detail: None, violations: Vec::new(), module: None }
 }
 
 fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'static str) -> LetterResult {
     let (code, detail) = (Some(code.into()), Some(detail.into()));
-    LetterResult { id, event_id, outcome: Ended::Skipped, code, detail, violations: Vec::new() }
+    LetterResult { id, event_id, outcome: Ended::Skipped, code, detail, violations: Vec::new(), module: None }
+}
+
+/// What is noted of a letter once a module has looked at its event.
+fn seen(place: LetterCursor, result: &LetterResult) -> Seen {
+    let code = result.code.as_deref().unwrap_or_default().to_owned();
+    let detail =
+        result.detail.as_deref().unwrap_or("a validator rejected the event when it was judged again").to_owned();
+    Seen { place, code, detail, violations: result.violations.clone(), module: result.module }
 }

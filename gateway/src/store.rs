@@ -14,6 +14,7 @@ mod read;
 mod retention;
 mod rounds;
 mod schema;
+mod unseen;
 mod write;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use read::{
 pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use schema::Schema;
 use schema::SchemaGate;
+pub use unseen::{Seen, UnseenLane, UnseenTurn};
 pub use write::{DeadLetterSink, EventSink};
 
 /// Longest wait for the end of the connections for reading.

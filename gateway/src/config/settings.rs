@@ -491,6 +491,12 @@ pub const SETTINGS: &[Setting] = &[
         "How much of answer_ms the events of a request may wait for validators that take long. Half of the rest is for judging, and what was not judged then is unfinished; the other half is for the write.",
     ),
     set(
+        "rejudge_events_per_second_max",
+        number(0, 100_000),
+        "200",
+        "Events a second that the gateway judges again by itself, of those that were quarantined while their validator was off the path. They are judged in order once it is back, one at a time. 0: none.",
+    ),
+    set(
         "rescan_seconds",
         number(1, 86_400),
         "30",

@@ -65,6 +65,8 @@ metrics! {
         "Events that had no outcome, by cause: nothing of them was kept, and their senders were told to send them again.";
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
         "Dead letters that were committed.";
+    LETTERS_JUDGED_AGAIN = Counter "eye_dead_letters_judged_again_total" ["outcome"]
+        "Dead letters that the gateway judged again by itself, because no module had looked at them.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
         "Rejected events that were not kept as dead letters: for want of room, refused by Postgres, or lost with their batch or the drain.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]

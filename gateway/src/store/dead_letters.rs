@@ -15,7 +15,7 @@ const STRETCH_MAX: u32 = 10_000;
 /// A page to be judged again ends early once it holds about so many bytes: violations may be large.
 const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
-const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
+pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
      category, name, raw, raw_bytes, redriven_at, redriven_as";
 
 /// Which dead letters are meant; what is `None` leaves nothing out.
@@ -396,7 +396,7 @@ impl LettersInTheMaking {
 }
 
 /// Joins the words to the letters of a page, and only to them.
-fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&mut QueryBuilder<Postgres>)) {
+pub(super) fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&mut QueryBuilder<Postgres>)) {
     query.push(
         "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \
          letter.violations::text as violations, letter.application_id, coalesce(applications.name, '') as application, \

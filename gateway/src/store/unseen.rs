@@ -1,0 +1,130 @@
+//! Dead letters of events that no module has looked at: found by event type and application, read in the order of receipt, and
+//! settled once one has. Those of which only the beginning was kept stay as they are.
+
+use chrono::{DateTime, Utc};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, QueryBuilder};
+use uuid::Uuid;
+
+use super::dead_letters::{COLUMNS, LetterCursor, StoredLetter, push_words};
+use super::{Error, Store};
+use crate::verdict::{Digest, Violation};
+
+/// As the index `dead_letters_unseen_idx` has it.
+const UNSEEN: &str = "code in ('off_path', 'busy') and redriven_at is null and octet_length(raw) = raw_bytes";
+
+/// The letters of one event type and application, which are judged in order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, sqlx::FromRow)]
+pub struct UnseenLane {
+    /// The category of their events.
+    pub category: String,
+    /// The name of their events.
+    pub name: String,
+    /// Who sent them.
+    pub application_id: i32,
+}
+
+/// What a module found when it looked at the event of a letter.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The letter.
+    pub place: LetterCursor,
+    /// `rule`, the kind of fault, and so on.
+    pub code: String,
+    /// One sentence for people.
+    pub detail: String,
+    /// What is wrong with the event.
+    pub violations: Vec<Violation>,
+    /// The module that looked at it.
+    pub module: Option<Digest>,
+}
+
+/// The right to judge such letters, for as long as its connection lives; no other gateway has it meanwhile.
+#[derive(Debug)]
+pub struct UnseenTurn(PgConnection);
+
+impl UnseenTurn {
+    /// Gives the right back.
+    pub async fn end(self) {
+        // The server does the same when it finds the connection broken.
+        let _ = self.0.close().await;
+    }
+}
+
+impl Store {
+    /// Takes the right to judge letters that were not looked at. `None` while another gateway has it.
+    pub async fn unseen_turn(&self) -> Result<Option<UnseenTurn>, Error> {
+        self.ask(async {
+            let mut connection = self.options.clone().application_name("eye unseen letters").connect().await?;
+            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_unseen_letters'))")
+                .fetch_one(&mut connection)
+                .await?;
+            Ok(mine.then_some(UnseenTurn(connection)))
+        })
+        .await
+    }
+
+    /// The next event type and application with such letters.
+    pub async fn next_unseen(&self, after: Option<&UnseenLane>) -> Result<Option<UnseenLane>, Error> {
+        let mut query = QueryBuilder::new("select category, name, application_id from dead_letters where ");
+        query.push(UNSEEN).push(" and category is not null and name is not null");
+        if let Some(UnseenLane { category, name, application_id }) = after {
+            query.push(" and (category, name, application_id) > (").push_bind(category.clone());
+            query.push(", ").push_bind(name.clone()).push(", ").push_bind(*application_id).push(")");
+        }
+        query.push(" order by category, name, application_id limit 1");
+        let query = query.build_query_as::<UnseenLane>().persistent(false);
+        self.reading().await?.run(|connection| query.fetch_optional(connection)).await
+    }
+
+    /// The first letters of an event type and application that were not looked at, in the order of receipt.
+    pub async fn unseen_letters(&self, lane: &UnseenLane, limit: u32) -> Result<Vec<StoredLetter>, Error> {
+        let mut query = QueryBuilder::new("");
+        push_words(&mut query, |query| {
+            query.push(format!("select {COLUMNS} from dead_letters where {UNSEEN} and category = "));
+            query.push_bind(lane.category.clone()).push(" and name = ").push_bind(lane.name.clone());
+            query.push(" and application_id = ").push_bind(lane.application_id);
+            query.push(format!(" order by received_at, id limit {limit}"));
+        });
+        query.push(" order by letter.received_at, letter.id");
+        let query = query.build_query_as::<StoredLetter>().persistent(false);
+        self.reading().await?.run(|connection| query.fetch_all(connection)).await
+    }
+
+    /// Notes what was found of each. The reason stays what the sender was told.
+    pub async fn settle_unseen(&self, seen: &[Seen]) -> Result<(), Error> {
+        let digests: Vec<Option<&[u8]>> =
+            seen.iter().map(|seen| seen.module.as_ref().map(|digest| &digest.0[..])).collect();
+        let times: Vec<DateTime<Utc>> = seen.iter().map(|seen| seen.place.received_at).collect();
+        let ids: Vec<Uuid> = seen.iter().map(|seen| seen.place.id).collect();
+        let codes: Vec<&str> = seen.iter().map(|seen| seen.code.as_str()).collect();
+        let details: Vec<&str> = seen.iter().map(|seen| seen.detail.as_str()).collect();
+        let violations: Vec<String> = seen
+            .iter()
+            .map(|seen| serde_json::to_string(&seen.violations).expect("violations are texts, which serialize"))
+            .collect();
+        let known = sqlx::query(
+            "insert into modules (digest) select distinct digest from unnest($1::bytea[]) wanted (digest) \
+             where digest is not null order by digest on conflict do nothing",
+        )
+        .bind(&digests);
+        let settled = sqlx::query(
+            "update dead_letters set code = seen.code, detail = seen.detail, violations = seen.violations::jsonb, \
+                 module_id = coalesce(modules.id, dead_letters.module_id) \
+             from unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[]) \
+                 seen (received_at, id, code, detail, violations, digest) \
+             left join modules on modules.digest = seen.digest \
+             where dead_letters.received_at = seen.received_at and dead_letters.id = seen.id \
+                 and dead_letters.redriven_at is null and dead_letters.code in ('off_path', 'busy')",
+        )
+        .bind(times)
+        .bind(ids)
+        .bind(codes)
+        .bind(details)
+        .bind(violations)
+        .bind(&digests);
+        let mut reading = self.reading().await?;
+        reading.run(|connection| known.execute(connection)).await?;
+        reading.run(|connection| settled.execute(connection)).await?;
+        Ok(())
+    }
+}
