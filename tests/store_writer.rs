@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
 use eye::event::{DeadLetter, EventRow, Reason, Text};
-use eye::store::{Error, EventFilter, NewApplication, PageLimits, Store};
+use eye::store::{Error, EventFilter, EventSink, NewApplication, PageLimits, Store};
 use eye::verdict::{Digest, Violation};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, WRONG_COUNTS};
+use crate::support::proxy::Proxy;
 
 /// 2026-07-01, in microseconds since 1970.
 const JULY_US: i64 = 1_782_864_000_000_000;
@@ -285,10 +286,10 @@ const HANG: u8 = 3;
 /// Let the commit through and cut the connection before the answer comes back.
 const CUT_AFTER_COMMIT: u8 = 4;
 
-/// Whether these are the rows of a batch and the end of their statement, which is a commit as well.
+/// Whether this ends a transaction that counts what it has written, by rows and counts in one or by the counts alone.
 fn is_insert(sent: &[u8]) -> bool {
-    let data = "gr\u{fc}n".as_bytes();
-    sent.ends_with(b"S\0\0\0\x04") && sent.windows(data.len()).any(|window| window == data)
+    let counts = |word: &[u8]| sent.windows(word.len()).any(|window| window == word);
+    sent.ends_with(b"S\0\0\0\x04") && (counts(b"stored") || counts(b"duplicate"))
 }
 
 /// Stands before the server and breaks the next end of a copy, or the next commit, as told.
@@ -310,7 +311,7 @@ async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) ->
                             let Ok(length @ 1..) = read else { return };
                             let sent = &up[..length];
                             let meant = if mode.load(Ordering::SeqCst) == CUT_AFTER_COMMIT {
-                                sent.ends_with(b"commit\0") || is_insert(sent)
+                                sent.ends_with(b"c\0\0\0\x04") || is_insert(sent)
                             } else {
                                 sent.ends_with(b"c\0\0\0\x04")
                             };
@@ -633,4 +634,80 @@ async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on
     let all = "select (select sum(count) from counts where bucket = 'ever')::bigint + (select sum(count) from unfolded_counts)::bigint";
     assert_eq!(count(&server, all).await, 512);
     assert_eq!(count(&server, "select count(*) from events").await, 512);
+}
+
+/// Round trips of a writer's connection for each of `batches` of so many rows, the first of which has number `first`.
+async fn trips(proxy: &Proxy, sink: &mut EventSink, first: u32, rows: u32, batches: u32) -> Vec<usize> {
+    let mut trips = Vec::new();
+    for batch in 0..batches {
+        let start = first + batch * rows;
+        let rows: Vec<EventRow> = (start..start + rows).map(row).collect();
+        let before = proxy.trips();
+        assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; rows.len()]));
+        trips.push(proxy.trips() - before);
+        sink.batch_ended().await;
+    }
+    trips
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_costs_the_round_trip_of_its_commit_and_no_more() {
+    let server = Server::start();
+    migrated(&server).await;
+    let proxy = Proxy::distant(server.socket(), Duration::from_millis(1)).await;
+    let store = store(&proxy.url());
+    store.prove_schema().await.expect("proved");
+    let mut sink = store.event_sink();
+    // The first finds the ids of its event types.
+    sink.write(&refs(&[row(0), row(1), row(5), row(10)])).await.expect("written");
+    assert_eq!(trips(&proxy, &mut sink, 100, 1, 5).await, [1; 5], "one event");
+    assert_eq!(trips(&proxy, &mut sink, 200, 64, 5).await, [1; 5], "few events");
+    assert_eq!(trips(&proxy, &mut sink, 1_000, 100, 5).await, [1; 5], "more");
+    assert_eq!(trips(&proxy, &mut sink, 10_000, 1_000, 3).await, [1; 3], "a full batch");
+    for (rows, first) in [(100_u32, 1_000), (64, 200)] {
+        let known: Vec<EventRow> = (first..first + rows).map(|number| later(&row(number))).collect();
+        let mut conflict = async || {
+            let before = proxy.trips();
+            assert_eq!(sink.write(&refs(&known)).await, Ok(vec![Fate::Duplicate; known.len()]));
+            sink.batch_ended().await;
+            proxy.trips() - before
+        };
+        assert!(conflict().await <= 3, "a try, what is there, and the commit");
+        assert_eq!(conflict().await, 2, "no try more");
+    }
+    let mut letters = store.dead_letter_sink();
+    letters.write(&refs(&[letter(1)])).await.expect("written");
+    let before = proxy.trips();
+    letters.write(&refs(&[letter(2), letter(3)])).await.expect("written");
+    assert_eq!(proxy.trips() - before, 1, "dead letters");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_file_is_a_way_to_the_database_too() {
+    let server = Server::start();
+    migrated(&server).await;
+    let store = store(&server.socket_url());
+    store.prove_schema().await.expect("proved");
+    assert!(store.ready().await);
+    let mut sink = store.event_sink();
+    sink.begin().await;
+    let rows: Vec<EventRow> = (0..100).map(row).collect();
+    assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 100]));
+    let ways = "select count(*) from pg_stat_activity where application_name like 'eye%' and client_addr is null \
+        and backend_type = 'client backend'";
+    assert!(count(&server, ways).await >= 2, "the writer's and that of the question");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_batch_waits_for_an_acknowledgement() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut sink = store.event_sink();
+    let start = std::time::Instant::now();
+    for batch in 0..400 {
+        let rows: Vec<EventRow> = (batch * 100..batch * 100 + 100).map(row).collect();
+        assert_eq!(sink.write(&refs(&rows)).await, Ok(vec![Fate::Stored; 100]));
+    }
+    println!("400 batches of 100 over TCP in {} ms", start.elapsed().as_millis());
+    assert!(start.elapsed() < Duration::from_secs(12), "40 ms each are 16 s: {:?}", start.elapsed());
 }

@@ -49,7 +49,7 @@ fn only(owners: &[&str], words: &[&str]) {
 fn each_concern_has_one_owner() {
     only(&["validator"], &["wasmtime::", "wit_component::"]);
     only(&["validator/"], &["notify::"]);
-    only(&["tls.rs"], &["rustls::"]);
+    only(&["tls.rs", "store/tls.rs"], &["rustls::"]);
     only(&["store"], &["sqlx::", "select ", "insert into"]);
     only(&["config"], &["env::var"]);
     only(&["main.rs"], &["process::exit"]);

@@ -371,7 +371,7 @@ fn refusal(error: store::Error) -> Refusal {
         }
         E::Busy => Refusal::ReadsFull,
         E::Away(_) | E::Slow(_) => Refusal::DatabaseAway,
-        E::Url | E::Refused(_) | E::Migrate(_) | E::SchemaBehind { .. } | E::SchemaFloor { .. } => {
+        E::Url(_) | E::Bridge(_) | E::Refused(_) | E::Migrate(_) | E::SchemaBehind { .. } | E::SchemaFloor { .. } => {
             tracing::error!(%error, "the applications cannot be read or changed");
             Refusal::Internal
         }

@@ -45,6 +45,11 @@ pub trait Sink: Send + 'static {
     /// What is written.
     type Item: Send + Sync + 'static;
 
+    /// Prepares for the first batch, which waits for it.
+    fn begin(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Writes all items or none. Gives one fate for each item, in order.
     ///
     /// A later call may bring the same items again: after a failure, the sink cannot know whether the batch is there.
@@ -580,6 +585,7 @@ impl<T> Drop for Flushing<'_, T> {
 }
 
 async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
+    sink.begin().await;
     while let Some((batch, mut flushing)) = shared.next().await {
         let began = Instant::now();
         let flush = Flush::new(shared.name, batch, &shared.figures);

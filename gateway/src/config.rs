@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
-use crate::postgres;
 use crate::tls::Files;
 use crate::trust::{self, forwarded::Told};
+use crate::{postgres, store};
 
 mod settings;
 
@@ -214,6 +214,11 @@ impl Settings {
                 problems.push(format!("{}: {} {problem}", given.origin, setting.key));
             }
         }
+        let url = &values["database_url"];
+        if let Some(problem) = Some(&url.text).filter(|text| !text.is_empty()).and_then(|text| store::url_problem(text))
+        {
+            problems.push(format!("{}: database_url cannot be used: {problem}", url.origin));
+        }
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
@@ -376,6 +381,29 @@ impl Config {
             // The writers of events, that of dead letters, and the one that hears of changed applications.
             connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
+    }
+}
+
+/// What libpq takes from the environment where a URL is silent.
+#[derive(Debug, Default)]
+pub struct LibpqEnvironment {
+    /// `PGUSER`, or the name of the system's user.
+    pub user: Option<String>,
+    /// `PGPASSWORD`.
+    pub password: Option<String>,
+    /// `PGPASSFILE`, or `.pgpass` at home.
+    pub passfile: Option<PathBuf>,
+}
+
+/// Reads what libpq takes from the environment where a URL is silent.
+pub fn libpq_environment() -> LibpqEnvironment {
+    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    LibpqEnvironment {
+        user: given("PGUSER").or_else(|| given("USER")),
+        password: given("PGPASSWORD"),
+        passfile: given("PGPASSFILE")
+            .map(PathBuf::from)
+            .or_else(|| given("HOME").map(|home| PathBuf::from(home).join(".pgpass"))),
     }
 }
 

@@ -5,9 +5,12 @@
 //! make the gateway look unready.
 
 mod applications;
+mod bridge;
 pub mod copy;
 mod counts;
 mod dead_letters;
+mod dial;
+mod hosts;
 mod link;
 mod partitions;
 mod read;
@@ -15,20 +18,27 @@ mod retention;
 mod rounds;
 mod schema;
 mod unseen;
+mod tls;
+mod url;
+mod wire;
 mod write;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
+use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
+use hosts::Hosts;
 use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
 pub use read::{
@@ -39,7 +49,10 @@ pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use schema::Schema;
 use schema::SchemaGate;
 pub use unseen::{Seen, UnseenLane, UnseenTurn};
+use url::{Address, Place};
 pub use write::{DeadLetterSink, EventSink};
+
+use crate::config;
 
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -56,9 +69,12 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 /// What can go wrong with the database, other than in a write (see [`crate::batch::Failure`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database URL cannot be understood. The cause is left out: it may quote the password.
-    #[error("the database URL is not valid; expected postgres://user:password@host:port/database")]
-    Url,
+    /// The database URL cannot be understood. The words quote nothing of it: a part of the password may be anywhere.
+    #[error("the database URL is not valid (expected postgres://user:password@host:port/database): {0}")]
+    Url(String),
+    /// What sqlx connects through could not be made.
+    #[error("no socket of its own can be made for the way to the database: {0}")]
+    Bridge(#[source] std::io::Error),
     /// The database does not answer, or not in time.
     #[error("the database is away: {0}")]
     Away(#[source] sqlx::Error),
@@ -151,7 +167,13 @@ where
 /// The database, or rather the way to it: nothing here needs it to be reachable before it is asked something.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// Where the database is.
+    hosts: Arc<Hosts>,
+    /// What `options` lead through, unless the database is behind a socket file.
+    _bridge: Option<Arc<Bridge>>,
     options: PgConnectOptions,
+    /// What every session is told first.
+    greeting: Arc<str>,
     reads: PgPool,
     /// For what the gateway itself asks.
     own: PgPool,
@@ -166,31 +188,33 @@ pub struct Store {
 
 impl Store {
     /// Notes where the database is. Connects only when it is first needed. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Url`] and [`Error::Bridge`].
     pub fn new(url: &str, read_connections: u32, read_time: Duration, flush_time: Duration) -> Result<Store, Error> {
-        let options: PgConnectOptions = url.parse().map_err(|_| Error::Url)?;
-        let options = options
-            .application_name("eye")
-            .log_statements(LevelFilter::Trace)
-            .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+        let environment = config::libpq_environment();
+        let address = Address::parse(url).map_err(Error::Url)?;
+        let hosts = Arc::new(Hosts::new(address.or(environment.user, environment.password, environment.passfile)));
+        let bridge = match hosts.address().is_one_socket() {
+            true => None,
+            false => Some(Arc::new(Bridge::start(Arc::clone(&hosts)).map_err(Error::Bridge)?)),
+        };
+        let options = options(hosts.address(), bridge.as_deref())?;
+        let greeting: Arc<str> = link::signs_of_life(hosts.address()).into();
+        // The server must stop working on what nobody here waits for any more. A page is a walk along an index in its order,
+        // and ends with the page. A bitmap would first gather all of the range to sort it, and what is walked to is mostly in
+        // memory.
+        let settings: Arc<str> = format!(
+            "{greeting}; select set_config('statement_timeout', '{}', false), \
+                set_config('enable_bitmapscan', 'off', false), set_config('random_page_cost', '1.1', false)",
+            read_time.as_millis()
+        )
+        .into();
         let pool = |connections| {
-            let limit_ms = read_time.as_millis();
-            PgPoolOptions::new()
+            greeted(Arc::clone(&settings))
                 .max_connections(connections)
                 .acquire_timeout(read_time)
-                .after_connect(move |connection, _| {
-                    Box::pin(async move {
-                        // The server must stop working on what nobody here waits for any more.
-                        // A page is a walk along an index in its order, and ends with the page. A bitmap would first
-                        // gather all of the range to sort it, and what is walked to is mostly in memory.
-                        let settings = "select set_config('statement_timeout', $1, false), \
-                            set_config('enable_bitmapscan', 'off', false), set_config('random_page_cost', '1.1', false)";
-                        sqlx::query(settings)
-                            .bind(limit_ms.to_string())
-                            .execute(connection)
-                            .await?;
-                        Ok(())
-                    })
-                })
                 .after_release(|connection, _| {
                     Box::pin(async move { Ok(matches!(timeout(RELEASE_TIME, connection.ping()).await, Ok(Ok(())))) })
                 })
@@ -198,7 +222,10 @@ impl Store {
         };
         let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
         Ok(Store {
+            hosts,
+            _bridge: bridge,
             options,
+            greeting,
             reads,
             own,
             read_wait: READ_WAIT.min(read_time),
@@ -207,6 +234,19 @@ impl Store {
             months: Arc::default(),
             schema: SchemaGate::default(),
         })
+    }
+
+    /// Where a connection leads that is called so on the server.
+    fn options_for(&self, name: &str) -> PgConnectOptions {
+        let ours = &self.hosts.address().application_name;
+        self.options.clone().application_name(&format!("{ours} {name}"))
+    }
+
+    /// A connection outside the pools, as long as somebody keeps it.
+    async fn session(&self, name: &str) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.options_for(name).connect().await?;
+        connection.execute(AssertSqlSafe(self.greeting.to_string())).await?;
+        Ok(connection)
     }
 
     /// With partitions that writers make for the months of their batches, up to `partitions_max` of events, and none for
@@ -256,22 +296,17 @@ impl Store {
 
     /// A new writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
-        EventSink(write::Writer::new(
-            self.options.clone(),
-            self.flush_time,
-            Arc::clone(&self.months),
-            self.schema.clone(),
-        ))
+        EventSink(self.writer())
     }
 
     /// A new writer of dead letters.
     pub fn dead_letter_sink(&self) -> DeadLetterSink {
-        DeadLetterSink(write::Writer::new(
-            self.options.clone(),
-            self.flush_time,
-            Arc::clone(&self.months),
-            self.schema.clone(),
-        ))
+        DeadLetterSink(self.writer())
+    }
+
+    fn writer<T: write::Table>(&self) -> write::Writer<T> {
+        let (hosts, months) = (Arc::clone(&self.hosts), Arc::clone(&self.months));
+        write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone())
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
@@ -281,4 +316,46 @@ impl Store {
             Err(_) => Err(Error::Slow(self.read_time)),
         }
     }
+}
+
+/// Says what is wrong with a database URL, in words that quote nothing of it.
+pub fn url_problem(url: &str) -> Option<String> {
+    Address::parse(url).err()
+}
+
+/// A pool whose sessions are told something first.
+fn greeted(words: Arc<str>) -> PgPoolOptions {
+    PgPoolOptions::new().after_connect(move |connection, _| {
+        let words = words.to_string();
+        Box::pin(async move { connection.execute(AssertSqlSafe(words)).await.map(|_| ()) })
+    })
+}
+
+/// How sqlx gets to the database: by its socket file, or by the bridge, which does the rest.
+fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOptions, Error> {
+    let given = utf8_percent_encode(address.options.as_deref().unwrap_or_default(), NON_ALPHANUMERIC);
+    let plain: PgConnectOptions = format!("postgres://localhost/?options={given}")
+        .parse()
+        .map_err(|_| Error::Url("its options are not understood".to_owned()))?;
+    let first = address.places.first();
+    let (folder, port) = match (bridge, first) {
+        (Some(bridge), _) => (PathBuf::from(bridge.folder()), bridge::PORT),
+        (None, Some(Place::Unix { folder, port })) => (folder.clone(), *port),
+        (None, _) => return Err(Error::Url("it names no host".to_owned())),
+    };
+    let options = plain
+        .socket(folder)
+        .port(port)
+        .username(address.user())
+        .database(address.database())
+        .ssl_mode(PgSslMode::Disable)
+        // Poolers refuse it, and nothing here reads such numbers as text.
+        .extra_float_digits(None)
+        .application_name(&address.application_name)
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+    Ok(match first.and_then(|place| address.password_for(place)) {
+        Some(password) => options.password(&password),
+        None => options,
+    })
 }

@@ -1,18 +1,26 @@
 //! A Postgres of a test's own, beside those that gateways embed: it can be stopped, started and asked at will.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::psql;
+use super::psql_at;
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+/// Ports below those that the system gives away by itself, so that a server that was down finds its own still free.
+const PORTS: std::ops::Range<u64> = 20_000..32_000;
+/// Tries to find a port that no other test takes at the same moment.
+const PORT_TRIES: usize = 20;
 
-/// A Postgres of the test's own, on a Unix socket, gone with the test.
+/// A Postgres of the test's own, reached over TCP as most databases are, gone with the test. Its socket file is for those
+/// who look at it.
 pub(crate) struct Server {
     folder: tempfile::TempDir,
-    options: &'static str,
+    port: u16,
+    options: String,
 }
 
 impl Server {
@@ -21,13 +29,33 @@ impl Server {
     }
 
     /// With more options for the server.
-    pub(crate) fn start_with(options: &'static str) -> Server {
-        let server = Server { folder: folder(), options };
+    pub(crate) fn start_with(options: &str) -> Server {
+        Server::initialized(&["-E", "UTF8"], options, |_| {})
+    }
+
+    /// A cluster made with more arguments, and changed before its first start.
+    pub(crate) fn initialized(arguments: &[&str], options: &str, change: impl FnOnce(&Path)) -> Server {
+        let mut server = Server { folder: folder(), port: 0, options: options.to_owned() };
         give_to_postgres(server.path());
         let data = server.data();
-        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
-        server.up();
+        let all = [&["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync"][..], arguments].concat();
+        server.run("initdb", &all);
+        change(Path::new(&data));
+        server.find_port();
         server
+    }
+
+    /// Starts on a port that is free, and still free when the server gets to it.
+    pub(crate) fn find_port(&mut self) {
+        for _ in 0..PORT_TRIES {
+            let chance = RandomState::new().build_hasher().finish();
+            let port = PORTS.start + chance % (PORTS.end - PORTS.start);
+            self.port = u16::try_from(port).expect("a port");
+            if TcpListener::bind(("127.0.0.1", self.port)).is_ok() && self.try_up() {
+                return;
+            }
+        }
+        panic!("no server could be started: {}", std::fs::read_to_string(self.path().join("log")).unwrap_or_default());
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -38,15 +66,20 @@ impl Server {
         self.path().join("data").display().to_string()
     }
 
-    /// The socket that it listens on.
+    /// The socket file that it listens on as well.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.path().join(".s.PGSQL.5432")
+        self.path().join(format!(".s.PGSQL.{}", self.port))
     }
 
     pub(crate) fn up(&self) {
-        let options = format!("-k {} -c listen_addresses='' {}", self.path().display(), self.options);
+        assert!(self.try_up(), "pg_ctl failed");
+    }
+
+    fn try_up(&self) -> bool {
+        let place = self.path().display();
+        let options = format!("-k {place} -p {} -c listen_addresses=127.0.0.1 {}", self.port, self.options);
         let log = self.path().join("log").display().to_string();
-        self.run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"]);
+        self.try_run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
     }
 
     /// As a crash does it.
@@ -55,21 +88,36 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
+        assert!(self.try_run(program, arguments), "{program} failed");
+    }
+
+    fn try_run(&self, program: &str, arguments: &[&str]) -> bool {
         let mut command = Command::new(PathBuf::from(BINARIES).join(program));
         command.args(arguments).current_dir(self.path()).stdout(Stdio::null());
         if let Some((user, group)) = postgres_user() {
             command.uid(user).gid(group);
         }
-        assert!(command.status().expect(program).success(), "{program} failed");
+        command.status().expect(program).success()
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.path().display())
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// The way over its socket file.
+    pub(crate) fn socket_url(&self) -> String {
+        format!("postgres://postgres@localhost:{}/postgres?host={}", self.port, self.path().display())
     }
 
     /// Runs any number of statements, and gives their rows.
     pub(crate) fn sql(&self, script: &str) -> String {
-        psql(self.path(), "postgres", script).trim().to_owned()
+        psql_at(self.path(), self.port, "postgres", script).trim().to_owned()
+    }
+
+    /// The same for whoever goes somewhere else.
+    pub(crate) fn asker(&self) -> impl Fn(&str) -> String + Send + 'static {
+        let (path, port) = (self.path().to_owned(), self.port);
+        move |script| psql_at(&path, port, "postgres", script).trim().to_owned()
     }
 
     /// Brings the schema up and makes the application that gateways on this machine trust.

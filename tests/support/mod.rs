@@ -388,8 +388,27 @@ impl Gateway {
 
 /// Runs statements as a person with `psql` would, as the user and on the database `name`, and gives the rows' text.
 pub(crate) fn psql(socket: &Path, name: &str, script: &str) -> String {
+    psql_at(socket, 5_432, name, script)
+}
+
+/// The same on a socket of another number.
+pub(crate) fn psql_at(socket: &Path, port: u16, name: &str, script: &str) -> String {
     let mut command = Command::new("psql");
-    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", name, "-d", name, "-h"]);
+    command.args([
+        "-X",
+        "-q",
+        "-A",
+        "-t",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        name,
+        "-d",
+        name,
+        "-p",
+        &port.to_string(),
+        "-h",
+    ]);
     command.arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("psql");
     let mut input = child.stdin.take().expect("piped");

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ struct Plan {
     armed: Mutex<Option<Fault>>,
     /// While true, every byte of every connection waits.
     frozen: Mutex<watch::Sender<bool>>,
+    /// How often the server was asked something after it had answered: one for each round trip of each connection.
+    trips: AtomicUsize,
+    /// How long each byte is on its way.
+    delay: Duration,
 }
 
 pub(crate) struct Proxy {
@@ -63,15 +68,26 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Stands before the server behind `socket`.
     pub(crate) async fn start(socket: PathBuf) -> Proxy {
+        Proxy::distant(socket, Duration::ZERO).await
+    }
+
+    /// The same with a network between that takes its time each way.
+    pub(crate) async fn distant(socket: PathBuf, delay: Duration) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        let mut proxy = Proxy { address, socket, plan: Arc::default(), lost: Vec::new(), connections: JoinSet::new() };
+        let plan = Arc::new(Plan { delay, ..Plan::default() });
+        let mut proxy = Proxy { address, socket, plan, lost: Vec::new(), connections: JoinSet::new() };
         proxy.listen(listener);
         proxy
     }
 
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@{}/postgres?sslmode=disable", self.address)
+    }
+
+    /// Round trips of all connections so far.
+    pub(crate) fn trips(&self) -> usize {
+        self.plan.trips.load(Relaxed)
     }
 
     /// Breaks the next batch.
@@ -114,10 +130,18 @@ impl Proxy {
             loop {
                 let (client, _) = listener.accept().await.expect("accepted");
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
+                // As servers and clients have it, so that only what is measured waits.
+                client.set_nodelay(true).expect("a socket");
                 let (read, write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let frozen = plan.frozen.lock().expect("the plan").subscribe();
-                let way = Way { plan: Arc::clone(&plan), frozen, fault: Mutex::new(None), inserts: Mutex::default() };
+                let way = Way {
+                    plan: Arc::clone(&plan),
+                    frozen,
+                    fault: Mutex::new(None),
+                    inserts: Mutex::default(),
+                    answered: AtomicBool::new(true),
+                };
                 connections.spawn(way.run((read, write), (server_read, server_write)));
             }
         });
@@ -132,6 +156,8 @@ struct Way {
     fault: Mutex<Option<Fault>>,
     /// The names that the statements for a few events have on this connection.
     inserts: Mutex<Vec<Vec<u8>>>,
+    /// Whether the last bytes came from the server.
+    answered: AtomicBool,
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -169,6 +195,12 @@ impl Way {
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return End::Cut };
             let bytes = &buffer[..length];
+            if self.answered.swap(direction == Direction::Down, Relaxed) && direction == Direction::Up {
+                self.plan.trips.fetch_add(1, Relaxed);
+            }
+            if !self.plan.delay.is_zero() {
+                tokio::time::sleep(self.plan.delay).await;
+            }
             // Counted from the beginning of the statement.
             let start = if direction == Direction::Up { self.take_fault(bytes) } else { 0 };
             // The sender lives as long as the proxy.
@@ -206,12 +238,13 @@ impl Way {
         start
     }
 
-    /// Where the rows of a batch of a few events begin.
+    /// Where the rows of a batch begin that goes by a statement: of a few events, or of one with duplicates.
     fn few(&self, bytes: &[u8]) -> Option<usize> {
         let mut names = self.inserts.lock().expect("the names");
-        if let Some(query) = find(bytes, b"with stored as (insert") {
-            let start = bytes[..query].windows(7).rposition(|window| window == b"sqlx_s_")?;
-            names.push([b"\0", &bytes[start..query]].concat());
+        if let Some(query) = find(bytes, b"insert into events (") {
+            let end = 1 + bytes[..query].iter().rposition(|byte| *byte == 0)?;
+            let start = bytes[..end].windows(4).rposition(|window| window == b"eye_")?;
+            names.push([b"\0", &bytes[start..end]].concat());
         }
         // A kind, a length of four bytes, and a portal without a name stand before it.
         Some(names.iter().find_map(|name| find(bytes, name))?.saturating_sub(5))

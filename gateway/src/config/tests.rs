@@ -69,6 +69,22 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
+fn a_database_url_that_is_not_understood_is_a_problem_in_words() {
+    for (url, words) in [
+        ("mysql://u:hush@h/d", "no other database is understood"),
+        ("postgres://u:hush@h:99999/d", "a port must be"),
+        ("postgres://u:hush@h/d?sslmode=requre", "sslmode must be"),
+        ("postgres://u:hush@h/d?pool=7", "the parameter pool is not understood"),
+    ] {
+        let Problems(problems) = load("", &[("EYE_DATABASE_URL", url)], &[]).expect_err(url);
+        assert!(problems.len() == 1 && problems[0].contains(words), "{problems:#?}");
+        assert!(!problems[0].contains("hush"), "{problems:#?}");
+    }
+    load("", &[("EYE_DATABASE_URL", "postgres://u:p@[::1]:5432,h2/d?target_session_attrs=read-write")], &[])
+        .expect("sound");
+}
+
+#[test]
 fn the_example_file_has_every_setting_with_its_default_and_its_consequence() {
     let example = include_str!("../../eye.example.toml");
     let uncommented: String =

@@ -1,12 +1,13 @@
 //! Applications: who may send and read. Tokens never come here, only their digests.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgListener;
 
-use super::{Error, Store};
+use super::{Error, Store, greeted};
 use crate::trust::rate::RateLimit;
 use crate::verdict::Digest;
 
@@ -232,10 +233,10 @@ impl Store {
 
     /// Begins to listen for changes of the applications, on a connection of its own.
     pub async fn listen_applications(&self) -> Result<Applications, Error> {
-        let pool = PgPoolOptions::new()
+        let pool = greeted(Arc::clone(&self.greeting))
             .max_connections(1)
             .acquire_timeout(self.read_time)
-            .connect_lazy_with(self.options.clone().application_name("eye listener"));
+            .connect_lazy_with(self.options_for("listener"));
         let listener = self.ask(async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;

@@ -4,10 +4,6 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
-use sqlx::encode::IsNull;
-use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, Postgres};
 use uuid::Uuid;
 
 use crate::event::{DeadLetter, EventRow};
@@ -19,9 +15,9 @@ pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 pub const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// Microseconds from 1970, where Unix begins to count, to 2000, where Postgres does.
-const EPOCH_US: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_US: i64 = 946_684_800_000_000;
 /// The only version of the binary form of `jsonb`: the JSON text follows.
-const JSONB_VERSION: u8 = 1;
+pub(super) const JSONB_VERSION: u8 = 1;
 
 /// What a row needs besides its item: words that the tables hold as numbers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,53 +73,6 @@ impl Head {
     }
 }
 
-/// Microseconds since 1970 as an argument of a statement, which need no calendar on their way.
-#[derive(Clone, Copy)]
-pub(super) struct Timestamp(pub(super) i64);
-
-impl sqlx::Type<Postgres> for Timestamp {
-    fn type_info() -> PgTypeInfo {
-        DateTime::<Utc>::type_info()
-    }
-}
-
-impl PgHasArrayType for Timestamp {
-    fn array_type_info() -> PgTypeInfo {
-        DateTime::<Utc>::array_type_info()
-    }
-}
-
-impl sqlx::Encode<'_, Postgres> for Timestamp {
-    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        out.extend_from_slice(&since_epoch(self.0).to_be_bytes());
-        Ok(IsNull::No)
-    }
-}
-
-/// JSON as an argument of a statement, as text that is known to be such.
-#[derive(Clone, Copy)]
-pub(super) struct Jsonb<'a>(pub(super) &'a str);
-
-impl sqlx::Type<Postgres> for Jsonb<'_> {
-    fn type_info() -> PgTypeInfo {
-        serde_json::Value::type_info()
-    }
-}
-
-impl PgHasArrayType for Jsonb<'_> {
-    fn array_type_info() -> PgTypeInfo {
-        serde_json::Value::array_type_info()
-    }
-}
-
-impl sqlx::Encode<'_, Postgres> for Jsonb<'_> {
-    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        out.push(JSONB_VERSION);
-        out.extend_from_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-}
-
 /// One row of `dead_letters`, in the order of the columns in `write.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     fields(out, 14);
@@ -144,7 +93,7 @@ pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
 }
 
 /// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
-fn violations(violations: &[Violation]) -> String {
+pub(super) fn violations(violations: &[Violation]) -> String {
     let rows = violations.iter().map(|violation| {
         serde_json::json!({
             "pointer": clean(&violation.pointer),
@@ -156,7 +105,7 @@ fn violations(violations: &[Violation]) -> String {
 }
 
 /// Postgres holds no NUL in text; a dead letter must be storable whatever it says. The raw bytes keep the truth.
-fn clean(text: &str) -> Cow<'_, str> {
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if text.as_bytes().contains(&0) { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
@@ -206,7 +155,8 @@ fn timestamp(out: &mut Vec<u8>, value_us: i64) {
     bytes(out, &since_epoch(value_us).to_be_bytes());
 }
 
-fn since_epoch(value_us: i64) -> i64 {
+/// As Postgres counts microseconds.
+pub(super) fn since_epoch(value_us: i64) -> i64 {
     value_us.saturating_sub(EPOCH_US)
 }
 

@@ -5,11 +5,10 @@
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::read::within;
+use super::wire::{Arguments, Fault, Wire, kind};
 use super::{Error, Store};
 use crate::event::Reason;
 
@@ -141,6 +140,11 @@ impl Tally {
             .collect()
     }
 
+    /// Whether there is nothing to count.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
     pub(super) fn statement(self) -> String {
         let mut text = String::new();
@@ -166,21 +170,49 @@ impl Tally {
 #[derive(Clone, Debug)]
 pub(super) struct DeltaRow {
     minute_seconds: i64,
-    pub(super) application: i32,
-    pub(super) outcome: &'static str,
-    pub(super) event_types: Vec<i32>,
+    application: i32,
+    outcome: &'static str,
+    event_types: Vec<i32>,
     /// How many there were of each event type.
-    pub(super) counts: Vec<i64>,
+    counts: Vec<i64>,
 }
 
 impl DeltaRow {
-    pub(super) fn minute(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_secs(self.minute_seconds).expect("a minute of receipt")
+    /// The five columns as arguments.
+    pub(super) fn put(&self, arguments: &mut Arguments<'_>) {
+        arguments.time(self.minute_us());
+        arguments.value(|out| out.extend_from_slice(&self.application.to_be_bytes()));
+        arguments.value(|out| out.extend_from_slice(self.outcome.as_bytes()));
+        arguments.integers(self.event_types.iter().copied());
+        arguments.bigints(self.counts.iter().copied());
+    }
+
+    fn minute_us(&self) -> i64 {
+        self.minute_seconds.saturating_mul(1_000_000)
     }
 }
 
+/// The columns of any number of deltas as arguments. Arrays within an array would have to be of one length, so each comes as
+/// its text.
+pub(super) fn put_all(deltas: &[DeltaRow], arguments: &mut Arguments<'_>) {
+    arguments.times(deltas.iter().map(DeltaRow::minute_us));
+    arguments.integers(deltas.iter().map(|delta| delta.application));
+    arguments.texts(deltas.iter().map(|delta| delta.outcome));
+    let written = |out: &mut Vec<u8>, text: String| {
+        out.extend_from_slice(text.as_bytes());
+        true
+    };
+    arguments.array(kind::TEXT, deltas.iter().map(|delta| List(&delta.event_types).to_string()), written);
+    arguments.array(kind::TEXT, deltas.iter().map(|delta| List(&delta.counts).to_string()), written);
+}
+
+/// Appends any number of deltas, as [`put_all`] gives them.
+pub(super) const APPEND: &str = "insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
+     select unnest($1::timestamptz[]), unnest($2::integer[]), unnest($3::text[]), \
+         unnest($4::text[])::integer[], unnest($5::text[])::bigint[]";
+
 /// Numbers as Postgres writes an array of them.
-pub(super) struct List<'a, N>(pub(super) &'a [N]);
+struct List<'a, N>(&'a [N]);
 
 impl<N: Display> Display for List<'_, N> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,18 +230,21 @@ impl<N: Display> Display for List<'_, N> {
 #[derive(Debug, Default)]
 pub(super) struct Appended {
     batches: usize,
-    places: Vec<String>,
+    places: Vec<RowPlace>,
 }
+
+/// Where a row lies: its block and its number there, as the server writes it.
+pub(super) type RowPlace = [u8; 6];
 
 impl Appended {
     /// Notes the deltas of one batch.
-    pub(super) fn add(&mut self, places: Vec<String>) {
+    pub(super) fn add(&mut self, places: Vec<RowPlace>) {
         self.batches += 1;
         self.places.extend(places);
     }
 
     /// The places of enough deltas to be worth gathering, once. Those that are not worth it are left to the fold.
-    pub(super) fn take(&mut self) -> Option<Vec<String>> {
+    pub(super) fn take(&mut self) -> Option<Vec<RowPlace>> {
         if self.batches < GATHER_BATCHES {
             return None;
         }
@@ -219,8 +254,14 @@ impl Appended {
 }
 
 /// Makes one of the deltas at these places; those that cannot be gathered are left to the fold.
-pub(super) async fn gather(connection: &mut PgConnection, places: Vec<String>) -> Result<(), sqlx::Error> {
-    sqlx::query(GATHERED).bind(places).execute(connection).await?;
+pub(super) async fn gather(wire: &mut Wire, places: Vec<RowPlace>) -> Result<(), Fault> {
+    let put = |arguments: &mut Arguments<'_>| {
+        arguments.array(kind::TID, places.iter(), |out, place| {
+            out.extend_from_slice(place);
+            true
+        });
+    };
+    wire.query(GATHERED, put).await?;
     Ok(())
 }
 
@@ -276,8 +317,8 @@ mod tests {
         let (mut few, mut many) = (Appended::default(), Appended::default());
         for batch in 0..64 {
             assert!(few.take().is_none() && many.take().is_none(), "{batch} batches");
-            few.add(vec!["(0,1)".to_owned()]);
-            many.add(vec!["(0,1)".to_owned(); 3]);
+            few.add(vec![[0; 6]]);
+            many.add(vec![[0; 6]; 3]);
         }
         assert_eq!((few.take().map(|places| places.len()), many.take()), (Some(64), None));
         assert!(few.take().is_none() && many.places.is_empty(), "they are forgotten either way");

@@ -1,23 +1,62 @@
 //! One connection of a writer, with what is known only as long as it lasts.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
 use foldhash::{HashMap, HashMapExt as _};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSeverity};
-use sqlx::{ConnectOptions, Row};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tracing::{debug, warn};
 
-use super::copy::Ids;
+use super::copy::{Ids, since_epoch};
+use super::hosts::Hosts;
+use super::url::Address;
+use super::wire::{Arguments, Fault, Row, Wire, broken, kind};
 use super::write::Table;
 use crate::verdict::Digest;
 
 /// Entries in each cache of ids. Senders choose the names of their event types, so there must be a bound.
 const CACHE_MAX: usize = 16_384;
 
+/// What a session of a writer is told once. An answer that says `stored` must mean that the row is on disk, whatever the
+/// server's default is. What a writer looks up in a table that grows has an index or a known place; a plan that was made while
+/// the table was small would read all of it. Where nothing but reading all is left, the price that this puts on it would have
+/// the plan compiled. A writer that finds another's row there must see it, and so each statement what was committed before it.
+const BEGIN: &str = "select pg_backend_pid(), \
+     (select backend_start from pg_stat_activity where pid = pg_backend_pid()), \
+     set_config('synchronous_commit', \
+         case current_setting('synchronous_commit') when 'off' then 'on' \
+         else current_setting('synchronous_commit') end, false), \
+     set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false), \
+     set_config('default_transaction_isolation', 'read committed', false), \
+     set_config('client_min_messages', 'error', false)";
+
+/// How long a session may hold what it has locked while its client says nothing.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// What every session of a gateway is told once: when the server is to give up a gateway that has lost its power, so that
+/// what it holds is free again. Over a Unix socket the server takes no notice.
+pub(super) fn signs_of_life(address: &Address) -> String {
+    let keepalive = address.keepalive.map_or_else(String::new, |keepalive| {
+        format!(
+            "set_config('tcp_keepalives_idle', '{}', false), set_config('tcp_keepalives_interval', '{}', false), \
+             set_config('tcp_keepalives_count', '{}', false), ",
+            keepalive.idle.as_secs(),
+            keepalive.interval.as_secs(),
+            keepalive.count
+        )
+    });
+    format!(
+        "select {keepalive}set_config('tcp_user_timeout', '{}', false), \
+         set_config('idle_in_transaction_session_timeout', '{}', false)",
+        address.user_timeout.map_or(0, |time| time.as_millis()),
+        IDLE_IN_TRANSACTION.as_millis()
+    )
+}
+
 /// Names a server process beyond doubt: process ids are used again, the time of start is not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Backend {
     pid: i32,
-    started: Option<DateTime<Utc>>,
+    started_us: Option<i64>,
 }
 
 /// A connection and the ids that were read through it. Senders choose event types, and the maps' hash is fast and seeded by
@@ -26,10 +65,8 @@ pub(super) struct Backend {
 /// The caches live and die with the connection. After a failover to a server that lacks the last commits, an id read
 /// before could belong to another event type; a new connection reads all of them anew.
 pub(super) struct Link {
-    pub(super) connection: PgConnection,
+    pub(super) wire: Wire,
     pub(super) backend: Backend,
-    /// The temporary table of the conflict path is there.
-    pub(super) incoming: bool,
     /// By category, NUL, name: neither may hold a NUL, and one string can be looked up without making two.
     event_types: HashMap<String, i32>,
     modules: HashMap<Digest, i32>,
@@ -38,30 +75,20 @@ pub(super) struct Link {
 impl Link {
     /// Connects, and ends the server process of a former connection that was lost, if it still runs: it may hold the
     /// locks of an unfinished transaction, and this connection would wait for them.
-    pub(super) async fn open(options: &PgConnectOptions, lost: Option<Backend>) -> Result<Link, sqlx::Error> {
-        let mut connection = options.connect().await?;
-        // An answer that says `stored` must mean that the row is on disk, whatever the server's default is. What a writer
-        // looks up in a table that grows has an index or a known place; a plan that was made while the table was small would
-        // read all of it. Where nothing but reading all is left, the price that this puts on it would have the plan compiled.
-        let row = sqlx::query(
-            "select pg_backend_pid(), \
-                 (select backend_start from pg_stat_activity where pid = pg_backend_pid()), \
-                 set_config('synchronous_commit', \
-                     case current_setting('synchronous_commit') when 'off' then 'on' \
-                     else current_setting('synchronous_commit') end, false), \
-                 set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        let backend = Backend { pid: row.try_get(0)?, started: row.try_get(1)? };
+    pub(super) async fn open(hosts: &Hosts, name: &str, lost: Option<Backend>) -> Result<Link, Fault> {
+        let mut wire = hosts.connect(name).await?;
+        let begun = wire.query(BEGIN, |_| {}).await?;
+        wire.run(&signs_of_life(hosts.address())).await?;
+        let row = begun.first().ok_or_else(|| broken("an answer has no row"))?;
+        let backend = Backend { pid: row.i32(0)?, started_us: row.bytes(1).map(|_| row.time_us(1)).transpose()? };
         if let Some(lost) = lost {
-            end(&mut connection, &lost).await;
+            end(&mut wire, lost).await;
         }
-        Ok(Link { connection, backend, incoming: false, event_types: HashMap::new(), modules: HashMap::new() })
+        Ok(Link { wire, backend, event_types: HashMap::new(), modules: HashMap::new() })
     }
 
     /// The ids of each item's event type and module; those that are new are made.
-    pub(super) async fn resolve<T: Table>(&mut self, items: &[&T::Item]) -> Result<Vec<Ids>, sqlx::Error> {
+    pub(super) async fn resolve<T: Table>(&mut self, items: &[&T::Item]) -> Result<Vec<Ids>, Fault> {
         let mut ids = vec![Ids::default(); items.len()];
         let mut key = String::new();
         let mut types_missing = Vec::new();
@@ -109,7 +136,7 @@ impl Link {
         items: &[&T::Item],
         missing: &[usize],
         ids: &mut [Ids],
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), Fault> {
         let mut wanted: Vec<(&str, &str)> = missing.iter().filter_map(|&index| T::event_type(items[index])).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -117,49 +144,41 @@ impl Link {
         let mut found = self.read_event_types(&categories, &names).await?;
         if found.len() < wanted.len() {
             // Ordered, so that two gateways that make the same ones do not wait for each other in a circle.
-            sqlx::query(
-                "insert into event_types (category, name) \
+            let insert = "insert into event_types (category, name) \
                  select category, name from unnest($1::text[], $2::text[]) wanted (category, name) \
-                 order by category, name on conflict do nothing",
-            )
-            .bind(&categories)
-            .bind(&names)
-            .execute(&mut self.connection)
-            .await?;
+                 order by category, name on conflict do nothing";
+            self.wire
+                .query(insert, |arguments| {
+                    arguments.texts(categories.iter().copied());
+                    arguments.texts(names.iter().copied());
+                })
+                .await?;
             found = self.read_event_types(&categories, &names).await?;
         }
         let mut key = String::new();
         for &index in missing {
             if let Some((category, name)) = T::event_type(items[index]) {
                 join(&mut key, category, name);
-                ids[index].event_type = *found.get(&key).ok_or(sqlx::Error::RowNotFound)?;
+                ids[index].event_type = *found.get(&key).ok_or_else(gone)?;
             }
         }
         remember(&mut self.event_types, found);
         Ok(())
     }
 
-    async fn read_event_types(
-        &mut self,
-        categories: &[&str],
-        names: &[&str],
-    ) -> Result<HashMap<String, i32>, sqlx::Error> {
-        let rows: Vec<(String, String, i32)> = sqlx::query_as(
-            "select event_types.category, event_types.name, event_types.id \
-             from unnest($1::text[], $2::text[]) wanted (category, name) join event_types using (category, name)",
-        )
-        .bind(categories)
-        .bind(names)
-        .fetch_all(&mut self.connection)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(mut key, name, id)| {
-                key.push('\0');
-                key.push_str(&name);
-                (key, id)
-            })
-            .collect())
+    async fn read_event_types(&mut self, categories: &[&str], names: &[&str]) -> Result<HashMap<String, i32>, Fault> {
+        let select = "select event_types.category, event_types.name, event_types.id \
+             from unnest($1::text[], $2::text[]) wanted (category, name) join event_types using (category, name)";
+        let rows = self.wire.query(select, |arguments| {
+            arguments.texts(categories.iter().copied());
+            arguments.texts(names.iter().copied());
+        });
+        let found = |row: &Row| {
+            let mut key = String::new();
+            join(&mut key, row.text(0)?, row.text(1)?);
+            Ok((key, row.i32(2)?))
+        };
+        rows.await?.iter().map(found).collect()
     }
 
     async fn resolve_modules<T: Table>(
@@ -167,53 +186,57 @@ impl Link {
         items: &[&T::Item],
         missing: &[usize],
         ids: &mut [Ids],
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), Fault> {
         let mut wanted: Vec<&[u8]> =
             missing.iter().filter_map(|&index| T::module(items[index])).map(|digest| &digest.0[..]).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let mut found = self.read_modules(&wanted).await?;
         if found.len() < wanted.len() {
-            sqlx::query(
-                "insert into modules (digest) select digest from unnest($1::bytea[]) wanted (digest) \
-                 order by digest on conflict do nothing",
-            )
-            .bind(&wanted)
-            .execute(&mut self.connection)
-            .await?;
+            let insert = "insert into modules (digest) select digest from unnest($1::bytea[]) wanted (digest) \
+                 order by digest on conflict do nothing";
+            self.wire.query(insert, |arguments| digests(arguments, &wanted)).await?;
             found = self.read_modules(&wanted).await?;
         }
         for &index in missing {
             if let Some(digest) = T::module(items[index]) {
-                ids[index].module = Some(*found.get(digest).ok_or(sqlx::Error::RowNotFound)?);
+                ids[index].module = Some(*found.get(digest).ok_or_else(gone)?);
             }
         }
         remember(&mut self.modules, found);
         Ok(())
     }
 
-    async fn read_modules(&mut self, wanted: &[&[u8]]) -> Result<HashMap<Digest, i32>, sqlx::Error> {
-        let rows: Vec<([u8; 32], i32)> =
-            sqlx::query_as("select digest, id from modules where digest = any($1::bytea[])")
-                .bind(wanted)
-                .fetch_all(&mut self.connection)
-                .await?;
-        Ok(rows.into_iter().map(|(digest, id)| (Digest(digest), id)).collect())
+    async fn read_modules(&mut self, wanted: &[&[u8]]) -> Result<HashMap<Digest, i32>, Fault> {
+        let select = "select digest, id from modules where digest = any($1::bytea[])";
+        let rows = self.wire.query(select, |arguments| digests(arguments, wanted)).await?;
+        rows.iter().map(|row| Ok((Digest(row.array(0)?), row.i32(1)?))).collect()
     }
 }
 
+fn digests(arguments: &mut Arguments<'_>, digests: &[&[u8]]) {
+    arguments.array(kind::BYTEA, digests.iter(), |out, digest| {
+        out.extend_from_slice(digest);
+        true
+    });
+}
+
+fn gone() -> Fault {
+    broken("a row that was just written is not there")
+}
+
 /// Best effort: what this cannot end, the primary key keeps from doubling rows.
-async fn end(connection: &mut PgConnection, lost: &Backend) {
-    let ended = sqlx::query_scalar::<_, bool>(
-        "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2",
-    )
-    .bind(lost.pid)
-    .bind(lost.started)
-    .fetch_optional(connection)
-    .await;
-    match ended {
-        Ok(Some(ended)) => debug!(pid = lost.pid, ended, "a lost connection was still open on the server"),
-        Ok(None) => {}
+async fn end(wire: &mut Wire, lost: Backend) {
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2";
+    let ended = wire.query(terminate, |arguments| {
+        arguments.value(|out| out.extend_from_slice(&lost.pid.to_be_bytes()));
+        arguments.value(|out| {
+            out.extend_from_slice(&since_epoch(lost.started_us.unwrap_or_default()).to_be_bytes());
+        });
+    });
+    match ended.await {
+        Ok(rows) if rows.is_empty() => {}
+        Ok(_) => debug!(pid = lost.pid, "a lost connection was still open on the server"),
         Err(cause) => {
             warn!(pid = lost.pid, %cause, "a lost connection could not be ended on the server")
         }
@@ -263,6 +286,14 @@ pub(super) fn class(error: &sqlx::Error) -> Class {
         return Class::Lost;
     }
     class_of(error.code(), error.constraint())
+}
+
+/// The same for what a writer's connection said.
+pub(super) fn class_of_fault(fault: &Fault) -> Class {
+    match fault {
+        Fault::Refused(refusal) if refusal.in_order => class_of(&refusal.code, refusal.constraint.as_deref()),
+        _ => Class::Lost,
+    }
 }
 
 /// Whether this is said of the moment, by a server that is gone, or not there yet: the same words may go well later.

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Months, NaiveDate, NaiveDateTime, Utc};
-use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
-use tokio::time::Instant;
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row as _};
+use tokio::time::{Instant, timeout};
 
 use super::{Error, Store};
 
@@ -20,6 +20,8 @@ const LOCKED_MS: u64 = 80;
 const PREPARED_MS: u64 = 2_000;
 /// The same for a writer, whose batch waits for it.
 const ON_DEMAND_MS: u64 = 200;
+/// And for all months of its batch together, the wait for a connection included.
+const COVER_TIME: Duration = Duration::from_millis(700);
 /// What is moved out of a default partition at once; writers wait meanwhile.
 const MOVED_ROWS_MAX: u64 = 2_000;
 const MOVED_BYTES_MAX: u64 = 4 << 20;
@@ -298,28 +300,19 @@ impl OnDemand {
 
     /// Makes the partitions that rows with these times (of the event, and of its receipt) would miss. What cannot be made
     /// now costs no row: it goes into the default partition.
-    ///
-    /// # Errors
-    ///
-    /// Only what has broken the connection.
-    pub(super) async fn cover(
-        &self,
-        connection: &mut PgConnection,
-        times_us: impl Iterator<Item = (i64, i64)>,
-    ) -> Result<(), sqlx::Error> {
+    pub(super) async fn cover(&self, pool: &PgPool, times_us: impl Iterator<Item = (i64, i64)>) {
         if self.partitions_max == 0 {
-            return Ok(());
+            return;
         }
         let missing = self.unsettled(times_us);
         if missing.is_empty() {
-            return Ok(());
+            return;
         }
-        match self.make(connection, missing).await {
-            Err(error @ sqlx::Error::Database(_)) => {
-                tracing::warn!(%error, "a partition could not be made on demand");
-                Ok(())
-            }
-            result => result,
+        let made = timeout(COVER_TIME, async { self.make(&mut *pool.acquire().await?, missing).await });
+        match made.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a partition could not be made on demand"),
+            Err(_) => tracing::warn!("a partition could not be made on demand in time"),
         }
     }
 

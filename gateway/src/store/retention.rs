@@ -3,7 +3,7 @@
 //! `crate::retention` to say; how much was removed is counted in the transaction that removes it.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::partitions::{self, Making, Partition, Partitioned};
 use super::{Error, Store};
@@ -73,7 +73,7 @@ impl Store {
     /// Takes the right to tend the tables. `None` while another gateway has it.
     pub async fn tend(&self) -> Result<Option<Tending>, Error> {
         self.ask(async {
-            let mut connection = self.options.clone().application_name("eye retention").connect().await?;
+            let mut connection = self.session("retention").await?;
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
                 .fetch_one(&mut connection)
                 .await?;

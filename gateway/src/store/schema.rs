@@ -162,7 +162,7 @@ impl Store {
     pub async fn migrate(&self) -> Result<Schema, Error> {
         // A pool of one, because the compiler can prove that a task may run a migration on a pool, but not that it may
         // on a connection.
-        let options = self.options.clone().application_name("eye migrate");
+        let options = self.options_for("migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         let schema = match within(CONNECT_TIME, prove(&pool)).await {
             Err(Error::SchemaBehind { .. }) => {

@@ -1,11 +1,11 @@
 //! Writing: one batch is one transaction, and a batch that is tried again is never there twice.
 //!
-//! The straight path is `copy` into the table itself, or, for few events, one `insert` that counts them as well: it costs
-//! the server more for a row and less for a batch, since it is one round trip instead of four (BENCHMARKS.md has what was
-//! measured). When a row is there already, either can only fail, so the batch
-//! goes the conflict path: `copy` into a temporary table, then `insert ... on conflict do nothing`, which tells the new
-//! rows from those that were there. What the batch counts (see `counts.rs`) is part of the same transaction: sent along
-//! with `begin` on the straight path, where it is known before, and with `commit` on the conflict path.
+//! The straight path is `copy` into the table itself, together with what the batch counts (see `counts.rs`), or, for few
+//! events, one `insert` that counts them as well: it costs the server more for a row and less for a batch (BENCHMARKS.md has
+//! what was measured). Either is one message and its answer: the rows go out behind the statement that takes them, without a
+//! wait for the word that it does. When a row is there already, either can only fail, so the batch
+//! goes the conflict path: `insert .. on conflict do nothing`, which tells the new
+//! rows from those that were there, and then, with the commit, what the batch counts. That is two messages.
 //!
 //! When a connection breaks while a commit is under way, nobody knows whether the rows are there. The same batch then
 //! goes the conflict path, and a row that is there with the very `received_at` of the item is this batch's own, so its
@@ -16,19 +16,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, Postgres};
-use sqlx::query::Query;
-use sqlx::{Arguments as _, AssertSqlSafe, Executor, Row as _};
+use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::copy::{self, HEADER, Ids, Jsonb, TRAILER, Timestamp};
-use super::counts::{self, Appended, Counted, DeltaRow, Ended, List, Tally};
-use super::link::{Backend, Class, Link, class, words};
+use super::copy::{self, HEADER, Ids, JSONB_VERSION, TRAILER};
+use super::counts::{self, APPEND, Appended, Counted, DeltaRow, Ended, Tally};
+use super::hosts::Hosts;
+use super::link::{Backend, Class, Link, class_of_fault};
 use super::partitions::OnDemand;
 use super::schema::SchemaGate;
+use super::wire::{Arguments, Fault, Row, Wire, kind};
 use crate::batch::{Failure, Fate, Sink, Weigh};
 use crate::event::{DeadLetter, EventRow};
 use crate::verdict::{Digest, Violation};
@@ -40,11 +39,13 @@ const INSERT_ROWS_MAX: usize = 64;
 /// Batches of more bytes go by `copy` too: the server reads all arguments of a statement before it writes a row, and what it makes of
 /// JSON on the way may take two hundred times as much memory as its text. By `copy` it lets go of that with each row.
 const INSERT_BYTES_MAX: usize = 256 * 1024;
-/// A buffer that one large row has blown up beyond this is given back.
-const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// Nothing but a word in the log of the server, so that the commit of what wrote nothing waits like any other for a synchronous
+/// standby: a row that was found there may be committed on this server alone, since a writer that is given up has its wait
+/// for the standby ended by its successor.
+const MARK: &str = "select pg_logical_emit_message(true, 'eye', '')";
 /// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
-/// repeat themselves do so in runs, and a `copy` that fails leaves dead rows behind.
-const WARY_BATCHES: u32 = 8;
+/// repeat themselves do so in runs, and a `copy` that fails has cost about as much as three batches more on the conflict path.
+const WARY_BATCHES: u32 = 3;
 /// Longest wait for a connection. Short, because whoever waits for one that never answers does not see that the next
 /// one would: with the longest pause between tries, a server that is back is found within two seconds.
 const OPEN_MOST: Duration = Duration::from_millis(1_400);
@@ -77,33 +78,29 @@ pub(super) type Key = (Uuid, i64, Uuid);
 
 /// A table that is written in batches.
 pub(super) trait Table: Send + 'static {
-    type Item: Send + Sync + 'static;
+    type Item: Weigh + Send + Sync + 'static;
     const NAME: &'static str;
     /// Into the table itself.
     const COPY: &'static str;
-    /// The temporary table of the conflict path; it empties itself with every transaction. That takes a lock which goes to the
-    /// log, and so the commit waits for a synchronous standby also when every row was there: such a row may be committed on
-    /// this server alone, since a writer that is given up has its wait for the standby ended by its successor.
-    const CREATE_INCOMING: &'static str;
-    const COPY_INCOMING: &'static str;
-    /// From the temporary table into the table; gives the keys of the new rows. Ordered, so that two writers with the
-    /// same rows do not wait for each other in a circle.
+    /// From arrays into the table, but for what is there; gives the keys of the new rows. The rows come in their order, so
+    /// that two writers with the same rows do not wait for each other in a circle.
     const MERGE: &'static str;
     /// In the same transaction as `MERGE`: the keys of the rows that are this batch's own, new or not.
     const OWN: Option<&'static str>;
 
     fn key(item: &Self::Item) -> Key;
+    /// The key in a row of `MERGE` or `OWN`.
+    fn read_key(row: &Row) -> Result<Key, Fault>;
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
-    /// The statement that writes the rows and what they count, if they are few and the table has one. It gives the places of
-    /// the latter.
-    fn insert<'a>(
-        items: &[&'a Self::Item],
-        rows: &[usize],
-        ids: &[Ids],
-        tally: &Tally,
-    ) -> Option<Query<'a, Postgres, PgArguments>>;
+    /// The columns as arrays, in their order: the arguments of `MERGE`.
+    fn columns(items: &[&Self::Item], rows: &[usize], ids: &[Ids], arguments: &mut Arguments<'_>);
+    /// The arguments of `OWN`.
+    fn own_columns(items: &[&Self::Item], rows: &[usize], arguments: &mut Arguments<'_>);
+    /// The statement that writes few rows and what they count in these deltas, if the table has one. It gives the places of
+    /// the deltas; its arguments are the columns and then those of the deltas.
+    fn insert(deltas: &[DeltaRow]) -> Option<&'static str>;
     /// When the event occurred and when it was received, if its month may have no partition yet.
     fn times(item: &Self::Item) -> Option<(i64, i64)>;
     /// Whether to find the row there counts as a duplicate.
@@ -111,10 +108,6 @@ pub(super) trait Table: Send + 'static {
     /// As what the row counts, once it is written.
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
-
-/// The arguments of the statements for a few events, and about how much they take up besides the rows.
-const INSERT_ARGUMENTS: usize = 13;
-const INSERT_OVERHEAD_BYTES: usize = 512;
 
 /// The columns of the events as arrays, in the order of `event_columns`, which are taken apart side by side: as a table in `from`, the
 /// server would keep each column aside as a whole first. Then what counts them. The tests' proxy knows it by its first words.
@@ -127,7 +120,7 @@ macro_rules! insert_events {
                  unnest($5::integer[]), unnest($6::integer[]), unnest($7::integer[]), unnest($8::jsonb[])) \
              insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) ",
             $deltas,
-            " returning ctid::text"
+            " returning ctid"
         )
     };
 }
@@ -148,29 +141,29 @@ impl Table for Events {
     type Item = EventRow;
     const NAME: &'static str = "events";
     const COPY: &'static str = concat!("copy events (", event_columns!(), ") from stdin (format binary)");
-    const CREATE_INCOMING: &'static str =
-        "create temporary table if not exists incoming (like events) on commit delete rows";
-    const COPY_INCOMING: &'static str =
-        concat!("copy pg_temp.incoming (", event_columns!(), ") from stdin (format binary)");
     const MERGE: &'static str = concat!(
         "insert into events (",
         event_columns!(),
-        ") select ",
-        event_columns!(),
-        " from pg_temp.incoming order by session_id, timestamp, id on conflict do nothing \
-         returning session_id, timestamp, id"
+        ") select unnest($1::uuid[]), unnest($2::timestamptz[]), unnest($3::uuid[]), unnest($4::timestamptz[]), \
+             unnest($5::integer[]), unnest($6::integer[]), unnest($7::integer[]), unnest($8::jsonb[]) \
+         on conflict do nothing returning session_id, timestamp, id"
     );
-    // `limit` keeps the planner from turning this into a join that reads the whole table: the temporary table has no
-    // statistics, so it cannot know how few rows there are.
+    // `limit` keeps the planner from turning this into a join that reads the whole table.
     const OWN: Option<&'static str> = Some(
-        "select incoming.session_id, incoming.timestamp, incoming.id from pg_temp.incoming \
-         cross join lateral (select received_at from events where events.session_id = incoming.session_id \
-             and events.timestamp = incoming.timestamp and events.id = incoming.id limit 1) found \
-         where found.received_at = incoming.received_at",
+        "select wanted.session_id, wanted.timestamp, wanted.id \
+         from (select unnest($1::uuid[]) as session_id, unnest($2::timestamptz[]) as timestamp, \
+             unnest($3::uuid[]) as id, unnest($4::timestamptz[]) as received_at) wanted \
+         cross join lateral (select received_at from events where events.session_id = wanted.session_id \
+             and events.timestamp = wanted.timestamp and events.id = wanted.id limit 1) found \
+         where found.received_at = wanted.received_at",
     );
 
     fn key(item: &EventRow) -> Key {
         (item.session_id, item.timestamp_us, item.id)
+    }
+
+    fn read_key(row: &Row) -> Result<Key, Fault> {
+        Ok((row.uuid(0)?, row.time_us(1)?, row.uuid(2)?))
     }
 
     fn event_type(item: &EventRow) -> Option<(&str, &str)> {
@@ -185,46 +178,29 @@ impl Table for Events {
         copy::event(item, ids, out);
     }
 
-    fn insert<'a>(
-        items: &[&'a EventRow],
-        rows: &[usize],
-        ids: &[Ids],
-        tally: &Tally,
-    ) -> Option<Query<'a, Postgres, PgArguments>> {
+    fn columns(items: &[&EventRow], rows: &[usize], ids: &[Ids], arguments: &mut Arguments<'_>) {
         let events = || rows.iter().map(|&index| items[index]);
-        let ids = || rows.iter().map(|&index| ids[index]);
-        let bytes = events().map(Weigh::bytes).sum::<usize>();
-        if rows.len() > INSERT_ROWS_MAX || bytes > INSERT_BYTES_MAX {
-            return None;
-        }
-        let deltas = tally.clone().deltas();
-        // Room for all at once: as a buffer that grows, it would be copied several times.
-        let mut arguments = PgArguments::default();
-        arguments.reserve(INSERT_ARGUMENTS, INSERT_OVERHEAD_BYTES + bytes);
-        let statement = if deltas.len() == 1 { INSERT_EVENTS_ALIKE } else { INSERT_EVENTS };
-        let query = sqlx::query_with(statement, arguments)
-            .bind(events().map(|event| event.session_id).collect::<Vec<_>>())
-            .bind(events().map(|event| Timestamp(event.timestamp_us)).collect::<Vec<_>>())
-            .bind(events().map(|event| event.id).collect::<Vec<_>>())
-            .bind(events().map(|event| Timestamp(event.received_at_us)).collect::<Vec<_>>())
-            .bind(ids().map(|ids| ids.event_type).collect::<Vec<_>>())
-            .bind(events().map(|event| event.application_id).collect::<Vec<_>>())
-            .bind(ids().map(|ids| ids.module).collect::<Vec<_>>())
-            .bind(events().map(|event| Jsonb(&event.data)).collect::<Vec<_>>());
-        Some(match <[DeltaRow; 1]>::try_from(deltas) {
-            Ok([delta]) => query
-                .bind(delta.minute())
-                .bind(delta.application)
-                .bind(delta.outcome)
-                .bind(delta.event_types)
-                .bind(delta.counts),
-            Err(deltas) => query
-                .bind(deltas.iter().map(DeltaRow::minute).collect::<Vec<_>>())
-                .bind(deltas.iter().map(|delta| delta.application).collect::<Vec<_>>())
-                .bind(deltas.iter().map(|delta| delta.outcome).collect::<Vec<_>>())
-                .bind(deltas.iter().map(|delta| List(&delta.event_types).to_string()).collect::<Vec<_>>())
-                .bind(deltas.iter().map(|delta| List(&delta.counts).to_string()).collect::<Vec<_>>()),
-        })
+        Self::own_columns(items, rows, arguments);
+        arguments.integers(rows.iter().map(|&index| ids[index].event_type));
+        arguments.integers(events().map(|event| event.application_id));
+        arguments.optional_integers(rows.iter().map(|&index| ids[index].module));
+        arguments.array(kind::JSONB, events(), |out, event| {
+            out.push(JSONB_VERSION);
+            out.extend_from_slice(event.data.as_bytes());
+            true
+        });
+    }
+
+    fn own_columns(items: &[&EventRow], rows: &[usize], arguments: &mut Arguments<'_>) {
+        let events = || rows.iter().map(|&index| items[index]);
+        arguments.uuids(events().map(|event| event.session_id));
+        arguments.times(events().map(|event| event.timestamp_us));
+        arguments.uuids(events().map(|event| event.id));
+        arguments.times(events().map(|event| event.received_at_us));
+    }
+
+    fn insert(deltas: &[DeltaRow]) -> Option<&'static str> {
+        Some(if deltas.len() == 1 { INSERT_EVENTS_ALIKE } else { INSERT_EVENTS })
     }
 
     fn times(item: &EventRow) -> Option<(i64, i64)> {
@@ -247,22 +223,24 @@ impl Table for DeadLetters {
     type Item = DeadLetter;
     const NAME: &'static str = "dead_letters";
     const COPY: &'static str = concat!("copy dead_letters (", dead_letter_columns!(), ") from stdin (format binary)");
-    const CREATE_INCOMING: &'static str =
-        "create temporary table if not exists incoming (like dead_letters) on commit delete rows";
-    const COPY_INCOMING: &'static str =
-        concat!("copy pg_temp.incoming (", dead_letter_columns!(), ") from stdin (format binary)");
     const MERGE: &'static str = concat!(
         "insert into dead_letters (",
         dead_letter_columns!(),
-        ") select ",
-        dead_letter_columns!(),
-        " from pg_temp.incoming order by id, received_at on conflict do nothing returning id, received_at, id"
+        ") select unnest($1::timestamptz[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), \
+             unnest($5::text[]), unnest($6::jsonb[]), unnest($7::integer[]), unnest($8::integer[]), \
+             unnest($9::uuid[]), unnest($10::uuid[]), unnest($11::text[]), unnest($12::text[]), \
+             unnest($13::bytea[]), unnest($14::integer[]) \
+         on conflict do nothing returning id, received_at"
     );
     // The gateway makes the id of a dead letter, so a row that is there is always its own.
     const OWN: Option<&'static str> = None;
 
     fn key(item: &DeadLetter) -> Key {
         (item.id, item.received_at_us, item.id)
+    }
+
+    fn read_key(row: &Row) -> Result<Key, Fault> {
+        Ok((row.uuid(0)?, row.time_us(1)?, row.uuid(0)?))
     }
 
     // Only for the counts: the row keeps the words. What no event could be named is no event type.
@@ -279,7 +257,44 @@ impl Table for DeadLetters {
         copy::dead_letter(item, ids, out);
     }
 
-    fn insert<'a>(_: &[&'a DeadLetter], _: &[usize], _: &[Ids], _: &Tally) -> Option<Query<'a, Postgres, PgArguments>> {
+    fn columns(items: &[&DeadLetter], rows: &[usize], ids: &[Ids], arguments: &mut Arguments<'_>) {
+        let letters = || rows.iter().map(|&index| items[index]);
+        let texts = |arguments: &mut Arguments<'_>, text: fn(&DeadLetter) -> Option<&str>| {
+            arguments.array(kind::TEXT, letters(), |out, letter| {
+                text(letter).map(|text| out.extend_from_slice(copy::clean(text).as_bytes())).is_some()
+            });
+        };
+        let uuids = |arguments: &mut Arguments<'_>, uuid: fn(&DeadLetter) -> Option<Uuid>| {
+            arguments.array(kind::UUID, letters(), |out, letter| {
+                uuid(letter).map(|uuid| out.extend_from_slice(uuid.as_bytes())).is_some()
+            });
+        };
+        arguments.times(letters().map(|letter| letter.received_at_us));
+        arguments.uuids(letters().map(|letter| letter.id));
+        texts(arguments, |letter| Some(letter.reason.as_str()));
+        texts(arguments, |letter| Some(&letter.code));
+        texts(arguments, |letter| Some(&letter.detail));
+        arguments.array(kind::JSONB, letters(), |out, letter| {
+            out.push(JSONB_VERSION);
+            out.extend_from_slice(copy::violations(&letter.violations).as_bytes());
+            true
+        });
+        arguments.integers(letters().map(|letter| letter.application_id));
+        arguments.optional_integers(rows.iter().map(|&index| ids[index].module));
+        uuids(arguments, |letter| letter.event_id);
+        uuids(arguments, |letter| letter.session_id);
+        texts(arguments, |letter| letter.category.as_deref());
+        texts(arguments, |letter| letter.name.as_deref());
+        arguments.array(kind::BYTEA, letters(), |out, letter| {
+            out.extend_from_slice(&letter.raw);
+            true
+        });
+        arguments.integers(letters().map(|letter| i32::try_from(letter.raw_bytes).unwrap_or(i32::MAX)));
+    }
+
+    fn own_columns(_: &[&DeadLetter], _: &[usize], _: &mut Arguments<'_>) {}
+
+    fn insert(_: &[DeltaRow]) -> Option<&'static str> {
         None
     }
 
@@ -325,6 +340,10 @@ impl Sink for EventSink {
         self.0.write(items).await
     }
 
+    async fn begin(&mut self) {
+        self.0.begin().await;
+    }
+
     async fn batch_ended(&mut self) {
         self.0.batch_ended().await;
     }
@@ -338,6 +357,10 @@ impl Sink for DeadLetterSink {
 
     async fn write(&mut self, items: &[&DeadLetter]) -> Result<Vec<Fate>, Failure> {
         self.0.write(items).await
+    }
+
+    async fn begin(&mut self) {
+        self.0.begin().await;
     }
 
     async fn batch_ended(&mut self) {
@@ -381,7 +404,10 @@ fn allowed_after_none(allowed: Duration, flush_time: Duration) -> Duration {
 
 /// One writer's connection to the database and what it must remember between tries.
 pub(super) struct Writer<T: Table> {
-    options: PgConnectOptions,
+    hosts: Arc<Hosts>,
+    /// For what is to be made before a batch can be written.
+    own: PgPool,
+    name: String,
     flush_time: Duration,
     /// What the next write gets.
     allowed: Duration,
@@ -394,21 +420,25 @@ pub(super) struct Writer<T: Table> {
     /// Batches that still go the conflict path.
     wary: u32,
     appended: Appended,
-    buffer: Vec<u8>,
     months: Arc<OnDemand>,
     schema: SchemaGate,
+    /// The gate was seen open.
+    proved: bool,
     table: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: Table> Writer<T> {
     pub(super) fn new(
-        options: PgConnectOptions,
+        hosts: Arc<Hosts>,
+        own: PgPool,
         flush_time: Duration,
         months: Arc<OnDemand>,
         schema: SchemaGate,
     ) -> Self {
         Writer {
-            options: options.application_name(&format!("eye writer {}", T::NAME)),
+            name: format!("{} writer {}", hosts.address().application_name, T::NAME),
+            hosts,
+            own,
             flush_time,
             allowed: FLUSH_FIRST.min(flush_time),
             link: None,
@@ -416,27 +446,43 @@ impl<T: Table> Writer<T> {
             uncertain: false,
             wary: 0,
             appended: Appended::default(),
-            buffer: Vec::new(),
             months,
             schema,
+            proved: false,
             table: std::marker::PhantomData,
         }
     }
 
-    async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
-        let link = match self.link.take() {
-            Some(link) => link,
-            None if !self.schema.opened(OPEN_MOST).await => {
-                return Err(Failure::Transient("the schema of the database is not proved yet".to_owned()));
+    /// The connection of the last write, or a new one.
+    async fn link(&mut self) -> Result<Link, Failure> {
+        if let Some(link) = self.link.take() {
+            return Ok(link);
+        }
+        let limit = OPEN_MOST.max(self.hosts.connect_time());
+        match timeout(limit, pin!(Link::open(&self.hosts, &self.name, self.lost))).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(cause)) => Err(Failure::Transient(cause.to_string())),
+            Err(_) => Err(Failure::Transient(format!("no connection within {} ms", limit.as_millis()))),
+        }
+    }
+
+    /// Before the first batch comes. A database that is away is found again with that batch.
+    async fn begin(&mut self) {
+        match self.link().await {
+            Ok(link) => self.link = Some(link),
+            Err(Failure::Transient(cause) | Failure::Data { message: cause, .. }) => {
+                warn!(writer = self.name, cause, "no connection to begin with");
             }
-            None => match timeout(OPEN_MOST, Link::open(&self.options, self.lost.clone())).await {
-                Ok(Ok(link)) => link,
-                Ok(Err(cause)) => return Err(Failure::Transient(cause.to_string())),
-                Err(_) => {
-                    return Err(Failure::Transient(format!("no connection within {} ms", OPEN_MOST.as_millis())));
-                }
-            },
-        };
+        }
+    }
+
+    async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
+        self.proved = self.proved || self.schema.opened(OPEN_MOST).await;
+        if !self.proved {
+            return Err(Failure::Transient("the schema of the database is not proved yet".to_owned()));
+        }
+        let link = self.link().await?;
+        self.months.cover(&self.own, items.iter().filter_map(|item| T::times(item))).await;
         let (allowed, began) = (self.allowed, Instant::now());
         let result = {
             // Pinned here, since it is large, and the time limit would move it.
@@ -452,24 +498,24 @@ impl<T: Table> Writer<T> {
                 self.allowed = allowed_after(began.elapsed(), allowed, self.flush_time);
                 Ok(fates)
             }
-            Err(cause) => {
-                let (code, message) = words(&cause);
-                match class(&cause) {
-                    Class::Data => Err(Failure::Data { code, message }),
-                    // A unique violation comes to here only from the small tables, where the next try finds the row.
-                    Class::Unique | Class::Again | Class::Lost => Err(Failure::Transient(cause.to_string())),
+            Err(cause) => Err(match (class_of_fault(&cause), cause) {
+                (Class::Data, Fault::Refused(refusal)) => {
+                    Failure::Data { code: refusal.code, message: refusal.message }
                 }
-            }
+                // A unique violation comes to here only from the small tables, where the next try finds the row.
+                (_, cause) => Failure::Transient(cause.to_string()),
+            }),
         }
     }
 
     /// One try. May be dropped at any point: `link` is empty then, and `uncertain` says whether a commit was sent.
-    async fn attempt(&mut self, mut link: Link, items: &[&T::Item]) -> Result<Vec<Fate>, sqlx::Error> {
-        self.lost = Some(link.backend.clone());
+    async fn attempt(&mut self, mut link: Link, items: &[&T::Item]) -> Result<Vec<Fate>, Fault> {
+        self.lost = Some(link.backend);
         let repeat = self.uncertain;
         let result = self.store(&mut link, items, repeat).await;
-        if result.as_ref().is_err_and(|cause| class(cause) == Class::Lost) {
+        if result.as_ref().is_err_and(|cause| class_of_fault(cause) == Class::Lost) {
             // The connection is dropped, not closed in order: it may be out of step.
+            self.hosts.doubt();
             return result;
         }
         // Also after a success: these may be only a part of the batch whose commit was lost from sight.
@@ -484,52 +530,36 @@ impl<T: Table> Writer<T> {
         self.uncertain = false;
         let Some(places) = self.appended.take() else { return };
         let Some(mut link) = self.link.take() else { return };
-        match timeout(FLUSH_FIRST, counts::gather(&mut link.connection, places)).await {
-            Ok(Err(error)) if class(&error) == Class::Lost => debug!(%error, "counts could not be gathered"),
+        match timeout(FLUSH_FIRST, counts::gather(&mut link.wire, places)).await {
+            Ok(Err(error)) if class_of_fault(&error) == Class::Lost => debug!(%error, "counts could not be gathered"),
             Ok(_) => self.link = Some(link),
             // The connection is out of step, and goes; nothing else is lost.
             Err(_) => debug!("counts could not be gathered in time"),
         }
     }
 
-    async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, sqlx::Error> {
+    async fn store(&mut self, link: &mut Link, items: &[&T::Item], repeat: bool) -> Result<Vec<Fate>, Fault> {
         let ids = link.resolve::<T>(items).await?;
-        self.months.cover(&mut link.connection, items.iter().filter_map(|item| T::times(item))).await?;
         let order = order::<T>(items);
         if !repeat && self.wary == 0 {
-            match self.write_straight(&mut link.connection, items, &order, &ids).await {
+            match self.write_straight(&mut link.wire, items, &order, &ids).await {
                 Ok(()) => return Ok(order.fates),
-                Err(cause) if class(&cause) == Class::Lost => return Err(cause),
-                Err(cause) => {
-                    link.connection.execute("rollback").await?;
-                    if class(&cause) != Class::Unique {
-                        return Err(cause);
-                    }
-                }
+                // Nothing was committed.
+                Err(cause) if class_of_fault(&cause) == Class::Unique => self.uncertain = false,
+                Err(cause) => return Err(cause),
             }
         }
-        if !link.incoming {
-            link.connection.execute(T::CREATE_INCOMING).await?;
-            link.incoming = true;
-        }
-        link.connection.execute("begin").await?;
-        match self.merge(&mut link.connection, items, order, &ids, repeat).await {
-            Err(cause) if class(&cause) != Class::Lost => {
-                link.connection.execute("rollback").await?;
-                Err(cause)
-            }
-            result => result,
-        }
+        self.merge(&mut link.wire, items, order, &ids, repeat).await
     }
 
-    /// The straight path, up to its commit.
+    /// The straight path: one message, which is a transaction, and its answer.
     async fn write_straight(
         &mut self,
-        connection: &mut PgConnection,
+        wire: &mut Wire,
         items: &[&T::Item],
         order: &Order,
         ids: &[Ids],
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), Fault> {
         let mut tally = Tally::default();
         for (index, fate) in order.fates.iter().enumerate() {
             let counted = T::counted(items[index], ids[index]);
@@ -539,39 +569,54 @@ impl<T: Table> Writer<T> {
                 tally.add(counted.as_duplicate());
             }
         }
-        if let Some(insert) = T::insert(items, &order.rows, ids, &tally) {
-            self.uncertain = true;
-            let places = insert.fetch_all(connection).await?;
-            self.appended.add(places.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?);
-            return Ok(());
+        if is_few::<T>(items, &order.rows) {
+            let deltas = tally.clone().deltas();
+            if let Some(insert) = T::insert(&deltas) {
+                wire.statement(insert, |arguments| {
+                    T::columns(items, &order.rows, ids, arguments);
+                    match &deltas[..] {
+                        [delta] => delta.put(arguments),
+                        deltas => counts::put_all(deltas, arguments),
+                    }
+                });
+                wire.commit();
+                self.uncertain = true;
+                wire.send().await?;
+                let places = wire.finish().await?;
+                self.appended.add(places.iter().map(|row| row.array(0)).collect::<Result<_, _>>()?);
+                return Ok(());
+            }
         }
-        connection.execute(AssertSqlSafe(format!("begin; {}", tally.statement()))).await?;
-        self.copy(connection, T::COPY, items, &order.rows, ids).await?;
-        self.uncertain = true;
-        connection.execute("commit").await?;
+        wire.script(&format!("{}{}", tally.statement(), T::COPY));
+        self.copy(wire, items, &order.rows, ids).await?;
+        wire.finish().await?;
         Ok(())
     }
 
-    /// The conflict path, from after `begin` through `commit`.
+    /// The conflict path: the rows, and then what they count with the commit.
     async fn merge(
         &mut self,
-        connection: &mut PgConnection,
+        wire: &mut Wire,
         items: &[&T::Item],
         order: Order,
         ids: &[Ids],
         repeat: bool,
-    ) -> Result<Vec<Fate>, sqlx::Error> {
+    ) -> Result<Vec<Fate>, Fault> {
         let Order { rows, mut fates } = order;
-        self.copy(connection, T::COPY_INCOMING, items, &rows, ids).await?;
-        let mut own = keys(connection, T::MERGE).await?;
+        let (mut own, found) = match self.ask(wire, items, &rows, ids, repeat).await {
+            Err(cause) if class_of_fault(&cause) != Class::Lost => {
+                wire.give_up().await?;
+                return Err(cause);
+            }
+            answers => answers?,
+        };
         let (new, conflicts) = (own.len(), own.len() < rows.len());
         let mut tally = Tally::default();
         for &index in rows.iter().filter(|&&index| own.contains(&T::key(items[index]))) {
             tally.add(T::counted(items[index], ids[index]));
         }
         match T::OWN {
-            Some(query) if conflicts && repeat => own = keys(connection, query).await?,
-            Some(_) => {}
+            Some(_) => own.extend(found),
             None => own.extend(rows.iter().map(|&index| T::key(items[index]))),
         }
         for &index in rows.iter().filter(|&&index| !own.contains(&T::key(items[index]))) {
@@ -585,47 +630,96 @@ impl<T: Table> Writer<T> {
                 tally.add(T::counted(items[index], ids[index]).as_duplicate());
             }
         }
+        if tally.is_empty() {
+            wire.statement(MARK, |_| {});
+        } else {
+            wire.statement(APPEND, |arguments| counts::put_all(&tally.deltas(), arguments));
+        }
+        wire.commit();
         self.uncertain = true;
-        connection.execute(AssertSqlSafe(format!("{} commit", tally.statement()))).await?;
+        wire.send().await?;
+        wire.finish().await?;
         self.wary = if conflicts { WARY_BATCHES } else { self.wary.saturating_sub(1) };
         debug!(table = T::NAME, rows = rows.len(), own = own.len(), "wrote on the conflict path");
         Ok(fates)
     }
 
-    /// Sends the rows.
-    async fn copy(
+    /// Puts the rows that are not there, and asks which they were and, if the batch may be there already, which of all
+    /// are its own. The transaction stays open.
+    async fn ask(
         &mut self,
-        connection: &mut PgConnection,
-        statement: &str,
+        wire: &mut Wire,
         items: &[&T::Item],
         rows: &[usize],
         ids: &[Ids],
-    ) -> Result<(), sqlx::Error> {
-        // An error leaves the statement open; the caller drops the connection for every error but those that the
-        // server itself has said at the end, in `finish`.
-        let mut copy = connection.copy_in_raw(statement).await?;
-        self.buffer.clear();
-        self.buffer.extend_from_slice(HEADER);
-        for &index in rows {
-            T::encode(items[index], ids[index], &mut self.buffer);
-            if self.buffer.len() >= CHUNK_BYTES {
-                copy.send(&self.buffer[..]).await?;
-                self.buffer.clear();
-            }
+        repeat: bool,
+    ) -> Result<(HashSet<Key>, HashSet<Key>), Fault> {
+        let parts = parts::<T>(items, rows);
+        for part in &parts {
+            wire.statement(T::MERGE, |arguments| T::columns(items, part, ids, arguments));
         }
-        self.buffer.extend_from_slice(&TRAILER);
-        copy.send(&self.buffer[..]).await?;
-        self.buffer.clear();
-        self.buffer.shrink_to(BUFFER_BYTES_MAX);
-        copy.finish().await?;
+        let own = T::OWN.filter(|_| repeat);
+        for (part, own) in parts.iter().filter_map(|part| Some((part, own?))) {
+            wire.statement(own, |arguments| T::own_columns(items, part, arguments));
+        }
+        wire.ask();
+        wire.send().await?;
+        let keys = |rows: Vec<Row>| rows.iter().map(T::read_key).collect::<Result<HashSet<Key>, Fault>>();
+        let new = keys(wire.answers(parts.len()).await?)?;
+        let found = keys(wire.answers(own.map_or(0, |_| parts.len())).await?)?;
+        Ok((new, found))
+    }
+
+    /// Sends the rows.
+    async fn copy(&mut self, wire: &mut Wire, items: &[&T::Item], rows: &[usize], ids: &[Ids]) -> Result<(), Fault> {
+        let mut left = rows.iter();
+        let mut first = true;
+        while !left.as_slice().is_empty() {
+            wire.rows(|out| {
+                let start = out.len();
+                if std::mem::take(&mut first) {
+                    out.extend_from_slice(HEADER);
+                }
+                while out.len() - start < CHUNK_BYTES
+                    && let Some(&index) = left.next()
+                {
+                    T::encode(items[index], ids[index], out);
+                }
+                if left.as_slice().is_empty() {
+                    out.extend_from_slice(&TRAILER);
+                }
+            });
+            if left.as_slice().is_empty() {
+                wire.rows_end();
+                // From here on it may be committed.
+                self.uncertain = true;
+            }
+            wire.send().await?;
+        }
         Ok(())
     }
 }
 
-/// Runs one of a table's queries that give keys.
-async fn keys(connection: &mut PgConnection, query: &'static str) -> Result<HashSet<Key>, sqlx::Error> {
-    let rows: Vec<(Uuid, DateTime<Utc>, Uuid)> = sqlx::query_as(query).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(first, time, id)| (first, time.timestamp_micros(), id)).collect())
+/// Whether these rows go by one statement.
+fn is_few<T: Table>(items: &[&T::Item], rows: &[usize]) -> bool {
+    rows.len() <= INSERT_ROWS_MAX && rows.iter().map(|&index| items[index].bytes()).sum::<usize>() <= INSERT_BYTES_MAX
+}
+
+/// Rows in parts that one statement may have, one row at least in each.
+fn parts<'a, T: Table>(items: &[&T::Item], rows: &'a [usize]) -> Vec<&'a [usize]> {
+    let mut bytes = 0;
+    let mut parts = Vec::with_capacity(1);
+    let mut start = 0;
+    for (place, &index) in rows.iter().enumerate() {
+        let more = items[index].bytes();
+        if bytes > 0 && bytes + more > INSERT_BYTES_MAX {
+            parts.push(&rows[start..place]);
+            (start, bytes) = (place, 0);
+        }
+        bytes += more;
+    }
+    parts.push(&rows[start..]);
+    parts
 }
 
 #[cfg(test)]
@@ -668,8 +762,7 @@ mod tests {
                 raw: Default::default(),
                 redriven: false,
             };
-            let (items, rows, ids) = (vec![&row; count], Vec::from_iter(0..count), vec![Ids::default(); count]);
-            Events::insert(&items, &rows, &ids, &Tally::default()).is_some()
+            is_few::<Events>(&vec![&row; count], &Vec::from_iter(0..count))
         };
         assert!(goes(1, 1) && goes(64, 300) && goes(1, INSERT_BYTES_MAX - ROW_BYTES));
         assert!(!goes(65, 1) && !goes(1, INSERT_BYTES_MAX) && !goes(64, INSERT_BYTES_MAX / 64));

@@ -1,0 +1,110 @@
+//! The way of sqlx to the database: a socket inside this process, behind which each connection goes on to the server that is
+//! the one. So reads, migrations and the loops of the gateway have what writers have (no delay, signs of life, several
+//! hosts, every kind of TLS), which sqlx's own sockets have not. Nobody but this process may use it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_buf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::hosts::Hosts;
+
+const UP_BYTES: usize = 8 << 10;
+const DOWN_BYTES: usize = 64 << 10;
+/// How long the server may take to end a session whose client has gone.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The listening side; connections end with it.
+#[derive(Debug)]
+pub(super) struct Bridge {
+    /// Where sqlx is to look for the socket.
+    folder: String,
+    _task: JoinSet<()>,
+}
+
+impl Bridge {
+    /// Must be called within a Tokio runtime.
+    pub(super) fn start(hosts: Arc<Hosts>) -> io::Result<Bridge> {
+        // A name without a file; it ends with the process. Others see it, and are turned away.
+        let folder = format!("\0eye-{}", Uuid::now_v7().simple());
+        let listener = UnixListener::bind(format!("{folder}/.s.PGSQL.{PORT}"))?;
+        let mut task = JoinSet::new();
+        task.spawn(listen(listener, hosts));
+        Ok(Bridge { folder, _task: task })
+    }
+
+    pub(super) fn folder(&self) -> &str {
+        &self.folder
+    }
+}
+
+/// A part of the socket's name, as sqlx makes it.
+pub(super) const PORT: u16 = 5_432;
+
+async fn listen(listener: UnixListener, hosts: Arc<Hosts>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((client, _)) = accepted else {
+                    // Out of descriptors, most likely. Whoever waits has a time limit.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                if is_own(&client) {
+                    connections.spawn(carry(client, Arc::clone(&hosts)));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+fn is_own(client: &UnixStream) -> bool {
+    let own = i32::try_from(std::process::id()).ok();
+    client.peer_cred().is_ok_and(|peer| own.is_some() && peer.pid() == own)
+}
+
+async fn carry(mut client: UnixStream, hosts: Arc<Hosts>) {
+    let server = match hosts.socket().await {
+        Ok(server) => server,
+        Err(cause) => return tell(&mut client, &cause).await,
+    };
+    let (from_client, mut to_client) = client.into_split();
+    let (from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        // Whichever side ends first, what becomes of the other is the same.
+        let _ = copy_buf(&mut BufReader::with_capacity(UP_BYTES, from_client), &mut to_server).await;
+        let _ = to_server.shutdown().await;
+    };
+    let down = async {
+        let _ = copy_buf(&mut BufReader::with_capacity(DOWN_BYTES, from_server), &mut to_client).await;
+    };
+    let mut down = std::pin::pin!(down);
+    tokio::select! {
+        () = &mut down => {}
+        () = up => {
+            let _ = timeout(FAREWELL, down).await;
+        }
+    }
+}
+
+/// Says why there is no server, as a server would.
+async fn tell(client: &mut UnixStream, cause: &io::Error) {
+    let said = async {
+        // What the client sends first; it listens afterwards.
+        let mut begun = [0; 1_024];
+        let _heard = client.read(&mut begun).await?;
+        let fields = format!("SFATAL\0VFATAL\0C08001\0M{cause}\0\0");
+        let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX);
+        client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields.as_bytes()].concat()).await?;
+        client.shutdown().await
+    };
+    // It may be gone already.
+    let _ = timeout(FAREWELL, said).await;
+}

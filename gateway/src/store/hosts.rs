@@ -1,0 +1,208 @@
+//! Which of the servers that a URL names is the one: found when a connection is made, remembered for the next, and found
+//! anew when that one is gone or is not what is wanted any more.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::dial::{Stream, dial};
+use super::url::{Address, Place, Wanted};
+use super::wire::{Fault, Wire, broken};
+
+/// How long a place that was found to be the one is believed to be.
+const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a place that could not be connected to is tried after all others.
+const SHUNNED: Duration = Duration::from_secs(10);
+
+/// What a server is, and what its sessions may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    standby: bool,
+    read_only: bool,
+}
+
+/// The places of a URL.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    address: Address,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The place that was the one, and when.
+    chosen: Option<(usize, Instant)>,
+    /// Until when each is tried last.
+    shunned: Vec<Option<Instant>>,
+}
+
+impl Hosts {
+    pub(super) fn new(address: Address) -> Hosts {
+        let known = Known { chosen: None, shunned: vec![None; address.places.len()] };
+        Hosts { address, known: Mutex::new(known) }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How long it may take to find the one.
+    pub(super) fn connect_time(&self) -> Duration {
+        self.address.connect_time * u32::try_from(self.address.places.len()).unwrap_or(u32::MAX)
+    }
+
+    fn known<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
+        work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// In which order the places are tried: the one that was chosen, then as they are named, and last those that fail.
+    fn order(&self) -> Vec<usize> {
+        self.known(|known| {
+            let now = Instant::now();
+            let chosen = known.chosen.map(|(place, _)| place);
+            let mut order: Vec<usize> = (0..self.address.places.len()).collect();
+            order.sort_by_key(|&place| {
+                let shunned = known.shunned[place].is_some_and(|until| now < until);
+                (shunned, chosen != Some(place), place)
+            });
+            order
+        })
+    }
+
+    /// Until it is proved otherwise, so that whoever gives up meanwhile leaves the next one in front.
+    fn shun(&self, place: usize) {
+        self.known(|known| known.shunned[place] = Some(Instant::now() + SHUNNED));
+    }
+
+    fn choose(&self, place: usize) {
+        self.known(|known| {
+            known.shunned[place] = None;
+            known.chosen = Some((place, Instant::now()));
+        });
+    }
+
+    /// The connection shows that the server is not what it was believed to be.
+    pub(super) fn doubt(&self) {
+        self.known(|known| known.chosen = None);
+    }
+
+    /// A connection that is signed in, to a server as it is wanted.
+    pub(super) async fn connect(&self, name: &str) -> Result<Wire, Fault> {
+        let only = self.address.places.len() == 1;
+        let mut problems = Vec::new();
+        // Whoever prefers a standby takes another only when there is none.
+        let rounds: &[Wanted] = match self.address.wanted {
+            Wanted::PreferStandby => &[Wanted::Standby, Wanted::Any],
+            _ => std::slice::from_ref(&self.address.wanted),
+        };
+        for &wanted in rounds {
+            for at in self.order() {
+                let place = &self.address.places[at];
+                self.shun(at);
+                let tried = async {
+                    let mut wire = Wire::open(&self.address, place, name).await?;
+                    fits(&mut wire, wanted).await?;
+                    Ok(wire)
+                };
+                match tried.await {
+                    Ok(wire) => {
+                        self.choose(at);
+                        return Ok(wire);
+                    }
+                    Err(fault) if only => return Err(fault),
+                    Err(fault) => problems.push(told(place, &fault)),
+                }
+            }
+        }
+        self.doubt();
+        Err(broken(problems.join("; ")))
+    }
+
+    /// A socket to a server as it is wanted, for somebody who signs in on it.
+    pub(super) async fn socket(&self) -> io::Result<Stream> {
+        let believed = self.known(|known| known.chosen.filter(|(_, since)| since.elapsed() < BELIEVED));
+        if let Some((place, _)) = believed
+            && let Ok(stream) = dial(&self.address, &self.address.places[place]).await
+        {
+            return Ok(stream);
+        }
+        if self.address.wanted != Wanted::Any {
+            // Only who is signed in learns what the server is.
+            drop(self.connect("eye look").await.map_err(|fault| io::Error::other(fault.to_string()))?);
+        }
+        let mut problems = Vec::new();
+        for at in self.order() {
+            self.shun(at);
+            match dial(&self.address, &self.address.places[at]).await {
+                Ok(stream) => {
+                    self.choose(at);
+                    return Ok(stream);
+                }
+                Err(cause) => problems.push(cause.to_string()),
+            }
+            if self.address.wanted != Wanted::Any {
+                break;
+            }
+        }
+        Err(io::Error::other(problems.join("; ")))
+    }
+}
+
+fn told(place: &Place, fault: &Fault) -> String {
+    let words = fault.to_string();
+    // A socket that could not be had has named it already.
+    if words.starts_with(&place.to_string()) { words } else { format!("{place}: {words}") }
+}
+
+/// Says why a server is not what is wanted, if it is not.
+async fn fits(wire: &mut Wire, wanted: Wanted) -> Result<(), Fault> {
+    if wanted == Wanted::Any {
+        return Ok(());
+    }
+    let asked =
+        wire.query("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'", |_| {}).await?;
+    let row = asked.first().ok_or_else(|| broken("an answer has no row"))?;
+    let standing = Standing { standby: row.bool(0)?, read_only: row.bool(1)? };
+    refusal(standing, wanted).map_or(Ok(()), |words| Err(broken(words)))
+}
+
+fn refusal(standing: Standing, wanted: Wanted) -> Option<&'static str> {
+    let Standing { standby, read_only } = standing;
+    match wanted {
+        Wanted::ReadWrite if standby => Some("it is a standby, which cannot be written to"),
+        Wanted::ReadWrite if read_only => Some("it is read-only"),
+        Wanted::ReadOnly if !read_only => Some("it can be written to, and a read-only one is wanted"),
+        Wanted::Primary if standby => Some("it is a standby, and a primary is wanted"),
+        Wanted::Standby if !standby => Some("it is a primary, and a standby is wanted"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_fails_is_tried_last() {
+        let hosts = Hosts::new(Address::parse("postgres://u@a,b,c/d").expect("a URL"));
+        assert_eq!(hosts.order(), [0, 1, 2]);
+        hosts.shun(0);
+        assert_eq!(hosts.order(), [1, 2, 0]);
+        hosts.choose(2);
+        assert_eq!(hosts.order(), [2, 1, 0]);
+        hosts.shun(2);
+        assert_eq!(hosts.order(), [1, 2, 0], "of those that fail, the one that was chosen first");
+    }
+
+    #[test]
+    fn a_server_is_held_against_what_is_wanted() {
+        let fits = |standby, read_only, wanted| refusal(Standing { standby, read_only }, wanted).is_none();
+        assert!(fits(false, false, Wanted::ReadWrite) && !fits(true, true, Wanted::ReadWrite));
+        assert!(!fits(false, true, Wanted::ReadWrite) && fits(false, true, Wanted::Primary));
+        assert!(fits(true, true, Wanted::Standby) && !fits(false, true, Wanted::Standby));
+        assert!(fits(true, true, Wanted::ReadOnly) && !fits(false, false, Wanted::ReadOnly));
+        assert!(fits(true, true, Wanted::Any));
+    }
+}
