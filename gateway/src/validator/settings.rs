@@ -77,9 +77,10 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range.
+    /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range. It quotes
+    /// nothing: the file may be another one than was meant, with secrets in it.
     pub(super) fn parse(text: &str, Given { defaults, deadline_ms_max }: Given) -> Result<Self, String> {
-        let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+        let written: Written = toml::from_str(text).map_err(|error| told(text, &error))?;
         let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault } = written;
         let deadline_ms_max = deadline_ms_max.min(MOST.deadline_ms);
         let limits = Limits {
@@ -100,6 +101,31 @@ impl Settings {
         };
         Ok(Self { limits, on_fault: on_fault.unwrap_or_default() })
     }
+}
+
+/// Where the text is wrong, and what was expected there.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let message = error.message();
+    // The beginnings of serde's messages, after which they quote what they found.
+    let quoting = [
+        ("unknown field", "an unknown key"),
+        ("unknown variant", "an unknown word"),
+        ("invalid type", "a value of another kind"),
+        ("invalid value", "a value that it may not have"),
+        ("invalid length", "a value of another length"),
+    ];
+    let found = quoting.into_iter().find(|(beginning, _)| message.starts_with(beginning));
+    let what = match (found, message.rsplit_once(", expected ")) {
+        (Some((_, found)), Some((_, expected))) => format!("{found}, expected {expected}"),
+        (Some((_, found)), None) => found.to_owned(),
+        (None, _) if message.contains(['`', '"', '\'']) => "it is no TOML".to_owned(),
+        (None, _) => message.to_owned(),
+    };
+    format!("line {line}, column {column}: {what}")
 }
 
 /// The value as written if it lies within bounds, else the default.
@@ -133,12 +159,35 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_wild_values_are_told() {
-        let unknown = parse("dead_line = 5").expect_err("unknown key");
-        assert!(unknown.contains("dead_line"), "{unknown}");
+        let unknown = parse("violations_max = 5\ndead_line = 5").expect_err("unknown key");
+        assert!(unknown.starts_with("line 2, column 1: an unknown key, expected one of `deadline_ms`"), "{unknown}");
         let wild = parse("deadline_ms = 0").expect_err("zero");
         assert!(wild.contains("1 to 4999"), "{wild}");
+        assert!(!wild.contains("deadline_ms = "), "{wild}");
         // Its sender would be answered before the deadline is over.
         let late = parse("deadline_ms = 5000").expect_err("too long");
         assert!(late.contains("1 to 4999"), "{late}");
+    }
+    #[test]
+    fn nothing_of_the_file_is_quoted() {
+        for text in [
+            "HOME=/root\0PATH=/bin\0DATABASE_URL=postgres://eye:hunter2@db/eye\0",
+            "hunter2",
+            "hunter2 = 1",
+            "deadline_ms = \"hunter2\"",
+            "deadline_ms = \"hunter2, expected hunter2\"",
+            "deadline_ms = hunter2",
+            "on_fault = \"hunter2\"",
+            "[hunter2]",
+            "deadline_ms = 5 hunter2",
+            "deadline_ms = 5\nhunter2 = ",
+            "\"hunter2\" = 5\n\"hunter2\" = 6",
+            "deadline_ms = [\"hunter2\"]",
+            "deadline_ms = { hunter2 = 5 }",
+        ] {
+            let told = parse(text).expect_err(text);
+            assert!(told.starts_with("line ") && told.contains(", column "), "{text}: {told}");
+            assert!(!told.contains("hunter2") && !told.contains("postgres"), "{text}: {told}");
+        }
     }
 }
