@@ -9,6 +9,7 @@ mod crash_loop;
 mod dead_letters;
 mod disk_full;
 mod doors;
+mod doubt;
 mod hostile;
 mod json_against_postgres;
 mod live;

@@ -99,6 +99,7 @@ fn start(root: &Path) -> Result<Validators> {
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
+        requires_module: Arc::new(|_, _| false),
         limits: Limits::default(),
         deadline_ms_max: 1_000,
         shared: SharedLimits::default(),

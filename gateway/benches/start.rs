@@ -35,6 +35,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
+        requires_module: Arc::new(|_, _| false),
         limits: Limits::default(),
         deadline_ms_max: 1_000,
         shared: SharedLimits::default(),

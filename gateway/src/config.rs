@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::tls::Files;
-use crate::trust::{self, forwarded::Told};
+use crate::trust::{self, event_types::EventTypes, forwarded::Told};
 use crate::{postgres, store};
 
 mod settings;
@@ -129,6 +130,8 @@ pub struct Config {
     pub streams_max: usize,
     pub stream_stall_ms: u64,
     pub unknown_event_type: UnknownEventType,
+    pub require_module: Arc<EventTypes>,
+    pub ready_requires_modules: bool,
     pub deadline_ms: u64,
     pub memory_bytes_max: usize,
     pub output_bytes_max: usize,
@@ -244,7 +247,7 @@ impl Settings {
             let given = &self.0[setting.key];
             let value = match setting.kind {
                 Kind::Secret if !given.text.is_empty() => "[hidden]".to_owned(),
-                Kind::Integer { .. } => given.text.clone(),
+                Kind::Integer { .. } | Kind::Switch => given.text.clone(),
                 _ => format!("{:?}", given.text),
             };
             // Writing to a String cannot fail.
@@ -352,6 +355,10 @@ impl Settings {
                 "reject" => UnknownEventType::Reject,
                 _ => UnknownEventType::Accept,
             },
+            require_module: EventTypes::parse(&words(self.text("require_module")).collect::<Vec<_>>())
+                .map(Arc::new)
+                .expect("checked to be event types"),
+            ready_requires_modules: self.text("ready_requires_modules") == "true",
             deadline_ms: self.number("deadline_ms"),
             memory_bytes_max: self.number("memory_bytes_max"),
             output_bytes_max: self.number("output_bytes_max"),
@@ -424,11 +431,12 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
             (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
             }
-            (DeValue::Array(values), Kind::Networks | Kind::Origins | Kind::Hosts) => {
+            (DeValue::Boolean(value), Kind::Switch) => value.to_string(),
+            (DeValue::Array(values), Kind::Networks | Kind::Origins | Kind::Hosts | Kind::EventTypes) => {
                 let texts = values.iter().map(|value| value.get_ref().as_str().unwrap_or("something else than a text"));
                 texts.collect::<Vec<_>>().join(", ")
             }
-            (DeValue::String(text), kind) if !matches!(kind, Kind::Integer { .. }) => text.to_string(),
+            (DeValue::String(text), kind) if !matches!(kind, Kind::Integer { .. } | Kind::Switch) => text.to_string(),
             (other, kind) => {
                 problems.push(format!(
                     "{origin}: {} must be {}, and is a {}",

@@ -417,16 +417,7 @@ impl<'a> Draft<'a> {
         if is_plain_word(&text) {
             return Some(text);
         }
-        let wrong = if text.is_empty() || text.chars().count() > EVENT_TYPE_CHARACTERS_MAX {
-            Some(("length", "must have 1 to 200 characters"))
-        } else if text.chars().any(char::is_control) {
-            Some(("control_character", "must not hold control characters, such as line ends and tabs"))
-        } else if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-            Some(("space", "must not start or end with a space"))
-        } else {
-            None
-        };
-        match wrong {
+        match wrong_word(&text) {
             Some((code, message)) => {
                 self.add(format!("/{}", field.name()), code, message);
                 None
@@ -494,6 +485,19 @@ impl<'a> Draft<'a> {
                 raw,
             })),
         }
+    }
+}
+
+/// Why a text is neither a category nor a name: a code for programs, and what it must be.
+pub(crate) fn wrong_word(text: &str) -> Option<(&'static str, &'static str)> {
+    if text.is_empty() || text.chars().count() > EVENT_TYPE_CHARACTERS_MAX {
+        Some(("length", "must have 1 to 200 characters"))
+    } else if text.chars().any(char::is_control) {
+        Some(("control_character", "must not hold control characters, such as line ends and tabs"))
+    } else if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+        Some(("space", "must not start or end with a space"))
+    } else {
+        None
     }
 }
 

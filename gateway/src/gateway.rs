@@ -205,8 +205,12 @@ impl Gateway {
     /// The same when it is known whether the database answers.
     pub fn readiness_with(&self, answers: bool) -> Readiness {
         Readiness {
-            database: answers && self.migrated.load(Ordering::Relaxed) && self.trust.known(),
+            database: answers,
+            schema: self.migrated.load(Ordering::Relaxed),
+            applications: self.trust.known(),
             validators: self.validators.scanned(),
+            doubts: self.validators.doubts(),
+            requires_modules: self.config.ready_requires_modules,
             draining: self.draining.load(Ordering::Relaxed),
         }
     }
@@ -358,6 +362,10 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
         unknown_event_type: match config.unknown_event_type {
             UnknownEventType::Accept => validator::UnknownEventType::Accept,
             UnknownEventType::Reject => validator::UnknownEventType::Reject,
+        },
+        requires_module: {
+            let required = Arc::clone(&config.require_module);
+            Arc::new(move |category, name| required.contains(category, name))
         },
         limits: validator::Limits {
             deadline_ms: config.deadline_ms,

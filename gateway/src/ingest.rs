@@ -406,6 +406,9 @@ impl<'a> Sending<'a> {
                         continue;
                     }
                 };
+                if row.module.is_none() && ending == Ending::Stored {
+                    self.gateway.validators.count_unserved(&row.category, &row.name);
+                }
                 self.tally.count(&row.category, &row.name, ending);
                 self.outcomes[place] = Some(outcome);
             }

@@ -209,7 +209,12 @@ fn judging(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::MODULES_MEMORY_BYTES, [([], gauge(taken as f64))]);
     scrape.add(&names::MODULES_MEMORY_BYTES_MAX, [([], gauge(most as f64))]);
     scrape.add(&names::SLOW_WAITING_EVENTS, [([], gauge(gateway.validators.waiting() as f64))]);
-    scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems().len() as f64))]);
+    let doubts = gateway.validators.doubts();
+    let held = [("module_loading", doubts.loading), ("module_unavailable", doubts.unavailable)];
+    scrape.add(&names::MODULES_HELD, held.map(|(code, count)| ([code], gauge(count as f64))));
+    scrape.add(&names::MODULES_LOST, [([], gauge(doubts.lost as f64))]);
+    scrape.add(&names::MODULE_ACCIDENTS, [([], Value::Counter(gateway.validators.accidents()))]);
+    scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems(&[]).len() as f64))]);
 }
 
 fn live(scrape: &mut Scrape, live: &Live) {

@@ -225,8 +225,14 @@ async fn read(
         }
         "/v1/live" => live::watch(&gateway.live, uri.query(), still_known()),
         "/v1/validators" => {
-            let (validators, problems) = (gateway.validators.report(), gateway.validators.problems());
-            let report = serde_json::json!({ "validators": validators, "problems": problems });
+            let (unserved, others) = gateway.validators.unserved();
+            let (validators, problems) = (gateway.validators.report(), gateway.validators.problems(&unserved));
+            let report = serde_json::json!({
+                "validators": validators,
+                "problems": problems,
+                "without_validator": unserved,
+                "without_validator_others": others,
+            });
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
         "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
@@ -253,7 +259,9 @@ async fn readiness(gateway: &Gateway) -> Response {
     let status = if readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({
         "ready": readiness.ready(),
-        "database": readiness.database,
+        "reasons": readiness.reasons(),
+        "degraded": readiness.degraded(),
+        "database": readiness.stands_on_database(),
         "validators": readiness.validators,
         "draining": readiness.draining,
     });

@@ -12,6 +12,8 @@ pub fn start(config: &Config) {
     let level: LevelFilter = config.log_level.parse().unwrap_or(LevelFilter::INFO);
     // What the driver warns of comes back as an error, and is logged where it is handled.
     let targets = Targets::new().with_default(level).with_target("sqlx", level.min(LevelFilter::ERROR));
+    // It warns of each watched folder that is removed, since the system ends such a watch by itself.
+    let targets = targets.with_target("notify", level.min(LevelFilter::ERROR));
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
     let log = tracing_subscriber::registry().with(targets);
     // Set up already in a test that starts a second gateway: the first log serves both.

@@ -28,17 +28,21 @@ mod engine;
 mod figures;
 mod history;
 mod life;
+mod losses;
 mod memory;
 mod module;
+mod naming;
 mod plain;
 mod registry;
 mod report;
 mod resident;
 mod rewrite;
+mod roster;
 mod settings;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod unserved;
 mod worker;
 mod world;
 
@@ -47,10 +51,12 @@ pub use circuit::Standing;
 pub use component::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
-pub use history::{History, Listed, RollbackError, Version};
-pub use report::{LoadError, Problem, TypeReport};
+pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
+pub use report::{Doubts, LoadError, Problem, TypeReport};
+pub use roster::Roster;
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
+pub use unserved::UnservedType;
 pub use worker::State;
 pub use world::Refusal;
 
@@ -60,9 +66,10 @@ use component::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
 use life::{Life, Message, Parts};
-use registry::{Place, Registry, Snapshot, Untried};
+use registry::{Place, Registry, Snapshot};
 use report::Board;
 use settings::Given;
+use unserved::Unserved;
 use worker::{Tools, Workers};
 
 /// What happens to an event whose type has no module.
@@ -75,6 +82,9 @@ pub enum UnknownEventType {
     Reject,
 }
 
+/// Tells of a category and a name whether the event type must have a module.
+pub type RequiresModule = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
 /// How validators are run.
 #[derive(Clone)]
 pub struct Options {
@@ -84,6 +94,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// What happens to an event whose type has no module.
     pub unknown_event_type: UnknownEventType,
+    /// Whether an event type must have a module: then its events wait for one.
+    pub requires_module: RequiresModule,
     /// What one call may use, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
     /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
@@ -171,6 +183,8 @@ struct Inner {
     board: Arc<Board>,
     unknown_event_type: UnknownEventType,
     shared: SharedLimits,
+    requires_module: RequiresModule,
+    unserved: Unserved,
     check_amended: CheckAmended,
     inbox: SyncSender<Message>,
     life: Mutex<Option<JoinHandle<()>>>,
@@ -222,6 +236,7 @@ impl Validators {
             workers,
             registry: Arc::clone(&registry),
             board: Arc::clone(&board),
+            roster: Roster::under(&options.data_dir),
             given: Given { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
             rescan: options.rescan,
         });
@@ -234,6 +249,8 @@ impl Validators {
             board,
             unknown_event_type: options.unknown_event_type,
             shared,
+            requires_module: options.requires_module,
+            unserved: Unserved::default(),
             check_amended: options.check_amended,
             inbox,
             life: Mutex::new(Some(life)),
@@ -254,7 +271,10 @@ impl Validators {
         Judging { latest: None, ..self.begin() }.judge(subject).await
     }
 
-    fn unknown(&self) -> Judgement {
+    fn unknown(&self, subject: &Subject<'_>) -> Judgement {
+        if (self.0.requires_module)(subject.category, subject.name) {
+            return unfinished(UnfinishedCode::ModuleUnavailable);
+        }
         let outcome = match self.0.unknown_event_type {
             UnknownEventType::Accept => Verdict::Accept,
             UnknownEventType::Reject => Verdict::Reject(vec![Violation {
@@ -321,10 +341,36 @@ impl Validators {
         }
     }
 
-    /// Files in the modules directory that serve nothing, and why.
+    /// Files in the modules directory that serve nothing, and why. `unserved` is what [`Validators::unserved`] told.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        self.0.board.problems()
+    pub fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
+        self.0.board.problems(unserved)
+    }
+
+    /// How much is in doubt.
+    #[must_use]
+    pub fn doubts(&self) -> Doubts {
+        self.0.board.doubts()
+    }
+
+    /// How often most files of the modules directory were lost at once.
+    #[must_use]
+    pub fn accidents(&self) -> u64 {
+        self.0.board.accidents()
+    }
+
+    /// Counts an event that was stored and that no module judged.
+    pub fn count_unserved(&self, category: &str, name: &str) {
+        self.0.unserved.count(category, name);
+    }
+
+    /// The event types of which events were stored with no validator since the start, each with the file that may have
+    /// been meant for it; and how many events of further types were.
+    #[must_use]
+    pub fn unserved(&self) -> (Vec<UnservedType>, u64) {
+        let mut types = self.0.unserved.types();
+        self.0.board.find_nearest(&mut types);
+        (types, self.0.unserved.others())
     }
 }
 
@@ -366,8 +412,8 @@ impl Judging<'_> {
         let modules = Arc::clone(&self.modules);
         let module = match modules.find(subject.category, subject.name) {
             Some(Place::Taken(module)) => module,
-            Some(Place::Held(why)) => return unfinished(held(*why)),
-            None => return self.validators.unknown(),
+            Some(Place::Held(why) | Place::Yielding(why)) => return unfinished(why.code()),
+            None => return self.validators.unknown(&subject),
         };
         if self.is_late() {
             return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
@@ -416,14 +462,6 @@ impl Drop for Inner {
 fn request_threads() -> usize {
     let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.metrics().num_workers());
     runtime.unwrap_or(1).max(std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// What is said of an event of which nobody knows yet who judges it.
-fn held(why: Untried) -> UnfinishedCode {
-    match why {
-        Untried::Waiting => UnfinishedCode::ModuleLoading,
-        Untried::Unreadable => UnfinishedCode::ModuleUnavailable,
-    }
 }
 
 /// That no module was asked.

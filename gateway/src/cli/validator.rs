@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Source};
-use crate::validator::{History, Listed, Slot, Version};
+use crate::validator::{History, Listed, Retired, Roster, Slot, Version};
 use crate::verdict::Digest;
 
 #[derive(Debug, Subcommand)]
@@ -16,6 +16,8 @@ pub(super) enum Command {
     History(Typed),
     /// Put an earlier version back: the one before, or the one with --digest
     Rollback(Rollback),
+    /// Take modules away on purpose, and confirm that files which are gone are meant to be
+    Retire(Retire),
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +47,18 @@ pub(super) struct Rollback {
     digest: Option<Digest>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Retire {
+    /// The event types as their files are named: `<category>/<name>`, `<category>/_` or `_`
+    #[arg(value_name = "TYPE", value_parser = Slot::parse, required_unless_present = "missing")]
+    event_types: Vec<Slot>,
+    /// All event types whose files are gone now
+    #[arg(long)]
+    missing: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
 fn digest(text: &str) -> Result<Digest, String> {
     text.parse().map_err(|not| format!("{not}; `eye validator history` shows them"))
 }
@@ -55,10 +69,12 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::List(place) => place,
         Command::History(typed) => &typed.place,
         Command::Rollback(rollback) => &rollback.typed.place,
+        Command::Retire(retire) => &retire.place,
     };
     let flags = place.modules.clone().map(|dir| ("modules", dir)).into_iter().collect();
     let (_, config) = place.source.gather(flags)?;
     let history = History::under(&config.data_dir);
+    let mut roster = Roster::under(&config.data_dir);
     match command {
         Command::List(_) => {
             for listed in history.list(&config.modules).context("the modules directory cannot be read")? {
@@ -75,6 +91,26 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let version = history.rollback(&config.modules, slot, rollback.digest).map_err(anyhow::Error::from)?;
             println!("{slot} is back at {}", line(&version));
         }
+        Command::Retire(Retire { mut event_types, missing, .. }) => {
+            if missing {
+                let missing = history.missing(&config.modules, &mut roster);
+                event_types
+                    .extend(missing.context("it cannot be known which files are missing; name the event types")?);
+            }
+            let mut failed = 0;
+            for slot in &event_types {
+                match history.retire(&config.modules, &roster, slot) {
+                    Ok(retired) => println!("{slot} is retired{}", retired_line(&retired)),
+                    Err(error) => {
+                        println!("{slot} is not retired: {:#}", anyhow::Error::from(error));
+                        failed += 1;
+                    }
+                }
+            }
+            if failed > 0 {
+                return Err(anyhow::anyhow!("{failed} of {} were not retired", event_types.len()).into());
+            }
+        }
     }
     Ok(())
 }
@@ -83,6 +119,17 @@ fn listed_line(listed: &Listed) -> String {
     let digest = listed.digest.map_or_else(|| "unreadable".to_owned(), |digest| digest.to_string());
     let why = listed.error.as_ref().map(|why| format!("\t{why}")).unwrap_or_default();
     format!("{}\t{digest}\tversions {}{why}", listed.event_type, listed.versions.len())
+}
+
+fn retired_line(retired: &Retired) -> String {
+    let mut line = match &retired.files[..] {
+        [] => "; its file was gone already".to_owned(),
+        files => files.iter().map(|file| format!("; {} is removed", file.display())).collect(),
+    };
+    if let Some(settings) = &retired.settings {
+        line.push_str(&format!("; {} stays, and is in force again with the next module", settings.display()));
+    }
+    line
 }
 
 fn line(version: &Version) -> String {

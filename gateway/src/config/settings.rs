@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+use crate::trust::event_types::EventTypes;
+
 /// What a setting may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -30,6 +32,10 @@ pub enum Kind {
     Origins,
     /// Host names, separated by commas.
     Hosts,
+    /// Event types, as applications have them, separated by commas.
+    EventTypes,
+    /// Yes or no.
+    Switch,
     /// One of these.
     Choice(&'static [&'static str]),
 }
@@ -45,6 +51,8 @@ impl Kind {
             Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
             Self::Origins => words(text).all(is_origin),
             Self::Hosts => words(text).all(is_host),
+            Self::EventTypes => EventTypes::parse(&words(text).collect::<Vec<_>>()).is_ok(),
+            Self::Switch => matches!(text, "true" | "false"),
             Self::Choice(words) => words.contains(&text),
         };
         if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
@@ -61,6 +69,11 @@ impl Kind {
             Self::Networks => "networks such as 10.0.0.0/8, separated by commas".to_owned(),
             Self::Origins => "origins such as https://shop.example, separated by commas".to_owned(),
             Self::Hosts => "host names such as eye.example, without a port, separated by commas".to_owned(),
+            Self::EventTypes => {
+                "event types such as shop/sale or shop/*, percent-encoded where a name holds a comma, separated by commas"
+                    .to_owned()
+            }
+            Self::Switch => "true or false".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -439,6 +452,18 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Choice(&["accept", "reject"]),
         "accept",
         "What happens to events that no validator serves.",
+    ),
+    set(
+        "require_module",
+        Kind::EventTypes,
+        "",
+        "Event types that must have a validator, such as shop/sale or shop/*. While none is there, their events are answered 503 instead of being accepted. Empty: none.",
+    ),
+    set(
+        "ready_requires_modules",
+        Kind::Switch,
+        "false",
+        "Whether /readyz is 503 while a file in the modules directory was refused and nothing serves in its place, so that a rollout stops. Otherwise it is told as degraded.",
     ),
     set(
         "deadline_ms",

@@ -5,16 +5,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use crate::validator::Doubts;
+
 /// For how long an answer of the database holds.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// Why a gateway is ready, or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// The database answers and has the current schema, and the applications are known.
+    /// The database answers and takes writes.
     pub database: bool,
-    /// The modules directory was scanned once.
+    /// It has the current schema.
+    pub schema: bool,
+    /// The applications are known.
+    pub applications: bool,
+    /// The modules directory was scanned once, and each file tried.
     pub validators: bool,
+    /// What is closed, or stands in for something else, in the modules directory.
+    pub doubts: Doubts,
+    /// Modules that cannot be loaded, with nothing in their place, keep the gateway from being ready.
+    pub requires_modules: bool,
     /// The gateway stops.
     pub draining: bool,
 }
@@ -22,8 +32,43 @@ pub struct Readiness {
 impl Readiness {
     /// Whether requests should be sent here.
     pub fn ready(self) -> bool {
-        self.database && self.validators && !self.draining
+        self.reasons().is_empty()
     }
+
+    /// Whether events can be written at all.
+    pub fn stands_on_database(self) -> bool {
+        self.database && self.schema && self.applications
+    }
+
+    /// The names of what keeps requests away. They tell nothing of what the gateway holds, since anybody may ask.
+    pub fn reasons(self) -> Vec<&'static str> {
+        let reasons = [
+            (!self.database, "database"),
+            (!self.schema, "schema"),
+            (!self.applications, "applications"),
+            (!self.validators, "modules_loading"),
+            (self.requires_modules && self.doubts.unavailable > 0, REFUSED_MODULES),
+            (self.draining, "draining"),
+        ];
+        named(reasons)
+    }
+
+    /// The names of what is closed or stands in for something else, while all else is served.
+    pub fn degraded(self) -> Vec<&'static str> {
+        let Doubts { refused, loading: _, unavailable, lost, unreadable } = self.doubts;
+        named([
+            (refused > 0 || unavailable > 0, REFUSED_MODULES),
+            (lost > 0, "lost_modules"),
+            (unreadable, "unreadable_modules"),
+        ])
+    }
+}
+
+/// The name of modules that are there and cannot be loaded.
+const REFUSED_MODULES: &str = "refused_modules";
+
+fn named<const N: usize>(names: [(bool, &'static str); N]) -> Vec<&'static str> {
+    names.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect()
 }
 
 /// The last answer to a question that many ask.
@@ -50,6 +95,36 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn each_reason_has_a_name_and_refused_modules_are_one_where_that_is_asked_for() {
+        let doubts = Doubts { refused: 1, unavailable: 1, ..Doubts::default() };
+        let readiness = Readiness {
+            database: true,
+            schema: true,
+            applications: true,
+            validators: true,
+            doubts,
+            requires_modules: false,
+            draining: false,
+        };
+        assert_eq!((readiness.ready(), readiness.degraded()), (true, vec!["refused_modules"]));
+        let required = Readiness { requires_modules: true, ..readiness };
+        assert_eq!((required.ready(), required.reasons()), (false, vec!["refused_modules"]));
+        let doubts = Doubts { unavailable: 0, lost: 3, unreadable: true, ..doubts };
+        let serving = Readiness { doubts, ..required };
+        assert!(serving.ready(), "what served last stands in for it");
+        assert_eq!(serving.degraded(), ["refused_modules", "lost_modules", "unreadable_modules"]);
+        let nothing = Readiness {
+            database: false,
+            schema: false,
+            applications: false,
+            validators: false,
+            draining: true,
+            ..serving
+        };
+        assert_eq!(nothing.reasons(), ["database", "schema", "applications", "modules_loading", "draining"]);
+    }
 
     #[tokio::test]
     async fn a_flood_of_questions_asks_once() {

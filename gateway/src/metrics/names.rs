@@ -107,6 +107,12 @@ metrics! {
         "Modules that serve, by how they stand.";
     MODULE_FILES_REFUSED = Gauge "eye_module_files_refused" []
         "Module files that were not taken, whether or not an older module serves.";
+    MODULES_HELD = Gauge "eye_modules_held" ["code"]
+        "Module files and folders whose events are not judged, since nothing serves: by the code of the answer.";
+    MODULES_LOST = Gauge "eye_modules_lost" []
+        "Modules that serve on though their files were lost with most others.";
+    MODULE_ACCIDENTS = Counter "eye_module_accidents_total" []
+        "Times that most files of the modules directory were lost at once.";
     MODULE_VERDICTS = Counter "eye_module_verdicts_total" ["event_type", "digest", "verdict"]
         "Verdicts of each module that serves.";
     MODULE_FAULTS = Counter "eye_module_faults_total" ["event_type", "digest", "code"]

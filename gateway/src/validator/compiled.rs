@@ -11,7 +11,14 @@ use std::sync::{Mutex, PoisonError};
 
 use wasmtime::{Cache, CacheConfig};
 
+use super::directory;
 use crate::verdict::Digest;
+
+/// Bytes of the finished code of one module.
+const ENTRY_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes of a seal.
+const SEAL_BYTES_MAX: u64 = 1 << 10;
 
 /// The cache, and the seals of what is in it.
 pub(super) struct Compiled {
@@ -64,18 +71,20 @@ impl Compiled {
     fn check(&self) -> io::Result<()> {
         let mut names = HashSet::new();
         for (name, path) in self.entries()? {
-            let seal = fs::read_to_string(self.seals.join(&name)).unwrap_or_default();
-            if Digest::of(&fs::read(&path)?).to_string() == seal {
+            let seal = directory::read(&self.seals.join(&name), SEAL_BYTES_MAX).unwrap_or_default();
+            // What is no file, or too large, is no code of ours, and must not hold up the start.
+            let entry = directory::read(&path, ENTRY_BYTES_MAX);
+            if entry.is_ok_and(|entry| Digest::of(&entry).to_string().as_bytes() == seal) {
                 names.insert(name);
             } else {
                 tracing::warn!(entry = %path.display(), "this compiled code is damaged or was left half done, and is removed");
-                fs::remove_file(&path)?;
+                remove(&path)?;
             }
         }
         for seal in fs::read_dir(&self.seals)? {
             let seal = seal?;
             if !seal.file_name().to_str().is_some_and(|name| names.contains(name)) {
-                fs::remove_file(seal.path())?;
+                remove(&seal.path())?;
             }
         }
         self.sealed.lock().unwrap_or_else(PoisonError::into_inner).names = names;
@@ -100,7 +109,7 @@ impl Compiled {
             if !names.contains(&name) {
                 private_file(&path)?;
                 let seal = self.seals.join(&name);
-                fs::write(&seal, Digest::of(&fs::read(&path)?).to_string())?;
+                fs::write(&seal, Digest::of(&directory::read(&path, ENTRY_BYTES_MAX)?).to_string())?;
                 private_file(&seal)?;
                 names.insert(name);
             }
@@ -111,7 +120,7 @@ impl Compiled {
     /// The entries of all engines that used this cache, each with the name of its seal.
     fn entries(&self) -> io::Result<Vec<(String, PathBuf)>> {
         let mut entries = Vec::new();
-        for engine in list(&self.entries)? {
+        for engine in list(&self.entries)?.into_iter().filter(|engine| engine.is_dir()) {
             for path in list(&engine)? {
                 // What has an extension is wasmtime's own notes, or not complete yet.
                 if path.extension().is_none()
@@ -131,6 +140,11 @@ impl Compiled {
     pub(super) fn found_and_compiled(&self) -> (usize, usize) {
         (self.cache.cache_hits(), self.cache.cache_misses())
     }
+}
+
+/// Removes whatever is there, except a folder with something in it.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) }
 }
 
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {

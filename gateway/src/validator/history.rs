@@ -4,7 +4,7 @@
 //! about what serves, a running gateway sees it as it sees any change, and a restart changes nothing.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use super::compiled::private_dir;
 use super::directory;
+use super::roster::Roster;
 use super::slot::Slot;
+use super::worker::MODULE_BYTES_MAX;
 use crate::verdict::Digest;
 
 /// Versions kept of each slot.
@@ -47,6 +49,33 @@ pub enum RollbackError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Why a module was not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RetireError {
+    /// Nothing serves this slot, and nothing ever did.
+    #[error("{0} has no module, and had none; `eye validator list` shows those that are there")]
+    Nothing(Slot),
+    /// A file could not be removed, or the mark not be written.
+    #[error("{}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What came of taking a module away on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The files that were removed, relative to the modules directory.
+    pub files: Vec<PathBuf>,
+    /// Settings that stay beside their place, and serve nothing.
+    pub settings: Option<PathBuf>,
+    /// A module served this slot when a gateway last looked.
+    pub served: bool,
 }
 
 /// The versions of all slots.
@@ -139,6 +168,45 @@ impl History {
         }
         replace(&path, &bytes).map_err(failed(&path))?;
         Ok(version)
+    }
+
+    /// The event types that had a module when a gateway last looked, and whose file is not there now.
+    ///
+    /// # Errors
+    ///
+    /// When the modules directory or the list of what served cannot be read: then nobody knows what is missing.
+    pub fn missing(&self, modules_dir: &Path, roster: &mut Roster) -> io::Result<Vec<Slot>> {
+        let scan = directory::scan(modules_dir)?;
+        roster.load()?;
+        let is_unread = |slot: &Slot| scan.unread.keys().any(|folder| slot.file().starts_with(folder));
+        Ok(roster.slots().filter(|slot| !scan.modules.contains_key(slot) && !is_unread(slot)).cloned().collect())
+    }
+
+    /// Takes the module of a slot away on purpose: its file goes, if it is there, and a running gateway, or the next one,
+    /// takes its absence for meant. Its versions stay, so that `rollback` brings it back.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to take away, or the directories cannot be written.
+    pub fn retire(&self, modules_dir: &Path, roster: &Roster, slot: &Slot) -> Result<Retired, RetireError> {
+        let failed = |path: PathBuf| move |source| RetireError::File { path, source };
+        // A directory that cannot be read is one of the accidents that this confirms.
+        let found = directory::scan(modules_dir).ok().and_then(|mut scan| scan.modules.remove(slot));
+        let served = roster.had(slot);
+        if found.is_none() && !served && self.versions(slot).is_ok_and(|versions| versions.is_empty()) {
+            return Err(RetireError::Nothing(slot.clone()));
+        }
+        let (mut files, mut settings) = (Vec::new(), None);
+        if let Some(found) = found {
+            settings = found.settings.map(|_| found.file.with_extension("toml"));
+            for file in std::iter::once(found.file).chain(found.others) {
+                let path = modules_dir.join(&file);
+                fs::remove_file(&path).map_err(failed(path))?;
+                files.push(file);
+            }
+        }
+        roster.retire(slot).map_err(failed(self.root.clone()))?;
+        Ok(Retired { files, settings, served })
     }
 
     /// The kept versions that are intact, the newest first, each with its content.
@@ -242,9 +310,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// What a file holds; a pipe in its place is an error and not a wait.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    directory::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    directory::read(path, MODULE_BYTES_MAX)
 }
 
 /// Whether a kept file is what it should be.

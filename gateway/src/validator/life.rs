@@ -1,8 +1,11 @@
 //! The life of every slot: seen, settling, loading, active or refused, gone. One owned thread decides; it waits for hints
 //! from the directory, for workers that are done, and for the times at which it looks again by itself. The content's
 //! digest is the truth: a file that cannot be taken is only refused once its content has rested for the settle time.
+//! Doubt closes: from the first look that shows a file until it serves, nobody stores its events unjudged; what served
+//! last serves on where a file is refused, cannot be read, or went with most others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,9 +18,12 @@ use chrono::{DateTime, Utc};
 use super::component::Program;
 use super::directory::{self, Directory, Found, Scan};
 use super::history::{Version, wall_time};
+use super::losses::Losses;
 use super::module::Module;
+use super::naming::Stray;
 use super::registry::{Place, Registry, Untried};
 use super::report::{Board, LoadError, Posted};
+use super::roster::Roster;
 use super::settings::{Given, Settings};
 use super::slot::Slot;
 use super::worker::{Done, Job, Outcome, State, StateCell, Workers};
@@ -43,6 +49,15 @@ const UNREAD_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// What is told of what could not be read since the start.
 const HELD: &str = "until it was read once, its events are not judged: an event alone is answered 503";
+
+/// What is told of a directory that cannot be read later.
+const SERVES_ON: &str = "what served last serves on";
+
+/// How often it is looked whether an operator confirmed that files are gone.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Event types that a sentence names. Further ones are counted.
+const NAMED_MAX: usize = 20;
 
 /// Tries of a file of the start that runs out of time or room, before its events are judged without it. One that always
 /// does must not keep the gateway from being ready.
@@ -72,6 +87,14 @@ struct Entry {
     /// Which of the lives of this slot this is.
     generation: u64,
     found: Found,
+    /// The last look that could tell showed its file.
+    present: bool,
+    /// Why the file is not looked into.
+    barred: Option<Refusal>,
+    /// A wider module judged these events when the file came, and does so until it is taken.
+    yields: bool,
+    /// Since when its file is lost, with most others: then the module serves on until somebody confirms.
+    lost: Option<DateTime<Utc>>,
     state: Arc<StateCell>,
     /// Digest of the content seen last, and since when.
     content: Option<(Digest, Instant)>,
@@ -100,7 +123,15 @@ struct Entry {
     /// It was refused, and is not told to be yet.
     refused: bool,
     missing_since: Option<Instant>,
+    /// The settings in force, and the text that they were read from.
     settings: Settings,
+    settings_text: Option<String>,
+    /// Other limits, with which the module that serves is to be loaded before they are in force.
+    wanted: Option<(Settings, Option<String>)>,
+    /// What the load under way is tried with.
+    trying: Settings,
+    /// How often those limits were tried.
+    settings_tries: u32,
     /// The settings were read well once, so that there are last good ones.
     settings_read: bool,
     versions: Vec<Version>,
@@ -118,6 +149,7 @@ pub(super) struct Parts {
     pub(super) workers: Workers,
     pub(super) registry: Arc<Registry>,
     pub(super) board: Arc<Board>,
+    pub(super) roster: Roster,
     pub(super) given: Given,
     pub(super) rescan: Duration,
 }
@@ -126,7 +158,9 @@ pub(super) struct Parts {
 pub(super) struct Life {
     parts: Parts,
     entries: BTreeMap<Slot, Entry>,
-    strays: BTreeMap<PathBuf, String>,
+    strays: BTreeMap<PathBuf, Stray>,
+    /// Files that look like no module, since when they are seen: what a copy is written into first is soon gone.
+    others_since: BTreeMap<PathBuf, Instant>,
     /// Slots whose file is to be looked into; each is here once at most.
     queue: VecDeque<Slot>,
     scan_at: Instant,
@@ -142,8 +176,17 @@ pub(super) struct Life {
     begun: bool,
     /// Slots whose file was never tried, though it was there from the start.
     untried: BTreeMap<Slot, Untried>,
-    /// Folders that could not be read since the start, each with its category.
-    unread: BTreeMap<PathBuf, String>,
+    /// Folders that could not be read since the start, or since they came.
+    unread: BTreeMap<PathBuf, Unread>,
+    /// Folders that were read. What was in one of them is known, should it be unreadable later.
+    read: BTreeSet<PathBuf>,
+    losses: Losses,
+    /// The settings of what was unloaded lately, in case it was an accident.
+    went: BTreeMap<Slot, Option<String>>,
+    /// How many modules there were when files were lost last.
+    lost_of: usize,
+    /// When to look whether somebody confirmed a loss.
+    confirm_at: Instant,
     /// How soon to scan again while something could not be read since the start.
     unread_pause: Duration,
     /// Something was activated or unloaded and is not in the registry yet.
@@ -152,12 +195,23 @@ pub(super) struct Life {
     due: BTreeSet<Slot>,
 }
 
+/// A folder that cannot be read.
+struct Unread {
+    category: String,
+    /// Another module judged the events of its category when it came, and goes on.
+    yields: bool,
+}
+
 impl Life {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(mut parts: Parts) -> Self {
+        if let Err(error) = parts.roster.load() {
+            tracing::error!("it is not known which modules served before: {error}");
+        }
         Self {
             parts,
             entries: BTreeMap::new(),
             strays: BTreeMap::new(),
+            others_since: BTreeMap::new(),
             queue: VecDeque::new(),
             scan_at: Instant::now(),
             follow_up_at: None,
@@ -168,6 +222,11 @@ impl Life {
             begun: false,
             untried: BTreeMap::new(),
             unread: BTreeMap::new(),
+            read: BTreeSet::new(),
+            losses: Losses::default(),
+            went: BTreeMap::new(),
+            lost_of: 0,
+            confirm_at: Instant::now(),
             unread_pause: HEARTBEAT,
             changed: false,
             due: BTreeSet::new(),
@@ -230,6 +289,10 @@ impl Life {
             self.follow_up_at = Some(now + SETTLE);
             self.restless_at = now;
         }
+        if now >= self.confirm_at {
+            self.confirm_at = now + CONFIRM_PAUSE;
+            self.take_confirmations();
+        }
         let missing_over = |entry: &Entry| entry.missing_since.is_some_and(|since| now >= self.unload_at(since));
         if now >= self.scan_at
             || self.follow_up_at.is_some_and(|at| now >= at)
@@ -250,7 +313,6 @@ impl Life {
         if self.follow_up_at.is_some_and(|at| began >= at) {
             self.follow_up_at = None;
         }
-        self.parts.directory.listen_again();
         match self.parts.directory.scan() {
             Ok(scan) => self.compare(scan, began),
             // A missing or unreadable directory tells nothing of its files, not even that they are missing: what serves
@@ -258,13 +320,14 @@ impl Life {
             Err(error) => {
                 self.entries.values_mut().for_each(|entry| entry.missing_since = None);
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.begin(BTreeMap::new());
+                    self.begin(BTreeMap::new(), None);
                 }
-                let mut told = format!("{}: {error}", self.parts.directory.root.display());
-                if !self.begun {
-                    told = format!("{told}; {HELD}");
-                }
-                self.parts.board.directory_error(Some(told));
+                let told = format!("{}: {error}", self.parts.directory.root.display());
+                // A directory that was never there keeps nothing from anybody.
+                let is_absent = self.begun && self.entries.is_empty() && error.kind() == io::ErrorKind::NotFound;
+                let then = if self.begun { SERVES_ON } else { HELD };
+                let told = if is_absent { told } else { format!("{told}; {then}") };
+                self.parts.board.directory_error(Some((told, !is_absent)));
             }
         }
         self.scan_pause = SCAN_PAUSE.max(began.elapsed() * 2);
@@ -283,71 +346,236 @@ impl Life {
         pause.min(self.parts.rescan)
     }
 
-    /// From the first scan that shows which files there are, only what is not known of these is waited for. A folder
-    /// that comes later and cannot be read takes nothing from those who judge its category.
-    fn begin(&mut self, unread: BTreeMap<PathBuf, String>) {
-        if !std::mem::replace(&mut self.begun, true) {
-            self.untried.extend(self.entries.keys().map(|slot| (slot.clone(), Untried::Waiting)));
-            self.unread = unread;
-            self.changed = true;
-        }
-    }
-
-    /// Lets go of folders that can be read now, or are gone. What is in them is still to be tried.
-    fn let_go_of_read(&mut self, scan: &Scan) {
-        let read: BTreeMap<_, _> = self.unread.extract_if(.., |folder, _| !scan.unread.contains_key(folder)).collect();
-        if read.is_empty() {
+    /// From the first scan that shows which files there are, only what is not known of these is waited for. What the
+    /// directory had before and has no more is `missing_since` now, unless there is no directory to tell.
+    fn begin(&mut self, unread: BTreeMap<PathBuf, String>, missing_since: Option<Instant>) {
+        if std::mem::replace(&mut self.begun, true) {
             return;
         }
+        let slots: Vec<Slot> =
+            self.parts.roster.slots().filter(|slot| !self.entries.contains_key(*slot)).cloned().collect();
+        for slot in slots {
+            let text = self.parts.roster.settings(&slot).cloned();
+            self.recall(&slot, text.as_ref());
+            let entry = self.entries.get_mut(&slot).expect("it was just recalled");
+            let is_unread = unread.keys().any(|folder| entry.found.file.starts_with(folder));
+            entry.missing_since = missing_since.filter(|_| !is_unread);
+        }
+        self.untried.extend(self.entries.keys().map(|slot| (slot.clone(), Untried::Waiting)));
+        let held = unread.into_iter().map(|(folder, category)| (folder, Unread { category, yields: false }));
+        self.unread = held.collect();
+        self.losses.see(self.entries.keys().cloned().collect(), true, Instant::now());
         self.changed = true;
+    }
+
+    /// Lets a slot serve whose file is not there: by the last version that is kept.
+    fn recall(&mut self, slot: &Slot, settings: Option<&Option<String>>) {
+        self.generations += 1;
+        let mut entry = Entry::new(self.generations, Found::absent(slot), self.parts.given);
+        entry.recall_settings(settings, self.parts.given);
+        entry.barred = Some(Refusal::new(
+            "the file that served this event type before",
+            "no file",
+            "bring it back, or say that it is gone on purpose: `eye validator retire`",
+        ));
+        enqueue(&mut self.queue, slot, &mut entry);
+        self.entries.insert(slot.clone(), entry);
+        self.due.insert(slot.clone());
+        self.changed = true;
+    }
+
+    /// Lets go of folders that can be read now, or are gone, and takes note of new ones that cannot. What is in the former
+    /// is still to be tried; the latter take nothing from those who judge their category, and let nothing through that
+    /// nobody judges. A folder that was read before hides nothing new.
+    fn note_unread(&mut self, scan: &Scan) -> BTreeMap<PathBuf, Unread> {
+        let opened: BTreeMap<_, _> =
+            self.unread.extract_if(.., |folder, _| !scan.unread.contains_key(folder)).collect();
+        self.changed |= !opened.is_empty();
         for (slot, found) in &scan.modules {
-            if read.keys().any(|folder| found.file.starts_with(folder)) && !self.entries.contains_key(slot) {
+            if opened.keys().any(|folder| found.file.starts_with(folder)) && !self.entries.contains_key(slot) {
                 self.untried.insert(slot.clone(), Untried::Waiting);
             }
+        }
+        if self.begun {
+            for (folder, category) in &scan.unread {
+                if !self.unread.contains_key(folder) && !self.read.contains(folder) {
+                    let yields = self.serves(&Slot::Category(category.clone())) || self.serves(&Slot::Any);
+                    self.unread.insert(folder.clone(), Unread { category: category.clone(), yields });
+                    self.changed = true;
+                }
+            }
+        }
+        self.read.retain(|folder| scan.unread.contains_key(folder));
+        self.read.extend(scan.read.iter().cloned());
+        opened
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        self.entries.get(slot).is_some_and(|entry| entry.serving.is_some())
+    }
+
+    /// Whether a module of more than this slot judges its events.
+    fn judges_wider(&self, slot: &Slot) -> bool {
+        match slot {
+            Slot::Any => false,
+            Slot::Category(_) => self.serves(&Slot::Any),
+            Slot::Exact(category, _) => self.serves(&Slot::Category(category.clone())) || self.serves(&Slot::Any),
         }
     }
 
     fn compare(&mut self, scan: Scan, now: Instant) {
         self.parts.board.directory_error(None);
-        self.let_go_of_read(&scan);
-        let Scan { modules, mut strays, unread } = scan;
-        for (folder, why) in &mut strays {
+        let opened = self.note_unread(&scan);
+        let Scan { modules, mut strays, strays_omitted, unread, .. } = scan;
+        for (folder, stray) in &mut strays {
             if self.unread.contains_key(folder) || !self.begun && unread.contains_key(folder) {
-                *why = format!("{why}; {HELD}");
+                stray.why = format!("{}; {HELD}", stray.why);
             }
         }
-        let mut restless = self.note_strays(strays);
+        // Nobody else judged what lay in a folder that could not be read.
+        let was_held =
+            |found: &Found| opened.iter().any(|(folder, unread)| !unread.yields && found.file.starts_with(folder));
+        let mut restless = false;
         for (slot, found) in &modules {
-            restless |= self.see(slot, found);
+            restless |= self.see(slot, found, was_held(found));
         }
-        for entry in self.entries.iter_mut().filter(|(slot, _)| !modules.contains_key(slot)).map(|(_, entry)| entry) {
-            if self.strays.keys().any(|stray| entry.found.file.starts_with(stray)) {
+        for (slot, entry) in &mut self.entries {
+            if modules.contains_key(slot) || entry.lost.is_some() {
+                continue;
+            }
+            let file = &entry.found.file;
+            if unread.keys().any(|folder| file.starts_with(folder)) || strays.contains_key(file) {
                 entry.missing_since = None;
             } else {
-                restless |= entry.missing_since.is_none();
+                if entry.missing_since.is_none() {
+                    restless = true;
+                    entry.present = false;
+                    entry.rest_without_file();
+                }
                 entry.missing_since.get_or_insert(now);
             }
         }
+        restless |= self.note_strays(strays, strays_omitted, now);
         if restless {
             self.restless_at = now;
         }
+        self.let_go(now);
+        self.begin(unread, Some(now));
+        let whole = self.entries.values().all(|entry| entry.missing_since.is_none());
+        let present = self.entries.iter().filter(|(_, entry)| entry.missing_since.is_none() && entry.lost.is_none());
+        self.losses.see(present.map(|(slot, _)| slot.clone()).collect(), whole, now);
+        self.went.retain(|slot, _| self.losses.is_gone(slot));
+    }
+
+    /// Unloads what is missing for long enough, unless so much is missing that it can only be an accident.
+    fn let_go(&mut self, now: Instant) {
         let gone = |entry: &Entry| entry.missing_since.is_some_and(|since| now >= self.unload_at(since));
-        let gone: Vec<_> = self.entries.iter().filter(|(_, entry)| gone(entry)).map(|(slot, _)| slot.clone()).collect();
-        for slot in gone {
+        let gone: Vec<Slot> =
+            self.entries.iter().filter(|(_, entry)| gone(entry)).map(|(slot, _)| slot.clone()).collect();
+        let (retired, going): (BTreeSet<Slot>, BTreeSet<Slot>) =
+            gone.into_iter().partition(|slot| self.parts.roster.is_retired(slot));
+        for slot in retired {
             self.unload(slot);
         }
-        self.begin(unread);
+        if going.is_empty() {
+            return;
+        }
+        let mut lost = self.losses.accident(&going);
+        // Until somebody confirmed what is lost, nothing else that goes is believed to be gone.
+        if self.entries.values().any(|entry| entry.lost.is_some()) {
+            lost.extend(going.iter().cloned());
+        }
+        if lost.is_empty() {
+            for slot in &going {
+                let text = self.entries.get(slot).and_then(|entry| entry.settings_text.clone());
+                self.went.insert(slot.clone(), text);
+                self.unload(slot.clone());
+            }
+            self.losses.went(going, now);
+        } else {
+            self.lose(&lost);
+        }
+    }
+
+    /// Has the modules serve on whose files went by accident.
+    fn lose(&mut self, lost: &BTreeSet<Slot>) {
+        for slot in lost {
+            if !self.entries.contains_key(slot) {
+                // It was unloaded before there were so many.
+                let text = self.went.remove(slot);
+                self.recall(slot, text.as_ref());
+                self.parts.roster.note(slot, text.flatten().as_deref());
+            }
+            let entry = self.entries.get_mut(slot).expect("it is there or was recalled");
+            (entry.missing_since, entry.lost) = (None, Some(wall_time()));
+            self.due.insert(slot.clone());
+        }
+        self.lost_of = self.losses.had();
+        self.changed = true;
+        self.parts.board.count_accident();
+        self.tell_lost();
+        if let Some(told) = self.parts.board.lost() {
+            tracing::warn!("an accident in the modules directory: {told}");
+        }
+    }
+
+    /// Tells which modules serve on without their files.
+    fn tell_lost(&self) {
+        let lost: Vec<&Slot> =
+            self.entries.iter().filter(|(_, entry)| entry.lost.is_some()).map(|(slot, _)| slot).collect();
+        let told = (!lost.is_empty()).then(|| {
+            format!(
+                "the files of {} of {} modules are gone, which is taken for an accident, and the last good versions serve \
+                 on: {}; bring the files back, or confirm that they are gone with `eye validator retire TYPE...`",
+                lost.len(),
+                self.lost_of.max(lost.len()),
+                named(&lost)
+            )
+        });
+        self.parts.board.set_lost(told);
+    }
+
+    /// Unloads those of the lost modules that somebody retired.
+    fn take_confirmations(&mut self) {
+        let roster = &self.parts.roster;
+        let lost = self.entries.iter().filter(|(slot, entry)| entry.lost.is_some() && roster.is_retired(slot));
+        let confirmed: Vec<Slot> = lost.map(|(slot, _)| slot.clone()).collect();
+        if confirmed.is_empty() {
+            return;
+        }
+        for slot in confirmed {
+            self.unload(slot);
+        }
+        self.tell_lost();
     }
 
     /// Takes note of what serves nothing. True when that is something else than before.
-    fn note_strays(&mut self, strays: BTreeMap<PathBuf, String>) -> bool {
+    fn note_strays(&mut self, mut strays: BTreeMap<PathBuf, Stray>, omitted: usize, now: Instant) -> bool {
+        self.others_since.retain(|file, _| strays.get(file).is_some_and(|stray| stray.is_other));
+        for file in strays.iter().filter(|(_, stray)| stray.is_other).map(|(file, _)| file) {
+            if !self.others_since.contains_key(file) {
+                self.others_since.insert(file.clone(), now);
+            }
+        }
+        let young = |since: &Instant| now < *since + SETTLE;
+        if self.others_since.values().any(young) {
+            self.follow_up_at.get_or_insert(now + SETTLE);
+        }
+        strays.retain(|file, _| !self.others_since.get(file).is_some_and(young));
         if strays == self.strays {
             return false;
         }
-        for (file, why) in strays.iter().filter(|(file, why)| self.strays.get(*file) != Some(*why)) {
-            tracing::warn!(file = %file.display(), "this serves no events: {why}");
+        for (file, stray) in strays.iter().filter(|(file, stray)| self.strays.get(*file) != Some(*stray)) {
+            let (file, why) = (file.display(), &stray.why);
+            let nearest = stray.nearest.as_ref().map(|near| format!("; the nearest right name is {}", near.display()));
+            let nearest = nearest.unwrap_or_default();
+            if stray.is_other {
+                tracing::info!(%file, "this serves no events: {why}{nearest}");
+            } else {
+                tracing::warn!(%file, "this serves no events: {why}{nearest}");
+            }
         }
-        self.parts.board.strays(&strays);
+        self.parts.board.strays(&strays, omitted);
         self.strays = strays;
         true
     }
@@ -356,40 +584,78 @@ impl Life {
         self.entries.remove(&slot);
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
+        self.parts.roster.strike(&slot);
+        if self.judges_wider(&slot) {
+            tracing::warn!(event_type = %slot, "the file is gone, the module is unloaded: a wider module judges its events now");
+        } else {
+            tracing::warn!(
+                event_type = %slot,
+                "the file is gone, the module is unloaded: nobody judges its events now; \
+                 `unknown_event_type` and `require_module` say what becomes of them"
+            );
+        }
         self.changed = true;
         self.due.insert(slot);
     }
 
-    /// Takes note of a file as the directory shows it. True when it is new or another one.
-    fn see(&mut self, slot: &Slot, found: &Found) -> bool {
+    /// Takes note of a file as the directory shows it. True when it is new or another one. `was_held` says that nobody
+    /// judged its events before.
+    fn see(&mut self, slot: &Slot, found: &Found, was_held: bool) -> bool {
         let (root, given) = (&self.parts.directory.root, self.parts.given);
-        let Some(entry) = self.entries.get_mut(slot) else {
+        if !self.entries.contains_key(slot) {
             self.generations += 1;
             let mut entry = Entry::new(self.generations, found.clone(), given);
+            entry.recall_settings(self.parts.roster.settings(slot), given);
+            entry.present = true;
+            entry.yields = self.begun && !was_held && self.judges_wider(slot);
             entry.read_settings(root, given);
+            entry.bar();
             enqueue(&mut self.queue, slot, &mut entry);
             self.entries.insert(slot.clone(), entry);
             self.due.insert(slot.clone());
-            return true;
-        };
-        entry.missing_since = None;
-        if entry.found == *found {
-            return false;
-        }
-        let content = entry.found.signature != found.signature || entry.found.file != found.file;
-        let settings = entry.found.settings != found.settings || entry.found.file != found.file;
-        entry.found = found.clone();
-        let before = entry.settings;
-        if settings && entry.read_settings(root, given) {
+            // From now on nobody stores its events unjudged.
             self.changed = true;
+            return true;
         }
-        let mended = entry.settings != before && (entry.loading || entry.is_refused());
-        entry.anew |= mended;
-        if content || mended {
+        let entry = self.entries.get_mut(slot).expect("it was just looked for");
+        let was_lost = entry.lost.take().is_some();
+        entry.missing_since = None;
+        let came_back = !std::mem::replace(&mut entry.present, true);
+        if came_back {
+            // What was said of it while it was gone is over.
+            self.parts.roster.doubt(slot);
+            self.parts.roster.note(slot, entry.settings_text.as_deref());
+        }
+        let is_other = entry.found != *found;
+        if came_back && !is_other {
             enqueue(&mut self.queue, slot, entry);
         }
-        self.due.insert(slot.clone());
-        true
+        if is_other {
+            let content = entry.found.signature != found.signature || entry.found.file != found.file;
+            let settings = entry.found.settings != found.settings || entry.found.file != found.file;
+            entry.found = found.clone();
+            let mut again = content;
+            if settings {
+                match entry.read_settings(root, given) {
+                    Change::None => {}
+                    Change::InForce => self.changed = true,
+                    Change::ToLoad => (entry.anew, again) = (true, true),
+                }
+            }
+            if entry.bar() {
+                (entry.anew, again) = (true, true);
+            }
+            if again {
+                enqueue(&mut self.queue, slot, entry);
+            }
+        }
+        if is_other || was_lost {
+            self.due.insert(slot.clone());
+        }
+        if was_lost {
+            self.tell_lost();
+        }
+        is_other
     }
 
     /// Gives waiting slots to free workers.
@@ -400,14 +666,18 @@ impl Life {
             };
             let anew = entry.anew;
             let looked_since = *entry.looked_since.get_or_insert_with(Instant::now);
+            entry.trying = entry.wanted.as_ref().map_or(entry.settings, |(wanted, _)| *wanted);
+            let serving = entry.serving.as_ref().map(|(module, _)| module.digest);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
                 path: self.parts.directory.root.join(&entry.found.file),
-                limits: entry.settings.limits,
+                is_barred: entry.barred.is_some(),
+                limits: entry.trying.limits,
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
-                serving: entry.serving.as_ref().map(|(module, _)| module.digest),
-                falls_back: entry.serving.is_none() && (anew || !entry.forsaken),
+                // With other limits, what serves is to be loaded again.
+                serving: serving.filter(|_| entry.wanted.is_none()),
+                falls_back: serving.is_none() && (anew || !entry.forsaken),
                 is_patient: self.untried.contains_key(&slot)
                     && entry.tries + 1 < TRIES_MAX
                     && looked_since.elapsed() < RESTLESS_MAX,
@@ -438,15 +708,17 @@ impl Life {
         if let Some((digest, program)) = kept {
             tracing::warn!(event_type = %slot, %digest, "the file cannot be taken, and the last version that served does again");
             entry.serve(&slot, digest, program, &self.parts.board);
-            self.changed = true;
         }
         match outcome {
             Outcome::Same => entry.rested(&slot, now),
             Outcome::Serving(digest) => entry.came_back(digest, now),
             Outcome::Loaded(digest, program) => {
                 entry.take(digest, now);
+                entry.put_in_force();
                 entry.serve(&slot, digest, program, &self.parts.board);
-                self.changed = true;
+            }
+            Outcome::Refused(digest, step, refusal) if entry.tries_limits_on(digest) => {
+                entry.refuse_limits(&slot, step, digest, refusal, now);
             }
             Outcome::Refused(digest, step, refusal) if refusal.passing => {
                 entry.tries = entry.tries.saturating_add(1);
@@ -462,6 +734,11 @@ impl Life {
                 entry.content = None;
                 entry.settle(now + SETTLE);
             }
+            // That it is gone is for the directory to tell, when it is at rest.
+            Outcome::Unreadable(_) if !entry.present || is_gone(&self.parts.directory.root.join(&entry.found.file)) => {
+                entry.content = None;
+                entry.rest_without_file();
+            }
             Outcome::Unreadable(error) => {
                 entry.content = None;
                 (entry.looked_since, entry.tries) = (None, 0);
@@ -469,36 +746,40 @@ impl Life {
                 let expected = "a file that the gateway may read";
                 entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
             }
+            Outcome::Barred => entry.stay_barred(&slot),
         }
         if std::mem::take(&mut entry.again) {
             enqueue(&mut self.queue, &slot, entry);
         }
         if let Some(untried) = self.untried.get_mut(&slot) {
-            let why = if unreadable { Untried::Unreadable } else { Untried::Waiting };
-            self.changed |= std::mem::replace(untried, why) != why;
+            *untried = if unreadable { Untried::Unreadable } else { Untried::Waiting };
             let restless = entry.looked_since.is_some_and(|since| now - since >= RESTLESS_MAX);
             if entry.is_decided() || entry.tries >= TRIES_MAX || restless {
                 self.untried.remove(&slot);
-                self.changed = true;
             }
         }
+        if entry.present {
+            self.parts.roster.note(&slot, entry.settings_text.as_deref());
+        }
+        self.changed = true;
         self.due.insert(slot);
     }
 
     /// Lets what was taken serve, and then tells of it.
     fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
-            let untried = self.untried.iter().map(|(slot, why)| (slot.clone(), Place::Held(*why)));
-            let serving = self.entries.values().filter_map(|entry| entry.serving.as_ref());
-            let serving = serving.map(|(module, _)| (module.slot.clone(), Place::Taken(Arc::clone(module))));
-            let unread = self.unread.values();
-            let unread = unread.map(|category| (Slot::Category(category.clone()), Place::Held(Untried::Unreadable)));
-            self.parts.registry.replace(untried.chain(serving).chain(unread));
+            let places = self.entries.iter().map(|(slot, entry)| (slot.clone(), entry.place()));
+            let unread = self.unread.values().map(|Unread { category, yields }| {
+                let why = Untried::Unreadable;
+                let place = if *yields { Place::Yielding(why) } else { Place::Held(why) };
+                (Slot::Category(category.clone()), place)
+            });
+            self.parts.registry.replace(places.chain(unread));
+            self.parts.board.unread(self.unread.len());
         }
         for slot in std::mem::take(&mut self.due) {
             let Some(entry) = self.entries.get_mut(&slot) else {
                 self.parts.board.remove(&slot);
-                tracing::info!(event_type = %slot, "the file is gone, the module is unloaded");
                 continue;
             };
             entry.tell_taken(&slot);
@@ -520,6 +801,10 @@ impl Entry {
         Self {
             generation,
             found,
+            present: false,
+            barred: None,
+            yields: false,
+            lost: None,
             state: Arc::new(StateCell::new(State::Settling)),
             content: None,
             refusal: None,
@@ -536,6 +821,10 @@ impl Entry {
             refused: false,
             missing_since: None,
             settings: Settings::of(given.defaults),
+            settings_text: None,
+            wanted: None,
+            trying: Settings::of(given.defaults),
+            settings_tries: 0,
             settings_read: false,
             versions: Vec::new(),
             last_error: None,
@@ -553,7 +842,88 @@ impl Entry {
     /// both.
     fn is_decided(&self) -> bool {
         let rests = self.content.is_some() && self.refusal.is_none() && self.retry_at.is_none();
-        self.serving.is_some() || rests
+        self.serving.is_some() || rests || self.barred.is_some()
+    }
+
+    /// Who judges the events of this slot now.
+    fn place(&self) -> Place {
+        if let Some((module, _)) = &self.serving {
+            return Place::Taken(Arc::clone(module));
+        }
+        // What only ran out of time or room is tried again, at first as if it were still being loaded.
+        let is_tried_again = self.retry_at.is_some() && self.content.is_some() && self.tries < TRIES_MAX;
+        let is_refused = self.last_error.is_some() || self.lost.is_some();
+        let why = if is_refused && !is_tried_again { Untried::Unreadable } else { Untried::Waiting };
+        if self.yields { Place::Yielding(why) } else { Place::Held(why) }
+    }
+
+    /// Finds out whether the file may be looked into. True when that is something else than before.
+    fn bar(&mut self) -> bool {
+        let barred = match self.found.others.first() {
+            Some(other) => Some(Refusal::new(
+                "one file for this event type",
+                format!("{} and {}", self.found.file.display(), other.display()),
+                "remove all but one of them",
+            )),
+            None if !self.settings_read => self.settings_error.as_ref().map(|error| error.refusal.clone()),
+            None => None,
+        };
+        std::mem::replace(&mut self.barred, barred) != self.barred
+    }
+
+    /// There is no file to look into, or to tell anything of.
+    fn rest_without_file(&mut self) {
+        self.last_error.take_if(|error| error.digest.is_none());
+        (self.look_at, self.retry_at, self.refused) = (None, None, false);
+        self.state.set(if self.serving.is_some() { State::Active } else { State::Refused });
+    }
+
+    /// The file was not looked into: what served last serves on.
+    fn stay_barred(&mut self, slot: &Slot) {
+        self.content = None;
+        match self.barred.clone() {
+            // It is told with all others that are missing.
+            Some(_) if !self.present => self.rest_without_file(),
+            Some(refusal) => self.refuse(slot, State::Settling, None, refusal),
+            None => self.look_at = Some(Instant::now()),
+        }
+    }
+
+    /// Whether a load that failed was one of what serves, with other limits.
+    fn tries_limits_on(&self, digest: Digest) -> bool {
+        let serves = self.serving.as_ref().is_some_and(|(module, _)| module.digest == digest);
+        serves && self.wanted.as_ref().is_some_and(|(wanted, _)| *wanted == self.trying)
+    }
+
+    /// What serves cannot be loaded with other limits, so those before stay in force.
+    fn refuse_limits(&mut self, slot: &Slot, step: State, digest: Digest, refusal: Refusal, now: Instant) {
+        self.content = Some((digest, now));
+        self.refusal = None;
+        self.last_error = None;
+        self.state.set(State::Active);
+        self.settings_tries += 1;
+        if refusal.passing && self.settings_tries < TRIES_MAX {
+            self.anew = true;
+            self.look_again(now, RETRY_PAUSE * self.settings_tries);
+        }
+        let found = format!("with these limits: {}", refusal.found);
+        let refusal = Refusal::new(refusal.expected, found, "give it more; the last good settings stay in force");
+        if self.settings_error.as_ref().is_none_or(|last| last.refusal != refusal) {
+            tracing::warn!(event_type = %slot, "the settings are refused: {refusal}");
+            self.settings_error = Some(LoadError { at: wall_time(), step, digest: Some(digest), refusal });
+        }
+    }
+
+    /// What was loaded serves with the settings that it was loaded with.
+    fn put_in_force(&mut self) {
+        let wanted = self.wanted.take_if(|(wanted, _)| *wanted == self.trying);
+        if let Some((settings, text)) = wanted {
+            (self.settings, self.settings_text, self.settings_error) = (settings, text, None);
+        } else if self.wanted.is_none() && self.settings != self.trying {
+            // They changed meanwhile: the next load is with those of now.
+            self.wanted = Some((self.settings, self.settings_text.take()));
+            self.settings = self.trying;
+        }
     }
 
     /// The content was whole, but the machine may have been too busy for it.
@@ -644,37 +1014,57 @@ impl Entry {
         }
     }
 
-    /// Reads the settings file again. True when what serves must be published with other settings.
-    fn read_settings(&mut self, root: &Path, given: Given) -> bool {
+    /// Takes up the settings that were in force before the restart, in case the file is broken now.
+    fn recall_settings(&mut self, text: Option<&Option<String>>, given: Given) {
+        let Some(text) = text else { return };
+        let settings = text.as_ref().map_or(Ok(Settings::of(given.defaults)), |text| Settings::parse(text, given));
+        if let Ok(settings) = settings {
+            (self.settings, self.settings_text, self.settings_read) = (settings, text.clone(), true);
+        }
+    }
+
+    /// Reads the settings file again.
+    fn read_settings(&mut self, root: &Path, given: Given) -> Change {
         let path = root.join(self.found.file.with_extension("toml"));
         let read = match &self.found.settings {
-            None => Ok(Settings::of(given.defaults)),
-            Some(_) => settings_text(&path).and_then(|text| Settings::parse(&text, given)),
+            None => Ok((Settings::of(given.defaults), None)),
+            Some(_) => settings_text(root, &path)
+                .and_then(|text| Settings::parse(&text, given).map(|settings| (settings, Some(text)))),
         };
-        let settings = match read {
-            Ok(settings) => settings,
+        self.settings_tries = 0;
+        let (settings, text) = match read {
+            Ok(read) => read,
             Err(found) => {
                 let expected = "settings as the README describes them";
                 let mend = if self.settings_read {
                     "mend the file; the last good settings stay in force"
                 } else {
-                    "mend the file; until then the gateway's own limits are in force"
+                    "mend the file; until then the module is not taken, since nobody knows with which limits"
                 };
                 let refusal = Refusal::new(expected, found, mend);
                 tracing::warn!(file = %path.display(), "the settings are refused: {refusal}");
                 self.settings_error = Some(LoadError { at: wall_time(), step: State::Checking, digest: None, refusal });
-                return false;
+                self.wanted = None;
+                return Change::None;
             }
         };
         self.settings_read = true;
         self.settings_error = None;
+        self.wanted = None;
+        if self.serving.is_some() && settings.limits != self.settings.limits {
+            self.wanted = Some((settings, text));
+            return Change::ToLoad;
+        }
         let changed = settings != self.settings;
-        self.settings = settings;
-        let Some((module, _)) = self.serving.as_mut().filter(|_| changed) else {
-            return false;
-        };
-        *module = Arc::new(module.with_settings(settings));
-        true
+        (self.settings, self.settings_text) = (settings, text);
+        if !changed {
+            return Change::None;
+        }
+        if let Some((module, _)) = &mut self.serving {
+            *module = Arc::new(module.with_settings(settings));
+            return Change::InForce;
+        }
+        if self.loading || self.is_refused() { Change::ToLoad } else { Change::None }
     }
 
     fn posted(&self) -> Posted {
@@ -683,6 +1073,11 @@ impl Entry {
             state: Arc::clone(&self.state),
             serving: self.serving.clone(),
             settings: self.settings,
+            lost_since: self.lost,
+            held: match self.place() {
+                Place::Taken(_) => None,
+                Place::Held(why) | Place::Yielding(why) => Some(why),
+            },
             versions: self.versions.clone(),
             last_error: self.last_error.clone(),
             retry_at: self.retry_at,
@@ -705,10 +1100,40 @@ fn enqueue(queue: &mut VecDeque<Slot>, slot: &Slot, entry: &mut Entry) {
     }
 }
 
-fn settings_text(path: &Path) -> Result<String, String> {
+/// What came of reading the settings file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Nothing is to be done.
+    None,
+    /// What serves does so with other settings from the next registry on.
+    InForce,
+    /// The file is to be loaded with them.
+    ToLoad,
+}
+
+/// The text of a settings file, which must lie in the modules directory: a link could lead to secrets of this machine.
+fn settings_text(root: &Path, path: &Path) -> Result<String, String> {
     use std::io::Read as _;
+    if !directory::lies_within(root, path).map_err(|error| error.to_string())? {
+        return Err("it is a link to a file outside the modules directory".into());
+    }
     let file = directory::open(path).map_err(|error| error.to_string())?;
     let mut text = String::new();
-    file.take(SETTINGS_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    file.take(SETTINGS_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > SETTINGS_BYTES_MAX {
+        return Err(format!("it has more than {SETTINGS_BYTES_MAX} bytes"));
+    }
     Ok(text)
+}
+
+/// Whether there is no such name any more. What cannot be found out is there.
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Some event types by name, and how many more there are.
+fn named(slots: &[&Slot]) -> String {
+    let names: Vec<String> = slots.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = slots.len().saturating_sub(NAMED_MAX);
+    if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
 }

@@ -7,14 +7,25 @@ use foldhash::HashMap;
 
 use super::module::Module;
 use super::slot::Slot;
+use crate::verdict::UnfinishedCode;
 
 /// Why it is not known yet who judges the events of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Untried {
     /// Its file is still to be tried.
     Waiting,
-    /// Its file or folder could not be read since the start.
+    /// Its file or folder cannot be read, or was refused, and no version of it is known that served before.
     Unreadable,
+}
+
+impl Untried {
+    /// What the sender of such an event is told.
+    pub(super) fn code(self) -> UnfinishedCode {
+        match self {
+            Self::Waiting => UnfinishedCode::ModuleLoading,
+            Self::Unreadable => UnfinishedCode::ModuleUnavailable,
+        }
+    }
 }
 
 /// Who judges the events of a slot.
@@ -23,6 +34,8 @@ pub(super) enum Place {
     Taken(Arc<Module>),
     /// Perhaps a module: nobody else may judge them.
     Held(Untried),
+    /// A new module, beside a wider one that judged its events until now and does so until it is taken.
+    Yielding(Untried),
 }
 
 /// One snapshot.
@@ -44,10 +57,15 @@ pub(super) struct Registry(ArcSwap<Snapshot>);
 impl Snapshot {
     /// Who judges an event type: its own module, else its category's, else everything's.
     pub(super) fn find(&self, category: &str, name: &str) -> Option<&Place> {
-        self.categories
-            .get(category)
-            .and_then(|category| category.names.get(name).or(category.fallback.as_ref()))
-            .or(self.any.as_ref())
+        let category = self.categories.get(category);
+        let own = category.and_then(|category| category.names.get(name));
+        let fallback = category.and_then(|category| category.fallback.as_ref());
+        let mut places = own.into_iter().chain(fallback).chain(&self.any);
+        let first = places.next();
+        match first {
+            Some(Place::Yielding(_)) => places.find(|place| !matches!(place, Place::Yielding(_))).or(first),
+            _ => first,
+        }
     }
 }
 

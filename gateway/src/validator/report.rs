@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -13,8 +14,11 @@ use super::circuit::Standing;
 use super::figures::{Counts, Figures, Times};
 use super::history::Version;
 use super::module::Module;
+use super::naming::Stray;
+use super::registry::Untried;
 use super::settings::{Limits, OnFault, Settings};
 use super::slot::Slot;
+use super::unserved::{self, Candidate, UnservedType};
 use super::worker::{State, StateCell};
 use super::world::Refusal;
 use crate::figures::Distribution;
@@ -47,6 +51,10 @@ pub struct TypeReport {
     pub file: String,
     /// `active` when a module serves, also while a newer file is looked at or was refused; else where the file stands.
     pub state: State,
+    /// Why an event of this type has no outcome while no module serves: the `code` of its answer.
+    pub held: Option<&'static str>,
+    /// Since when the file is lost, together with most others: the last good version serves on until somebody confirms.
+    pub lost_since: Option<DateTime<Utc>>,
     /// What is being done with a newer file while another module serves.
     pub loading: Option<State>,
     /// How the module that serves stands: off the path, its events are not judged.
@@ -86,6 +94,23 @@ pub struct Problem {
     pub file: String,
     /// Why it serves nothing.
     pub why: String,
+    /// The nearest name under which it would serve, relative to the modules directory.
+    pub nearest: Option<String>,
+}
+
+/// How much is in doubt: what is closed, or stands in for something else, while all else is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Doubts {
+    /// Files that were refused, whether or not an older version serves.
+    pub refused: usize,
+    /// Files for which nothing serves, and that are still being loaded.
+    pub loading: usize,
+    /// Files and folders for which nothing serves, since they were refused or cannot be read.
+    pub unavailable: usize,
+    /// Modules that serve on though their files were lost.
+    pub lost: usize,
+    /// The directory, or a folder in it, cannot be read.
+    pub unreadable: bool,
 }
 
 /// What the life of a slot posts.
@@ -94,6 +119,8 @@ pub(super) struct Posted {
     pub(super) state: Arc<StateCell>,
     pub(super) serving: Option<(Arc<Module>, DateTime<Utc>)>,
     pub(super) settings: Settings,
+    pub(super) lost_since: Option<DateTime<Utc>>,
+    pub(super) held: Option<Untried>,
     pub(super) versions: Vec<Version>,
     pub(super) last_error: Option<LoadError>,
     pub(super) retry_at: Option<DateTime<Utc>>,
@@ -103,8 +130,14 @@ pub(super) struct Posted {
 #[derive(Default)]
 struct Posts {
     slots: BTreeMap<Slot, Posted>,
-    strays: BTreeMap<PathBuf, String>,
-    directory_error: Option<String>,
+    strays: BTreeMap<PathBuf, Stray>,
+    strays_omitted: usize,
+    /// Folders that cannot be read, and whose events are held.
+    unread: usize,
+    /// Why the directory cannot be read, and whether that leaves anything in doubt.
+    directory_error: Option<(String, bool)>,
+    /// Which modules serve on without their files.
+    lost: Option<String>,
     /// What each version did that serves or could be put back: it counts on when it is.
     figures: BTreeMap<Slot, Vec<(Digest, Arc<Figures>)>>,
     /// The judging times of versions that are not kept any more.
@@ -129,11 +162,17 @@ pub(super) struct Board {
     posts: Mutex<Posts>,
     scanned: watch::Sender<bool>,
     changes: watch::Sender<u64>,
+    accidents: AtomicU64,
 }
 
 impl Board {
     pub(super) fn new() -> Self {
-        Self { posts: Mutex::default(), scanned: watch::Sender::new(false), changes: watch::Sender::new(0) }
+        Self {
+            posts: Mutex::default(),
+            scanned: watch::Sender::new(false),
+            changes: watch::Sender::new(0),
+            accidents: AtomicU64::new(0),
+        }
     }
 
     fn posts(&self) -> MutexGuard<'_, Posts> {
@@ -167,21 +206,49 @@ impl Board {
         new
     }
 
-    pub(super) fn strays(&self, strays: &BTreeMap<PathBuf, String>) {
-        self.posts().strays.clone_from(strays);
+    pub(super) fn strays(&self, strays: &BTreeMap<PathBuf, Stray>, omitted: usize) {
+        let mut posts = self.posts();
+        posts.strays.clone_from(strays);
+        posts.strays_omitted = omitted;
     }
 
-    /// Notes whether the directory can be read, and logs when that changes.
-    pub(super) fn directory_error(&self, error: Option<String>) {
+    /// Notes how many folders cannot be read, so that events are held.
+    pub(super) fn unread(&self, count: usize) {
+        self.posts().unread = count;
+    }
+
+    /// Notes whether the directory can be read, and whether that leaves anything in doubt; logs when that changes.
+    pub(super) fn directory_error(&self, error: Option<(String, bool)>) {
         let mut posts = self.posts();
         if posts.directory_error == error {
             return;
         }
         match &error {
-            Some(error) => tracing::warn!("the modules directory cannot be read, what serves goes on serving: {error}"),
+            Some((error, _)) => {
+                tracing::warn!("the modules directory cannot be read, what serves goes on serving: {error}");
+            }
             None => tracing::info!("the modules directory can be read"),
         }
         posts.directory_error = error;
+    }
+
+    /// Notes which modules serve on without their files.
+    pub(super) fn set_lost(&self, lost: Option<String>) {
+        self.posts().lost = lost;
+    }
+
+    /// What is told of them.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.posts().lost.clone()
+    }
+
+    pub(super) fn count_accident(&self) {
+        self.accidents.fetch_add(1, Relaxed);
+    }
+
+    /// How often most files of the directory were lost at once.
+    pub(super) fn accidents(&self) -> u64 {
+        self.accidents.load(Relaxed)
     }
 
     /// Notes that every file of the first scan was tried.
@@ -218,16 +285,70 @@ impl Board {
         sum.distribution()
     }
 
-    /// Files that serve nothing, and why; and the directory itself, if it cannot be read.
-    pub(super) fn problems(&self) -> Vec<Problem> {
+    /// Files that serve nothing, and why; and the directory itself, if it cannot be read or lost its files. `unserved` are
+    /// the event types that nobody judged, each with its nearest file: a module that judges nothing may be meant for one.
+    pub(super) fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
         let posts = self.posts();
-        let problem = |(file, why): (&Path, &String)| Problem { file: file.display().to_string(), why: why.clone() };
-        let directory = posts.directory_error.iter().map(|why| (Path::new("."), why));
-        directory.chain(posts.strays.iter().map(|(file, why)| (file.as_path(), why))).map(problem).collect()
+        let of_all = |why: &String| Problem { file: ".".into(), why: why.clone(), nearest: None };
+        let mut problems: Vec<_> =
+            posts.directory_error.iter().map(|(why, _)| of_all(why)).chain(posts.lost.iter().map(of_all)).collect();
+        let path = |path: &Path| path.display().to_string();
+        problems.extend(posts.strays.iter().map(|(file, stray)| Problem {
+            file: path(file),
+            why: stray.why.clone(),
+            nearest: stray.nearest.as_deref().map(path),
+        }));
+        if posts.strays_omitted > 0 {
+            problems.push(of_all(&format!("{} more files and folders serve nothing", posts.strays_omitted)));
+        }
+        for (slot, posted) in posts.slots.iter().filter(|(_, posted)| posted.has_judged_nothing()) {
+            let file = path(&posted.file);
+            if let Some(meant) = unserved.iter().find(|one| one.nearest.as_ref() == Some(&file)) {
+                let right = Slot::Exact(meant.category.clone(), meant.name.clone());
+                let why = format!(
+                    "no event of `{slot}` came since the gateway started, and {} of `{right}` were stored with no \
+                     validator: if they are meant, rename the file",
+                    meant.stored
+                );
+                let right = if let Slot::Category(_) = slot { Slot::Category(meant.category.clone()) } else { right };
+                problems.push(Problem { file, why, nearest: Some(path(&right.file())) });
+            }
+        }
+        problems
+    }
+
+    /// Finds the nearest file of each event type that nobody judged.
+    pub(super) fn find_nearest(&self, types: &mut [UnservedType]) {
+        let candidates: Vec<Candidate> = {
+            let posts = self.posts();
+            let slots = posts.slots.iter().filter_map(|(slot, posted)| Candidate::of_slot(slot, &posted.file));
+            let strays = posts.strays.iter();
+            let strays = strays.filter_map(|(file, stray)| Candidate::of_stray(file, stray.nearest.as_deref()));
+            slots.chain(strays).collect()
+        };
+        unserved::find_nearest(types, &candidates);
+    }
+
+    /// How much is in doubt.
+    pub(super) fn doubts(&self) -> Doubts {
+        let posts = self.posts();
+        let slots = |is: fn(&Posted) -> bool| posts.slots.values().filter(|posted| is(posted)).count();
+        Doubts {
+            refused: slots(|posted| posted.last_error.is_some()),
+            loading: slots(|posted| posted.held == Some(Untried::Waiting)),
+            unavailable: slots(|posted| posted.held == Some(Untried::Unreadable)) + posts.unread,
+            lost: slots(|posted| posted.lost_since.is_some()),
+            unreadable: posts.unread > 0 || posts.directory_error.as_ref().is_some_and(|(_, in_doubt)| *in_doubt),
+        }
     }
 }
 
 impl Posted {
+    /// Whether a module serves that no event came to.
+    fn has_judged_nothing(&self) -> bool {
+        self.serving.as_ref().is_some_and(|(module, _)| module.figures.counts() == Counts::default())
+    }
+
     fn report(&self, slot: &Slot) -> TypeReport {
         let (category, name) = match slot {
             Slot::Any => (None, None),
@@ -243,6 +364,8 @@ impl Posted {
             name,
             file: self.file.display().to_string(),
             state: if module.is_some() { State::Active } else { stands },
+            held: self.held.map(|why| why.code().as_str()),
+            lost_since: self.lost_since,
             loading: (module.is_some() && working).then_some(stands),
             standing: module.map(|module| module.circuit.standing()),
             off_path_for: module.map(|module| module.circuit.off_path_for()).unwrap_or_default(),

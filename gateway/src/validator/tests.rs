@@ -9,6 +9,7 @@ use super::*;
 use crate::verdict::{FaultCode, UnfinishedCode};
 
 mod directory;
+mod doubt;
 mod guests;
 mod judging;
 mod resident;
@@ -66,6 +67,11 @@ impl House {
         self.validators.judge(subject(event_type, data)).await
     }
 
+    fn problems(&self) -> Vec<Problem> {
+        let (unserved, _) = self.validators.unserved();
+        self.validators.problems(&unserved)
+    }
+
     fn report(&self, event_type: &str) -> Option<TypeReport> {
         self.validators.report().into_iter().find(|report| report.event_type == event_type)
     }
@@ -101,6 +107,7 @@ fn options(root: &Path) -> Options {
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
+        requires_module: Arc::new(|_, _| false),
         limits: Limits::default(),
         deadline_ms_max: 10_000,
         shared: SharedLimits::default(),

@@ -22,7 +22,7 @@ use super::world::Refusal;
 use crate::verdict::Digest;
 
 /// Bytes of a module file. JavaScript and Python validators carry their interpreter, and stay far below.
-const MODULE_BYTES_MAX: u64 = 64 << 20;
+pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
 
 /// Where the newest file of a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,6 +92,8 @@ pub(super) struct Job {
     /// Which life of the slot asks: its file may go and come again meanwhile.
     pub(super) generation: u64,
     pub(super) path: PathBuf,
+    /// The file is not to be looked into, or there is none: only a kept version can serve.
+    pub(super) is_barred: bool,
     pub(super) limits: Limits,
     /// The content seen last, for good or bad: it is not loaded again.
     pub(super) known: Option<Digest>,
@@ -129,6 +131,8 @@ pub(super) enum Outcome {
     Rewritten,
     /// It could not be read.
     Unreadable(String),
+    /// It was not looked into.
+    Barred,
 }
 
 /// What workers need beside their job.
@@ -197,7 +201,7 @@ fn work(tools: &Tools, job: Job) -> Done {
     let refused = match &outcome {
         Outcome::Same | Outcome::Serving(_) | Outcome::Loaded(..) => None,
         Outcome::Refused(digest, ..) => Some(Some(*digest)),
-        Outcome::Rewritten | Outcome::Unreadable(_) => Some(None),
+        Outcome::Rewritten | Outcome::Unreadable(_) | Outcome::Barred => Some(None),
     };
     let waits = job.is_patient && matches!(&outcome, Outcome::Refused(_, _, refusal) if refusal.passing);
     let kept = refused.filter(|_| job.falls_back && !waits).and_then(|refused| fall_back(tools, &job, refused));
@@ -208,6 +212,9 @@ fn work(tools: &Tools, job: Job) -> Done {
 }
 
 fn look_into(tools: &Tools, job: &Job, versions: &mut Option<Vec<Version>>) -> Outcome {
+    if job.is_barred {
+        return Outcome::Barred;
+    }
     let (bytes, before) = match read(&job.path) {
         Ok(read) => read,
         Err(error) => return Outcome::Unreadable(error.to_string()),

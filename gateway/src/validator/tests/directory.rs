@@ -7,11 +7,11 @@ use super::*;
 use crate::validator::directory::{self, Signature};
 use crate::validator::life::{MISSING_MAX, RETRY_PAUSE, SETTLE, unload_at};
 
-fn salted(salt: &str) -> Vec<u8> {
+pub(super) fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
 }
 
-fn serves(report: &TypeReport, bytes: &[u8]) -> bool {
+pub(super) fn serves(report: &TypeReport, bytes: &[u8]) -> bool {
     report.digest == Some(Digest::of(bytes))
 }
 
@@ -102,7 +102,7 @@ async fn a_volume_that_swaps_its_data_link_is_followed() {
 #[tokio::test]
 async fn a_directory_that_is_missing_appears_is_replaced_and_vanishes() {
     let house = House::start(&[], |options| std::fs::remove_dir(&options.modules_dir).expect("it was empty")).await;
-    assert!(!house.validators.problems().is_empty());
+    assert!(!house.problems().is_empty());
     let (first, second) = (salted("1"), salted("2"));
     house.put("page/view.wasm", &first);
     house.until("page/view", |report| serves(report, &first)).await;
@@ -111,7 +111,7 @@ async fn a_directory_that_is_missing_appears_is_replaced_and_vanishes() {
     house.put("page/view.wasm", &second);
     house.until("page/view", |report| serves(report, &second)).await;
     std::fs::remove_dir_all(house.modules()).expect("removed");
-    house.wait(|| (!house.validators.problems().is_empty()).then_some(()), "a missing directory").await;
+    house.wait(|| (!house.problems().is_empty()).then_some(()), "a missing directory").await;
     assert_eq!(house.judge(("page", "view"), "{}").await.digest, Some(Digest::of(&second)));
 }
 
@@ -134,7 +134,7 @@ async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
     std::fs::write(&modules, b"no directory").expect("written");
     let validators = Validators::start(options(root.path())).expect("the engine starts");
     let house = House { validators, root };
-    house.wait(|| house.validators.problems().pop(), "the directory is told").await;
+    house.wait(|| house.problems().pop(), "the directory is told").await;
     let mut changes = house.validators.changes();
     // It is looked at again and again, and stays unknown.
     for _ in 0..3 {
@@ -142,7 +142,7 @@ async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
         assert!(!house.validators.scanned());
         assert!(is_held(&house.judge(("a", "b"), "{}").await, UnfinishedCode::ModuleLoading));
     }
-    let problem = house.validators.problems().remove(0);
+    let problem = house.problems().remove(0);
     assert!(problem.file == "." && problem.why.contains("answered 503"), "{problem:?}");
     let bytes = judges(REJECT);
     std::fs::remove_file(&modules).expect("there");
@@ -153,7 +153,7 @@ async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
     assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
     assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&bytes)));
     assert_eq!(house.judge(("a", "other"), "{}").await.outcome, Ok(Verdict::Accept));
-    assert_eq!(house.validators.problems(), []);
+    assert_eq!(house.problems(), []);
 }
 
 #[cfg(unix)]
@@ -167,13 +167,13 @@ async fn a_folder_that_cannot_be_read_at_the_start_holds_its_own_category_and_no
     assert_eq!(house.judge(("a", "b"), "{}").await.digest, Some(Digest::of(&own)));
     assert_eq!(house.judge(("x", "y"), "{}").await.digest, Some(Digest::of(&any)));
     assert!(is_held(&house.judge(("page", "view"), "{}").await, UnfinishedCode::ModuleUnavailable));
-    let problem = house.validators.problems().remove(0);
+    let problem = house.problems().remove(0);
     assert!(problem.file == "page" && problem.why.contains("cannot be read"), "{problem:?}");
     assert!(problem.why.contains("answered 503"), "{problem:?}");
 
-    put(house.root.path(), "page/view.wasm", &own);
+    put(&house.modules(), "..v1/view.wasm", &own);
     // In one step, since a folder that is gone holds nothing.
-    std::os::unix::fs::symlink(house.root.path().join("page"), house.modules().join(".next")).expect("linked");
+    std::os::unix::fs::symlink("..v1", house.modules().join(".next")).expect("linked");
     std::fs::rename(house.modules().join(".next"), house.modules().join("page")).expect("swapped");
     let judged = async {
         loop {
@@ -187,7 +187,7 @@ async fn a_folder_that_cannot_be_read_at_the_start_holds_its_own_category_and_no
     };
     tokio::time::timeout(PATIENCE, judged).await.expect("it is read");
     assert_eq!(house.judge(("page", "other"), "{}").await.digest, Some(Digest::of(&any)));
-    assert_eq!(house.validators.problems(), []);
+    assert_eq!(house.problems(), []);
 }
 
 #[cfg(unix)]
@@ -198,7 +198,7 @@ async fn a_folder_that_cannot_be_read_any_more_keeps_its_modules_and_a_new_one_t
     std::fs::rename(house.modules().join("page"), house.root.path().join("page")).expect("moved");
     link_to_itself(&house.modules().join("page"));
     link_to_itself(&house.modules().join("new"));
-    house.wait(|| (house.validators.problems().len() == 2).then_some(()), "both are told").await;
+    house.wait(|| (house.problems().len() == 2).then_some(()), "both are told").await;
     // What is missing would be gone with this one.
     house.remove("z/z.wasm");
     house.until_gone("z/z").await;
@@ -274,9 +274,16 @@ async fn two_files_for_one_type_and_stray_files_are_told() {
         ("a/%zz.wasm", &plain),
     ])
     .await;
-    assert_eq!(house.judge(("a", "b c"), "{}").await.digest, Some(Digest::of(&plain)));
-    let problems: Vec<_> = house.validators.problems().into_iter().map(|problem| problem.file).collect();
-    assert_eq!(problems, ["a/%zz.wasm", "a/b%20c.wasm", "stray.wasm"]);
+    assert!(is_held(&house.judge(("a", "b c"), "{}").await, UnfinishedCode::ModuleUnavailable));
+    let problems: Vec<_> = house.problems().into_iter().map(|problem| problem.file).collect();
+    assert_eq!(problems, ["a/%zz.wasm", "a/b c.wasm", "a/b%20c.wasm", "stray.wasm"]);
+    let refusal = house.report("a/b c").expect("it is told").last_error.expect("with the reason").refusal;
+    assert!(refusal.found.contains("a/b c.wasm and a/b%20c.wasm"), "{refusal:?}");
+    house.remove("a/b c.wasm");
+    house.until("a/b c", |report| serves(report, &encoded)).await;
+    house.put("a/b c.wasm", &plain);
+    let report = house.until("a/b c", refused).await;
+    assert!(serves(&report, &encoded), "what served last serves on: {report:?}");
 }
 
 #[tokio::test]
@@ -652,7 +659,7 @@ async fn no_event_is_judged_by_another_module_than_its_own_while_the_gateway_sta
 }
 
 /// Needs more memory than it may have without the settings beside it.
-fn hungry() -> Vec<u8> {
+pub(super) fn hungry() -> Vec<u8> {
     Guest {
         describe: "(if (i32.eq (i32.const -1) (memory.grow (i32.const 1600))) (then unreachable))",
         ..Guest::default()
@@ -725,7 +732,9 @@ async fn the_events_of_a_module_that_ran_out_of_time_at_the_start_wait_for_its_n
     };
     let judged = async { (judged(("a", "b")).await, judged(("c", "d")).await) };
     let judged = tokio::time::timeout(PATIENCE, judged).await.expect("they wait no longer");
-    assert_eq!(judged, (Some(Digest::of(&older)), Some(Digest::of(&any))));
+    // Nobody else judges what its own module was meant to.
+    assert_eq!(judged, (Some(Digest::of(&older)), None));
+    assert!(is_held(&house.judge(("c", "d"), "{}").await, UnfinishedCode::ModuleUnavailable));
     assert!(began.elapsed() > RETRY_PAUSE * 3, "twice it was tried again: {:?}", began.elapsed());
     house.validators.wait_scanned().await;
     // The machine has time for it again.
@@ -765,9 +774,10 @@ async fn a_pipe_in_the_place_of_a_file_stops_nothing() {
     }
     let report = house.until("a/b", |report| report.settings_error.is_some()).await;
     assert!(serves(&report, &bytes));
-    house.wait(|| (house.validators.problems().len() == 1).then_some(()), "the pipe is told").await;
-    let problem = house.validators.problems().remove(0);
+    house.wait(|| (house.problems().len() == 1).then_some(()), "the pipe is told").await;
+    let problem = house.problems().remove(0);
     assert_eq!((problem.file.as_str(), problem.why.as_str()), ("a/pipe.wasm", "it is no regular file"));
+    assert!(is_held(&house.judge(("a", "pipe"), "{}").await, UnfinishedCode::ModuleUnavailable));
     // More than there are loading threads.
     for number in 0..10 {
         house.put(&format!("c/{number}.wasm"), &bytes);
@@ -845,12 +855,14 @@ async fn a_module_that_comes_back_counts_on() {
 }
 
 #[tokio::test]
-async fn bad_settings_at_the_start_say_that_the_gateways_own_are_in_force() {
+async fn bad_settings_at_the_start_keep_the_module_from_being_taken_until_they_are_mended() {
     let house = House::with(&[("a/b.wasm", &salted("1")), ("a/b.toml", b"deadline_ms = \"soon\"")]).await;
     let mend = |report: TypeReport| report.settings_error.expect("told").refusal.mend;
-    let report = house.until("a/b", |report| report.settings_error.is_some()).await;
-    assert_eq!(report.limits, Limits::default());
-    assert!(mend(report).contains("the gateway's own limits are in force"));
+    let report = house.until("a/b", |report| report.state == State::Refused).await;
+    assert!(is_held(&house.judge(("a", "b"), "{}").await, UnfinishedCode::ModuleUnavailable));
+    let found = &report.last_error.as_ref().expect("it is refused").refusal.found;
+    assert!(found.starts_with("line 1, column 15: "), "{found}");
+    assert!(mend(report).contains("nobody knows with which limits"));
     house.put("a/b.toml", b"deadline_ms = 7");
     house.until("a/b", |report| report.limits.deadline_ms == 7).await;
     house.put("a/b.toml", b"deadline_ms = 100000");
@@ -860,7 +872,7 @@ async fn bad_settings_at_the_start_say_that_the_gateways_own_are_in_force() {
 }
 
 /// A module that counts for a while before it describes itself, and is then as good as any.
-fn slow(count: u32) -> Vec<u8> {
+pub(super) fn slow(count: u32) -> Vec<u8> {
     let describe = format!(
         "(local $n i32) (local.set $n (i32.const {count}))
          (loop (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))"

@@ -1,0 +1,121 @@
+//! When missing files are an accident: a modules directory that loses more than half of its modules, and more than two, at
+//! once. Files that go one after the other within a minute go at once, since a large folder takes a while to remove; a
+//! module that is renamed leaves as many as there were, so that only what the directory had before counts as lost.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::slot::Slot;
+
+/// Files that go within so long of each other go at once.
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
+
+/// So many may always go: who has few modules takes one away without being asked.
+const ALWAYS: usize = 2;
+
+/// What the directory had, and what went lately.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// What it had before anything went.
+    had: BTreeSet<Slot>,
+    /// What was unloaded since.
+    gone: BTreeSet<Slot>,
+    last: Option<Instant>,
+}
+
+impl Losses {
+    /// Takes note of the files that are there; `whole` says that none is missing which is still waited for.
+    pub(super) fn see(&mut self, present: BTreeSet<Slot>, whole: bool, now: Instant) {
+        self.gone.retain(|slot| !present.contains(slot));
+        let over = self.last.is_none_or(|last| now >= last + WINDOW);
+        if whole && over || present.len() > self.had.len() {
+            self.gone.clear();
+            self.had = present;
+        }
+    }
+
+    /// What is lost by accident if these go now too: nothing, or these and those that went shortly before.
+    pub(super) fn accident(&self, going: &BTreeSet<Slot>) -> BTreeSet<Slot> {
+        let lost: BTreeSet<Slot> = self.gone.union(going).filter(|slot| self.had.contains(slot)).cloned().collect();
+        if lost.len() > ALWAYS && lost.len() * 2 > self.had.len() { &lost | going } else { BTreeSet::new() }
+    }
+
+    /// How many the directory had.
+    pub(super) fn had(&self) -> usize {
+        self.had.len()
+    }
+
+    /// Whether a slot was unloaded lately.
+    pub(super) fn is_gone(&self, slot: &Slot) -> bool {
+        self.gone.contains(slot)
+    }
+
+    /// Takes note of what was unloaded.
+    pub(super) fn went(&mut self, slots: BTreeSet<Slot>, now: Instant) {
+        self.gone.extend(slots);
+        self.last = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(names: &[&str]) -> BTreeSet<Slot> {
+        names.iter().map(|name| Slot::Exact("c".into(), (*name).into())).collect()
+    }
+
+    fn with(names: &[&str]) -> (Losses, Instant) {
+        let (mut losses, now) = (Losses::default(), Instant::now());
+        losses.see(slots(names), true, now);
+        (losses, now)
+    }
+
+    #[test]
+    fn more_than_half_and_more_than_two_are_an_accident() {
+        for (had, going, is_accident) in [
+            (&["a", "b", "c"][..], &["a", "b", "c"][..], true),
+            (&["a", "b", "c"], &["a", "b"], false),
+            (&["a"], &["a"], false),
+            (&["a", "b", "c", "d", "e", "f"], &["a", "b", "c"], false),
+            (&["a", "b", "c", "d", "e", "f"], &["a", "b", "c", "d"], true),
+        ] {
+            let (losses, _) = with(had);
+            assert_eq!(!losses.accident(&slots(going)).is_empty(), is_accident, "{had:?} without {going:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_one_after_the_other_goes_at_once_unless_a_minute_lies_between() {
+        let (mut losses, now) = with(&["a", "b", "c", "d"]);
+        losses.went(slots(&["a"]), now);
+        losses.see(slots(&["b", "c", "d"]), true, now);
+        losses.went(slots(&["b"]), now);
+        losses.see(slots(&["c", "d"]), true, now);
+        assert_eq!(losses.accident(&slots(&["c"])), slots(&["a", "b", "c"]));
+        losses.see(slots(&["c", "d"]), true, now + WINDOW);
+        assert_eq!(losses.accident(&slots(&["c"])), slots(&[]));
+    }
+
+    #[test]
+    fn a_module_that_is_renamed_again_and_again_is_no_accident() {
+        let (mut losses, now) = with(&["a"]);
+        for (from, to) in [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")] {
+            losses.see(slots(&[to]), false, now);
+            assert_eq!(losses.accident(&slots(&[from])), slots(&[]));
+            losses.went(slots(&[from]), now);
+            losses.see(slots(&[to]), true, now);
+        }
+    }
+
+    #[test]
+    fn what_came_back_is_not_lost_and_what_was_added_counts() {
+        let (mut losses, now) = with(&["a", "b", "c"]);
+        losses.went(slots(&["a", "b"]), now);
+        losses.see(slots(&["a", "b", "c"]), true, now);
+        assert_eq!(losses.accident(&slots(&["c"])), slots(&[]));
+        losses.see(slots(&["a", "b", "c", "d", "e", "f", "g"]), true, now);
+        assert_eq!(losses.accident(&slots(&["a", "b", "c"])), slots(&[]));
+        assert_eq!(losses.accident(&slots(&["d", "e", "f", "g"])).len(), 4);
+    }
+}

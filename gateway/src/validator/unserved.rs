@@ -1,0 +1,195 @@
+//! The event types of which events were stored though no validator judged them, and the files that may have been meant to:
+//! a module for a type that nobody sends looks as well as any other, while the type that was meant passes unjudged.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock};
+
+use foldhash::HashMap;
+use serde::Serialize;
+
+use super::naming;
+use super::slot::Slot;
+
+/// Event types that are told apart. Events of further ones are counted together: senders choose their names.
+const TYPES_MAX: usize = 1_000;
+
+/// Pairs of names that one report compares. With more, the last event types are told without a nearest file.
+const COMPARISONS_MAX: usize = 200_000;
+
+/// An event type of which events were stored with no validator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnservedType {
+    /// The category.
+    pub category: String,
+    /// The name.
+    pub name: String,
+    /// How many were stored so since the gateway started.
+    pub stored: u64,
+    /// The file whose name is nearest, relative to the modules directory, if one is near enough to be meant.
+    pub nearest: Option<String>,
+}
+
+type Categories = HashMap<Box<str>, HashMap<Box<str>, AtomicU64>>;
+
+/// The counts of all of them.
+#[derive(Debug, Default)]
+pub(super) struct Unserved {
+    types: RwLock<(Categories, usize)>,
+    others: AtomicU64,
+}
+
+impl Unserved {
+    /// Counts an event that was stored.
+    pub(super) fn count(&self, category: &str, name: &str) {
+        let add = |categories: &Categories| {
+            let count = categories.get(category).and_then(|names| names.get(name));
+            count.map(|count| count.fetch_add(1, Relaxed)).is_some()
+        };
+        {
+            let types = self.types.read().unwrap_or_else(PoisonError::into_inner);
+            if add(&types.0) {
+                return;
+            }
+            if types.1 >= TYPES_MAX {
+                self.others.fetch_add(1, Relaxed);
+                return;
+            }
+        }
+        let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
+        if add(&types.0) {
+            return;
+        }
+        if types.1 >= TYPES_MAX {
+            self.others.fetch_add(1, Relaxed);
+            return;
+        }
+        types.0.entry(category.into()).or_default().insert(name.into(), AtomicU64::new(1));
+        types.1 += 1;
+    }
+
+    /// All of them in order, without a nearest file.
+    pub(super) fn types(&self) -> Vec<UnservedType> {
+        let types = self.types.read().unwrap_or_else(PoisonError::into_inner);
+        let all = types.0.iter().flat_map(|(category, names)| {
+            names.iter().map(|(name, stored)| UnservedType {
+                category: category.to_string(),
+                name: name.to_string(),
+                stored: stored.load(Relaxed),
+                nearest: None,
+            })
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|one, other| (&one.category, &one.name).cmp(&(&other.category, &other.name)));
+        all
+    }
+
+    /// How many events of further types were stored so.
+    pub(super) fn others(&self) -> u64 {
+        self.others.load(Relaxed)
+    }
+}
+
+/// A file that may have been meant for an event type.
+pub(super) struct Candidate {
+    file: PathBuf,
+    /// The category, and the name unless it serves all of them, as they are compared.
+    category: String,
+    name: Option<String>,
+}
+
+impl Candidate {
+    /// The file of a slot; none when it serves everything.
+    pub(super) fn of_slot(slot: &Slot, file: &Path) -> Option<Self> {
+        let (category, name) = match slot {
+            Slot::Any => return None,
+            Slot::Category(category) => (category, None),
+            Slot::Exact(category, name) => (category, Some(name)),
+        };
+        let (category, name) = (naming::plain_part(category), name.map(|name| naming::plain_part(name)));
+        Some(Self { file: file.to_owned(), category, name })
+    }
+
+    /// A file that serves nothing: as its name or, better, the nearest right one reads.
+    pub(super) fn of_stray(file: &Path, nearest: Option<&Path>) -> Option<Self> {
+        let named = nearest.unwrap_or(file);
+        if !named.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm")) {
+            return None;
+        }
+        let slot = Slot::of_path(named).ok()?;
+        Self::of_slot(&slot, file)
+    }
+
+    fn is_near(&self, category: &str, name: &str) -> bool {
+        match &self.name {
+            Some(own) => naming::within_two(&format!("{}/{own}", self.category), &format!("{category}/{name}")),
+            None => naming::within_two(&self.category, category),
+        }
+    }
+}
+
+/// Finds the file that is nearest to each type: one that differs only as people confuse names, else one within two letters.
+pub(super) fn find_nearest(types: &mut [UnservedType], candidates: &[Candidate]) {
+    let mut same: BTreeMap<(&str, Option<&str>), &Candidate> = BTreeMap::new();
+    for candidate in candidates {
+        same.entry((&candidate.category, candidate.name.as_deref())).or_insert(candidate);
+    }
+    let mut room = COMPARISONS_MAX;
+    for one in types {
+        let (category, name) = (naming::plain_part(&one.category), naming::plain_part(&one.name));
+        let exact = same.get(&(&*category, Some(&*name))).or_else(|| same.get(&(&*category, None))).copied();
+        let near = exact.or_else(|| {
+            room = room.checked_sub(candidates.len())?;
+            let near = |named: bool| {
+                candidates
+                    .iter()
+                    .filter(move |one| one.name.is_some() == named)
+                    .find(|one| one.is_near(&category, &name))
+            };
+            near(true).or_else(|| near(false))
+        });
+        one.nearest = near.map(|candidate| candidate.file.display().to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_counted_apart_up_to_a_bound() {
+        let unserved = Unserved::default();
+        for number in 0..TYPES_MAX + 2 {
+            unserved.count("c", &number.to_string());
+            unserved.count("c", "0");
+        }
+        assert_eq!((unserved.types().len(), unserved.others()), (TYPES_MAX, 2));
+        let first = &unserved.types()[0];
+        assert_eq!((&*first.name, first.stored), ("0", TYPES_MAX as u64 + 3));
+    }
+
+    #[test]
+    fn the_nearest_file_is_found() {
+        let unserved = Unserved::default();
+        for (category, name) in [("shop", "order placed"), ("page", "view"), ("shop", "sale"), ("game", "start")] {
+            unserved.count(category, name);
+        }
+        let file = |text: &str| Candidate::of_slot(&Slot::of_path(Path::new(text)).expect("a slot"), Path::new(text));
+        let mut candidates: Vec<_> = ["Shop/order_placed.wasm", "Page/_.wasm", "other/thing.wasm", "_.wasm"]
+            .into_iter()
+            .filter_map(file)
+            .collect();
+        candidates.extend(Candidate::of_stray(Path::new("shop/sale.WASM"), Some(Path::new("shop/sale.wasm"))));
+        let mut types = unserved.types();
+        find_nearest(&mut types, &candidates);
+        let near: Vec<_> = types.iter().map(|one| (one.name.as_str(), one.nearest.as_deref())).collect();
+        let expected = [
+            ("start", None),
+            ("view", Some("Page/_.wasm")),
+            ("order placed", Some("Shop/order_placed.wasm")),
+            ("sale", Some("shop/sale.WASM")),
+        ];
+        assert_eq!(near, expected);
+    }
+}
