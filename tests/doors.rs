@@ -512,6 +512,48 @@ async fn certificates_change_while_connections_stay() {
 }
 
 #[tokio::test]
+async fn a_sender_that_closes_its_sending_half_is_answered_with_tls_and_without() {
+    let (authority, files) = (Authority::new(), folder());
+    let (plain, tls) = (Gateway::start().await, with_tls(&authority, &files).await);
+    let post = |version: &str, kind: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "POST /v1/events HTTP/{version}\r\nhost: localhost\r\ncontent-type: application/{kind}\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let event = pageview().to_string();
+    let many = format!("[{}]", vec![event.clone(); 100].join(","));
+    let lines = format!("{event}\n").repeat(3);
+    for round in 0..12 {
+        for (sent, status, answers) in [
+            (post("1.1", "json", &event), 201, 1),
+            (post("1.1", "json", &many), 200, 1),
+            (post("1.1", "x-ndjson", &lines), 200, 1),
+            (post("1.1", "json", &event).repeat(4), 201, 4),
+        ] {
+            let mut wire = match round % 3 {
+                0 => Wire::connect(plain.address()).await,
+                1 => Wire::over(shake(&tls, &authority.client(None, OLDER)).await),
+                _ => Wire::over(shake(&tls, &authority.client(None, NEWER)).await),
+            };
+            if round % 2 == 1 {
+                assert_eq!(wire.send_event(&pageview(), &[]).await, 201, "the connection was used before");
+            }
+            assert!(wire.write(sent.as_bytes()).await);
+            wire.close_half().await;
+            let told = wire.rest().await;
+            assert_eq!(told.matches(&format!("HTTP/1.1 {status} ")).count(), answers, "{round}: {told}");
+        }
+        let mut old = Wire::connect(plain.address()).await;
+        assert!(old.write(post("1.0", "json", &event).as_bytes()).await);
+        old.close_half().await;
+        let told = old.rest().await;
+        assert!(told.starts_with("HTTP/1.0 "), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_certificate_proves_its_application() {
     let (authority, files) = (Authority::new(), folder());
     let gateway = with_tls(&authority, &files).await;

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use self::connection::Connection;
 pub use self::doors::{Class, Doors};
 pub use self::incoming::Incoming;
+pub use self::socket::HalfClosed;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::response::Response;

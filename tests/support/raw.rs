@@ -45,6 +45,11 @@ impl Wire {
         timeout(PATIENCE, written).await.expect("the gateway reads or closes")
     }
 
+    /// Says that nothing more will be sent; answers can still be read.
+    pub(crate) async fn close_half(&mut self) {
+        timeout(PATIENCE, self.0.shutdown()).await.expect("the gateway reads or closes").expect("open");
+    }
+
     /// The next answer, or `None` if the connection ends before one is whole.
     pub(crate) async fn answer(&mut self) -> Option<Told> {
         timeout(PATIENCE, self.read_answer()).await.expect("the gateway answers or closes")

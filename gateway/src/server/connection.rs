@@ -149,12 +149,13 @@ impl Connection {
         Fut: Future<Output = Response> + Send + 'static,
     {
         let requests = Arc::clone(activity);
+        let half_closed = socket.half_closed();
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let running = Running::new(&requests, request.version());
-            let handler = handler.clone();
+            let (handler, half_closed) = (handler.clone(), Arc::clone(&half_closed));
             async move {
                 let multiplexed = request.version() == Version::HTTP_2;
-                let request = request.map(|body| Incoming::new(body, multiplexed));
+                let request = request.map(|body| Incoming::new(body, multiplexed, half_closed));
                 // Pinned, here and in `answer`: it is kilobytes large, and most ways to hand it on would copy all of it.
                 let answer = pin!(answer(handler, request, peer, running));
                 Ok::<_, Infallible>(answer.await)
@@ -231,6 +232,8 @@ impl Connection {
             // It would take a timer for each request; see `Activity::poll_head`.
             .header_read_timeout(None)
             .keep_alive(true)
+            // Who has sent all that it will send is answered; whether it is gone is looked at in `socket.rs`.
+            .half_close(true)
             .max_buf_size(limits.header_bytes_max);
         builder
             .http2()

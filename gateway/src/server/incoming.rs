@@ -1,12 +1,14 @@
 //! The body of a request, as handlers get it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::doorbell::muted;
+use super::socket::HalfClosed;
 
 /// The body of a request.
 pub struct Incoming {
@@ -15,11 +17,17 @@ pub struct Incoming {
     multiplexed: bool,
     /// All of it was taken.
     ended: bool,
+    half_closed: Arc<HalfClosed>,
 }
 
 impl Incoming {
-    pub(super) fn new(body: hyper::body::Incoming, multiplexed: bool) -> Self {
-        Self { body, multiplexed, ended: false }
+    pub(super) fn new(body: hyper::body::Incoming, multiplexed: bool, half_closed: Arc<HalfClosed>) -> Self {
+        Self { body, multiplexed, ended: false, half_closed }
+    }
+
+    /// Whether its sender has closed its sending half, and may be gone: for an answer that has nothing to write for long.
+    pub fn half_closed(&self) -> Arc<HalfClosed> {
+        Arc::clone(&self.half_closed)
     }
 }
 
@@ -33,7 +41,7 @@ impl Body for Incoming {
         if self.ended {
             return Poll::Ready(None);
         }
-        let Self { body, multiplexed, ended } = &mut *self;
+        let Self { body, multiplexed, ended, .. } = &mut *self;
         if *multiplexed {
             return Pin::new(body).poll_frame(cx);
         }

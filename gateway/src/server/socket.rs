@@ -1,5 +1,6 @@
 //! The byte stream of a connection, plain or TLS: it comes back when hyper lets go of it, so that the end can be orderly,
-//! and it breaks when a peer reads nothing for too long. Nothing here knows HTTP.
+//! and it breaks when a peer reads nothing for too long, or has reset it. A peer that has closed its sending half alone still
+//! reads, and is told of. Nothing here knows HTTP.
 
 use std::io;
 use std::pin::Pin;
@@ -8,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::tls::TlsStream;
@@ -29,12 +31,16 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Ends when the peer has closed its side, whether or not anything is left to read.
-    pub(super) async fn closed(&self) {
-        let socket = match self {
+    fn tcp(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
-        };
+        }
+    }
+
+    /// Ends when the peer has closed its side, whether or not anything is left to read.
+    pub(super) async fn closed(&self) {
+        let socket = self.tcp();
         while socket.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
             sleep(CLOSED_LOOK).await;
         }
@@ -91,12 +97,37 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Whether the peer has closed its sending half. It may be gone, or still wait for its answer: only writing tells.
+#[derive(Debug, Default)]
+pub struct HalfClosed {
+    closed: AtomicBool,
+    told: Notify,
+}
+
+impl HalfClosed {
+    pub(crate) fn set(&self) {
+        if !self.closed.swap(true, Relaxed) {
+            self.told.notify_waiters();
+        }
+    }
+
+    /// Ends once it has.
+    pub async fn wait(&self) {
+        // Made before the look, so that what is told between the two is heard.
+        let told = self.told.notified();
+        if !self.closed.load(Relaxed) {
+            told.await;
+        }
+    }
+}
+
 /// A stream that comes back when hyper lets go of it.
 pub(super) struct Socket {
     stream: Option<Stream>,
     back: Option<oneshot::Sender<Stream>>,
     /// Set whenever bytes came.
     heard: Arc<AtomicBool>,
+    half_closed: Arc<HalfClosed>,
     /// Longest time for which a write may make no progress.
     write: Duration,
     /// Runs while a write waits for the peer; kept between waits, so that it is made once.
@@ -107,9 +138,36 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: Stream, write: Duration) -> (Self, oneshot::Receiver<Stream>) {
         let (back, receiver) = oneshot::channel();
-        let heard = Arc::default();
-        let socket = Self { stream: Some(stream), back: Some(back), heard, write, waiting: None, stalled: false };
+        let (heard, half_closed) = Default::default();
+        let socket =
+            Self { stream: Some(stream), back: Some(back), heard, half_closed, write, waiting: None, stalled: false };
         (socket, receiver)
+    }
+
+    /// Whether the peer has closed its sending half.
+    pub(super) fn half_closed(&self) -> Arc<HalfClosed> {
+        Arc::clone(&self.half_closed)
+    }
+
+    /// Looks, without reading, whether the peer has closed its sending half, or reset the connection; the task is woken when
+    /// it does. hyper reads nothing while a request is answered, so that a half-closed connection is no error to it, and would
+    /// not hear that a peer is gone either.
+    fn look_at_peer(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        let socket = stream.tcp();
+        if socket.poll_read_ready(cx)?.is_pending() {
+            return Ok(());
+        }
+        let Some(ready) = socket.ready(Interest::READABLE | Interest::WRITABLE).now_or_never().transpose()? else {
+            return Ok(());
+        };
+        if ready.is_write_closed() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if ready.is_read_closed() {
+            self.half_closed.set();
+        }
+        Ok(())
     }
 
     /// Set whenever bytes came; whoever looks, clears it.
@@ -167,6 +225,8 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
+        // hyper flushes at each of its looks, whether or not it has written.
+        socket.look_at_peer(cx)?;
         let flushed = socket.stream().poll_flush(cx);
         socket.timed(cx, flushed)
     }

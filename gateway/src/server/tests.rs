@@ -279,6 +279,106 @@ async fn a_body_may_be_taken_by_another_task() {
 }
 
 #[tokio::test]
+async fn who_has_closed_its_sending_half_is_answered_each_time() {
+    let server = Server::start(limits(), |request, _| async {
+        let body = request.into_body().collect().await.map(|body| body.to_bytes());
+        // Long enough for the end of what the peer sends to be there.
+        sleep(Duration::from_millis(10)).await;
+        match body {
+            Ok(body) => json(StatusCode::OK, body),
+            Err(_) => json(StatusCode::BAD_REQUEST, "{}"),
+        }
+    })
+    .await;
+    let post = |version: &str, rest: &str| format!("POST / HTTP/{version}\r\nhost: eye\r\n{rest}");
+    let one = post("1.1", "content-length: 2\r\n\r\n{}");
+    for (sent, answers) in [
+        (one.clone(), 1),
+        (one.repeat(3), 3),
+        (post("1.1", "transfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"), 1),
+        (post("1.1", "connection: close\r\ncontent-length: 2\r\n\r\n{}"), 1),
+        (post("1.0", "content-length: 2\r\n\r\n{}"), 1),
+        (post("1.0", "connection: keep-alive\r\ncontent-length: 2\r\n\r\n{}"), 1),
+        (post("1.1", "expect: 100-continue\r\ncontent-length: 2\r\n\r\n{}"), 1),
+        ("GET / HTTP/1.1\r\nhost: eye\r\n\r\n".to_owned(), 1),
+    ] {
+        for round in 0..10 {
+            let mut peer = server.connect().await;
+            if round % 2 == 1 {
+                ask(&mut peer, "/").await;
+                assert!(one_answer(&mut peer).await.starts_with("HTTP/1.1 200"), "on a connection that is kept");
+            }
+            peer.write_all(sent.as_bytes()).await.expect("open");
+            peer.shutdown().await.expect("open");
+            let told = rest(&mut peer).await;
+            assert_eq!(told.matches(" 200 OK\r\n").count(), answers, "{round}: {sent}: {told}");
+        }
+    }
+    // What is not whole is answered too, as what it is.
+    let mut peer = server.connect().await;
+    peer.write_all(post("1.1", "content-length: 9\r\n\r\n{}").as_bytes()).await.expect("open");
+    peer.shutdown().await.expect("open");
+    let told = rest(&mut peer).await;
+    assert!(told.starts_with("HTTP/1.1 400"), "{told}");
+    server.stop().await;
+}
+
+/// A server whose requests never end by themselves; it tells when one has begun, and when one was given up.
+async fn waiting() -> (Server, Arc<Notify>, Arc<Notify>) {
+    struct GivenUp(Arc<Notify>);
+    impl Drop for GivenUp {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let (begun, given_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begin, give_up) = (Arc::clone(&begun), Arc::clone(&given_up));
+    let server = Server::start(limits(), move |request: Request<Incoming>, _| {
+        let (begin, give_up) = (Arc::clone(&begin), GivenUp(Arc::clone(&give_up)));
+        async move {
+            let give_up = give_up;
+            let half_closed = request.body().half_closed();
+            request.into_body().collect().await.expect("a body");
+            begin.notify_one();
+            half_closed.wait().await;
+            begin.notify_one();
+            std::future::pending::<()>().await;
+            drop(give_up);
+            json(StatusCode::OK, "{}")
+        }
+    })
+    .await;
+    (server, begun, given_up)
+}
+
+#[tokio::test]
+async fn a_peer_that_has_reset_its_connection_holds_nothing() {
+    let (server, begun, given_up) = waiting().await;
+    for sent in ["GET / HTTP/1.1\r\nhost: eye\r\n\r\n", "POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n{}"] {
+        let mut peer = server.connect().await;
+        peer.write_all(sent.as_bytes()).await.expect("open");
+        soon(begun.notified()).await;
+        peer.set_zero_linger().expect("an open socket");
+        drop(peer);
+        soon(given_up.notified()).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_learns_that_its_peer_sends_no_more() {
+    let (server, begun, given_up) = waiting().await;
+    let mut peer = server.connect().await;
+    ask(&mut peer, "/").await;
+    soon(begun.notified()).await;
+    peer.shutdown().await.expect("open");
+    soon(begun.notified()).await;
+    assert!(given_up.notified().now_or_never().is_none(), "it may still wait for its answer");
+    server.shutdown.cancel();
+    drop(server);
+}
+
+#[tokio::test]
 async fn a_panic_costs_one_request() {
     let handler = |request: Request<Incoming>, _| {
         // Before there is a future, and in it.
