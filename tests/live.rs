@@ -80,7 +80,7 @@ async fn every_outcome_is_seen_as_it_happens_by_filter() {
 async fn readers_are_bounded_known_and_told_of_life_and_end() {
     let server = Server::start();
     server.prepare();
-    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_LIVE_READERS_MAX", 2);
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_LIVE_READERS_MAX", 3);
     let mut gateway = setup.with("EYE_LIVE_HEARTBEAT_MS", 100).start().await;
     let (one, mut two) = (Reader::open(&gateway, "").await, Reader::open(&gateway, "").await);
     let answer = gateway.get("/v1/live").await;
@@ -104,6 +104,42 @@ async fn readers_are_bounded_known_and_told_of_life_and_end() {
     gateway.signal("TERM");
     three.until("event: end").await;
     assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn readers_that_are_gone_hold_no_place_and_no_application_takes_them_all() {
+    let server = Server::start();
+    server.prepare();
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_LIVE_READERS_MAX", 8);
+    // No heartbeat that would find them out comes within the test.
+    let gateway = setup.with("EYE_LIVE_HEARTBEAT_MS", 3_600_000).start().await;
+    let other = json!({"name": "other", "scopes": ["read"]}).to_string();
+    let other = gateway.post("/v1/applications", "application/json", other).await.json();
+    let other = other["token"].as_str().expect("a token");
+    for how in ["closed", "reset"] {
+        let mut readers = Vec::new();
+        for _ in 0..6 {
+            let mut reader = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
+            reader.write_all(b"GET /v1/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("open");
+            let mut head = [0; 12];
+            reader.read_exact(&mut head).await.expect("an answer");
+            assert_eq!(&head, b"HTTP/1.1 200", "{how}");
+            readers.push(reader);
+        }
+        let refused = gateway.get("/v1/live").await;
+        assert_eq!((refused.status, &refused.json()["full"]), (503, &json!("application")), "{refused:?}");
+        let request = gateway.request("GET", "/v1/live").bearer_auth(other);
+        assert_eq!(request.send().await.expect("an answer").status(), 200, "there is a place for another");
+        for reader in readers {
+            if how == "reset" {
+                reader.set_zero_linger().expect("an open socket");
+            }
+        }
+        eventually("their places are free", async || {
+            (gateway.figures().await.value("eye_live_readers", &[]) == Some(0.0)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,12 +32,43 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     // Reading it holds each line against the format.
     let figures = Figures::read(&answer.text);
+    assert_eq!(answer.headers["vary"], "Accept");
     let documented = documented();
     assert!(documented.len() > 30);
     let told: BTreeMap<String, String> = figures.types.clone();
     assert_eq!(told, documented);
     let silent: Vec<_> = documented.keys().filter(|name| !figures.told(name)).collect();
     assert!(silent.is_empty(), "no figures of {silent:?}");
+}
+
+#[tokio::test]
+async fn a_scraper_that_knows_no_openmetrics_gets_the_older_text() {
+    let gateway = Setup::default().with("EYE_METRICS_LISTEN", "127.0.0.1:0").start().await;
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+    let plain = gateway.answer(gateway.request("GET", "/metrics").header("accept", "text/plain;version=0.0.4")).await;
+    assert_eq!(plain.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let heads: BTreeMap<&str, &str> = plain
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split_once(' ').expect("a type"))
+        .collect();
+    let documented = documented();
+    let told: BTreeMap<String, String> =
+        heads.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect();
+    assert_eq!(told, documented, "each with its full name");
+    assert!(plain.text.lines().all(|line| !line.starts_with("# EOF") && !line.starts_with("# UNIT")));
+    assert!(plain.text.contains("\neye_events_total{application=\"local\",outcome=\"stored\"} 1\n"), "{}", plain.text);
+    let monitoring = gateway.announced("monitoring is answered").expect("its address");
+    let client = reqwest::Client::new();
+    for (accept, wanted) in
+        [("application/openmetrics-text;q=0, */*", "text/plain"), ("*/*", "application/openmetrics-text")]
+    {
+        let request = client.get(format!("http://{monitoring}/metrics")).header("accept", accept);
+        let told =
+            request.send().await.expect("an answer").headers()["content-type"].to_str().expect("text").to_owned();
+        assert!(told.starts_with(wanted), "{accept}: {told}");
+    }
 }
 
 #[tokio::test]

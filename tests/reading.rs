@@ -497,12 +497,48 @@ async fn a_stream_that_ends_early_says_so_in_its_last_line() {
 }
 
 #[tokio::test]
+async fn the_reads_of_one_application_do_not_stand_before_those_of_another() {
+    let server = Server::start();
+    server.prepare();
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_READ_MS", 20_000);
+    let gateway = setup.start().await;
+    assert_eq!(gateway.send(&numbered(0)).await.status, 201);
+    let other = json!({"name": "other", "scopes": ["read"]}).to_string();
+    let other = gateway.post("/v1/applications", "application/json", other).await.json();
+    let other = other["token"].as_str().expect("a token").to_owned();
+    // Every read of events now waits, and no other.
+    let mut slow = PgConnection::connect(&server.url()).await.expect("connected");
+    slow.execute("begin; lock table modules in access exclusive mode").await.expect("locked");
+    let mut reads = JoinSet::new();
+    for number in 0..24 {
+        let request = gateway.request("GET", "/v1/events");
+        let request = if number % 2 == 0 { request } else { request.header("accept", "application/x-ndjson") };
+        reads.spawn(async move {
+            let response = request.send().await.expect("an answer");
+            let problem: Value = response.json().await.expect("a problem");
+            (problem["code"].clone(), problem["full"].clone())
+        });
+    }
+    // Those beyond its share are refused; those within it wait for the table.
+    for _ in 0..18 {
+        let (code, full) = reads.join_next().await.expect("a read").expect("no panic");
+        assert_eq!((code, full), (json!("reads_full"), json!("application")));
+    }
+    for _ in 0..20 {
+        let answer = gateway.answer(gateway.request("GET", "/v1/categories").bearer_auth(&other)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    slow.execute("rollback").await.expect("released");
+    reads.abort_all();
+}
+
+#[tokio::test]
 async fn a_flood_of_slow_reads_is_refused_in_time_and_starves_no_writer() {
     let server = Server::start();
     server.prepare();
     let setup = Setup::default()
         .with("EYE_DATABASE_URL", server.url())
-        .with("EYE_READ_CONNECTIONS", 2)
+        .with("EYE_READ_CONNECTIONS", 3)
         .with("EYE_READ_MS", 3_000)
         .with("EYE_READ_WAIT_MS", 200);
     let gateway = setup.start().await;

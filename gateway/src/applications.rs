@@ -15,7 +15,7 @@ use crate::body::{self, BodyLimits};
 use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
-use crate::share::Held;
+use crate::share::{Full, Held};
 use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication};
 use crate::trust::event_types::EventTypes;
 use crate::trust::security::Kind;
@@ -369,7 +369,7 @@ fn refusal(error: store::Error) -> Refusal {
         E::ApplicationWithoutNetwork(_) | E::ApplicationNetworksUnused(_) => {
             Refusal::BadParameter { name: "networks".into(), message: error.to_string().into() }
         }
-        E::Busy => Refusal::ReadsFull,
+        E::Busy => Refusal::ReadsFull { full: Full::All },
         E::Away(_) | E::Slow(_) => Refusal::DatabaseAway,
         E::Url(_) | E::Bridge(_) | E::Refused(_) | E::Migrate(_) | E::SchemaBehind { .. } | E::SchemaFloor { .. } => {
             tracing::error!(%error, "the applications cannot be read or changed");

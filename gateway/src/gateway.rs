@@ -22,7 +22,7 @@ use crate::envelope::{self, Rules};
 use crate::event::EventRow;
 use crate::live::{self, Live};
 use crate::postgres::Postgres;
-use crate::query::Streams;
+use crate::query::{Streams, Turns};
 use crate::response::Unsent;
 use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
@@ -95,6 +95,8 @@ pub struct Gateway {
     pub doors: Arc<Doors>,
     /// When it was built: microseconds since 1970.
     pub began_at_us: i64,
+    /// Turns at reading from the database.
+    pub turns: Arc<Turns>,
     /// Results on their way to readers.
     pub streams: Streams,
     /// What is kept, and for how long.
@@ -152,7 +154,13 @@ impl Gateway {
             config.application_share_percent,
             Duration::from_millis(config.stream_stall_ms),
         );
+        let turns = Turns::new(
+            usize::try_from(config.read_connections).unwrap_or(usize::MAX),
+            config.application_share_percent,
+            Duration::from_millis(config.read_wait_ms),
+        );
         let gateway = Gateway {
+            turns: Arc::new(turns),
             requests: Requests::default(),
             tallies: Tallies::new(config.metrics_event_types_max),
             connections,
@@ -337,6 +345,7 @@ fn queue_wait(config: &Config) -> Duration {
 fn live_limits(config: &Config) -> live::Limits {
     live::Limits {
         readers_max: config.live_readers_max,
+        share_percent: config.application_share_percent,
         heartbeat: Duration::from_millis(config.live_heartbeat_ms),
         events_per_second_max: config.live_events_per_second_max,
     }

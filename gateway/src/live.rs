@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,11 +25,15 @@ use crate::event::Text;
 use crate::outcome::Outcome;
 use crate::query::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
+use crate::server::HalfClosed;
+use crate::share::{Budget, Held, Share};
 use crate::trust::StillKnown;
 use crate::verdict::{Digest, Violation};
 
 /// How long outcomes gather before they are told.
 const WINDOW: Duration = Duration::from_millis(100);
+/// The heartbeat of a reader that has closed its sending half: if it is gone, the second one cannot be written.
+const HEARTBEAT_HALF_CLOSED: Duration = Duration::from_secs(1);
 /// Windows in a second.
 const WINDOWS: usize = 10;
 /// Pages that a reader may fall behind before it misses some.
@@ -46,6 +50,8 @@ const FIRST_BAD: usize = 2;
 pub struct Limits {
     /// Readers at once.
     pub readers_max: usize,
+    /// How many of them an application that is alone may have, in percent.
+    pub share_percent: usize,
     /// Time without anything to tell after which a reader is told that the gateway lives.
     pub heartbeat: Duration,
     /// Outcomes told in a second, of stored and duplicate ones, and as many of the others.
@@ -55,7 +61,7 @@ pub struct Limits {
 /// Where requests tell their outcomes and readers find them.
 #[derive(Debug)]
 pub struct Live {
-    readers: AtomicUsize,
+    readers: Arc<Budget>,
     limits: Limits,
     window: Mutex<Window>,
     pages: broadcast::Sender<Arc<Page>>,
@@ -126,7 +132,7 @@ impl Live {
     /// Nobody watches yet.
     pub fn new(limits: Limits) -> Self {
         Self {
-            readers: AtomicUsize::new(0),
+            readers: Budget::new(limits.readers_max, limits.share_percent),
             limits,
             window: Mutex::default(),
             pages: broadcast::Sender::new(PAGES_MAX),
@@ -140,12 +146,12 @@ impl Live {
 
     /// Whether anybody watches. All that a request pays if not.
     pub fn watched(&self) -> bool {
-        self.readers.load(Ordering::Relaxed) > 0
+        self.readers() > 0
     }
 
     /// How many watch.
     pub fn readers(&self) -> usize {
-        self.readers.load(Ordering::Relaxed)
+        self.readers.total().saturating_sub(self.readers.free())
     }
 
     /// Outcomes that were told to nobody although somebody watched, because there were too many.
@@ -211,28 +217,23 @@ impl Live {
         mem::take(&mut *self.window.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn admit(self: &Arc<Self>) -> Result<Place, Refusal> {
+    fn admit(self: &Arc<Self>, share: &Arc<Share>) -> Result<Place, Refusal> {
         if self.ended.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let most = self.limits.readers_max;
-        let more = |readers: usize| Some(readers + 1).filter(|readers| *readers <= most);
-        if self.readers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-            return Err(Refusal::TooManyReaders { limit: most });
+        let mut room = Held::none(&self.readers, share);
+        if !room.grow_to(1) {
+            return Err(Refusal::TooManyReaders { limit: self.limits.readers_max, full: room.full() });
         }
-        let place = Place(Arc::clone(self));
         self.appeared.notify_one();
-        Ok(place)
+        Ok(Place { live: Arc::clone(self), _room: room })
     }
 }
 
 /// A reader's place among those that are allowed.
-struct Place(Arc<Live>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.readers.fetch_sub(1, Ordering::Relaxed);
-    }
+struct Place {
+    live: Arc<Live>,
+    _room: Held,
 }
 
 /// What a reader is told last.
@@ -243,10 +244,16 @@ const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
 /// # Errors
 ///
 /// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
-pub fn watch(live: &Arc<Live>, query: Option<&str>, still_known: StillKnown) -> Result<Response, Refusal> {
+pub fn watch(
+    live: &Arc<Live>,
+    share: &Arc<Share>,
+    query: Option<&str>,
+    half_closed: Arc<HalfClosed>,
+    still_known: StillKnown,
+) -> Result<Response, Refusal> {
     let filter = Filter::read(query)?;
-    let place = live.admit()?;
-    Ok(response::event_stream(stream(Reader::new(place, filter, still_known))))
+    let place = live.admit(share)?;
+    Ok(response::event_stream(stream(Reader::new(place, filter, half_closed, still_known))))
 }
 
 /// Which outcomes a reader is told.
@@ -288,6 +295,9 @@ struct Reader {
     pages: broadcast::Receiver<Arc<Page>>,
     filter: Filter,
     place: Place,
+    half_closed: Arc<HalfClosed>,
+    /// It has closed its sending half, and is written to more often: nothing else tells whether it is gone.
+    in_doubt: bool,
     /// Looked at before it is told anything.
     still_known: StillKnown,
     /// How many outcomes there were up to here.
@@ -295,11 +305,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(place: Place, filter: Filter, still_known: StillKnown) -> Self {
+    fn new(place: Place, filter: Filter, half_closed: Arc<HalfClosed>, still_known: StillKnown) -> Self {
         // In this order: a page that comes between is one that this reader gets, and none of it counts as missed.
-        let pages = place.0.pages.subscribe();
-        let expected = place.0.told.load(Ordering::Relaxed);
-        Self { pages, filter, place, still_known, expected }
+        let pages = place.live.pages.subscribe();
+        let expected = place.live.told.load(Ordering::Relaxed);
+        Self { pages, filter, place, half_closed, in_doubt: false, still_known, expected }
     }
 
     /// What there is to tell next, and whether it is the last.
@@ -309,8 +319,10 @@ impl Reader {
     }
 
     async fn news(&mut self) -> (Bytes, bool) {
-        let live = Arc::clone(&self.place.0);
-        let beat = Instant::now() + live.limits.heartbeat;
+        const HEARTBEAT: Bytes = Bytes::from_static(b": the gateway lives\n\n");
+        let live = Arc::clone(&self.place.live);
+        let heartbeat = live.limits.heartbeat;
+        let beat = Instant::now() + if self.in_doubt { heartbeat.min(HEARTBEAT_HALF_CLOSED) } else { heartbeat };
         loop {
             tokio::select! {
                 biased;
@@ -326,7 +338,11 @@ impl Reader {
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return (Bytes::new(), true),
                 },
-                () = sleep_until(beat) => return (Bytes::from_static(b": the gateway lives\n\n"), false),
+                () = self.half_closed.wait(), if !self.in_doubt => {
+                    self.in_doubt = true;
+                    return (HEARTBEAT, false);
+                }
+                () = sleep_until(beat) => return (HEARTBEAT, false),
             }
         }
     }
@@ -336,7 +352,7 @@ impl Reader {
         let missed = page.before.saturating_sub(self.expected);
         self.expected = page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>();
         if missed > 0 {
-            self.place.0.missed.fetch_add(missed, Ordering::Relaxed);
+            self.place.live.missed.fetch_add(missed, Ordering::Relaxed);
             push(&mut text, "missed", &json!({ "missed": missed }).to_string());
         }
         for message in page.messages.iter().filter(|message| self.filter.wants(message)) {
@@ -437,16 +453,17 @@ impl From<Note> for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::share::Full;
     use crate::verdict::{Unfinished, UnfinishedCode};
 
     fn live(events_per_second_max: usize) -> Arc<Live> {
         let heartbeat = Duration::from_secs(10);
-        Arc::new(Live::new(Limits { readers_max: 2, heartbeat, events_per_second_max }))
+        Arc::new(Live::new(Limits { readers_max: 2, share_percent: 100, heartbeat, events_per_second_max }))
     }
 
     fn reader(live: &Arc<Live>, query: &str) -> Reader {
         let filter = Filter::read(Some(query)).expect("a filter");
-        Reader::new(live.admit().expect("room"), filter, Box::new(|| true))
+        Reader::new(live.admit(&Arc::default()).expect("room"), filter, Arc::default(), Box::new(|| true))
     }
 
     fn tell(live: &Live, stored: usize, rejected: usize) {
@@ -518,16 +535,45 @@ mod tests {
         assert!(text(&mut quiet).await.starts_with(": "));
         live.end();
         assert_eq!(quiet.next().await, (END, true));
-        assert!(matches!(live.admit(), Err(Refusal::Draining)));
+        assert!(matches!(live.admit(&Arc::default()), Err(Refusal::Draining)));
+    }
+
+    #[test]
+    fn one_application_does_not_take_all_places() {
+        let limits =
+            Limits { readers_max: 8, share_percent: 75, heartbeat: Duration::from_secs(10), events_per_second_max: 10 };
+        let (live, greedy, other) = (Arc::new(Live::new(limits)), Arc::default(), Arc::default());
+        let taken: Vec<_> = std::iter::from_fn(|| live.admit(&greedy).ok()).collect();
+        assert_eq!((taken.len(), live.readers()), (6, 6));
+        let refused = live.admit(&greedy).err();
+        assert_eq!(refused, Some(Refusal::TooManyReaders { limit: 8, full: Full::Application }));
+        assert!(live.admit(&other).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_may_be_gone_is_written_to_once_a_second() {
+        let (live, half_closed) = (live(1_000), Arc::<HalfClosed>::default());
+        let place = live.admit(&Arc::default()).expect("room");
+        let mut reader = Reader::new(place, Filter::default(), Arc::clone(&half_closed), Box::new(|| true));
+        let start = Instant::now();
+        let mut looks = Vec::new();
+        for _ in 0..3 {
+            assert!(text(&mut reader).await.starts_with(": "));
+            looks.push(start.elapsed().as_secs());
+            half_closed.set();
+        }
+        assert_eq!(looks, [10, 10, 11], "at once, and then each second");
     }
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let live = live(1_000);
-        let (one, _two) = (live.admit().expect("room"), live.admit().expect("room"));
-        assert!(matches!(live.admit(), Err(Refusal::TooManyReaders { limit: 2 })));
+        let (live, share) = (live(1_000), Arc::default());
+        let (one, _two) = (live.admit(&share).expect("room"), live.admit(&share).expect("room"));
+        assert!(live.watched());
+        let refused = live.admit(&share).err();
+        assert_eq!(refused, Some(Refusal::TooManyReaders { limit: 2, full: Full::All }));
         drop(one);
-        assert!(live.admit().is_ok());
+        assert!(live.admit(&share).is_ok());
         assert!(Filter::read(Some("outcome=lost")).is_err() && Filter::read(Some("x=1")).is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::batch::Batcher;
 use crate::figures::Distribution;
 use crate::gateway::Gateway;
 use crate::live::Live;
+use crate::response;
 use crate::retention::due::Rule;
 use crate::router::RouteClass;
 use crate::server::Class;
@@ -22,8 +23,8 @@ mod process;
 
 use exposition::{Scrape, Value};
 
-/// All figures of this moment, as OpenMetrics text.
-pub async fn scrape(gateway: &Gateway) -> String {
+/// All figures of this moment, as text.
+pub async fn scrape(gateway: &Gateway, format: response::Figures) -> String {
     let partitions = gateway.store.partition_counts().await;
     let mut scrape = Scrape::default();
     requests(&mut scrape, gateway);
@@ -40,7 +41,10 @@ pub async fn scrape(gateway: &Gateway) -> String {
         partitions.unwrap_or_default().iter().map(|(table, count)| ([table.as_str()], gauge(*count as f64))),
     );
     process::add(&mut scrape);
-    scrape.text()
+    match format {
+        response::Figures::OpenMetrics => scrape.text(),
+        response::Figures::Plain => scrape.plain_text(),
+    }
 }
 
 fn count(counter: &AtomicU64) -> Value {

@@ -7,6 +7,7 @@ pub mod dead_letters;
 mod list;
 pub(crate) mod parameters;
 mod stream;
+mod turns;
 mod words;
 
 use std::borrow::Cow;
@@ -19,12 +20,13 @@ use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 pub use self::cursor::hold_cursors;
 use self::list::{List, Listing};
 use self::parameters::{Parameters, bad, id, word};
-use self::stream::Asked;
 pub use self::stream::Streams;
+use self::stream::{Asked, Shared};
+pub use self::turns::Turns;
 use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::response::{self, Encoder, Encoding, Refusal, Response};
-use crate::share::Share;
+use crate::share::{Full, Share};
 use crate::store::{self, Bucket, CountFilter, EventFilter, PageLimits, SessionFilter};
 use crate::trust::StillKnown;
 
@@ -69,8 +71,10 @@ pub enum Read<'a> {
 pub struct Reader<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,
-    /// What its application has of the streams.
-    pub share: &'a Arc<Share>,
+    /// What its application has of the reads that are at work.
+    pub reads: &'a Arc<Share>,
+    /// What it has of the streams.
+    pub streams: &'a Arc<Share>,
     /// Makes what asks again whether it may still read.
     pub still_known: &'a (dyn Fn() -> StillKnown + Sync),
 }
@@ -91,7 +95,7 @@ pub async fn answer(
     let now_us = gateway.clock.reading_us();
     let listing = match read {
         Read::SessionEvent(session_id, event_id) => {
-            return one_event(gateway, headers, &session_id, &event_id, query).await;
+            return one_event(gateway, &reader, &session_id, &event_id, query).await;
         }
         Read::Session(session_id) => session(&session_id, query)?,
         Read::Category(category) => category_events(&category, query)?,
@@ -104,21 +108,24 @@ pub async fn answer(
         Read::DeadLetters => dead_letters::listing(query)?,
     };
     let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
-    if header(headers, &ACCEPT).to_ascii_lowercase().contains("application/x-ndjson") {
+    // Who takes neither gets JSON all the same: an answer that can be looked at helps more than none.
+    if response::preferred(&header(headers, &ACCEPT), &["application/json", "application/x-ndjson"]) == Some(1) {
         if listing.parameters.text("limit").is_some() {
             return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
         }
         let asked = Asked { listing, encoding, now_us, still_known: (reader.still_known)() };
-        return gateway.streams.start(&gateway.store, reader.share, asked).await;
+        let shared = Shared { turns: &gateway.turns, reads: reader.reads, streams: reader.streams };
+        return gateway.streams.start(&gateway.store, shared, asked).await;
     }
     let (usual, most) = if matches!(listing.list, List::Counts(_)) { (COUNTS, COUNTS_MAX) } else { (ROWS, ROWS_MAX) };
     let limits = PageLimits { rows: listing.parameters.limit(usual, most)?, bytes: gateway.config.page_bytes_max };
-    let page = listing.page(&gateway.store, listing.parameters.text("cursor"), limits, b',', now_us).await?;
+    let turn = gateway.turns.take(reader.reads).await?;
+    let page = listing.page(&gateway.store, turn, listing.parameters.text("cursor"), limits, b',', now_us).await?;
     send(listing.whole(page), encoding).await
 }
 
 /// `Accept` and `Accept-Encoding` may come in several lines, which mean the same as one.
-fn header(headers: &HeaderMap, name: &HeaderName) -> String {
+pub(crate) fn header(headers: &HeaderMap, name: &HeaderName) -> String {
     let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     lines.join(",")
 }
@@ -147,17 +154,19 @@ async fn send(body: Vec<u8>, encoding: Encoding) -> Result<Response, Refusal> {
 
 async fn one_event(
     gateway: &Gateway,
-    headers: &HeaderMap,
+    reader: &Reader<'_>,
     session_id: &str,
     event_id: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let (session_id, event_id) = (id("session_id", session_id)?, id("id", event_id)?);
     Parameters::read(query, &[])?;
+    let turn = gateway.turns.take(reader.reads).await?;
     let event = gateway.store.event(session_id, event_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
+    drop(turn);
     let mut body = Vec::new();
     words::event(&mut body, &event);
-    send(body, Encoding::accepted(&header(headers, &ACCEPT_ENCODING))).await
+    send(body, Encoding::accepted(&header(reader.headers, &ACCEPT_ENCODING))).await
 }
 
 fn session(session_id: &str, query: Option<&str>) -> Result<Listing, Refusal> {
@@ -242,7 +251,7 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
 pub(crate) fn refusal(error: store::Error) -> Refusal {
     static TOLD: Gate = Gate::new();
     match error {
-        store::Error::Busy => Refusal::ReadsFull,
+        store::Error::Busy => Refusal::ReadsFull { full: Full::All },
         store::Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
         store::Error::Refused(_) => {
             if let Some(more) = TOLD.open() {

@@ -11,11 +11,13 @@ use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, 
 use serde::Serialize;
 use uuid::Uuid;
 
+mod accept;
 mod body;
 mod encoding;
 mod refusal;
 mod unsent;
 
+pub use self::accept::preferred;
 pub use self::body::{Body, BodyError, Response};
 pub use self::encoding::{Encoder, Encoding};
 pub use self::refusal::Refusal;
@@ -32,10 +34,34 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     answer(status, JSON, body.into())
 }
 
-/// The figures, in the format that Prometheus reads.
-pub fn metrics(text: String) -> Response {
-    let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    answer(StatusCode::OK, format, text.into())
+/// The formats in which figures are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figures {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The older text format of Prometheus, 0.0.4.
+    Plain,
+}
+
+impl Figures {
+    /// The format that an `Accept` header prefers.
+    pub fn accepted(header: &str) -> Self {
+        match preferred(header, &["application/openmetrics-text", "text/plain"]) {
+            Some(1) => Self::Plain,
+            _ => Self::OpenMetrics,
+        }
+    }
+}
+
+/// The figures, in one of the formats that Prometheus reads.
+pub fn metrics(text: String, format: Figures) -> Response {
+    let content_type = HeaderValue::from_static(match format {
+        Figures::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        Figures::Plain => "text/plain; version=0.0.4; charset=utf-8",
+    });
+    let mut response = answer(StatusCode::OK, content_type, text.into());
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 /// An answer of a read, which is another one when other things are accepted.
@@ -292,6 +318,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::share::Full;
     use crate::verdict::Digest;
 
     const ID: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
@@ -427,7 +454,7 @@ mod tests {
             Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
             Refusal::BodyTimeout,
             Refusal::BodyBroken,
-            Refusal::TooManyReaders { limit: 10 },
+            Refusal::TooManyReaders { limit: 10, full: Full::All },
             Refusal::Overloaded,
             Refusal::DatabaseAway,
             Refusal::Draining,

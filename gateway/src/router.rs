@@ -5,13 +5,13 @@ mod requests;
 use std::borrow::Cow;
 use std::time::Instant;
 
-use hyper::header::HeaderMap;
+use hyper::header::{ACCEPT, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::gateway::Gateway;
 use crate::query::{Read, Reader};
-use crate::response::{self, Refusal, Response};
+use crate::response::{self, Figures, Refusal, Response};
 use crate::server::Incoming;
 use crate::trust::{Application, Peer, Scope};
 use crate::{applications, ingest, live, metrics, query};
@@ -158,7 +158,7 @@ pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) ->
         return refusal.into_response();
     }
     match found.path {
-        "/metrics" => metrics(gateway).await,
+        "/metrics" => metrics(gateway, request.headers()).await,
         "/readyz" => readiness(gateway).await,
         _ => health(),
     }
@@ -221,9 +221,12 @@ async fn read(
     let still_known = || gateway.trust.still_known(&request, peer, caller, Scope::Read);
     match found.path {
         "/v1/dead-letters/{id}" => {
-            query::dead_letters::show(gateway, request.headers(), &found.parameters[0], uri.query()).await
+            query::dead_letters::show(gateway, caller, request.headers(), &found.parameters[0], uri.query()).await
         }
-        "/v1/live" => live::watch(&gateway.live, uri.query(), still_known()),
+        "/v1/live" => {
+            let half_closed = request.body().half_closed();
+            live::watch(&gateway.live, caller.watching_share(), uri.query(), half_closed, still_known())
+        }
         "/v1/validators" => {
             let (unserved, others) = gateway.validators.unserved();
             let (validators, problems) = (gateway.validators.report(), gateway.validators.problems(&unserved));
@@ -236,11 +239,15 @@ async fn read(
             Ok(response::json(StatusCode::OK, report.to_string()))
         }
         "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
-        "/metrics" => Ok(metrics(gateway).await),
+        "/metrics" => Ok(metrics(gateway, request.headers()).await),
         _ => {
             let read = found.read().ok_or(Refusal::NotFound)?;
-            let reader =
-                Reader { headers: request.headers(), share: caller.streams_share(), still_known: &still_known };
+            let reader = Reader {
+                headers: request.headers(),
+                reads: caller.reads_share(),
+                streams: caller.streams_share(),
+                still_known: &still_known,
+            };
             query::answer(gateway, reader, read, uri.query()).await
         }
     }
@@ -250,8 +257,9 @@ fn health() -> Response {
     response::json(StatusCode::OK, r#"{"status":"alive"}"#)
 }
 
-async fn metrics(gateway: &Gateway) -> Response {
-    response::metrics(metrics::scrape(gateway).await)
+async fn metrics(gateway: &Gateway, headers: &HeaderMap) -> Response {
+    let format = Figures::accepted(&query::header(headers, &ACCEPT));
+    response::metrics(metrics::scrape(gateway, format).await, format)
 }
 
 async fn readiness(gateway: &Gateway) -> Response {

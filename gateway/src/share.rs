@@ -43,6 +43,25 @@ impl Budget {
     }
 }
 
+/// Whose room is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The share of the application that asked: it has to wait for itself.
+    Application,
+    /// That of all applications together.
+    All,
+}
+
+impl Full {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::All => "all",
+        }
+    }
+}
+
 /// What one application holds. It outlives each version of the application's row.
 #[derive(Debug, Default)]
 pub struct Share {
@@ -106,6 +125,11 @@ impl Held {
             self.give_back(more);
         }
         fits
+    }
+
+    /// Whose room was full when nothing more could be taken: as far as can be told a moment later.
+    pub fn full(&self) -> Full {
+        if self.budget.free() > 0 && self.share.held() > 0 { Full::Application } else { Full::All }
     }
 
     /// Takes so many more for one thing among many, if they are within the application's share. Only the very first may be

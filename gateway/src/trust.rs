@@ -98,7 +98,9 @@ struct Shares {
     bodies: Arc<Share>,
     rejected: Arc<Share>,
     answers: Arc<Share>,
+    reads: Arc<Share>,
     streams: Arc<Share>,
+    watching: Arc<Share>,
 }
 
 impl Application {
@@ -169,6 +171,16 @@ impl Application {
     /// What it holds of the room for answers to reads that are not sent yet.
     pub fn answers_share(&self) -> &Arc<Share> {
         &self.shares.answers
+    }
+
+    /// Which of the reads that are at work are its own.
+    pub fn reads_share(&self) -> &Arc<Share> {
+        &self.shares.reads
+    }
+
+    /// Which of those who watch outcomes are its own.
+    pub fn watching_share(&self) -> &Arc<Share> {
+        &self.shares.watching
     }
 
     /// Which of the streams of results are its own.

@@ -314,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
         "application_share_percent",
         number(1, 100),
         "75",
-        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, slow_waiting_max, slow_waiting_bytes_max, answers_bytes_max and streams_max an application may fill alone. Several get less each. 100 lets one take it all.",
+        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, slow_waiting_max, slow_waiting_bytes_max, answers_bytes_max, read_connections, streams_max and live_readers_max an application may fill alone. Several get less each. 100 lets one take it all.",
     ),
     set(
         "batch_events_max",

@@ -53,6 +53,31 @@ impl Scrape {
         text::encode(&mut written, &registry).expect("writing to a text cannot fail");
         written
     }
+
+    /// The same as Prometheus text 0.0.4, which has the full name of a counter in its head, and no end.
+    pub(super) fn plain_text(self) -> String {
+        let counters: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|family| family.metric.kind == Kind::Counter)
+            .map(|family| family.metric.name)
+            .collect();
+        let mut plain = String::new();
+        for line in self.text().lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+            let head = ["# HELP ", "# TYPE "].into_iter().find_map(|head| Some((head, line.strip_prefix(head)?)));
+            let named = head.and_then(|(head, rest)| Some((head, rest.split_once(' ')?)));
+            match named {
+                Some((head, (name, rest)))
+                    if counters.iter().any(|counter| counter.strip_suffix("_total") == Some(name)) =>
+                {
+                    plain.extend([head, name, "_total ", rest]);
+                }
+                _ => plain.push_str(line),
+            }
+            plain.push('\n');
+        }
+        plain
+    }
 }
 
 impl Collector for Scrape {

@@ -65,13 +65,16 @@ fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
 /// [`Refusal::BadParameter`], [`Refusal::NotFound`], and those of a read.
 pub async fn show(
     gateway: &Gateway,
+    caller: &Application,
     headers: &HeaderMap,
     letter_id: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let letter_id = id("id", letter_id)?;
     Parameters::read(query, &[])?;
+    let turn = gateway.turns.take(caller.reads_share()).await?;
     let (letter, raw) = gateway.store.dead_letter(letter_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
+    drop(turn);
     let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
     send(whole_json(&letter, &raw).to_string().into_bytes(), encoding).await
 }

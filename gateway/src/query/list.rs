@@ -3,6 +3,7 @@
 
 use super::cursor::{self, Place};
 use super::parameters::Parameters;
+use super::turns::Turn;
 use super::{refusal, words};
 use crate::response::Refusal;
 use crate::store::{CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
@@ -49,10 +50,11 @@ impl Listing {
         Self { list, parameters, head, name, told_by }
     }
 
-    /// The items after a cursor.
+    /// The items after a cursor, on a turn of who asks.
     pub(super) async fn page(
         &self,
         store: &Store,
+        _turn: Turn<'_>,
         after: Option<&str>,
         limits: PageLimits,
         separator: u8,

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::list::{Items, Listing};
+use super::turns::Turns;
 use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
-use crate::share::{Budget, Held, Share};
+use crate::share::{Budget, Full, Held, Share};
 use crate::store::{PageLimits, Store};
 use crate::trust::StillKnown;
 
@@ -36,6 +37,14 @@ pub(super) struct Asked {
     pub(super) now_us: i64,
     /// Looked at before each piece.
     pub(super) still_known: StillKnown,
+}
+
+/// What all reads share, and what of it is the reader's.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) turns: &'a Arc<Turns>,
+    pub(super) reads: &'a Arc<Share>,
+    pub(super) streams: &'a Arc<Share>,
 }
 
 /// All streams of a gateway.
@@ -86,23 +95,26 @@ impl Streams {
     pub(super) async fn start(
         &self,
         store: &Store,
-        share: &Arc<Share>,
+        Shared { turns, reads, streams }: Shared<'_>,
         Asked { listing, encoding, now_us, still_known }: Asked,
     ) -> Result<Response, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let mut room = Held::none(&self.room, share);
+        let mut room = Held::none(&self.room, streams);
         if !room.grow_to(1) {
-            return Err(Refusal::ReadsFull);
+            return Err(Refusal::ReadsFull { full: room.full() });
         }
         let limits = PageLimits { rows: FIRST_ROWS, bytes: PIECE_BYTES };
-        let first = listing.page(store, listing.parameters.text("cursor"), limits, b'\n', now_us).await?;
-        let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull)?;
+        let turn = turns.take(reads).await?;
+        let first = listing.page(store, turn, listing.parameters.text("cursor"), limits, b'\n', now_us).await?;
+        let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull { full: Full::All })?;
         let (pieces, taken) = mpsc::channel(WAITING_MAX);
         let whole = Arc::new(AtomicBool::new(false));
         let stream = Stream {
             store: store.clone(),
+            turns: Arc::clone(turns),
+            reads: Arc::clone(reads),
             listing,
             encoder,
             pieces,
@@ -144,6 +156,9 @@ enum End {
 /// One stream.
 struct Stream {
     store: Store,
+    /// Each piece needs a turn of its own.
+    turns: Arc<Turns>,
+    reads: Arc<Share>,
     listing: Listing,
     encoder: Encoder,
     pieces: Sender<Bytes>,
@@ -208,8 +223,12 @@ impl Stream {
     async fn page(&self, next: &str, limits: PageLimits) -> Result<Items, Refusal> {
         let start = Instant::now();
         loop {
-            match self.listing.page(&self.store, Some(next), limits, b'\n', self.now_us).await {
-                Err(Refusal::ReadsFull) if start.elapsed() < self.stall => tokio::time::sleep(BUSY_PAUSE).await,
+            let got = match self.turns.take(&self.reads).await {
+                Ok(turn) => self.listing.page(&self.store, turn, Some(next), limits, b'\n', self.now_us).await,
+                Err(full) => Err(full),
+            };
+            match got {
+                Err(Refusal::ReadsFull { .. }) if start.elapsed() < self.stall => tokio::time::sleep(BUSY_PAUSE).await,
                 got => return got,
             }
         }

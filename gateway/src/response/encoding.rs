@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::accept::weight;
+
 /// Fast rather than small: an answer is made once and read once.
 const GZIP_LEVEL: u32 = 3;
 const ZSTD_LEVEL: i32 = 1;
@@ -22,23 +24,26 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that `Accept-Encoding` prefers among those that are made here; zstd where it does not care.
+    /// The encoding that `Accept-Encoding` prefers among those that are made here; zstd where it does not care. `*` stands
+    /// for gzip, which every client knows, unless gzip is named apart.
     pub fn accepted(header: &str) -> Self {
-        let mut best = (Self::Identity, 0.0);
+        let (mut zstd, mut gzip, mut any) = (None, None, None);
         for item in header.split(',') {
             let mut parts = item.split(';').map(str::trim);
-            let encoding = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-                "zstd" => Self::Zstd,
-                "gzip" | "x-gzip" | "*" => Self::Gzip,
+            let weight_of = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "zstd" => &mut zstd,
+                "gzip" | "x-gzip" => &mut gzip,
+                "*" => &mut any,
                 _ => continue,
             };
-            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |weight| weight.parse().ok());
-            let weight: f32 = weight.unwrap_or(0.0);
-            if weight > best.1 || (weight > 0.0 && weight >= best.1 && encoding == Self::Zstd) {
-                best = (encoding, weight);
-            }
+            *weight_of = Some(weight(parts));
         }
-        best.0
+        let (zstd, gzip) = (zstd.unwrap_or(0), gzip.or(any).unwrap_or(0));
+        match (zstd, gzip) {
+            (0, 0) => Self::Identity,
+            (zstd, gzip) if zstd >= gzip => Self::Zstd,
+            _ => Self::Gzip,
+        }
     }
 
     /// The word for it in `Content-Encoding`, if one is needed.
@@ -126,6 +131,10 @@ mod tests {
             ("zstd;q=0, gzip;q=0", Encoding::Identity),
             ("br, *;q=0.1", Encoding::Gzip),
             ("gzip;q=none", Encoding::Identity),
+            ("gzip;q=0, *", Encoding::Identity),
+            ("*, gzip;q=0", Encoding::Identity),
+            ("zstd;q=0, *", Encoding::Gzip),
+            ("gzip; Q=0.5, zstd;q=0.4", Encoding::Gzip),
         ] {
             assert_eq!(Encoding::accepted(header), wanted, "{header}");
         }

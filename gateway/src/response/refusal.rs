@@ -9,6 +9,7 @@ use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use super::{PROBLEM, Response, answer, written};
+use crate::share::Full;
 
 // The longer details.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
@@ -24,8 +25,11 @@ const OVERLOADED: &str = "There is no room for more events now, and none of this
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
     none is stored twice. An event without an `id` may be stored a second time.";
+const BODY_BROKEN: &str = "The connection broke off before the body was complete. Send the request again.";
 const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
     time.";
+const READS_FULL_OWN: &str = "The application's own reads fill its share of those that may be at work at once; others can \
+    still read. Wait for one of them to end, then try again.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -120,13 +124,18 @@ pub enum Refusal {
     TooManyReaders {
         /// The most that is allowed.
         limit: usize,
+        /// Whose places are taken.
+        full: Full,
     },
     /// There is no room for more work now.
     Overloaded,
     /// The database did not confirm: it may or may not have stored the events.
     DatabaseAway,
     /// All connections for reading are at work, or all streams are taken.
-    ReadsFull,
+    ReadsFull {
+        /// Whose room is taken.
+        full: Full,
+    },
     /// A read took longer than it may.
     ReadSlow {
         /// How long it may take, in milliseconds.
@@ -157,6 +166,9 @@ struct Facts<'a> {
     scope: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
+    /// Whose room is full: `application` or `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<&'static str>,
 }
 
 impl Refusal {
@@ -204,7 +216,7 @@ impl Refusal {
             Self::TooManyReaders { .. } => (S::SERVICE_UNAVAILABLE, "too_many_readers", "There are too many readers"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
             Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
-            Self::ReadsFull => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
+            Self::ReadsFull { .. } => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
             Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
@@ -260,15 +272,12 @@ impl Refusal {
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
             Self::BodyTimeout => "Send the whole body without pauses, or in several smaller requests.".into(),
-            Self::BodyBroken => "The connection broke off before the body was complete. Send the request \
-                 again."
-                .into(),
-            Self::TooManyReaders { limit } => {
-                format!("Outcomes are shown to {limit} readers at once. Try again once one has left.").into()
-            }
+            Self::BodyBroken => BODY_BROKEN.into(),
+            Self::TooManyReaders { limit, full } => too_many_readers(*limit, *full).into(),
             Self::Overloaded => OVERLOADED.into(),
             Self::DatabaseAway => DATABASE_AWAY.into(),
-            Self::ReadsFull => READS_FULL.into(),
+            Self::ReadsFull { full: Full::All } => READS_FULL.into(),
+            Self::ReadsFull { full: Full::Application } => READS_FULL_OWN.into(),
             Self::ReadSlow { limit_ms } => format!(
                 "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try \
                  again when the database has less to do."
@@ -285,9 +294,9 @@ impl Refusal {
         match self {
             Self::NotJson { line, column, .. } => Facts { line: Some(*line), column: Some(*column), ..none },
             Self::TooLarge { limit_bytes } => Facts { limit_bytes: Some(*limit_bytes), ..none },
-            Self::TooManyEvents { limit } | Self::TooManyReaders { limit } | Self::TooManyHeaders { limit } => {
-                Facts { limit: Some(*limit), ..none }
-            }
+            Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
+            Self::TooManyReaders { limit, full } => Facts { limit: Some(*limit), full: Some(full.as_str()), ..none },
+            Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
@@ -305,7 +314,6 @@ impl Refusal {
             | Self::BodyBroken
             | Self::Overloaded
             | Self::DatabaseAway
-            | Self::ReadsFull
             | Self::ReadSlow { .. }
             | Self::ReadAway
             | Self::Draining
@@ -353,5 +361,15 @@ impl Refusal {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+fn too_many_readers(limit: usize, full: Full) -> String {
+    match full {
+        Full::All => format!("Outcomes are shown to {limit} readers at once. Try again once one has left."),
+        Full::Application => format!(
+            "Outcomes are shown to {limit} readers at once, and the application's own fill its share of them. Try again \
+             once one of them has left."
+        ),
     }
 }

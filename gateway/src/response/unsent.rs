@@ -46,7 +46,7 @@ impl Unsent {
         if room.grow_to(bytes.div_ceil(UNIT_BYTES)) {
             Ok(response.map(|body| body.holding(room)))
         } else {
-            Err(Refusal::ReadsFull)
+            Err(Refusal::ReadsFull { full: room.full() })
         }
     }
 
