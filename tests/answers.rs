@@ -138,6 +138,16 @@ async fn each_bad_event_is_rejected_with_every_violation_and_its_place() {
         (data(r#"{"a":{"b":1,"b":2}}"#), pairs(&[("/data/a/b", "duplicate_key")])),
         (data(r#"{"a":"x\u0000"}"#), pairs(&[("/data/a", "nul")])),
         (data(r#"{"a":["\ud83d"]}"#), pairs(&[("/data/a/0", "surrogate")])),
+        (change("name", json!("a\u{202e}b")), pairs(&[("/name", "control_character")])),
+        (change("category", json!("a\u{200b}b")), pairs(&[("/category", "control_character")])),
+        (change("timestamp", json!("0000-01-01T00:00:00+14:00")), pairs(&[("/timestamp", "timestamp")])),
+        (change("timestamp", json!("0001-01-01T00:00:00+14:00")), pairs(&[("/timestamp", "timestamp")])),
+        (data(r#"{"a":1e5000}"#), pairs(&[("/data/a", "number_digits")])),
+        (
+            data(r#"{"a":[{"b":-1e-5000}],"c":0e-1000}"#),
+            pairs(&[("/data/a/0/b", "number_digits"), ("/data/c", "number_digits")]),
+        ),
+        (data(&format!(r#"{{"a":0.{}}}"#, "0".repeat(1_000))), pairs(&[("/data/a", "number_digits")])),
         (data(r#"{"a":1e131073}"#), pairs(&[("/data/a", "number_range")])),
         (data(r#"{"a":1e-16384}"#), pairs(&[("/data/a", "number_range")])),
         (data(&wide), pairs(&[("/data", "size")])),
@@ -169,6 +179,118 @@ async fn bodies_that_are_no_events_are_refused_as_a_whole() {
     assert_eq!(refused("text/csv", b"a,b".to_vec()).await.0, 415);
     let many = format!("[{}]", vec!["{}"; 10_001].join(","));
     assert_eq!(refused("application/json", many.into_bytes()).await.0, 413);
+}
+
+#[tokio::test]
+async fn one_byte_order_mark_is_skipped_in_any_form() {
+    let gateway = Gateway::start().await;
+    let (one, many) = (pageview().to_string(), json!([pageview(), pageview()]).to_string());
+    let lines = format!("{one}\n{one}\n");
+    for (kind, body, status) in
+        [("application/json", &one, 201), ("application/json", &many, 200), ("application/x-ndjson", &lines, 200)]
+    {
+        let marked = format!("\u{feff}{body}").into_bytes();
+        assert_eq!(gateway.post("/v1/events", kind, marked.clone()).await.status, status, "{kind}");
+        let packed = zstd::encode_all(&marked[..], 3).expect("memory takes it");
+        let request =
+            gateway.request("POST", "/post/create").header("content-type", kind).header("content-encoding", "zstd");
+        assert_eq!(gateway.answer(request.body(packed)).await.status, status, "{kind}");
+    }
+    let twice = gateway.post("/v1/events", "application/json", format!("\u{feff}\u{feff}{one}")).await;
+    assert_eq!((twice.status, &twice.json()["column"]), (400, &json!(1)), "{twice:?}");
+    assert_eq!(gateway.sql("select count(*) from events"), "10");
+}
+
+#[tokio::test]
+async fn a_request_without_events_is_answered_alike_and_costs_one() {
+    let gateway = Gateway::start().await;
+    let application = json!({"name": "empty", "events_per_second": 1, "burst_events": 40}).to_string();
+    let token = gateway.post("/v1/applications", "application/json", application).await.json();
+    let token = token["token"].as_str().expect("a token").to_owned();
+    let send = async |kind: &str, body: String| {
+        let request = gateway.request("POST", "/v1/events").header("content-type", kind).bearer_auth(&token);
+        gateway.answer(request.body(body)).await
+    };
+    let none = json!({"stored": 0, "duplicate": 0, "rejected": 0, "quarantined": 0, "unfinished": 0, "results": []});
+    for (kind, body) in [
+        ("application/json", "[]".to_owned()),
+        ("application/json", format!("[{}]", " ".repeat(1 << 20))),
+        ("application/x-ndjson", String::new()),
+        ("application/x-ndjson", "\n".repeat(1 << 20)),
+        ("application/x-ndjson", "\u{feff} \r\n".to_owned()),
+    ] {
+        let answer = send(kind, body).await;
+        assert_eq!((answer.status, answer.json()), (200, none.clone()), "{kind}");
+    }
+    let flood = eventually("a flood of nothing is refused", async || {
+        let answer = send("application/json", format!("[{}]", " ".repeat(1_000))).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!((flood.status, &flood.json()["code"]), (429, &json!("rate_limited")));
+}
+
+#[tokio::test]
+async fn an_application_makes_so_many_event_types_and_no_more() {
+    let mut gateway =
+        Setup::default().with("EYE_EVENT_TYPES_MAX", 3).with_module("guests/rejects.wasm", "rejects").start().await;
+    gateway.validator("guests/rejects", "active").await;
+    let kind = |name: &str| event("kinds", name, json!({}));
+    assert_eq!(gateway.send(&json!([kind("a"), kind("b"), kind("a")])).await.status, 200);
+    assert_eq!(gateway.send(&event("guests", "rejects", json!({}))).await.status, 422, "a refused one counts as well");
+    let over = gateway.send(&kind("c")).await;
+    assert_eq!((over.status, &over.json()["code"]), (422, &json!("envelope")), "{over:?}");
+    assert_eq!(over.violations(), pairs(&[("/name", "too_many_event_types")]));
+    let mixed = gateway.send(&json!([kind("a"), kind("d"), {"category": "kinds", "name": "e"}, kind("b")])).await;
+    let mixed = mixed.json();
+    assert_eq!((&mixed["stored"], &mixed["rejected"]), (&json!(2), &json!(2)), "known ones go on: {mixed}");
+    // Others have their own.
+    let other = gateway.post("/v1/applications", "application/json", json!({"name": "other"}).to_string()).await.json();
+    let request = gateway.request("POST", "/v1/events").header("content-type", "application/json");
+    let request = request.bearer_auth(other["token"].as_str().expect("a token")).body(kind("f").to_string());
+    assert_eq!(gateway.answer(request).await.status, 201);
+    // What is beyond leaves nothing that stays for ever, and after a start all is as it was.
+    let rows = "select string_agg(category || '/' || name, ' ' order by name) from event_types";
+    eventually("all that was counted is folded", async || {
+        let open = "select (select count(*) from count_deltas) + (select 6 - sum(count) from counts where bucket = 'ever' and outcome = 'stored')";
+        (gateway.sql(open) == "0").then_some(())
+    })
+    .await;
+    assert_eq!(gateway.sql(rows), "kinds/a kinds/b kinds/f guests/rejects");
+    gateway.signal("TERM");
+    gateway.ended().await;
+    gateway.restart().await;
+    gateway.validator("guests/rejects", "active").await;
+    assert_eq!(gateway.send(&kind("c")).await.status, 422);
+    assert_eq!(gateway.send(&json!([kind("a"), kind("b")])).await.status, 200);
+    assert_eq!(gateway.sql(rows), "kinds/a kinds/b kinds/f guests/rejects");
+}
+
+#[tokio::test]
+async fn an_empty_value_chooses_nothing_on_any_path() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.send(&pageview()).await.status, 201);
+    let session = format!("/v1/sessions/{SESSION}");
+    for (path, parameters) in [
+        (
+            "/v1/events",
+            &["from", "to", "category", "name", "session_id", "application", "order", "limit", "cursor"][..],
+        ),
+        (&session, &["from", "to", "category", "name", "application", "order", "limit", "cursor"]),
+        ("/v1/sessions", &["from", "to", "limit", "cursor"]),
+        ("/v1/categories", &["limit", "cursor"]),
+        ("/v1/categories/page%20interaction", &["from", "to", "name", "session_id", "application", "limit", "cursor"]),
+        ("/v1/stats", &["from", "to", "bucket", "application", "category", "name", "outcome", "limit", "cursor"]),
+        ("/v1/dead-letters", &["reason", "code", "application", "category", "name", "from", "to", "limit", "cursor"]),
+        ("/v1/live", &["outcome", "application", "category", "name"]),
+    ] {
+        for parameter in parameters {
+            for query in [format!("{parameter}="), (*parameter).to_owned(), format!("{parameter}=&{parameter}=x")] {
+                let answer = gateway.get(&format!("{path}?{query}")).await;
+                assert_eq!((answer.status, &answer.json()["parameter"]), (400, &json!(parameter)), "{path}?{query}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

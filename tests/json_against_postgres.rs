@@ -19,8 +19,13 @@ pub(crate) const READ_BACK: &str = "
     end $$";
 
 /// Nothing is refused for reasons of our own, and every flaw is told.
-const LIMITS: Limits =
-    Limits { bytes_max: usize::MAX, nesting_max: 4096, expanded_bytes_max: usize::MAX, flaws_max: usize::MAX };
+const LIMITS: Limits = Limits {
+    bytes_max: usize::MAX,
+    nesting_max: 4096,
+    expanded_bytes_max: usize::MAX,
+    number_digits_max: usize::MAX,
+    flaws_max: usize::MAX,
+};
 
 /// What a run has met, so that its caller can see that both answers were well represented.
 #[derive(Debug, Default)]

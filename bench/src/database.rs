@@ -33,8 +33,13 @@ const INSERT: &str = "insert into events \
      values ($1, to_timestamp($2::float8 / 1e6), $3, to_timestamp($4::float8 / 1e6), $5, 1, null, $6::jsonb)";
 
 /// Bounds wide enough for every event of a source.
-pub(crate) const RULES: Rules =
-    Rules { data_bytes_max: 1 << 18, nesting_max: 64, future_us_max: 60_000_000, events_max: 10_000 };
+pub(crate) const RULES: Rules = Rules {
+    data_bytes_max: 1 << 18,
+    nesting_max: 64,
+    number_digits_max: 1_000,
+    future_us_max: 60_000_000,
+    events_max: 10_000,
+};
 
 /// The running Postgres.
 pub(crate) struct Server {

@@ -188,7 +188,13 @@ mod tests {
 
     #[test]
     fn no_event_is_sent_twice_and_all_keep_the_rules() {
-        let rules = Rules { data_bytes_max: 1 << 18, nesting_max: 64, future_us_max: 60_000_000, events_max: 10_000 };
+        let rules = Rules {
+            data_bytes_max: 1 << 18,
+            nesting_max: 64,
+            number_digits_max: 1_000,
+            future_us_max: 60_000_000,
+            events_max: 10_000,
+        };
         let mut source = Source::new(100, 1_000);
         let (mut request, mut ids, mut names) = (Vec::new(), HashSet::new(), HashSet::new());
         for _ in 0..250 {

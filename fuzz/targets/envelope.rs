@@ -6,7 +6,7 @@ use bytes::Bytes;
 use eye::envelope::{Element, Event, Format, Parsed, Rules, Unreadable, parse};
 use libfuzzer_sys::fuzz_target;
 
-const RULES: Rules = Rules { data_bytes_max: 4_096, nesting_max: 64, future_us_max: 60_000_000, events_max: 100 };
+const RULES: Rules = Rules { data_bytes_max: 4_096, nesting_max: 64, number_digits_max: 1_000, future_us_max: 60_000_000, events_max: 100 };
 /// A time later than any that is worth finding, so that the future does not refuse what is looked for.
 const NOW_US: i64 = 4_102_444_800_000_000;
 

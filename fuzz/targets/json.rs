@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 
 const LIMITS: Limits =
-    Limits { bytes_max: 1 << 20, nesting_max: 64, expanded_bytes_max: 1 << 20, flaws_max: 10 };
+    Limits { bytes_max: 1 << 20, nesting_max: 64, expanded_bytes_max: 1 << 20, number_digits_max: 1_000, flaws_max: 10 };
 /// The other parser refuses what is nested more deeply than this.
 const OTHER_NESTING_MAX: usize = 120;
 

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
@@ -55,7 +55,13 @@ fn grow(room: &mut Held, bytes: usize) -> Result<(), Refusal> {
     if room.grow_to(bytes.div_ceil(PERMIT_BYTES)) { Ok(()) } else { Err(Refusal::Overloaded) }
 }
 
-fn received(room: Held, bytes: Bytes) -> Received {
+/// UTF-8's own mark of the byte order. Some editors and systems put it before any text, and JSON has no place for it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+fn received(room: Held, mut bytes: Bytes) -> Received {
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.advance(BYTE_ORDER_MARK.len());
+    }
     Received { bytes, room: (room.units() > 0).then_some(room) }
 }
 
@@ -359,6 +365,18 @@ mod tests {
             }
         }
         assert_eq!(in_flight.free(), 10_000);
+    }
+
+    #[tokio::test]
+    async fn one_mark_of_the_byte_order_is_skipped_compressed_or_not() {
+        let in_flight = budget(100);
+        for (text, wanted) in [("\u{feff}{}", "{}"), ("\u{feff}", ""), ("\u{feff}\u{feff}[]", "\u{feff}[]")] {
+            let text = text.as_bytes().to_vec();
+            for (coding, body) in [("identity", text.clone()), ("gzip", gzip(&text)), ("zstd", zstd(&text))] {
+                let received = given(&[coding], body, &in_flight).await.expect("fine");
+                assert_eq!(received.bytes, wanted, "{coding}");
+            }
+        }
     }
 
     #[tokio::test]

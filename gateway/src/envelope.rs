@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::event::Text;
 use crate::json::{Cursor, Flaw, Key, Kind, Limits, Scratch, SyntaxError, Value, line_column};
+use crate::legible;
 use crate::verdict::Violation;
 
 pub(crate) mod timestamp;
@@ -37,6 +38,8 @@ pub struct Rules {
     pub data_bytes_max: usize,
     /// Deepest nesting of `data`.
     pub nesting_max: usize,
+    /// Most digits of a number in `data`, written without exponent.
+    pub number_digits_max: usize,
     /// How far `timestamp` may lie ahead of the gateway's clock, in microseconds.
     pub future_us_max: i64,
     /// Most events of one request.
@@ -103,7 +106,7 @@ pub enum Parsed {
 /// Why a body as a whole holds no events.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Nothing but space.
+    /// Nothing but space, where an object or an array must stand.
     Empty,
     /// Not JSON: where (both from 1) and why.
     NotJson {
@@ -151,6 +154,7 @@ fn data_limits(rules: &Rules) -> Limits {
         bytes_max: rules.data_bytes_max,
         nesting_max: rules.nesting_max,
         expanded_bytes_max: rules.data_bytes_max,
+        number_digits_max: rules.number_digits_max,
         flaws_max: VIOLATIONS_MAX,
     }
 }
@@ -213,7 +217,8 @@ impl Reader<'_> {
             }
             elements.push(self.line(line));
         }
-        if elements.is_empty() { Err(Unreadable::Empty) } else { Ok(Parsed::Many(elements)) }
+        // None are none, as in an array: a sender may have nothing to say.
+        Ok(Parsed::Many(elements))
     }
 
     fn line(&mut self, line: &[u8]) -> Element {
@@ -271,6 +276,7 @@ impl Reader<'_> {
             bytes_max: self.body.len(),
             nesting_max: MISPLACED_NESTING_MAX,
             expanded_bytes_max: usize::MAX,
+            number_digits_max: usize::MAX,
             flaws_max: 1,
         }
     }
@@ -427,7 +433,8 @@ impl<'a> Draft<'a> {
     }
 
     fn time(&mut self, value: &Value<'a>, now_us: i64, future_us_max: i64) -> Option<i64> {
-        let wanted = "must be a string such as 2026-11-23T09:30:00.123456Z (RFC 3339), or 2026-11-23 09:30:00 for UTC";
+        let wanted = "must be a string such as 2026-11-23T09:30:00.123456Z (RFC 3339), or 2026-11-23 09:30:00 for UTC, \
+            within the years 0001 to 9999 of UTC";
         let text = self.string(Field::Timestamp, value, wanted)?;
         match timestamp::parse(&text) {
             None => {
@@ -492,8 +499,12 @@ impl<'a> Draft<'a> {
 pub(crate) fn wrong_word(text: &str) -> Option<(&'static str, &'static str)> {
     if text.is_empty() || text.chars().count() > EVENT_TYPE_CHARACTERS_MAX {
         Some(("length", "must have 1 to 200 characters"))
-    } else if text.chars().any(char::is_control) {
-        Some(("control_character", "must not hold control characters, such as line ends and tabs"))
+    } else if text.chars().any(legible::is_hidden) {
+        Some((
+            "control_character",
+            "must not hold control characters or others that cannot be seen, such as line ends, tabs, zero-width spaces \
+             and marks of direction",
+        ))
     } else if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
         Some(("space", "must not start or end with a space"))
     } else {
@@ -526,7 +537,13 @@ fn violation(pointer: String, code: &'static str, message: impl Into<Cow<'static
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { data_bytes_max: 1024, nesting_max: 8, future_us_max: 60_000_000, events_max: 3 };
+    const RULES: Rules = Rules {
+        data_bytes_max: 1024,
+        nesting_max: 8,
+        number_digits_max: 1_000,
+        future_us_max: 60_000_000,
+        events_max: 3,
+    };
     const NOW: i64 = 1_800_000_000_000_000;
 
     fn one(text: &str) -> Element {
@@ -602,6 +619,42 @@ mod tests {
         };
         assert!(at("2027-01-15T08:01:00Z").is_ok());
         assert_eq!(at("2027-01-15T08:01:00.000001Z").expect_err("future").violations[0].code, "future");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_in_no_category_and_no_name() {
+        let with = |category: &str, name: &str| {
+            let text = format!(
+                r#"{{"session_id":"{SESSION}","category":"{category}","name":"{name}","timestamp":"2021-01-01T00:00:00Z","data":{{}}}}"#
+            );
+            one(&text).map_err(|broken| broken.violations[0].code.to_string()).map(|event| event.category.to_string())
+        };
+        for hidden in ["\u{202e}", "\u{200b}", "\u{feff}", "\u{ad}", "\u{2028}", "\u{85}", "\u{e000}", "\u{e0041}"] {
+            let text = format!("sh{hidden}op");
+            assert_eq!(with(&text, "sale"), Err("control_character".to_owned()), "{}", text.escape_unicode());
+            assert_eq!(with("shop", &text), Err("control_character".to_owned()), "{}", text.escape_unicode());
+        }
+        assert_eq!(with(r"sh\u202eop", "sale"), Err("control_character".to_owned()), "however it is written");
+        for seen in ["Käse", "сыр", "奶酪 2", "e\u{301}", "🧀"] {
+            assert_eq!(with(seen, seen), Ok(seen.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_number_of_many_digits_is_a_violation_where_it_stands() {
+        let text = format!(
+            r#"{{"session_id":"{SESSION}","category":"a","name":"b","timestamp":"2021-01-01T00:00:00Z","data":{{"a":1e1000,"b":[1e999,[-1e-1000]]}}}}"#
+        );
+        assert_eq!(codes(&text), pairs(&[("/data/a", "number_digits"), ("/data/b/1/0", "number_digits")]));
+        assert!(check_data(r#"{"a":1e1000}"#, &RULES).is_err(), "a validator may not make one either");
+    }
+
+    #[test]
+    fn no_lines_are_no_events() {
+        for text in ["", "\n\n", " \r\n"] {
+            let parsed = parse(&Bytes::copy_from_slice(text.as_bytes()), Format::Lines, &RULES, NOW);
+            assert!(matches!(&parsed, Ok(Parsed::Many(elements)) if elements.is_empty()), "{parsed:?}");
+        }
     }
 
     #[test]

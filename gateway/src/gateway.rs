@@ -148,7 +148,8 @@ impl Gateway {
         let clock = Clock::default();
         let embedded = config.database_url.is_none();
         let in_flight = Budget::new(config.in_flight_bytes_max / 1024, config.application_share_percent);
-        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), embedded);
+        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), embedded)
+            .with_event_types_max(config.event_types_max);
         let streams = Streams::new(
             config.streams_max,
             config.application_share_percent,
@@ -356,6 +357,7 @@ pub(crate) fn rules(config: &Config) -> Rules {
     Rules {
         data_bytes_max: config.data_bytes_max,
         nesting_max: config.nesting_max,
+        number_digits_max: config.number_digits_max,
         future_us_max: i64::try_from(config.future_seconds_max)
             .unwrap_or(i64::MAX / 1_000_000)
             .saturating_mul(1_000_000),

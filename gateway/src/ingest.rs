@@ -107,7 +107,8 @@ async fn process(
         Parsed::Many(elements) => (false, Each::from_vec(elements)),
     };
     let count = elements.len();
-    application.take(count)?;
+    // None at all were read too, and cost as much as one.
+    application.take(count.max(1))?;
     // What is in memory from here on is in the elements, and ends with the last row that shares it.
     drop(body);
     let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
@@ -156,6 +157,8 @@ struct Sending<'a> {
     violations_bytes_left: usize,
     /// Counts each event as it ends.
     tally: Tally<'a>,
+    /// The event type that was admitted last: the next event of the request is most likely of the same.
+    last_type: Option<(Text, Text)>,
     /// What those who watch are told of each event, in order; nothing while nobody does.
     watched: Option<Vec<Watched>>,
 }
@@ -180,6 +183,7 @@ impl<'a> Sending<'a> {
             rejected: Rejected::default(),
             violations_bytes_left: gateway.config.answer_violations_bytes_max,
             tally: gateway.tallies.begin(&application.name),
+            last_type: None,
             watched: gateway.live.watched().then(|| Vec::with_capacity(count)),
         }
     }
@@ -191,7 +195,7 @@ impl<'a> Sending<'a> {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
                 tokio::task::yield_now().await;
             }
-            let event = match element {
+            let event = match element.and_then(|event| self.admit_type(event)) {
                 Ok(event) => event,
                 Err(broken) => {
                     if let Some(watched) = &mut self.watched {
@@ -214,6 +218,21 @@ impl<'a> Sending<'a> {
             }
             self.settle(place, event, judgement);
         }
+    }
+
+    /// The event, unless it would make one event type too many.
+    fn admit_type(&mut self, event: Event) -> Element {
+        let last = self.last_type.as_ref();
+        if last.is_some_and(|(category, name)| *name == event.name && *category == event.category) {
+            return Ok(event);
+        }
+        if self.application.admit_type(&event.category, &event.name) {
+            if !self.single {
+                self.last_type = Some((event.category.clone(), event.name.clone()));
+            }
+            return Ok(event);
+        }
+        Err(Box::new(too_many_types(event, self.application.event_types_max())))
     }
 
     fn subject<'e>(&'e self, event: &'e Event) -> Subject<'e> {
@@ -267,6 +286,7 @@ impl<'a> Sending<'a> {
 
     fn reject_broken(&mut self, place: usize, broken: Broken) {
         self.tally.count_untyped(Ending::Rejected);
+        let broken = self.without_new_type(broken);
         let (id, code) = (broken.id, RejectionCode::Envelope);
         let detail = "the envelope breaks the gateway's rules";
         let letter = DeadLetter {
@@ -278,6 +298,16 @@ impl<'a> Sending<'a> {
             ..self.dead_letter(place, Reason::Rejected, code.as_str(), detail, broken.raw)
         };
         self.note_rejected(place, letter, code, id, None);
+    }
+
+    /// Without its event type if that were one too many: what a dead letter is named after stays for ever too.
+    fn without_new_type(&self, broken: Broken) -> Broken {
+        match (&broken.category, &broken.name) {
+            (Some(category), Some(name)) if !self.application.admit_type(category, name) => {
+                Broken { category: None, name: None, ..broken }
+            }
+            _ => broken,
+        }
     }
 
     fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
@@ -451,6 +481,24 @@ impl<'a> Sending<'a> {
             }
         }
         Ok(outcomes)
+    }
+}
+
+/// What an event is whose application has made as many event types as it may. Its dead letter does not name its type.
+fn too_many_types(event: Event, most: usize) -> Broken {
+    let message = format!(
+        "the application has sent {most} event types, as many as it may (event_types_max), and this one is new; send it as one \
+         of those, and put what varies into data"
+    );
+    let violation =
+        Violation { pointer: "/name".to_owned(), code: "too_many_event_types".into(), message: message.into() };
+    Broken {
+        violations: vec![violation],
+        id: Some(event.id),
+        session_id: Some(event.session_id),
+        category: None,
+        name: None,
+        raw: event.raw,
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Flaw {
     /// RFC 6901 pointer from the scanned value. What cannot be written in it (NUL, lone surrogates) stands as U+FFFD; if it
     /// ends in `…` it was too long and was cut.
     pub pointer: String,
-    /// One of `nul`, `surrogate`, `number_range`, `duplicate_key`, `depth`, `size`.
+    /// One of `nul`, `surrogate`, `number_range`, `number_digits`, `duplicate_key`, `depth`, `size`.
     pub code: &'static str,
     /// A sentence for people.
     pub message: String,
@@ -78,6 +78,9 @@ pub struct Limits {
     /// How many bytes all numbers with an exponent may take together when written in full, as Postgres does on every read:
     /// `1e131071` is 8 bytes that become 131,072. Numbers without exponent do not grow and do not count.
     pub expanded_bytes_max: usize,
+    /// How many digits a number may have when it is written without exponent, on both sides of the point together. Readers
+    /// take longer ones apart in more than linear time, or not at all.
+    pub number_digits_max: usize,
     /// How many flaws are told; others are dropped. 0 is taken as 1, so that a flawed value never looks sound.
     pub flaws_max: usize,
 }
@@ -484,7 +487,8 @@ impl Scan<'_, '_> {
     fn number(&mut self, at: usize) -> Result<usize, SyntaxError> {
         let number = number_at(self.text.as_bytes(), at)?;
         // Without exponent, only length can put a number out of range, and it is written as it came.
-        if number.exponent || number.end - at > FRACTION_DIGITS_MAX as usize {
+        let plain_bytes_max = self.limits.number_digits_max.min(FRACTION_DIGITS_MAX as usize);
+        if number.exponent || number.end - at > plain_bytes_max {
             self.judge_number(at, number);
         }
         Ok(number.end)
@@ -666,17 +670,26 @@ impl Scan<'_, '_> {
         if !self.tracking {
             return;
         }
-        let Some(plain_bytes) = plain_bytes(&self.text.as_bytes()[at..number.end]) else {
+        let Some(plain) = plain(&self.text.as_bytes()[at..number.end]) else {
             return self.flaw("number_range", None, || {
                 format!("has more than {WHOLE_DIGITS_MAX} digits before or {FRACTION_DIGITS_MAX} after the point")
             });
         };
+        let digits_max = self.limits.number_digits_max;
+        if plain.digits > digits_max {
+            return self.flaw("number_digits", None, || {
+                format!(
+                    "has {} digits when it is written without exponent; at most {digits_max} are taken",
+                    plain.digits
+                )
+            });
+        }
         if !number.exponent {
             return;
         }
         let expanded_bytes_max = self.limits.expanded_bytes_max;
         let was_within = self.expanded_bytes <= expanded_bytes_max;
-        self.expanded_bytes = self.expanded_bytes.saturating_add(plain_bytes);
+        self.expanded_bytes = self.expanded_bytes.saturating_add(plain.bytes);
         if was_within && self.expanded_bytes > expanded_bytes_max {
             self.flaw("size", None, || {
                 format!(
@@ -991,8 +1004,23 @@ fn digits_end(bytes: &[u8], mut at: usize) -> Result<usize, SyntaxError> {
     Ok(at)
 }
 
-/// How many bytes a number takes as Postgres writes its numeric values, without exponent; nothing if numeric cannot hold it.
-fn plain_bytes(number: &[u8]) -> Option<usize> {
+/// A number as Postgres writes its numeric values, without exponent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plain {
+    /// What it takes, with its sign and its point.
+    bytes: usize,
+    digits: usize,
+}
+
+impl Plain {
+    fn new(is_negative: bool, whole_digits: i64, fraction_digits: i64) -> Option<Self> {
+        let digits = usize::try_from(whole_digits + fraction_digits).ok()?;
+        Some(Self { bytes: digits + usize::from(is_negative) + usize::from(fraction_digits > 0), digits })
+    }
+}
+
+/// How a number is written without exponent; nothing if numeric cannot hold it.
+fn plain(number: &[u8]) -> Option<Plain> {
     let mantissa_end = number.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(number.len());
     let exponent = exponent(number.get(mantissa_end + 1..).unwrap_or_default());
     if exponent.abs() >= EXPONENT_BOUND {
@@ -1006,17 +1034,16 @@ fn plain_bytes(number: &[u8]) -> Option<usize> {
     if fraction_digits > FRACTION_DIGITS_MAX {
         return None;
     }
-    let fraction_bytes = if fraction_digits > 0 { fraction_digits + 1 } else { 0 };
     // Zeros in front do not count, and a number of zeros alone is not even negative.
     let Some(first) = mantissa.iter().position(|byte| matches!(byte, b'1'..=b'9')) else {
-        return usize::try_from(1 + fraction_bytes).ok();
+        return Plain::new(false, 1, fraction_digits);
     };
     // How many digits stand before the point from the first that is not zero on; negative by the zeros behind the point.
     let whole_digits = point.saturating_sub(first) as i64 - first.saturating_sub(point + 1) as i64 + exponent;
     if whole_digits > WHOLE_DIGITS_MAX {
         return None;
     }
-    usize::try_from(i64::from(is_negative) + whole_digits.max(1) + fraction_bytes).ok()
+    Plain::new(is_negative, whole_digits.max(1), fraction_digits)
 }
 
 /// The exponent that these digits, with or without a sign, write. Beyond 64 bits it stays at the end of that range.

@@ -2,7 +2,7 @@
 //!
 //! The path of an event, which is also the order in which to read the modules: [`server`] accepts a connection,
 //! [`router`] finds the handler, [`ingest`] takes the request through its steps. [`trust`] says who calls, [`body`] reads
-//! the bytes, [`envelope`] makes events of them by way of [`json`], [`validator`] has each judged in the words of
+//! the bytes, [`envelope`] makes events of them by way of [`json`] and [`legible`], [`validator`] has each judged in the words of
 //! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
 //! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
 //! dead letters again, and [`unseen`] those by itself that no module has looked at. [`live`] tells outcomes as they happen.
@@ -30,6 +30,7 @@ pub mod gate;
 pub mod gateway;
 pub mod ingest;
 pub mod json;
+pub mod legible;
 pub mod live;
 pub mod metrics;
 pub mod outcome;

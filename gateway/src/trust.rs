@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use hyper::Request;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::event_types::EventTypes;
 use self::forwarded::Told;
+use self::known_types::KnownTypes;
 use self::rate::Rate;
 use self::security::{Counts, Kind, Security};
 use crate::response::Refusal;
@@ -24,6 +25,7 @@ use crate::verdict::Digest;
 
 pub mod event_types;
 pub mod forwarded;
+pub mod known_types;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod security;
@@ -31,6 +33,9 @@ pub mod token;
 
 /// How long to wait before the database is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often the event types of each application are read anew. Meanwhile a gateway knows those that it has seen itself.
+const KNOWN_TYPES_READ: Duration = Duration::from_secs(60);
 
 /// Headers that proxies add, by standard or by convention.
 static ADDED_BY_PROXIES: [HeaderName; 4] =
@@ -86,6 +91,9 @@ pub struct Application {
     needs_network: bool,
     /// What it may send; `None` for everything.
     event_types: Option<EventTypes>,
+    /// What it has sent so far, and how many of them there may be.
+    known_types: Arc<KnownTypes>,
+    known_types_max: usize,
     rate: Option<Arc<Rate>>,
     shares: Arc<Shares>,
     refused: Arc<Counts>,
@@ -129,6 +137,17 @@ impl Application {
             self.security.refused(Kind::EventType, &self.name, &self.refused);
         }
         may
+    }
+
+    /// Whether it has sent events of this type before, or may begin to. Whoever keeps anything of an event under the name of its
+    /// type asks first, be it stored or not: the name stays for ever.
+    pub fn admit_type(&self, category: &str, name: &str) -> bool {
+        self.known_types.admit(category, name, self.known_types_max)
+    }
+
+    /// How many event types it may have sent.
+    pub fn event_types_max(&self) -> usize {
+        self.known_types_max
     }
 
     /// Refuses, before anything is read, a caller that has no event left.
@@ -254,7 +273,7 @@ impl Snapshot {
                 continue;
             }
             let before = before.and_then(|before| before.by_id.get(&row.id));
-            let application = Arc::new(application(&row, before, &trust.security));
+            let application = Arc::new(application(&row, before, trust));
             snapshot.by_id.insert(row.id, Arc::clone(&application));
             let ended = if row.active { &[][..] } else { &row.token_digests };
             for digest in row.retired_token_digests.iter().chain(ended).filter_map(|digest| exact(digest)) {
@@ -356,7 +375,7 @@ fn exact(digest: &[u8]) -> Option<Digest> {
     digest.try_into().ok().map(Digest)
 }
 
-fn application(row: &ApplicationRow, before: Option<&Arc<Application>>, security: &Arc<Security>) -> Application {
+fn application(row: &ApplicationRow, before: Option<&Arc<Application>>, trust: &Trust) -> Application {
     let limit = row.rate_limit();
     let rate = limit.map(|limit| {
         let kept = before.and_then(|before| before.rate.as_ref()).filter(|rate| rate.limit() == limit);
@@ -374,7 +393,9 @@ fn application(row: &ApplicationRow, before: Option<&Arc<Application>>, security
         rate,
         shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
         refused: before.map(|before| Arc::clone(&before.refused)).unwrap_or_default(),
-        security: Arc::clone(security),
+        known_types: before.map(|before| Arc::clone(&before.known_types)).unwrap_or_default(),
+        known_types_max: trust.event_types_max.unwrap_or(usize::MAX),
+        security: Arc::clone(&trust.security),
     }
 }
 
@@ -388,9 +409,13 @@ pub struct Trust {
     hosts: Vec<String>,
     /// Whether the gateway runs a Postgres of its own, where [`LOCAL`] is trusted.
     embedded: bool,
+    /// How many event types an application may make; `None` for any number.
+    event_types_max: Option<usize>,
     snapshot: ArcSwapOption<Snapshot>,
     /// One look at the database after the other: an older answer must not replace a newer one.
     refreshing: Mutex<()>,
+    /// When the event types of the applications were read; held by who reads them.
+    known_types_read: Mutex<Option<Instant>>,
     security: Arc<Security>,
 }
 
@@ -399,6 +424,11 @@ impl Trust {
     /// have asked for one of `hosts` if there are any, and [`LOCAL`] is known only if the Postgres is an `embedded` one.
     pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, embedded: bool) -> Self {
         Self { proxies, told, hosts, embedded, ..Self::default() }
+    }
+
+    /// With so many event types at most for each application.
+    pub fn with_event_types_max(self, most: usize) -> Self {
+        Self { event_types_max: Some(most), ..self }
     }
 
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
@@ -503,8 +533,31 @@ impl Trust {
         let _turn = self.refreshing.lock().await;
         let rows = store.applications().await?;
         let snapshot = Snapshot::new(rows, self.snapshot.load().as_deref(), self);
+        // Before anybody is known, so that a start does not let new types through that could not be told from known ones.
+        self.read_known_types(store, &snapshot).await;
         self.snapshot.store(Some(Arc::new(snapshot)));
         Ok(())
+    }
+
+    /// Learns what event types the applications have sent, now and then. If that fails, those that are known are known.
+    async fn read_known_types(&self, store: &Store, snapshot: &Snapshot) {
+        let mut read = self.known_types_read.lock().await;
+        if self.event_types_max.is_none() || read.is_some_and(|at| at.elapsed() < KNOWN_TYPES_READ) {
+            return;
+        }
+        match store.event_types_by_application().await {
+            Ok(rows) => {
+                for (application, category, name) in rows {
+                    if let Some(application) = snapshot.by_id.get(&application) {
+                        application.known_types.learn(&category, &name);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the event types of the applications could not be read; trying again later")
+            }
+        }
+        *read = Some(Instant::now());
     }
 
     /// Keeps the snapshot fresh until told to stop: on each notification, and every `poll` for what no notification told.

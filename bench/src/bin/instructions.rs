@@ -43,7 +43,13 @@ const ROUNDS_BEFORE: usize = 200;
 const ROUNDS: usize = 2_000;
 /// Events judged for one time: processor time is told in hundredths of a second.
 const JUDGED: usize = 1_000_000;
-const RULES: Rules = Rules { data_bytes_max: 1 << 18, nesting_max: 64, future_us_max: 60_000_000, events_max: 10_000 };
+const RULES: Rules = Rules {
+    data_bytes_max: 1 << 18,
+    nesting_max: 64,
+    number_digits_max: 1_000,
+    future_us_max: 60_000_000,
+    events_max: 10_000,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

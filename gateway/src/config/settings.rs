@@ -287,6 +287,18 @@ pub const SETTINGS: &[Setting] = &[
     set("data_bytes_max", number(2, 64 * MIB), "262144", "Largest `data` of an event. A larger one is a violation."),
     set("nesting_max", number(1, 1_000), "64", "Deepest nesting of `data`. A deeper one is a violation."),
     set(
+        "number_digits_max",
+        number(20, 147_455),
+        "1000",
+        "Most digits of a number in `data`, written without exponent. One that has more is a violation: many programs cannot read it.",
+    ),
+    set(
+        "event_types_max",
+        number(1, 1_000_000),
+        "10000",
+        "Event types of one application, whatever became of their events. A new one beyond is a violation; those that are known go on. Several gateways tell each other within a minute.",
+    ),
+    set(
         "future_seconds_max",
         number(0, 10 * 366 * 86_400),
         "60",

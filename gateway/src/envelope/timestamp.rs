@@ -3,7 +3,11 @@
 
 use chrono::NaiveDate;
 
-/// Microseconds since 1970, or nothing if `text` is in neither notation.
+/// The instants in UTC that the notations can write again: from the year 0001 on, and before the year 10000.
+const INSTANTS_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
+
+/// Microseconds since 1970, or nothing if `text` is in neither notation, or its instant lies outside the years 0001 to 9999
+/// of UTC.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() < 19 || bytes[4] != b'-' || bytes[7] != b'-' || bytes[13] != b':' || bytes[16] != b':' {
@@ -34,7 +38,7 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     }
     let days = i64::from(date.to_epoch_days());
     let seconds = days * 86_400 + hour * 3_600 + (minute - offset_minutes) * 60 + second;
-    Some(seconds * 1_000_000 + fraction_us)
+    Some(seconds * 1_000_000 + fraction_us).filter(|instant| INSTANTS_US.contains(instant))
 }
 
 fn number<T: TryFrom<u32>>(digits: &[u8]) -> Option<T> {
@@ -59,7 +63,7 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{INSTANTS_US, parse};
 
     #[test]
     fn both_notations_are_read_to_the_microsecond() {
@@ -72,6 +76,10 @@ mod tests {
             ("1969-12-31t23:59:59.5z", -500_000),
             ("2000-02-29T00:00:00-00:30", 951_784_200_000_000),
             ("2016-12-31T23:59:60Z", 1_483_228_800_000_000),
+            ("0001-01-01T00:00:00Z", INSTANTS_US.start),
+            ("0001-01-01 00:00:00", INSTANTS_US.start),
+            ("0000-12-31T23:00:00-01:00", INSTANTS_US.start),
+            ("9999-12-31T23:59:59.999999Z", INSTANTS_US.end - 1),
         ] {
             assert_eq!(parse(text), Some(expected), "{text}");
         }
@@ -95,6 +103,13 @@ mod tests {
             "+021-01-01T00:00:00Z",
             "2021-01-01T00:00:00é",
             "2021-01-01é00:00:00",
+            "0000-01-01T00:00:00+14:00",
+            "0000-12-31 23:59:59.999999",
+            "0001-01-01T00:00:00+00:01",
+            "0001-01-01T13:59:59+14:00",
+            "9999-12-31T23:59:60Z",
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T10:00:00-14:00",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

@@ -4,7 +4,13 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-const LIMITS: Limits = Limits { bytes_max: 1 << 20, nesting_max: 8, expanded_bytes_max: 1 << 20, flaws_max: 4 };
+const LIMITS: Limits = Limits {
+    bytes_max: 1 << 20,
+    nesting_max: 8,
+    expanded_bytes_max: 1 << 20,
+    number_digits_max: usize::MAX,
+    flaws_max: 4,
+};
 
 fn scan_with(text: &str, limits: Limits) -> Result<Vec<(String, &'static str)>, SyntaxError> {
     let mut cursor = Cursor::new(text);
@@ -229,11 +235,59 @@ fn numbers_written_in_full_have_a_budget() {
         ("100e-2", "1.00"),
         ("1E+0", "1"),
     ] {
-        assert_eq!(plain_bytes(number.as_bytes()), Some(written.len()), "{number}");
+        let digits = written.bytes().filter(u8::is_ascii_digit).count();
+        let plain = plain(number.as_bytes());
+        assert_eq!(plain, Some(Plain { bytes: written.len(), digits }), "{number}");
     }
     let limits = Limits { expanded_bytes_max: 2000, ..LIMITS };
     assert_eq!(scan_with("[1e999,1e999,123456]", limits).expect("JSON"), []);
     assert_eq!(scan_with("[1e999,1e999,0e0,1e9]", limits).expect("JSON"), [flaw("/2", "size")]);
+}
+
+#[test]
+fn digits_are_counted_as_they_would_be_written() {
+    let limits = Limits { number_digits_max: 1_000, ..LIMITS };
+    let (nines, zeros) = ("9".repeat(1_000), "0".repeat(999));
+    let just = [
+        "1e999".to_owned(),
+        "-1e999".to_owned(),
+        "1e-999".to_owned(),
+        "123E-999".to_owned(),
+        format!("{}e-500", "1".repeat(600)),
+        nines.clone(),
+        format!("-{nines}"),
+        format!("0.{zeros}"),
+        format!("{}.{}", "1".repeat(500), "2".repeat(500)),
+        "0e5000".to_owned(),
+        format!("1e{}3", "0".repeat(5_000)),
+        format!("{nines}{zeros}e-999"),
+    ];
+    let just_not = [
+        "1e1000".to_owned(),
+        "1e-1000".to_owned(),
+        "-1e+5000".to_owned(),
+        "0e-1000".to_owned(),
+        "0.00e-998".to_owned(),
+        format!("{nines}0"),
+        format!("0.{zeros}0"),
+        format!("{nines}.0"),
+        format!("1{zeros}e1"),
+    ];
+    for number in &just[..11] {
+        assert_eq!(scan_with(number, limits).expect("JSON"), [], "{number}");
+    }
+    for number in just_not.iter().chain(&just[11..]) {
+        for (text, pointer) in [
+            (number.clone(), ""),
+            (format!("[0,{number}]"), "/1"),
+            (format!(r#"{{"a":{{"b":[{number}]}}}}"#), "/a/b/0"),
+        ] {
+            assert_eq!(scan_with(&text, limits).expect("JSON"), [flaw(pointer, "number_digits")], "{text}");
+        }
+    }
+    for number in ["1e131072", "0e2000000000", "1e-99999999999999999999"] {
+        assert_eq!(scan_with(number, limits).expect("JSON"), [flaw("", "number_range")], "{number}");
+    }
 }
 
 #[test]

@@ -16,7 +16,8 @@ const WORD_CHARACTERS_MAX: usize = 200;
 pub(crate) struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
-    /// Reads a query string of which only the parameters in `known` may be used. One without a value counts as not given.
+    /// Reads a query string of which only the parameters in `known` may be used. An empty value is an error: it would choose
+    /// everything, which nobody means who writes it.
     pub(crate) fn read(query: Option<&str>, known: &[&'static str]) -> Result<Self, Refusal> {
         let mut read: Vec<(&'static str, String)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -28,9 +29,11 @@ impl Parameters {
             if read.iter().any(|(given, _)| given == name) {
                 return Err(bad(name, "is given twice; give it once"));
             }
+            if value.is_empty() {
+                return Err(bad(name, "is empty; give it a value, or leave it out to choose all"));
+            }
             read.push((name, value));
         }
-        read.retain(|(_, value)| !value.is_empty());
         Ok(Self(read))
     }
 
@@ -42,7 +45,6 @@ impl Parameters {
                 return Err(bad(&key, &format!("is not known here; known are {}", listed(known))));
             };
             match value {
-                // An empty one would choose everything, which nobody means who writes it.
                 Value::String(value) if !value.is_empty() => read.push((*name, value)),
                 _ => return Err(bad(name, "must be a text that is not empty; leave it out to choose all")),
             }
@@ -162,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn values_are_decoded_and_empty_ones_are_not_given() {
+    fn values_are_decoded() {
         let read = Parameters::read(
-            Some("name=page+inter%61ction%26%C3%BC&limit=&&from=2026-01-01T00:00:00Z"),
+            Some("name=page+inter%61ction%26%C3%BC&&from=2026-01-01T00:00:00Z"),
             &["name", "limit", "from"],
         );
         let read = read.expect("good");
@@ -180,6 +182,9 @@ mod tests {
             ("limit=6", "limit", "from 1 to 5"),
             ("limit=-1", "limit", "from 1 to 5"),
             ("lim%69t=1&limit=1", "limit", "twice"),
+            ("limit=", "limit", "leave it out"),
+            ("name", "name", "leave it out"),
+            ("from=&limit=1", "from", "leave it out"),
             ("colour=1", "colour", "`limit`, `from`, `to`, `order`, `name` and `id`"),
             ("from=yesterday", "from", "must be a time"),
             ("from=2026-01-02T00:00:00Z&to=2026-01-02T00:00:00Z", "to", "later"),

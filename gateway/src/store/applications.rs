@@ -121,6 +121,17 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
+    /// Each application's number with the category and the name of an event type that it has sent, as far as the counts are
+    /// folded.
+    pub async fn event_types_by_application(&self) -> Result<Vec<(i32, String, String)>, Error> {
+        let query = sqlx::query_as(
+            "select sent.application_id, event_types.category, event_types.name \
+             from (select distinct application_id, event_type_id from counts where bucket = 'ever') sent \
+             join event_types on event_types.id = sent.event_type_id",
+        );
+        self.ask(query.fetch_all(&self.own)).await
+    }
+
     /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
     pub async fn application_add(&self, new: &NewApplication) -> Result<i32, Error> {
         let query = sqlx::query_scalar(

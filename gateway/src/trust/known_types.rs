@@ -1,0 +1,77 @@
+//! Which event types an application has sent so far, so that one that chooses their names cannot make them without end: each is
+//! a row that stays for ever. What was sent through other gateways, or before a start, is learned from the database's counts.
+
+use std::hash::BuildHasher as _;
+use std::sync::{PoisonError, RwLock};
+
+use foldhash::HashSet;
+use foldhash::fast::RandomState;
+
+/// The event types of one application. It outlives each version of the application's row.
+#[derive(Debug, Default)]
+pub struct KnownTypes {
+    /// Seeded at random, so that nobody can choose a name that looks like a known one.
+    hasher: RandomState,
+    /// A number stands for an event type: names may be long, and there may be many.
+    known: RwLock<HashSet<u64>>,
+}
+
+impl KnownTypes {
+    /// Whether an event type is known, or may be from now on, since fewer than `most` are.
+    pub fn admit(&self, category: &str, name: &str, most: usize) -> bool {
+        let event_type = self.number(category, name);
+        {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if known.contains(&event_type) {
+                return true;
+            }
+            if known.len() >= most {
+                return false;
+            }
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&event_type) || known.len() < most && known.insert(event_type)
+    }
+
+    /// Notes one that was sent before, however many there are.
+    pub fn learn(&self, category: &str, name: &str) {
+        let event_type = self.number(category, name);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(event_type);
+    }
+
+    fn number(&self, category: &str, name: &str) -> u64 {
+        self.hasher.hash_one((category, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_ones_go_on_when_no_new_one_may_come() {
+        let types = KnownTypes::default();
+        types.learn("shop", "sale");
+        assert!(types.admit("shop", "sale", 3) && types.admit("a", "bc", 3) && types.admit("ab", "c", 3));
+        assert!(!types.admit("abc", "", 3), "one more");
+        assert!(types.admit("ab", "c", 3) && types.admit("shop", "sale", 3));
+        types.learn("abc", "");
+        assert!(types.admit("abc", "", 3), "it came through another gateway");
+        assert!(!types.admit("abcd", "", 3));
+        assert!(types.admit("abcd", "", 5), "more are allowed");
+    }
+
+    #[test]
+    fn many_threads_admit_no_more_than_may_be() {
+        let types = KnownTypes::default();
+        let admit = |thread: u32| {
+            let admitted = (0..100).filter(|number| types.admit(&thread.to_string(), &number.to_string(), 150));
+            admitted.count()
+        };
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || admit(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(admitted, 150);
+    }
+}
