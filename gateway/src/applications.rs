@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::body::{self, BodyLimits};
 use crate::gateway::Gateway;
+use crate::legible::is_hidden;
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::{Full, Held};
@@ -79,8 +80,13 @@ impl Wanted {
     /// [`Invalid`], the first that is found.
     pub fn prove(self) -> Result<(NewApplication, Option<String>), Invalid> {
         let length = self.name.chars().count();
-        if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(char::is_control) {
-            return invalid("name", format!("give 1 to {NAME_CHARACTERS_MAX} characters without control characters"));
+        if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(is_hidden) {
+            return invalid(
+                "name",
+                format!(
+                    "give 1 to {NAME_CHARACTERS_MAX} characters, none of which is hidden, such as a line end or a mark of direction"
+                ),
+            );
         }
         if self.name == trust::LOCAL {
             return invalid("name", "this is the application of gateways with a Postgres of their own; choose another");

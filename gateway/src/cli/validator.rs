@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Source};
+use crate::legible::legible;
 use crate::validator::{History, Listed, Retired, Roster, Slot, Version};
 use crate::verdict::Digest;
 
@@ -117,8 +118,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 
 fn listed_line(listed: &Listed) -> String {
     let digest = listed.digest.map_or_else(|| "unreadable".to_owned(), |digest| digest.to_string());
-    let why = listed.error.as_ref().map(|why| format!("\t{why}")).unwrap_or_default();
-    format!("{}\t{digest}\tversions {}{why}", listed.event_type, listed.versions.len())
+    // Both may quote the name of a file, and a terminal does what it is told.
+    let shown = |text: &dyn std::fmt::Display| legible(&text.to_string(), 2_000).to_string();
+    let why = listed.error.as_ref().map(|why| format!("\t{}", shown(why))).unwrap_or_default();
+    format!("{}\t{digest}\tversions {}{why}", shown(&listed.event_type), listed.versions.len())
 }
 
 fn retired_line(retired: &Retired) -> String {

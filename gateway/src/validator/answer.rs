@@ -9,7 +9,13 @@ use super::component::contract::{
 use super::component::{Broken, CheckAmended};
 use super::engine::output_bytes_max;
 use super::settings::Limits;
+use crate::legible::legible;
 use crate::verdict::{Verdict, Violation};
+
+/// Longest code of a violation.
+const CODE_BYTES_MAX: usize = 64;
+/// How much is quoted of what is wrong in an answer.
+const QUOTED_CHARACTERS_MAX: usize = 200;
 
 /// A module's memory, and how much may still be copied out of it. What stands where is laid down by the canonical ABI of
 /// the component model for the types of `wit/validator.wit`.
@@ -147,15 +153,25 @@ fn too_large(bytes: usize, limits: &Limits) -> Broken {
 
 fn believe_violation(pointer: String, code: String, message: String) -> Result<Violation, String> {
     if !is_pointer(&pointer) {
-        return Err(format!("`{}` is no JSON Pointer", pointer.escape_debug()));
+        return Err(format!("`{}` is no JSON Pointer", legible(&pointer, QUOTED_CHARACTERS_MAX)));
     }
     if code.is_empty() {
         return Err("a violation without a code".into());
+    }
+    if !is_code(&code) {
+        let code = legible(&code, QUOTED_CHARACTERS_MAX);
+        return Err(format!("`{code}` is no code of a violation: 1 to 64 of A-Z, a-z, 0-9, `_`, `.` and `-`"));
     }
     if [&pointer, &code, &message].into_iter().any(|text| text.contains('\0')) {
         return Err("a violation with a NUL character".into());
     }
     Ok(Violation { pointer, code: Cow::Owned(code), message: Cow::Owned(message) })
+}
+
+/// A stable word for programs, which may become a part of a name elsewhere.
+fn is_code(text: &str) -> bool {
+    let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(may_be)
 }
 
 /// RFC 6901: empty, or parts that each begin with a slash, in which `~` stands only in `~0` and `~1`.
@@ -166,7 +182,7 @@ fn is_pointer(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_pointer;
+    use super::{believe_violation, is_pointer};
 
     #[test]
     fn pointers_follow_the_rfc() {
@@ -175,6 +191,27 @@ mod tests {
         }
         for bad in ["a", "#/a", "/~", "/a~2", "a/b"] {
             assert!(!is_pointer(bad), "{bad}");
+        }
+    }
+    #[test]
+    fn codes_are_short_words_for_programs() {
+        let believed = |code: &str| believe_violation("/a".to_owned(), code.to_owned(), "mend\nit".to_owned());
+        for good in ["a", "bad_host", "multiple_of", "E-1.2", &"x".repeat(64)] {
+            assert_eq!(believed(good).expect("a code").code, good);
+        }
+        for bad in [
+            "",
+            "two words",
+            "line\nend",
+            "\u{1b}[2J",
+            "käse",
+            "a/b",
+            "a\u{202e}",
+            &"x".repeat(65),
+            &"x".repeat(1 << 18),
+        ] {
+            let why = believed(bad).expect_err("no code");
+            assert!(why.len() < 1_000 && !why.contains(char::is_control), "{why}");
         }
     }
 }

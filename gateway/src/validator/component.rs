@@ -15,6 +15,7 @@ use super::resident::Residents;
 use super::rewrite::{self, Unfit};
 use super::settings::Limits;
 use super::world::{self, Refusal};
+use crate::legible::{is_hidden, legible};
 use crate::verdict::{FaultCode, Verdict};
 
 use contract::{Description, Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
@@ -32,6 +33,9 @@ pub(super) mod contract {
 
 /// Examples that a module may bring for its self-test.
 const EXAMPLES_MAX: usize = 100;
+
+/// How much of the title of an example is told.
+const TITLE_CHARACTERS_MAX: usize = 200;
 
 /// Bytes that a module may say of itself, its examples included.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
@@ -186,7 +190,7 @@ impl Program {
         for example in &description.examples {
             self.try_example(sandbox, limits, check_amended, example)?;
         }
-        self.summary = description.summary.chars().filter(|c| !c.is_control()).take(500).collect();
+        self.summary = description.summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
         self.examples = description.examples.len();
         if let Way::Resident(residents) = &self.way {
             // Most modules of a large gateway are seldom called.
@@ -237,7 +241,7 @@ impl Program {
             return Ok(());
         }
         let refusal = Refusal::new(
-            format!("the example `{}` to end in {expected}", example.title),
+            format!("the example `{}` to end in {expected}", legible(&example.title, TITLE_CHARACTERS_MAX)),
             found,
             "mend the rule or the example; `cargo test` in the validator's crate runs them",
         );

@@ -9,11 +9,16 @@ use wasmparser::{Encoding, Parser, Payload};
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, Type, TypeDefKind, TypeId, WorldId, WorldItem};
 
+use crate::legible::legible;
+
 /// The contract as it is compiled into the gateway.
 const CONTRACT: &str = include_str!("../../../wit/validator.wit");
 
 /// The package of the contract, with its version.
 const PACKAGE: &str = "eye:validator@1.0.0";
+
+/// How much of each part of a refusal is told.
+const PART_CHARACTERS_MAX: usize = 2_000;
 
 /// Why a module is not taken, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,8 +35,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(expected: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { expected: expected.into(), found: found.into(), mend: mend.into(), passing: false }
+    /// Each part may quote what a file says: it is told on one line, and not without end.
+    pub(super) fn new(expected: impl AsRef<str>, found: impl AsRef<str>, mend: impl AsRef<str>) -> Self {
+        let told = |text: &str| legible(text, PART_CHARACTERS_MAX).to_string();
+        Self {
+            expected: told(expected.as_ref()),
+            found: told(found.as_ref()),
+            mend: told(mend.as_ref()),
+            passing: false,
+        }
     }
 }
 

@@ -971,3 +971,28 @@ fn events_that_the_system_could_not_keep_are_worth_a_look() {
     let read = notify::Event::new(notify::EventKind::Access(notify::event::AccessKind::Read));
     assert!(!directory::is_worth_a_look(&Ok(read)));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn settings_that_lead_out_of_the_directory_are_refused_and_nothing_of_them_is_told() {
+    let bytes = salted("x");
+    let house = House::with(&[("a/b.wasm", &bytes), ("a/c.wasm", &bytes)]).await;
+    let outside = house.root.path().join("outside.toml");
+    std::fs::write(&outside, "password = \"hunter2\"").expect("written");
+    for target in [Path::new("/proc/self/environ"), &outside, Path::new("/dev/zero"), Path::new("/")] {
+        let link = house.modules().join("a/b.toml");
+        let _before = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).expect("linked");
+        let told = |report: &TypeReport| report.settings_error.as_ref().map(|error| error.refusal.to_string());
+        let report = house.until("a/b", |report| told(report).is_some_and(|told| told.contains("leads out"))).await;
+        let told = told(&report).expect("told");
+        assert!(!told.contains("hunter2") && !told.contains("PATH"), "{told}");
+        assert!(serves(&report, &bytes));
+        house.put("a/b.toml", b"deadline_ms = 7");
+        house.until("a/b", |report| report.settings_error.is_none() && report.limits.deadline_ms == 7).await;
+    }
+    // As the volumes of containers have them.
+    house.put("..data/c.toml", b"deadline_ms = 9");
+    std::os::unix::fs::symlink("../..data/c.toml", house.modules().join("a/c.toml")).expect("linked");
+    house.until("a/c", |report| report.limits.deadline_ms == 9).await;
+}
