@@ -127,13 +127,7 @@ impl Gateway {
         (connections, doors): (Arc<Connections>, Arc<Doors>),
     ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let rules = rules(&config);
-        let flush_time = Duration::from_millis(config.flush_ms);
-        let read_time = Duration::from_millis(config.read_ms);
-        let store =
-            Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
-        let store = store
-            .with_read_wait(Duration::from_millis(config.read_wait_ms))
-            .with_partitions_on_demand(config.event_partitions_max, config.events_days);
+        let store = store_of(&config, database_url)?;
         let limits = Limits {
             events_max: config.batch_events_max,
             bytes_max: config.batch_bytes_max,
@@ -336,6 +330,17 @@ impl Gateway {
             () = fold => {}
         }
     }
+}
+
+/// The way to the database, as the settings have it.
+fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
+    let flush_time = Duration::from_millis(config.flush_ms);
+    let read_time = Duration::from_millis(config.read_ms);
+    let store =
+        Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
+    Ok(store
+        .with_read_wait(Duration::from_millis(config.read_wait_ms))
+        .with_partitions_on_demand(config.event_partitions_max, config.events_days))
 }
 
 /// How long a request may wait for a writer under overload: the rest of its time to answer is for the write.
