@@ -113,6 +113,7 @@ async fn a_gateway_whose_clock_is_wrong_removes_nothing() {
         a_round(&server, "2030-02").await;
         let skew = gateway.figures().await.value("eye_clock_skew_seconds", &[]).expect("told");
         assert!(skew.abs() > 30.0 * 86_400.0, "{offset}: {skew}");
+        assert_eq!(gateway.get("/readyz").await.json()["degraded"], json!(["clock_skew"]), "{offset}");
         assert_eq!(kept(&server), "5|3", "{offset}");
         assert_eq!(server.sql("select count(*) from trimmed"), "0", "{offset}");
 
@@ -147,6 +148,7 @@ async fn what_fell_due_while_nobody_looked_is_announced_first() {
     a_round(&server, "2030-02").await;
     // What was due with the round before goes, of 70 and 100 days, and nothing that fell due since.
     assert_eq!(server.sql("select count(*) from dead_letters"), "3", "those of 1, 40 and 50 days stay");
+    assert_eq!(gateway.get("/readyz").await.json()["degraded"], json!(["trimming_announced"]));
     let shown = retention(&server, "show");
     assert!(
         shown.contains("dead_letters_age\tdead_letters_days = 30\tannounced ") && shown.contains("h left"),

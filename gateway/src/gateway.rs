@@ -24,6 +24,7 @@ use crate::live::{self, Live};
 use crate::postgres::Postgres;
 use crate::query::{Streams, Turns};
 use crate::response::Unsent;
+use crate::retention::due::Rule;
 use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
 use crate::server::{Connections, Doors, Listener, ServerLimits};
@@ -213,6 +214,8 @@ impl Gateway {
             applications: self.trust.known(),
             validators: self.validators.scanned(),
             doubts: self.validators.doubts(),
+            clocks_differ: self.retention.clocks_differ(),
+            trimming_announced: Rule::ALL.into_iter().any(|rule| self.retention.is_announced(rule)),
             requires_modules: self.config.ready_requires_modules,
             draining: self.draining.load(Ordering::Relaxed),
         }

@@ -187,7 +187,7 @@ impl Retention {
         loop {
             let slow = |_| Error::Slow(ROUND_TIME);
             let asked_us = clock.now_us();
-            let now = tending.now().await?;
+            let now = tokio::time::timeout(ROUND_TIME, tending.now()).await.map_err(slow)??;
             let agree = self.compare(asked_us, now, clock);
             tokio::time::timeout(ROUND_TIME, self.round(&mut tending, now, agree)).await.map_err(slow)??;
             let next = tokio::time::Instant::now() + self.every;

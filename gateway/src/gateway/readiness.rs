@@ -23,6 +23,10 @@ pub struct Readiness {
     pub validators: bool,
     /// What is closed, or stands in for something else, in the modules directory.
     pub doubts: Doubts,
+    /// This gateway's clock and the database's differ by more than they may, so nothing is trimmed.
+    pub clocks_differ: bool,
+    /// Retention has announced a removal.
+    pub trimming_announced: bool,
     /// Modules that cannot be loaded, with nothing in their place, keep the gateway from being ready.
     pub requires_modules: bool,
     /// The gateway stops.
@@ -60,6 +64,8 @@ impl Readiness {
             (refused > 0 || unavailable > 0, REFUSED_MODULES),
             (lost > 0, "lost_modules"),
             (unreadable, "unreadable_modules"),
+            (self.clocks_differ, "clock_skew"),
+            (self.trimming_announced, "trimming_announced"),
         ])
     }
 }
@@ -105,6 +111,8 @@ mod tests {
             applications: true,
             validators: true,
             doubts,
+            clocks_differ: false,
+            trimming_announced: false,
             requires_modules: false,
             draining: false,
         };
@@ -115,6 +123,9 @@ mod tests {
         let serving = Readiness { doubts, ..required };
         assert!(serving.ready(), "what served last stands in for it");
         assert_eq!(serving.degraded(), ["refused_modules", "lost_modules", "unreadable_modules"]);
+        let clocks =
+            Readiness { doubts: Doubts::default(), clocks_differ: true, trimming_announced: true, ..readiness };
+        assert_eq!((clocks.ready(), clocks.degraded()), (true, vec!["clock_skew", "trimming_announced"]));
         let nothing = Readiness {
             database: false,
             schema: false,
