@@ -1,7 +1,9 @@
-//! What it costs to judge an event: in an instance that is set back afterwards, in a new one for each event, and in one
-//! that is used again as the last event left it, which the gateway never does. The first two are the gateway's own ways;
-//! the second takes modules that it cannot set back. Processor time of this thread, the ways in turn.
-//! `cargo bench -p eye --bench judging [MODULE.wasm DATA]...`; without arguments, what `make modules` built.
+//! What it costs to judge an event: in an instance that is set back afterwards, in a new core instance for each event, in a
+//! new component in which `describe` runs first, and in one that is used again as the last event left it, which the gateway
+//! never does. The first three are the gateway's own ways: the second takes modules whose writes it cannot follow, the third
+//! those whose state it cannot take. Processor time of this thread, the ways in turn; and the same with 1 MiB that
+//! `describe` has filled. `cargo bench -p eye --bench judging [MODULE.wasm DATA]...`; without arguments, what `make modules`
+//! built.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +15,10 @@ use eye::verdict::Verdict;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 use wasm_encoder::reencode::{Error, Reencode, utils};
-use wasm_encoder::{ConstExpr, GlobalSection, GlobalType, Module, ValType};
+use wasm_encoder::{
+    CodeSection, ConstExpr, Function, FunctionSection, GlobalSection, GlobalType, HeapType, Instruction, Module,
+    RefType, TypeSection, ValType,
+};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
@@ -24,6 +29,7 @@ const PAGEVIEW: &str =
     r#"{"host":"www.example.com","path":"/reviews/4711","referrer":"https://www.example.com/search"}"#;
 const SUBMIT: &str =
     r#"{"host":"www.example.com","path":"/contact","form_type":"contact","fields":{"name":"A","topic":"b"}}"#;
+const PUSH: &str = r#"{"ref":"refs/heads/main","before":"0f1e2d","after":"4c5b6a","repository":{"full_name":"a/b"},"pusher":{"name":"a"},"commits":[{"id":"4c5b6a","message":"Mend the gate","timestamp":"2026-11-23T09:15:27Z","author":{"name":"a"}}]}"#;
 
 mod contract {
     wasmtime::component::bindgen!({
@@ -44,8 +50,12 @@ fn main() -> Result<()> {
     if chosen.is_empty() {
         chosen.push((modules.join("page interaction/pageview.wasm"), PAGEVIEW.to_owned()));
         chosen.push((modules.join("form interaction/submit.wasm"), SUBMIT.to_owned()));
+        chosen.push((modules.join("github/push.wasm"), PUSH.to_owned()));
     }
     println!("CPU per judged event, median of {ROUNDS} rounds of {EVENTS} events (least to most)");
+    if arguments.is_empty() {
+        measure("1 MiB", &filled()?, "{}")?;
+    }
     for (file, data) in chosen {
         let bytes = std::fs::read(&file).with_context(|| format!("{}: run `make modules`", file.display()))?;
         measure(&file.file_stem().unwrap_or_default().to_string_lossy(), &bytes, &data)?;
@@ -53,15 +63,26 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(name: &str, core: &[u8], data: &str) -> Result<()> {
+fn measure(name: &str, module: &[u8], data: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let folder = tempfile::tempdir()?;
-    for (way, bytes) in [("set back", core.to_vec()), ("new", unfit(core)?)] {
+    let mut ways = vec![("as it is", module.to_vec())];
+    let component = if wasmparser::Parser::is_core_wasm(module) {
+        ways.push(("new", unfit(module, Unfit::Followed)?));
+        ways.push(("new component", unfit(module, Unfit::Taken)?));
+        wit_component::ComponentEncoder::default().module(module)?.encode()?
+    } else {
+        module.to_vec()
+    };
+    for (way, bytes) in &ways {
         std::fs::create_dir_all(folder.path().join("modules").join(way))?;
         std::fs::write(folder.path().join("modules").join(way).join("judged.wasm"), bytes)?;
     }
     let validators = start(folder.path())?;
     runtime.block_on(validators.wait_scanned());
+    for report in validators.report() {
+        println!("{name:>10}  {}: {:?}, {:?}", report.event_type, report.isolation, report.isolation_reason);
+    }
     let gateway = |way: &str| -> Result<Duration> {
         runtime.block_on(async {
             let began = cpu();
@@ -73,15 +94,17 @@ fn measure(name: &str, core: &[u8], data: &str) -> Result<()> {
             Ok(cpu() - began)
         })
     };
-    let component = wit_component::ComponentEncoder::default().module(core)?.encode()?;
     let mut reuse = reuse(&component, data).map_err(told)?;
-    let (mut back, mut new, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    let mut times: Vec<(&str, Vec<Duration>)> = ways.iter().map(|(way, _)| (*way, Vec::new())).collect();
+    let mut again = Vec::new();
     for _ in 0..ROUNDS {
-        back.push(gateway("set back")?);
-        new.push(gateway("new")?);
+        for (way, times) in &mut times {
+            times.push(gateway(way)?);
+        }
         again.push(reuse().map_err(told)?);
     }
-    for (way, times) in [("set back", &mut back), ("new instance", &mut new), ("used again as it is", &mut again)] {
+    times.push(("used again", again));
+    for (way, times) in &mut times {
         times.sort_unstable();
         let us = |time: Duration| time.as_secs_f64() * 1e6 / EVENTS as f64;
         println!(
@@ -120,12 +143,47 @@ fn subject<'a>(way: &'a str, data: &'a str) -> Subject<'a> {
     }
 }
 
-/// The same module, with a global that the gateway does not set back, and so judges in a new instance each time.
-fn unfit(core: &[u8]) -> Result<Vec<u8>> {
-    struct OneMore;
+/// What the gateway cannot do with a module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unfit {
+    /// Follow its writes: one function ends in a call, which is beyond what is understood.
+    Followed,
+    /// Take its state: a global holds a reference.
+    Taken,
+}
+
+/// The same module with a part that nothing uses.
+fn unfit(core: &[u8], what: Unfit) -> Result<Vec<u8>> {
+    struct OneMore {
+        what: Unfit,
+        types: u32,
+        functions: u32,
+    }
 
     impl Reencode for OneMore {
         type Error = std::convert::Infallible;
+
+        fn parse_type_section(
+            &mut self,
+            types: &mut TypeSection,
+            section: wasmparser::TypeSectionReader<'_>,
+        ) -> Result<(), Error> {
+            utils::parse_type_section(self, types, section)?;
+            self.types = types.len();
+            types.ty().function([], []);
+            Ok(())
+        }
+
+        fn parse_function_section(
+            &mut self,
+            functions: &mut FunctionSection,
+            section: wasmparser::FunctionSectionReader<'_>,
+        ) -> Result<(), Error> {
+            utils::parse_function_section(self, functions, section)?;
+            self.functions = functions.len();
+            functions.function(self.types);
+            Ok(())
+        }
 
         fn parse_global_section(
             &mut self,
@@ -133,15 +191,57 @@ fn unfit(core: &[u8]) -> Result<Vec<u8>> {
             section: wasmparser::GlobalSectionReader<'_>,
         ) -> Result<(), Error> {
             utils::parse_global_section(self, globals, section)?;
-            let ty = GlobalType { val_type: ValType::V128, mutable: true, shared: false };
-            globals.global(ty, &ConstExpr::v128_const(0));
+            if self.what == Unfit::Taken {
+                let ty = GlobalType { val_type: ValType::Ref(RefType::FUNCREF), mutable: true, shared: false };
+                globals.global(ty, &ConstExpr::ref_null(HeapType::FUNC));
+            }
+            Ok(())
+        }
+
+        fn parse_code_section(
+            &mut self,
+            code: &mut CodeSection,
+            section: wasmparser::CodeSectionReader<'_>,
+        ) -> Result<(), Error> {
+            utils::parse_code_section(self, code, section)?;
+            let mut ends_in_a_call = Function::new([]);
+            if self.what == Unfit::Followed {
+                ends_in_a_call.instruction(&Instruction::ReturnCall(self.functions));
+            }
+            code.function(ends_in_a_call.instruction(&Instruction::End));
             Ok(())
         }
     }
 
     let mut module = Module::new();
-    OneMore.parse_core_module(&mut module, wasmparser::Parser::new(0), core)?;
+    OneMore { what, types: 0, functions: 0 }.parse_core_module(&mut module, wasmparser::Parser::new(0), core)?;
     Ok(module.finish())
+}
+
+/// A module that accepts everything after a look at 1 MiB that `describe` has filled.
+fn filled() -> Result<Vec<u8>> {
+    let text = r#"(module
+        (memory (export "memory") 20)
+        (global $top (mut i32) (i32.const 1114112))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+          (global.get $top)
+          (global.set $top (i32.add (global.get $top) (local.get 3))))
+        (func (export "describe") (result i32)
+          (memory.fill (i32.const 65536) (i32.const 7) (i32.const 1048576))
+          (i32.const 1024))
+        (func (export "validate") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+          (local $at i32)
+          (local.set $at (i32.const 65536))
+          (loop (br_if 0 (i32.lt_u
+            (local.tee $at (i32.add (local.get $at) (i32.load8_u (local.get $at)))) (i32.const 66560))))
+          (i32.const 2048))
+        (data (i32.const 1024) "\00\08\00\00\01\00\00\00\00\00\00\00\00\00\00\00"))"#;
+    let mut bytes = wat::parse_str(text)?;
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("validator.wit", include_str!("../../wit/validator.wit"))?;
+    let world = resolve.select_world(&[package], None)?;
+    wit_component::embed_component_metadata(&mut bytes, &resolve, world, wit_component::StringEncoding::UTF8)?;
+    Ok(bytes)
 }
 
 /// A component instance that judges one event after another.
@@ -159,7 +259,7 @@ fn reuse(component: &[u8], data: &str) -> wasmtime::Result<impl FnMut() -> wasmt
                 id: "01900000-0000-7000-8000-000000000001",
                 application: "web",
                 session_id: "00000000-0000-0000-0000-000000000002",
-                category: "set back",
+                category: "as it is",
                 name: "judged",
                 timestamp: 1_700_000_000_000_000,
                 data: &data,

@@ -13,8 +13,6 @@
 //! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
 //! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
 
-#![forbid(unsafe_code)]
-
 pub mod applications;
 pub mod batch;
 pub mod body;

@@ -28,6 +28,8 @@ mod engine;
 mod figures;
 mod history;
 mod life;
+mod link;
+mod loading;
 mod losses;
 mod memory;
 mod module;
@@ -48,7 +50,7 @@ mod world;
 
 pub use away::AwayLimits;
 pub use circuit::Standing;
-pub use component::CheckAmended;
+pub use component::{CheckAmended, Isolation};
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};

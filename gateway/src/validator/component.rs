@@ -1,17 +1,20 @@
-//! One compiled module: how it is made from a file, and how an event is put to it. Every event finds the module in one
-//! and the same state, so no event can see what another left behind: most modules are set back after each event, and
-//! those whose writes cannot be followed get a new instance each time.
+//! One compiled module: how it is made from a file, and how an event is put to it. Every event finds the module in the
+//! state in which `describe` left it, so no event can see what another left behind: most modules are set back after each
+//! event, and those whose writes cannot be followed get a new instance each time. Both ways mean the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::Serialize;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, Trap};
 
 use super::answer::believe;
-use super::engine::{Meter, Sandbox, beyond_place, code_bytes};
+use super::engine::{Meter, Sandbox, beyond_place, code_bytes, output_bytes_max, processor_time};
+use super::loading::{Built, BuiltWay, Finished};
 use super::memory::{Claim, Full, Keeper as _};
 use super::plain;
-use super::resident::Residents;
+use super::resident::{Residents, Undescribed};
 use super::rewrite::{self, Unfit};
 use super::settings::Limits;
 use super::world::{self, Refusal};
@@ -34,11 +37,27 @@ pub(super) mod contract {
 /// Examples that a module may bring for its self-test.
 const EXAMPLES_MAX: usize = 100;
 
-/// How much of the title of an example is told.
-const TITLE_CHARACTERS_MAX: usize = 200;
+/// Failing examples that are told; the others are counted.
+const FAILED_TOLD_MAX: usize = 5;
+
+/// Characters of an example's title, and of each text of its violation, that are told.
+const TITLE_CHARACTERS_MAX: usize = 100;
+const TEXT_CHARACTERS_MAX: usize = 200;
 
 /// Bytes that a module may say of itself, its examples included.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
+
+/// What the events of a self-test are beside their type and data: the same as in the tests that the crate eye-validator
+/// makes (`validators/sdk/src/testing.rs`), so that both say the same of an example.
+const MADE_UP: GuestEvent<'static> = GuestEvent {
+    id: "01890a5d-ac96-774b-bcce-b302099a8057",
+    application: "test",
+    session_id: "67e55044-10b1-426f-9247-bb680e5fe0c8",
+    category: "test",
+    name: "test",
+    timestamp_us: 1_700_000_000_000_000,
+    data: "{}",
+};
 
 /// How much longer than judging one event `describe` may take: it runs once, on no request's time.
 const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
@@ -85,21 +104,46 @@ impl Broken {
     }
 }
 
+/// What a module is tried with before it is trusted.
+pub(super) struct Trial<'a> {
+    /// What a call may use.
+    pub(super) limits: &'a Limits,
+    /// Checks what it amends to.
+    pub(super) check_amended: &'a CheckAmended,
+    /// The event type of the examples: the one that it will serve, as far as its file names it.
+    pub(super) category: &'a str,
+    pub(super) name: &'a str,
+    /// What the self-test may take in all.
+    pub(super) time: Duration,
+}
+
 /// A module that passed everything and can judge.
 pub(super) struct Program {
     way: Way,
     /// What it takes of the memory of all modules, until it is dropped.
     _room: Claim,
+    /// Why it is judged in the way that [`Program::isolation`] tells.
+    pub(super) isolation_reason: String,
     pub(super) summary: String,
     pub(super) examples: usize,
 }
 
 /// How a module is run.
 enum Way {
-    /// In instances that are set back after each event.
+    /// Without the component around it, from the state that was taken when it was loaded.
     Resident(Arc<Residents>),
-    /// In a new instance for each event.
+    /// As a component: no state of it can be taken, so `describe` runs before each event.
     Fresh(Fresh),
+}
+
+/// How events are kept from seeing each other. The verdict is the same either way, the time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// An instance stays, and is set back after each event.
+    SetBack,
+    /// Each event gets a new instance.
+    Fresh,
 }
 
 impl Way {
@@ -124,37 +168,55 @@ fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
 }
 
 impl Program {
-    /// Takes a file's bytes through checking, compiling and the self-test, and says which step begins.
-    pub(super) fn load(
+    /// Takes a file's bytes through checking, compiling and the self-test, and says which step begins. Everything that
+    /// reads a byte of the file is here.
+    pub(super) fn build(
         sandbox: &Sandbox,
         bytes: &[u8],
-        limits: &Limits,
-        check_amended: &CheckAmended,
+        trial: &Trial<'_>,
         begin: impl Fn(Step),
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Built, Refusal> {
         begin(Step::Checking);
         let component = world::component_of(bytes)?;
         begin(Step::Compiling);
-        let rewritten = plain::core_of(&component).and_then(|(module, names)| rewrite::rewrite(module, &names));
-        let (way, description) = match rewritten {
-            Ok(rewritten) => {
-                let residents = Residents::compile(sandbox, &rewritten).map_err(|error| uncompiled(&error))?;
-                begin(Step::SelfTest);
-                let (residents, description) = residents.describe(sandbox, limits).map_err(undescribed)?;
-                (Way::Resident(residents), description)
-            }
-            Err(Unfit(why)) => {
-                tracing::debug!("a new instance for every event: {why}");
-                let fresh = Fresh::compile(sandbox, &component)?;
-                begin(Step::SelfTest);
-                let description = fresh.describe(sandbox, &for_describing(limits)).map_err(undescribed)?;
-                (Way::Fresh(fresh), description)
+        let (compiled, isolation_reason) = Compiled::of(sandbox, &component)?;
+        begin(Step::SelfTest);
+        let (way, description) = compiled.describe(sandbox, trial.limits).map_err(undescribed)?;
+        let room = sandbox.memory.nothing();
+        let mut program = Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0 };
+        program.self_test(sandbox, trial, description)?;
+        program.built().map_err(|error| uncompiled(&error))
+    }
+
+    /// Takes what [`Program::build`] made. No byte of the file is read here.
+    pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
+        let Built { way, isolation_reason, summary, examples } = built;
+        let way = match way {
+            BuiltWay::Resident(described) => Residents::open(sandbox, described).map(Way::Resident),
+            BuiltWay::Fresh(code, wasm_bytes) => {
+                code.component(&sandbox.engine).and_then(|it| Fresh::of(sandbox, &it, wasm_bytes)).map(Way::Fresh)
             }
         };
+        let way = way.map_err(|error| unopened(&error))?;
         let room = sandbox.memory.reserve(way.memory_bytes()).map_err(no_room)?;
-        let mut program = Self { way, _room: room, summary: String::new(), examples: 0 };
-        program.self_test(sandbox, limits, check_amended, description)?;
-        Ok(program)
+        Ok(Self { way, _room: room, isolation_reason, summary, examples })
+    }
+
+    fn built(self) -> wasmtime::Result<Built> {
+        let way = match &self.way {
+            Way::Resident(residents) => BuiltWay::Resident(residents.described()?),
+            Way::Fresh(fresh) => BuiltWay::Fresh(fresh.finished()?, fresh.wasm_bytes),
+        };
+        let Self { isolation_reason, summary, examples, .. } = self;
+        Ok(Built { way, isolation_reason, summary, examples })
+    }
+
+    /// How it is run.
+    pub(super) fn isolation(&self) -> Isolation {
+        match &self.way {
+            Way::Resident(residents) if residents.stay() => Isolation::SetBack,
+            Way::Resident(_) | Way::Fresh(_) => Isolation::Fresh,
+        }
     }
 
     /// Puts one event to the module, which knows nothing of any other.
@@ -172,26 +234,36 @@ impl Program {
         }
     }
 
-    /// Tries the examples as events are judged later.
-    fn self_test(
-        &mut self,
-        sandbox: &Sandbox,
-        limits: &Limits,
-        check_amended: &CheckAmended,
-        description: Description,
-    ) -> Result<(), Refusal> {
-        if description.examples.len() > EXAMPLES_MAX {
+    /// Tries the examples as events are judged later. All that fail are told, so that one build mends them all.
+    fn self_test(&mut self, sandbox: &Sandbox, trial: &Trial<'_>, description: Description) -> Result<(), Refusal> {
+        let count = description.examples.len();
+        if count > EXAMPLES_MAX {
             return Err(Refusal::new(
                 format!("{EXAMPLES_MAX} examples at most"),
-                format!("{} examples", description.examples.len()),
+                format!("{count} examples"),
                 "keep the telling ones; the rest belongs into the crate's own tests",
             ));
         }
-        for example in &description.examples {
-            self.try_example(sandbox, limits, check_amended, example)?;
+        if count == 0
+            && let Way::Resident(residents) = &self.way
+        {
+            residents.try_start(sandbox, trial.limits).map_err(unready)?;
+        }
+        let began = processor_time();
+        let mut failed = Vec::new();
+        for (tried, example) in description.examples.iter().enumerate() {
+            let took = processor_time().saturating_sub(began);
+            if took >= trial.time {
+                failed.push(Failed::out_of_time(tried, count, took, trial.time));
+                break;
+            }
+            failed.extend(self.try_example(sandbox, trial, example));
+        }
+        if !failed.is_empty() {
+            return Err(Failed::refusal(&failed));
         }
         self.summary = description.summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
-        self.examples = description.examples.len();
+        self.examples = count;
         if let Way::Resident(residents) = &self.way {
             // Most modules of a large gateway are seldom called.
             residents.let_go();
@@ -199,53 +271,116 @@ impl Program {
         Ok(())
     }
 
-    fn try_example(
-        &self,
-        sandbox: &Sandbox,
-        limits: &Limits,
-        check_amended: &CheckAmended,
-        example: &contract::Example,
-    ) -> Result<(), Refusal> {
-        let event = GuestEvent {
-            id: "00000000-0000-7000-8000-000000000001",
-            application: "self-test",
-            session_id: "00000000-0000-7000-8000-000000000002",
-            category: "self-test",
-            name: "example",
-            timestamp_us: 0,
-            data: &example.data,
-        };
-        let expected = match example.expect {
+    fn try_example(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &contract::Example) -> Option<Failed> {
+        let event = GuestEvent { category: trial.category, name: trial.name, data: &example.data, ..MADE_UP };
+        let wanted = match example.expect {
             Expectation::Accept => "accept",
             Expectation::Amend => "amend",
             Expectation::Reject => "reject",
         };
         let mut passing = false;
-        let found = match self.judge(sandbox, limits, &event, check_amended) {
+        let began = processor_time();
+        let found = match self.judge(sandbox, trial.limits, &event, trial.check_amended) {
             Ok(Verdict::Accept) => "accept".to_owned(),
             Ok(Verdict::Amend(_)) => "amend".to_owned(),
+            Ok(Verdict::Reject(_)) if wanted == "reject" => "reject".to_owned(),
             Ok(Verdict::Reject(violations)) => {
                 let first = &violations[0];
-                if expected == "reject" {
-                    "reject".to_owned()
-                } else {
-                    format!("reject: {} at `{}`: {}", first.code, first.pointer, first.message)
-                }
+                let [code, pointer, message] = [&*first.code, &*first.pointer, &*first.message]
+                    .map(|text| legible(text, TEXT_CHARACTERS_MAX).to_string());
+                format!("reject: {code} at `{pointer}`: {message}")
             }
             Err(broken) => {
                 passing = broken.passes();
-                format!("a fault ({}): {}", broken.code, broken.detail)
+                let ran = processor_time().saturating_sub(began).as_millis();
+                let again =
+                    if passing { "; the module is tried again, since the machine may have been busy" } else { "" };
+                let ran = match broken.code {
+                    FaultCode::Deadline => format!(" after {ran} ms of {} ms (deadline_ms)", trial.limits.deadline_ms),
+                    _ => String::new(),
+                };
+                format!("a fault ({}): {}{ran}{again}", broken.code, broken.detail)
             }
         };
-        if found == expected {
-            return Ok(());
+        let title = legible(&example.title, TITLE_CHARACTERS_MAX);
+        let expected = format!("the example `{title}` to end in {wanted}");
+        (found != wanted).then_some(Failed { expected, found, passing })
+    }
+}
+
+/// An example that did not end as it says.
+struct Failed {
+    expected: String,
+    found: String,
+    /// It may end well another time.
+    passing: bool,
+}
+
+impl Failed {
+    fn out_of_time(tried: usize, count: usize, took: Duration, time: Duration) -> Self {
+        Self {
+            expected: format!("all examples to be judged within {} ms (loader_self_test_ms)", time.as_millis()),
+            found: format!("{} ms after {tried} of {count} examples", took.as_millis()),
+            passing: false,
         }
-        let refusal = Refusal::new(
-            format!("the example `{}` to end in {expected}", legible(&example.title, TITLE_CHARACTERS_MAX)),
-            found,
-            "mend the rule or the example; `cargo test` in the validator's crate runs them",
-        );
-        Err(Refusal { passing, ..refusal })
+    }
+
+    fn refusal(failed: &[Self]) -> Refusal {
+        let told = &failed[..failed.len().min(FAILED_TOLD_MAX)];
+        let join = |text: fn(&Self) -> &str| told.iter().map(text).collect::<Vec<_>>().join("; and ");
+        let (expected, mut found) = (join(|one| &one.expected), join(|one| &one.found));
+        if failed.len() > told.len() {
+            found = format!("{found}; and {} more that fail", failed.len() - told.len());
+        }
+        let mend = "mend the rule or the example; `cargo test` in the validator's crate runs them";
+        // One that fails for good makes another try worth nothing.
+        Refusal { passing: failed.iter().all(|one| one.passing), ..Refusal::new(expected, found, mend) }
+    }
+}
+
+/// A module that was compiled, and not yet run.
+enum Compiled {
+    Core(Undescribed),
+    Component(Fresh),
+}
+
+impl Compiled {
+    /// Compiles a component for the fastest way that fits it, and says why it is that one.
+    fn of(sandbox: &Sandbox, component: &[u8]) -> Result<(Self, String), Refusal> {
+        let core = match plain::core_of(component) {
+            Ok(core) => core,
+            Err(unfit) => return Self::whole(sandbox, component, &unfit),
+        };
+        let (rewritten, reason) = match rewrite::follow(&core) {
+            Ok(rewritten) => (rewritten, "whatever it writes is known, and set back after each event".to_owned()),
+            Err(unfit) => match rewrite::expose(&core) {
+                Ok(rewritten) => {
+                    let reason = format!("{unfit}; each event gets a new instance, as `describe` left the first");
+                    (rewritten, reason)
+                }
+                Err(unfit) => return Self::whole(sandbox, component, &unfit),
+            },
+        };
+        let compiled = Residents::compile(sandbox, &rewritten).map_err(|error| uncompiled(&error))?;
+        Ok((Self::Core(compiled), reason))
+    }
+
+    fn whole(sandbox: &Sandbox, component: &[u8], unfit: &Unfit) -> Result<(Self, String), Refusal> {
+        let reason = format!("{unfit}; each event gets a new instance, and `describe` runs before it");
+        Ok((Self::Component(Fresh::compile(sandbox, component)?), reason))
+    }
+
+    fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Way, Description), Broken> {
+        match self {
+            Self::Core(undescribed) => {
+                let (residents, description) = undescribed.describe(sandbox, limits)?;
+                Ok((Way::Resident(Arc::new(residents)), description))
+            }
+            Self::Component(fresh) => {
+                let description = fresh.describe(sandbox, &for_describing(limits))?;
+                Ok((Way::Fresh(fresh), description))
+            }
+        }
     }
 }
 
@@ -270,6 +405,15 @@ fn uncompiled(error: &wasmtime::Error) -> Refusal {
     )
 }
 
+/// What was compiled is good, and the gateway's own engine has no room for such a module.
+fn unopened(error: &wasmtime::Error) -> Refusal {
+    Refusal::new(
+        "a module for which the engine has a place",
+        format!("{error:#}"),
+        "build it with fewer memories, tables and instances",
+    )
+}
+
 fn undescribed(broken: Broken) -> Refusal {
     let refusal = Refusal::new(
         "`describe` to answer",
@@ -279,9 +423,19 @@ fn undescribed(broken: Broken) -> Refusal {
     Refusal { passing: broken.passes(), ..refusal }
 }
 
-/// A component that is run in a new instance for each call.
+fn unready(broken: Broken) -> Refusal {
+    let refusal = Refusal::new(
+        "an instance that is ready within the deadline and memory of one event",
+        format!("a fault ({}): {}", broken.code, broken.detail),
+        "keep less in memory once `describe` is over, or allow more in the module's settings",
+    );
+    Refusal { passing: broken.passes(), ..refusal }
+}
+
+/// A component that is run in a new instance for each event. Its state cannot be taken, so `describe` brings each to it.
 pub(super) struct Fresh {
     pre: ValidatorPre<Meter>,
+    wasm_bytes: usize,
     /// Of the compiled code, and of the images of its memories.
     memory_bytes: usize,
 }
@@ -291,11 +445,19 @@ impl Fresh {
         let refuse = |error: wasmtime::Error| uncompiled(&error);
         let wasm_bytes = component.len();
         let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
-        component.initialize_copy_on_write_image().map_err(refuse)?;
+        Self::of(sandbox, &component, wasm_bytes).map_err(refuse)
+    }
+
+    fn of(sandbox: &Sandbox, component: &Component, wasm_bytes: usize) -> wasmtime::Result<Self> {
+        component.initialize_copy_on_write_image()?;
         let memories = component.resources_required().map_or(0, |needs| needs.num_memories as usize);
         let memory_bytes = code_bytes(&component.image_range(), wasm_bytes, memories);
-        let pre = Linker::new(&sandbox.engine).instantiate_pre(&component).map_err(refuse)?;
-        ValidatorPre::new(pre).map(|pre| Self { pre, memory_bytes }).map_err(refuse)
+        let pre = Linker::new(&sandbox.engine).instantiate_pre(component)?;
+        Ok(Self { pre: ValidatorPre::new(pre)?, wasm_bytes, memory_bytes })
+    }
+
+    fn finished(&self) -> wasmtime::Result<Finished> {
+        Finished::of_component(self.pre.instance_pre().component())
     }
 
     pub(super) fn judge(
@@ -305,7 +467,15 @@ impl Fresh {
         event: &GuestEvent<'_>,
     ) -> Result<GuestVerdict, Broken> {
         let mut store = sandbox.store(limits);
+        // From here on, whatever the event takes is counted.
+        store.data_mut().is_over();
         let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        store.set_hostcall_fuel(output_bytes_max(&for_describing(limits)));
+        instance.call_describe(&mut store).map_err(|error| broken(&error, &store))?;
+        if store.data_mut().is_over() {
+            return Err(late());
+        }
+        store.set_hostcall_fuel(output_bytes_max(limits));
         instance.call_validate(&mut store, to_contract(event)).map_err(|error| broken(&error, &store))
     }
 
@@ -359,6 +529,11 @@ pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
         },
     };
     Broken { code, detail }
+}
+
+/// The fault of a module that took its time before its event was put to it.
+pub(super) fn late() -> Broken {
+    Broken { code: FaultCode::Deadline, detail: "a new instance was not ready within its deadline".to_owned() }
 }
 
 /// The fault of a module that broke after it was denied something.

@@ -281,6 +281,11 @@ impl Meter {
         self.memory_growing(0, bytes, None).expect("counting does not fail")
     }
 
+    /// Whether the call is over. Its deadline is reckoned from when this is first asked, or from its first tick.
+    pub(super) fn is_over(&mut self) -> bool {
+        matches!(self.ticked(), UpdateDeadline::Interrupt)
+    }
+
     fn ticked(&mut self) -> UpdateDeadline {
         self.look(processor_time(), Instant::now())
     }

@@ -1,82 +1,169 @@
-//! Finds the core module in a component that is nothing but that: one module, one instance of it, and the contract's two
-//! functions lifted from its exports. Most tools make validators so, and those can be run without the component around
-//! them. Reads only; whether the component is valid and of the right world was decided before.
+//! Takes a component apart into the core modules that it is made of, and makes one of them: most tools make a validator of
+//! one core module, some of many that call each other, and either can be run without the component around it. Here is
+//! also which functions of the contract there are, and of which core functions the component makes them. Bytes to bytes;
+//! whether the component is valid and of the right world was decided before.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternalKind, ComponentTypeRef, ExternalKind,
     Instance, Parser, Payload,
 };
 
-use super::rewrite::{Names, Unfit};
+use super::link::{Linked, Part, link};
+use super::rewrite::Unfit;
 
-/// The core module of a component, and the names of its exports that the contract's functions are made of.
-pub(super) fn core_of(component: &[u8]) -> Result<(&[u8], Names<'_>), Unfit> {
-    let mut anatomy = Anatomy::default();
-    // Within the module there is nothing to read here.
-    let mut within = false;
-    for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(|error| Unfit::new(error.to_string()))? {
-            Payload::End(_) => within = false,
-            _ if within => {}
-            Payload::ModuleSection { unchecked_range, .. } => {
-                within = true;
-                let module = component.get(unchecked_range).ok_or_else(|| Unfit::new("it is cut short"))?;
-                if anatomy.module.replace(module).is_some() {
-                    return Err(Unfit::new("it holds more than one core module"));
-                }
-            }
-            payload => anatomy.take(payload)?,
+/// The functions of the contract. Another one that a module may export gets its line here, and each way of running finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Describe,
+    Validate,
+}
+
+impl Call {
+    /// All of them, those that every module exports first.
+    pub(super) const ALL: [Self; 2] = [Self::Describe, Self::Validate];
+
+    /// Its name in the contract.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Describe => "describe",
+            Self::Validate => "validate",
         }
     }
-    anatomy.names()
+
+    /// Whether a module without it is no validator.
+    const fn is_required(self) -> bool {
+        match self {
+            Self::Describe | Self::Validate => true,
+        }
+    }
+}
+
+/// The core functions that a function of the contract is made of: indices into the core module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lift {
+    pub(super) function: u32,
+    /// Where it finds its texts and leaves its answer.
+    pub(super) memory: u32,
+    /// What gives places for its texts.
+    pub(super) realloc: Option<u32>,
+    /// What is told when its answer was read.
+    pub(super) post_return: Option<u32>,
+}
+
+/// One core module without imports that does what a component does.
+#[derive(Debug)]
+pub(super) struct Core<'a> {
+    pub(super) module: Cow<'a, [u8]>,
+    pub(super) calls: Vec<(Call, Lift)>,
+}
+
+/// The core module of a component, or one made of its core modules.
+pub(super) fn core_of(component: &[u8]) -> Result<Core<'_>, Unfit> {
+    let mut anatomy = Anatomy::default();
+    let mut within = Vec::new();
+    for payload in Parser::new(0).parse_all(component) {
+        let payload = payload.map_err(|error| Unfit::new(error.to_string()))?;
+        match (within.last(), payload) {
+            (_, Payload::End(_)) => {
+                within.pop();
+            }
+            // There is nothing to read here.
+            (Some(Within::Module), _) => {}
+            (None, Payload::ModuleSection { unchecked_range, .. }) => {
+                within.push(Within::Module);
+                let module = component.get(unchecked_range).ok_or_else(|| Unfit::new("it is cut short"))?;
+                anatomy.modules.push(module);
+            }
+            (_, Payload::ComponentSection { .. }) => within.push(Within::Component),
+            (None, payload) => anatomy.take(payload)?,
+            (Some(Within::Component), payload) if passes_on(&payload) => {}
+            (Some(Within::Component), _) => return Err(beyond("another component")),
+        }
+    }
+    anatomy.core()
+}
+
+/// What is being read within the component.
+enum Within {
+    Module,
+    Component,
+}
+
+/// Whether this part of a component within the component does nothing but give names to what it is given, which tools do
+/// for interfaces.
+fn passes_on(payload: &Payload<'_>) -> bool {
+    matches!(
+        payload,
+        Payload::Version { .. }
+            | Payload::ComponentTypeSection(_)
+            | Payload::CoreTypeSection(_)
+            | Payload::ComponentImportSection(_)
+            | Payload::ComponentExportSection(_)
+            | Payload::CustomSection(_)
+    )
+}
+
+/// An export of a core instance that was made of a module.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    instance: usize,
+    name: &'a str,
 }
 
 /// How a function of the component is made.
 #[derive(Debug, Clone, Copy)]
-struct Lift<'a> {
-    function: &'a str,
-    memory: Option<&'a str>,
-    realloc: Option<&'a str>,
-    post_return: Option<&'a str>,
+struct Lifted<'a> {
+    function: Place<'a>,
+    memory: Option<Place<'a>>,
+    realloc: Option<Place<'a>>,
+    post_return: Option<Place<'a>>,
+}
+
+/// A core instance.
+enum Made<'a> {
+    /// Of a module: its place among those made so.
+    Part(usize),
+    /// Of items that others export.
+    Bag(HashMap<&'a str, Place<'a>>),
 }
 
 /// The index spaces of a component, as far as they matter.
 #[derive(Default)]
 struct Anatomy<'a> {
-    module: Option<&'a [u8]>,
-    instances: usize,
-    /// Core functions and memories: exports of the only instance, by name.
-    functions: Vec<&'a str>,
-    memories: Vec<&'a str>,
-    lifts: Vec<Lift<'a>>,
-    describe: Option<Lift<'a>>,
-    validate: Option<Lift<'a>>,
+    modules: Vec<&'a [u8]>,
+    instances: Vec<Made<'a>>,
+    parts: Vec<Part<'a>>,
+    functions: Vec<Place<'a>>,
+    memories: Vec<Place<'a>>,
+    tables: Vec<Place<'a>>,
+    globals: Vec<Place<'a>>,
+    /// Functions of the component; none for what is another's.
+    lifts: Vec<Option<Lifted<'a>>>,
+    calls: Vec<(Call, Lifted<'a>)>,
 }
 
 impl<'a> Anatomy<'a> {
     fn take(&mut self, payload: Payload<'a>) -> Result<(), Unfit> {
         let read = |error: wasmparser::Error| Unfit::new(error.to_string());
-        let other = |what: &str| Err(Unfit::new(format!("it holds {what}, which is more than one core module")));
         match payload {
             // Types cannot do anything.
             Payload::Version { .. }
             | Payload::ComponentTypeSection(_)
             | Payload::CoreTypeSection(_)
-            | Payload::CustomSection(_) => Ok(()),
+            | Payload::CustomSection(_)
+            // Made of components that only pass on.
+            | Payload::ComponentInstanceSection(_) => Ok(()),
             Payload::ComponentImportSection(section) => {
                 section.into_iter().try_for_each(|import| match import.map_err(read)?.ty {
                     ComponentTypeRef::Instance(_) | ComponentTypeRef::Type(_) => Ok(()),
-                    _ => other("an import"),
+                    _ => Err(beyond("an import")),
                 })
             }
             Payload::InstanceSection(section) => {
-                section.into_iter().try_for_each(|instance| match instance.map_err(read)? {
-                    Instance::Instantiate { args, .. } if args.is_empty() && self.instances == 0 => {
-                        self.instances = 1;
-                        Ok(())
-                    }
-                    _ => other("another core instance"),
-                })
+                section.into_iter().try_for_each(|instance| self.instance(instance.map_err(read)?))
             }
             Payload::ComponentAliasSection(section) => {
                 section.into_iter().try_for_each(|alias| self.alias(&alias.map_err(read)?))
@@ -89,74 +176,150 @@ impl<'a> Anatomy<'a> {
                 match export.kind {
                     ComponentExternalKind::Func => self.export(export.name.name, export.index),
                     ComponentExternalKind::Type | ComponentExternalKind::Instance => Ok(()),
-                    _ => other("an export that is no function"),
+                    _ => Err(beyond("an export that is no function")),
                 }
             }),
-            _ => other("a part of another kind"),
+            _ => Err(beyond("a part")),
+        }
+    }
+
+    fn instance(&mut self, instance: Instance<'a>) -> Result<(), Unfit> {
+        let made = match instance {
+            Instance::Instantiate { module_index, args } => {
+                let module = *self.modules.get(module_index as usize).ok_or_else(absent)?;
+                let mut imports = HashMap::new();
+                for arg in args {
+                    imports.insert(arg.name, arg.index as usize);
+                }
+                let given = Part { module, given: HashMap::new() };
+                let part = self.give(given, &imports)?;
+                self.parts.push(part);
+                Made::Part(self.parts.len() - 1)
+            }
+            Instance::FromExports(exports) => {
+                let mut bag = HashMap::new();
+                for export in exports {
+                    let place = self.space(export.kind)?.get(export.index as usize).copied().ok_or_else(absent)?;
+                    bag.insert(export.name, place);
+                }
+                Made::Bag(bag)
+            }
+        };
+        self.instances.push(made);
+        Ok(())
+    }
+
+    /// Finds what a part imports among what the instances export that it is given.
+    fn give(&self, mut part: Part<'a>, from: &HashMap<&'a str, usize>) -> Result<Part<'a>, Unfit> {
+        for (module, name) in part.imports()? {
+            let instance = *from.get(module).ok_or_else(absent)?;
+            let place = self.exported(instance, name)?;
+            part.given.insert((module, name), (place.instance, place.name));
+        }
+        Ok(part)
+    }
+
+    /// What an instance exports under a name.
+    fn exported(&self, instance: usize, name: &'a str) -> Result<Place<'a>, Unfit> {
+        match self.instances.get(instance).ok_or_else(absent)? {
+            Made::Part(part) => Ok(Place { instance: *part, name }),
+            Made::Bag(bag) => bag.get(name).copied().ok_or_else(absent),
+        }
+    }
+
+    fn space(&mut self, kind: ExternalKind) -> Result<&mut Vec<Place<'a>>, Unfit> {
+        match kind {
+            ExternalKind::Func => Ok(&mut self.functions),
+            ExternalKind::Memory => Ok(&mut self.memories),
+            ExternalKind::Table => Ok(&mut self.tables),
+            ExternalKind::Global => Ok(&mut self.globals),
+            _ => Err(beyond("exceptions")),
         }
     }
 
     fn alias(&mut self, alias: &ComponentAlias<'a>) -> Result<(), Unfit> {
         match *alias {
-            ComponentAlias::CoreInstanceExport { kind: ExternalKind::Func, name, .. } => self.functions.push(name),
-            ComponentAlias::CoreInstanceExport { kind: ExternalKind::Memory, name, .. } => self.memories.push(name),
-            ComponentAlias::InstanceExport { kind: ComponentExternalKind::Type, .. } | ComponentAlias::Outer { .. } => {
+            ComponentAlias::CoreInstanceExport { kind, instance_index, name } => {
+                let place = self.exported(instance_index as usize, name)?;
+                self.space(kind)?.push(place);
+                Ok(())
             }
-            _ => return Err(Unfit::new("it takes what is neither a function nor a memory from its core module")),
+            ComponentAlias::InstanceExport { kind: ComponentExternalKind::Func, .. } => {
+                self.lifts.push(None);
+                Ok(())
+            }
+            ComponentAlias::InstanceExport { kind: ComponentExternalKind::Type, .. } | ComponentAlias::Outer { .. } => {
+                Ok(())
+            }
+            ComponentAlias::InstanceExport { .. } => Err(beyond("what another component exports")),
         }
-        Ok(())
     }
 
     fn lift(&mut self, function: &CanonicalFunction) -> Result<(), Unfit> {
         let CanonicalFunction::Lift { core_func_index, options, .. } = function else {
-            return Err(Unfit::new("it gives its core module functions to call"));
+            return Err(beyond("functions of the component model that its core modules call"));
         };
-        let name = |names: &[&'a str], index: u32| {
-            names.get(index as usize).copied().ok_or_else(|| Unfit::new("it names a core item that it does not have"))
+        let place = |space: &[Place<'a>], index: u32| space.get(index as usize).copied().ok_or_else(absent);
+        let mut lift = Lifted {
+            function: place(&self.functions, *core_func_index)?,
+            memory: None,
+            realloc: None,
+            post_return: None,
         };
-        let mut lift =
-            Lift { function: name(&self.functions, *core_func_index)?, memory: None, realloc: None, post_return: None };
         for option in options {
             match *option {
                 CanonicalOption::UTF8 => {}
-                CanonicalOption::Memory(index) => lift.memory = Some(name(&self.memories, index)?),
-                CanonicalOption::Realloc(index) => lift.realloc = Some(name(&self.functions, index)?),
-                CanonicalOption::PostReturn(index) => lift.post_return = Some(name(&self.functions, index)?),
+                CanonicalOption::Memory(index) => lift.memory = Some(place(&self.memories, index)?),
+                CanonicalOption::Realloc(index) => lift.realloc = Some(place(&self.functions, index)?),
+                CanonicalOption::PostReturn(index) => lift.post_return = Some(place(&self.functions, index)?),
                 _ => return Err(Unfit::new("it passes strings or values in another way")),
             }
         }
-        self.lifts.push(lift);
+        self.lifts.push(Some(lift));
         Ok(())
     }
 
     /// An exported function gets an index of its own.
     fn export(&mut self, name: &str, index: u32) -> Result<(), Unfit> {
-        let lift = *self.lifts.get(index as usize).ok_or_else(|| Unfit::new("it exports what it did not lift"))?;
+        let lift = *self.lifts.get(index as usize).ok_or_else(absent)?;
         self.lifts.push(lift);
-        match name {
-            "describe" => self.describe = Some(lift),
-            "validate" => self.validate = Some(lift),
-            _ => {}
+        if let Some(call) = Call::ALL.into_iter().find(|call| call.name() == name) {
+            self.calls.push((call, lift.ok_or_else(|| beyond("a function that is another component's"))?));
         }
         Ok(())
     }
 
-    fn names(self) -> Result<(&'a [u8], Names<'a>), Unfit> {
-        let missing = || Unfit::new("it lacks a part that the contract needs");
-        let (describe, validate) = (self.describe.ok_or_else(missing)?, self.validate.ok_or_else(missing)?);
-        if self.instances != 1 {
-            return Err(missing());
+    fn core(self) -> Result<Core<'a>, Unfit> {
+        if Call::ALL.into_iter().any(|call| call.is_required() && !self.calls.iter().any(|(known, _)| *known == call)) {
+            return Err(Unfit::new("it lacks a function that the contract needs"));
         }
-        let names = Names {
-            memory: validate.memory.ok_or_else(missing)?,
-            realloc: validate.realloc.ok_or_else(missing)?,
-            describe: describe.function,
-            described: describe.post_return,
-            validate: validate.function,
-        };
-        if describe.memory != Some(names.memory) {
+        let linked = link(&self.parts)?;
+        let calls = self.calls.iter().map(|(call, lifted)| Ok((*call, lifted.within(&linked)?)));
+        let calls = calls.collect::<Result<Vec<_>, Unfit>>()?;
+        if calls.iter().any(|(_, lift)| lift.memory != calls[0].1.memory) {
             return Err(Unfit::new("it answers from two memories"));
         }
-        Ok((self.module.ok_or_else(missing)?, names))
+        Ok(Core { module: linked.module, calls })
     }
+}
+
+impl Lifted<'_> {
+    fn within(&self, linked: &Linked<'_>) -> Result<Lift, Unfit> {
+        let index = |place: Place<'_>, kind| linked.index(place.instance, place.name, kind);
+        let function = |place| index(place, ExternalKind::Func);
+        Ok(Lift {
+            function: function(self.function)?,
+            memory: index(self.memory.ok_or_else(absent)?, ExternalKind::Memory)?,
+            realloc: self.realloc.map(function).transpose()?,
+            post_return: self.post_return.map(function).transpose()?,
+        })
+    }
+}
+
+fn beyond(what: &str) -> Unfit {
+    Unfit::new(format!("it holds {what} beside core modules that call each other"))
+}
+
+fn absent() -> Unfit {
+    Unfit::new("it names a core item that it does not have")
 }

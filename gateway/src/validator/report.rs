@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::circuit::Standing;
+use super::component::Isolation;
 use super::figures::{Counts, Figures, Times};
 use super::history::Version;
 use super::module::Module;
@@ -65,6 +66,10 @@ pub struct TypeReport {
     pub digest: Option<Digest>,
     /// Since when it serves.
     pub since: Option<DateTime<Utc>>,
+    /// How its events are kept from seeing each other; the verdict does not depend on it.
+    pub isolation: Option<Isolation>,
+    /// Why it is that way.
+    pub isolation_reason: Option<String>,
     /// What the module says of itself.
     pub summary: Option<String>,
     /// How many examples it brought.
@@ -371,6 +376,8 @@ impl Posted {
             off_path_for: module.map(|module| module.circuit.off_path_for()).unwrap_or_default(),
             digest: module.map(|module| module.digest),
             since: self.serving.as_ref().map(|(_, since)| *since),
+            isolation: module.map(|module| module.program().isolation()),
+            isolation_reason: module.map(|module| module.program().isolation_reason.clone()),
             summary: module.map(|module| module.program().summary.clone()),
             examples: module.map_or(0, |module| module.program().examples),
             limits: self.settings.limits,

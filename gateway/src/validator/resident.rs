@@ -1,20 +1,25 @@
-//! Instances that stay and are set back after each event, so that every event finds its module in one and the same
-//! state: the one in which `describe` left it. What an event wrote is known from the marks of `rewrite.rs` and copied
-//! back; an instance that faulted, grew or wrote too widely is thrown away instead. Here is also how the contract's
-//! functions are called without a component around them.
+//! Instances of a module without a component around them, each in the state in which `describe` left the module when it
+//! was loaded. Where every write leaves a mark (`rewrite.rs`), an instance stays: what an event wrote is copied back
+//! afterwards, and one that faulted, grew or wrote too widely is thrown away. Else each event gets a new instance, and
+//! finds the same. Here is also how the contract's functions are called by the canonical ABI, in one way for both.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::{Global, Instance, InstancePre, Linker, Memory, Module, Store, TypedFunc, Val};
+use wasmtime::{
+    Global, Instance, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, Val, WasmParams,
+};
 
 use super::answer::Answer;
 use super::component::contract::{Description, Verdict as GuestVerdict};
-use super::component::{Broken, GuestEvent, broken, denied, for_describing, unstarted};
+use super::component::{Broken, GuestEvent, broken, denied, for_describing, late, unstarted};
 use super::engine::{self, Meter, Sandbox};
+use super::loading::{Blob, Finished};
 use super::memory::{Claim, Keeper};
-use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, Rewritten, STORE_REACH, TEXTS, exports};
+use super::plain::Call;
+use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, STORE_REACH, exports};
 use super::settings::Limits;
 use crate::verdict::Verdict;
 
@@ -24,29 +29,92 @@ const SET_BACK_BYTES_MAX: usize = 256 << 10;
 /// Instances of one module that are kept, on the largest machine; else as many as it has processors.
 const KEPT_MAX: usize = 64;
 
-/// A module's code.
+/// What of a module may be brought to its start before that is worth looking at a clock: some ten microseconds.
+const UNTIMED_BYTES_MAX: usize = 128 << 10;
+
+/// The same of code and data that the engine prepares.
+const UNTIMED_IMAGE_BYTES_MAX: usize = 2 << 20;
+
+/// Cards that are brought to the start between two looks at the clock.
+const CARDS_A_LOOK: usize = (1 << 20) >> CARD_SHIFT;
+
+/// A module's code, and where in it the parts of an instance are found.
 struct Code {
     pre: InstancePre<Meter>,
-    /// Of the compiled code, and of the image of its memory.
+    /// What it was compiled from.
+    wasm_bytes: usize,
+    /// Of the compiled code, and of the images of its memories.
     bytes: usize,
-    /// Its mutable globals.
-    globals: usize,
+    memories: Box<[ModuleExport]>,
+    /// The marks that every write leaves, if the module was rewritten so.
+    marks: Option<ModuleExport>,
+    globals: Box<[ModuleExport]>,
+    /// Its tables, each of which takes a place in the pool.
+    tables: u32,
+    start: Option<ModuleExport>,
+    describe: Exported,
+    validate: Exported,
+}
+
+/// Where a function of the contract is found.
+struct Exported {
+    function: ModuleExport,
+    realloc: Option<ModuleExport>,
+    post_return: Option<ModuleExport>,
+}
+
+impl Code {
+    fn of(sandbox: &Sandbox, module: &Module, wasm_bytes: usize) -> wasmtime::Result<Self> {
+        module.initialize_copy_on_write_image()?;
+        let pre = Linker::new(&sandbox.engine).instantiate_pre(module)?;
+        let find = |name: String| module.get_export_index(&name);
+        let exported = |call| -> wasmtime::Result<Exported> {
+            let function = find(exports::call(call));
+            let missing = || wasmtime::Error::msg(format!("`{}` is not among what the module exports", call.name()));
+            Ok(Exported {
+                function: function.ok_or_else(missing)?,
+                realloc: find(exports::realloc(call)),
+                post_return: find(exports::post_return(call)),
+            })
+        };
+        let resources = module.resources_required();
+        Ok(Self {
+            wasm_bytes,
+            bytes: engine::code_bytes(&module.image_range(), wasm_bytes, resources.num_memories as usize),
+            memories: (0..).map_while(|place| find(exports::memory(place))).collect(),
+            marks: find(exports::MARKS.to_owned()),
+            globals: (0..).map_while(|place| find(exports::global(place))).collect(),
+            tables: resources.num_tables,
+            start: find(exports::START.to_owned()),
+            describe: exported(Call::Describe)?,
+            validate: exported(Call::Validate)?,
+            pre,
+        })
+    }
+}
+
+/// A module and the state in which it judges, as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Described {
+    code: Finished,
+    wasm_bytes: usize,
+    start: Snapshot,
 }
 
 /// A module of which it is not known yet in which state it judges.
 pub(super) struct Undescribed(Code);
 
 impl Undescribed {
-    /// Calls `describe`, and takes the state in which that leaves the module as the one that every event finds.
-    pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Arc<Residents>, Description), Broken> {
+    /// Runs what the module has run when it starts, calls `describe`, and takes the state in which that leaves the module
+    /// as the one that every event finds.
+    pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Residents, Description), Broken> {
         let limits = for_describing(limits);
         let mut resident = Resident::new(&self.0, sandbox, &limits)?;
-        let description = resident.describe(&limits)?;
-        let start = Snapshot::take(&mut resident);
-        let residents = Arc::new(Residents { code: self.0, start, shelf: Shelf::new(), used_at: AtomicU64::new(0) });
-        let keeper: Weak<Residents> = Arc::downgrade(&residents);
-        sandbox.memory.register(keeper);
-        Ok((residents, description))
+        resident.start(&self.0)?;
+        let description = resident.describe(&self.0, &limits)?;
+        let mut untouched = Resident::new(&self.0, sandbox, &limits)?;
+        let start = Snapshot::take(&mut resident, &mut untouched);
+        Ok((Residents::new(self.0, start), description))
     }
 }
 
@@ -54,6 +122,8 @@ impl Undescribed {
 pub(super) struct Residents {
     code: Code,
     start: Snapshot,
+    /// A new instance takes long enough to count it within the deadline.
+    is_large: bool,
     shelf: Shelf,
     /// When an event was put to the module last, in ticks of the engine's clock.
     used_at: AtomicU64,
@@ -74,13 +144,37 @@ impl Keeper for Residents {
 }
 
 impl Residents {
+    fn new(code: Code, start: Snapshot) -> Self {
+        let image = code.pre.module().image_range();
+        let image_bytes = (image.end as usize).saturating_sub(image.start as usize);
+        let is_large = start.described_bytes() > UNTIMED_BYTES_MAX || image_bytes > UNTIMED_IMAGE_BYTES_MAX;
+        Self { code, start, is_large, shelf: Shelf::new(), used_at: AtomicU64::new(0) }
+    }
+
     /// Compiles a rewritten module.
-    pub(super) fn compile(sandbox: &Sandbox, rewritten: &Rewritten) -> wasmtime::Result<Undescribed> {
-        let module = Module::from_binary(&sandbox.engine, &rewritten.bytes)?;
-        module.initialize_copy_on_write_image()?;
-        let bytes = engine::code_bytes(&module.image_range(), rewritten.bytes.len(), 1);
-        let pre = Linker::new(&sandbox.engine).instantiate_pre(&module)?;
-        Ok(Undescribed(Code { pre, bytes, globals: rewritten.globals }))
+    pub(super) fn compile(sandbox: &Sandbox, rewritten: &[u8]) -> wasmtime::Result<Undescribed> {
+        Code::of(sandbox, &Module::from_binary(&sandbox.engine, rewritten)?, rewritten.len()).map(Undescribed)
+    }
+
+    /// This module as data.
+    pub(super) fn described(&self) -> wasmtime::Result<Described> {
+        let code = Finished::of_module(self.code.pre.module())?;
+        Ok(Described { code, wasm_bytes: self.code.wasm_bytes, start: self.start.clone() })
+    }
+
+    /// The module that [`Residents::described`] told of, whose instances make room for others when they rest.
+    pub(super) fn open(sandbox: &Sandbox, described: Described) -> wasmtime::Result<Arc<Self>> {
+        let Described { code, wasm_bytes, start } = described;
+        let code = Code::of(sandbox, &code.module(&sandbox.engine)?, wasm_bytes)?;
+        let residents = Arc::new(Self::new(code, start));
+        let keeper: Weak<Self> = Arc::downgrade(&residents);
+        sandbox.memory.register(keeper);
+        Ok(residents)
+    }
+
+    /// Whether instances stay and are set back.
+    pub(super) fn stay(&self) -> bool {
+        self.code.marks.is_some()
     }
 
     /// Puts one event to an instance in the state of the start. One whose answer is not believed ends.
@@ -93,14 +187,22 @@ impl Residents {
     ) -> Result<Verdict, Broken> {
         self.used_at.store(sandbox.memory.now(), Relaxed);
         let mut resident = match self.shelf.take() {
-            Some(resident) => resident,
+            Some(mut resident) => {
+                resident.begin(limits)?;
+                resident
+            }
             None => Box::new(self.start_another(sandbox, limits)?),
         };
         let verdict = believe(resident.judge(limits, event)?)?;
-        if resident.set_back(&self.start) && resident.may_stay(sandbox) {
+        if self.stay() && resident.set_back(&self.start) && resident.may_stay(sandbox, self.code.tables) {
             self.shelf.keep(resident);
         }
         Ok(verdict)
+    }
+
+    /// Shows that an instance can be made within `limits`, as an event would have to.
+    pub(super) fn try_start(&self, sandbox: &Sandbox, limits: &Limits) -> Result<(), Broken> {
+        self.start_another(sandbox, limits).map(|_| ())
     }
 
     /// How many instances are at rest.
@@ -115,8 +217,12 @@ impl Residents {
     }
 
     fn start_another(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Resident, Broken> {
-        let mut resident = Resident::new(&self.code, sandbox, limits)?;
-        resident.bring_to(&self.start).map_err(|error| unstarted(&error, &resident.store))?;
+        let mut store = new_store(&self.code, sandbox, limits);
+        if self.is_large {
+            store.data_mut().is_over();
+        }
+        let mut resident = Resident::within(&self.code, store)?;
+        resident.bring_to(&self.start, self.is_large)?;
         Ok(resident)
     }
 }
@@ -136,128 +242,169 @@ struct Resident {
 /// What of an instance is reached from outside.
 struct Parts {
     instance: Instance,
-    memory: Memory,
-    marks: Memory,
+    /// The first is the one in which texts are passed.
+    memories: Box<[Memory]>,
+    marks: Option<Memory>,
     globals: Box<[Global]>,
-    places: TypedFunc<Six, Six>,
-    validate: TypedFunc<Flat, u32>,
+    validate: Callable<Flat>,
 }
-
-/// A number for each text of an event.
-type Six = (u32, u32, u32, u32, u32, u32);
 
 /// An event as the canonical ABI passes it: a text is its address and its bytes, and the timestamp stands before the data.
 type Flat = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, i64, u32, u32);
 
-impl Parts {
-    fn of_new(code: &Code, store: &mut Store<Meter>) -> wasmtime::Result<Self> {
-        let instance = code.pre.instantiate(&mut *store)?;
-        let memory =
-            |store: &mut Store<Meter>, name| instance.get_memory(store, name).expect("the rewriting exports it");
+/// Asks for a place: where it was and how large, its alignment and how large it is to be.
+type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
+
+/// A function of the contract in one instance. Its answer is an address.
+struct Callable<P> {
+    function: TypedFunc<P, u32>,
+    realloc: Option<Realloc>,
+    post_return: Option<TypedFunc<u32, ()>>,
+}
+
+impl<P: WasmParams> Callable<P> {
+    fn of(exported: &Exported, instance: Instance, store: &mut Store<Meter>) -> wasmtime::Result<Self> {
+        let mut function = |export: &ModuleExport| {
+            let export = instance.get_module_export(&mut *store, export).and_then(wasmtime::Extern::into_func);
+            export.expect("the rewriting exports it")
+        };
+        let (call, realloc) = (function(&exported.function), exported.realloc.as_ref().map(&mut function));
+        let post_return = exported.post_return.as_ref().map(&mut function);
         Ok(Self {
-            instance,
-            memory: memory(store, exports::MEMORY),
-            marks: memory(store, exports::MARKS),
-            globals: (0..code.globals)
-                .map(|place| {
-                    instance.get_global(&mut *store, &exports::global(place)).expect("the rewriting exports it")
-                })
-                .collect(),
-            places: instance.get_typed_func(&mut *store, exports::PLACES)?,
-            validate: instance.get_typed_func(&mut *store, exports::VALIDATE)?,
+            function: call.typed(&*store)?,
+            realloc: realloc.map(|realloc| realloc.typed(&*store)).transpose()?,
+            post_return: post_return.map(|post_return| post_return.typed(&*store)).transpose()?,
         })
     }
 }
 
+impl Parts {
+    fn of_new(code: &Code, store: &mut Store<Meter>) -> wasmtime::Result<Self> {
+        let instance = code.pre.instantiate(&mut *store)?;
+        let mut found = |export: &ModuleExport| {
+            instance.get_module_export(&mut *store, export).expect("what a module exports, its instances do")
+        };
+        let mut memory = |export| found(export).into_memory().expect("the rewriting exports a memory so");
+        let (memories, marks) = (code.memories.iter().map(&mut memory).collect(), code.marks.as_ref().map(&mut memory));
+        let global = |export| found(export).into_global().expect("the rewriting exports a global so");
+        let globals = code.globals.iter().map(global).collect();
+        let validate = Callable::of(&code.validate, instance, store)?;
+        Ok(Self { instance, memories, marks, globals, validate })
+    }
+}
+
+fn new_store(code: &Code, sandbox: &Sandbox, limits: &Limits) -> Store<Meter> {
+    let mut store = sandbox.store(limits);
+    if code.marks.is_some() {
+        store.data_mut().let_have_beside(MARKS_BYTES);
+    }
+    store
+}
+
 impl Resident {
     fn new(code: &Code, sandbox: &Sandbox, limits: &Limits) -> Result<Self, Broken> {
-        let mut store = sandbox.store(limits);
-        store.data_mut().let_have_beside(MARKS_BYTES);
+        Self::within(code, new_store(code, sandbox, limits))
+    }
+
+    fn within(code: &Code, mut store: Store<Meter>) -> Result<Self, Broken> {
         match Parts::of_new(code, &mut store) {
             Ok(parts) => Ok(Self { store, parts, written: Vec::new(), pages: (Vec::new(), 0), permit: None }),
             Err(error) => Err(unstarted(&error, &store)),
         }
     }
 
-    /// Calls `describe` in a new instance.
-    fn describe(&mut self, limits: &Limits) -> Result<Description, Broken> {
-        let address = self.call_describe().map_err(|error| broken(&error, &self.store))?;
-        let answer = Answer::new(self.parts.memory.data(&self.store), limits).description(address);
-        let description = answer.map_err(|broken| denied(&self.store).unwrap_or(broken))?;
-        self.call_described(address).map_err(|error| broken(&error, &self.store))?;
+    /// Runs what the module has run when it starts.
+    fn start(&mut self, code: &Code) -> Result<(), Broken> {
+        let Some(start) = &code.start else { return Ok(()) };
+        let start = self.parts.instance.get_module_export(&mut self.store, start).and_then(wasmtime::Extern::into_func);
+        let start = start.expect("the rewriting exports it").typed::<(), ()>(&self.store);
+        start.and_then(|start| start.call(&mut self.store, ())).map_err(|error| broken(&error, &self.store))
+    }
+
+    /// Calls `describe`.
+    fn describe(&mut self, code: &Code, limits: &Limits) -> Result<Description, Broken> {
+        let describe = Callable::<()>::of(&code.describe, self.parts.instance, &mut self.store);
+        let describe = describe.map_err(|error| broken(&error, &self.store))?;
+        let address = describe.function.call(&mut self.store, ()).map_err(|error| broken(&error, &self.store))?;
+        let description = self.answer(limits, |answer| answer.description(address))?;
+        self.was_read(describe.post_return.as_ref(), address)?;
         Ok(description)
     }
 
-    fn call_describe(&mut self) -> wasmtime::Result<u32> {
-        let describe = self.parts.instance.get_typed_func::<(), u32>(&mut self.store, exports::DESCRIBE)?;
-        describe.call(&mut self.store, ())
-    }
-
-    fn call_described(&mut self, address: u32) -> wasmtime::Result<()> {
-        let Some(described) = self.parts.instance.get_func(&mut self.store, exports::DESCRIBED) else { return Ok(()) };
-        described.typed::<u32, ()>(&self.store)?.call(&mut self.store, address)
+    /// Begins another call in an instance that stayed.
+    fn begin(&mut self, limits: &Limits) -> Result<(), Broken> {
+        engine::begin_call(&mut self.store, limits);
+        let memory_bytes = self.parts.memories[0].data_size(&self.store);
+        if !self.store.data_mut().has_memory(memory_bytes) {
+            return Err(denied(&self.store).expect("it was just denied"));
+        }
+        Ok(())
     }
 
     /// Puts an event to the instance, which leaves it in whatever state the event brings it to.
     fn judge(&mut self, limits: &Limits, event: &GuestEvent<'_>) -> Result<GuestVerdict, Broken> {
-        engine::begin_call(&mut self.store, limits);
-        let memory_bytes = self.parts.memory.data_size(&self.store);
-        if !self.store.data_mut().has_memory(memory_bytes) {
-            return Err(denied(&self.store).expect("it was just denied"));
-        }
-        let address = self.call_validate(event)?;
-        let answer = Answer::new(self.parts.memory.data(&self.store), limits).verdict(address);
-        answer.map_err(|broken| denied(&self.store).unwrap_or(broken))
-    }
-
-    fn call_validate(&mut self, event: &GuestEvent<'_>) -> Result<u32, Broken> {
-        let texts = [event.id, event.application, event.session_id, event.category, event.name, event.data];
-        let [id, application, session, category, name, data] = self.put(texts)?;
+        let (id, application) = (self.put(event.id)?, self.put(event.application)?);
+        let (session, category) = (self.put(event.session_id)?, self.put(event.category)?);
+        let (name, data) = (self.put(event.name)?, self.put(event.data)?);
         #[rustfmt::skip]
         let flat = (
             id.0, id.1, application.0, application.1, session.0, session.1, category.0, category.1, name.0, name.1,
             event.timestamp_us, data.0, data.1,
         );
-        self.parts.validate.call(&mut self.store, flat).map_err(|error| broken(&error, &self.store))
+        let called = self.parts.validate.function.call(&mut self.store, flat);
+        let address = called.map_err(|error| broken(&error, &self.store))?;
+        let verdict = self.answer(limits, |answer| answer.verdict(address))?;
+        self.was_read(self.parts.validate.post_return.clone().as_ref(), address)?;
+        Ok(verdict)
     }
 
-    /// Puts texts where the module wants them: the address and the bytes of each.
-    fn put(&mut self, texts: [&str; TEXTS]) -> Result<[(u32, u32); TEXTS], Broken> {
-        let mut bytes = [0; TEXTS];
-        for (bytes, text) in bytes.iter_mut().zip(texts) {
-            *bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
-        }
-        let addresses = self.parts.places.call(&mut self.store, bytes.into());
-        let addresses = <[u32; TEXTS]>::from(addresses.map_err(|error| broken(&error, &self.store))?);
-        let memory = self.parts.memory.data_mut(&mut self.store);
-        for (address, text) in addresses.into_iter().zip(texts) {
-            let start = address as usize;
-            let Some(place) = memory.get_mut(start..start.saturating_add(text.len())) else {
-                let broken = Broken::output("it allocates outside of its memory");
-                return Err(denied(&self.store).unwrap_or(broken));
-            };
-            place.copy_from_slice(text.as_bytes());
-        }
-        let marks = self.parts.marks.data_mut(&mut self.store);
-        for (address, text) in addresses.into_iter().zip(texts).filter(|(_, text)| !text.is_empty()) {
-            let start = address as usize;
+    /// Puts a text where the module wants it, before it is asked for the place of the next: its address and its bytes.
+    fn put(&mut self, text: &str) -> Result<(u32, u32), Broken> {
+        let bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
+        let realloc = self.parts.validate.realloc.as_ref();
+        let realloc = realloc.ok_or_else(|| Broken::output("it has no place for texts"))?;
+        // No former place, none of its bytes, and no alignment.
+        let address = realloc.call(&mut self.store, (0, 0, 1, bytes));
+        let address = address.map_err(|error| broken(&error, &self.store))?;
+        let start = address as usize;
+        let memory = self.parts.memories[0].data_mut(&mut self.store);
+        let Some(place) = memory.get_mut(start..start.saturating_add(text.len())) else {
+            let broken = Broken::output("it allocates outside of its memory");
+            return Err(denied(&self.store).unwrap_or(broken));
+        };
+        place.copy_from_slice(text.as_bytes());
+        if let Some(marks) = self.parts.marks.filter(|_| !text.is_empty()) {
+            let marks = marks.data_mut(&mut self.store);
             marks[start >> CARD_SHIFT..=(start + text.len() - 1) >> CARD_SHIFT].fill(1);
         }
-        Ok(std::array::from_fn(|text| (addresses[text], bytes[text])))
+        Ok((address, bytes))
+    }
+
+    /// Reads an answer out of the memory.
+    fn answer<T>(&self, limits: &Limits, read: impl FnOnce(&mut Answer<'_>) -> Result<T, Broken>) -> Result<T, Broken> {
+        let answer = read(&mut Answer::new(self.parts.memories[0].data(&self.store), limits));
+        answer.map_err(|broken| denied(&self.store).unwrap_or(broken))
+    }
+
+    /// Tells the module that its answer was read.
+    fn was_read(&mut self, post_return: Option<&TypedFunc<u32, ()>>, address: u32) -> Result<(), Broken> {
+        let Some(post_return) = post_return else { return Ok(()) };
+        post_return.call(&mut self.store, address).map_err(|error| broken(&error, &self.store))
     }
 
     /// Undoes what the last event did. False when that cannot be done, or is not worth it: then this instance ends here.
     fn set_back(&mut self, start: &Snapshot) -> bool {
-        if self.parts.memory.data_size(&self.store) != start.memory_bytes {
+        let area = &start.areas[0];
+        if self.parts.memories[0].data_size(&self.store) != area.memory_bytes {
             return false;
         }
-        self.collect_written(start.cards.len());
+        self.collect_written(area.cards.len());
         if self.written.len() > SET_BACK_BYTES_MAX >> CARD_SHIFT {
             return false;
         }
-        let memory = self.parts.memory.data_mut(&mut self.store);
+        let memory = self.parts.memories[0].data_mut(&mut self.store);
         for card in &self.written {
-            start.restore(memory, *card as usize);
+            area.restore(memory, *card as usize);
             note_page(&mut self.pages, *card);
         }
         self.set_globals(start);
@@ -266,18 +413,31 @@ impl Resident {
         true
     }
 
-    /// Brings a new instance to the state of the start.
-    fn bring_to(&mut self, start: &Snapshot) -> wasmtime::Result<()> {
-        let missing = start.memory_bytes.saturating_sub(self.parts.memory.data_size(&self.store));
-        if missing > 0 {
-            self.parts.memory.grow(&mut self.store, (missing >> 16) as u64)?;
-        }
-        let memory = self.parts.memory.data_mut(&mut self.store);
-        for card in &start.described {
-            start.restore(memory, *card as usize);
-            note_page(&mut self.pages, *card);
+    /// Brings a new instance to the state of the start; `timed`, when that may take a part of the deadline.
+    fn bring_to(&mut self, start: &Snapshot, timed: bool) -> Result<(), Broken> {
+        for (memory, area) in self.parts.memories.iter().zip(&start.areas) {
+            let missing = area.memory_bytes.saturating_sub(memory.data_size(&self.store)) as u64;
+            if missing > 0 {
+                let pages = missing / memory.page_size(&self.store);
+                let grown = memory.grow(&mut self.store, pages);
+                grown.map_err(|error| unstarted(&error, &self.store))?;
+            }
+            for cards in area.described.chunks(CARDS_A_LOOK) {
+                if timed && self.store.data_mut().is_over() {
+                    return Err(late());
+                }
+                let bytes = memory.data_mut(&mut self.store);
+                for card in cards {
+                    let start = (*card as usize) << CARD_SHIFT;
+                    area.restore_start_of(&mut bytes[start..start + CARD_BYTES], *card as usize);
+                    note_page(&mut self.pages, *card);
+                }
+            }
         }
         self.set_globals(start);
+        if timed && self.store.data_mut().is_over() {
+            return Err(late());
+        }
         #[cfg(test)]
         assert!(start.is_state_of(self), "a new instance is not as `describe` left the first");
         Ok(())
@@ -286,7 +446,8 @@ impl Resident {
     /// Lists the cards that were written to, and wipes their marks.
     fn collect_written(&mut self, cards: usize) {
         self.written.clear();
-        let marks = &mut self.parts.marks.data_mut(&mut self.store)[..cards.next_multiple_of(MARKS_AT_ONCE)];
+        let Some(marks) = self.parts.marks else { return };
+        let marks = &mut marks.data_mut(&mut self.store)[..cards.next_multiple_of(MARKS_AT_ONCE)];
         for (at, marks) in (0..).step_by(MARKS_AT_ONCE).zip(marks.as_chunks_mut::<MARKS_AT_ONCE>().0) {
             if *marks != [0; MARKS_AT_ONCE] {
                 let marked = (at..).zip(&*marks).filter(|(_, mark)| **mark != 0);
@@ -305,9 +466,9 @@ impl Resident {
     }
 
     /// Whether there is room for this instance to be kept.
-    fn may_stay(&mut self, sandbox: &Sandbox) -> bool {
+    fn may_stay(&mut self, sandbox: &Sandbox, tables: u32) -> bool {
         if self.permit.is_none() {
-            let permit = Arc::clone(&sandbox.residents).try_acquire_owned().ok();
+            let permit = Arc::clone(&sandbox.residents).try_acquire_many_owned(tables.max(1)).ok();
             self.permit = permit.map(|permit| (permit, sandbox.memory.nothing()));
         }
         let bytes = INSTANCE_BYTES + self.pages.1 * PAGE_BYTES;
@@ -334,13 +495,21 @@ fn note_page((pages, count): &mut (Vec<u64>, usize), card: u32) {
 /// Marks that are looked at together; few are set.
 const MARKS_AT_ONCE: usize = 32;
 
-/// A state of a module: its memory, without the cards that are all zeros, and its mutable globals.
+/// A state of a module: its memories and its mutable globals.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Snapshot {
+    areas: Box<[Area]>,
+    globals: Box<[Number]>,
+}
+
+/// A state of a memory, without the cards that are all zeros.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Area {
     memory_bytes: usize,
     /// For each card of the memory its place in `bytes`, counted in cards, or [`ZEROS`].
     cards: Box<[u32]>,
-    bytes: Box<[[u8; CARD_BYTES]]>,
-    globals: Box<[Number]>,
+    /// Cards, one after the other.
+    bytes: Blob,
     /// The cards in which this differs from a new instance.
     described: Box<[u32]>,
 }
@@ -349,31 +518,81 @@ struct Snapshot {
 const ZEROS: u32 = u32::MAX;
 
 impl Snapshot {
-    fn take(resident: &mut Resident) -> Self {
-        let memory_bytes = resident.parts.memory.data_size(&resident.store);
+    /// Takes the state of an instance; `untouched` is one of the same code in which nothing ran.
+    fn take(resident: &mut Resident, untouched: &mut Resident) -> Self {
         let globals =
             resident.parts.globals.iter().map(|global| Number::of(&global.get(&mut resident.store))).collect();
-        let mut bytes = Vec::new();
-        // A memory is pages of 64 KiB, so that no card is cut.
-        let (memory, _) = resident.parts.memory.data(&resident.store).as_chunks::<CARD_BYTES>();
-        let cards: Box<[u32]> = memory
-            .iter()
-            .map(|card| {
-                if *card == [0; CARD_BYTES] {
-                    return ZEROS;
-                }
-                bytes.push(*card);
-                u32::try_from(bytes.len() - 1).expect("a memory has fewer cards")
-            })
-            .collect();
-        resident.collect_written(cards.len());
-        let described = std::mem::take(&mut resident.written);
-        Self { memory_bytes, cards, bytes: bytes.into(), globals, described: described.into() }
+        let pairs = resident.parts.memories.iter().zip(&untouched.parts.memories);
+        let all = resident.parts.marks.is_some();
+        let areas = pairs.map(|(own, new)| Area::take(own.data(&resident.store), new.data(&untouched.store), all));
+        Self { areas: areas.collect(), globals }
+    }
+
+    /// Bytes that are written to bring a new instance here.
+    fn described_bytes(&self) -> usize {
+        self.areas.iter().map(|area| area.described.len() << CARD_SHIFT).sum()
     }
 
     /// The bytes that this takes.
     fn memory_bytes_kept(&self) -> usize {
-        size_of_val(&*self.cards) + size_of_val(&*self.bytes) + size_of_val(&*self.described)
+        let kept = |area: &Area| size_of_val(&*area.cards) + area.bytes.len() + size_of_val(&*area.described);
+        self.areas.iter().map(kept).sum()
+    }
+
+    /// Compares everything.
+    #[cfg(test)]
+    fn is_state_of(&self, resident: &mut Resident) -> bool {
+        let Resident { store, parts, .. } = resident;
+        let globals = parts.globals.iter().map(|global| Number::of(&global.get(&mut *store)));
+        let globals = globals.eq(self.globals.iter().copied());
+        let whole = parts.marks.is_some();
+        let marks = parts
+            .marks
+            .is_none_or(|marks| marks.data(&*store)[..self.areas[0].cards.len()].iter().all(|mark| *mark == 0));
+        let mut memories = parts.memories.iter().zip(&self.areas);
+        let memories = memories.all(|(memory, area)| area.is_state_of(memory.data(&*store), whole));
+        globals && marks && memories
+    }
+}
+
+impl Area {
+    /// Keeps all cards, or those alone that differ from a new instance's.
+    fn take(memory: &[u8], new: &[u8], all: bool) -> Self {
+        // A memory is pages of 64 KiB, so that no card is cut.
+        let (cards, new) = (memory.as_chunks::<CARD_BYTES>().0, new.as_chunks::<CARD_BYTES>().0);
+        let (mut places, mut bytes, mut described) = (Vec::with_capacity(cards.len()), Vec::new(), Vec::new());
+        for (at, card) in (0_u32..).zip(cards) {
+            let differs = *card != *new.get(at as usize).unwrap_or(&[0; CARD_BYTES]);
+            if differs {
+                described.push(at);
+            }
+            if *card == [0; CARD_BYTES] || !(all || differs) {
+                places.push(ZEROS);
+            } else {
+                places.push(u32::try_from(bytes.len() >> CARD_SHIFT).expect("a memory has fewer cards"));
+                bytes.extend_from_slice(card);
+            }
+        }
+        Self { memory_bytes: memory.len(), cards: places.into(), bytes: bytes.into(), described: described.into() }
+    }
+
+    #[cfg(test)]
+    fn is_state_of(&self, memory: &[u8], whole: bool) -> bool {
+        let same = |(at, card): (usize, &[u8; CARD_BYTES])| match self.cards[at] {
+            ZEROS => *card == [0; CARD_BYTES],
+            place => *card == *self.card(place),
+        };
+        let cards = memory.as_chunks().0;
+        let described = self.described.iter().map(|card| *card as usize);
+        memory.len() == self.memory_bytes
+            && described.map(|at| (at, &cards[at])).all(same)
+            && (!whole || cards.iter().enumerate().all(same))
+    }
+
+    /// The card at a place in `bytes`.
+    fn card(&self, place: u32) -> &[u8] {
+        let start = (place as usize) << CARD_SHIFT;
+        &self.bytes[start..start + CARD_BYTES]
     }
 
     /// Restores a card, and how far a store may have reached into the next.
@@ -390,32 +609,19 @@ impl Snapshot {
     fn restore_start_of(&self, memory: &mut [u8], card: usize) {
         match self.cards[card] {
             ZEROS => memory.fill(0),
-            place => memory.copy_from_slice(&self.bytes[place as usize][..memory.len()]),
+            place => memory.copy_from_slice(&self.card(place)[..memory.len()]),
         }
-    }
-
-    /// Compares everything.
-    #[cfg(test)]
-    fn is_state_of(&self, resident: &mut Resident) -> bool {
-        let globals = resident.parts.globals.iter().map(|global| Number::of(&global.get(&mut resident.store)));
-        let globals = globals.eq(self.globals.iter().copied());
-        let marks = resident.parts.marks.data(&resident.store)[..self.cards.len()].iter().all(|mark| *mark == 0);
-        let memory = resident.parts.memory.data(&resident.store);
-        let same = |(card, place): (&[u8; CARD_BYTES], &u32)| match *place {
-            ZEROS => *card == [0; CARD_BYTES],
-            place => *card == self.bytes[place as usize],
-        };
-        globals && marks && memory.len() == self.memory_bytes && memory.as_chunks().0.iter().zip(&self.cards).all(same)
     }
 }
 
 /// The value of a global: its bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Number {
     I32(i32),
     I64(i64),
     F32(u32),
     F64(u64),
+    V128(u128),
 }
 
 impl Number {
@@ -425,6 +631,7 @@ impl Number {
             Val::I64(value) => Self::I64(value),
             Val::F32(bits) => Self::F32(bits),
             Val::F64(bits) => Self::F64(bits),
+            Val::V128(bits) => Self::V128(bits.as_u128()),
             _ => unreachable!("the rewriting takes only modules whose mutable globals are numbers"),
         }
     }
@@ -435,6 +642,7 @@ impl Number {
             Self::I64(value) => Val::I64(value),
             Self::F32(bits) => Val::F32(bits),
             Self::F64(bits) => Val::F64(bits),
+            Self::V128(bits) => Val::V128(bits.into()),
         }
     }
 }

@@ -1,16 +1,18 @@
-//! Rewrites a validator's core module so that an instance of it can be set back after an event: whatever writes to its
-//! memory also marks the card that was written to, in a second memory that the module itself cannot name, and every
-//! mutable global can be reached from outside. Bytes to bytes; a module that could keep something where no mark tells of
-//! it is unfit, and judged in fresh instances instead.
+//! Rewrites a validator's core module so that all of its state can be reached from outside: its memories, its mutable
+//! globals, and the code that runs when it starts, which then runs once while it is loaded. So that an instance can also
+//! be set back after an event, whatever writes to its memory marks the card that was written to, in a memory of marks that
+//! the module itself cannot name. Bytes to bytes; a module that keeps something where neither finds it is unfit.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 
 use wasm_encoder::reencode::{Error, Reencode};
 use wasm_encoder::{
     BlockType, CodeSection, Encode as _, ExportKind, ExportSection, Function, FunctionSection, Instruction, MemArg,
-    MemorySection, MemoryType, Module, TypeSection, ValType,
+    MemorySection, MemoryType, Module, RawSection, TypeSection, ValType,
 };
 use wasmparser::{ExternalKind, FunctionBody, Operator, Parser, Payload, Validator, WasmFeatures};
+
+use super::plain::{Call, Core, Lift};
 
 /// Two to this power are the bytes of a card: small cards are cheap to copy back, large ones cheap to look through.
 /// Measured by `benches/judging.rs`.
@@ -25,48 +27,55 @@ pub(super) const STORE_REACH: usize = 15;
 /// Bytes of the marks: one for each card of 4 GiB, so that no mark can miss. Only what is touched takes memory.
 pub(super) const MARKS_BYTES: usize = 1 << (32 - CARD_SHIFT);
 
-/// Mutable globals that are set back after each event; compilers make one or two.
-const GLOBALS_MAX: usize = 64;
+/// Mutable globals that are set after each event, each in some nanoseconds; compilers make one or two, those of languages
+/// that link at run time some hundred.
+const GLOBALS_MAX: usize = 2_000;
 
-/// Texts of an event.
-pub(super) const TEXTS: usize = 6;
+/// Tables and memories of a module, marks included, for which the pool has places.
+const TABLES_MAX: u32 = 4;
+const MEMORIES_MAX: u32 = 4;
 
-/// What a module may be made of. All else, threads and a second memory among it, might write past the marks.
+/// What a module may be made of whose writes are followed. All else, threads and a second memory among it, might write
+/// past the marks.
 const UNDERSTOOD: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST);
 
 /// What the rewritten module exports, in place of the names that the module itself chose.
 pub(super) mod exports {
-    pub(in super::super) const MEMORY: &str = "memory";
+    use super::super::plain::Call;
+
     pub(in super::super) const MARKS: &str = "marks";
-    /// Asks the module for places for the texts of an event, one after the other, in one call from outside.
-    pub(in super::super) const PLACES: &str = "places";
-    pub(in super::super) const DESCRIBE: &str = "describe";
-    pub(in super::super) const DESCRIBED: &str = "described";
-    pub(in super::super) const VALIDATE: &str = "validate";
+    /// The code that the module had run when it starts.
+    pub(in super::super) const START: &str = "start";
+
+    /// The memory at this place; the first is the one in which texts are passed.
+    pub(in super::super) fn memory(place: usize) -> String {
+        format!("memory {place}")
+    }
 
     /// The mutable global at this place among the mutable ones.
     pub(in super::super) fn global(place: usize) -> String {
         format!("global {place}")
     }
-}
 
-/// The module's own names of what the contract needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Names<'a> {
-    pub(super) memory: &'a str,
-    pub(super) realloc: &'a str,
-    pub(super) describe: &'a str,
-    /// What tells the module that the answer of `describe` was read.
-    pub(super) described: Option<&'a str>,
-    pub(super) validate: &'a str,
-}
+    /// A function of the contract.
+    pub(in super::super) fn call(call: Call) -> String {
+        call.name().to_owned()
+    }
 
-/// A module that marks what it writes.
-#[derive(Debug)]
-pub(super) struct Rewritten {
-    pub(super) bytes: Vec<u8>,
-    /// Mutable globals, all of them exported and all of them numbers.
-    pub(super) globals: usize,
+    /// What gives places for its texts.
+    pub(in super::super) fn realloc(call: Call) -> String {
+        format!("{} realloc", call.name())
+    }
+
+    /// What tells the module that its answer was read.
+    pub(in super::super) fn post_return(call: Call) -> String {
+        format!("{} post-return", call.name())
+    }
+
+    /// A function that the module exported; unless it stays so, code may not refer to it.
+    pub(super) fn own(index: u32) -> String {
+        format!("own {index}")
+    }
 }
 
 /// Why a module cannot be rewritten.
@@ -80,55 +89,90 @@ impl Unfit {
     }
 }
 
-/// Rewrites `module`, a core module without imports.
-pub(super) fn rewrite(module: &[u8], names: &Names<'_>) -> Result<Rewritten, Unfit> {
+/// Rewrites a core module so that its state can be reached, and that its writes leave marks.
+pub(super) fn follow(core: &Core<'_>) -> Result<Vec<u8>, Unfit> {
     let invalid = |error: wasmparser::Error| Unfit::new(format!("it is more than is understood here: {error}"));
-    Validator::new_with_features(UNDERSTOOD).validate_all(module).map_err(invalid)?;
-    let mut rewriter = Rewriter::survey(module, names)?;
-    let globals = rewriter.globals.len();
+    Validator::new_with_features(UNDERSTOOD).validate_all(&core.module).map_err(invalid)?;
+    let bytes = rewrite(core, true)?;
+    // What became invalid by the rewriting, such as a function that became too long, is rare, and not worth more than this.
+    Validator::new_with_features(UNDERSTOOD.union(WasmFeatures::MULTI_MEMORY)).validate_all(&bytes).map_err(invalid)?;
+    Ok(bytes)
+}
+
+/// Rewrites a core module so that its state can be reached.
+pub(super) fn expose(core: &Core<'_>) -> Result<Vec<u8>, Unfit> {
+    rewrite(core, false)
+}
+
+fn rewrite(core: &Core<'_>, follows: bool) -> Result<Vec<u8>, Unfit> {
+    let (module, start) = without_start(&core.module)?;
+    let mut rewriter = Rewriter::survey(&module, &core.calls, follows)?;
+    rewriter.exports.extend(start.map(|start| (exports::START.to_owned(), ExportKind::Func, start)));
     let mut rewritten = Module::new();
-    rewriter.parse_core_module(&mut rewritten, Parser::new(0), module).map_err(|error| match error {
+    rewriter.parse_core_module(&mut rewritten, Parser::new(0), &module).map_err(|error| match error {
         Error::UserError(unfit) => unfit,
         error => Unfit::new(format!("it does not encode again: {error}")),
     })?;
-    let bytes = rewritten.finish();
-    // What became invalid by the rewriting, such as a reference to a function that only an export had declared, is rare,
-    // and not worth more than this.
-    Validator::new_with_features(UNDERSTOOD.union(WasmFeatures::MULTI_MEMORY)).validate_all(&bytes).map_err(invalid)?;
-    Ok(Rewritten { bytes, globals })
+    Ok(rewritten.finish())
 }
+
+/// A module without the code that runs when it starts, and which function that is.
+fn without_start(module: &[u8]) -> Result<(Cow<'_, [u8]>, Option<u32>), Unfit> {
+    let broken = |error: wasmparser::Error| Unfit::new(error.to_string());
+    let mut start = None;
+    let mut sections = Module::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(broken)?;
+        match payload.as_section() {
+            _ if matches!(payload, Payload::CodeSectionEntry(_)) => {}
+            Some((id, range)) => {
+                if let Payload::StartSection { func, .. } = payload {
+                    start = Some(func);
+                } else if id != CUSTOM {
+                    let data = module.get(range).ok_or_else(|| Unfit::new("it is cut short"))?;
+                    sections.section(&RawSection { id, data });
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(if start.is_none() { (Cow::Borrowed(module), None) } else { (Cow::Owned(sections.finish()), start) })
+}
+
+/// Sections of no use to an engine that tells no names.
+const CUSTOM: u8 = 0;
 
 /// What must be known of the whole module before its parts are written anew.
 struct Rewriter {
+    follows: bool,
     /// Parameters of each type.
     params: Vec<u32>,
     /// The type of each function.
     functions: Vec<u32>,
     /// The function whose body comes next.
     body: usize,
+    memories: u32,
     /// The mutable globals.
     globals: Vec<u32>,
     /// What the rewritten module exports beside its globals, its marks and what is added to it.
-    exports: Vec<(&'static str, ExportKind, u32)>,
-    /// The function that gives memory.
-    realloc: u32,
+    exports: Vec<(String, ExportKind, u32)>,
 }
 
 impl Rewriter {
-    fn survey(module: &[u8], names: &Names<'_>) -> Result<Self, Unfit> {
+    fn survey(module: &[u8], calls: &[(Call, Lift)], follows: bool) -> Result<Self, Unfit> {
         let mut own = Self {
+            follows,
             params: Vec::new(),
             functions: Vec::new(),
             body: 0,
+            memories: 0,
             globals: Vec::new(),
             exports: Vec::new(),
-            realloc: 0,
         };
-        let mut exported = HashMap::new();
-        let (mut memories, mut unfit) = (0, None);
+        let mut unfit = None;
         for payload in Parser::new(0).parse_all(module) {
             let read = match payload.map_err(|error| Unfit::new(error.to_string()))? {
-                Payload::TypeSection(section) => section.into_iter_err_on_gc_types().try_for_each(|ty| {
+                Payload::TypeSection(section) if follows => section.into_iter_err_on_gc_types().try_for_each(|ty| {
                     own.params.push(u32::try_from(ty?.params().len()).expect("the validator bounds them"));
                     Ok(())
                 }),
@@ -137,26 +181,24 @@ impl Rewriter {
                     Ok(())
                 }),
                 Payload::MemorySection(section) => {
-                    memories = section.count();
+                    own.memories = section.count();
                     Ok(())
                 }
-                // The pool has a place for one table of each instance that stays.
-                Payload::TableSection(section) if section.count() > 1 => {
-                    unfit = Some("it has more than one table");
+                Payload::TableSection(section) if section.count() > TABLES_MAX => {
+                    unfit = Some("it has more tables than one module may have");
                     Ok(())
                 }
                 Payload::GlobalSection(section) => own.survey_globals(section, &mut unfit),
                 Payload::ExportSection(section) => section.into_iter().try_for_each(|export| {
                     let export = export?;
-                    exported.insert(export.name, (export.kind, export.index));
+                    if export.kind == ExternalKind::Func {
+                        own.exports.push((exports::own(export.index), ExportKind::Func, export.index));
+                    }
                     Ok(())
                 }),
-                Payload::ImportSection(_) => {
+                // Some tools leave an empty section.
+                Payload::ImportSection(section) if section.count() > 0 => {
                     unfit = Some("it has imports");
-                    Ok(())
-                }
-                Payload::StartSection { .. } => {
-                    unfit = Some("it runs code when it starts");
                     Ok(())
                 }
                 _ => Ok(()),
@@ -166,10 +208,9 @@ impl Rewriter {
         if let Some(why) = unfit {
             return Err(Unfit::new(why));
         }
-        if memories != 1 {
-            return Err(Unfit::new("it has no memory of its own"));
-        }
-        own.choose_exports(&exported, names)?;
+        own.exports.sort_by_key(|(_, _, index)| *index);
+        own.exports.dedup();
+        own.choose_exports(calls)?;
         Ok(own)
     }
 
@@ -178,44 +219,48 @@ impl Rewriter {
         section: wasmparser::GlobalSectionReader<'_>,
         unfit: &mut Option<&'static str>,
     ) -> wasmparser::Result<()> {
-        use wasmparser::ValType::{F32, F64, I32, I64};
+        use wasmparser::ValType::{F32, F64, I32, I64, V128};
         for (index, global) in (0..).zip(section) {
             let ty = global?.ty;
             if ty.mutable {
                 self.globals.push(index);
-                if !matches!(ty.content_type, I32 | I64 | F32 | F64) {
+                if !matches!(ty.content_type, I32 | I64 | F32 | F64 | V128) {
                     *unfit = Some("it has a mutable global that is no number");
                 }
             }
         }
         if self.globals.len() > GLOBALS_MAX {
-            *unfit = Some("it has more mutable globals than are worth setting back");
+            *unfit = Some("it has more mutable globals than are worth setting");
         }
         Ok(())
     }
 
-    fn choose_exports(
-        &mut self,
-        exported: &HashMap<&str, (ExternalKind, u32)>,
-        names: &Names<'_>,
-    ) -> Result<(), Unfit> {
-        let find = |name: &str, wanted: ExternalKind| match exported.get(name) {
-            Some((kind, index)) if *kind == wanted => Ok(*index),
-            _ => Err(Unfit::new(format!("it does not export `{name}` as it should"))),
-        };
-        self.realloc = find(names.realloc, ExternalKind::Func)?;
-        let mut choose = |own: &'static str, name: &str, wanted: ExternalKind| {
-            self.exports.push((own, ExportKind::from(wanted), find(name, wanted)?));
-            Ok(())
-        };
-        choose(exports::MEMORY, names.memory, ExternalKind::Memory)?;
-        choose(exports::DESCRIBE, names.describe, ExternalKind::Func)?;
-        choose(exports::VALIDATE, names.validate, ExternalKind::Func)?;
-        names.described.map_or(Ok(()), |name| choose(exports::DESCRIBED, name, ExternalKind::Func))
+    fn choose_exports(&mut self, calls: &[(Call, Lift)]) -> Result<(), Unfit> {
+        let (_, first) = calls.first().ok_or_else(|| Unfit::new("it lacks a function that the contract needs"))?;
+        if self.memories == 0 {
+            return Err(Unfit::new("it has no memory of its own"));
+        }
+        if self.memories + u32::from(self.follows) > MEMORIES_MAX {
+            return Err(Unfit::new("it has more memories than one module may have"));
+        }
+        let others = (0..self.memories).filter(|memory| *memory != first.memory);
+        for (place, memory) in [first.memory].into_iter().chain(others).enumerate() {
+            self.exports.push((exports::memory(place), ExportKind::Memory, memory));
+        }
+        for (call, lift) in calls {
+            let functions = [
+                (exports::call(*call), Some(lift.function)),
+                (exports::realloc(*call), lift.realloc),
+                (exports::post_return(*call), lift.post_return),
+            ];
+            for (name, index) in functions {
+                self.exports.extend(index.map(|index| (name, ExportKind::Func, index)));
+            }
+        }
+        Ok(())
     }
 
-    /// The function that stands for `memory.copy`, added after the module's own; the one for `memory.fill` follows it,
-    /// and then the one that asks for places.
+    /// The function that stands for `memory.copy`, added after the module's own; the one for `memory.fill` follows it.
     fn copy_function(&self) -> u32 {
         u32::try_from(self.functions.len()).expect("the validator bounds them")
     }
@@ -226,6 +271,7 @@ impl Rewriter {
             return Err(Error::UserError(Unfit::new(why)));
         }
         match operator {
+            Operator::MemoryInit { .. } => return Err(Error::UserError(Unfit::new("it uses segments at run time"))),
             Operator::MemoryCopy { .. } => Instruction::Call(self.copy_function()).encode(code),
             Operator::MemoryFill { .. } => Instruction::Call(self.copy_function() + 1).encode(code),
             operator => {
@@ -257,8 +303,9 @@ impl Reencode for Rewriter {
         section: wasmparser::TypeSectionReader<'_>,
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_type_section(self, types, section)?;
-        types.ty().function([ValType::I32; 3], []);
-        types.ty().function([ValType::I32; TEXTS], [ValType::I32; TEXTS]);
+        if self.follows {
+            types.ty().function([ValType::I32; 3], []);
+        }
         Ok(())
     }
 
@@ -268,8 +315,10 @@ impl Reencode for Rewriter {
         section: wasmparser::FunctionSectionReader<'_>,
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_function_section(self, functions, section)?;
-        let bulk = u32::try_from(self.params.len()).expect("the validator bounds them");
-        functions.function(bulk).function(bulk).function(bulk + 1);
+        if self.follows {
+            let bulk = u32::try_from(self.params.len()).expect("the validator bounds them");
+            functions.function(bulk).function(bulk);
+        }
         Ok(())
     }
 
@@ -279,14 +328,16 @@ impl Reencode for Rewriter {
         section: wasmparser::MemorySectionReader<'_>,
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_memory_section(self, memories, section)?;
-        let pages = (MARKS_BYTES >> 16) as u64;
-        memories.memory(MemoryType {
-            minimum: pages,
-            maximum: Some(pages),
-            memory64: false,
-            shared: false,
-            page_size_log2: None,
-        });
+        if self.follows {
+            let pages = (MARKS_BYTES >> 16) as u64;
+            memories.memory(MemoryType {
+                minimum: pages,
+                maximum: Some(pages),
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            });
+        }
         Ok(())
     }
 
@@ -298,8 +349,9 @@ impl Reencode for Rewriter {
         for (name, kind, index) in &self.exports {
             section.export(name, *kind, *index);
         }
-        section.export(exports::MARKS, ExportKind::Memory, MARKS);
-        section.export(exports::PLACES, ExportKind::Func, self.copy_function() + 2);
+        if self.follows {
+            section.export(exports::MARKS, ExportKind::Memory, MARKS);
+        }
         for (place, index) in self.globals.iter().enumerate() {
             section.export(&exports::global(place), ExportKind::Global, *index);
         }
@@ -312,13 +364,22 @@ impl Reencode for Rewriter {
         section: wasmparser::CodeSectionReader<'_>,
     ) -> Result<(), Error<Unfit>> {
         wasm_encoder::reencode::utils::parse_code_section(self, code, section)?;
-        code.function(&bulk(&Instruction::MemoryCopy { src_mem: 0, dst_mem: 0 }));
-        code.function(&bulk(&Instruction::MemoryFill(0)));
-        code.function(&places(self.realloc));
+        if self.follows {
+            code.function(&bulk(&Instruction::MemoryCopy { src_mem: 0, dst_mem: 0 }));
+            code.function(&bulk(&Instruction::MemoryFill(0)));
+        }
         Ok(())
     }
 
     fn parse_function_body(&mut self, code: &mut CodeSection, body: FunctionBody<'_>) -> Result<(), Error<Unfit>> {
+        if !self.follows {
+            for operator in body.get_operators_reader()? {
+                if let Some(why) = keeps_unseen(&operator?) {
+                    return Err(Error::UserError(Unfit::new(why)));
+                }
+            }
+            return wasm_encoder::reencode::utils::parse_function_body(self, code, body);
+        }
         let ty = self.functions[self.body];
         self.body += 1;
         let mut locals = Vec::new();
@@ -396,7 +457,7 @@ fn keeps_unseen(operator: &Operator<'_>) -> Option<&'static str> {
         O::TableSet { .. } | O::TableGrow { .. } | O::TableFill { .. } | O::TableCopy { .. } | O::TableInit { .. } => {
             Some("it changes a table")
         }
-        O::MemoryInit { .. } | O::DataDrop { .. } | O::ElemDrop { .. } => Some("it uses segments at run time"),
+        O::DataDrop { .. } | O::ElemDrop { .. } => Some("it drops segments at run time"),
         _ => None,
     }
 }
@@ -482,20 +543,5 @@ fn bulk(operator: &Instruction<'_>) -> Function {
         instruction.encode(&mut code);
     }
     function.raw(code);
-    function
-}
-
-/// The body of a function that takes the bytes of each text and gives the address of a place for it. A call from outside
-/// costs more than all that `realloc` does.
-fn places(realloc: u32) -> Function {
-    let mut function = Function::new([]);
-    for text in (0..).take(TEXTS) {
-        // No former place, none of its bytes, and no alignment.
-        for operand in [0, 0, 1] {
-            function.instruction(&Instruction::I32Const(operand));
-        }
-        function.instruction(&Instruction::LocalGet(text)).instruction(&Instruction::Call(realloc));
-    }
-    function.instruction(&Instruction::End);
     function
 }

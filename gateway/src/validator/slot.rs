@@ -48,6 +48,16 @@ impl Slot {
         Self::of_path(Path::new(&format!("{text}.wasm")))
     }
 
+    /// The event type of made-up events for this slot. `test` stands for a part that the file leaves open, as it does in
+    /// the tests of validators that do not name their event type.
+    pub(super) fn example(&self) -> (&str, &str) {
+        match self {
+            Self::Any => ("test", "test"),
+            Self::Category(category) => (category, "test"),
+            Self::Exact(category, name) => (category, name),
+        }
+    }
+
     /// The canonical file of this slot, relative to the modules directory.
     #[must_use]
     pub fn file(&self) -> PathBuf {

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::component::{CheckAmended, Program, Step};
+use super::component::{CheckAmended, Program, Step, Trial};
 use super::directory::{self, Signature};
 use super::engine::Sandbox;
 use super::history::{History, Version};
@@ -23,6 +24,9 @@ use crate::verdict::Digest;
 
 /// Bytes of a module file. JavaScript and Python validators carry their interpreter, and stay far below.
 pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
+
+/// What the self-test of a module may take in all.
+const SELF_TEST: Duration = Duration::from_secs(5);
 
 /// Where the newest file of a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -262,7 +266,12 @@ pub(super) fn load(tools: &Tools, job: &Job, bytes: &[u8]) -> Result<Program, Re
             Step::SelfTest => State::SelfTest,
         });
     };
-    let attempt = || Program::load(&tools.sandbox, bytes, &job.limits, &tools.check_amended, begin);
+    let (category, name) = job.slot.example();
+    let trial = Trial { limits: &job.limits, check_amended: &tools.check_amended, category, name, time: SELF_TEST };
+    let attempt = || {
+        let built = Program::build(&tools.sandbox, bytes, &trial, begin)?;
+        Program::open(&tools.sandbox, built)
+    };
     let loaded = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
         Err(Refusal::new(
             "a module that can be loaded",
