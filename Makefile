@@ -2,6 +2,7 @@
 # make test   runs every test
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
+# make test-modules  compares MODULES (2,000) generated modules in every way of judging, and with Node's engine, from SEED (1) on
 # make check  formatting, lints, documentation, dependencies
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 to 10 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
@@ -13,7 +14,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run test test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -38,6 +39,13 @@ test:
 	$(MAKE) modules
 	cargo nextest run --workspace
 	cargo test --workspace --doc
+
+MODULES ?= 2000
+SEED ?= 1
+
+test-modules:
+	./setup tests
+	EYE_TEST_MODULES=$(MODULES) EYE_TEST_SEED=$(SEED) cargo nextest run --profile soak -p eye --lib --no-capture generated_modules
 
 SOAK_SECONDS ?= 600
 SWAP_SECONDS ?= 30

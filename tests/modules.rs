@@ -28,6 +28,14 @@ async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_
 }
 
 #[tokio::test]
+async fn how_a_module_is_judged_is_told() {
+    let gateway = Setup::default().with_module("page interaction/pageview.wasm", "pageview").start().await;
+    let report = gateway.validator("page interaction/pageview", "active").await;
+    assert_eq!(report["isolation"], "set_back");
+    assert!(report["isolation_reason"].as_str().is_some_and(|reason| reason.contains("set back")), "{report}");
+}
+
+#[tokio::test]
 async fn compiled_code_is_kept_in_the_data_directory() {
     let gateway = Setup::default().with_module("page interaction/pageview.wasm", "pageview").start().await;
     gateway.validator("page interaction/pageview", "active").await;

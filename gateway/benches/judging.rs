@@ -25,6 +25,9 @@ use wasmtime::{Config, Engine, Store};
 const ROUNDS: usize = 9;
 const EVENTS: usize = 20_000;
 
+/// What a round of events takes at most, so that slow ways do not make the others wait.
+const ROUND: Duration = Duration::from_millis(100);
+
 const PAGEVIEW: &str =
     r#"{"host":"www.example.com","path":"/reviews/4711","referrer":"https://www.example.com/search"}"#;
 const SUBMIT: &str =
@@ -52,7 +55,7 @@ fn main() -> Result<()> {
         chosen.push((modules.join("form interaction/submit.wasm"), SUBMIT.to_owned()));
         chosen.push((modules.join("github/push.wasm"), PUSH.to_owned()));
     }
-    println!("CPU per judged event, median of {ROUNDS} rounds of {EVENTS} events (least to most)");
+    println!("CPU per judged event, median of {ROUNDS} rounds of up to {EVENTS} events (least to most)");
     if arguments.is_empty() {
         measure("1 MiB", &filled()?, "{}")?;
     }
@@ -83,38 +86,39 @@ fn measure(name: &str, module: &[u8], data: &str) -> Result<()> {
     for report in validators.report() {
         println!("{name:>10}  {}: {:?}, {:?}", report.event_type, report.isolation, report.isolation_reason);
     }
-    let gateway = |way: &str| -> Result<Duration> {
+    let gateway = |way: &str| -> Result<f64> {
         runtime.block_on(async {
             let began = cpu();
-            for _ in 0..EVENTS {
+            let mut judged = 0;
+            while judged < EVENTS && (judged % 100 > 0 || cpu() - began < ROUND) {
+                judged += 1;
                 let judgement = validators.judge(subject(way, data)).await;
                 ensure!(judgement.digest.is_some(), "no module serves {way}: {:?}", validators.report());
                 ensure!(!matches!(judgement.outcome, Err(_) | Ok(Verdict::Amend(_))), "{judgement:?}");
             }
-            Ok(cpu() - began)
+            Ok(us_an_event(cpu() - began, judged))
         })
     };
     let mut reuse = reuse(&component, data).map_err(told)?;
-    let mut times: Vec<(&str, Vec<Duration>)> = ways.iter().map(|(way, _)| (*way, Vec::new())).collect();
+    let mut times: Vec<(&str, Vec<f64>)> = ways.iter().map(|(way, _)| (*way, Vec::new())).collect();
     let mut again = Vec::new();
     for _ in 0..ROUNDS {
         for (way, times) in &mut times {
             times.push(gateway(way)?);
         }
-        again.push(reuse().map_err(told)?);
+        again.push(us_an_event(reuse().map_err(told)?, EVENTS));
     }
     times.push(("used again", again));
     for (way, times) in &mut times {
-        times.sort_unstable();
-        let us = |time: Duration| time.as_secs_f64() * 1e6 / EVENTS as f64;
-        println!(
-            "{name:>10}  {way:<20} {:>7.2} us ({:.2} to {:.2})",
-            us(times[ROUNDS / 2]),
-            us(times[0]),
-            us(times[ROUNDS - 1])
-        );
+        times.sort_by(f64::total_cmp);
+        let [median, least, most] = [times[ROUNDS / 2], times[0], times[ROUNDS - 1]];
+        println!("{name:>10}  {way:<20} {median:>7.2} us ({least:.2} to {most:.2})");
     }
     Ok(())
+}
+
+fn us_an_event(time: Duration, events: usize) -> f64 {
+    time.as_secs_f64() * 1e6 / events as f64
 }
 
 fn start(root: &Path) -> Result<Validators> {
@@ -224,6 +228,7 @@ fn filled() -> Result<Vec<u8>> {
         (memory (export "memory") 20)
         (global $top (mut i32) (i32.const 1114112))
         (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+          (if (i32.gt_u (global.get $top) (i32.const 1200000)) (then (global.set $top (i32.const 1114112))))
           (global.get $top)
           (global.set $top (i32.add (global.get $top) (local.get 3))))
         (func (export "describe") (result i32)
@@ -252,6 +257,7 @@ fn reuse(component: &[u8], data: &str) -> wasmtime::Result<impl FnMut() -> wasmt
     let component = Component::from_binary(&engine, component)?;
     let validator = contract::Validator::instantiate(&mut store, &component, &Linker::new(&engine))?;
     let data = data.to_owned();
+    validator.call_describe(&mut store)?;
     Ok(move || {
         let began = cpu();
         for _ in 0..EVENTS {

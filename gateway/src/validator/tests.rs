@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::*;
 use crate::verdict::{FaultCode, UnfinishedCode};
 
+mod differential;
 mod directory;
 mod doubt;
+mod generated;
 mod guests;
 mod judging;
 mod resident;

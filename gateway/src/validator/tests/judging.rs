@@ -346,3 +346,40 @@ fn what_may_take_long_to_describe_itself_has_a_bound() {
     let describing = |deadline_ms| component::for_describing(&Limits { deadline_ms, ..Limits::default() }).deadline_ms;
     assert_eq!([5, 50, 500, 10_000].map(describing), [100, 1_000, 2_000, 10_000]);
 }
+
+#[tokio::test]
+async fn each_way_of_judging_is_told_with_its_reason_and_means_the_same() {
+    // `describe` counts itself, and each event counts on from there.
+    let count = "(global.set $count (i32.add (global.get $count) (i32.const 1)))";
+    let validate =
+        format!("{count} (if (result i32) (i32.eq (global.get $count) (i32.const 2)) (then {ACCEPT}) (else {REJECT}))");
+    let cases = [
+        ("plain", "", Isolation::SetBack, "set back after each event"),
+        ("called", "(func $last (return_call $last))", Isolation::Fresh, "tail calls"),
+        ("kept", "(global $kept (mut funcref) (ref.null func))", Isolation::Fresh, "`describe` runs before it"),
+    ];
+    for (name, more, isolation, reason) in cases {
+        let more = format!("(global $count (mut i32) (i32.const 0)) {more}");
+        let guest = Guest { validate: &validate, describe: count, more: &more, ..Guest::default() };
+        let house = House::with(&[(&format!("a/{name}.wasm"), &guest.core())]).await;
+        let report = house.report(&format!("a/{name}")).expect("there");
+        assert_eq!(report.isolation, Some(isolation), "{name}");
+        let told = report.isolation_reason.expect("told");
+        assert!(told.contains(reason), "{name}: {told}");
+        for _ in 0..3 {
+            assert_eq!(house.judge(("a", name), "{}").await.outcome, Ok(Verdict::Accept), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_module_whose_instances_are_not_ready_in_time_is_not_taken() {
+    // Without an example nothing else would show it before the first event.
+    let describe =
+        "(drop (memory.grow (i32.const 960))) (memory.fill (i32.const 131072) (i32.const 7) (i32.const 62914560))";
+    let guest = Guest { describe, ..Guest::default() };
+    let house = House::start(&[("a/b.wasm", &guest.core())], |options| options.limits.deadline_ms = 1).await;
+    let report = house.until("a/b", |report| report.last_error.is_some()).await;
+    let refusal = report.last_error.expect("refused").refusal;
+    assert!(refusal.expected.contains("within the deadline") && report.digest.is_none(), "{refusal}");
+}

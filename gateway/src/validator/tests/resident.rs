@@ -461,6 +461,50 @@ fn an_empty_section_of_imports_is_no_import() {
     assert_eq!(ways.agreed(&Sent::of("{}")), Ok(Verdict::Accept));
 }
 
+/// A component of two core modules of which one calls the other, with what links them: tools make such of adapters.
+fn of_two_modules() -> Vec<u8> {
+    // Accepts if the other module was asked once before, by `describe`.
+    let ask = "(call $count)";
+    let validate =
+        "(if (result i32) (i32.eq (call $count) (i32.const 2)) (then (i32.const 2048)) (else (unreachable)))";
+    let describe = format!("(drop {ask})");
+    let guest = Guest { validate, describe: &describe, ..Guest::default() };
+    let import = r#"(module (import "counter" "count" (func $count (result i32)))"#;
+    let mut main = wat::parse_str(guest.text().replacen("(module", import, 1)).expect("right");
+    guest.embed(&mut main);
+    let counter = r#"(module (global $calls (mut i32) (i32.const 0)) (func (export "count") (result i32)
+        (global.set $calls (i32.add (global.get $calls) (i32.const 1))) (global.get $calls)))"#;
+    let counter = wat::parse_str(counter).expect("right");
+    let encoder = wit_component::ComponentEncoder::default().module(&main).expect("a module");
+    encoder.adapter("counter", &counter).expect("an adapter").encode().expect("a component")
+}
+
+#[test]
+fn core_modules_that_call_each_other_are_set_back_as_one() {
+    let ways = Ways::of(&of_two_modules()).expect("it is followed");
+    for _ in 0..3 {
+        assert_eq!(ways.agreed(&Sent::of("{}")), Ok(Verdict::Accept));
+    }
+}
+
+#[test]
+fn what_a_new_instance_takes_counts_within_the_deadline() {
+    // `describe` leaves 60 MiB, which take longer than a millisecond to be put in place.
+    let describe =
+        "(drop (memory.grow (i32.const 960))) (memory.fill (i32.const 131072) (i32.const 7) (i32.const 62914560))";
+    let mut ways = Ways::with_deadline(&Guest { describe, ..Guest::default() }.core(), 1_000).expect("it is followed");
+    assert_eq!(ways.agreed(&Sent::of("{}")), Ok(Verdict::Accept));
+    ways.limits.deadline_ms = 1;
+    for residents in [&ways.exposed, &ways.residents] {
+        residents.let_go();
+        let broken = ways.judge(residents, &Sent::of("{}")).expect_err("it takes too long");
+        assert_eq!((broken.code, residents.at_rest()), (FaultCode::Deadline, 0), "{}", broken.detail);
+        assert!(residents.try_start(&ways.sandbox, &ways.limits).is_err());
+    }
+    let component = ways.as_component(&Sent::of("{}")).map_err(|broken| broken.code);
+    assert_eq!(component, Err(FaultCode::Deadline), "`describe` counts too where it runs before each event");
+}
+
 #[test]
 fn a_global_of_a_vector_is_set_back() {
     let more = "(global $g (mut v128) (v128.const i64x2 3 4))";
