@@ -57,7 +57,7 @@ async fn a_crowd_for_a_module_of_a_millisecond_is_served_and_nothing_is_quaranti
     for name in ["slow", "healthy"] {
         gateway.drop_module(&format!("guests/{name}.toml"), b"deadline_ms = 4000");
     }
-    gateway.drop_module("guests/slow.wasm", &module("takes_a_while"));
+    gateway.drop_module("guests/slow.wasm", &module("spins_or_works"));
     gateway.drop_module("guests/healthy.wasm", &module("accepts"));
     gateway.validator("guests/slow", "active").await;
     gateway.validator("guests/healthy", "active").await;
@@ -90,7 +90,7 @@ async fn a_crowd_for_a_module_of_a_millisecond_is_served_and_nothing_is_quaranti
 async fn an_array_that_takes_too_long_is_stored_as_far_as_it_was_judged() {
     let gateway = crate::support::Setup::default().with("EYE_ANSWER_MS", 2_000).start().await;
     gateway.drop_module("guests/slow.toml", b"deadline_ms = 1900");
-    gateway.drop_module("guests/slow.wasm", &module("takes_a_while"));
+    gateway.drop_module("guests/slow.wasm", &module("spins_or_works"));
     gateway.validator("guests/slow", "active").await;
     // Each of them takes a tenth of a second and more.
     let large = event("guests", "slow", json!({"work": 200_000}));

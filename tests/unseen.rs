@@ -29,7 +29,7 @@ fn spins() -> Value {
 
 async fn with_moody() -> Gateway {
     // Loading is not held up by the machine, judging is cut off soon.
-    let gateway = Setup::default().with_module("guests/moody.wasm", "takes_a_while").start().await;
+    let gateway = Setup::default().with_module("guests/moody.wasm", "spins_or_works").start().await;
     gateway.validator("guests/moody", "active").await;
     gateway
 }

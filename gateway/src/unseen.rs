@@ -22,6 +22,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const PAUSED_MAX: usize = 10_000;
 /// Letters that are judged and written together.
 const PARCEL_LETTERS_MAX: u32 = 50;
+/// Event types and applications that are looked at in a round.
+const LANES_OF_A_ROUND: usize = 100;
 /// Parcels of one event type and application before the next ones have their turn.
 const PARCELS_AT_A_TURN: usize = 4;
 
@@ -55,21 +57,24 @@ enum Broken {
     Refused(Refusal),
 }
 
-/// When letters are tried again whose module could not judge.
+/// When letters are tried again whose module could not judge, and where the next round goes on.
 #[derive(Default)]
-struct Paused(HashMap<UnseenLane, (Instant, Duration)>);
+struct Lanes {
+    paused: HashMap<UnseenLane, (Instant, Duration)>,
+    last: Option<UnseenLane>,
+}
 
-impl Paused {
+impl Lanes {
     fn rests(&self, lane: &UnseenLane) -> bool {
-        self.0.get(lane).is_some_and(|(until, _)| Instant::now() < *until)
+        self.paused.get(lane).is_some_and(|(until, _)| Instant::now() < *until)
     }
 
     fn pause(&mut self, lane: UnseenLane) {
-        if self.0.len() >= PAUSED_MAX {
-            self.0.clear();
+        if self.paused.len() >= PAUSED_MAX {
+            self.paused.clear();
         }
-        let pause = self.0.get(&lane).map_or(LOOK_EVERY, |(_, pause)| (*pause * 2).min(PAUSE_MAX));
-        self.0.insert(lane, (Instant::now() + pause, pause));
+        let pause = self.paused.get(&lane).map_or(LOOK_EVERY, |(_, pause)| (*pause * 2).min(PAUSE_MAX));
+        self.paused.insert(lane, (Instant::now() + pause, pause));
     }
 }
 
@@ -79,7 +84,7 @@ pub async fn run(gateway: &Gateway) {
         return;
     }
     let mut modules = gateway.validators.changes();
-    let mut paused = Paused::default();
+    let mut lanes = Lanes::default();
     loop {
         sleep(LOOK_EVERY).await;
         if !gateway.is_migrated() || !gateway.validators.scanned() {
@@ -88,37 +93,45 @@ pub async fn run(gateway: &Gateway) {
         // Another module may judge what the one before could not.
         if modules.has_changed().unwrap_or(false) {
             modules.mark_unchanged();
-            paused.0.clear();
+            lanes.paused.clear();
         }
-        if let Err(error) = look(gateway, &mut paused).await {
+        if let Err(error) = look(gateway, &mut lanes).await {
             tracing::debug!(%error, "letters that no module has looked at could not be judged again now");
         }
     }
 }
 
-async fn look(gateway: &Gateway, paused: &mut Paused) -> Result<(), Broken> {
+async fn look(gateway: &Gateway, lanes: &mut Lanes) -> Result<(), Broken> {
     if gateway.store.next_unseen(None).await?.is_none() {
-        paused.0.clear();
+        lanes.paused.clear();
         return Ok(());
     }
     let Some(turn) = gateway.store.unseen_turn().await? else { return Ok(()) };
-    let round = round(gateway, paused).await;
+    let round = round(gateway, lanes).await;
     turn.end().await;
     round
 }
 
-/// Gives each event type and application its turn.
-async fn round(gateway: &Gateway, paused: &mut Paused) -> Result<(), Broken> {
-    let mut last: Option<UnseenLane> = None;
-    while let Some(lane) = gateway.store.next_unseen(last.as_ref()).await? {
-        if !paused.rests(&lane) {
-            if judge(gateway, &lane).await? {
-                paused.0.remove(&lane);
-            } else {
-                paused.pause(lane.clone());
+/// Gives each event type and application its turn, from where the round before ended.
+async fn round(gateway: &Gateway, lanes: &mut Lanes) -> Result<(), Broken> {
+    for _ in 0..LANES_OF_A_ROUND {
+        let Some(lane) = gateway.store.next_unseen(lanes.last.as_ref()).await? else {
+            lanes.last = None;
+            break;
+        };
+        lanes.last = Some(lane.clone());
+        if lanes.rests(&lane) {
+            continue;
+        }
+        match judge(gateway, &lane).await {
+            Ok(true) => drop(lanes.paused.remove(&lane)),
+            Ok(false) => lanes.pause(lane),
+            Err(broken) => {
+                // Letters that cannot be stored now must not keep the others from their turn.
+                lanes.pause(lane);
+                return Err(broken);
             }
         }
-        last = Some(lane);
     }
     Ok(())
 }

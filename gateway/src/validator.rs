@@ -264,7 +264,15 @@ impl Validators {
     pub fn begin(&self) -> Judging<'_> {
         let began = Instant::now();
         let latest = Some(began + self.0.shared.judging);
-        Judging { validators: self, modules: self.0.registry.now(), began, latest, asked: 0, late: false }
+        Judging {
+            validators: self,
+            modules: self.0.registry.now(),
+            began,
+            latest,
+            asked: 0,
+            yielded: began,
+            late: false,
+        }
     }
 
     /// Judges one event with the module that serves its type now, however long that may take by its limits: no request waits
@@ -384,14 +392,19 @@ pub struct Judging<'a> {
     began: Instant,
     /// What was not judged until then has no outcome yet; nothing when nobody waits for the others.
     latest: Option<Instant>,
-    /// Events that were put to modules so far.
+    /// Events that came so far.
     asked: u32,
+    /// When others last had the thread.
+    yielded: Instant,
     /// The time for judging is over.
     late: bool,
 }
 
 /// Events after which it is looked at the time.
-const EVENTS_PER_LOOK: u32 = 16;
+const EVENTS_PER_LOOK: u32 = 8;
+/// How long the events of a request may hold a request thread before others have it: those of a module that takes a millisecond
+/// would hold it for as long as there are any.
+const STRETCH: Duration = Duration::from_millis(5);
 
 impl fmt::Debug for Judging<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -400,24 +413,29 @@ impl fmt::Debug for Judging<'_> {
 }
 
 impl Judging<'_> {
-    /// Whether there is no time left for one more event.
-    fn is_late(&mut self) -> bool {
+    /// Looks at the time now and then: lets others have the thread, and notes when no time is left for more events.
+    async fn look(&mut self) {
         self.asked = self.asked.wrapping_add(1);
-        if self.asked.is_multiple_of(EVENTS_PER_LOOK) {
-            self.late = self.latest.is_some_and(|latest| Instant::now() >= latest);
+        if !self.asked.is_multiple_of(EVENTS_PER_LOOK) {
+            return;
         }
-        self.late
+        let now = Instant::now();
+        self.late = self.latest.is_some_and(|latest| now >= latest);
+        if now >= self.yielded + STRETCH {
+            tokio::task::yield_now().await;
+            self.yielded = Instant::now();
+        }
     }
 
     /// Judges one event with the module that serves its type.
     pub async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
-        let modules = Arc::clone(&self.modules);
-        let module = match modules.find(subject.category, subject.name) {
+        self.look().await;
+        let module = match self.modules.find(subject.category, subject.name) {
             Some(Place::Taken(module)) => module,
             Some(Place::Held(why) | Place::Yielding(why)) => return unfinished(why.code()),
             None => return self.validators.unknown(&subject),
         };
-        if self.is_late() {
+        if self.late {
             return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
         }
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());

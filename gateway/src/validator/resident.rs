@@ -185,7 +185,11 @@ impl Residents {
         event: &GuestEvent<'_>,
         believe: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
     ) -> Result<Verdict, Broken> {
-        self.used_at.store(sandbox.memory.now(), Relaxed);
+        let now = sandbox.memory.now();
+        // Written seldom, since all threads look at it.
+        if self.used_at.load(Relaxed) != now {
+            self.used_at.store(now, Relaxed);
+        }
         let mut resident = match self.shelf.take() {
             Some(mut resident) => {
                 resident.begin(limits)?;
@@ -233,8 +237,8 @@ struct Resident {
     parts: Parts,
     /// Cards that the last event wrote to.
     written: Vec<u32>,
-    /// Pages of the system that were ever written to, a bit for each, and how many they are.
-    pages: (Vec<u64>, usize),
+    /// What of its memory was ever written to.
+    pages: Pages,
     /// What it takes to be kept.
     permit: Option<(OwnedSemaphorePermit, Claim)>,
 }
@@ -308,7 +312,7 @@ impl Resident {
 
     fn within(code: &Code, mut store: Store<Meter>) -> Result<Self, Broken> {
         match Parts::of_new(code, &mut store) {
-            Ok(parts) => Ok(Self { store, parts, written: Vec::new(), pages: (Vec::new(), 0), permit: None }),
+            Ok(parts) => Ok(Self { store, parts, written: Vec::new(), pages: Pages::default(), permit: None }),
             Err(error) => Err(unstarted(&error, &store)),
         }
     }
@@ -405,8 +409,8 @@ impl Resident {
         let memory = self.parts.memories[0].data_mut(&mut self.store);
         for card in &self.written {
             area.restore(memory, *card as usize);
-            note_page(&mut self.pages, *card);
         }
+        self.pages.note(&self.written);
         self.set_globals(start);
         #[cfg(test)]
         assert!(start.is_state_of(self), "an event left something behind");
@@ -430,9 +434,9 @@ impl Resident {
                 for card in cards {
                     let start = (*card as usize) << CARD_SHIFT;
                     area.restore_start_of(&mut bytes[start..start + CARD_BYTES], *card as usize);
-                    note_page(&mut self.pages, *card);
                 }
             }
+            self.pages.note(&area.described);
         }
         self.set_globals(start);
         if timed && self.store.data_mut().is_over() {
@@ -471,7 +475,7 @@ impl Resident {
             let permit = Arc::clone(&sandbox.residents).try_acquire_many_owned(tables.max(1)).ok();
             self.permit = permit.map(|permit| (permit, sandbox.memory.nothing()));
         }
-        let bytes = INSTANCE_BYTES + self.pages.1 * PAGE_BYTES;
+        let bytes = INSTANCE_BYTES + self.pages.count * PAGE_BYTES;
         self.permit.as_mut().is_some_and(|(_, claim)| claim.grow_to(bytes))
     }
 }
@@ -481,15 +485,34 @@ const PAGE_BYTES: usize = 4 << 10;
 /// About what an instance takes beside the pages of its memory: the engine's own state of it, and its marks.
 const INSTANCE_BYTES: usize = 16 << 10;
 
-/// Notes that a page was written to.
-fn note_page((pages, count): &mut (Vec<u64>, usize), card: u32) {
-    let page = card as usize / (PAGE_BYTES / CARD_BYTES);
-    let (word, bit) = (page / 64, 1 << (page % 64));
-    if word >= pages.len() {
-        pages.resize(word + 1, 0);
+/// Pages of the system that were written to.
+#[derive(Default)]
+struct Pages {
+    /// A bit for each.
+    written: Vec<u64>,
+    count: usize,
+}
+
+impl Pages {
+    /// Notes those of these cards, which come in order.
+    fn note(&mut self, cards: &[u32]) {
+        let mut last = None;
+        for card in cards {
+            let page = *card as usize / (PAGE_BYTES / CARD_BYTES);
+            if last.replace(page) != Some(page) {
+                self.note_page(page);
+            }
+        }
     }
-    *count += usize::from(pages[word] & bit == 0);
-    pages[word] |= bit;
+
+    fn note_page(&mut self, page: usize) {
+        let (word, bit) = (page / 64, 1 << (page % 64));
+        if word >= self.written.len() {
+            self.written.resize(word + 1, 0);
+        }
+        self.count += usize::from(self.written[word] & bit == 0);
+        self.written[word] |= bit;
+    }
 }
 
 /// Marks that are looked at together; few are set.
