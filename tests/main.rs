@@ -10,6 +10,7 @@ mod dead_letters;
 mod disk_full;
 mod doors;
 mod doubt;
+mod dry_run;
 mod hostile;
 mod json_against_postgres;
 mod live;

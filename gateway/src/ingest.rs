@@ -3,6 +3,7 @@
 //! unfinished, and then nothing of it is kept; `stored` and `quarantined` are said only after the commit, `rejected` at once.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,10 +24,12 @@ use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
 use crate::live::Watched;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
+use crate::query;
+use crate::query::parameters::Parameters;
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::Held;
-use crate::tally::{Ending, Tally};
+use crate::tally::{Ending, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope};
 use crate::validator::{Judgement, Subject};
 use crate::verdict::{Digest, Unfinished, Unjudged, Verdict, Violation};
@@ -43,6 +46,7 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
     let application = gateway.trust.identify(&request, peer)?;
     application.allow(Scope::Ingest)?;
     application.look()?;
+    let dry_run = dry_run(request.uri().query())?;
     let format = format(gateway, request.headers())?;
     let (head, body) = request.into_parts();
     let room = Held::none(&gateway.in_flight, application.share());
@@ -55,7 +59,7 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
     };
     let handed = AtomicBool::new(false);
     // Pinned here, since it is large, and every function that takes it would move it.
-    let answer = pin!(process(gateway, &application, received, format, &handed));
+    let answer = pin!(process(gateway, &application, received, Asked { format, dry_run }, &handed));
     match tokio::time::timeout(Duration::from_millis(gateway.config.answer_ms), answer).await {
         Ok(answer) => answer.map(|answer| gateway.unsent.hold_told(application.share(), answer)),
         // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
@@ -68,6 +72,15 @@ pub async fn send(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> 
 /// fault of the sender costs nothing.
 fn charge_for_nothing(application: &Application, refusal: &Refusal) -> Result<(), Refusal> {
     if matches!(refusal, Refusal::Overloaded | Refusal::Internal) { Ok(()) } else { application.take(1) }
+}
+
+/// Whether only what would become of the events is asked for. Whatever else is asked for is refused: who has misspelt this would
+/// have stored what was to be tried.
+fn dry_run(query: Option<&str>) -> Result<bool, Refusal> {
+    if query.is_none() {
+        return Ok(false);
+    }
+    Parameters::read(query, &["dry_run"])?.choice("dry_run", &[("false", false), ("true", true)])
 }
 
 fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
@@ -86,11 +99,18 @@ fn format(gateway: &Gateway, headers: &HeaderMap) -> Result<Format, Refusal> {
     }
 }
 
+/// How a request is to be read, and what is to be done with it.
+#[derive(Clone, Copy)]
+struct Asked {
+    format: Format,
+    dry_run: bool,
+}
+
 async fn process(
     gateway: &Gateway,
     application: &Application,
     received: body::Received,
-    format: Format,
+    Asked { format, dry_run }: Asked,
     handed: &AtomicBool,
 ) -> Result<Response, Refusal> {
     let body::Received { bytes: body, room } = received;
@@ -111,6 +131,10 @@ async fn process(
     application.take(count.max(1))?;
     // What is in memory from here on is in the elements, and ends with the last row that shares it.
     drop(body);
+    if dry_run {
+        // Boxed: it is rare, and its room would be that of every request.
+        return Box::pin(try_dry(gateway, application, single, elements, room)).await;
+    }
     let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
     sending.judge(elements).await;
     // From here on something may be stored.
@@ -123,8 +147,27 @@ async fn process(
     }
     debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome, or is unfinished");
     Ok(match &outcomes[..] {
-        [outcome] if single => response::one(outcome),
-        outcomes => response::many(outcomes),
+        [outcome] if single => response::one(outcome, false),
+        outcomes => response::many(outcomes, false),
+    })
+}
+
+/// Judges the events and says what would become of them: nothing is stored or kept, no outcome is counted or shown.
+async fn try_dry(
+    gateway: &Gateway,
+    application: &Application,
+    single: bool,
+    elements: Each<Element>,
+    room: Option<Held>,
+) -> Result<Response, Refusal> {
+    let nowhere = Tallies::new(0);
+    let real = Sending::new(gateway, application, elements.len(), single, room.map(Arc::new));
+    let mut trying = Sending { tally: nowhere.begin(&application.name), watched: None, dry_run: true, ..real };
+    trying.judge(elements).await;
+    let outcomes = trying.foresee().await?;
+    Ok(match &outcomes[..] {
+        [outcome] if single => response::one(outcome, true),
+        outcomes => response::many(outcomes, true),
     })
 }
 
@@ -140,6 +183,8 @@ struct Sending<'a> {
     application: &'a Application,
     /// It is one event, and no list of them.
     single: bool,
+    /// Only what would become of them is asked for.
+    dry_run: bool,
     /// The request's share of what may be in flight. Each parcel holds it too, since a writer may still have one after the
     /// request was given up.
     room: Option<Arc<Held>>,
@@ -175,6 +220,7 @@ impl<'a> Sending<'a> {
             gateway,
             application,
             single,
+            dry_run: false,
             room,
             received_at_us: gateway.clock.reserve_us(count),
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
@@ -226,13 +272,21 @@ impl<'a> Sending<'a> {
         if last.is_some_and(|(category, name)| *name == event.name && *category == event.category) {
             return Ok(event);
         }
-        if self.application.admit_type(&event.category, &event.name) {
+        if self.admits(&event.category, &event.name) {
             if !self.single {
                 self.last_type = Some((event.category.clone(), event.name.clone()));
             }
             return Ok(event);
         }
         Err(Box::new(too_many_types(event, self.application.event_types_max())))
+    }
+
+    fn admits(&self, category: &str, name: &str) -> bool {
+        if self.dry_run {
+            self.application.would_admit_type(category, name)
+        } else {
+            self.application.admit_type(category, name)
+        }
     }
 
     fn subject<'e>(&'e self, event: &'e Event) -> Subject<'e> {
@@ -303,7 +357,7 @@ impl<'a> Sending<'a> {
     /// Without its event type if that were one too many: what a dead letter is named after stays for ever too.
     fn without_new_type(&self, broken: Broken) -> Broken {
         match (&broken.category, &broken.name) {
-            (Some(category), Some(name)) if !self.application.admit_type(category, name) => {
+            (Some(category), Some(name)) if !self.admits(category, name) => {
                 Broken { category: None, name: None, ..broken }
             }
             _ => broken,
@@ -344,7 +398,9 @@ impl<'a> Sending<'a> {
     ) {
         let (violations, omitted) = self.choose_violations(&letter.violations);
         self.outcomes[place] = Some(Outcome::Rejected { id, code, violations, omitted, validator });
-        self.gateway.dead_letters.gather(&mut self.rejected, letter, self.application.rejected_share());
+        if !self.dry_run {
+            self.gateway.dead_letters.gather(&mut self.rejected, letter, self.application.rejected_share());
+        }
     }
 
     /// The violations of an event that the answer tells, and how many it does not: all that many events break could be a
@@ -399,6 +455,25 @@ impl<'a> Sending<'a> {
             raw: cut(raw, self.gateway.config.dead_letter_raw_bytes_max),
             raw_bytes,
         }
+    }
+
+    /// What the accepted events would become, and with them all others: those that are there already, or come twice in this
+    /// request, would be duplicates.
+    async fn foresee(mut self) -> Result<Each<Outcome>, Refusal> {
+        let (rows, places) = std::mem::take(&mut self.accepted);
+        let key = |row: &EventRow| (row.session_id, row.timestamp_us, row.id);
+        let keys: Vec<_> = rows.iter().map(key).collect();
+        let mut known = HashSet::new();
+        if !keys.is_empty() {
+            let _turn = self.gateway.turns.take(self.application.reads_share()).await?;
+            known.extend(self.gateway.store.events_known(&keys).await.map_err(query::refusal)?);
+        }
+        for (row, place) in rows.iter().zip(places) {
+            let id = row.id;
+            let outcome = if known.insert(key(row)) { Outcome::Stored { id } } else { Outcome::Duplicate { id } };
+            self.outcomes[place] = Some(outcome);
+        }
+        self.outcomes.into_iter().collect::<Option<_>>().ok_or(Refusal::Internal)
     }
 
     /// Hands the accepted events to the writers and waits for their receipts.

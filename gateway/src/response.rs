@@ -114,13 +114,15 @@ fn written(value: &impl Serialize) -> Bytes {
 }
 
 /// 201: the event is committed.
-pub fn stored(id: Uuid) -> Response {
-    json(StatusCode::CREATED, brief(id, br#"","outcome":"stored"}"#))
+pub fn stored(id: Uuid, dry_run: bool) -> Response {
+    let rest: &[u8] = if dry_run { br#"","would":"stored"}"# } else { br#"","outcome":"stored"}"# };
+    json(StatusCode::CREATED, brief(id, rest))
 }
 
 /// 200: an event with this id was committed before; nothing was written again.
-pub fn duplicate(id: Uuid) -> Response {
-    json(StatusCode::OK, brief(id, br#"","outcome":"duplicate"}"#))
+pub fn duplicate(id: Uuid, dry_run: bool) -> Response {
+    let rest: &[u8] = if dry_run { br#"","would":"duplicate"}"# } else { br#"","outcome":"duplicate"}"# };
+    json(StatusCode::OK, brief(id, rest))
 }
 
 /// One allocation, no serializer: this is the answer to nearly every request.
@@ -131,15 +133,32 @@ fn brief(id: Uuid, rest: &[u8]) -> Vec<u8> {
     [start, id, rest].concat()
 }
 
+/// What is said of an event.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    /// How it ended; null while it has no outcome.
+    Outcome(Option<&'static str>),
+    /// How it would have ended: nothing was done.
+    Would(Option<&'static str>),
+}
+
+impl Said {
+    fn of(word: Option<&'static str>, dry_run: bool) -> Self {
+        if dry_run { Self::Would(word) } else { Self::Outcome(word) }
+    }
+}
+
 /// 202: the validator failed; the event is kept as a dead letter and must not be sent again.
-pub fn quarantined(id: Uuid, code: &str) -> Response {
+pub fn quarantined(id: Uuid, code: &str, dry_run: bool) -> Response {
     #[derive(Serialize)]
     struct Quarantined<'a> {
         id: Uuid,
-        outcome: &'static str,
+        #[serde(flatten)]
+        said: Said,
         code: &'a str,
     }
-    let body = Quarantined { id, outcome: "quarantined", code };
+    let body = Quarantined { id, said: Said::of(Some("quarantined"), dry_run), code };
     json(StatusCode::ACCEPTED, written(&body))
 }
 
@@ -149,6 +168,7 @@ pub fn rejected(
     id: Option<Uuid>,
     violations: &[Violation],
     validator: Option<&JudgedBy>,
+    dry_run: bool,
 ) -> Response {
     #[derive(Serialize)]
     struct Rejected<'a> {
@@ -161,7 +181,11 @@ pub fn rejected(
         id: Option<Uuid>,
         violations: &'a [Violation],
         validator: Option<&'a JudgedBy>,
+        /// In a dry run: what it would have been.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        would: Option<&'static str>,
     }
+    let would = dry_run.then_some("rejected");
     let status = match code {
         RejectionCode::Envelope | RejectionCode::Rule => StatusCode::UNPROCESSABLE_ENTITY,
         RejectionCode::NotAllowed => StatusCode::FORBIDDEN,
@@ -185,7 +209,7 @@ pub fn rejected(
             "Ask for the event type to be allowed for the application, then send the event again.",
         ),
     };
-    let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator };
+    let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator, would };
     answer(status, PROBLEM, written(&body))
 }
 
@@ -232,21 +256,24 @@ pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
     response
 }
 
-/// The answer to a request that carried one event.
-pub fn one(outcome: &Outcome) -> Response {
+/// The answer to a request that carried one event; of a dry run, the same with what would have become of it.
+pub fn one(outcome: &Outcome, dry_run: bool) -> Response {
     match outcome {
-        Outcome::Stored { id } => stored(*id),
-        Outcome::Duplicate { id } => duplicate(*id),
+        Outcome::Stored { id } => stored(*id, dry_run),
+        Outcome::Duplicate { id } => duplicate(*id, dry_run),
         Outcome::Rejected { id, code, violations, omitted: _, validator } => {
-            rejected(*code, *id, violations, validator.as_ref())
+            rejected(*code, *id, violations, validator.as_ref(), dry_run)
         }
-        Outcome::Quarantined { id, code } => quarantined(*id, code),
+        Outcome::Quarantined { id, code } => quarantined(*id, code, dry_run),
         Outcome::Unfinished { id, why } => unfinished(*id, *why),
     }
 }
 
 #[derive(Serialize)]
 struct Many<'a> {
+    /// True where nothing was done.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
     stored: usize,
     duplicate: usize,
     rejected: usize,
@@ -259,8 +286,8 @@ struct Many<'a> {
 struct Line<'a> {
     index: usize,
     id: Option<Uuid>,
-    /// Null while the event has none.
-    outcome: Option<&'static str>,
+    #[serde(flatten)]
+    said: Said,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
     /// In seconds.
@@ -274,8 +301,9 @@ struct Line<'a> {
 
 /// The answer to a request that carried many events, in the order in which they came: 200 if all are stored or
 /// duplicate, else 207. Only those not stored have a line.
-pub fn many(outcomes: &[Outcome]) -> Response {
-    let mut body = Many { stored: 0, duplicate: 0, rejected: 0, quarantined: 0, unfinished: 0, results: Vec::new() };
+pub fn many(outcomes: &[Outcome], dry_run: bool) -> Response {
+    let mut body =
+        Many { dry_run, stored: 0, duplicate: 0, rejected: 0, quarantined: 0, unfinished: 0, results: Vec::new() };
     for (index, outcome) in outcomes.iter().enumerate() {
         let (mut violations_omitted, mut retry_after) = (None, None);
         let (id, outcome, code, violations) = match outcome {
@@ -303,7 +331,8 @@ pub fn many(outcomes: &[Outcome]) -> Response {
                 (*id, None, Some(why.code.as_str()), None)
             }
         };
-        body.results.push(Line { index, id, outcome, code, retry_after, violations, violations_omitted });
+        let said = Said::of(outcome, dry_run);
+        body.results.push(Line { index, id, said, code, retry_after, violations, violations_omitted });
     }
     let all_stored = body.rejected + body.quarantined + body.unfinished == 0;
     let status = if all_stored { StatusCode::OK } else { StatusCode::MULTI_STATUS };
@@ -347,14 +376,14 @@ mod tests {
 
     #[test]
     fn one_event() {
-        let (status, headers, body) = parts(one(&Outcome::Stored { id: ID }));
+        let (status, headers, body) = parts(one(&Outcome::Stored { id: ID }, false));
         assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::CREATED, &JSON));
         assert_eq!(body, json!({"id": ID, "outcome": "stored"}));
-        let (status, _, body) = parts(one(&Outcome::Duplicate { id: ID }));
+        let (status, _, body) = parts(one(&Outcome::Duplicate { id: ID }, false));
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, json!({"id": ID, "outcome": "duplicate"}));
         let code = "deadline".into();
-        let (status, _, body) = parts(one(&Outcome::Quarantined { id: ID, code }));
+        let (status, _, body) = parts(one(&Outcome::Quarantined { id: ID, code }, false));
         assert_eq!(status, StatusCode::ACCEPTED);
         assert_eq!(body, json!({"id": ID, "outcome": "quarantined", "code": "deadline"}));
     }
@@ -363,7 +392,7 @@ mod tests {
     fn an_event_without_an_outcome_is_to_be_sent_again() {
         for code in UnfinishedCode::ALL {
             let why = Unfinished { code, retry_after_seconds: 7 };
-            let (status, headers, body) = parts(one(&Outcome::Unfinished { id: Some(ID), why }));
+            let (status, headers, body) = parts(one(&Outcome::Unfinished { id: Some(ID), why }, false));
             assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &PROBLEM));
             assert_eq!(headers[RETRY_AFTER], "7");
             assert_eq!((&body["code"], &body["id"]), (&json!(code.as_str()), &json!(ID)));
@@ -373,7 +402,7 @@ mod tests {
         }
         let why = Unfinished::of(UnfinishedCode::ModuleLoading);
         let mixed = [Outcome::Stored { id: ID }, Outcome::Unfinished { id: Some(ID), why }];
-        let (status, _, body) = parts(many(&mixed));
+        let (status, _, body) = parts(many(&mixed, false));
         assert_eq!(status, StatusCode::MULTI_STATUS);
         let expected = json!({"stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 0, "unfinished": 1, "results": [
             {"index": 1, "id": ID, "outcome": null, "code": "module_loading", "retry_after": 1},
@@ -382,8 +411,33 @@ mod tests {
     }
 
     #[test]
+    fn a_dry_run_says_what_would_be_with_the_same_status() {
+        let quarantined = || Outcome::Quarantined { id: ID, code: "trap".into() };
+        for (outcome, would) in [
+            (Outcome::Stored { id: ID }, json!({"id": ID, "would": "stored"})),
+            (Outcome::Duplicate { id: ID }, json!({"id": ID, "would": "duplicate"})),
+            (quarantined(), json!({"id": ID, "would": "quarantined", "code": "trap"})),
+        ] {
+            let (real, dry) = (parts(one(&outcome, false)), parts(one(&outcome, true)));
+            assert_eq!((real.0, dry.2), (dry.0, would));
+        }
+        let (status, _, body) = parts(one(&rejection(Some(ID), true), true));
+        assert_eq!((status, &body["would"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("rejected")));
+        let why = Unfinished::of(UnfinishedCode::ModuleBusy);
+        let all = [Outcome::Stored { id: ID }, quarantined(), Outcome::Unfinished { id: Some(ID), why }];
+        let (status, _, body) = parts(many(&all, true));
+        assert_eq!(status, StatusCode::MULTI_STATUS);
+        let expected = json!({"dry_run": true, "stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 1, "unfinished": 1,
+        "results": [
+            {"index": 1, "id": ID, "would": "quarantined", "code": "trap"},
+            {"index": 2, "id": ID, "would": null, "code": "module_busy", "retry_after": 1},
+        ]});
+        assert_eq!(body, expected);
+    }
+
+    #[test]
     fn one_event_rejected() {
-        let (status, headers, body) = parts(one(&rejection(Some(ID), true)));
+        let (status, headers, body) = parts(one(&rejection(Some(ID), true), false));
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(headers[CONTENT_TYPE], PROBLEM);
         assert_eq!(body["type"], "urn:eye:problem:rule");
@@ -394,7 +448,7 @@ mod tests {
         );
         let digest = "ab".repeat(32);
         assert_eq!(body["validator"], json!({"event_type": "shop/sale", "digest": digest}));
-        let (_, _, body) = parts(one(&rejection(None, false)));
+        let (_, _, body) = parts(one(&rejection(None, false), false));
         assert_eq!(body["code"], "envelope");
         let object = body.as_object().expect("an object");
         assert_eq!((&object["id"], &object["validator"]), (&Value::Null, &Value::Null));
@@ -403,14 +457,14 @@ mod tests {
     #[test]
     fn many_events() {
         let fine = [Outcome::Stored { id: ID }, Outcome::Duplicate { id: ID }];
-        let (status, _, body) = parts(many(&fine));
+        let (status, _, body) = parts(many(&fine, false));
         assert_eq!(status, StatusCode::OK);
         let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0, "unfinished": 0,
             "results": [{"index": 1, "id": ID, "outcome": "duplicate"}]});
         assert_eq!(body, expected);
         let mixed =
             [Outcome::Stored { id: ID }, rejection(None, false), Outcome::Quarantined { id: ID, code: "trap".into() }];
-        let (status, _, body) = parts(many(&mixed));
+        let (status, _, body) = parts(many(&mixed, false));
         assert_eq!(status, StatusCode::MULTI_STATUS);
         let violation = json!({"pointer": "/price", "code": "negative", "message": "must not be negative"});
         let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "unfinished": 0, "results": [
@@ -424,7 +478,7 @@ mod tests {
     fn violations_that_are_left_out_are_counted() {
         let code = RejectionCode::Rule;
         let cut = Outcome::Rejected { id: Some(ID), code, violations: Vec::new(), omitted: 37, validator: None };
-        let (status, _, body) = parts(many(&[cut]));
+        let (status, _, body) = parts(many(&[cut], false));
         assert_eq!(status, StatusCode::MULTI_STATUS);
         let line = json!({"index": 0, "id": ID, "outcome": "rejected", "code": "rule", "violations": [],
             "violations_omitted": 37});

@@ -145,6 +145,11 @@ impl Application {
         self.known_types.admit(category, name, self.known_types_max)
     }
 
+    /// The same, with nothing begun.
+    pub fn would_admit_type(&self, category: &str, name: &str) -> bool {
+        self.known_types.would_admit(category, name, self.known_types_max)
+    }
+
     /// How many event types it may have sent.
     pub fn event_types_max(&self) -> usize {
         self.known_types_max

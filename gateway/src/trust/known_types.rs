@@ -33,6 +33,12 @@ impl KnownTypes {
         known.contains(&event_type) || known.len() < most && known.insert(event_type)
     }
 
+    /// The same, with nothing noted.
+    pub fn would_admit(&self, category: &str, name: &str, most: usize) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.len() < most || known.contains(&self.number(category, name))
+    }
+
     /// Notes one that was sent before, however many there are.
     pub fn learn(&self, category: &str, name: &str) {
         let event_type = self.number(category, name);
@@ -58,6 +64,7 @@ mod tests {
         types.learn("abc", "");
         assert!(types.admit("abc", "", 3), "it came through another gateway");
         assert!(!types.admit("abcd", "", 3));
+        assert!(!types.would_admit("abcd", "", 3) && types.would_admit("abcd", "", 5) && !types.admit("abcd", "", 4));
         assert!(types.admit("abcd", "", 5), "more are allowed");
     }
 

@@ -135,6 +135,30 @@ impl Store {
         Ok(Page { rows: walk.rows, next: None })
     }
 
+    /// Which of these keys (session, microseconds since 1970, id) are those of stored events.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn events_known(&self, keys: &[(Uuid, i64, Uuid)]) -> Result<Vec<(Uuid, i64, Uuid)>, Error> {
+        let mut reading = self.reading().await?;
+        let sessions: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let times: Vec<DateTime<Utc>> = keys.iter().map(|key| time(key.1)).collect();
+        let ids: Vec<Uuid> = keys.iter().map(|key| key.2).collect();
+        // Key by key along the primary key: nothing of the events themselves is read.
+        let query = sqlx::query_scalar(
+            "select wanted.place from unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) with ordinality \
+                 as wanted (session_id, timestamp, id, place) \
+             where exists (select from events where events.session_id = wanted.session_id \
+                 and events.timestamp = wanted.timestamp and events.id = wanted.id)",
+        )
+        .bind(&sessions)
+        .bind(&times)
+        .bind(&ids);
+        let places: Vec<i64> = reading.run(|connection| query.fetch_all(connection)).await?;
+        Ok(places.into_iter().filter_map(|place| keys.get(usize::try_from(place - 1).ok()?).copied()).collect())
+    }
+
     /// One event of a session; the first of them if several share an id, which their timestamps then tell apart. Looks
     /// through the keys of the session's events, since its time is not known.
     ///
