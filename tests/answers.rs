@@ -438,3 +438,39 @@ async fn dead_letters_of_one_request_find_room_or_are_counted() {
     .await;
     assert!((20..150).contains(&kept), "{kept} were kept, {dropped} were not");
 }
+
+#[tokio::test]
+async fn every_answer_names_its_request_and_a_problem_says_what_may_be_done_again() {
+    let gateway = Gateway::start().await;
+    let mut names = std::collections::HashSet::new();
+    for (method, path, body, status, retry) in [
+        ("POST", "/v1/events", "{}", 422, "never"),
+        ("POST", "/v1/events", "{", 400, "never"),
+        ("POST", "/v1/events?x=1", "{}", 400, "never"),
+        ("GET", "/v1/nothing", "", 404, "never"),
+        ("PUT", "/v1/events", "", 405, "never"),
+        ("GET", "/v1/events?limit=", "", 400, "never"),
+        ("GET", "/healthz", "", 200, ""),
+        ("GET", "/v1/events", "", 200, ""),
+    ] {
+        let request = gateway.request(method, path).header("content-type", "application/json");
+        let request = request.header("x-request-id", "the-caller.7").body(body);
+        let answer = gateway.answer(request).await;
+        let name = answer.headers["x-request-id"].to_str().expect("text").to_owned();
+        assert!(name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{name}");
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert_eq!(answer.headers["x-caller-request-id"], "the-caller.7", "{path}");
+        if !retry.is_empty() {
+            let problem = answer.json();
+            assert_eq!((&problem["request_id"], &problem["retry"]), (&json!(name), &json!(retry)), "{path}");
+            let code = problem["code"].as_str().expect("a code");
+            assert_eq!(problem["type"], format!("/problems/{code}"));
+        }
+        assert!(names.insert(name), "no two are named alike");
+    }
+    let told = gateway.answer(gateway.request("GET", "/healthz").header("x-request-id", "no name;")).await;
+    assert!(
+        !told.headers.contains_key("x-caller-request-id")
+            && names.insert(told.headers["x-request-id"].to_str().expect("text").to_owned())
+    );
+}

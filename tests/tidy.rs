@@ -62,6 +62,7 @@ fn each_concern_has_one_owner() {
             "response.rs",
             "response/body.rs",
             "response/refusal.rs",
+            "response/request_id.rs",
             "ingest.rs",
             "trust.rs",
             "query",

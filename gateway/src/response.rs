@@ -15,12 +15,14 @@ mod accept;
 mod body;
 mod encoding;
 mod refusal;
+mod request_id;
 mod unsent;
 
 pub use self::accept::preferred;
 pub use self::body::{Body, BodyError, Response};
 pub use self::encoding::{Encoder, Encoding};
-pub use self::refusal::Refusal;
+pub use self::refusal::{Refusal, Retry};
+pub use self::request_id::{caller_request_id, named};
 pub use self::unsent::Unsent;
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::verdict::{Unfinished, UnfinishedCode, Violation};
@@ -178,6 +180,7 @@ pub fn rejected(
         status: u16,
         detail: &'static str,
         code: RejectionCode,
+        retry: Retry,
         id: Option<Uuid>,
         violations: &'a [Violation],
         validator: Option<&'a JudgedBy>,
@@ -192,24 +195,35 @@ pub fn rejected(
     };
     let (kind, title, detail) = match code {
         RejectionCode::Envelope => (
-            "urn:eye:problem:envelope",
+            "/problems/envelope",
             "The event is not well formed",
             "Mend what `violations` lists (each `pointer` names the place) and send the event \
              again.",
         ),
         RejectionCode::Rule => (
-            "urn:eye:problem:rule",
+            "/problems/rule",
             "The event breaks a rule of its type",
             "The validator of this event type refused the event. Mend what `violations` lists \
              (each `pointer` names the place) and send it again.",
         ),
         RejectionCode::NotAllowed => (
-            "urn:eye:problem:not_allowed",
+            "/problems/not_allowed",
             "The application may not send this event type",
             "Ask for the event type to be allowed for the application, then send the event again.",
         ),
     };
-    let body = Rejected { kind, title, status: status.as_u16(), detail, code, id, violations, validator, would };
+    let body = Rejected {
+        kind,
+        title,
+        status: status.as_u16(),
+        detail,
+        code,
+        retry: Retry::Never,
+        id,
+        violations,
+        validator,
+        would,
+    };
     answer(status, PROBLEM, written(&body))
 }
 
@@ -223,6 +237,7 @@ pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
         status: u16,
         detail: &'static str,
         code: &'static str,
+        retry: Retry,
         id: Option<Uuid>,
     }
     let (title, detail) = match why.code {
@@ -249,9 +264,12 @@ pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
     };
     let code = why.code.as_str();
     let status = StatusCode::SERVICE_UNAVAILABLE;
-    let kind = format!("urn:eye:problem:{code}");
-    let mut response =
-        answer(status, PROBLEM, written(&Problem { kind, title, status: status.as_u16(), detail, code, id }));
+    let kind = format!("/problems/{code}");
+    let mut response = answer(
+        status,
+        PROBLEM,
+        written(&Problem { kind, title, status: status.as_u16(), detail, code, retry: Retry::After, id }),
+    );
     response.headers_mut().insert(RETRY_AFTER, why.retry_after_seconds.into());
     response
 }
@@ -396,7 +414,7 @@ mod tests {
             assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &PROBLEM));
             assert_eq!(headers[RETRY_AFTER], "7");
             assert_eq!((&body["code"], &body["id"]), (&json!(code.as_str()), &json!(ID)));
-            assert_eq!(body["type"], format!("urn:eye:problem:{}", code.as_str()));
+            assert_eq!(body["type"], format!("/problems/{}", code.as_str()));
             let detail = body["detail"].as_str().expect("a text");
             assert!(detail.contains("nothing of it is kept") && !detail.contains("  "), "{detail}");
         }
@@ -440,7 +458,7 @@ mod tests {
         let (status, headers, body) = parts(one(&rejection(Some(ID), true), false));
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(headers[CONTENT_TYPE], PROBLEM);
-        assert_eq!(body["type"], "urn:eye:problem:rule");
+        assert_eq!(body["type"], "/problems/rule");
         assert_eq!((&body["code"], &body["id"]), (&json!("rule"), &json!(ID)));
         assert_eq!(
             body["violations"],
@@ -520,7 +538,7 @@ mod tests {
             assert_eq!(status, expected);
             assert_eq!(headers[CONTENT_TYPE], PROBLEM);
             assert_eq!(body["status"], status.as_u16());
-            assert_eq!((&body["code"], &body["type"]), (&json!(code), &json!(format!("urn:eye:problem:{code}"))));
+            assert_eq!((&body["code"], &body["type"]), (&json!(code), &json!(format!("/problems/{code}"))));
             assert!(body["title"].is_string());
             let detail = body["detail"].as_str().expect("a text");
             assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");

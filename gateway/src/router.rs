@@ -121,8 +121,9 @@ fn fits(row: &str, path: &str) -> bool {
 
 /// Answers any request.
 pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
+    let caller_id = response::caller_request_id(request.headers());
     if let Some(response) = gateway.cors.preflight(&request) {
-        return response;
+        return response::named(response, caller_id);
     }
     let began = Instant::now();
     let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
@@ -138,7 +139,7 @@ pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -
     let mut response = answered.unwrap_or_else(Refusal::into_response);
     gateway.cors.mark(origin, &mut response);
     asked.status = Some(response.status());
-    response
+    response::named(response, caller_id)
 }
 
 /// What no route has to look at.
@@ -150,6 +151,11 @@ fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
 /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
 /// nothing of what it holds. Such requests are not counted.
 pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
+    let caller_id = response::caller_request_id(request.headers());
+    response::named(monitoring(gateway, request).await, caller_id)
+}
+
+async fn monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
     let found = Found::of(request.uri().path());
     let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
         return Refusal::NotFound.into_response();

@@ -19,12 +19,16 @@ pub type Response = hyper::Response<Body>;
 
 /// How much of a whole answer is handed on at once, so that what is not sent yet is known.
 const FRAME_BYTES: usize = 64 * 1024;
+/// Answers up to this size are put together rather than sent in two pieces. None that is held is as small.
+const COPIED_BYTES: usize = 2 * 1024;
 
 /// The body of an answer: whole (the usual case, without a boxed stream) or streamed.
 pub struct Body(Kind);
 
 enum Kind {
     Whole(Bytes),
+    /// Whole too, in two pieces that need not be copied together.
+    Joined(Bytes, Bytes),
     Stream(UnsyncBoxBody<Bytes, BodyError>),
 }
 
@@ -47,6 +51,7 @@ impl Body {
     pub fn whole_bytes(&self) -> usize {
         match &self.0 {
             Kind::Whole(bytes) => bytes.len(),
+            Kind::Joined(first, rest) => first.len() + rest.len(),
             Kind::Stream(_) => 0,
         }
     }
@@ -55,7 +60,26 @@ impl Body {
     pub fn holding(self, room: Held) -> Self {
         match self.0 {
             Kind::Whole(bytes) => Self(Kind::Whole(Bytes::from_owner(Kept { bytes, _room: room }))),
+            Kind::Joined(first, rest) => {
+                Self(Kind::Joined(first, Bytes::from_owner(Kept { bytes: rest, _room: room })))
+            }
             Kind::Stream(_) => self,
+        }
+    }
+
+    /// The same JSON object with one more member, which then is its first. Nothing else has one.
+    pub fn with_member(self, member: &str) -> Self {
+        match self.0 {
+            Kind::Whole(bytes) if bytes.starts_with(b"{") => {
+                let (first, rest) = (format!("{{{member},"), bytes.slice(1..));
+                // What is held stays as it is, so that its room is given back with its last byte.
+                if rest.len() <= COPIED_BYTES {
+                    Self(Kind::Whole([first.as_bytes(), &rest].concat().into()))
+                } else {
+                    Self(Kind::Joined(first.into(), rest))
+                }
+            }
+            other => Self(other),
         }
     }
 }
@@ -82,6 +106,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Whole(bytes) => f.debug_tuple("Whole").field(bytes).finish(),
+            Kind::Joined(first, rest) => f.debug_tuple("Joined").field(first).field(rest).finish(),
             Kind::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -98,6 +123,11 @@ impl HttpBody for Body {
                 let frame = bytes.split_to(bytes.len().min(FRAME_BYTES));
                 Poll::Ready(Some(Ok(Frame::data(frame))))
             }
+            Kind::Joined(first, rest) => {
+                let (first, rest) = (std::mem::take(first), std::mem::take(rest));
+                self.0 = Kind::Whole(rest);
+                Poll::Ready(Some(Ok(Frame::data(first))))
+            }
             Kind::Stream(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -105,6 +135,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Joined(..) => false,
             Kind::Stream(body) => body.is_end_stream(),
         }
     }
@@ -112,6 +143,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Joined(first, rest) => SizeHint::with_exact((first.len() + rest.len()) as u64),
             Kind::Stream(body) => body.size_hint(),
         }
     }

@@ -149,6 +149,18 @@ pub enum Refusal {
     Internal,
 }
 
+/// What may be done with the same request again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// It may be sent again at once, or later: with ids nothing of it is stored twice.
+    Safe,
+    /// The same, after the time of `Retry-After`.
+    After,
+    /// It would be refused again: something has to be changed first.
+    Never,
+}
+
 /// What a refusal says besides the words; only what it has is written.
 #[derive(Default, Serialize)]
 struct Facts<'a> {
@@ -180,6 +192,38 @@ impl Refusal {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.words().0
+    }
+
+    /// What may be done with the same request again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::BodyTimeout | Self::BodyBroken | Self::Internal => Retry::Safe,
+            Self::RateLimited { .. }
+            | Self::TooManyReaders { .. }
+            | Self::Overloaded
+            | Self::DatabaseAway
+            | Self::ReadsFull { .. }
+            | Self::ReadSlow { .. }
+            | Self::ReadAway
+            | Self::Draining => Retry::After,
+            Self::NotJson { .. }
+            | Self::Empty
+            | Self::TooLarge { .. }
+            | Self::TooManyEvents { .. }
+            | Self::WrongType { .. }
+            | Self::WrongEncoding { .. }
+            | Self::BodyCorrupt { .. }
+            | Self::Unknown
+            | Self::UnnamedProxy
+            | Self::NotAllowed { .. }
+            | Self::TooManyHeaders { .. }
+            | Self::ForeignOrigin
+            | Self::ForeignHost
+            | Self::Exists { .. }
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::BadParameter { .. } => Retry::Never,
+        }
     }
 
     fn words(&self) -> (StatusCode, &'static str, &'static str) {
@@ -331,16 +375,18 @@ impl Refusal {
             status: u16,
             detail: Cow<'static, str>,
             code: &'static str,
+            retry: Retry,
             #[serde(flatten)]
             facts: Facts<'a>,
         }
         let (status, code, title) = self.words();
         written(&Problem {
-            kind: format!("urn:eye:problem:{code}"),
+            kind: format!("/problems/{code}"),
             title,
             status: status.as_u16(),
             detail: self.detail(),
             code,
+            retry: self.retry(),
             facts: self.facts(),
         })
     }

@@ -35,7 +35,7 @@ use super::socket::{Socket, Stream};
 use super::when_woken::WhenWoken;
 use super::{HEADERS_UNASKED, ServerLimits};
 use crate::gate::Gate;
-use crate::response::{Body, BodyError, Refusal, Response};
+use crate::response::{self, Body, BodyError, Refusal, Response};
 use crate::tls;
 use crate::trust::Peer;
 use crate::trust::proxy_protocol::{self, Header};
@@ -273,27 +273,27 @@ where
     // In a block of its own: the handler may panic before it gives a future back. It is not used after a panic, so no
     // broken state of it can be seen.
     let work = pin!(async move { handler(request, peer).await });
-    let mut response = match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(response) => response,
+    let mut answer = match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(answer) => answer,
         Err(panic) => {
             static TOLD: Gate = Gate::new();
             if let Some(more) = TOLD.open() {
                 let reason = reason(panic.as_ref());
                 tracing::error!(peer = ?peer.address, reason, more, "a request panicked");
             }
-            Refusal::Internal.into_response()
+            response::named(Refusal::Internal.into_response(), None)
         }
     };
-    let status = response.status();
+    let status = answer.status();
     let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
     if (unread || status == StatusCode::UNAUTHORIZED) && version <= Version::HTTP_11 {
         // The rest of the body is not waited for, so the connection cannot carry another request. HTTP/2 can. And who is
         // not known is to take no place from those who are.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     running.answered(status);
     let multiplexed = version == Version::HTTP_2;
-    response.map(|body| Counted { body, running, multiplexed, followed: false, ended: false })
+    answer.map(|body| Counted { body, running, multiplexed, followed: false, ended: false })
 }
 
 fn reason(panic: &(dyn Any + Send)) -> &str {
