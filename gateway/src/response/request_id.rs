@@ -58,6 +58,7 @@ pub fn named(response: Response, caller: Option<HeaderValue>) -> Response {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test reads the answers that it made")]
 mod tests {
     use http_body_util::BodyExt as _;
     use hyper::StatusCode;

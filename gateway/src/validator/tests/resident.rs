@@ -10,6 +10,7 @@ use super::guests::{ACCEPT, AMEND, Guest, REJECT, faults, judges};
 use super::*;
 use crate::validator::answer::believe;
 use crate::validator::component::{Broken, CheckAmended, Fresh};
+use crate::validator::memory::Keeper as _;
 use crate::validator::resident::Residents;
 use crate::validator::rewrite::{self, CARD_BYTES, Unfit};
 use crate::validator::{plain, world};
