@@ -107,7 +107,7 @@ fn run(step: &str, rounds: usize, folder: &Path) -> Result<()> {
         "answer" => {
             for number in 0..rounds {
                 let id = Uuid::from_u128(number as u128);
-                black_box(response::one(&black_box(Outcome::Stored { id })));
+                black_box(response::one(&black_box(Outcome::Stored { id }), false));
             }
             Ok(())
         }
@@ -115,7 +115,7 @@ fn run(step: &str, rounds: usize, folder: &Path) -> Result<()> {
             let outcome = |number| Outcome::Stored { id: Uuid::from_u128(number as u128) };
             let outcomes: Vec<Outcome> = (0..EVENTS_PER_REQUEST).map(outcome).collect();
             for _ in 0..rounds / EVENTS_PER_REQUEST {
-                black_box(response::many(black_box(&outcomes)));
+                black_box(response::many(black_box(&outcomes), false));
             }
             Ok(())
         }
