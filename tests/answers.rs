@@ -263,6 +263,18 @@ async fn an_application_makes_so_many_event_types_and_no_more() {
     gateway.validator("guests/rejects", "active").await;
     assert_eq!(gateway.send(&kind("c")).await.status, 422);
     assert_eq!(gateway.send(&json!([kind("a"), kind("b")])).await.status, 200);
+    eventually("each refused event is kept", async || {
+        (gateway.sql("select count(*) from dead_letters where code = 'envelope'") == "4").then_some(())
+    })
+    .await;
+    let again = json!({"filter": {"code": "envelope"}, "dry_run": false}).to_string();
+    let again = gateway.post("/v1/dead-letters/redrive", "application/json", again).await.json();
+    assert_eq!(
+        (&again["stored"], &again["rejected"]),
+        (&json!(0), &json!(4)),
+        "judging again is no way around it: {again}"
+    );
+    assert_eq!(again.to_string().matches("too_many_event_types").count(), 3, "{again}");
     assert_eq!(gateway.sql(rows), "kinds/a kinds/b kinds/f guests/rejects");
 }
 

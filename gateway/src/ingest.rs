@@ -30,7 +30,7 @@ use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::Held;
 use crate::tally::{Ending, Tallies, Tally};
-use crate::trust::{Application, Peer, Scope};
+use crate::trust::{Application, Peer, Scope, known_types};
 use crate::validator::{Judgement, Subject};
 use crate::verdict::{Digest, Unfinished, Unjudged, Verdict, Violation};
 
@@ -561,14 +561,8 @@ impl<'a> Sending<'a> {
 
 /// What an event is whose application has made as many event types as it may. Its dead letter does not name its type.
 fn too_many_types(event: Event, most: usize) -> Broken {
-    let message = format!(
-        "the application has sent {most} event types, as many as it may (event_types_max), and this one is new; send it as one \
-         of those, and put what varies into data"
-    );
-    let violation =
-        Violation { pointer: "/name".to_owned(), code: "too_many_event_types".into(), message: message.into() };
     Broken {
-        violations: vec![violation],
+        violations: vec![known_types::too_many(most)],
         id: Some(event.id),
         session_id: Some(event.session_id),
         category: None,

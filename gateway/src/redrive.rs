@@ -21,6 +21,7 @@ use crate::response::Refusal;
 use crate::store::{ApplicationRow, Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 use crate::trust::Scope;
 use crate::trust::event_types::EventTypes;
+use crate::trust::known_types;
 use crate::validator::{Subject, Validators};
 use crate::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
@@ -44,6 +45,8 @@ pub struct Redrive<'a> {
     pub validators: &'a Validators,
     /// The event writers.
     pub events: &'a Batcher<EventRow>,
+    /// How many event types an application may make.
+    pub event_types_max: usize,
     /// No more letters are judged after this time.
     pub time: Duration,
 }
@@ -328,6 +331,9 @@ impl Redrive<'_> {
             let (code, detail) = (Some(RejectionCode::NotAllowed.as_str().into()), Some(detail.into()));
             return Judged::Ended(LetterResult { code, detail, ..ended(letter, Some(event.id), Ended::Rejected) });
         }
+        if let Some(refused) = self.too_many_types(letter, &event).await {
+            return Judged::Ended(refused);
+        }
         let subject = Subject {
             id: event.id,
             application: &letter.application,
@@ -370,6 +376,26 @@ impl Redrive<'_> {
             raw: event.raw,
             redriven: true,
         }))
+    }
+
+    /// What comes of a letter whose event would make one event type too many. A letter that names its type has made it already.
+    async fn too_many_types(&self, letter: &StoredLetter, event: &Event) -> Option<LetterResult> {
+        if letter.category.is_some() && letter.name.is_some() {
+            return None;
+        }
+        let (application, most) = (letter.application_id, self.event_types_max);
+        match self.store.admits_event_type(application, &event.category, &event.name, most).await {
+            Ok(true) => None,
+            Ok(false) => {
+                let result = ended(letter, Some(event.id), Ended::Rejected);
+                let violations = vec![known_types::too_many(most)];
+                Some(LetterResult { code: Some("envelope".into()), violations, ..result })
+            }
+            Err(_) => {
+                let detail = "the event types of its application could not be read; try again later";
+                Some(skipped(letter.id, letter.event_id, "unknown", detail))
+            }
+        }
     }
 
     /// The event in the raw bytes, if they keep the rules of now.

@@ -144,6 +144,7 @@ async fn judge(gateway: &Gateway, lane: &UnseenLane) -> Result<bool, Broken> {
         clock: &gateway.clock,
         validators: &gateway.validators,
         events: &gateway.events,
+        event_types_max: gateway.config.event_types_max,
         time: Duration::from_millis(gateway.config.answer_ms),
     };
     let mut sum = [0; Unseen::ENDINGS.len()];

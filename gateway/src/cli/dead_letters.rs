@@ -162,8 +162,15 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
     };
     let (events, writers): (Batcher<event::EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
     let clock = Clock::default();
-    let redrive =
-        Redrive { store, rules: &rules, clock: &clock, validators: &validators, events: &events, time: ERRAND_TIME };
+    let redrive = Redrive {
+        store,
+        rules: &rules,
+        clock: &clock,
+        validators: &validators,
+        events: &events,
+        event_types_max: config.event_types_max,
+        time: ERRAND_TIME,
+    };
     let filtered = LetterFilter::from(filter);
     anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
     let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };

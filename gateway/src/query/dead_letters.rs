@@ -99,6 +99,7 @@ pub async fn redrive(gateway: &Gateway, caller: &Application, request: Request<I
         clock: &gateway.clock,
         validators: &gateway.validators,
         events: &gateway.events,
+        event_types_max: gateway.config.event_types_max,
         // The rest is for what was begun before.
         time: answer / 2,
     };

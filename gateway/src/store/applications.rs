@@ -132,6 +132,26 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
+    /// Whether an application has sent events of a type before, or fewer than `most` types, as far as the counts are folded.
+    pub async fn admits_event_type(
+        &self,
+        application_id: i32,
+        category: &str,
+        name: &str,
+        most: usize,
+    ) -> Result<bool, Error> {
+        let query = sqlx::query_scalar(
+            "select count(*) < $4 or bool_or(event_types.category = $2 and event_types.name = $3) \
+             from (select distinct event_type_id from counts where bucket = 'ever' and application_id = $1) sent \
+             join event_types on event_types.id = sent.event_type_id",
+        )
+        .bind(application_id)
+        .bind(category)
+        .bind(name)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX));
+        self.ask(query.fetch_one(&self.own)).await
+    }
+
     /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
     pub async fn application_add(&self, new: &NewApplication) -> Result<i32, Error> {
         let query = sqlx::query_scalar(

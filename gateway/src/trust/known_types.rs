@@ -7,6 +7,17 @@ use std::sync::{PoisonError, RwLock};
 use foldhash::HashSet;
 use foldhash::fast::RandomState;
 
+use crate::verdict::Violation;
+
+/// What is wrong with an event of a type beyond the `most` that its application may have.
+pub fn too_many(most: usize) -> Violation {
+    let message = format!(
+        "the application has sent {most} event types, as many as it may (event_types_max), and this one is new; send it as one \
+         of those, and put what varies into data"
+    );
+    Violation { pointer: "/name".to_owned(), code: "too_many_event_types".into(), message: message.into() }
+}
+
 /// The event types of one application. It outlives each version of the application's row.
 #[derive(Debug, Default)]
 pub struct KnownTypes {
