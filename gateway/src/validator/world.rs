@@ -9,6 +9,9 @@ use wasmparser::{Encoding, Parser, Payload};
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, Type, TypeDefKind, TypeId, WorldId, WorldItem};
 
+mod kinds;
+mod tools;
+
 use crate::legible::legible;
 
 /// The contract as it is compiled into the gateway.
@@ -62,6 +65,9 @@ enum Kind {
 
 /// Takes a file's bytes to the bytes of a component of the world `validator`.
 pub(super) fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
+    if let Some(refusal) = kinds::refuse(bytes) {
+        return Err(refusal);
+    }
     let outline = Outline::read(bytes)?;
     let component = match outline.kind {
         Kind::Component => Cow::Borrowed(bytes),
@@ -85,7 +91,7 @@ impl Outline {
         let broken = |detail: String| {
             Refusal::new(
                 "a complete WebAssembly file",
-                if bytes.is_empty() { "an empty file".to_owned() } else { detail },
+                detail,
                 "copy the whole file, best under another name beside it and then rename it",
             )
         };
@@ -114,7 +120,7 @@ impl Outline {
     }
 }
 
-fn no_imports(found: &[String]) -> Refusal {
+fn no_imports(found: &[String], file: &[u8]) -> Refusal {
     let some = found.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     let more = found.len().saturating_sub(5);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
@@ -122,8 +128,11 @@ fn no_imports(found: &[String]) -> Refusal {
         "a module that imports nothing, because a validator can only compute",
         format!("imports of {some}{more}"),
         if found.iter().any(|name| name.contains("wasi")) {
-            "WASI comes from the target: build for wasm32-unknown-unknown, and drop what needs a clock, files, \
-             environment or randomness"
+            tools::without_wasi(file).unwrap_or(
+                "WASI comes from the tool that made it: have it leave WASI out (Rust: the target wasm32-unknown-unknown; \
+                 `jco componentize --disable all`; `componentize-py ... componentize --stub-wasi`), and drop what needs a \
+                 clock, files, environment or randomness",
+            )
         } else {
             "remove the dependency that needs these imports"
         },
@@ -132,7 +141,7 @@ fn no_imports(found: &[String]) -> Refusal {
 
 fn encode(bytes: &[u8], outline: &Outline) -> Result<Vec<u8>, Refusal> {
     if !outline.core_imports.is_empty() {
-        return Err(no_imports(&outline.core_imports));
+        return Err(no_imports(&outline.core_imports, bytes));
     }
     if !outline.has_metadata {
         return Err(Refusal::new(
@@ -169,7 +178,7 @@ fn check_world(component: &[u8]) -> Result<(), Refusal> {
         }
     };
     let (expected, expected_world) = contract();
-    check_imports(&found, world)?;
+    check_imports(&found, world, component)?;
     for (_, item) in &expected.worlds[expected_world].exports {
         if let WorldItem::Function(function) = item {
             check_export(&expected, function, &found, world)?;
@@ -186,7 +195,7 @@ fn contract() -> (Resolve, WorldId) {
 }
 
 /// The interface of types may be imported, as every built component does: types ask nothing of the gateway.
-fn check_imports(found: &Resolve, world: WorldId) -> Result<(), Refusal> {
+fn check_imports(found: &Resolve, world: WorldId, file: &[u8]) -> Result<(), Refusal> {
     let mut names = Vec::new();
     for (key, item) in &found.worlds[world].imports {
         let name = found.name_world_key(key);
@@ -203,7 +212,7 @@ fn check_imports(found: &Resolve, world: WorldId) -> Result<(), Refusal> {
             WorldItem::Interface { .. } | WorldItem::Function(_) => names.push(name),
         }
     }
-    if names.is_empty() { Ok(()) } else { Err(no_imports(&names)) }
+    if names.is_empty() { Ok(()) } else { Err(no_imports(&names, file)) }
 }
 
 fn check_export(expected: &Resolve, function: &Function, found: &Resolve, world: WorldId) -> Result<(), Refusal> {

@@ -115,7 +115,12 @@ fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 3])> {
     let traps = Guest { describe: "unreachable", ..Guest::default() }.core();
     vec![
         ("empty", Vec::new(), ["complete WebAssembly file", "an empty file", "rename"]),
-        ("text", b"hello, this is no wasm".into(), ["complete WebAssembly file", "do not parse", "rename"]),
+        (
+            "text",
+            b"hello, this is no wasm".into(),
+            ["complete WebAssembly file", "text, which begins with `hello", "the build made"],
+        ),
+        ("cut", judges(ACCEPT)[..100].to_vec(), ["complete WebAssembly file", "do not parse", "rename"]),
         ("bare", bare, ["component-type", "core module without it", "eye-validator"]),
         ("wasi", wasi, ["imports nothing", "wasi_snapshot_preview1#clock_time_get", "wasm32-unknown-unknown"]),
         ("version", version, ["eye:validator@1.0.0", "eye:validator@2.0.0", "wit/validator.wit"]),
