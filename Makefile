@@ -2,7 +2,8 @@
 # make test   runs every test
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
-# make test-modules  compares MODULES (2,000) generated modules in every way of judging, and with Node's engine, from SEED (1) on
+# make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
+#             judging, and with Node's engine, from SEED (1) on (up to 8 minutes)
 # make check  formatting, lints, documentation, dependencies
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 to 10 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
@@ -45,6 +46,9 @@ SEED ?= 1
 
 test-modules:
 	./setup tests
+	$(GUEST) -p guests --examples
+	$(MAKE) modules
+	cargo nextest run --profile modules -p eye --no-capture
 	EYE_TEST_MODULES=$(MODULES) EYE_TEST_SEED=$(SEED) cargo nextest run --profile soak -p eye --lib --no-capture generated_modules
 
 SOAK_SECONDS ?= 600

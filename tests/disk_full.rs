@@ -1,13 +1,15 @@
-//! The disk is full, and then it is not. Two of these need the right to mount a tmpfs, and say so and end without it; the
+//! The disk is full, and then it is not. Three of these need the right to mount a tmpfs, and say so and end without it; the
 //! one with a quota always does its work.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::support::cluster::give_to_postgres;
 use crate::support::load::{Chance, Load, ROWS, numbered};
-use crate::support::{Gateway, Setup, eventually, folder};
+use crate::support::{Gateway, Setup, digest_of, event, eventually, folder, module};
 
 /// A small file system in memory, gone with the test.
 struct Disk(PathBuf);
@@ -171,4 +173,34 @@ async fn a_full_disk_of_the_whole_cluster_refuses_until_there_is_room() {
     let recovery = full_and_free(&gateway, &disk, "a full disk with the log on it", Duration::from_secs(8)).await;
     println!("the server is another one: {}", gateway.postmaster() != postmaster);
     assert!(recovery < Duration::from_secs(3), "{recovery:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_under_the_versions_of_modules_costs_no_module_and_is_made_up_for() {
+    let folder = folder();
+    let Some(disk) = Disk::mount(&folder.path().join("data/versions"), 4) else { return };
+    let gateway = Setup::default().with_module("a/b.wasm", "accepts").start_in(folder).await;
+    let sent = event("a", "b", json!({}));
+    assert_eq!(gateway.send(&sent).await.status, 201);
+    disk.fill();
+    gateway.drop_module("a/b.wasm", &module("rejects"));
+    let report = async |what: &str, wanted: fn(&serde_json::Value) -> bool| {
+        eventually(what, async || {
+            let report = gateway.validator("a/b", "active").await;
+            (report["digest"] == digest_of(&module("rejects")) && wanted(&report)).then_some(report)
+        })
+        .await
+    };
+    let full = report("it serves, and is told not to be kept", |report| !report["last_error"].is_null()).await;
+    assert!(full["last_error"]["found"].as_str().is_some_and(|found| found.contains("No space left")), "{full}");
+    assert_eq!(full["versions"].as_array().map(Vec::len), Some(1), "{full}");
+    assert_eq!(gateway.send(&sent).await.status, 422);
+    assert_eq!(gateway.get("/readyz").await.status, 200);
+    disk.free();
+    let kept = report("it is kept once there is room", |report| report["last_error"].is_null()).await;
+    assert_eq!(kept["versions"].as_array().map(Vec::len), Some(2), "{kept}");
+    assert_eq!(kept["versions"][0]["digest"], digest_of(&module("rejects")));
+    let back = gateway.command_line(&["validator", "rollback", "a/b"]);
+    assert!(back.contains(&digest_of(&module("accepts"))), "{back}");
+    eventually("the version before serves", async || (gateway.send(&sent).await.status == 201).then_some(())).await;
 }

@@ -4,6 +4,7 @@ mod answers;
 mod applications;
 mod attacks;
 mod away;
+mod bombs;
 mod clocks;
 mod crash_loop;
 mod dead_letters;

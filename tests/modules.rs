@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::{Gateway, Setup, event, eventually, module, pageview};
+use crate::support::load::Chance;
+use crate::support::{Gateway, Setup, digest_of, event, eventually, module, pageview};
 
 #[tokio::test]
 async fn a_dropped_module_judges_a_stricter_one_takes_over_and_a_removed_one_is_gone() {
@@ -231,4 +232,42 @@ async fn a_rollback_puts_the_version_before_back_and_survives_a_restart() {
     gateway.ended().await;
     gateway.restart().await;
     serves(&gateway, 201).await;
+}
+
+/// A module that differs from others by a section that nothing reads.
+fn salted(name: &str, salt: u8) -> Vec<u8> {
+    let mut bytes = module(name);
+    bytes.extend([0, 3, 1, b's', salt]);
+    bytes
+}
+
+#[tokio::test]
+async fn a_kill_while_a_version_is_kept_leaves_whole_versions_and_the_last_good_one_serves() {
+    let mut gateway = Setup::default().with_module("a/b.wasm", "rejects").start().await;
+    let sent = event("a", "b", json!({}));
+    let mut chance = Chance::new();
+    for salt in 0..5 {
+        gateway.drop_module("a/b.wasm", &salted("rejects", salt));
+        tokio::time::sleep(std::time::Duration::from_millis(chance.below(150))).await;
+        gateway.signal("KILL");
+        gateway.ended().await;
+        gateway.restart().await;
+        eventually("it judges", async || (gateway.send(&sent).await.status == 422).then_some(())).await;
+        let report = gateway.validator("a/b", "active").await;
+        assert_eq!(report["digest"], digest_of(&salted("rejects", salt)));
+    }
+    let history = gateway.command_line(&["validator", "history", "a/b"]);
+    let versions = gateway.data_dir().join("versions");
+    let folder = std::fs::read_dir(versions).expect("there").next().expect("one").expect("readable").path();
+    for entry in std::fs::read_dir(folder).expect("there") {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if let Some(digest) = name.strip_suffix(".wasm").and_then(|name| name.split_once('-')).map(|(_, digest)| digest)
+        {
+            assert_eq!(digest_of(&std::fs::read(&path).expect("readable")), digest, "{name}");
+            assert!(history.contains(digest), "{history}");
+        } else {
+            assert_eq!(name, "event-type", "nothing is left half written");
+        }
+    }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::validator::{Limits, Options, SharedLimits, UnknownEventType, Validators};
+use eye::envelope::Rules;
+use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
 use eye::verdict::Digest;
 
 /// Longer than any drop takes.
@@ -60,6 +61,17 @@ async fn measure(root: &Path, module: &[u8], drops: usize) -> anyhow::Result<()>
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        loading: Loading {
+            program: env!("CARGO_BIN_EXE_eye").into(),
+            limits: LoaderLimits::default(),
+            rules: Rules {
+                data_bytes_max: 256 << 10,
+                nesting_max: 64,
+                number_digits_max: 1_000,
+                future_us_max: 60_000_000,
+                events_max: 10_000,
+            },
+        },
     })?;
     validators.wait_scanned().await;
     let (mut renamed, mut copied) = (Vec::with_capacity(drops), Vec::with_capacity(drops));

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use eye::validator::{Limits, Options, SharedLimits, Subject, UnknownEventType, Validators};
+use eye::envelope::Rules;
+use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, Subject, UnknownEventType, Validators};
 use eye::verdict::Verdict;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -132,6 +133,17 @@ fn start(root: &Path) -> Result<Validators> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        loading: Loading {
+            program: env!("CARGO_BIN_EXE_eye").into(),
+            limits: LoaderLimits::default(),
+            rules: Rules {
+                data_bytes_max: 256 << 10,
+                nesting_max: 64,
+                number_digits_max: 1_000,
+                future_us_max: 60_000_000,
+                events_max: 10_000,
+            },
+        },
     })?)
 }
 

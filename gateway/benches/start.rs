@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::validator::{Limits, Options, SharedLimits, UnknownEventType, Validators};
+use eye::envelope::Rules;
+use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -41,6 +42,17 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        loading: Loading {
+            program: env!("CARGO_BIN_EXE_eye").into(),
+            limits: LoaderLimits::default(),
+            rules: Rules {
+                data_bytes_max: 256 << 10,
+                nesting_max: 64,
+                number_digits_max: 1_000,
+                future_us_max: 60_000_000,
+                events_max: 10_000,
+            },
+        },
     })?;
     validators.wait_scanned().await;
     let took = began.elapsed();

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, Problems, Settings};
+use crate::validator::LOADER_COMMAND;
 
 mod app;
 mod config_check;
 mod dead_letters;
+mod load_module;
 mod migrate;
 mod partitions;
 mod retention;
@@ -47,6 +49,9 @@ enum Command {
     /// Read, prove and print the configuration, secrets hidden
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Load one module for a gateway, which starts this itself
+    #[command(name = LOADER_COMMAND, hide = true)]
+    LoadModule(load_module::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +101,21 @@ pub enum Failure {
     Failed(#[from] anyhow::Error),
 }
 
+impl Cli {
+    /// Runs the command that needs no runtime, if this is one: a loader of modules has no threads but its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], which decides the exit code.
+    #[must_use]
+    pub fn run_alone(&self) -> Option<Result<(), Failure>> {
+        match &self.command {
+            Command::LoadModule(arguments) => Some(load_module::run(arguments)),
+            _ => None,
+        }
+    }
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -111,5 +131,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Retention(command) => retention::run(command).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
+        Command::LoadModule(arguments) => load_module::run(&arguments),
     }
 }

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::tls::Files;
 use crate::trust::{self, event_types::EventTypes, forwarded::Told};
+use crate::validator::LoaderLimits;
 use crate::{postgres, store};
 
 mod settings;
@@ -145,6 +146,7 @@ pub struct Config {
     pub slow_waiting_bytes_max: usize,
     pub judge_wait_percent: u32,
     pub rejudge_events_per_second_max: u32,
+    pub loader: LoaderLimits,
     pub rescan_seconds: u64,
     pub log_format: LogFormat,
     pub log_level: String,
@@ -271,6 +273,20 @@ impl Settings {
         Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
+    fn loader(&self) -> LoaderLimits {
+        LoaderLimits {
+            memory_bytes: self.number("loader_memory_bytes"),
+            memory_per_byte: self.number("loader_memory_per_byte"),
+            processor_ms: self.number("loader_processor_ms"),
+            processor_ms_per_mib: self.number("loader_processor_ms_per_mib"),
+            quick_ms: self.number("loader_quick_ms"),
+            wall_factor: self.number("loader_wall_factor"),
+            self_test_ms: self.number("loader_self_test_ms"),
+            stack_bytes: self.number("loader_stack_bytes"),
+            bounds_percent: self.number("loader_bounds_percent"),
+        }
+    }
+
     #[expect(clippy::too_many_lines, reason = "it is a table with a line for each setting")]
     fn config(&self) -> Config {
         let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
@@ -374,6 +390,7 @@ impl Settings {
             slow_waiting_bytes_max: self.number("slow_waiting_bytes_max"),
             judge_wait_percent: self.number("judge_wait_percent"),
             rejudge_events_per_second_max: self.number("rejudge_events_per_second_max"),
+            loader: self.loader(),
             rescan_seconds: self.number("rescan_seconds"),
             log_format: if self.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
             log_level: self.text("log_level").to_owned(),

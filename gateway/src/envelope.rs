@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::event::Text;
@@ -32,7 +33,7 @@ thread_local! {
 }
 
 /// The bounds that an event must keep.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rules {
     /// Longest text of `data`, in bytes; numbers with exponents count as long as Postgres writes them.
     pub data_bytes_max: usize,

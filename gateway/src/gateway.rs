@@ -396,7 +396,8 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
         deadline_ms_max: config.answer_ms.saturating_sub(1),
         shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
-        check_amended: Arc::new(move |data| envelope::check_data(data, &rules)),
+        check_amended: check_amended(rules),
+        loading: validator::Loading::by_this_program(config.loader, rules),
     }
 }
 
@@ -417,6 +418,11 @@ fn shared_limits(config: &Config) -> validator::SharedLimits {
         wait,
         judging: wait + (answer - wait) / 2,
     }
+}
+
+/// Checks what a validator amended to, as the envelope checks what senders write.
+pub(crate) fn check_amended(rules: Rules) -> validator::CheckAmended {
+    Arc::new(move |data| envelope::check_data(data, &rules))
 }
 
 /// Serves until `shutdown` is cancelled and everything that was taken is finished.

@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Some(ended) = cli.run_alone() {
+        return code(ended);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -25,7 +28,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(cli::run(cli)) {
+    let code = code(runtime.block_on(cli::run(cli)));
+    // Work that a second signal left behind must not hold the program.
+    runtime.shutdown_background();
+    code
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
+fn code(ended: Result<(), Failure>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("eye: {failure}");
@@ -34,8 +45,5 @@ fn main() -> ExitCode {
                 Failure::Failed(_) => ExitCode::FAILURE,
             }
         }
-    };
-    // Work that a second signal left behind must not hold the program.
-    runtime.shutdown_background();
-    code
+    }
 }

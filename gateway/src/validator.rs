@@ -54,6 +54,7 @@ pub use component::{CheckAmended, Isolation};
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
+pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
 pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
 pub use settings::{Limits, OnFault, Settings};
@@ -68,6 +69,7 @@ use component::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
 use life::{Life, Message, Parts};
+use loading::Loader;
 use registry::{Place, Registry, Snapshot};
 use report::Board;
 use settings::Given;
@@ -108,6 +110,8 @@ pub struct Options {
     pub rescan: Duration,
     /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
     pub check_amended: CheckAmended,
+    /// How files are loaded.
+    pub loading: Loading,
 }
 
 /// What all modules share, so that none takes it from the others.
@@ -180,6 +184,8 @@ pub struct Validators(Arc<Inner>);
 
 struct Inner {
     sandbox: Arc<Sandbox>,
+    /// Shared with those who load.
+    tools: Arc<Tools>,
     away: Away,
     registry: Arc<Registry>,
     board: Arc<Board>,
@@ -218,12 +224,17 @@ impl Validators {
     pub fn start(options: Options) -> Result<Self, Error> {
         let shared = options.shared;
         let bounds = Bounds::of_threads(request_threads() + shared.away.places(), shared.memory_bytes_max);
-        let sandbox = Arc::new(Sandbox::with_bounds(Some(&options.data_dir.join("compiled")), bounds)?);
+        let sandbox = Arc::new(Sandbox::with_bounds(bounds)?);
         let registry = Arc::new(Registry::new());
         let board = Arc::new(Board::new());
         let tools = Arc::new(Tools {
             sandbox: Arc::clone(&sandbox),
-            check_amended: Arc::clone(&options.check_amended),
+            loader: Loader::new(
+                options.loading,
+                &options.data_dir,
+                #[cfg(test)]
+                (Sandbox::for_loading()?, Arc::clone(&options.check_amended)),
+            ),
             history: History::under(&options.data_dir),
         });
         let (inbox, messages) = sync_channel(64);
@@ -246,6 +257,7 @@ impl Validators {
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
         Ok(Self(Arc::new(Inner {
             sandbox,
+            tools,
             away: Away::new(shared.away),
             registry,
             board,
@@ -461,8 +473,9 @@ impl Judging<'_> {
 }
 
 impl Inner {
-    /// Ends the thread that loads modules, and those that it owns; waits for what is just being compiled.
+    /// Ends the thread that loads modules, and those that it owns. What is just being loaded is given up.
     fn stop(&self) {
+        self.tools.loader.stop();
         let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // The thread reads its inbox until it is told to stop; a closed one means that it ended.
         let _ended = self.inbox.send(Message::Stop);

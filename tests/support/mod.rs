@@ -1,5 +1,6 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
+pub(crate) mod bombs;
 pub(crate) mod cluster;
 pub(crate) mod figures;
 pub(crate) mod load;
@@ -229,6 +230,11 @@ impl Gateway {
             }
         });
         self.process = Some(child);
+    }
+
+    /// Has the next start of the program find a setting.
+    pub(crate) fn set(&mut self, name: &str, value: impl ToString) {
+        self.environment.push((name.to_owned(), value.to_string()));
     }
 
     /// Where it listens: address and port.

@@ -25,7 +25,7 @@ use eye::event::EventRow;
 use eye::outcome::Outcome;
 use eye::response;
 use eye::store::copy::{self, Ids};
-use eye::validator::{Limits, Options, SharedLimits, Subject, UnknownEventType, Validators};
+use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, Subject, UnknownEventType, Validators};
 use uuid::Uuid;
 
 use events::{CATEGORY, Source};
@@ -195,6 +195,11 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(3_600),
         check_amended: Arc::new(|data| envelope::check_data(data, &RULES)),
+        loading: Loading {
+            program: std::env::current_exe()?.with_file_name("eye"),
+            limits: LoaderLimits::default(),
+            rules: RULES,
+        },
     };
     let event = event()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,157 +1,198 @@
-//! Compiled code on disk, so that a start need not compile what an earlier one did. wasmtime names its entries by module,
-//! engine version, settings and processor, so that one of another engine is not found; but it takes the content as it
-//! is, and damaged code would be run. So each entry has a seal beside the cache, its SHA-256. Before the engine looks,
-//! every entry is held against its seal, and what does not fit is removed and compiled anew.
+//! What was built, on disk, so that a start need not load what an earlier one did. An entry is named by all that decides
+//! what is built, and has a seal, the SHA-256 of its name and content: what does not fit it is removed and built anew, since
+//! the engine runs finished code as it is. Entries that were not used for the longest time go first when there are too
+//! many.
 
-use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-
-use wasmtime::{Cache, CacheConfig};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::directory;
+use super::history::wall_time;
+use super::loading::Built;
 use crate::verdict::Digest;
 
-/// Bytes of the finished code of one module.
-const ENTRY_BYTES_MAX: u64 = 1 << 30;
+/// What each entry begins with; another form of it has another number.
+const MAGIC: [u8; 8] = *b"eyebuilt";
+/// Bytes of the seal, and of the name that it speaks of.
+const DIGEST_BYTES: usize = 32;
 
-/// Bytes of a seal.
-const SEAL_BYTES_MAX: u64 = 1 << 10;
+/// Bytes of all entries together. A module of a compiled language takes about 100 KiB, an interpreter 10 MiB.
+const ENTRIES_BYTES_MAX: u64 = 8 << 30;
 
-/// The cache, and the seals of what is in it.
+/// How hard to compress: finished code shrinks to a third at once.
+const LEVEL: i32 = 1;
+
+/// Bytes that an entry may have unpacked.
+const BUILT_BYTES_MAX: usize = 4 << 30;
+
+/// The entries under one folder.
 pub(super) struct Compiled {
-    cache: Cache,
-    entries: PathBuf,
-    seals: PathBuf,
-    sealed: Mutex<Sealed>,
-}
-
-#[derive(Default)]
-struct Sealed {
-    /// The names of the seals.
-    names: HashSet<String>,
-    /// Modules compiled when entries were sealed last.
-    misses: usize,
+    folder: PathBuf,
+    /// Bytes of all entries.
+    bytes: AtomicU64,
+    #[cfg(test)]
+    found: AtomicU64,
+    #[cfg(test)]
+    kept: AtomicU64,
 }
 
 impl Compiled {
-    /// Opens the cache under `dir`, which nobody else may read or write. `None` when that cannot be done.
+    /// Opens the folder `dir`, which nobody else may read or write. `None` when that cannot be done.
     pub(super) fn open(dir: &Path) -> Option<Self> {
         Self::try_open(dir)
-            .inspect_err(|error| tracing::warn!("compiled code is not kept, the next start is slower: {error:#}"))
+            .inspect_err(|error| tracing::warn!("compiled code is not kept, the next start is slower: {error}"))
             .ok()
     }
 
-    fn try_open(dir: &Path) -> wasmtime::Result<Self> {
-        // Apart, since wasmtime removes what it does not know from its own folder.
-        // wasmtime takes only a whole path, and the data directory is mostly given from where the gateway is started.
-        let dir = std::path::absolute(dir)?;
-        let (code, seals) = (dir.join("code"), dir.join("seals"));
-        for folder in [&dir, &code, &seals] {
+    fn try_open(dir: &Path) -> io::Result<Self> {
+        let folder = dir.join("built");
+        for folder in [dir, &folder] {
             private_dir(folder)?;
         }
-        let mut config = CacheConfig::new();
-        // An entry that wasmtime compressed better after a while would not fit its seal any more.
-        config.with_directory(&code).with_optimized_compression_usage_counter_threshold(u64::MAX);
-        let cache = Cache::new(config)?;
-        // wasmtime may have put its directory in another form.
-        let entries = cache.directory().join("modules");
-        let own = Self { cache, entries, seals, sealed: Mutex::default() };
-        own.check()?;
+        // What releases before this one kept.
+        for old in ["code", "seals"] {
+            if let Err(error) = fs::remove_dir_all(dir.join(old))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+        }
+        let own = Self {
+            folder,
+            bytes: AtomicU64::new(0),
+            #[cfg(test)]
+            found: AtomicU64::new(0),
+            #[cfg(test)]
+            kept: AtomicU64::new(0),
+        };
+        own.make_room(0)?;
         Ok(own)
     }
 
-    pub(super) fn cache(&self) -> Cache {
-        self.cache.clone()
-    }
-
-    /// Removes entries that are not what they were, and seals of entries that are gone.
-    fn check(&self) -> io::Result<()> {
-        let mut names = HashSet::new();
-        for (name, path) in self.entries()? {
-            let seal = directory::read(&self.seals.join(&name), SEAL_BYTES_MAX).unwrap_or_default();
-            // What is no file, or too large, is no code of ours, and must not hold up the start.
-            let entry = directory::read(&path, ENTRY_BYTES_MAX);
-            if entry.is_ok_and(|entry| Digest::of(&entry).to_string().as_bytes() == seal) {
-                names.insert(name);
-            } else {
-                tracing::warn!(entry = %path.display(), "this compiled code is damaged or was left half done, and is removed");
-                remove(&path)?;
-            }
-        }
-        for seal in fs::read_dir(&self.seals)? {
-            let seal = seal?;
-            if !seal.file_name().to_str().is_some_and(|name| names.contains(name)) {
-                remove(&seal.path())?;
-            }
-        }
-        self.sealed.lock().unwrap_or_else(PoisonError::into_inner).names = names;
-        Ok(())
-    }
-
-    /// Seals what was compiled since the last time. What cannot be sealed is compiled anew at the next start.
-    pub(super) fn seal(&self) {
-        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        let misses = self.cache.cache_misses();
-        if misses == sealed.misses {
-            return;
-        }
-        match self.seal_new(&mut sealed.names) {
-            Ok(()) => sealed.misses = misses,
-            Err(error) => tracing::warn!("compiled code is not kept, the next start is slower: {error}"),
-        }
-    }
-
-    fn seal_new(&self, names: &mut HashSet<String>) -> io::Result<()> {
-        for (name, path) in self.entries()? {
-            if !names.contains(&name) {
-                private_file(&path)?;
-                let seal = self.seals.join(&name);
-                fs::write(&seal, Digest::of(&directory::read(&path, ENTRY_BYTES_MAX)?).to_string())?;
-                private_file(&seal)?;
-                names.insert(name);
-            }
-        }
-        Ok(())
-    }
-
-    /// The entries of all engines that used this cache, each with the name of its seal.
-    fn entries(&self) -> io::Result<Vec<(String, PathBuf)>> {
+    /// Removes what was left half written, and the entries that were not used for the longest time, until there is room
+    /// for `bytes` more.
+    fn make_room(&self, bytes: u64) -> io::Result<()> {
         let mut entries = Vec::new();
-        for engine in list(&self.entries)?.into_iter().filter(|engine| engine.is_dir()) {
-            for path in list(&engine)? {
-                // What has an extension is wasmtime's own notes, or not complete yet.
-                if path.extension().is_none()
-                    && let (Some(engine), Some(name)) = (engine.file_name(), path.file_name())
-                {
-                    entries.push((format!("{}.{}", engine.display(), name.display()), path));
-                }
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            let path = entry.path();
+            if path.extension().is_none() && metadata.is_file() {
+                entries.push((metadata.modified()?, metadata.len(), path));
+            } else if metadata.is_file() && !is_of_the_living(&path) {
+                fs::remove_file(path)?;
             }
         }
-        Ok(entries)
+        let mut all = entries.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        entries.sort();
+        for (_, old, path) in entries {
+            if all.saturating_add(bytes) <= ENTRIES_BYTES_MAX {
+                break;
+            }
+            fs::remove_file(path)?;
+            all -= old;
+        }
+        self.bytes.store(all, Relaxed);
+        Ok(())
     }
+
+    /// Gives what was built under this key to `open`. An entry that is damaged, or that is not taken, is removed.
+    pub(super) fn find<T>(&self, key: &Digest, open: impl FnOnce(Built) -> Option<T>) -> Option<T> {
+        let path = self.path(key);
+        let bytes = match read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(entry = %path.display(), "compiled code cannot be read: {error}");
+                return None;
+            }
+        };
+        let built = unseal(key, &bytes);
+        if built.is_none() {
+            tracing::warn!(entry = %path.display(), "this compiled code is damaged, and is removed");
+        }
+        let opened = built.and_then(open);
+        if opened.is_none() {
+            self.forget(key);
+            return None;
+        }
+        // Used now, so that it stays.
+        let _noted = File::options().append(true).open(&path).and_then(|file| file.set_modified(wall_time().into()));
+        #[cfg(test)]
+        self.found.fetch_add(1, Relaxed);
+        opened
+    }
+
+    /// Keeps what was built. What cannot be kept is built anew at the next start.
+    pub(super) fn keep(&self, key: &Digest, built: &Built) {
+        #[cfg(test)]
+        self.kept.fetch_add(1, Relaxed);
+        if let Err(error) = self.try_keep(key, built) {
+            tracing::warn!("compiled code is not kept, the next start is slower: {error}");
+        }
+    }
+
+    fn try_keep(&self, key: &Digest, built: &Built) -> io::Result<()> {
+        let built = postcard::to_allocvec(built).map_err(io::Error::other)?;
+        let packed = zstd::bulk::compress(&built, LEVEL)?;
+        let mut sealed = Vec::with_capacity(DIGEST_BYTES + packed.len());
+        sealed.extend(key.0);
+        sealed.extend(packed);
+        let bytes = (MAGIC.len() + DIGEST_BYTES + sealed.len()) as u64;
+        if self.bytes.fetch_add(bytes, Relaxed).saturating_add(bytes) > ENTRIES_BYTES_MAX {
+            self.make_room(bytes)?;
+        }
+        let path = self.path(key);
+        let beside = path.with_extension(std::process::id().to_string());
+        let written = File::create(&beside).and_then(|mut file| {
+            private_file(&beside)?;
+            [&MAGIC[..], &Digest::of(&sealed).0, &sealed].into_iter().try_for_each(|part| file.write_all(part))
+        });
+        let renamed = written.and_then(|()| fs::rename(&beside, &path));
+        renamed.inspect_err(|_| drop(fs::remove_file(&beside)))
+    }
+
+    /// Removes what was built under this key.
+    pub(super) fn forget(&self, key: &Digest) {
+        let _removed = fs::remove_file(self.path(key));
+    }
+
+    fn path(&self, key: &Digest) -> PathBuf {
+        self.folder.join(key.to_string())
+    }
+}
+
+/// What is being written by a process that lives is named by its id.
+fn is_of_the_living(path: &Path) -> bool {
+    let process = path.extension().and_then(|id| id.to_str()).and_then(|id| id.parse::<u32>().ok());
+    process.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists())
+}
+
+/// What an entry holds, if it is what was written under this key.
+fn unseal(key: &Digest, bytes: &[u8]) -> Option<Built> {
+    let (seal, sealed) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<DIGEST_BYTES>()?;
+    if Digest::of(sealed).0 != *seal {
+        return None;
+    }
+    let packed = sealed.strip_prefix(&key.0)?;
+    let bytes = zstd::zstd_safe::get_frame_content_size(packed).ok()??;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= BUILT_BYTES_MAX)?;
+    postcard::from_bytes(&zstd::bulk::decompress(packed, bytes).ok()?).ok()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    directory::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 impl Compiled {
-    /// How many modules were found here, and how many had to be compiled.
-    pub(super) fn found_and_compiled(&self) -> (usize, usize) {
-        (self.cache.cache_hits(), self.cache.cache_misses())
-    }
-}
-
-/// Removes whatever is there, except a folder with something in it.
-fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) }
-}
-
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+    /// How many modules were found here, and how many had to be built.
+    pub(super) fn found_and_kept(&self) -> (u64, u64) {
+        (self.found.load(Relaxed), self.kept.load(Relaxed))
     }
 }
 

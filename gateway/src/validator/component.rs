@@ -181,7 +181,8 @@ impl Program {
         begin(Step::Compiling);
         let (compiled, isolation_reason) = Compiled::of(sandbox, &component)?;
         begin(Step::SelfTest);
-        let (way, description) = compiled.describe(sandbox, trial.limits).map_err(undescribed)?;
+        let (way, description) =
+            compiled.describe(sandbox, trial.limits).map_err(|broken| undescribed(broken, trial.limits))?;
         let room = sandbox.memory.nothing();
         let mut program = Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0 };
         program.self_test(sandbox, trial, description)?;
@@ -297,6 +298,7 @@ impl Program {
                     if passing { "; the module is tried again, since the machine may have been busy" } else { "" };
                 let ran = match broken.code {
                     FaultCode::Deadline => format!(" after {ran} ms of {} ms (deadline_ms)", trial.limits.deadline_ms),
+                    FaultCode::Memory => format!(" at {} bytes (memory_bytes_max)", trial.limits.memory_bytes_max),
                     _ => String::new(),
                 };
                 format!("a fault ({}): {}{ran}{again}", broken.code, broken.detail)
@@ -414,13 +416,24 @@ fn unopened(error: &wasmtime::Error) -> Refusal {
     )
 }
 
-fn undescribed(broken: Broken) -> Refusal {
+fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
+    let passing = broken.passes();
+    let bound = match broken.code {
+        FaultCode::Deadline => {
+            format!(
+                " of {} ms; the module is tried again, since the machine may have been busy",
+                for_describing(limits).deadline_ms
+            )
+        }
+        FaultCode::Memory => format!(" of {} bytes (memory_bytes_max)", limits.memory_bytes_max),
+        _ => String::new(),
+    };
     let refusal = Refusal::new(
         "`describe` to answer",
-        format!("a fault ({}): {}", broken.code, broken.detail),
+        format!("a fault ({}): {}{bound}", broken.code, broken.detail),
         "mend `describe`, or what runs when the module starts",
     );
-    Refusal { passing: broken.passes(), ..refusal }
+    Refusal { passing, ..refusal }
 }
 
 fn unready(broken: Broken) -> Refusal {

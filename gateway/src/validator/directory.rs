@@ -35,6 +35,11 @@ pub(super) struct Signature {
 }
 
 impl Signature {
+    /// Bytes of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.len
+    }
+
     pub(super) fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let identity = {

@@ -2,7 +2,6 @@
 //! advances its epoch so that no guest runs past its deadline. Nothing here knows the validators' contract.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -10,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Cache, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter,
-    Store, UpdateDeadline,
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
+    UpdateDeadline,
 };
 
-use super::compiled::Compiled;
 use super::memory::MemoryBudget;
 use super::settings::Limits;
 use super::world::Refusal;
@@ -92,8 +90,6 @@ pub struct EngineError(#[source] wasmtime::Error);
 /// The engine with its clock. Dropping it stops and joins the clock.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
-    /// Code that was compiled before.
-    pub(super) compiled: Option<Compiled>,
     /// What an instance takes to be kept.
     pub(super) residents: Arc<Semaphore>,
     /// What all modules take of the machine's memory between calls.
@@ -104,23 +100,37 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Starts an engine with the usual bounds that keeps compiled code under `cache_dir`, if given.
+    /// Starts the gateway's engine with the usual bounds.
     #[cfg(test)]
-    pub(super) fn start(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
-        Self::with_bounds(cache_dir, Bounds::default())
+    pub(super) fn start() -> Result<Self, EngineError> {
+        Self::with_bounds(Bounds::default())
     }
 
-    /// Starts an engine that keeps compiled code under `cache_dir`, if given.
-    pub(super) fn with_bounds(cache_dir: Option<&Path>, bounds: Bounds) -> Result<Self, EngineError> {
-        let compiled = cache_dir.and_then(Compiled::open);
-        let cache = compiled.as_ref().map(Compiled::cache);
-        let engine = Engine::new(&pooled(cache.clone(), bounds.calls))
+    /// Starts the gateway's engine. It runs finished code and compiles none, so that no file can be compiled in the
+    /// gateway's own process by mistake.
+    pub(super) fn with_bounds(bounds: Bounds) -> Result<Self, EngineError> {
+        // The tests of this crate compile their guests themselves.
+        let runs = |mut config: Config| {
+            config.enable_compiler(cfg!(test));
+            Engine::new(&config)
+        };
+        let engine = runs(pooled(bounds.calls))
             .or_else(|error| {
                 // Address space is limited in some containers; then every instance is mapped when it is needed.
                 tracing::warn!("instances are not pooled, judging is slower: {error:#}");
-                Engine::new(&common(cache))
+                runs(common())
             })
             .map_err(EngineError)?;
+        Self::of(engine, bounds)
+    }
+
+    /// Starts the engine of a loader, whose code the gateway's engine takes. Few instances are made here, each when it is
+    /// needed.
+    pub(super) fn for_loading() -> Result<Self, EngineError> {
+        Self::of(Engine::new(&common()).map_err(EngineError)?, Bounds::default())
+    }
+
+    fn of(engine: Engine, bounds: Bounds) -> Result<Self, EngineError> {
         let (stop, stopped) = sync_channel::<()>(0);
         let memory = MemoryBudget::new(bounds.memory_bytes_max);
         let (ticking, counting) = (engine.clone(), Arc::clone(&memory));
@@ -134,7 +144,7 @@ impl Sandbox {
             })
             .map_err(|error| EngineError(error.into()))?;
         let residents = Arc::new(Semaphore::new(RESIDENTS_MAX as usize));
-        Ok(Self { engine, compiled, residents, memory, stop: Some(stop), clock: Some(clock) })
+        Ok(Self { engine, residents, memory, stop: Some(stop), clock: Some(clock) })
     }
 
     /// A store whose guest may use what `limits` say, from now on.
@@ -176,7 +186,7 @@ pub(super) fn output_bytes_max(limits: &Limits) -> usize {
     limits.output_bytes_max.saturating_add(limits.violations_max.saturating_mul(24)).saturating_add(64)
 }
 
-fn common(cache: Option<Cache>) -> Config {
+fn common() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -190,13 +200,12 @@ fn common(cache: Option<Cache>) -> Config {
         // The image of a memory takes what it spans: a few bytes far apart are written when an instance is made instead.
         .memory_guaranteed_dense_image_size(SPARSE_IMAGE_BYTES_MAX as u64)
         // Modules are compiled side by side, each on one thread: so a big one does not take every core from requests.
-        .parallel_compilation(false)
-        .cache(cache);
+        .parallel_compilation(false);
     config
 }
 
 /// A pool with room for what all calls and all instances that are kept can ask for.
-fn pooled(cache: Option<Cache>, calls: u32) -> Config {
+fn pooled(calls: u32) -> Config {
     let all = |of_place: u32, of_resident: u32| {
         calls.saturating_mul(of_place).saturating_add(RESIDENTS_MAX.saturating_mul(of_resident))
     };
@@ -218,7 +227,7 @@ fn pooled(cache: Option<Cache>, calls: u32) -> Config {
         .table_keep_resident(64 << 10)
         .max_unused_warm_slots(64)
         .pagemap_scan(Enabled::Auto);
-    let mut config = common(cache);
+    let mut config = common();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }

@@ -232,7 +232,10 @@ impl History {
             return Ok(versions(files));
         }
         private_dir(&folder)?;
-        fs::write(folder.join("event-type"), slot.to_string())?;
+        remove_leftovers(&folder)?;
+        if read(&folder.join("event-type")).ok().as_deref() != Some(slot.to_string().as_bytes()) {
+            replace(&folder.join("event-type"), slot.to_string().as_bytes())?;
+        }
         // The newest is the one that came last, even if the clock was set back meanwhile.
         let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
         let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
@@ -297,6 +300,21 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let renamed = written.and_then(|()| fs::rename(&beside, path));
     renamed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
     sync_folder(folder)
+}
+
+/// Removes what a process left half written that ended in the middle of it. Its name ends in the process' id.
+fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(hidden) = name.to_str().and_then(|name| name.strip_prefix('.')) else { continue };
+        let writer = hidden.rsplit_once('-').and_then(|(_, id)| id.parse::<u32>().ok());
+        let own = std::process::id();
+        if writer.is_none_or(|id| id == own || !Path::new("/proc").join(id.to_string()).exists()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes what was renamed in a folder last.
@@ -408,6 +426,26 @@ mod tests {
         assert_eq!(versions[0].digest, Digest::of(b"two"));
         assert_eq!(history.versions(&slot()).expect("read"), versions);
         assert!(versions[0].at > versions[1].at);
+    }
+
+    #[test]
+    fn what_a_kill_leaves_half_written_hides_no_version_and_is_gone_with_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"one").expect("kept");
+        let folder = history.folder(&slot());
+        // A version, and the note of what the folder is for, each cut in the middle; the second writer still lives.
+        fs::write(folder.join(".0123456789abcdef-4194304000"), b"tw").expect("written");
+        fs::write(folder.join(".0123456789abcdef-1"), b"t").expect("written");
+        fs::write(folder.join("event-type"), b"pa").expect("written");
+        let intact: Vec<_> = history.intact(&slot()).expect("read").map(|(version, _)| version.digest).collect();
+        assert_eq!(intact, [Digest::of(b"one")]);
+        history.record(&slot(), Digest::of(b"two"), b"two").expect("kept");
+        assert_eq!(history.versions(&slot()).expect("read").len(), 2);
+        assert_eq!(fs::read_to_string(folder.join("event-type")).expect("there"), slot().to_string());
+        let mut hidden: Vec<_> = fs::read_dir(&folder).expect("there").map(|it| it.expect("one").file_name()).collect();
+        hidden.retain(|name| name.to_string_lossy().starts_with('.'));
+        assert_eq!(hidden, [".0123456789abcdef-1"]);
     }
 
     #[cfg(unix)]

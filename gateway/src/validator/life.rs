@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,12 @@ const RESTLESS_MAX: Duration = Duration::from_secs(10);
 /// How soon a file is tried again that only ran out of time or room. Each pause is twice the one before, up to a rescan.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// Slots at the front of the queue that are compared.
+const FRONT: usize = 64;
+
+/// How soon a version that serves and could not be kept is tried to be.
+const UNKEPT_PAUSE: Duration = Duration::from_secs(2);
+
 /// Bytes of a settings file.
 const SETTINGS_BYTES_MAX: u64 = 64 << 10;
 
@@ -112,10 +118,16 @@ struct Entry {
     retry_at: Option<DateTime<Utc>>,
     /// Waits in the queue or is with a worker.
     loading: bool,
+    /// Raised when nobody wants any more what the worker is at.
+    cancelled: Arc<AtomicBool>,
+    /// It is or waits in the heavy lane, for which no other file of the slot waits.
+    heavy: bool,
     /// The file changed while it was with a worker.
     again: bool,
     /// The next look loads the file whatever was found before: something else than its content may have mended it.
     anew: bool,
+    /// What serves could not be kept as a version, and is tried again.
+    unkept: bool,
     /// No kept version can serve in place of the file either.
     forsaken: bool,
     /// A module was taken that is not told to be active yet.
@@ -581,7 +593,9 @@ impl Life {
     }
 
     fn unload(&mut self, slot: Slot) {
-        self.entries.remove(&slot);
+        if let Some(entry) = self.entries.remove(&slot) {
+            entry.cancelled.store(true, Release);
+        }
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
         self.parts.roster.strike(&slot);
@@ -646,6 +660,10 @@ impl Life {
                 (entry.anew, again) = (true, true);
             }
             if again {
+                if entry.heavy {
+                    self.generations += 1;
+                    entry.let_go_of_heavy(self.generations);
+                }
                 enqueue(&mut self.queue, slot, entry);
             }
         }
@@ -658,9 +676,18 @@ impl Life {
         is_other
     }
 
+    /// The slot to look into next: of those at the front, the one with the smallest file, since a fix is mostly small, and
+    /// what takes long mostly is not.
+    fn next_waiting(&mut self) -> Option<Slot> {
+        let bytes = |slot: &Slot| self.entries.get(slot).map_or(0, |entry| entry.found.signature.bytes());
+        let front = self.queue.iter().take(FRONT).enumerate();
+        let (place, _) = front.min_by_key(|(_, slot)| bytes(slot))?;
+        self.queue.remove(place)
+    }
+
     /// Gives waiting slots to free workers.
     fn dispatch(&mut self) {
-        while let Some(slot) = self.queue.pop_front() {
+        while let Some(slot) = self.next_waiting() {
             let Some(entry) = self.entries.get_mut(&slot) else {
                 continue;
             };
@@ -681,7 +708,9 @@ impl Life {
                 is_patient: self.untried.contains_key(&slot)
                     && entry.tries + 1 < TRIES_MAX
                     && looked_since.elapsed() < RESTLESS_MAX,
+                unkept: entry.unkept,
                 state: Arc::clone(&entry.state),
+                cancelled: Arc::clone(&entry.cancelled),
             };
             if !self.parts.workers.try_load(job) {
                 self.queue.push_front(slot);
@@ -692,14 +721,15 @@ impl Life {
     }
 
     fn done(&mut self, done: Done) {
-        let Done { slot, generation, outcome, kept, versions } = done;
+        let Done { slot, generation, outcome, kept, versions, unkept } = done;
         // The file may have gone meanwhile, and come again: then what was found concerns nobody.
         let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.generation == generation) else {
             return;
         };
         let now = Instant::now();
         let unreadable = matches!(outcome, Outcome::Unreadable(_));
-        entry.loading = false;
+        entry.heavy = matches!(outcome, Outcome::Heavy);
+        entry.loading = entry.heavy;
         entry.retry_at = None;
         if let Some(versions) = versions {
             entry.versions = versions;
@@ -730,6 +760,8 @@ impl Life {
                 entry.refusal = Some((step, refusal));
                 entry.settle(now + SETTLE);
             }
+            // What was there before serves, as far as there was something, until the heavy lane has answered.
+            Outcome::Heavy => {}
             Outcome::Rewritten => {
                 entry.content = None;
                 entry.settle(now + SETTLE);
@@ -748,11 +780,17 @@ impl Life {
             }
             Outcome::Barred => entry.stay_barred(&slot),
         }
-        if std::mem::take(&mut entry.again) {
+        entry.note_unkept(unkept, now, self.parts.rescan);
+        if entry.heavy && entry.again {
+            self.generations += 1;
+            entry.let_go_of_heavy(self.generations);
+        }
+        if !entry.loading && std::mem::take(&mut entry.again) {
             enqueue(&mut self.queue, &slot, entry);
         }
         if let Some(untried) = self.untried.get_mut(&slot) {
-            *untried = if unreadable { Untried::Unreadable } else { Untried::Waiting };
+            let why = if unreadable { Untried::Unreadable } else { Untried::Waiting };
+            self.changed |= std::mem::replace(untried, why) != why;
             let restless = entry.looked_since.is_some_and(|since| now - since >= RESTLESS_MAX);
             if entry.is_decided() || entry.tries >= TRIES_MAX || restless {
                 self.untried.remove(&slot);
@@ -814,8 +852,11 @@ impl Entry {
             retries: 0,
             retry_at: None,
             loading: false,
+            cancelled: Arc::default(),
+            heavy: false,
             again: false,
             anew: false,
+            unkept: false,
             forsaken: false,
             taken: false,
             refused: false,
@@ -831,6 +872,15 @@ impl Entry {
             settings_error: None,
             serving: None,
         }
+    }
+
+    /// Lets go of what is in the heavy lane: the file is another one by now. What is still found of it concerns nobody.
+    fn let_go_of_heavy(&mut self, generation: u64) {
+        self.cancelled.store(true, Release);
+        self.cancelled = Arc::default();
+        self.generation = generation;
+        self.state = Arc::new(StateCell::new(State::Settling));
+        (self.heavy, self.loading) = (false, false);
     }
 
     /// Whether the file as it is now was not taken.
@@ -942,6 +992,23 @@ impl Entry {
     fn look_again(&mut self, now: Instant, pause: Duration) {
         self.look_at = Some(now + pause);
         self.retry_at = Some(wall_time() + pause);
+    }
+
+    /// Takes note of whether what serves is kept as a version.
+    fn note_unkept(&mut self, unkept: Option<Refusal>, now: Instant, rescan: Duration) {
+        let digest = self.serving.as_ref().map(|(module, _)| module.digest);
+        match unkept {
+            Some(refusal) => {
+                self.unkept = true;
+                self.look_again(now, UNKEPT_PAUSE.min(rescan));
+                self.last_error = Some(LoadError { at: wall_time(), step: State::Active, digest, refusal });
+            }
+            None if self.unkept && self.last_error.as_ref().is_none_or(|last| last.step == State::Active) => {
+                self.unkept = false;
+                self.last_error = None;
+            }
+            None => {}
+        }
     }
 
     /// The file is not at rest, or may not be.

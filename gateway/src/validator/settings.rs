@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What one call of a module may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Milliseconds that judging one event may run, waiting for a processor not counted, up to two ticks of 5 ms more.
     pub deadline_ms: u64,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::envelope::Rules;
 use crate::verdict::{FaultCode, UnfinishedCode};
 
 mod differential;
@@ -119,6 +120,18 @@ fn options(root: &Path) -> Options {
             Ok(_) => Err("it is no object".into()),
             Err(error) => Err(error.to_string()),
         }),
+        // No program: the tests of this crate load in their own process.
+        loading: Loading { program: PathBuf::new(), limits: LoaderLimits::default(), rules: rules() },
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        data_bytes_max: 256 << 10,
+        nesting_max: 64,
+        number_digits_max: 1_000,
+        future_us_max: 60_000_000,
+        events_max: 10_000,
     }
 }
 

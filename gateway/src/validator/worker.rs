@@ -1,22 +1,24 @@
-//! The threads that load modules, so that no request waits for a compiler: a few of them, owned, joined on drop. A worker
-//! reads a file, and takes it as far as it goes; what that means for the slot is decided by who asked.
+//! The threads that have modules loaded, so that no request waits for a compiler: a few of them, owned, joined on drop. A
+//! worker reads a file, and takes it as far as it goes; what that means for the slot is decided by who asked. There are two
+//! lanes: every file begins in the quick one, and what does not end there in little time goes on in the heavy one, so
+//! that a small file never waits for large ones.
 
 use std::fs;
 use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::component::{CheckAmended, Program, Step, Trial};
+use super::component::{Program, Step};
 use super::directory::{self, Signature};
 use super::engine::Sandbox;
 use super::history::{History, Version};
+use super::loading::{Asked, Lane, Loader, Unloaded};
 use super::settings::Limits;
 use super::slot::Slot;
 use super::world::Refusal;
@@ -25,8 +27,11 @@ use crate::verdict::Digest;
 /// Bytes of a module file. JavaScript and Python validators carry their interpreter, and stay far below.
 pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
 
-/// What the self-test of a module may take in all.
-const SELF_TEST: Duration = Duration::from_secs(5);
+/// Threads of the quick lane at most. The heavy one has half as many: its files take processors for long.
+const QUICK_MAX: usize = 4;
+
+/// Files that may wait for the heavy lane: more than any gateway has.
+const HEAVY_WAITING_MAX: usize = 100_000;
 
 /// Where the newest file of a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,6 +96,7 @@ impl StateCell {
 }
 
 /// One file to look into.
+#[derive(Clone)]
 pub(super) struct Job {
     pub(super) slot: Slot,
     /// Which life of the slot asks: its file may go and come again meanwhile.
@@ -107,7 +113,11 @@ pub(super) struct Job {
     pub(super) falls_back: bool,
     /// But not yet if the file only ran out of time or room: it is tried again soon, and its events wait.
     pub(super) is_patient: bool,
+    /// What serves could not be kept as a version, and is to be now.
+    pub(super) unkept: bool,
     pub(super) state: Arc<StateCell>,
+    /// Raised when the file is another one by now, and what is found of this one concerns nobody.
+    pub(super) cancelled: Arc<AtomicBool>,
 }
 
 /// What a worker found.
@@ -119,6 +129,8 @@ pub(super) struct Done {
     pub(super) kept: Option<(Digest, Program)>,
     /// The versions of the slot, the newest first, where they were looked up.
     pub(super) versions: Option<Vec<Version>>,
+    /// Why what serves could not be kept as a version.
+    pub(super) unkept: Option<Refusal>,
 }
 
 /// How far a file came.
@@ -131,6 +143,8 @@ pub(super) enum Outcome {
     Loaded(Digest, Program),
     /// It cannot, as this step showed; an incomplete file is told in the same way.
     Refused(Digest, State, Refusal),
+    /// It takes longer than others should wait, and goes on in the heavy lane. There will be another answer to this job.
+    Heavy,
     /// It was written to while it was loaded, so what was loaded may be half of each.
     Rewritten,
     /// It could not be read.
@@ -142,7 +156,7 @@ pub(super) enum Outcome {
 /// What workers need beside their job.
 pub(super) struct Tools {
     pub(super) sandbox: Arc<Sandbox>,
-    pub(super) check_amended: CheckAmended,
+    pub(super) loader: Loader,
     pub(super) history: History,
 }
 
@@ -154,28 +168,49 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts as many threads as the machine has processors, four at most. Each calls `done` with what it found, and ends
-    /// when that says that nobody listens.
+    /// Starts as many threads for the quick lane as the machine has processors, four at most. Each calls `done` with what
+    /// it found, and ends when that says that nobody listens.
     pub(super) fn start(
         tools: &Arc<Tools>,
         done: impl Fn(Done) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let count = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(QUICK_MAX);
         let (jobs, queue) = sync_channel::<Job>(count);
-        let queue = Arc::new(Mutex::new(queue));
-        let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count) };
+        let (heavy_jobs, heavy_queue) = sync_channel::<Job>(HEAVY_WAITING_MAX);
+        let (queue, heavy_queue) = (Arc::new(Mutex::new(queue)), Arc::new(Mutex::new(heavy_queue)));
+        let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count + count.div_ceil(2)) };
         for _ in 0..count {
-            let (tools, queue, done) = (Arc::clone(tools), Arc::clone(&queue), done.clone());
-            let thread = std::thread::Builder::new().name("eye-load".into()).spawn(move || {
+            let (tools, queue, done, heavy) = (Arc::clone(tools), Arc::clone(&queue), done.clone(), heavy_jobs.clone());
+            workers.spawn("eye-load", move || {
                 while let Some(job) = next(&queue) {
-                    if !done(work(&tools, job)) {
+                    let found = work(&tools, &job, Lane::Quick);
+                    let goes_on = matches!(found.outcome, Outcome::Heavy).then(|| job.going_on(&found));
+                    if !done(found) {
+                        break;
+                    }
+                    // The lane has room for more files than there are.
+                    if let Some(job) = goes_on {
+                        drop(heavy.try_send(job));
+                    }
+                }
+            })?;
+        }
+        for _ in 0..count.div_ceil(2) {
+            let (tools, queue, done) = (Arc::clone(tools), Arc::clone(&heavy_queue), done.clone());
+            workers.spawn("eye-load-heavy", move || {
+                while let Some(job) = next(&queue) {
+                    if !done(work(&tools, &job, Lane::Heavy)) {
                         break;
                     }
                 }
             })?;
-            workers.threads.push(thread);
         }
         Ok(workers)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(work)?);
+        Ok(())
     }
 
     /// Hands a job over; false when every worker is busy.
@@ -189,7 +224,9 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.jobs = None;
         for thread in self.threads.drain(..) {
-            thread.join().expect("a worker catches what its job panics with");
+            if thread.join().is_err() {
+                tracing::error!("a thread that loads modules panicked");
+            }
         }
     }
 }
@@ -199,23 +236,46 @@ fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-fn work(tools: &Tools, job: Job) -> Done {
-    let mut versions = None;
-    let outcome = look_into(tools, &job, &mut versions);
+impl Job {
+    /// The same job for the heavy lane, after the quick one found this.
+    fn going_on(&self, found: &Done) -> Self {
+        let kept = found.kept.as_ref().map(|(digest, _)| *digest);
+        Self { serving: self.serving.or(kept), falls_back: self.falls_back && kept.is_none(), ..self.clone() }
+    }
+}
+
+fn work(tools: &Tools, job: &Job, lane: Lane) -> Done {
+    let mut recorded = None;
+    let outcome = look_into(tools, job, lane, &mut recorded);
     let refused = match &outcome {
         Outcome::Same | Outcome::Serving(_) | Outcome::Loaded(..) => None,
         Outcome::Refused(digest, ..) => Some(Some(*digest)),
-        Outcome::Rewritten | Outcome::Unreadable(_) | Outcome::Barred => Some(None),
+        Outcome::Heavy | Outcome::Rewritten | Outcome::Unreadable(_) | Outcome::Barred => Some(None),
     };
     let waits = job.is_patient && matches!(&outcome, Outcome::Refused(_, _, refusal) if refusal.passing);
-    let kept = refused.filter(|_| job.falls_back && !waits).and_then(|refused| fall_back(tools, &job, refused));
-    if refused.is_some() {
-        versions = tools.history.versions(&job.slot).ok();
-    }
-    Done { slot: job.slot, generation: job.generation, outcome, kept, versions }
+    let kept = refused.filter(|_| job.falls_back && !waits).and_then(|refused| fall_back(tools, job, lane, refused));
+    let unkept = recorded.as_ref().and_then(|recorded| recorded.as_ref().err()).map(unkept);
+    let versions = match recorded {
+        Some(Ok(versions)) => Some(versions),
+        None if refused.is_none() => None,
+        _ => tools.history.versions(&job.slot).ok(),
+    };
+    Done { slot: job.slot.clone(), generation: job.generation, outcome, kept, versions, unkept }
 }
 
-fn look_into(tools: &Tools, job: &Job, versions: &mut Option<Vec<Version>>) -> Outcome {
+/// What came of keeping a version, if it was to be kept.
+type Recorded = Option<std::io::Result<Vec<Version>>>;
+
+/// What is told of a version that serves and could not be kept. It costs the way back, not the module.
+fn unkept(error: &std::io::Error) -> Refusal {
+    Refusal::new(
+        "a data directory in which the versions of modules can be kept",
+        format!("the version that serves is not kept, so there would be no way back to it: {error}"),
+        "make room under the data directory, and see to it that the gateway may write there; it is tried again",
+    )
+}
+
+fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> Outcome {
     if job.is_barred {
         return Outcome::Barred;
     }
@@ -224,6 +284,9 @@ fn look_into(tools: &Tools, job: &Job, versions: &mut Option<Vec<Version>>) -> O
         Err(error) => return Outcome::Unreadable(error.to_string()),
     };
     let digest = Digest::of(&bytes);
+    if job.unkept && job.serving == Some(digest) {
+        *recorded = Some(record(tools, job, digest, &bytes));
+    }
     if job.known == Some(digest) {
         return Outcome::Same;
     }
@@ -235,30 +298,33 @@ fn look_into(tools: &Tools, job: &Job, versions: &mut Option<Vec<Version>>) -> O
         let refusal = Refusal::new("a module of 64 MiB at most", found, "build it for size");
         return Outcome::Refused(digest, State::Settling, refusal);
     }
-    let program = match load(tools, job, &bytes) {
+    let program = match load(tools, job, lane, digest, &bytes) {
         Ok(program) => program,
-        Err(refusal) => return Outcome::Refused(digest, job.state.get(), refusal),
+        Err(Unloaded::Refused(refusal)) => return Outcome::Refused(digest, job.state.get(), refusal),
+        Err(Unloaded::Slow) => return Outcome::Heavy,
+        Err(Unloaded::Stopped) => return Outcome::Rewritten,
     };
     if fs::metadata(&job.path).is_ok_and(|after| before.was_rewritten(&Signature::of(&after))) {
         return Outcome::Rewritten;
     }
-    *versions = Some(record(tools, job, digest, &bytes));
+    *recorded = Some(record(tools, job, digest, &bytes));
     Outcome::Loaded(digest, program)
 }
 
 /// The newest kept version that can serve. Without one, the events of this slot would be judged by nobody until its file
 /// is mended.
-fn fall_back(tools: &Tools, job: &Job, refused: Option<Digest>) -> Option<(Digest, Program)> {
+fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
     let kept = tools.history.intact(&job.slot);
     let kept = kept
         .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
         .ok()?;
-    kept.filter(|(version, _)| Some(version.digest) != refused)
-        .find_map(|(version, bytes)| Some((version.digest, load(tools, job, &bytes).ok()?)))
+    kept.filter(|(version, _)| Some(version.digest) != refused).find_map(|(version, bytes)| {
+        let program = load(tools, job, lane, version.digest, &bytes).ok()?;
+        Some((version.digest, program))
+    })
 }
 
-/// A library that panics on a strange file costs that file, not the gateway.
-pub(super) fn load(tools: &Tools, job: &Job, bytes: &[u8]) -> Result<Program, Refusal> {
+fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> Result<Program, Unloaded> {
     let begin = |step| {
         job.state.set(match step {
             Step::Checking => State::Checking,
@@ -266,30 +332,21 @@ pub(super) fn load(tools: &Tools, job: &Job, bytes: &[u8]) -> Result<Program, Re
             Step::SelfTest => State::SelfTest,
         });
     };
-    let (category, name) = job.slot.example();
-    let trial = Trial { limits: &job.limits, check_amended: &tools.check_amended, category, name, time: SELF_TEST };
-    let attempt = || {
-        let built = Program::build(&tools.sandbox, bytes, &trial, begin)?;
-        Program::open(&tools.sandbox, built)
-    };
-    let loaded = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
-        Err(Refusal::new(
+    let asked = Asked { slot: &job.slot, limits: &job.limits, digest, bytes, cancelled: &job.cancelled };
+    // What is opened here was sound when it was built; a panic of the engine costs that file, not the gateway.
+    let attempt = AssertUnwindSafe(|| tools.loader.load(&tools.sandbox, &asked, lane, begin));
+    catch_unwind(attempt).unwrap_or_else(|_| {
+        Err(Unloaded::Refused(Refusal::new(
             "a module that can be loaded",
-            "one on which the loader itself failed",
+            "one on which the engine itself failed",
             "build it with other tools, and report this file to the makers of the gateway",
-        ))
-    });
-    if let Some(compiled) = &tools.sandbox.compiled {
-        compiled.seal();
-    }
-    loaded
+        )))
+    })
 }
 
-/// A history that cannot be written costs the way back, not the module.
-fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8]) -> Vec<Version> {
-    tools.history.record(&job.slot, digest, bytes).unwrap_or_else(|error| {
+fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8]) -> std::io::Result<Vec<Version>> {
+    tools.history.record(&job.slot, digest, bytes).inspect_err(|error| {
         tracing::error!(event_type = %job.slot, %digest, "this version is not kept: {error}");
-        Vec::new()
     })
 }
 

@@ -93,7 +93,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let limits = Limits { deadline_ms: ENOUGH_MS, ..Limits::default() };
-        let sandbox = Sandbox::start(None).expect("the engine starts");
+        let sandbox = Sandbox::start().expect("the engine starts");
         Self { sandbox, check_amended: options(Path::new("")).check_amended, limits }
     }
 

@@ -365,22 +365,25 @@ async fn a_thousand_modules_at_once_are_all_served_and_start_again_from_compiled
     assert_eq!(judgement.digest, Some(Digest::of(&salted("777"))));
 }
 
-/// How many modules were found compiled since the start, and how many were not.
-fn found_and_compiled(house: &House) -> (usize, usize) {
-    house.validators.0.sandbox.compiled.as_ref().expect("there is a cache").found_and_compiled()
+/// How many modules were found built since the start, and how many were not.
+fn found_and_compiled(house: &House) -> (u64, u64) {
+    house.validators.0.tools.loader.found_and_kept()
 }
 
-/// The only entry of the cache.
+/// All that was built.
+fn compiled_entries(house: &House) -> Vec<PathBuf> {
+    let folder = house.root.path().join("data/compiled/built");
+    std::fs::read_dir(&folder).expect("there").map(|entry| entry.expect("readable").path()).collect()
+}
+
+/// The only entry.
 fn compiled_entry(house: &House) -> PathBuf {
-    let list = |folder: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(folder).expect("there").map(|entry| entry.expect("readable").path()).collect()
-    };
-    let engines = list(&house.root.path().join("data/compiled/code/modules"));
-    let entries: Vec<_> = engines.iter().flat_map(|engine| list(engine)).collect();
-    let [entry]: [PathBuf; 1] =
-        entries.into_iter().filter(|entry| entry.extension().is_none()).collect::<Vec<_>>().try_into().expect("one");
+    let [entry]: [PathBuf; 1] = compiled_entries(house).try_into().expect("one");
     entry
 }
+
+/// Bytes of an entry before what is packed: a number, the seal, and the name.
+const ENTRY_HEAD: usize = 8 + 32 + 32;
 
 #[tokio::test]
 async fn damaged_compiled_code_is_not_run() {
@@ -388,10 +391,11 @@ async fn damaged_compiled_code_is_not_run() {
     let entry = compiled_entry(&house);
     let whole = std::fs::read(&entry).expect("kept");
     // Whole for all that the engine can see: it is packed anew, with another constant in its code.
-    let mut code = zstd::decode_all(&*whole).expect("packed");
+    let (head, packed) = whole.split_at(ENTRY_HEAD);
+    let mut code = zstd::decode_all(packed).expect("packed");
     let text = code.windows(5).rposition(|bytes| bytes == b"guest").expect("its data is in it");
     code[text] ^= 1;
-    let repacked = zstd::encode_all(&*code, 0).expect("packed");
+    let repacked = [head, &zstd::bulk::compress(&code, 1).expect("packed")].concat();
     for damaged in [whole[..whole.len() / 2].to_vec(), repacked] {
         std::fs::write(&entry, &damaged).expect("written");
         house = house.restart();
@@ -406,14 +410,27 @@ async fn damaged_compiled_code_is_not_run() {
 }
 
 #[tokio::test]
-async fn code_compiled_by_another_engine_is_left_alone() {
+async fn what_was_built_of_one_module_is_not_run_for_another() {
+    let house = House::with(&[("a/b.wasm", &judges(REJECT))]).await;
+    let rejects = compiled_entry(&house);
+    house.put("a/c.wasm", &salted("1"));
+    house.until("a/c", |report| report.state == State::Active).await;
+    let accepts = compiled_entries(&house).into_iter().find(|entry| *entry != rejects).expect("two");
+    std::fs::copy(&rejects, &accepts).expect("copied");
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    assert_eq!(found_and_compiled(&house), (1, 1));
+    assert_eq!(house.judge(("a", "c"), "{}").await.outcome, Ok(Verdict::Accept));
+}
+
+#[tokio::test]
+async fn other_limits_of_a_module_have_it_built_and_tested_anew() {
     let house = House::with(&[("a/b.wasm", &salted("1"))]).await;
-    let engine = compiled_entry(&house).parent().expect("a folder").to_owned();
-    std::fs::rename(&engine, engine.with_file_name("wasmtime-1.0.0")).expect("renamed");
+    house.put("a/b.toml", b"memory_bytes_max = 1000000");
+    house.until("a/b", |report| report.limits.memory_bytes_max == 1_000_000).await;
     let house = house.restart();
     house.validators.wait_scanned().await;
     assert_eq!(found_and_compiled(&house), (0, 1));
-    assert_eq!(house.judge(("a", "b"), "{}").await.outcome, Ok(Verdict::Accept));
 }
 
 #[cfg(unix)]
@@ -422,14 +439,11 @@ async fn nobody_else_may_read_compiled_code_or_put_some_in() {
     use std::os::unix::fs::PermissionsExt as _;
     let house = House::with(&[("a/b.wasm", &salted("1"))]).await;
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
-    let compiled = house.root.path().join("data/compiled");
-    for folder in [compiled.clone(), compiled.join("code"), compiled.join("seals")] {
-        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+    let data = house.root.path().join("data");
+    for folder in ["compiled", "compiled/built", "loading"] {
+        assert_eq!(mode(&data.join(folder)), 0o700, "{folder}");
     }
     assert_eq!(mode(&compiled_entry(&house)), 0o600);
-    let seals = std::fs::read_dir(compiled.join("seals")).expect("there");
-    let seals: Vec<_> = seals.map(|seal| mode(&seal.expect("readable").path())).collect();
-    assert_eq!(seals, [0o600]);
 }
 
 #[tokio::test]
@@ -689,22 +703,15 @@ async fn a_refusal_that_may_be_the_machines_fault_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_module_for_which_the_machine_had_no_room_is_tried_again_soon() {
+async fn a_module_is_taken_though_the_gateway_has_no_room_for_another_instance_just_now() {
     let bytes = new_for_each_event();
     let house = House::with(&[]).await;
     let full = fill(&house);
     house.put("a/b.wasm", &bytes);
-    let report = house.until("a/b", |report| report.retry_at.is_some()).await;
-    assert_eq!((report.state, report.digest), (State::Refused, None));
-    let error = report.last_error.expect("it says why");
-    assert!(error.refusal.found.contains("no room"), "{error:?}");
-    let pause = report.retry_at.expect("it says when") - error.at;
-    assert!((0..=600).contains(&pause.num_milliseconds()), "{pause}");
+    house.until("a/b", |report| serves(report, &bytes)).await;
+    assert_eq!(code(&house.judge(("a", "b"), "{}").await), Some(FaultCode::Busy));
     drop(full);
-    let began = std::time::Instant::now();
-    let report = house.until("a/b", |report| serves(report, &bytes)).await;
-    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
-    assert_eq!((report.last_error, report.retry_at), (None, None));
+    assert_eq!(house.judge(("a", "b"), "{}").await.outcome, Ok(Verdict::Accept));
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ impl Ways {
     }
 
     pub(super) fn with_deadline(bytes: &[u8], deadline_ms: u64) -> Result<Self, Unfit> {
-        let sandbox = Sandbox::start(None).expect("the engine starts");
+        let sandbox = Sandbox::start().expect("the engine starts");
         let component = world::component_of(bytes).expect("a validator");
         let core = plain::core_of(&component)?;
         let limits = Limits { deadline_ms, ..Limits::default() };

@@ -1,6 +1,7 @@
 //! What a file is that is no WebAssembly, by its first bytes: each kind has a cause of its own, and so a mend of its own.
 
-use super::{Refusal, shown};
+use super::Refusal;
+use crate::legible::legible;
 
 /// What every binary WebAssembly file begins with.
 const MAGIC: &[u8] = b"\0asm";
@@ -96,7 +97,7 @@ fn native(bytes: &[u8]) -> (String, String) {
 fn words(text: &str) -> (String, String) {
     let start = text.trim_start_matches('\u{feff}').trim_start();
     let begins = |with: &str| start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    let beginning = || shown(start, BEGINNING_MAX);
+    let beginning = || legible(start, BEGINNING_MAX).to_string();
     if begins("<!doctype") || begins("<html") {
         let mend = "fetch the file anew: such a page is an answer of a server, often of one that asks for a login or does not \
                     know the address";

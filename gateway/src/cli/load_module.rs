@@ -1,0 +1,19 @@
+//! The command that a gateway starts for each module file that it does not know: it reads a job and the file from its
+//! standard input, and answers with finished code or a refusal. It needs no settings, and gives up what it has.
+
+use clap::Args;
+
+use super::Failure;
+use crate::{gateway, validator};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The process that waits for the answer
+    #[arg(long, value_name = "PID")]
+    gateway: i32,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let loaded = validator::run_loader(arguments.gateway, gateway::check_amended);
+    loaded.map_err(|why| Failure::Failed(anyhow::anyhow!("no module was loaded: {why}")))
+}
