@@ -7,6 +7,7 @@ mod away;
 mod bombs;
 mod clocks;
 mod crash_loop;
+mod database;
 mod dead_letters;
 mod disk_full;
 mod doors;

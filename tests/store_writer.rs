@@ -10,7 +10,7 @@ use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
 use eye::event::{DeadLetter, EventRow, Reason, Text};
 use eye::store::{Error, EventFilter, EventSink, NewApplication, PageLimits, Store};
 use eye::verdict::{Digest, Violation};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection, Executor as _, PgConnection, Row as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
@@ -710,4 +710,25 @@ async fn no_batch_waits_for_an_acknowledgement() {
     }
     println!("400 batches of 100 over TCP in {} ms", start.elapsed().as_millis());
     assert!(start.elapsed() < Duration::from_secs(12), "40 ms each are 16 s: {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gather_that_finds_its_deltas_held_is_given_up_and_costs_no_connection() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut sink = store.event_sink();
+    for number in 0..63 {
+        assert_eq!(sink.write(&[&row(number)]).await, Ok(vec![Fate::Stored]));
+        sink.batch_ended().await;
+    }
+    let mut holder = PgConnection::connect(&server.url()).await.expect("connected");
+    holder.execute("begin; select from count_deltas for update").await.expect("held");
+    let process = "select pid::bigint from pg_stat_activity where application_name = 'eye writer events'";
+    let before = count(&server, process).await;
+    assert_eq!(sink.write(&[&row(63)]).await, Ok(vec![Fate::Stored]));
+    sink.batch_ended().await;
+    assert_eq!(sink.write(&[&row(64)]).await, Ok(vec![Fate::Stored]), "the next batch did not wait for the holder");
+    assert_eq!(count(&server, process).await, before, "on the same connection");
+    holder.execute("rollback").await.expect("let go");
+    assert_eq!(count(&server, "select count(*) from count_deltas").await, 65, "left to the fold");
 }

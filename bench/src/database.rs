@@ -1,6 +1,8 @@
 //! The Postgres of a run, which has the durable settings that the gateway gives its own, and the ceilings that a plain
 //! client reaches on it: rows by `copy`, and the commit of one row.
 
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,22 +48,67 @@ pub(crate) struct Server {
     postgres: Postgres,
     /// The process that all others of it descend from.
     postmaster: u32,
+    /// Where it listens besides its socket file.
+    tcp: SocketAddr,
+}
+
+/// The port that embedded servers have. They listen on no address; this one does, on one of loopback's many that nobody
+/// else is likely to use.
+const PORT: u16 = 5_432;
+
+/// A folder with the programs of Postgres, of which the server also listens on `address`.
+fn programs(folder: &Path, address: IpAddr) -> Result<PathBuf> {
+    let installed = Path::new("/usr/lib/postgresql");
+    let mut versions: Vec<PathBuf> =
+        std::fs::read_dir(installed)?.map(|entry| Ok(entry?.path().join("bin"))).collect::<std::io::Result<_>>()?;
+    versions.sort();
+    let installed = versions.pop().context("an installed Postgres")?;
+    let programs = folder.join("programs");
+    std::fs::create_dir_all(&programs)?;
+    for entry in std::fs::read_dir(&installed)? {
+        let entry = entry?;
+        if entry.file_name() != "postgres" {
+            std::os::unix::fs::symlink(entry.path(), programs.join(entry.file_name()))?;
+        }
+    }
+    let server = installed.join("postgres");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *unix_socket_directories*) exec {0} \"$@\" -c listen_addresses={address};; esac\nexec {0} \"$@\"\n",
+        server.display()
+    );
+    std::fs::write(programs.join("postgres"), script)?;
+    std::fs::set_permissions(programs.join("postgres"), std::fs::Permissions::from_mode(0o755))?;
+    Ok(programs)
 }
 
 impl Server {
     pub(crate) async fn start(folder: &Path) -> Result<Self> {
         let data_dir = folder.join("postgres");
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let tcp = SocketAddr::from(([127, 37, high, low.clamp(1, 254)], PORT));
         let options = Options {
             data_dir: data_dir.clone(),
-            bin_dir: None,
+            bin_dir: Some(programs(folder, tcp.ip())?),
             search_path: std::env::var_os("PATH"),
             temp_dir: PathBuf::from("/tmp"),
             connections_max: CONNECTIONS_MAX,
         };
         let postgres = Postgres::start(&options).await?;
+        // Only this machine gets there, and for as long as the run takes.
+        let rules = data_dir.join("postgres/pg_hba.conf");
+        let text = std::fs::read_to_string(&rules)?;
+        std::fs::write(&rules, text.replace("reject", "trust"))?;
+        let mut control = PgConnection::connect(postgres.url()).await?;
+        control.execute("select pg_reload_conf()").await?;
+        control.close().await?;
         let note = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid"))?;
         let postmaster = note.lines().next().context("a process id")?.trim().parse()?;
-        Ok(Self { postgres, postmaster })
+        Ok(Self { postgres, postmaster, tcp })
+    }
+
+    /// Where it listens besides its socket file.
+    pub(crate) fn tcp(&self) -> SocketAddr {
+        self.tcp
     }
 
     /// Processor time of all its processes so far, in seconds.

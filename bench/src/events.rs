@@ -1,6 +1,8 @@
 //! Events to send: varied ids, sessions, times, payloads and, where wanted, event types. Requests are written once and
 //! patched in place before each sending, so that making load costs little beside handling it.
 
+use std::collections::VecDeque;
+
 use chrono::{DateTime, Utc};
 use eye::clock::Clock;
 use uuid::{Builder, Uuid};
@@ -22,6 +24,7 @@ pub(crate) fn name(number: usize, types: usize) -> String {
 }
 
 /// Where an event has what changes with each sending.
+#[derive(Clone, Copy)]
 struct Places {
     id: usize,
     session_id: usize,
@@ -115,7 +118,14 @@ pub(crate) struct Source {
     second: i64,
     time: [u8; TIME_CHARACTERS],
     per_request: usize,
+    /// One event of so many was sent before; 0 for none.
+    repeated_every: u64,
+    /// The last events, by what makes them the same: those in front were answered long ago.
+    past: VecDeque<Key>,
 }
+
+/// Events after which one may come again: more than wait for their answers at once.
+const PAST_EVENTS: usize = 20_000;
 
 impl Source {
     /// Requests of so many events each, over so many event types.
@@ -136,7 +146,14 @@ impl Source {
             second: 0,
             time: [b'0'; TIME_CHARACTERS],
             per_request: events_per_request,
+            repeated_every: 0,
+            past: VecDeque::new(),
         }
+    }
+
+    /// With one event of so many that was sent before.
+    pub(crate) fn with_repeated(self, repeated_every: u64) -> Self {
+        Self { repeated_every, ..self }
     }
 
     /// Events of each request.
@@ -146,10 +163,10 @@ impl Source {
 
     /// Writes the next request, head and body, in place of what `out` holds, and says where the body begins.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
-        let template = &self.templates[self.next % self.templates.len()];
+        let at = self.next % self.templates.len();
         self.next += 1;
         out.clear();
-        out.extend_from_slice(&template.request);
+        out.extend_from_slice(&self.templates[at].request);
         let now_us = self.clock.now_us();
         if now_us / 1_000_000 != self.second {
             self.second = now_us / 1_000_000;
@@ -157,25 +174,45 @@ impl Source {
             self.time.copy_from_slice(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string().as_bytes());
         }
         let micros = now_us % 1_000_000;
-        for (number, place) in template.events.iter().enumerate() {
+        for number in 0..self.templates[at].events.len() {
+            let place = self.templates[at].events[number];
             if self.events.is_multiple_of(EVENTS_PER_SESSION) {
                 self.session_id = self.chance.id();
             }
             self.events += 1;
             let id = self.chance.id();
-            id.hyphenated().encode_lower(&mut out[place.id..place.id + ID_CHARACTERS]);
-            self.session_id.hyphenated().encode_lower(&mut out[place.session_id..place.session_id + ID_CHARACTERS]);
             // Within the same second, so that only the digits after the point change.
             let mut rest = (micros + number as i64) % 1_000_000;
             for digit in self.time[TIME_CHARACTERS - 6..].iter_mut().rev() {
                 *digit = b'0' + (rest % 10) as u8;
                 rest /= 10;
             }
-            out[place.timestamp..place.timestamp + TIME_CHARACTERS].copy_from_slice(&self.time);
+            let (id, session_id, time) = self.perhaps_again((id, self.session_id, self.time));
+            id.hyphenated().encode_lower(&mut out[place.id..place.id + ID_CHARACTERS]);
+            session_id.hyphenated().encode_lower(&mut out[place.session_id..place.session_id + ID_CHARACTERS]);
+            out[place.timestamp..place.timestamp + TIME_CHARACTERS].copy_from_slice(&time);
         }
-        template.body
+        self.templates[at].body
+    }
+
+    /// An event that was sent before, when it is time for one.
+    fn perhaps_again(&mut self, new: Key) -> Key {
+        if self.repeated_every == 0 {
+            return new;
+        }
+        if self.past.len() < PAST_EVENTS {
+            self.past.push_back(new);
+            return new;
+        }
+        let old = self.past.pop_front().unwrap_or(new);
+        let again = self.events.is_multiple_of(self.repeated_every);
+        self.past.push_back(if again { old } else { new });
+        if again { old } else { new }
     }
 }
+
+/// What makes two events the same: id, session, time.
+type Key = (Uuid, Uuid, [u8; TIME_CHARACTERS]);
 
 #[cfg(test)]
 mod tests {
@@ -185,6 +222,19 @@ mod tests {
     use eye::envelope::{Format, Parsed, Rules, parse};
 
     use super::*;
+
+    #[test]
+    fn a_tenth_of_the_events_comes_again_where_that_is_wanted() {
+        let mut source = Source::new(100, 1).with_repeated(10);
+        let (mut request, mut ids, mut again) = (Vec::new(), HashSet::new(), 0);
+        for _ in 0..400 {
+            source.fill(&mut request);
+            for place in &source.templates[(source.next - 1) % source.templates.len()].events {
+                again += usize::from(!ids.insert(request[place.id..place.id + ID_CHARACTERS].to_vec()));
+            }
+        }
+        assert_eq!(again, (400 * 100 - PAST_EVENTS) / 10);
+    }
 
     #[test]
     fn no_event_is_sent_twice_and_all_keep_the_rules() {

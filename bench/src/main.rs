@@ -16,6 +16,7 @@ mod report;
 mod subject;
 mod swap;
 mod throughput;
+mod ways;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -64,7 +65,7 @@ const QUICK: Plan = Plan {
 };
 
 /// What is measured, in order. Half of the best rate of `singles` is the rate of `answers`.
-const PARTS: [&str; 8] = ["batches", "singles", "answers", "modules", "types", "connections", "table", "swap"];
+const PARTS: [&str; 9] = ["batches", "singles", "answers", "ways", "modules", "types", "connections", "table", "swap"];
 
 /// One run: what is measured with, and what has been found.
 struct Run {
@@ -151,6 +152,7 @@ async fn measure(run: &mut Run, parts: &[String]) -> Result<()> {
             "batches" => throughput::batches(run).await?,
             "singles" => run.best = Some(throughput::singles(run).await?),
             "answers" => latency::answers(run).await?,
+            "ways" => ways::to_the_database(run).await?,
             "modules" => growth::modules(run).await?,
             "types" => growth::event_types(run).await?,
             "connections" => growth::connections(run).await?,

@@ -6,7 +6,9 @@
 //! wait; while another writer flushes, items gather until the batch is full, old enough, or that flush has ended.
 //!
 //! A batch that fails for a passing reason is tried again whole, for as long as somebody waits for one of its parcels.
-//! A batch that is refused for its data is split in halves until the bad item stands alone; only that item is refused.
+//! A batch that is refused for its data is split in halves until the bad item stands alone; only that item is refused. So is
+//! one that the sink refuses twice in the same words for a reason of its own: the items that it refuses alone get no fate but to
+//! be sent again, and all others are written.
 //!
 //! When more comes than can be written, parcels are refused as soon as the oldest one has waited for a part of its time.
 //! A queue that only filled up would hand each parcel to its writer when its sender is about to give up, and nearly all
@@ -36,6 +38,11 @@ use crate::share::{Held, Waiting};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
+/// Items of a batch that the sink refuses alone for a reason of its own, one after the other, after which it is taken to refuse
+/// the rest as well: it is not to be asked a thousand times.
+const NOT_NOW_MOST: usize = 8;
+/// So many batches one after the other that were refused whole are no chance, and told as an error.
+const REFUSED_RUN: u64 = 3;
 /// How often a full queue is searched for parcels that nobody waits for any more. Each search looks at all of them, under
 /// the lock that the writers need.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
@@ -75,6 +82,8 @@ pub enum Fate {
         /// What the sink said.
         message: String,
     },
+    /// The sink refuses it for a reason that may be the sink's own: it is not written, and may be later. Found like `Refused`.
+    NotNow,
 }
 
 /// What a receipt brings: the fates of a parcel, which most often is one item.
@@ -87,6 +96,14 @@ pub enum Failure {
     Transient(String),
     /// At least one item is at fault; trying the same items again is of no use.
     Data {
+        /// The SQLSTATE or a like code.
+        code: String,
+        /// What the sink said.
+        message: String,
+    },
+    /// The sink has refused these items in order, and not for what they are, as far as it can tell. Perhaps it refuses only
+    /// some of them.
+    Refusal {
         /// The SQLSTATE or a like code.
         code: String,
         /// What the sink said.
@@ -147,8 +164,13 @@ pub struct Figures {
     pub stored: AtomicU64,
     /// Writes that failed for a passing reason and were tried again.
     pub retries: AtomicU64,
-    /// Times that a batch was refused for its data and split in halves.
+    /// Times that a batch was refused and split in halves.
     pub splits: AtomicU64,
+    /// Batches of which every item was refused for its data, and how many of them came one after the other up to now.
+    pub refused_whole: AtomicU64,
+    refused_run: AtomicU64,
+    /// Items that the sink refused for a reason of its own.
+    pub not_now: AtomicU64,
     /// Parcels that were not taken, because the queue was full or slow.
     pub parcels_refused: AtomicU64,
     /// Items that nobody waits for and that are not known to be written, which no receipt says: the sink cannot hold them, a
@@ -167,6 +189,9 @@ impl Default for Figures {
             stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             splits: AtomicU64::new(0),
+            refused_whole: AtomicU64::new(0),
+            refused_run: AtomicU64::new(0),
+            not_now: AtomicU64::new(0),
             parcels_refused: AtomicU64::new(0),
             lost_unheard: AtomicU64::new(0),
             broken: AtomicU64::new(0),
@@ -601,10 +626,19 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
             Err(panic) => broken(panic),
         }
         shared.figures.flush_us.record_time(began.elapsed());
-        // Before what the sink does for itself: nobody waits for that, since another writer starts at once, or this one looks
-        // right after it.
+        // Before what the sink does for itself: nobody waits for that. This writer looks right after it, and another one at
+        // once if it takes any time.
         drop(flushing);
-        AssertUnwindSafe(sink.batch_ended()).catch_unwind().await.unwrap_or_else(broken);
+        let mut ended = pin!(AssertUnwindSafe(sink.batch_ended()).catch_unwind());
+        match ended.as_mut().now_or_never() {
+            Some(result) => result.unwrap_or_else(broken),
+            None => {
+                if !shared.lock().parcels.is_empty() {
+                    shared.changed.notify_one();
+                }
+                ended.await.unwrap_or_else(broken);
+            }
+        }
     }
     debug!(batcher = shared.name, "writer ended");
 }
@@ -616,6 +650,31 @@ struct Flush<'a, T> {
     parcels: Vec<Open<T>>,
     /// Each item: its parcel and its place there.
     places: Vec<(usize, usize)>,
+}
+
+/// What is left of a batch.
+struct Todo {
+    ranges: Vec<Range<usize>>,
+    /// Before the next try.
+    pause: Duration,
+    /// The code of the refusal that was told last, and not for data: the same once more is no chance.
+    refused_with: Option<String>,
+    /// Items that were refused alone since something was written, and not for data.
+    refused_alone: usize,
+    refused_for_data: usize,
+    /// The log has a word of what was refused: one for a batch.
+    told: bool,
+}
+
+impl Todo {
+    fn new(count: usize) -> Self {
+        let ranges = std::iter::once(0..count).collect();
+        Self { ranges, pause: RETRY_FIRST, refused_with: None, refused_alone: 0, refused_for_data: 0, told: false }
+    }
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.ranges.pop()
+    }
 }
 
 /// A parcel whose receipt has not been given yet.
@@ -642,10 +701,8 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     /// Ends when every item has its fate or nobody waits for it. Says whether anything was written.
     async fn run<S: Sink<Item = T>>(mut self, sink: &mut S) -> bool {
         let mut written = false;
-        let mut todo: Vec<Range<usize>> = Vec::new();
-        todo.push(0..self.places.len());
-        let mut pause = RETRY_FIRST;
-        while let Some(range) = todo.pop() {
+        let mut todo = Todo::new(self.places.len());
+        while let Some(range) = todo.next() {
             self.drop_abandoned();
             let (mut wanted, mut items) = (Vec::with_capacity(range.len()), Vec::with_capacity(range.len()));
             for (place, item) in range.clone().filter_map(|place| Some((place, self.item(place)?))) {
@@ -655,18 +712,21 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
             if items.is_empty() {
                 continue;
             }
+            if todo.refused_alone >= NOT_NOW_MOST {
+                self.not_now(&wanted);
+                continue;
+            }
             let began = Instant::now();
-            let result = sink.write(&items).await;
-            match result {
+            match sink.write(&items).await {
                 Ok(fates) => {
-                    written = true;
+                    (written, todo.refused_alone) = (true, 0);
                     self.figures.commit_us.record_time(began.elapsed());
                     if fates.len() != wanted.len() {
                         // A receipt that never comes is better than one that may be wrong.
                         error!(batcher = self.name, "the sink gave {} fates for {} items", fates.len(), wanted.len());
                         continue;
                     }
-                    pause = RETRY_FIRST;
+                    todo.pause = RETRY_FIRST;
                     let stored = fates.iter().filter(|fate| **fate == Fate::Stored).count();
                     self.figures.stored.fetch_add(stored as u64, Relaxed);
                     if wanted.len() == self.places.len() {
@@ -677,27 +737,85 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                         self.settle(place, fate);
                     }
                 }
-                Err(Failure::Transient(cause)) => {
-                    self.figures.retries.fetch_add(1, Relaxed);
-                    warn!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
-                    sleep(jitter(pause)).await;
-                    pause = (pause * 2).min(RETRY_MOST);
-                    todo.push(range);
+                Err(failure) => self.failed(failure, range, wanted, &mut todo).await,
+            }
+        }
+        self.note_run(written, &todo);
+        written
+    }
+
+    /// What comes of a write that failed: another try, two halves, or the fate of the one item that it was.
+    async fn failed(&mut self, failure: Failure, range: Range<usize>, wanted: Vec<usize>, todo: &mut Todo) {
+        match failure {
+            Failure::Transient(cause) => self.again(&cause, range, &wanted, todo).await,
+            Failure::Data { code, message } => match wanted[..] {
+                [place] => {
+                    todo.refused_for_data += 1;
+                    self.settle(place, Fate::Refused { code, message });
                 }
-                Err(Failure::Data { code, message }) => {
-                    if let [place] = wanted[..] {
-                        self.settle(place, Fate::Refused { code, message });
-                    } else {
-                        self.figures.splits.fetch_add(1, Relaxed);
-                        // The middle of what was tried, so that the halves shrink also where items were left out.
-                        let middle = wanted[wanted.len() / 2];
-                        todo.push(middle..range.end);
-                        todo.push(range.start..middle);
+                _ => self.split(range, &wanted, todo),
+            },
+            Failure::Refusal { code, message } => {
+                // Once in other words, or for the first time: it may be of the moment.
+                if todo.refused_with.as_ref() != Some(&code) {
+                    todo.refused_with = Some(code.clone());
+                    return self.again(&format!("{message} (SQLSTATE {code})"), range, &wanted, todo).await;
+                }
+                match wanted[..] {
+                    [_] => {
+                        todo.refused_alone += 1;
+                        if !mem::replace(&mut todo.told, true) {
+                            error!(batcher = self.name, code, message, "items are refused, and are to be sent again");
+                        }
+                        self.not_now(&wanted);
                     }
+                    _ => self.split(range, &wanted, todo),
                 }
             }
         }
-        written
+    }
+
+    async fn again(&self, cause: &str, range: Range<usize>, wanted: &[usize], todo: &mut Todo) {
+        self.figures.retries.fetch_add(1, Relaxed);
+        warn!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
+        sleep(jitter(todo.pause)).await;
+        todo.pause = (todo.pause * 2).min(RETRY_MOST);
+        todo.ranges.push(range);
+    }
+
+    fn split(&self, range: Range<usize>, wanted: &[usize], todo: &mut Todo) {
+        self.figures.splits.fetch_add(1, Relaxed);
+        // The middle of what was tried, so that the halves shrink also where items were left out.
+        let middle = wanted[wanted.len() / 2];
+        todo.ranges.push(middle..range.end);
+        todo.ranges.push(range.start..middle);
+    }
+
+    fn not_now(&mut self, places: &[usize]) {
+        self.figures.not_now.fetch_add(places.len() as u64, Relaxed);
+        for &place in places {
+            self.settle(place, Fate::NotNow);
+        }
+    }
+
+    /// Tells of batches that are refused whole for their data one after the other: then it is hardly the data.
+    fn note_run(&self, written: bool, todo: &Todo) {
+        if todo.refused_for_data == 0 || written || todo.refused_alone > 0 {
+            if written {
+                self.figures.refused_run.store(0, Relaxed);
+            }
+            return;
+        }
+        self.figures.refused_whole.fetch_add(1, Relaxed);
+        let run = self.figures.refused_run.fetch_add(1, Relaxed) + 1;
+        // The third, and then ever more rarely.
+        if run >= REFUSED_RUN && (run / REFUSED_RUN).is_power_of_two() && run.is_multiple_of(REFUSED_RUN) {
+            error!(
+                batcher = self.name,
+                batches = run,
+                "each item of all these batches was refused for its data; look for a trigger or a constraint"
+            );
+        }
     }
 
     /// The item, unless its parcel is answered or abandoned.
@@ -735,7 +853,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
         let unheard = open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
-        if unheard && matches!(fate, Fate::Refused { .. }) {
+        if unheard && matches!(fate, Fate::Refused { .. } | Fate::NotNow) {
             self.figures.lost_unheard.fetch_add(1, Relaxed);
         }
         open.fates[item] = Some(fate);

@@ -122,9 +122,14 @@ impl DeadLetters {
         for receipt in receipts {
             // Without a receipt nobody knows: the rows may be committed.
             for fate in receipt.await.map_err(|_| Refusal::DatabaseAway)? {
-                if let Fate::Refused { code, message } = fate {
-                    tracing::error!(code, message, "Postgres refuses a dead letter");
-                    return Err(Refusal::Internal);
+                match fate {
+                    Fate::Refused { code, message } => {
+                        tracing::error!(code, message, "Postgres refuses a dead letter");
+                        return Err(Refusal::Internal);
+                    }
+                    // The next try may find it otherwise.
+                    Fate::NotNow => return Err(Refusal::DatabaseAway),
+                    Fate::Stored | Fate::Duplicate => {}
                 }
             }
         }

@@ -51,6 +51,8 @@ const LAST_WRITES: Duration = Duration::from_secs(1);
 const MONITORING_CONNECTIONS_MAX: usize = 64;
 /// What a scrape that is under way gets when the gateway ends.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
+/// How often the database is looked at.
+const DATABASE_LOOK: Duration = Duration::from_secs(1);
 /// How often counts are folded. Until then readers add them up themselves.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How many times as long as a fold took the next one waits, when there is more to fold. Batches share the database's
@@ -297,6 +299,23 @@ impl Gateway {
         }
     }
 
+    /// Looks at the database each second, so that the log tells when it is away, why, when it is back, and what is wrong
+    /// with it, also while nobody asks.
+    async fn look_at_database(self: Arc<Self>, stop: CancellationToken) {
+        let watch = async {
+            let mut ticks = tokio::time::interval(DATABASE_LOOK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                self.readiness().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watch => {}
+        }
+    }
+
     /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails
     /// costs nothing but time; one that took too long is tried with half as much.
     async fn fold_counts(self: Arc<Self>, stop: CancellationToken) {
@@ -316,8 +335,12 @@ impl Gateway {
                             tracing::warn!(%error, rows, "counts could not be folded; trying half as many");
                             rows = (rows / 2).max(1);
                         }
-                        Err(error) => {
+                        Err(error @ store::Error::Away(_)) => {
                             tracing::debug!(%error, "counts could not be folded");
+                            break;
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "counts could not be folded; they gather meanwhile, and reads of counts take longer");
                             break;
                         }
                     }
@@ -515,6 +538,7 @@ async fn serve_on(
     let stop = CancellationToken::new();
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
+    tasks.spawn(Arc::clone(&gateway).look_at_database(stop.clone()));
     let poll = Duration::from_millis(gateway.config.applications_poll_ms);
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), poll, stop.clone()));
     if let Some(monitoring) = monitoring {

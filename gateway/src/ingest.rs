@@ -32,7 +32,7 @@ use crate::share::Held;
 use crate::tally::{Ending, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope, known_types};
 use crate::validator::{Judgement, Subject};
-use crate::verdict::{Digest, Unfinished, Unjudged, Verdict, Violation};
+use crate::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// After so many events, a large request lets others have the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;
@@ -509,6 +509,10 @@ impl<'a> Sending<'a> {
                     Fate::Refused { code, message } => {
                         self.unstorable(place, row, &code, &message);
                         continue;
+                    }
+                    Fate::NotNow => {
+                        let why = Unfinished::of(UnfinishedCode::NotKept);
+                        (Ending::Unfinished, Outcome::Unfinished { id: Some(row.id), why })
                     }
                 };
                 if row.module.is_none() && ending == Ending::Stored {

@@ -110,6 +110,9 @@ fn queues(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::COMMIT_SECONDS, both(|queue| histogram(queue.figures.commit_us.seconds())));
     scrape.add(&names::WRITE_RETRIES, both(|queue| count(&queue.figures.retries)));
     scrape.add(&names::BATCH_SPLITS, both(|queue| count(&queue.figures.splits)));
+    scrape.add(&names::BATCHES_REFUSED, both(|queue| count(&queue.figures.refused_whole)));
+    scrape.add(&names::ITEMS_NOT_NOW, both(|queue| count(&queue.figures.not_now)));
+    scrape.add(&names::FOLDS_FAILED, [([], Value::Counter(gateway.store.folds_failed()))]);
     scrape.add(&names::BATCHES_BROKEN, both(|queue| count(&queue.figures.broken)));
     let most = gateway.config.in_flight_bytes_max / 1024;
     let taken = most.saturating_sub(gateway.in_flight.free());

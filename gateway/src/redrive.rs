@@ -439,6 +439,12 @@ impl Redrive<'_> {
                     results[place].outcome = Ended::Duplicate;
                     marks.push((places[place], false));
                 }
+                Fate::NotNow => {
+                    let result = &mut results[place];
+                    result.outcome = Ended::Skipped;
+                    result.code = Some("not_kept".into());
+                    result.detail = Some("the database refuses its event now; try again later".into());
+                }
                 Fate::Refused { code, message } => {
                     let result = &mut results[place];
                     result.outcome = Ended::Quarantined;

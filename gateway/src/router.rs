@@ -271,7 +271,7 @@ async fn metrics(gateway: &Gateway, headers: &HeaderMap) -> Response {
 async fn readiness(gateway: &Gateway) -> Response {
     let readiness = gateway.readiness().await;
     let status = if readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "ready": readiness.ready(),
         "reasons": readiness.reasons(),
         "degraded": readiness.degraded(),
@@ -279,5 +279,8 @@ async fn readiness(gateway: &Gateway) -> Response {
         "validators": readiness.validators,
         "draining": readiness.draining,
     });
+    if let Some(problem) = gateway.store.problem() {
+        body["problem"] = format!("the database cannot be used: {problem}").into();
+    }
     response::json(status, body.to_string())
 }

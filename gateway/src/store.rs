@@ -13,6 +13,7 @@ mod dial;
 mod hosts;
 mod link;
 mod partitions;
+mod prove;
 mod read;
 mod retention;
 mod rounds;
@@ -25,6 +26,7 @@ mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -41,6 +43,7 @@ pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
 use hosts::Hosts;
 use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
+use prove::Ground;
 pub use read::{
     Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
     Position, SessionEdge, SessionFilter, SessionPosition, SessionRow, StoredEvent,
@@ -139,7 +142,7 @@ fn behind(version: i64, program: i64) -> String {
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Error {
         match link::class(&cause) {
-            link::Class::Lost => Error::Away(cause),
+            link::Class::Lost if !link::refuses(&cause) => Error::Away(cause),
             _ => Error::Refused(cause),
         }
     }
@@ -182,6 +185,10 @@ pub struct Store {
     flush_time: Duration,
     /// What the writers know of partitions.
     months: Arc<OnDemand>,
+    /// Folds of the counts that the database refused or did not finish.
+    folds_failed: Arc<AtomicU64>,
+    /// What is known of the database.
+    ground: Arc<Ground>,
     /// Writers wait here until the schema is proved.
     schema: SchemaGate,
 }
@@ -232,6 +239,8 @@ impl Store {
             read_time,
             flush_time,
             months: Arc::default(),
+            folds_failed: Arc::default(),
+            ground: Arc::default(),
             schema: SchemaGate::default(),
         })
     }
@@ -262,17 +271,17 @@ impl Store {
         Store { read_wait, ..self }
     }
 
+    /// How many folds of the counts the database refused or did not finish.
+    pub fn folds_failed(&self) -> u64 {
+        self.folds_failed.load(Relaxed)
+    }
+
     /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
     /// left without one.
     pub async fn close(&self) {
         if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close()) }).await.is_err() {
             tracing::warn!("the database did not answer when its connections were closed");
         }
-    }
-
-    /// Asks whether the database answers now.
-    pub async fn ready(&self) -> bool {
-        matches!(timeout(READY_TIME, (&self.own).execute("select 1")).await, Ok(Ok(_)))
     }
 
     /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
@@ -333,8 +342,13 @@ fn greeted(words: Arc<str>) -> PgPoolOptions {
 
 /// How sqlx gets to the database: by its socket file, or by the bridge, which does the rest.
 fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOptions, Error> {
-    let given = utf8_percent_encode(address.options.as_deref().unwrap_or_default(), NON_ALPHANUMERIC);
-    let plain: PgConnectOptions = format!("postgres://localhost/?options={given}")
+    // Poolers refuse it also when it is empty.
+    let given = address.options.as_deref().map(|options| utf8_percent_encode(options, NON_ALPHANUMERIC));
+    let plain: PgConnectOptions = given
+        .map_or_else(
+            || "postgres://localhost/".to_owned(),
+            |options| format!("postgres://localhost/?options={options}"),
+        )
         .parse()
         .map_err(|_| Error::Url("its options are not understood".to_owned()))?;
     let first = address.places.first();

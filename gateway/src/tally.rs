@@ -163,8 +163,14 @@ impl Tallies {
                 return;
             }
         }
+        self.add_new_event_type(category, name, counts);
+    }
+
+    /// Counts an event type that was not there a moment ago. Another thread may have added it since.
+    fn add_new_event_type(&self, category: &str, name: &str, counts: &Counts) {
         let mut types = write(&self.event_types);
-        if types.count >= self.event_types_max && !add(&types) {
+        let there = types.categories.get(category).is_some_and(|names| names.contains_key(name));
+        if !there && types.count >= self.event_types_max {
             self.other_event_types.add(counts);
             return;
         }
@@ -347,6 +353,19 @@ mod tests {
         let types = tallies.by_event_type();
         assert_eq!(types.len(), 3 * LINES_SEARCHED);
         assert!(types.values().all(|counts| *counts == [4, 0, 1, 0, 0]), "{types:?}");
+    }
+
+    #[test]
+    fn an_event_type_that_another_thread_has_just_added_at_the_bound_is_counted_once() {
+        let tallies = Tallies::new(1);
+        let mut counts = Counts::default();
+        counts[0] = 1;
+        tallies.add_event_type("page", "view", &counts);
+        // What comes after the look that did not find it.
+        tallies.add_new_event_type("page", "view", &counts);
+        tallies.add_new_event_type("page", "click", &counts);
+        let types = tallies.by_event_type();
+        assert_eq!((types[&key("page", "view")][0], types[&key(OTHER, OTHER)][0]), (2, 1));
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub enum UnfinishedCode {
     ModuleUnavailable,
     /// Its module is still being loaded.
     ModuleLoading,
-    /// It was not accepted, and may not be kept as a dead letter.
+    /// It was not accepted, and may not be kept as a dead letter; or the database refuses it for a reason of its own.
     NotKept,
 }
 

@@ -169,6 +169,7 @@ async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, How)>, write
                 Fate::Stored => assert_eq!(stored.insert(item.key, item.serial), None, "stored is said once"),
                 Fate::Duplicate => duplicate += 1,
                 Fate::Refused { .. } => dead += 1,
+                Fate::NotNow => panic!("this table refuses nothing for reasons of its own"),
             }
             assert_eq!(fate == Fate::Stored, writer == Some(&item.serial), "{item:?} {fate:?}: its own row or not");
             assert_eq!(matches!(fate, Fate::Refused { .. }), writer.is_none(), "{item:?} {fate:?}: a row or none");
@@ -474,5 +475,93 @@ fn nobody_waits_for_what_a_sink_does_for_itself() {
             tokio::task::yield_now().await;
         }
         assert!(began.elapsed() < limits(10).age, "the other writer does not wait for company either");
+    });
+}
+
+/// Refuses some items for a reason of its own.
+struct Stubborn {
+    refuses: fn(&Item) -> bool,
+    writes: Arc<AtomicU64>,
+}
+
+impl Sink for Stubborn {
+    type Item = Item;
+
+    async fn write(&mut self, items: &[&Item]) -> Result<Vec<Fate>, Failure> {
+        self.writes.fetch_add(1, Relaxed);
+        if items.iter().any(|item| (self.refuses)(item)) {
+            return Err(Failure::Refusal { code: "XX000".to_owned(), message: "no".to_owned() });
+        }
+        Ok(vec![Fate::Stored; items.len()])
+    }
+
+    async fn batch_ended(&mut self) {}
+}
+
+#[test]
+fn what_the_sink_refuses_for_a_reason_of_its_own_is_found_and_costs_no_neighbor() {
+    paused(async {
+        let writes = Arc::<AtomicU64>::default();
+        let refuses = |item: &Item| item.key % 100 == 7;
+        let sinks = vec![Stubborn { refuses, writes: Arc::clone(&writes) }];
+        let (batcher, tasks) = Batcher::start("test", limits(1_000), sinks);
+        let items: Vec<Item> = (0..1_000).map(item).collect();
+        let fates = batcher.submit(items.clone(), None).expect("room").await.expect("a receipt");
+        for (item, fate) in items.iter().zip(fates) {
+            assert_eq!(fate, if refuses(item) { Fate::NotNow } else { Fate::Stored }, "{item:?}");
+        }
+        assert!(writes.load(Relaxed) < 300, "by halves: {writes:?}");
+        drop(batcher);
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn a_sink_that_refuses_everything_is_not_asked_for_each_item() {
+    paused(async {
+        let writes = Arc::<AtomicU64>::default();
+        let sinks = vec![Stubborn { refuses: |_| true, writes: Arc::clone(&writes) }];
+        let (batcher, tasks) = Batcher::start("test", limits(1_000), sinks);
+        let fates = batcher.submit((0..1_000).map(item).collect::<Vec<_>>(), None).expect("room");
+        assert!(fates.await.expect("a receipt").iter().all(|fate| *fate == Fate::NotNow));
+        assert!(writes.load(Relaxed) < 50, "{writes:?}");
+        assert_eq!(batcher.figures().not_now.load(Relaxed), 1_000);
+        drop(batcher);
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn batches_that_are_refused_whole_for_their_data_are_counted() {
+    paused(async {
+        let (sinks, _) = sinks(1, &[(1, Well)]);
+        let (batcher, tasks) = Batcher::start("test", limits(10), sinks);
+        for round in 0..4 {
+            let items: Vec<Item> =
+                (0..3).map(|key| Item { poison: round != 3 || key == 0, ..item(round * 3 + key) }).collect();
+            batcher.submit(items, None).expect("room").await.expect("a receipt");
+        }
+        assert_eq!(batcher.figures().refused_whole.load(Relaxed), 3);
+        assert_eq!(batcher.figures().refused_run.load(Relaxed), 0, "something was written since");
+        drop(batcher);
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn the_end_of_a_flush_wakes_a_writer_that_waits_while_the_other_is_busy_with_itself() {
+    paused(async {
+        let (mut sinks, _) = sinks(2, &[(10, Well)]);
+        sinks.iter_mut().for_each(|sink| sink.busy = Duration::from_secs(3_600));
+        let limits = Limits { age: Duration::from_secs(1_000), ..limits(100) };
+        let (batcher, tasks) = Batcher::start("test", limits, sinks);
+        let first = batcher.submit(vec![item(1)], None).expect("room");
+        sleep(Duration::from_millis(5)).await;
+        let start = Instant::now();
+        let second = batcher.submit(vec![item(2)], None).expect("room");
+        first.await.expect("a receipt");
+        second.await.expect("a receipt");
+        assert!(start.elapsed() < Duration::from_secs(1), "written by the other writer at once: {:?}", start.elapsed());
+        drop((batcher, tasks));
     });
 }

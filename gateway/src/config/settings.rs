@@ -139,7 +139,7 @@ pub const SETTINGS: &[Setting] = &[
         "database_url",
         Kind::Secret,
         "",
-        "postgres://user:password@host:port/database, on a server with max_locks_per_transaction = 512: a read across years locks each month. Empty: the gateway runs a Postgres of its own under data_dir.",
+        "postgres://user:password@host:port/database, as libpq has it: several hosts, sslmode and the like; what is not understood in it is a problem. On a server with max_locks_per_transaction = 512: a read across years locks each month. Empty: the gateway runs a Postgres of its own under data_dir.",
     ),
     set(
         "postgres_bin",

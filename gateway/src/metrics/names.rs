@@ -92,7 +92,13 @@ metrics! {
     WRITE_RETRIES = Counter "eye_write_retries_total" ["queue"]
         "Writes that failed for a passing reason and were tried again.";
     BATCH_SPLITS = Counter "eye_batch_splits_total" ["queue"]
-        "Times that a batch was refused for its data and split in halves.";
+        "Times that a batch was refused and split in halves.";
+    BATCHES_REFUSED = Counter "eye_refused_batches_total" ["queue"]
+        "Batches of which every item was refused for its data.";
+    ITEMS_NOT_NOW = Counter "eye_unwritable_items_total" ["queue"]
+        "Items that the database refused for a reason of its own; their senders are asked to send them again.";
+    FOLDS_FAILED = Counter "eye_fold_failures_total" []
+        "Folds of the counts that the database refused or did not finish.";
     BATCHES_BROKEN = Counter "eye_broken_batches_total" ["queue"]
         "Batches that a fault of the gateway itself broke off.";
     IN_FLIGHT_BYTES = Gauge "eye_in_flight_bytes" []

@@ -3,6 +3,7 @@
 //! another, because each only appends.
 
 use std::fmt::{self, Display, Write as _};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +21,9 @@ const FOLD_TIME: Duration = Duration::from_secs(10);
 /// What its transaction may take besides.
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
+
+/// Longest time of a gather: the next batch of its writer waits for it. What it cannot do in that time is left to the fold.
+const GATHER_TIME: &str = "select set_config('statement_timeout', '50', true)";
 
 /// How many small batches a writer gathers the deltas of.
 const GATHER_BATCHES: usize = 64;
@@ -261,7 +265,12 @@ pub(super) async fn gather(wire: &mut Wire, places: Vec<RowPlace>) -> Result<(),
             true
         });
     };
-    wire.query(GATHERED, put).await?;
+    // One transaction, and one message.
+    wire.statement(GATHER_TIME, |_| {});
+    wire.statement(GATHERED, put);
+    wire.commit();
+    wire.send().await?;
+    wire.finish().await?;
     Ok(())
 }
 
@@ -304,7 +313,11 @@ impl Store {
             transaction.commit().await?;
             Ok(u64::try_from(taken).unwrap_or_default())
         };
-        within(Instant::now() + FOLD_TIME + FOLD_MARGIN, FOLD_TIME, fold).await
+        let folded = within(Instant::now() + FOLD_TIME + FOLD_MARGIN, FOLD_TIME, fold).await;
+        if matches!(folded, Err(Error::Refused(_) | Error::Slow(_))) {
+            self.folds_failed.fetch_add(1, Relaxed);
+        }
+        folded
     }
 }
 

@@ -269,6 +269,8 @@ pub(super) enum Class {
     Data,
     /// Try again on the same connection.
     Again,
+    /// Nothing that is known to be the rows' fault: the server's, or that of what was built into it.
+    Server,
     /// Try again on a new connection.
     Lost,
 }
@@ -296,6 +298,12 @@ pub(super) fn class_of_fault(fault: &Fault) -> Class {
     }
 }
 
+/// Whether a server that is there refuses what was asked, for a missing right or for what was built into it.
+pub(super) fn refuses(error: &sqlx::Error) -> bool {
+    let code = words(error).0;
+    code == "55000" || code.starts_with("42") && code != "42P01"
+}
+
 /// Whether this is said of the moment, by a server that is gone, or not there yet: the same words may go well later.
 pub(super) fn away(error: &sqlx::Error) -> bool {
     match error {
@@ -319,7 +327,24 @@ fn class_of(code: &str, constraint: Option<&str>) -> Class {
         _ if code == "23505" => Class::Unique,
         // It is there only while a partition is being made, see `partitions.rs`.
         _ if code == "23514" && constraint.is_some_and(|name| name.ends_with("_gap")) => Class::Again,
-        _ => Class::Data,
+        // A value, a constraint, and what a trigger raises of its own.
+        "22" | "23" => Class::Data,
+        _ if code == "P0001" => Class::Data,
+        _ => Class::Server,
+    }
+}
+
+/// Whether this is said of the server as it is now, whatever the rows are: away, starting, read-only, full, without its schema
+/// yet. Then there is nothing to find among the rows.
+pub(super) fn is_of_the_moment(fault: &Fault) -> bool {
+    match fault {
+        Fault::Refused(refusal) if refusal.in_order => {
+            let code = refusal.code.as_str();
+            matches!(code.get(..2).unwrap_or_default(), "08" | "25" | "28" | "3D" | "3F" | "40")
+                || code.starts_with("57P")
+                || matches!(code, "23505" | "23514" | "42P01" | "53100" | "53300")
+        }
+        _ => true,
     }
 }
 
@@ -344,8 +369,11 @@ mod tests {
         assert_eq!(class_of("23505", Some("events_pkey")), Class::Unique);
         assert_eq!(class_of("23514", Some("events_2030_01_gap")), Class::Again);
         assert_eq!(class_of("23514", Some("events_data_check")), Class::Data);
-        for code in ["22P02", "22003", "22021", "23514", "54000", "P0001", "XX000", ""] {
+        for code in ["22P02", "22003", "22021", "23502", "23514", "P0001"] {
             assert_eq!(class_of(code, None), Class::Data, "{code}");
+        }
+        for code in ["XX000", "XX001", "XX002", "F0000", "54000", "P0002", "38000", "21000", "99999", ""] {
+            assert_eq!(class_of(code, None), Class::Server, "{code}");
         }
         assert_eq!(class(&sqlx::Error::PoolTimedOut), Class::Lost);
     }

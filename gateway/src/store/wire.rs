@@ -47,6 +47,13 @@ pub(super) enum Fault {
     Broken(io::Error),
 }
 
+impl Fault {
+    /// Whether the server has told it and the session goes on.
+    pub(super) fn in_order(&self) -> bool {
+        matches!(self, Fault::Refused(refusal) if refusal.in_order)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

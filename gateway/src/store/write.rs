@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::copy::{self, HEADER, Ids, JSONB_VERSION, TRAILER};
 use super::counts::{self, APPEND, Appended, Counted, DeltaRow, Ended, Tally};
 use super::hosts::Hosts;
-use super::link::{Backend, Class, Link, class_of_fault};
+use super::link::{Backend, Class, Link, class_of_fault, is_of_the_moment};
 use super::partitions::OnDemand;
 use super::schema::SchemaGate;
 use super::wire::{Arguments, Fault, Row, Wire, kind};
@@ -470,7 +470,11 @@ impl<T: Table> Writer<T> {
     async fn begin(&mut self) {
         match self.link().await {
             Ok(link) => self.link = Some(link),
-            Err(Failure::Transient(cause) | Failure::Data { message: cause, .. }) => {
+            Err(
+                Failure::Transient(cause)
+                | Failure::Data { message: cause, .. }
+                | Failure::Refusal { message: cause, .. },
+            ) => {
                 warn!(writer = self.name, cause, "no connection to begin with");
             }
         }
@@ -503,6 +507,8 @@ impl<T: Table> Writer<T> {
                     Failure::Data { code: refusal.code, message: refusal.message }
                 }
                 // A unique violation comes to here only from the small tables, where the next try finds the row.
+                (_, cause) if is_of_the_moment(&cause) => Failure::Transient(cause.to_string()),
+                (_, Fault::Refused(refusal)) => Failure::Refusal { code: refusal.code, message: refusal.message },
                 (_, cause) => Failure::Transient(cause.to_string()),
             }),
         }
@@ -531,7 +537,7 @@ impl<T: Table> Writer<T> {
         let Some(places) = self.appended.take() else { return };
         let Some(mut link) = self.link.take() else { return };
         match timeout(FLUSH_FIRST, counts::gather(&mut link.wire, places)).await {
-            Ok(Err(error)) if class_of_fault(&error) == Class::Lost => debug!(%error, "counts could not be gathered"),
+            Ok(Err(error)) if !error.in_order() => debug!(%error, "counts could not be gathered"),
             Ok(_) => self.link = Some(link),
             // The connection is out of step, and goes; nothing else is lost.
             Err(_) => debug!("counts could not be gathered in time"),

@@ -1,0 +1,193 @@
+//! What the gateway stands on, proved when the database is first there and whenever it is back: its encoding, that it can be
+//! written to, the rights of the role, that a session stays a session, and room for locks. What is wrong is one sentence.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::wire::{Fault, Row, Wire, broken};
+use super::{Error, READY_TIME, Store, link};
+
+/// Locks of one transaction below which a read across years may find none.
+const LOCKS_MIN: i32 = 256;
+/// Longest time for the look at sessions, which needs two connections.
+const SESSIONS_TIME: Duration = Duration::from_secs(5);
+/// Rounds of that look: a pooler that takes its connections in turn gives itself away by the second.
+const SESSION_ROUNDS: usize = 3;
+
+/// A prepared statement is missing, is there already, or has other arguments.
+const FORGOTTEN: [&str; 3] = ["26000", "42P05", "08P01"];
+
+/// The tables and what is done with them, as the documentation lists it.
+const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || wanted.table_name, ', '), '') \
+     from (values ('events', 'select'), ('events', 'insert'), ('dead_letters', 'select'), ('dead_letters', 'insert'), \
+         ('dead_letters', 'update'), ('event_types', 'select'), ('event_types', 'insert'), ('modules', 'select'), \
+         ('modules', 'insert'), ('applications', 'select'), ('count_deltas', 'select'), ('count_deltas', 'insert'), \
+         ('count_deltas', 'delete'), ('counts', 'select'), ('counts', 'insert'), ('counts', 'update'), ('counts', 'delete') \
+     ) wanted (table_name, right_name) \
+     where to_regclass(wanted.table_name) is not null \
+         and not has_table_privilege(to_regclass(wanted.table_name), wanted.right_name)";
+
+const FACTS: &str = "select current_setting('server_encoding'), current_setting('max_locks_per_transaction')::integer, \
+     to_regclass('events') is not null";
+
+/// What was last known of the database.
+#[derive(Debug, Default)]
+pub(super) struct Ground {
+    /// Proved since the database was last away.
+    proved: AtomicBool,
+    away: AtomicBool,
+    locks_told: AtomicBool,
+    problem: Mutex<Option<String>>,
+}
+
+impl Ground {
+    fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what is wrong, or that nothing is, and tells of a change.
+    fn note(&self, problem: Option<String>) {
+        let mut last = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == problem {
+            return;
+        }
+        match &problem {
+            Some(problem) => tracing::error!(problem, "the database cannot be used"),
+            None => tracing::info!("the database can be used again"),
+        }
+        *last = problem;
+    }
+}
+
+impl Store {
+    /// What is wrong with the database as far as is known: one sentence.
+    pub fn problem(&self) -> Option<String> {
+        self.ground.problem()
+    }
+
+    /// Asks whether the database answers now and serves a gateway; proves it anew when it was away.
+    pub async fn ready(&self) -> bool {
+        match timeout(READY_TIME, self.is_read_only()).await {
+            Ok(Ok(read_only)) => {
+                if self.ground.away.swap(false, Relaxed) {
+                    tracing::info!("the database is back");
+                }
+                self.stands(read_only).await
+            }
+            // A session that forgets what it was told a moment ago.
+            Ok(Err(cause)) if FORGOTTEN.contains(&link::words(&cause).0.as_str()) => {
+                self.ground.proved.store(false, Relaxed);
+                self.stands(None).await
+            }
+            Ok(Err(cause)) => self.is_away(&Error::from(cause).to_string()),
+            Err(_) => self.is_away(&Error::Slow(READY_TIME).to_string()),
+        }
+    }
+
+    fn is_away(&self, cause: &str) -> bool {
+        self.ground.proved.store(false, Relaxed);
+        if !self.ground.away.swap(true, Relaxed) {
+            tracing::warn!(cause, "the database does not answer");
+        }
+        false
+    }
+
+    async fn stands(&self, read_only: Option<&'static str>) -> bool {
+        if let Some(problem) = read_only {
+            self.ground.proved.store(false, Relaxed);
+            self.hosts.doubt();
+            self.ground.note(Some(problem.to_owned()));
+            return false;
+        }
+        if !self.ground.proved.load(Relaxed) {
+            match timeout(SESSIONS_TIME, self.prove()).await {
+                Ok(Ok((problem, whole))) => {
+                    self.ground.proved.store(whole && problem.is_none(), Relaxed);
+                    self.ground.note(problem);
+                }
+                Ok(Err(fault)) => return self.is_away(&fault.to_string()),
+                Err(_) => return self.is_away("it could not be looked at in time"),
+            }
+        }
+        self.ground.problem().is_none()
+    }
+
+    async fn is_read_only(&self) -> Result<Option<&'static str>, sqlx::Error> {
+        let mut connection = self.own.acquire().await?;
+        let (standby, read_only): (bool, bool) =
+            sqlx::query_as("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
+                .fetch_one(&mut *connection)
+                .await?;
+        let problem = match (standby, read_only) {
+            (true, _) => Some("it is a standby, which cannot be written to; name the primary in the URL"),
+            (_, true) => Some("it is read-only (default_transaction_read_only is on)"),
+            _ => None,
+        };
+        if problem.is_some() {
+            // The session keeps the setting that it began with.
+            connection.close_on_drop();
+        }
+        Ok(problem)
+    }
+
+    /// What is wrong, and whether all was looked at: before the first migration there is less to see.
+    async fn prove(&self) -> Result<(Option<String>, bool), Fault> {
+        let (mut one, mut other) = (self.look().await?, self.look().await?);
+        if let Some(problem) = shared_sessions(&mut one, &mut other).await? {
+            return Ok((Some(problem), true));
+        }
+        drop(other);
+        let facts = one.run(FACTS).await?;
+        let facts = first(&facts)?;
+        let encoding = facts.text(0)?;
+        if encoding != "UTF8" {
+            let problem = format!(
+                "it has the encoding {encoding}, and events need UTF8; make it anew with `create database .. encoding 'UTF8' \
+                 template template0`"
+            );
+            return Ok((Some(problem), true));
+        }
+        let locks: i32 = facts.text(1)?.parse().unwrap_or(LOCKS_MIN);
+        if locks < LOCKS_MIN && !self.ground.locks_told.swap(true, Relaxed) {
+            tracing::warn!(
+                max_locks_per_transaction = locks,
+                "reads across years lock each month and its indexes; set max_locks_per_transaction = 512 on the server"
+            );
+        }
+        let whole = facts.text(2)? == "t";
+        let missing = one.run(RIGHTS).await?;
+        let missing = first(&missing)?.text(0)?;
+        let problem = (!missing.is_empty()).then(|| format!("its role lacks rights: {missing}"));
+        Ok((problem, whole))
+    }
+
+    async fn look(&self) -> Result<Wire, Fault> {
+        self.hosts.connect(&format!("{} look", self.hosts.address().application_name)).await
+    }
+}
+
+fn first(rows: &[Row]) -> Result<&Row, Fault> {
+    rows.first().ok_or_else(|| broken("an answer has no row"))
+}
+
+/// Whether two sessions that are open at once share a server's session, or one is not always the same: a pooler that
+/// gives a session to each transaction.
+async fn shared_sessions(one: &mut Wire, other: &mut Wire) -> Result<Option<String>, Fault> {
+    let mut seen = Vec::new();
+    for _ in 0..SESSION_ROUNDS {
+        let mut pids = Vec::new();
+        for wire in [&mut *one, &mut *other] {
+            pids.push(first(&wire.run("select pg_backend_pid()").await?)?.text(0)?.to_owned());
+        }
+        seen.push(pids);
+    }
+    let shared = seen.iter().any(|pids| pids[0] == pids[1] || *pids != seen[0]);
+    Ok(shared.then(|| {
+        "a pooler before it gives sessions to transactions (pool_mode = transaction or statement); a gateway needs \
+         pool_mode = session, or the server itself"
+            .to_owned()
+    }))
+}

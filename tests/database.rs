@@ -1,0 +1,414 @@
+//! What a gateway stands on: triggers that raise what they like, roles with few rights, servers that cannot be used or are
+//! several, and every way of TLS to them.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use eye::batch::{Failure, Sink as _};
+use eye::event::{EventRow, Text};
+use eye::store::{EventSink, Store};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::cluster::{Server, give_to_postgres};
+use crate::support::load::{Chance, Ended, Ledger, ROWS, numbered};
+use crate::support::proxy::{At, Fault, How, Proxy};
+use crate::support::{Gateway, Setup, eventually};
+
+fn setup(url: &str) -> Setup {
+    Setup::default().with("EYE_DATABASE_URL", url)
+}
+
+fn row(number: u32) -> EventRow {
+    EventRow {
+        id: Uuid::from_u128(u128::from(number)),
+        session_id: Uuid::from_u128(1),
+        timestamp_us: 1_782_864_000_000_000,
+        received_at_us: 1_782_864_000_000_000 + i64::from(number),
+        category: Text::from("shop"),
+        name: Text::from("sale"),
+        application_id: 1,
+        module: None,
+        data: Text::from(format!("{{\"n\":{number}}}")),
+        raw: bytes::Bytes::new(),
+        redriven: false,
+    }
+}
+
+fn store(url: &str) -> Store {
+    Store::new(url, 2, Duration::from_secs(5), Duration::from_secs(5)).expect("a URL")
+}
+
+/// Writes an event, or says why not.
+async fn writes(sink: &mut EventSink, number: u32) -> Result<(), String> {
+    let row = row(number);
+    let written = match sink.write(&[&row]).await {
+        Ok(_) => Ok(()),
+        Err(
+            Failure::Transient(cause) | Failure::Data { message: cause, .. } | Failure::Refusal { message: cause, .. },
+        ) => Err(cause),
+    };
+    sink.batch_ended().await;
+    written
+}
+
+/// Brings the schema up, and writes an event; all over this way.
+async fn serves(url: &str) -> Result<(), String> {
+    let store = store(url);
+    store.migrate().await.map_err(|error| error.to_string())?;
+    let number = u32::from_be_bytes(*Uuid::now_v7().as_bytes().last_chunk().expect("16 bytes"));
+    writes(&mut store.event_sink(), number).await
+}
+
+/// A trigger that raises `code` for events whose number is `which`.
+fn raise(server: &Server, code: &str, which: &str) {
+    server.sql(&format!(
+        "create or replace function raise() returns trigger language plpgsql as $$ begin \
+             if {which} then raise exception 'as it likes' using errcode = '{code}'; end if; return new; end; $$; \
+         create or replace trigger raise before insert on events for each row execute function raise()"
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_trigger_raises_costs_the_events_that_it_is_raised_for_and_is_told_by_its_class() {
+    let server = Server::start();
+    server.prepare();
+    let gateway = setup(&server.url()).start().await;
+    let mut first = 0;
+    for code in ["XX000", "XX001", "XX002", "F0000", "54000", "38001", "42501", "22012", "23514", "P0001"] {
+        let of_the_row = code.starts_with("22") || code.starts_with("23") || code == "P0001";
+        raise(&server, code, "(new.data ->> 'n')::bigint % 10 = 3");
+        let events: Vec<_> = (first..first + 30).map(numbered).collect();
+        first += 30;
+        let answer = gateway.send(&json!(events)).await;
+        let body = answer.json();
+        assert_eq!((answer.status, body["stored"].as_u64()), (207, Some(27)), "{code}: {body}");
+        let (ended, other) = if of_the_row { ("quarantined", "unfinished") } else { ("unfinished", "quarantined") };
+        assert_eq!((body[ended].as_u64(), body[other].as_u64().unwrap_or_default()), (Some(3), 0), "{code}: {body}");
+        assert_eq!(server.sql("select count(*) from events").parse(), Ok(first / 30 * 27), "{code}");
+
+        raise(&server, code, "true");
+        let alone = gateway.send(&numbered(1_000_000)).await;
+        let expected = if of_the_row { (202, "unstorable") } else { (503, "not_kept") };
+        assert_eq!((alone.status, alone.json()["code"].as_str()), (expected.0, Some(expected.1)), "{code}: {alone:?}");
+        let all: Vec<_> = (2_000_000..2_000_040).map(numbered).collect();
+        let body = gateway.send(&json!(all)).await.json();
+        assert_eq!(body[ended].as_u64(), Some(40), "{code}: {body}");
+    }
+    let figures = gateway.figures().await;
+    let refused = figures.value("eye_refused_batches_total", &[("queue", "events")]);
+    assert!(refused >= Some(6.0), "{refused:?}");
+    let unwritable = figures.value("eye_unwritable_items_total", &[("queue", "events")]);
+    assert_eq!(unwritable, Some(f64::from(7 * (3 + 1 + 40))), "each of them");
+    for number in 0..3 {
+        gateway.send(&numbered(3_000_000 + number)).await;
+    }
+    eventually("the log tells", async || gateway.log().contains("look for a trigger or a constraint").then_some(()))
+        .await;
+    server.sql("drop trigger raise on events");
+    assert_eq!(gateway.send(&numbered(1_000_000)).await.status, 201, "once the trigger is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_needs_no_right_to_make_temporary_tables() {
+    let server = Server::start();
+    server.sql(
+        "revoke temporary on database postgres from public; create role writer login; \
+         grant usage, create on schema public to writer",
+    );
+    let url = server.url().replace("postgres://postgres@", "postgres://writer@");
+    assert_eq!(serves(&url).await, Ok(()));
+    server.sql(
+        "insert into applications (name, networks, known_by, scopes) \
+         values ('machine', '{127.0.0.0/8}', 'network', '{ingest, read, admin}')",
+    );
+    let gateway = setup(&url).start().await;
+    let mut event = numbered(1);
+    event["id"] = json!(Uuid::now_v7());
+    assert_eq!(gateway.send(&event).await.status, 201);
+    let answer = gateway.send(&json!([event, numbered(2)])).await;
+    let body = answer.json();
+    assert_eq!((answer.status, body["stored"].as_u64(), body["duplicate"].as_u64()), (200, Some(1), Some(1)), "{body}");
+}
+
+/// What `/readyz` says of the database, once it says anything.
+async fn problem(gateway: &Gateway) -> String {
+    eventually("the gateway says what is wrong", async || {
+        let answer = gateway.get("/readyz").await;
+        let problem = answer.json()["problem"].as_str().map(str::to_owned)?;
+        assert_eq!(answer.status, 503, "{problem}");
+        Some(problem)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_used_is_told_with_its_reason_until_it_can() {
+    let server = Server::initialized(&["-E", "SQL_ASCII", "--no-locale"], "-c fsync=off", |_| {});
+    server.prepare();
+    let gateway = setup(&server.url()).listen().await;
+    let told = problem(&gateway).await;
+    assert!(told.contains("SQL_ASCII") && told.contains("UTF8"), "{told}");
+    drop(gateway);
+
+    let server = Server::start();
+    server.prepare();
+    let mut gateway = setup(&server.url()).start().await;
+    server.sql("alter system set default_transaction_read_only = on; select pg_reload_conf()");
+    let told = problem(&gateway).await;
+    assert!(told.contains("read-only"), "{told}");
+    server.sql("set default_transaction_read_only = off; alter system set default_transaction_read_only = off");
+    server.sql("select pg_reload_conf()");
+    gateway.is_ready().await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    eventually("the log tells of both", async || {
+        let log = gateway.log();
+        (log.contains("cannot be used") && log.contains("can be used again")).then_some(())
+    })
+    .await;
+
+    server.sql("create role reader login; grant usage on schema public to reader; grant select on all tables in schema public to reader");
+    let gateway = setup(&server.url().replace("postgres://postgres@", "postgres://reader@")).listen().await;
+    let told = problem(&gateway).await;
+    assert!(told.contains("insert on events") && told.contains("delete on count_deltas"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_for_all_tables_does_not_keep_counts_from_being_folded() {
+    let server = Server::start_with("-c fsync=off -c wal_level=logical");
+    let store = store(&server.url());
+    store.migrate().await.expect("migrated");
+    tokio::task::block_in_place(|| server.sql("create publication everything for all tables"));
+    let mut sink = store.event_sink();
+    for number in 0..3 {
+        assert_eq!(writes(&mut sink, number).await, Ok(()));
+    }
+    assert_eq!(store.fold_counts(100).await.expect("folded"), 3);
+    // What a fold cannot delete is told.
+    tokio::task::block_in_place(|| server.sql("alter table count_deltas replica identity nothing"));
+    assert_eq!(writes(&mut sink, 4).await, Ok(()));
+    store.fold_counts(100).await.expect_err("refused");
+    assert_eq!(store.folds_failed(), 1);
+}
+
+/// Makes a standby of a server, which follows it.
+fn standby_of(primary: &Server) -> Server {
+    let port = primary.url().rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port").to_owned();
+    Server::initialized(&[], "-c fsync=off", |data| {
+        std::fs::remove_dir_all(data).expect("an empty place");
+        let mut command = Command::new("/usr/lib/postgresql/15/bin/pg_basebackup");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-R", "-c", "fast", "-D"]).arg(data);
+        assert!(command.status().expect("pg_basebackup").success(), "pg_basebackup");
+        give_all(data);
+    })
+}
+
+/// Lets the user of the server own all that is in a folder.
+fn give_all(path: &Path) {
+    give_to_postgres(path);
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            give_all(&entry.expect("an entry").path());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_promoted_is_found_by_itself() {
+    let primary = Server::start();
+    primary.prepare();
+    let standby = standby_of(&primary);
+    let place =
+        |server: &Server| server.url().split('@').nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned);
+    let (first, second) = (place(&primary).expect("a place"), place(&standby).expect("a place"));
+    assert!(serves(&standby.url()).await.is_err(), "it cannot be written to");
+    // The standby stands first, and is passed over.
+    let mut gateway = setup(&format!("postgres://postgres@{second},{first}/postgres")).start().await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    assert_eq!(primary.sql("select count(*) from events"), "1");
+    eventually("the standby has it", async || (standby.sql("select count(*) from events") == "1").then_some(())).await;
+    tokio::task::block_in_place(|| primary.down());
+    standby.sql("select pg_promote()");
+    eventually("an event is stored again", async || (gateway.send(&numbered(2)).await.status == 201).then_some(()))
+        .await;
+    gateway.is_ready().await;
+    assert_eq!(standby.sql("select count(*) from events"), "2");
+    assert_eq!(gateway.get("/v1/stats?from=2021-01-01T00:00:00Z&to=2021-02-01T00:00:00Z").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_in_brackets_and_a_list_of_hosts_lead_there() {
+    let server = Server::start_with("-c fsync=off -c listen_addresses=127.0.0.1,::1");
+    for place in ["[::1]", "127.0.0.1:1,[::1]", "localhost"] {
+        let port = server.url().rsplit(':').next().expect("a port").to_owned();
+        let url = format!("postgres://postgres@{place}:{port}");
+        assert_eq!(serves(&url).await, Ok(()), "{url}");
+    }
+}
+
+/// Makes a key and a certificate that signs itself, or is signed by `ca`, in PEM.
+fn certificate(folder: &Path, name: &str, arguments: &[&str]) {
+    let openssl = |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        let output = command.args(arguments).current_dir(folder).output().expect("openssl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (key, request, file) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+    let subject = format!("/CN={}", if name == "client" { "postgres" } else { "db.example" });
+    openssl(&["req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-out", &request, "-subj", &subject]);
+    openssl(&[&["x509", "-req", "-in", &request, "-out", &file, "-days", "2"][..], arguments].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_of_tls_leads_to_the_database_or_is_refused() {
+    let made = tempfile::tempdir().expect("a folder");
+    let certificates = made.path();
+    std::fs::write(certificates.join("ca.ext"), "basicConstraints=critical,CA:true\n").expect("written");
+    std::fs::write(certificates.join("db.ext"), "subjectAltName=DNS:db.example\n").expect("written");
+    certificate(certificates, "ca", &["-signkey", "ca.key", "-extfile", "ca.ext"]);
+    let signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+    certificate(certificates, "server", &[&signed[..], &["-extfile", "db.ext"]].concat());
+    certificate(certificates, "client", &[&signed[..], &["-extfile", "db.ext"]].concat());
+    // Without extensions it is of version 1.
+    certificate(certificates, "old", &["-signkey", "old.key"]);
+    let server = Server::initialized(&[], "-c fsync=off -c ssl=on", |data| {
+        for (from, to) in [("old.crt", "server.crt"), ("old.key", "server.key"), ("ca.crt", "root.crt")] {
+            std::fs::copy(certificates.join(from), data.join(to)).expect("copied");
+            give_to_postgres(&data.join(to));
+        }
+        std::fs::set_permissions(data.join("server.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("its mode");
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"ssl_ca_file = 'root.crt'\n"))
+            .expect("written");
+    });
+    let port = server.url().rsplit(':').next().expect("a port").split('/').next().expect("a port").to_owned();
+    let url = |words: &str| format!("postgres://postgres@db.example:{port}/postgres?hostaddr=127.0.0.1&{words}");
+    let root = format!("sslrootcert={}", certificates.join("ca.crt").display());
+    let encrypted = || {
+        server.sql("select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid) where application_name like 'eye%'")
+    };
+    for mode in ["disable", "allow", "prefer", "require"] {
+        assert_eq!(serves(&url(&format!("sslmode={mode}"))).await, Ok(()), "{mode} and a certificate of version 1");
+    }
+    let kept = store(&url("sslmode=require"));
+    assert!(kept.ready().await && encrypted() == "t");
+    assert!(serves(&url(&format!("sslmode=verify-full&{root}"))).await.is_err(), "nobody knows it");
+
+    tokio::task::block_in_place(|| {
+        for (from, to) in [("server.crt", "server.crt"), ("server.key", "server.key")] {
+            std::fs::write(server.path().join("data").join(to), std::fs::read(certificates.join(from)).expect("read"))
+                .expect("written");
+        }
+        server.sql("select pg_reload_conf()");
+    });
+    for mode in ["require", "verify-ca", "verify-full"] {
+        assert_eq!(serves(&url(&format!("sslmode={mode}&{root}"))).await, Ok(()), "{mode}");
+        let other = url(&format!("sslmode={mode}&{root}")).replace("@db.example", "@other.example");
+        assert_eq!(serves(&other).await.is_ok(), mode != "verify-full", "{mode} and another name");
+        let unknown = serves(&url(&format!("sslmode={mode}"))).await;
+        assert_eq!(unknown.is_ok(), mode == "require", "{mode} and no root that knows it: {unknown:?}");
+    }
+
+    let rules = "hostssl all all 127.0.0.1/32 cert\nlocal all all trust\n";
+    std::fs::write(server.path().join("data/pg_hba.conf"), rules).expect("written");
+    server.sql("select pg_reload_conf()");
+    let file = |name: &str| certificates.join(name).display().to_string();
+    let shown = format!("sslmode=verify-full&{root}&sslcert={}&sslkey={}", file("client.crt"), file("client.key"));
+    assert!(serves(&url(&format!("sslmode=verify-full&{root}"))).await.is_err(), "a certificate is asked for");
+    assert_eq!(serves(&url(&shown)).await, Ok(()), "and shown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_are_shown_as_the_server_asks_for_them() {
+    let server = Server::start();
+    server.sql("set password_encryption = 'scram-sha-256'; create role scram superuser login password 'p@ss/w:rd'");
+    server.sql("set password_encryption = 'md5'; create role old superuser login password 'p@ss/w:rd'");
+    let rules = "host all scram 127.0.0.1/32 scram-sha-256\nhost all old 127.0.0.1/32 md5\nhost all plain 127.0.0.1/32 password\nlocal all all trust\n";
+    server.sql("create role plain superuser login password 'p@ss/w:rd'");
+    std::fs::write(server.path().join("data/pg_hba.conf"), rules).expect("written");
+    server.sql("select pg_reload_conf()");
+    let place = server.url().split('@').nth(1).expect("a place").to_owned();
+    for user in ["scram", "old", "plain"] {
+        assert_eq!(serves(&format!("postgres://{user}:p%40ss%2Fw%3Ard@{place}")).await, Ok(()), "{user}");
+        let wrong = serves(&format!("postgres://{user}:hush@{place}")).await.expect_err(user);
+        assert!(wrong.contains("password authentication failed") && !wrong.contains("hush"), "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_gives_sessions_to_transactions_is_told() {
+    const PROGRAM: &str = "/usr/sbin/pgbouncer";
+    if !Path::new(PROGRAM).exists() {
+        println!("there is no pgbouncer on this machine, so there is nothing to try");
+        return;
+    }
+    let server = Server::start();
+    server.prepare();
+    let place = server.url();
+    let port = place.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
+    for (mode, serves_it) in [("transaction", false), ("session", true)] {
+        let own = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let folder = crate::support::folder();
+        let file = folder.path().join("pgbouncer.ini");
+        let settings = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {own}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\ndefault_pool_size = 40\n"
+        );
+        std::fs::write(&file, settings).expect("written");
+        let mut command = Command::new(PROGRAM);
+        // It refuses to run as root.
+        let mut pooler = command.arg("-q").arg("-u").arg("postgres").arg(&file).spawn().expect("pgbouncer");
+        let gateway = setup(&format!("postgres://postgres@127.0.0.1:{own}/postgres")).listen().await;
+        if serves_it {
+            let mut gateway = gateway;
+            gateway.is_ready().await;
+            assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+        } else {
+            let told = problem(&gateway).await;
+            assert!(told.contains("pool_mode = session"), "{told}");
+        }
+        pooler.kill().expect("ended");
+        pooler.wait().expect("gone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_write_fold_and_make_partitions_on_one_database_under_faults() {
+    const ROUNDS: u64 = 12;
+    let server = Server::start();
+    server.prepare();
+    let (one, other) = (Proxy::start(server.socket()).await, Proxy::start(server.socket()).await);
+    let start = |proxy: &Proxy| setup(&proxy.url()).with("EYE_RETENTION_SECONDS", 1).start();
+    let gateways = [start(&one).await, start(&other).await];
+    let (ledger, client) = (Ledger::default(), reqwest::Client::new());
+    let mut chance = Chance::new();
+    for round in 0..ROUNDS {
+        // Months that have no partition yet, of which both are to make the same ones.
+        let month = format!("2019-{:02}-01T00:00:00Z", 1 + round);
+        for (gateway, proxy) in gateways.iter().zip([&one, &other]) {
+            let how = if chance.below(2) == 0 { How::Cut } else { How::HalfCloseDown };
+            let place = usize::try_from(chance.below(200)).expect("small");
+            proxy.arm(Fault { at: if chance.below(2) == 0 { At::Up(place) } else { At::Down(place % 40) }, how });
+            let mut stray = numbered(5_000_000 + round);
+            (stray["timestamp"], stray["id"]) = (json!(month), json!(Uuid::now_v7()));
+            let kind = gateway.send(&stray).await.status;
+            assert!([200, 201, 503].contains(&kind), "{kind}");
+        }
+        // The same events to both at once: each is stored once, and one of the two is told so.
+        let numbers = ledger.reserve(1 + chance.below(80));
+        let (first, second) = tokio::join!(
+            ledger.send(&client, gateways[0].address(), &numbers),
+            ledger.send(&client, gateways[1].address(), &numbers)
+        );
+        assert!(first != Ended::Unanswered && second != Ended::Unanswered);
+    }
+    server.sql("delete from events where (data ->> 'n')::bigint >= 5000000");
+    ledger.hold_against(&server.sql(ROWS));
+    eventually("all is folded", async || (server.sql("select count(*) from count_deltas") == "0").then_some(())).await;
+    assert_eq!(server.sql("select count(*) from events_default"), "0", "each month has its partition");
+}
