@@ -20,8 +20,8 @@ use wasmparser::{
 
 use super::rewrite::Unfit;
 
-/// Modules that are made into one: Python's have forty.
-const PARTS_MAX: usize = 256;
+/// Modules that are made into one, as many as a component may have: Python's have forty.
+const PARTS_MAX: usize = 64;
 
 /// How often the bytes of a module may be taken anew, for a component that instantiates it more than once.
 const BYTES_MAX: usize = 128 << 20;
