@@ -64,6 +64,8 @@ async fn an_event_type_that_must_have_a_module_is_not_stored_without_one() {
     let answer = gateway.send(&pageview()).await;
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("module_unavailable")), "{answer:?}");
     assert_eq!(gateway.send(&event("shop", "theft", json!({}))).await.status, 201);
+    let ready = gateway.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["missing_modules"])), "{ready:?}");
     gateway.drop_module("page interaction/_.wasm", &module("pageview"));
     eventually("its category's module judges it", async || {
         (gateway.send(&pageview()).await.status == 201).then_some(())
@@ -124,6 +126,8 @@ async fn a_modules_directory_that_loses_its_files_loses_no_rule_until_it_is_conf
     gateway.ended().await;
     gateway.restart().await;
     is_lost(&gateway).await;
+    let listed = gateway.command_line(&["validator", "list"]);
+    assert_eq!(listed.lines().filter(|line| line.contains("\tmissing\t")).count(), 3, "{listed}");
     let told = gateway.command_line(&["validator", "retire", "guests/one"]);
     assert_eq!(told.trim(), "guests/one is retired; its file was gone already");
     assert_eq!(gateway.command_line(&["validator", "retire", "--missing"]).lines().count(), 2);
@@ -148,7 +152,7 @@ async fn a_retired_module_is_gone_and_comes_back_by_a_rollback() {
     eventually("it judges again", async || (gateway.send(&bad_pageview()).await.status == 422).then_some(())).await;
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn odd_files_and_links_hold_up_no_start_and_tell_no_secrets() {
     use std::os::unix::fs::symlink;
@@ -175,6 +179,13 @@ async fn odd_files_and_links_hold_up_no_start_and_tell_no_secrets() {
     for text in [gateway.get("/v1/validators").await.text, gateway.log()] {
         assert!(!text.contains("PATH="), "{text}");
     }
+    // No watch goes through the disk.
+    let fdinfo = std::fs::read_dir(format!("/proc/{}/fdinfo", gateway.pid())).expect("Linux tells it");
+    let watches: usize = fdinfo
+        .filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok())
+        .map(|text| text.lines().filter(|line| line.starts_with("inotify wd")).count())
+        .sum();
+    assert!((1..10).contains(&watches), "{watches}");
     assert_eq!(gateway.send(&event("guests", "pipe", json!({}))).await.status, 503);
     assert_eq!(gateway.send(&event("disk", "anything", json!({}))).await.status, 503);
     assert_eq!(gateway.send(&event("guests", "other", json!({}))).await.status, 201);

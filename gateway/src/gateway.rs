@@ -405,10 +405,12 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
             UnknownEventType::Accept => validator::UnknownEventType::Accept,
             UnknownEventType::Reject => validator::UnknownEventType::Reject,
         },
-        requires_module: {
+        required: {
             let required = Arc::clone(&config.require_module);
-            Arc::new(move |category, name| required.contains(category, name))
+            let each = required.each().map(|(category, name)| (category.to_owned(), name.map(str::to_owned))).collect();
+            validator::Required { contains: Arc::new(move |category, name| required.contains(category, name)), each }
         },
+        is_beside_gateway: false,
         limits: validator::Limits {
             deadline_ms: config.deadline_ms,
             memory_bytes_max: config.memory_bytes_max,

@@ -86,8 +86,24 @@ pub enum UnknownEventType {
     Reject,
 }
 
-/// Tells of a category and a name whether the event type must have a module.
-pub type RequiresModule = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+/// Tells something of a category and a name.
+pub type OfEventType = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// Which event types must have a module.
+#[derive(Clone)]
+pub struct Required {
+    /// Tells it of a category and a name.
+    pub contains: OfEventType,
+    /// The categories, each with a name, or with none when all of its names must.
+    pub each: Vec<(String, Option<String>)>,
+}
+
+impl Default for Required {
+    /// None must.
+    fn default() -> Self {
+        Self { contains: Arc::new(|_, _| false), each: Vec::new() }
+    }
+}
 
 /// How validators are run.
 #[derive(Clone)]
@@ -98,8 +114,10 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// What happens to an event whose type has no module.
     pub unknown_event_type: UnknownEventType,
-    /// Whether an event type must have a module: then its events wait for one.
-    pub requires_module: RequiresModule,
+    /// The event types whose events wait for a module as long as there is none.
+    pub required: Required,
+    /// The data directory is that of a gateway that may be running: its notes of modules are left as they are.
+    pub is_beside_gateway: bool,
     /// What one call may use, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
     /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
@@ -191,7 +209,7 @@ struct Inner {
     board: Arc<Board>,
     unknown_event_type: UnknownEventType,
     shared: SharedLimits,
-    requires_module: RequiresModule,
+    required: Required,
     unserved: Unserved,
     check_amended: CheckAmended,
     inbox: SyncSender<Message>,
@@ -249,7 +267,7 @@ impl Validators {
             workers,
             registry: Arc::clone(&registry),
             board: Arc::clone(&board),
-            roster: Roster::under(&options.data_dir),
+            roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
             given: Given { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
             rescan: options.rescan,
         });
@@ -263,7 +281,7 @@ impl Validators {
             board,
             unknown_event_type: options.unknown_event_type,
             shared,
-            requires_module: options.requires_module,
+            required: options.required,
             unserved: Unserved::default(),
             check_amended: options.check_amended,
             inbox,
@@ -294,7 +312,7 @@ impl Validators {
     }
 
     fn unknown(&self, subject: &Subject<'_>) -> Judgement {
-        if (self.0.requires_module)(subject.category, subject.name) {
+        if (self.0.required.contains)(subject.category, subject.name) {
             return unfinished(UnfinishedCode::ModuleUnavailable);
         }
         let outcome = match self.0.unknown_event_type {
@@ -372,7 +390,10 @@ impl Validators {
     /// How much is in doubt.
     #[must_use]
     pub fn doubts(&self) -> Doubts {
-        self.0.board.doubts()
+        let modules = self.0.registry.now();
+        let serves = |(category, name): &&(String, Option<String>)| modules.serves(category, name.as_deref());
+        let missing = self.0.required.each.iter().filter(|one| !serves(one)).count();
+        Doubts { missing, ..self.0.board.doubts() }
     }
 
     /// How often most files of the modules directory were lost at once.

@@ -183,7 +183,8 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
         modules_dir,
         data_dir: folder.join("data"),
         unknown_event_type: UnknownEventType::Reject,
-        requires_module: Arc::new(|_, _| false),
+        required: eye::validator::Required::default(),
+        is_beside_gateway: false,
         limits: Limits {
             // More, and the module is judged on another thread, which is not measured.
             deadline_ms: 100,

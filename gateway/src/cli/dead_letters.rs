@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::query::dead_letters::{letter_json, whole_json};
 use crate::redrive::{Ended, Errand, Redrive, Report};
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
-use crate::validator::Validators;
+use crate::validator::{Options, Validators};
 use crate::{event, gateway};
 
 /// Letters that are read or judged at once.
@@ -151,7 +151,8 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
 async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result<()> {
     let Again { ids, filter, store: really, .. } = again;
     let rules = gateway::rules(config);
-    let validators = Validators::start(gateway::validator_options(config, rules)).context("the validators")?;
+    let options = Options { is_beside_gateway: true, ..gateway::validator_options(config, rules) };
+    let validators = Validators::start(options).context("the validators")?;
     validators.wait_scanned().await;
     let limits = Limits {
         events_max: config.batch_events_max,

@@ -81,6 +81,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             for listed in history.list(&config.modules).context("the modules directory cannot be read")? {
                 println!("{}", listed_line(&listed));
             }
+            let missing = history.missing(&config.modules, &mut roster);
+            for slot in missing.context("it cannot be known which modules are missing")? {
+                println!("{slot}\tmissing\t`eye validator retire` confirms that it is gone");
+            }
         }
         Command::History(typed) => {
             for version in history.versions(&typed.event_type).context("the history cannot be read")? {

@@ -475,7 +475,7 @@ pub const SETTINGS: &[Setting] = &[
         "ready_requires_modules",
         Kind::Switch,
         "false",
-        "Whether /readyz is 503 while a file in the modules directory was refused and nothing serves in its place, so that a rollout stops. Otherwise it is told as degraded.",
+        "Whether /readyz is 503 while a file in the modules directory was refused with nothing in its place, or an event type of require_module has no validator, so that a rollout stops. Otherwise it is told as degraded.",
     ),
     set(
         "deadline_ms",

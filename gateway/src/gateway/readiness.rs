@@ -27,7 +27,8 @@ pub struct Readiness {
     pub clocks_differ: bool,
     /// Retention has announced a removal.
     pub trimming_announced: bool,
-    /// Modules that cannot be loaded, with nothing in their place, keep the gateway from being ready.
+    /// Modules that cannot be loaded, with nothing in their place, or must be there and are not, keep the gateway from
+    /// being ready.
     pub requires_modules: bool,
     /// The gateway stops.
     pub draining: bool,
@@ -52,6 +53,7 @@ impl Readiness {
             (!self.applications, "applications"),
             (!self.validators, "modules_loading"),
             (self.requires_modules && self.doubts.unavailable > 0, REFUSED_MODULES),
+            (self.requires_modules && self.doubts.missing > 0, MISSING_MODULES),
             (self.draining, "draining"),
         ];
         named(reasons)
@@ -59,9 +61,10 @@ impl Readiness {
 
     /// The names of what is closed or stands in for something else, while all else is served.
     pub fn degraded(self) -> Vec<&'static str> {
-        let Doubts { refused, loading: _, unavailable, lost, unreadable } = self.doubts;
+        let Doubts { refused, loading: _, unavailable, lost, missing, unreadable } = self.doubts;
         named([
             (refused > 0 || unavailable > 0, REFUSED_MODULES),
+            (missing > 0, MISSING_MODULES),
             (lost > 0, "lost_modules"),
             (unreadable, "unreadable_modules"),
             (self.clocks_differ, "clock_skew"),
@@ -72,6 +75,9 @@ impl Readiness {
 
 /// The name of modules that are there and cannot be loaded.
 const REFUSED_MODULES: &str = "refused_modules";
+
+/// The name of modules that must be there, by the setting `require_module`, and are not.
+const MISSING_MODULES: &str = "missing_modules";
 
 fn named<const N: usize>(names: [(bool, &'static str); N]) -> Vec<&'static str> {
     names.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect()
@@ -119,6 +125,8 @@ mod tests {
         assert_eq!((readiness.ready(), readiness.degraded()), (true, vec!["refused_modules"]));
         let required = Readiness { requires_modules: true, ..readiness };
         assert_eq!((required.ready(), required.reasons()), (false, vec!["refused_modules"]));
+        let missing = Readiness { doubts: Doubts { missing: 1, ..Doubts::default() }, ..required };
+        assert_eq!((missing.reasons(), missing.degraded()), (vec!["missing_modules"], vec!["missing_modules"]));
         let doubts = Doubts { unavailable: 0, lost: 3, unreadable: true, ..doubts };
         let serving = Readiness { doubts, ..required };
         assert!(serving.ready(), "what served last stands in for it");

@@ -43,6 +43,18 @@ impl EventTypes {
         Ok(types)
     }
 
+    /// Each category, with one of its names, or with none for all of them.
+    pub fn each(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.0.iter().flat_map(|(category, names)| {
+            let some = match names {
+                Names::All => None,
+                Names::Some(names) => Some(names.iter().map(|name| (category.as_str(), Some(name.as_str())))),
+            };
+            let all = some.is_none().then_some((category.as_str(), None));
+            some.into_iter().flatten().chain(all)
+        })
+    }
+
     /// Whether an event type is in the set.
     pub fn contains(&self, category: &str, name: &str) -> bool {
         match self.0.get(category) {

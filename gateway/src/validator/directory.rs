@@ -286,7 +286,7 @@ impl Scan {
     /// Takes a file for what its name says.
     fn sort(&mut self, file: &Path, metadata: &io::Result<Metadata>, files: &BTreeMap<PathBuf, io::Result<Metadata>>) {
         let is_folder = metadata.as_ref().is_ok_and(Metadata::is_dir);
-        if file.extension().is_some_and(|end| end == "wasm") && !naming::is_hidden(file) {
+        if file.extension().is_some_and(|end| end == "wasm") && !naming::is_dotted(file) {
             if metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
                 self.note(file.to_owned(), Stray::told(NO_FILE.into()));
             }
@@ -294,7 +294,7 @@ impl Scan {
                 Ok(slot) => self.take(slot, file, metadata, files.get(&file.with_extension("toml"))),
                 Err(stray) => self.note(file.to_owned(), stray),
             }
-        } else if !is_folder && file.extension().is_some_and(|end| end == "toml") && !naming::is_hidden(file) {
+        } else if !is_folder && file.extension().is_some_and(|end| end == "toml") && !naming::is_dotted(file) {
             if !files.contains_key(&file.with_extension("wasm")) {
                 let others = files.keys().filter(|other| other.extension().is_some_and(|end| end == "wasm"));
                 self.note(file.to_owned(), naming::lone_settings(file, others.map(PathBuf::as_path)));
@@ -423,7 +423,7 @@ fn list(dir: &Path, room: &mut usize) -> io::Result<Vec<Entry>> {
         let name = PathBuf::from(entry.file_name());
         let is_module = || naming::ends_like_a_module(&name) && entry.file_type().is_ok_and(|kind| kind.is_file());
         // Every volume of its own has a `lost+found` that only root may read.
-        if naming::is_hidden(&name) && !is_module() || name == Path::new("lost+found") {
+        if naming::is_dotted(&name) && !is_module() || name == Path::new("lost+found") {
             continue;
         }
         let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());

@@ -28,6 +28,7 @@ use super::settings::{Given, Settings};
 use super::slot::Slot;
 use super::worker::{Done, Job, Outcome, State, StateCell, Workers};
 use super::world::Refusal;
+use crate::legible::legible;
 use crate::verdict::Digest;
 
 /// How long content must rest before a failure to load counts, and the directory before a module whose file is missing is
@@ -55,6 +56,9 @@ const SERVES_ON: &str = "what served last serves on";
 
 /// How often it is looked whether an operator confirmed that files are gone.
 const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Characters of a line of the log about a file that serves nothing.
+const TOLD_CHARACTERS_MAX: usize = 1_000;
 
 /// Event types that a sentence names. Further ones are counted.
 const NAMED_MAX: usize = 20;
@@ -376,7 +380,7 @@ impl Life {
         self.untried.extend(self.entries.keys().map(|slot| (slot.clone(), Untried::Waiting)));
         let held = unread.into_iter().map(|(folder, category)| (folder, Unread { category, yields: false }));
         self.unread = held.collect();
-        self.losses.see(self.entries.keys().cloned().collect(), true, Instant::now());
+        self.losses.recall(self.parts.roster.slots().cloned().collect());
         self.changed = true;
     }
 
@@ -578,13 +582,16 @@ impl Life {
             return false;
         }
         for (file, stray) in strays.iter().filter(|(file, stray)| self.strays.get(*file) != Some(*stray)) {
-            let (file, why) = (file.display(), &stray.why);
+            // A name may hold line ends.
+            let file = file.display().to_string();
+            let file = legible(&file, TOLD_CHARACTERS_MAX);
             let nearest = stray.nearest.as_ref().map(|near| format!("; the nearest right name is {}", near.display()));
-            let nearest = nearest.unwrap_or_default();
+            let why = format!("{}{}", stray.why, nearest.unwrap_or_default());
+            let why = legible(&why, TOLD_CHARACTERS_MAX);
             if stray.is_other {
-                tracing::info!(%file, "this serves no events: {why}{nearest}");
+                tracing::info!(%file, "this serves no events: {why}");
             } else {
-                tracing::warn!(%file, "this serves no events: {why}{nearest}");
+                tracing::warn!(%file, "this serves no events: {why}");
             }
         }
         self.parts.board.strays(&strays, omitted);

@@ -28,10 +28,15 @@ impl Losses {
     pub(super) fn see(&mut self, present: BTreeSet<Slot>, whole: bool, now: Instant) {
         self.gone.retain(|slot| !present.contains(slot));
         let over = self.last.is_none_or(|last| now >= last + WINDOW);
-        if whole && over || present.len() > self.had.len() {
+        if whole && (over || present.len() > self.had.len()) {
             self.gone.clear();
             self.had = present;
         }
+    }
+
+    /// Takes over what the directory had before a restart.
+    pub(super) fn recall(&mut self, had: BTreeSet<Slot>) {
+        self.had = had;
     }
 
     /// What is lost by accident if these go now too: nothing, or these and those that went shortly before.
@@ -116,6 +121,8 @@ mod tests {
         assert_eq!(losses.accident(&slots(&["c"])), slots(&[]));
         losses.see(slots(&["a", "b", "c", "d", "e", "f", "g"]), true, now);
         assert_eq!(losses.accident(&slots(&["a", "b", "c"])), slots(&[]));
+        // Others in their place are no reason to forget them.
+        losses.see(slots(&["1", "2", "3", "4", "5", "6", "7", "8"]), false, now);
         assert_eq!(losses.accident(&slots(&["d", "e", "f", "g"])).len(), 4);
     }
 }

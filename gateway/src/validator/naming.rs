@@ -9,9 +9,13 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::slot::Slot;
 use crate::envelope;
+use crate::legible::{is_hidden, legible};
 
 /// Characters of a name that are compared. A longer one belongs to no event type.
 const COMPARED_MAX: usize = 500;
+
+/// Characters of a name that a sentence quotes.
+const NAMED_CHARACTERS_MAX: usize = 60;
 
 /// Why a file or folder serves nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub(super) fn slot_of(file: &Path) -> Result<Slot, Stray> {
     };
     let wrong = words.into_iter().flatten().find_map(|word| Some((word, envelope::wrong_word(word)?)));
     let Some((word, (_, message))) = wrong else { return Ok(slot) };
-    let which = if word.len() > 100 { "a name in it".to_owned() } else { format!("`{}`", word.escape_debug()) };
+    let which = format!("`{}`", legible(word, NAMED_CHARACTERS_MAX));
     let why = format!("no event could ever match this file: {which} {message}");
     Err(Stray { nearest: mended(file), ..Stray::told(why) })
 }
@@ -69,6 +73,7 @@ pub(super) fn lone_settings<'a>(file: &Path, modules: impl Iterator<Item = &'a P
         "these are the settings of {}, which is not there; they are named like the module beside them",
         module.display()
     );
+    let plain = |path: &Path| plain(path).chars().collect::<Vec<char>>();
     let (folder, stem) = (file.parent(), plain(&module));
     let near = modules.filter(|other| other.parent() == folder).find(|other| within_two(&plain(other), &stem));
     Stray { nearest: near.map(|other| other.with_extension("toml")), ..Stray::told(why) }
@@ -112,7 +117,7 @@ pub(super) fn nested_module(file: &Path) -> Stray {
 pub(super) fn other_file(file: &Path) -> Stray {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let end = name.trim().to_lowercase();
-    if is_hidden(file) {
+    if is_dotted(file) {
         return Stray {
             nearest: mended(file),
             ..Stray::told("a name that begins with a dot is hidden; a literal one is written %2E".into())
@@ -131,7 +136,7 @@ pub(super) fn other_file(file: &Path) -> Stray {
 }
 
 /// Whether a name is left out by most tools.
-pub(super) fn is_hidden(file: &Path) -> bool {
+pub(super) fn is_dotted(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
@@ -144,7 +149,12 @@ pub(super) fn ends_like_a_module(name: &Path) -> bool {
 /// The nearest right name of a file, if there is one: what no event can have is left out.
 fn mended(file: &Path) -> Option<PathBuf> {
     let text = file.to_str()?;
-    let (folder, name) = text.rsplit_once('/')?;
+    let Some((folder, name)) = text.rsplit_once('/') else {
+        // At the top only one name means something.
+        let (stem, ending) = text.trim().rsplit_once('.')?;
+        let mended = PathBuf::from(format!("_.{}", ending.trim().to_lowercase()));
+        return (stem.trim() == "_" && mended != file).then_some(mended);
+    };
     let (stem, ending) = name.trim().rsplit_once('.')?;
     let category = cleaned(folder)?;
     let slot = match stem.trim().trim_start_matches('.') {
@@ -158,18 +168,9 @@ fn mended(file: &Path) -> Option<PathBuf> {
 /// A category or name without what none may have.
 fn cleaned(part: &str) -> Option<String> {
     let text = percent_decode_str(part).decode_utf8().ok()?;
-    let kept: String = text.chars().filter(|character| !is_unseen(*character)).collect();
+    let kept: String = text.chars().filter(|character| !is_hidden(*character)).collect();
     let kept = kept.trim();
     (envelope::wrong_word(kept).is_none()).then(|| kept.to_owned())
-}
-
-/// Characters that nobody sees in a name.
-fn is_unseen(character: char) -> bool {
-    // Zero-width and direction marks, soft hyphen, joiners, byte order mark, and tags.
-    let formats = matches!(character,
-        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    formats || character.is_control() && character != '\t'
 }
 
 /// A path or an event type as it is compared: decoded, in one normal form and case, without what nobody sees.
@@ -184,23 +185,22 @@ pub(super) fn plain_part(part: &str) -> String {
     // Twice, since what was encoded twice is decoded once where it counts.
     let once = percent_decode_str(part).decode_utf8_lossy().into_owned();
     let text = percent_decode_str(&once).decode_utf8_lossy();
-    let seen = text.nfkc().filter(|character| !is_unseen(*character)).take(COMPARED_MAX);
+    let seen = text.nfkc().filter(|character| character.is_whitespace() || !is_hidden(*character)).take(COMPARED_MAX);
     let lower: String = seen.flat_map(char::to_lowercase).nfkc().collect();
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether two plain names are one, or differ in two letters at most; of short ones every letter counts.
-pub(super) fn within_two(one: &str, other: &str) -> bool {
+pub(super) fn within_two(one: &[char], other: &[char]) -> bool {
     if one == other {
         return true;
     }
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let most = match one.len().max(other.len()) {
         0..=4 => return false,
         5..=7 => 1,
         _ => 2,
     };
-    distance(&one, &other, most).is_some()
+    distance(one, other, most).is_some()
 }
 
 /// The number of letters to change, put in or leave out, unless it is more than `most`.
@@ -242,6 +242,8 @@ mod tests {
             ("shop/%20sale.wasm", "shop/sale.wasm"),
             ("shop/sa%07le.wasm", "shop/sale.wasm"),
             ("shop/sale%0A.wasm", "shop/sale.wasm"),
+            ("shop/sa%E2%80%8Ble.wasm", "shop/sale.wasm"),
+            ("shop/\u{202e}sale.wasm", "shop/sale.wasm"),
             ("shop/*.wasm", "shop/_.wasm"),
             ("*/*.wasm", "_.wasm"),
             ("*.wasm", "_.wasm"),
@@ -265,6 +267,8 @@ mod tests {
             ("shop/sale.Wasm ", "shop/sale.wasm", false),
             ("shop/sale.TOML", "shop/sale.toml", false),
             ("shop/.sale.wasm", "shop/sale.wasm", false),
+            ("_.WASM", "_.wasm", false),
+            ("shop/_.WASM", "shop/_.wasm", false),
             ("shop/sale.wasm.bak", "shop/sale.wasm", true),
             ("shop/README.md", "", true),
         ] {
@@ -279,7 +283,8 @@ mod tests {
 
     #[test]
     fn names_that_people_confuse_are_near_and_others_are_not() {
-        let near = |one: &str, other: &str| within_two(&plain(Path::new(one)), &plain(Path::new(other)));
+        let plain = |text: &str| plain(Path::new(text)).chars().collect::<Vec<char>>();
+        let near = |one: &str, other: &str| within_two(&plain(one), &plain(other));
         for (one, other) in [
             ("Shop/order_placed", "shop/order placed"),
             ("shop/order%20placed", "shop/order placed"),

@@ -69,6 +69,21 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Whether a module judges an event type, or, without a name, any one of a category.
+    pub(super) fn serves(&self, category: &str, name: Option<&str>) -> bool {
+        let is_taken = |place: &Place| matches!(place, Place::Taken(_));
+        match name {
+            Some(name) => self.find(category, name).is_some_and(is_taken),
+            None => {
+                let category = self.categories.get(category);
+                let own = category.into_iter().flat_map(|one| one.names.values().chain(&one.fallback));
+                own.chain(&self.any).any(is_taken)
+            }
+        }
+    }
+}
+
 impl Registry {
     /// Before the directory was read, nothing is known of any event type.
     pub(super) fn new() -> Self {

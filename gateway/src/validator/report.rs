@@ -114,6 +114,8 @@ pub struct Doubts {
     pub unavailable: usize,
     /// Modules that serve on though their files were lost.
     pub lost: usize,
+    /// Event types that must have a module and have none.
+    pub missing: usize,
     /// The directory, or a folder in it, cannot be read.
     pub unreadable: bool,
 }
@@ -298,17 +300,24 @@ impl Board {
         let mut problems: Vec<_> =
             posts.directory_error.iter().map(|(why, _)| of_all(why)).chain(posts.lost.iter().map(of_all)).collect();
         let path = |path: &Path| path.display().to_string();
+        let meant = |file: &Path| unserved.iter().find(|one| one.nearest.as_deref() == file.to_str());
         problems.extend(posts.strays.iter().map(|(file, stray)| Problem {
             file: path(file),
             why: stray.why.clone(),
-            nearest: stray.nearest.as_deref().map(path),
+            nearest:
+                stray.nearest.as_deref().map(path).or_else(|| {
+                    meant(file).map(|one| path(&Slot::Exact(one.category.clone(), one.name.clone()).file()))
+                }),
         }));
         if posts.strays_omitted > 0 {
             problems.push(of_all(&format!("{} more files and folders serve nothing", posts.strays_omitted)));
         }
+        if unserved.is_empty() {
+            return problems;
+        }
         for (slot, posted) in posts.slots.iter().filter(|(_, posted)| posted.has_judged_nothing()) {
             let file = path(&posted.file);
-            if let Some(meant) = unserved.iter().find(|one| one.nearest.as_ref() == Some(&file)) {
+            if let Some(meant) = meant(&posted.file) {
                 let right = Slot::Exact(meant.category.clone(), meant.name.clone());
                 let why = format!(
                     "no event of `{slot}` came since the gateway started, and {} of `{right}` were stored with no \
@@ -343,6 +352,8 @@ impl Board {
             loading: slots(|posted| posted.held == Some(Untried::Waiting)),
             unavailable: slots(|posted| posted.held == Some(Untried::Unreadable)) + posts.unread,
             lost: slots(|posted| posted.lost_since.is_some()),
+            // What must be there, the registry knows.
+            missing: 0,
             unreadable: posts.unread > 0 || posts.directory_error.as_ref().is_some_and(|(_, in_doubt)| *in_doubt),
         }
     }

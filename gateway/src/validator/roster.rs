@@ -35,13 +35,20 @@ pub struct Roster {
     root: PathBuf,
     /// What is noted on disk, so that nothing is written twice.
     noted: BTreeMap<Slot, Option<String>>,
+    /// Nothing is written: the list is that of a gateway, and this is a command beside it.
+    is_foreign: bool,
 }
 
 impl Roster {
     /// The list under a data directory, which need not exist.
     #[must_use]
     pub fn under(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("roster"), noted: BTreeMap::new() }
+        Self { root: data_dir.join("roster"), noted: BTreeMap::new(), is_foreign: false }
+    }
+
+    /// The same for a command that loads modules beside a gateway: what it finds missing is not gone for that.
+    pub(super) fn foreign(self, is_foreign: bool) -> Self {
+        Self { is_foreign, ..self }
     }
 
     /// Reads the list. A note that is damaged tells nothing and hides no other.
@@ -84,6 +91,10 @@ impl Roster {
             return;
         }
         let settings = settings.map(str::to_owned);
+        if self.is_foreign {
+            self.noted.insert(slot.clone(), settings);
+            return;
+        }
         let note = Note { event_type: slot.to_string(), settings: settings.clone() };
         let write = || {
             private_dir(&self.root)?;
@@ -108,6 +119,9 @@ impl Roster {
     /// Strikes a slot off.
     pub(super) fn strike(&mut self, slot: &Slot) {
         self.noted.remove(slot);
+        if self.is_foreign {
+            return;
+        }
         if let Err(error) = remove(&self.path(slot)).and_then(|()| remove(&self.retired_path(slot))) {
             tracing::warn!(event_type = %slot, "the note of a module that is gone cannot be removed: {error}");
         }
@@ -188,6 +202,17 @@ mod tests {
         roster.strike(&one);
         roster.strike(&two);
         assert_eq!(slots(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_command_beside_a_gateway_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        Roster::under(dir.path()).note(&Slot::Any, None);
+        let mut beside = Roster::under(dir.path()).foreign(true);
+        beside.load().expect("readable");
+        beside.strike(&Slot::Any);
+        beside.note(&Slot::Category("a".into()), None);
+        assert_eq!(slots(dir.path()), ["_"]);
     }
 
     #[cfg(unix)]

@@ -39,13 +39,18 @@ impl Slot {
         }
     }
 
-    /// Reads an event type as people write it: `_`, `<category>/_` or `<category>/<name>`, percent-encoded as files are.
+    /// Reads an event type as people write it: `_`, `<category>/_` or `<category>/<name>`, percent-encoded as files are. A
+    /// wildcard may be written `*` as well, and then a literal one is `%2A`.
     ///
     /// # Errors
     ///
     /// A sentence that says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::of_path(Path::new(&format!("{text}.wasm")))
+        match text.strip_suffix("/*") {
+            _ if text == "*" => Ok(Self::Any),
+            Some(category) => Self::of_path(Path::new(&format!("{category}/_.wasm"))),
+            None => Self::of_path(Path::new(&format!("{text}.wasm"))),
+        }
     }
 
     /// The event type of made-up events for this slot. `test` stands for a part that the file leaves open, as it does in
@@ -123,6 +128,19 @@ mod tests {
         ] {
             assert_eq!(Slot::of_path(Path::new(path)), Ok(slot.clone()), "{path}");
             assert_eq!(slot.file(), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn people_may_write_a_wildcard_as_a_star() {
+        for (text, slot) in [
+            ("*", Slot::Any),
+            ("_", Slot::Any),
+            ("page/*", Slot::Category("page".into())),
+            ("page/%2A", Slot::Exact("page".into(), "*".into())),
+        ] {
+            assert_eq!(Slot::parse(text), Ok(slot.clone()), "{text}");
+            assert_eq!(Slot::parse(&slot.to_string()), Ok(slot), "{text}");
         }
     }
 

@@ -16,7 +16,7 @@ use super::slot::Slot;
 const TYPES_MAX: usize = 1_000;
 
 /// Pairs of names that one report compares. With more, the last event types are told without a nearest file.
-const COMPARISONS_MAX: usize = 200_000;
+const COMPARISONS_MAX: usize = 100_000;
 
 /// An event type of which events were stored with no validator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,21 +94,27 @@ impl Unserved {
 /// A file that may have been meant for an event type.
 pub(super) struct Candidate {
     file: PathBuf,
-    /// The category, and the name unless it serves all of them, as they are compared.
-    category: String,
+    /// The category, unless it lies in none, and the name unless it serves all of them: as they are compared.
+    category: Option<String>,
     name: Option<String>,
+    /// Both, as one text.
+    letters: Vec<char>,
 }
 
 impl Candidate {
+    fn new(file: &Path, category: Option<&str>, name: Option<&str>) -> Self {
+        let (category, name) = (category.map(naming::plain_part), name.map(naming::plain_part));
+        let letters = [&category, &name].into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("/");
+        Self { file: file.to_owned(), category, name, letters: letters.chars().collect() }
+    }
+
     /// The file of a slot; none when it serves everything.
     pub(super) fn of_slot(slot: &Slot, file: &Path) -> Option<Self> {
-        let (category, name) = match slot {
-            Slot::Any => return None,
-            Slot::Category(category) => (category, None),
-            Slot::Exact(category, name) => (category, Some(name)),
-        };
-        let (category, name) = (naming::plain_part(category), name.map(|name| naming::plain_part(name)));
-        Some(Self { file: file.to_owned(), category, name })
+        match slot {
+            Slot::Any => None,
+            Slot::Category(category) => Some(Self::new(file, Some(category), None)),
+            Slot::Exact(category, name) => Some(Self::new(file, Some(category), Some(name))),
+        }
     }
 
     /// A file that serves nothing: as its name or, better, the nearest right one reads.
@@ -117,37 +123,44 @@ impl Candidate {
         if !named.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm")) {
             return None;
         }
-        let slot = Slot::of_path(named).ok()?;
-        Self::of_slot(&slot, file)
+        // Outside a folder, its category is missing, and it can only be known by its name.
+        if named.parent().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            return Some(Self::new(file, None, Some(named.file_stem()?.to_str()?)));
+        }
+        Self::of_slot(&Slot::of_path(named).ok()?, file)
     }
 
-    fn is_near(&self, category: &str, name: &str) -> bool {
-        match &self.name {
-            Some(own) => naming::within_two(&format!("{}/{own}", self.category), &format!("{category}/{name}")),
-            None => naming::within_two(&self.category, category),
-        }
+    fn key(&self) -> (Option<&str>, Option<&str>) {
+        (self.category.as_deref(), self.name.as_deref())
     }
 }
 
 /// Finds the file that is nearest to each type: one that differs only as people confuse names, else one within two letters.
 pub(super) fn find_nearest(types: &mut [UnservedType], candidates: &[Candidate]) {
-    let mut same: BTreeMap<(&str, Option<&str>), &Candidate> = BTreeMap::new();
+    let mut same: BTreeMap<(Option<&str>, Option<&str>), &Candidate> = BTreeMap::new();
     for candidate in candidates {
-        same.entry((&candidate.category, candidate.name.as_deref())).or_insert(candidate);
+        same.entry(candidate.key()).or_insert(candidate);
     }
     let mut room = COMPARISONS_MAX;
     for one in types {
         let (category, name) = (naming::plain_part(&one.category), naming::plain_part(&one.name));
-        let exact = same.get(&(&*category, Some(&*name))).or_else(|| same.get(&(&*category, None))).copied();
+        let keys = [(Some(&*category), Some(&*name)), (Some(&*category), None), (None, Some(&*name))];
+        let exact = keys.into_iter().find_map(|key| same.get(&key).copied());
         let near = exact.or_else(|| {
             room = room.checked_sub(candidates.len())?;
-            let near = |named: bool| {
-                candidates
-                    .iter()
-                    .filter(move |one| one.name.is_some() == named)
-                    .find(|one| one.is_near(&category, &name))
+            let both: Vec<char> = format!("{category}/{name}").chars().collect();
+            let (category, name): (Vec<char>, Vec<char>) = (category.chars().collect(), name.chars().collect());
+            let near = |candidate: &&Candidate| {
+                let meant = match candidate.key() {
+                    (Some(_), Some(_)) => &both,
+                    (Some(_), None) => &category,
+                    (None, _) => &name,
+                };
+                naming::within_two(&candidate.letters, meant)
             };
-            near(true).or_else(|| near(false))
+            // One for the very name is nearer than one for the category.
+            let named = candidates.iter().filter(|candidate| candidate.name.is_some()).find(near);
+            named.or_else(|| candidates.iter().find(near))
         });
         one.nearest = near.map(|candidate| candidate.file.display().to_string());
     }
@@ -181,11 +194,12 @@ mod tests {
             .filter_map(file)
             .collect();
         candidates.extend(Candidate::of_stray(Path::new("shop/sale.WASM"), Some(Path::new("shop/sale.wasm"))));
+        candidates.extend(Candidate::of_stray(Path::new("start.wasm"), None));
         let mut types = unserved.types();
         find_nearest(&mut types, &candidates);
         let near: Vec<_> = types.iter().map(|one| (one.name.as_str(), one.nearest.as_deref())).collect();
         let expected = [
-            ("start", None),
+            ("start", Some("start.wasm")),
             ("view", Some("Page/_.wasm")),
             ("order placed", Some("Shop/order_placed.wasm")),
             ("sale", Some("shop/sale.WASM")),

@@ -119,15 +119,18 @@ async fn a_half_written_file_holds_its_events_until_it_is_whole() {
 async fn an_event_type_that_must_have_a_module_waits_for_one() {
     let bytes = judges(ACCEPT);
     let house = House::start(&[("shop/sale.wasm", &bytes)], |options| {
-        options.requires_module = Arc::new(|category, _| category == "shop");
+        let each = vec![("shop".into(), None), ("shop".into(), Some("sale".into())), ("game".into(), None)];
+        options.required = Required { contains: Arc::new(|category, _| category == "shop"), each };
     })
     .await;
     assert_eq!(judged_by(&house, ("shop", "sale")).await, Some(Digest::of(&bytes)));
     assert!(is_unavailable(&house, ("shop", "theft")).await);
+    assert_eq!(house.validators.doubts(), Doubts { missing: 1, ..Doubts::default() });
     assert_eq!(house.judge(("page", "view"), "{}").await.outcome, Ok(Verdict::Accept));
     house.remove("shop/sale.wasm");
     house.until_gone("shop/sale").await;
     assert!(is_unavailable(&house, ("shop", "sale")).await);
+    assert_eq!(house.validators.doubts(), Doubts { missing: 3, ..Doubts::default() });
 }
 
 #[tokio::test]
@@ -284,6 +287,28 @@ async fn a_restart_on_an_empty_directory_serves_what_served_last() {
     until_lost(&house, 0).await;
     house.wait(|| house.problems().is_empty().then_some(()), "all is well").await;
     all_judge(&house, &bytes).await;
+}
+
+#[tokio::test]
+async fn another_directory_in_the_place_of_the_right_one_takes_nothing_away() {
+    let (house, bytes) = four().await;
+    let other = judges(ACCEPT);
+    let replace = |modules: &Path, aside: &Path| {
+        std::fs::rename(modules, aside).expect("moved");
+        for number in 0..9 {
+            put(modules, &format!("other/{number}.wasm"), &other);
+        }
+    };
+    replace(&house.modules(), &house.root.path().join("aside"));
+    until_lost(&house, 4).await;
+    all_judge(&house, &bytes).await;
+    let (house, _) = (four().await.0, drop(house));
+    replace(&house.modules(), &house.root.path().join("aside"));
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    all_judge(&house, &bytes).await;
+    until_lost(&house, 4).await;
+    assert_eq!(judged_by(&house, ("other", "1")).await, Some(Digest::of(&other)));
 }
 
 #[tokio::test]
