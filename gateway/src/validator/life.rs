@@ -746,47 +746,7 @@ impl Life {
             tracing::warn!(event_type = %slot, %digest, "the file cannot be taken, and the last version that served does again");
             entry.serve(&slot, digest, program, &self.parts.board);
         }
-        match outcome {
-            Outcome::Same => entry.rested(&slot, now),
-            Outcome::Serving(digest) => entry.came_back(digest, now),
-            Outcome::Loaded(digest, program) => {
-                entry.take(digest, now);
-                entry.put_in_force();
-                entry.serve(&slot, digest, program, &self.parts.board);
-            }
-            Outcome::Refused(digest, step, refusal) if entry.tries_limits_on(digest) => {
-                entry.refuse_limits(&slot, step, digest, refusal, now);
-            }
-            Outcome::Refused(digest, step, refusal) if refusal.passing => {
-                entry.tries = entry.tries.saturating_add(1);
-                entry.retry(digest, now, self.parts.rescan);
-                entry.refuse(&slot, step, Some(digest), refusal);
-            }
-            Outcome::Refused(digest, step, refusal) => {
-                entry.content = Some((digest, now));
-                entry.refusal = Some((step, refusal));
-                entry.settle(now + SETTLE);
-            }
-            // What was there before serves, as far as there was something, until the heavy lane has answered.
-            Outcome::Heavy => {}
-            Outcome::Rewritten => {
-                entry.content = None;
-                entry.settle(now + SETTLE);
-            }
-            // That it is gone is for the directory to tell, when it is at rest.
-            Outcome::Unreadable(_) if !entry.present || is_gone(&self.parts.directory.root.join(&entry.found.file)) => {
-                entry.content = None;
-                entry.rest_without_file();
-            }
-            Outcome::Unreadable(error) => {
-                entry.content = None;
-                (entry.looked_since, entry.tries) = (None, 0);
-                entry.look_again(now, HEARTBEAT);
-                let expected = "a file that the gateway may read";
-                entry.refuse(&slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
-            }
-            Outcome::Barred => entry.stay_barred(&slot),
-        }
+        entry.note_outcome(&slot, outcome, now, &self.parts);
         entry.note_unkept(unkept, now, self.parts.rescan);
         if entry.heavy && entry.again {
             self.generations += 1;
@@ -842,6 +802,51 @@ impl Life {
 }
 
 impl Entry {
+    /// Takes note of how far the file came.
+    fn note_outcome(&mut self, slot: &Slot, outcome: Outcome, now: Instant, parts: &Parts) {
+        match outcome {
+            Outcome::Same => self.rested(slot, now),
+            Outcome::Serving(digest) => self.came_back(digest, now),
+            Outcome::Loaded(digest, program) => {
+                self.take(digest, now);
+                self.put_in_force();
+                self.serve(slot, digest, program, &parts.board);
+            }
+            Outcome::Refused(digest, step, refusal) if self.tries_limits_on(digest) => {
+                self.refuse_limits(slot, step, digest, refusal, now);
+            }
+            Outcome::Refused(digest, step, refusal) if refusal.passing => {
+                self.tries = self.tries.saturating_add(1);
+                self.retry(digest, now, parts.rescan);
+                self.refuse(slot, step, Some(digest), refusal);
+            }
+            Outcome::Refused(digest, step, refusal) => {
+                self.content = Some((digest, now));
+                self.refusal = Some((step, refusal));
+                self.settle(now + SETTLE);
+            }
+            // What was there before serves, as far as there was something, until the heavy lane has answered.
+            Outcome::Heavy => {}
+            Outcome::Rewritten => {
+                self.content = None;
+                self.settle(now + SETTLE);
+            }
+            // That it is gone is for the directory to tell, when it is at rest.
+            Outcome::Unreadable(_) if !self.present || is_gone(&parts.directory.root.join(&self.found.file)) => {
+                self.content = None;
+                self.rest_without_file();
+            }
+            Outcome::Unreadable(error) => {
+                self.content = None;
+                (self.looked_since, self.tries) = (None, 0);
+                self.look_again(now, HEARTBEAT);
+                let expected = "a file that the gateway may read";
+                self.refuse(slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
+            }
+            Outcome::Barred => self.stay_barred(slot),
+        }
+    }
+
     fn new(generation: u64, found: Found, given: Given) -> Self {
         Self {
             generation,
