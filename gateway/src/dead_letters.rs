@@ -20,6 +20,15 @@ pub struct DeadLetters {
     trimmed: AtomicU64,
 }
 
+/// Whether quarantined events were kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// All of them.
+    All,
+    /// None of them: there was no room.
+    None,
+}
+
 /// Rejected events of one request, as far as there is room for them.
 #[derive(Debug, Default)]
 pub struct Rejected {
@@ -92,19 +101,20 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps quarantined events; returns after their commit. `room` is that of the request that they came with, of which
+    /// Keeps quarantined events, all of them or none for want of room; returns after their commit. `room` is that of the request that they came with, of which
     /// events may be `committed` already.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Overloaded`] and [`Refusal::Draining`] when nothing of the request is committed, else
-    /// [`Refusal::DatabaseAway`]; [`Refusal::Internal`] when Postgres refuses the dead letter.
+    /// [`Refusal::Overloaded`] and [`Refusal::Draining`] when nothing of the request is committed;
+    /// [`Refusal::DatabaseAway`] when nobody knows whether all of them are kept; [`Refusal::Internal`] when Postgres refuses the
+    /// dead letter.
     pub async fn keep(
         &self,
         mut letters: Vec<DeadLetter>,
         room: Option<Arc<Held>>,
         committed: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Kept, Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
             let rest = letters.split_off(letters.len().min(self.parcel_max));
@@ -113,11 +123,13 @@ impl DeadLetters {
             let (parcel, room) = (Arc::new(parcel), room.clone());
             let receipt =
                 if first { self.batcher.submit(parcel, room) } else { self.batcher.submit_rest(parcel, room) };
-            receipts.push(receipt.map_err(|refused| match refused {
-                _ if committed || !first => Refusal::DatabaseAway,
-                Refused::Full(_) => Refusal::Overloaded,
-                Refused::Closed(_) => Refusal::Draining,
-            })?);
+            match receipt {
+                Ok(receipt) => receipts.push(receipt),
+                Err(_) if !first => return Err(Refusal::DatabaseAway),
+                Err(_) if committed => return Ok(Kept::None),
+                Err(Refused::Full(_)) => return Err(Refusal::Overloaded),
+                Err(Refused::Closed(_)) => return Err(Refusal::Draining),
+            }
         }
         for receipt in receipts {
             // Without a receipt nobody knows: the rows may be committed.
@@ -133,7 +145,7 @@ impl DeadLetters {
                 }
             }
         }
-        Ok(())
+        Ok(Kept::All)
     }
 }
 
@@ -211,6 +223,23 @@ mod tests {
         letters.keep_rejected(gathered(1_000));
         assert_eq!(letters.trimmed(), 1_000 - held as u64);
         assert!(share.held() > 10_000, "the others wait to be kept");
+        drop(letters);
+        writers.drain(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn quarantined_events_that_find_no_room_leave_those_beside_them_their_outcomes() {
+        let second = Duration::from_secs(1);
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 1, wait: second };
+        let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
+        let letters = DeadLetters::new(batcher, 10, 1_000, 100);
+        letters.close();
+        assert_eq!(
+            letters.keep(vec![letter()], None, true).await,
+            Ok(Kept::None),
+            "others of the request are committed"
+        );
+        assert_eq!(letters.keep(vec![letter()], None, false).await, Err(Refusal::Draining));
         drop(letters);
         writers.drain(Duration::ZERO).await;
     }

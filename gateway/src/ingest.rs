@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::batch::{Fate, Fates, Refused};
 use crate::body;
-use crate::dead_letters::Rejected;
+use crate::dead_letters::{Kept, Rejected};
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
 use crate::event::{DeadLetter, EventRow, Reason, Text};
 use crate::gateway::Gateway;
@@ -425,7 +425,6 @@ impl<'a> Sending<'a> {
         detail: String,
     ) {
         let id = event.id;
-        self.tally.count(&event.category, &event.name, Ending::Quarantined);
         let letter = self.dead_letter(place, Reason::Quarantined, &code, &detail, Bytes::new());
         self.quarantined.0.push(DeadLetter { module, ..of_event(letter, event, self.gateway) });
         self.quarantined.1.push(place);
@@ -528,7 +527,6 @@ impl<'a> Sending<'a> {
     /// An event that Postgres refuses for its data, whatever else is in its batch.
     fn unstorable(&mut self, place: usize, row: &EventRow, sqlstate: &str, message: &str) {
         let &EventRow { id, session_id, ref category, ref name, module, ref raw, .. } = row;
-        self.tally.count(category, name, Ending::Quarantined);
         let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
         let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw.clone());
         self.quarantined.0.push(DeadLetter {
@@ -548,8 +546,7 @@ impl<'a> Sending<'a> {
         let letters = &self.gateway.dead_letters;
         letters.keep_rejected(std::mem::take(&mut self.rejected));
         if !self.quarantined.0.is_empty() {
-            let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
-            letters.keep(std::mem::take(&mut self.quarantined.0), self.room.take(), committed).await?;
+            self.keep_quarantined().await?;
         }
         let outcomes: Option<Each<Outcome>> = self.outcomes.into_iter().collect();
         let outcomes = outcomes.ok_or(Refusal::Internal)?;
@@ -560,6 +557,31 @@ impl<'a> Sending<'a> {
             }
         }
         Ok(outcomes)
+    }
+}
+
+impl Sending<'_> {
+    /// Keeps quarantined events. If there is no room for any of them, those beside them have their outcomes all the same.
+    async fn keep_quarantined(&mut self) -> Result<(), Refusal> {
+        let (kept, places) = std::mem::take(&mut self.quarantined);
+        let types: SmallVec<[(Text, Text); 1]> = kept
+            .iter()
+            .map(|letter| [&letter.category, &letter.name].map(|word| Text::from(word.as_deref().unwrap_or_default())))
+            .map(|[category, name]| (category, name))
+            .collect();
+        let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
+        let kept = self.gateway.dead_letters.keep(kept, self.room.take(), committed).await?;
+        let ending = if kept == Kept::All { Ending::Quarantined } else { Ending::Unfinished };
+        for (place, (category, name)) in places.into_iter().zip(types) {
+            self.tally.count(&category, &name, ending);
+            if kept == Kept::None
+                && let Some(Outcome::Quarantined { id, .. }) = self.outcomes[place]
+            {
+                let why = Unfinished::of(UnfinishedCode::NotKept);
+                self.outcomes[place] = Some(Outcome::Unfinished { id: Some(id), why });
+            }
+        }
+        Ok(())
     }
 }
 
