@@ -71,7 +71,7 @@ fn each_concern_has_one_owner() {
         ],
         &["hyper::"],
     );
-    only(&["validator/loading/finished.rs"], &["unsafe_code", "unsafe {"]);
+    only(&["validator/loading/finished.rs"], &["expect(unsafe_code", "unsafe {"]);
     only(&["clock.rs", "validator/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);
 }
 
