@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::directory;
 use super::history::wall_time;
-use super::loading::Built;
+use super::loading::{Built, packed};
 use crate::verdict::Digest;
 
 /// What each entry begins with; another form of it has another number.
@@ -135,7 +135,7 @@ impl Compiled {
     }
 
     fn try_keep(&self, key: &Digest, built: &Built) -> io::Result<()> {
-        let built = postcard::to_allocvec(built).map_err(io::Error::other)?;
+        let built = packed(built).map_err(io::Error::other)?;
         let packed = zstd::bulk::compress(&built, LEVEL)?;
         let mut sealed = Vec::with_capacity(DIGEST_BYTES + packed.len());
         sealed.extend(key.0);

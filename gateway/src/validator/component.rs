@@ -294,14 +294,12 @@ impl Program {
             Err(broken) => {
                 passing = broken.passes();
                 let ran = processor_time().saturating_sub(began).as_millis();
-                let again =
-                    if passing { "; the module is tried again, since the machine may have been busy" } else { "" };
                 let ran = match broken.code {
                     FaultCode::Deadline => format!(" after {ran} ms of {} ms (deadline_ms)", trial.limits.deadline_ms),
                     FaultCode::Memory => format!(" at {} bytes (memory_bytes_max)", trial.limits.memory_bytes_max),
                     _ => String::new(),
                 };
-                format!("a fault ({}): {}{ran}{again}", broken.code, broken.detail)
+                format!("a fault ({}): {}{ran}", broken.code, broken.detail)
             }
         };
         let title = legible(&example.title, TITLE_CHARACTERS_MAX);
@@ -336,7 +334,11 @@ impl Failed {
         }
         let mend = "mend the rule or the example; `cargo test` in the validator's crate runs them";
         // One that fails for good makes another try worth nothing.
-        Refusal { passing: failed.iter().all(|one| one.passing), ..Refusal::new(expected, found, mend) }
+        let passing = failed.iter().all(|one| one.passing);
+        if passing {
+            found = format!("{found}; the module is tried again, since the machine may have been busy");
+        }
+        Refusal { passing, ..Refusal::new(expected, found, mend) }
     }
 }
 
@@ -425,7 +427,7 @@ fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
                 for_describing(limits).deadline_ms
             )
         }
-        FaultCode::Memory => format!(" of {} bytes (memory_bytes_max)", limits.memory_bytes_max),
+        FaultCode::Memory => format!(" at {} bytes (memory_bytes_max)", limits.memory_bytes_max),
         _ => String::new(),
     };
     let refusal = Refusal::new(

@@ -94,6 +94,8 @@ pub(super) struct Sandbox {
     pub(super) residents: Arc<Semaphore>,
     /// What all modules take of the machine's memory between calls.
     pub(super) memory: Arc<MemoryBudget>,
+    /// How long a call may wait for a processor beyond its deadline.
+    wait_max: Duration,
     /// Dropped to stop the clock.
     stop: Option<SyncSender<()>>,
     clock: Option<JoinHandle<()>>,
@@ -121,16 +123,17 @@ impl Sandbox {
                 runs(common())
             })
             .map_err(EngineError)?;
-        Self::of(engine, bounds)
+        Self::of(engine, bounds, WAIT_MAX)
     }
 
     /// Starts the engine of a loader, whose code the gateway's engine takes. Few instances are made here, each when it is
     /// needed.
     pub(super) fn for_loading() -> Result<Self, EngineError> {
-        Self::of(Engine::new(&common()).map_err(EngineError)?, Bounds::default())
+        // No sender waits for a loader.
+        Self::of(Engine::new(&common()).map_err(EngineError)?, Bounds::default(), Duration::MAX)
     }
 
-    fn of(engine: Engine, bounds: Bounds) -> Result<Self, EngineError> {
+    fn of(engine: Engine, bounds: Bounds, wait_max: Duration) -> Result<Self, EngineError> {
         let (stop, stopped) = sync_channel::<()>(0);
         let memory = MemoryBudget::new(bounds.memory_bytes_max);
         let (ticking, counting) = (engine.clone(), Arc::clone(&memory));
@@ -144,12 +147,12 @@ impl Sandbox {
             })
             .map_err(|error| EngineError(error.into()))?;
         let residents = Arc::new(Semaphore::new(RESIDENTS_MAX as usize));
-        Ok(Self { engine, residents, memory, stop: Some(stop), clock: Some(clock) })
+        Ok(Self { engine, residents, memory, wait_max, stop: Some(stop), clock: Some(clock) })
     }
 
     /// A store whose guest may use what `limits` say, from now on.
     pub(super) fn store(&self, limits: &Limits) -> Store<Meter> {
-        let mut store = Store::new(&self.engine, Meter::new(limits));
+        let mut store = Store::new(&self.engine, Meter::new(limits, self.wait_max));
         store.limiter(|meter| meter);
         // What is lifted out of the guest is bounded before it is copied.
         store.set_hostcall_fuel(output_bytes_max(limits));
@@ -177,7 +180,8 @@ pub(super) fn code_bytes(code: &Range<*const u8>, wasm_bytes: usize, memories: u
 
 /// Begins a call in a store that has served before.
 pub(super) fn begin_call(store: &mut Store<Meter>, limits: &Limits) {
-    *store.data_mut() = Meter::new(limits);
+    let wait_max = store.data().wait_max;
+    *store.data_mut() = Meter::new(limits, wait_max);
     store.set_epoch_deadline(FIRST_LOOK_TICKS);
 }
 
@@ -256,6 +260,8 @@ pub(super) struct Meter {
     pub(super) denied: Option<&'static str>,
     /// What a call may run.
     deadline: Duration,
+    /// How long it may wait for a processor beside that.
+    wait_max: Duration,
     /// When it is over, reckoned when the clock ticks in the middle of it: most calls end before.
     over: Option<Over>,
 }
@@ -270,12 +276,13 @@ struct Over {
 }
 
 impl Meter {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, wait_max: Duration) -> Self {
         Self {
             memory_bytes_left: limits.memory_bytes_max,
             table_entries_left: TABLE_ENTRIES_MAX,
             denied: None,
             deadline: Duration::from_millis(limits.deadline_ms),
+            wait_max,
             over: None,
         }
     }
@@ -306,7 +313,7 @@ impl Meter {
         let deadline = self.deadline;
         let over = *self.over.get_or_insert_with(|| Over {
             processor: processor + deadline,
-            wall: wall + (deadline * WALL_FACTOR).min(deadline + WAIT_MAX),
+            wall: wall + (deadline * WALL_FACTOR).min(deadline.saturating_add(self.wait_max)),
         });
         if processor >= over.processor || wall >= over.wall {
             UpdateDeadline::Interrupt
@@ -361,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_call_ends_when_it_ran_its_deadline_however_long_it_waited() {
-        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() });
+        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() }, WAIT_MAX);
         let (ran, began) = (Duration::from_secs(7), Instant::now());
         assert!(!ends(&mut meter, ran, began));
         // Four times its deadline went by, and it had half of it.
@@ -372,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_call_ends_after_ten_deadlines_however_little_it_ran() {
-        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() });
+        let mut meter = Meter::new(&Limits { deadline_ms: 50, ..Limits::default() }, WAIT_MAX);
         let (ran, began) = (Duration::ZERO, Instant::now());
         assert!(!ends(&mut meter, ran, began));
         assert!(!ends(&mut meter, ran + MS, began + 499 * MS));

@@ -667,10 +667,8 @@ impl Life {
                 (entry.anew, again) = (true, true);
             }
             if again {
-                if entry.heavy {
-                    self.generations += 1;
-                    entry.let_go_of_heavy(self.generations);
-                }
+                self.generations += 1;
+                entry.let_go_of_heavy(self.generations);
                 enqueue(&mut self.queue, slot, entry);
             }
         }
@@ -748,7 +746,7 @@ impl Life {
         }
         entry.note_outcome(&slot, outcome, now, &self.parts);
         entry.note_unkept(unkept, now, self.parts.rescan);
-        if entry.heavy && entry.again {
+        if entry.again {
             self.generations += 1;
             entry.let_go_of_heavy(self.generations);
         }
@@ -836,13 +834,7 @@ impl Entry {
                 self.content = None;
                 self.rest_without_file();
             }
-            Outcome::Unreadable(error) => {
-                self.content = None;
-                (self.looked_since, self.tries) = (None, 0);
-                self.look_again(now, HEARTBEAT);
-                let expected = "a file that the gateway may read";
-                self.refuse(slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
-            }
+            Outcome::Unreadable(error) => self.refuse_unreadable(slot, &error, now),
             Outcome::Barred => self.stay_barred(slot),
         }
     }
@@ -886,8 +878,12 @@ impl Entry {
         }
     }
 
-    /// Lets go of what is in the heavy lane: the file is another one by now. What is still found of it concerns nobody.
+    /// Lets go of what is in the heavy lane, if it is there: the file is another one by now. What is still found of it
+    /// concerns nobody.
     fn let_go_of_heavy(&mut self, generation: u64) {
+        if !self.heavy {
+            return;
+        }
         self.cancelled.store(true, Release);
         self.cancelled = Arc::default();
         self.generation = generation;
@@ -1004,6 +1000,15 @@ impl Entry {
     fn look_again(&mut self, now: Instant, pause: Duration) {
         self.look_at = Some(now + pause);
         self.retry_at = Some(wall_time() + pause);
+    }
+
+    /// The file cannot be read, and is looked at again soon.
+    fn refuse_unreadable(&mut self, slot: &Slot, error: &str, now: Instant) {
+        self.content = None;
+        (self.looked_since, self.tries) = (None, 0);
+        self.look_again(now, HEARTBEAT);
+        let expected = "a file that the gateway may read";
+        self.refuse(slot, State::Settling, None, Refusal::new(expected, error, "check its owner and mode"));
     }
 
     /// Takes note of whether what serves is kept as a version.

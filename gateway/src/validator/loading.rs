@@ -32,6 +32,7 @@ mod process;
 pub use child::run as run_loader;
 pub(super) use finished::Finished;
 pub use job::LoaderLimits;
+pub(super) use job::packed;
 use job::{Bound, Job};
 use marks::{Mark, Marks};
 use process::Ended;

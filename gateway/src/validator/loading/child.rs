@@ -7,7 +7,7 @@ use super::super::component::{CheckAmended, Program, Trial};
 use super::super::engine::Sandbox;
 use super::super::world::Refusal;
 use super::confine;
-use super::job::{Frame, JOB_BYTES_MAX, Job, Told, seal};
+use super::job::{Frame, JOB_BYTES_MAX, Job, Told, packed, seal};
 use crate::envelope::Rules;
 
 /// Runs a loader to its end, for the gateway with this process id.
@@ -57,7 +57,7 @@ fn answer(job: &Job, bytes: &[u8], check_amended: &CheckAmended) -> Result<(), S
     let begin = |step| drop(say(Frame::Step(step), &[]));
     match Program::build(&sandbox, bytes, &trial, begin) {
         Ok(built) => {
-            let built = postcard::to_allocvec(&built).map_err(|error| format!("what was built: {error}"))?;
+            let built = packed(&built).map_err(|error| format!("what was built: {error}"))?;
             say(Frame::Built, &[&seal(&built), &built])
         }
         Err(refusal) => refuse(refusal),

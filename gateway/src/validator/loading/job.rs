@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::component::Step;
 use super::super::settings::Limits;
 use super::super::world::Refusal;
+use super::Built;
 use crate::envelope::Rules;
 use crate::verdict::Digest;
 
@@ -50,7 +51,7 @@ impl Default for LoaderLimits {
     }
 }
 
-/// Bytes of finished code that a loader may answer with, beside those for each byte of the file.
+/// Bytes of finished code that a loader may answer with, beside those for each byte of the file and the module's memory.
 const ANSWER_BYTES: u64 = 16 << 20;
 const ANSWER_PER_BYTE: u64 = 32;
 
@@ -73,7 +74,9 @@ impl LoaderLimits {
             wall: processor.saturating_mul(self.wall_factor),
             self_test: Duration::from_millis(percent(self.self_test_ms)),
             stack_bytes: percent(self.stack_bytes),
-            answer_bytes: percent(ANSWER_BYTES.saturating_add(ANSWER_PER_BYTE.saturating_mul(file_bytes))),
+            // What `describe` left in the module's memory is in it, too.
+            answer_bytes: percent(ANSWER_BYTES.saturating_add(ANSWER_PER_BYTE.saturating_mul(file_bytes)))
+                .saturating_add(limits.memory_bytes_max as u64),
             yields: !quick,
         }
     }
@@ -237,6 +240,12 @@ impl From<Told> for Refusal {
     fn from(told: Told) -> Self {
         Self { passing: told.passing, ..Self::new(told.expected, told.found, told.mend) }
     }
+}
+
+/// What was built as bytes. They are as many as the module has memory or more, so room is taken once.
+pub(in super::super) fn packed(built: &Built) -> Result<Vec<u8>, postcard::Error> {
+    let bytes = postcard::serialize_with_flavor(built, postcard::ser_flavors::Size::default())?;
+    postcard::to_extend(built, Vec::with_capacity(bytes))
 }
 
 /// Puts the digest of what was built before it. It is checked before the engine sees any of it.
