@@ -331,7 +331,7 @@ impl Resident {
         let describe = describe.map_err(|error| broken(&error, &self.store))?;
         let address = describe.function.call(&mut self.store, ()).map_err(|error| broken(&error, &self.store))?;
         let description = self.answer(limits, |answer| answer.description(address))?;
-        self.was_read(describe.post_return.as_ref(), address)?;
+        was_read(&mut self.store, describe.post_return.as_ref(), address)?;
         Ok(description)
     }
 
@@ -358,7 +358,7 @@ impl Resident {
         let called = self.parts.validate.function.call(&mut self.store, flat);
         let address = called.map_err(|error| broken(&error, &self.store))?;
         let verdict = self.answer(limits, |answer| answer.verdict(address))?;
-        self.was_read(self.parts.validate.post_return.clone().as_ref(), address)?;
+        was_read(&mut self.store, self.parts.validate.post_return.as_ref(), address)?;
         Ok(verdict)
     }
 
@@ -388,12 +388,6 @@ impl Resident {
     fn answer<T>(&self, limits: &Limits, read: impl FnOnce(&mut Answer<'_>) -> Result<T, Broken>) -> Result<T, Broken> {
         let answer = read(&mut Answer::new(self.parts.memories[0].data(&self.store), limits));
         answer.map_err(|broken| denied(&self.store).unwrap_or(broken))
-    }
-
-    /// Tells the module that its answer was read.
-    fn was_read(&mut self, post_return: Option<&TypedFunc<u32, ()>>, address: u32) -> Result<(), Broken> {
-        let Some(post_return) = post_return else { return Ok(()) };
-        post_return.call(&mut self.store, address).map_err(|error| broken(&error, &self.store))
     }
 
     /// Undoes what the last event did. False when that cannot be done, or is not worth it: then this instance ends here.
@@ -513,6 +507,12 @@ impl Pages {
         self.count += usize::from(self.written[word] & bit == 0);
         self.written[word] |= bit;
     }
+}
+
+/// Tells a module that its answer was read.
+fn was_read(store: &mut Store<Meter>, post_return: Option<&TypedFunc<u32, ()>>, address: u32) -> Result<(), Broken> {
+    let Some(post_return) = post_return else { return Ok(()) };
+    post_return.call(&mut *store, address).map_err(|error| broken(&error, store))
 }
 
 /// Marks that are looked at together; few are set.
