@@ -4,7 +4,7 @@
 //! many.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -20,6 +20,9 @@ const DIGEST_BYTES: usize = 32;
 
 /// Bytes of all entries together. A module of a compiled language takes about 100 KiB, an interpreter 10 MiB.
 const ENTRIES_BYTES_MAX: u64 = 8 << 30;
+
+/// Bytes of one entry.
+const ENTRY_BYTES_MAX: u64 = 1 << 30;
 
 /// How hard to compress: finished code shrinks to a third at once.
 const LEVEL: i32 = 1;
@@ -98,10 +101,10 @@ impl Compiled {
         Ok(())
     }
 
-    /// Gives what was built under this key to `open`. An entry that is damaged, or that is not taken, is removed.
-    pub(super) fn find<T>(&self, key: &Digest, open: impl FnOnce(Built) -> Option<T>) -> Option<T> {
+    /// What was built under this key. An entry that is damaged is removed.
+    pub(super) fn find(&self, key: &Digest) -> Option<Built> {
         let path = self.path(key);
-        let bytes = match read(&path) {
+        let bytes = match directory::read(&path, ENTRY_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -109,20 +112,16 @@ impl Compiled {
                 return None;
             }
         };
-        let built = unseal(key, &bytes);
-        if built.is_none() {
+        let Some(built) = unseal(key, &bytes) else {
             tracing::warn!(entry = %path.display(), "this compiled code is damaged, and is removed");
-        }
-        let opened = built.and_then(open);
-        if opened.is_none() {
             self.forget(key);
             return None;
-        }
+        };
         // Used now, so that it stays.
         let _noted = File::options().append(true).open(&path).and_then(|file| file.set_modified(wall_time().into()));
         #[cfg(test)]
         self.found.fetch_add(1, Relaxed);
-        opened
+        Some(built)
     }
 
     /// Keeps what was built. What cannot be kept is built anew at the next start.
@@ -180,12 +179,6 @@ fn unseal(key: &Digest, bytes: &[u8]) -> Option<Built> {
     let bytes = zstd::zstd_safe::get_frame_content_size(packed).ok()??;
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= BUILT_BYTES_MAX)?;
     postcard::from_bytes(&zstd::bulk::decompress(packed, bytes).ok()?).ok()
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    directory::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -141,10 +141,14 @@ impl Loader {
         begin: impl Fn(Step),
     ) -> Result<Program, Unloaded> {
         let key = self.key(asked);
-        if let Some(program) =
-            self.compiled.as_ref().and_then(|compiled| compiled.find(&key, |built| Program::open(sandbox, built).ok()))
-        {
-            return Ok(program);
+        if let Some(built) = self.compiled.as_ref().and_then(|compiled| compiled.find(&key)) {
+            match Program::open(sandbox, built) {
+                Ok(program) => return Ok(program),
+                // There is no room for it just now, which says nothing against what was built.
+                Err(refusal) if refusal.passing => return Err(Unloaded::Refused(refusal)),
+                // The engine is another one by now.
+                Err(_) => self.forget(&key),
+            }
         }
         let lane = match self.marks.look(&key) {
             Mark::None => lane,
@@ -158,9 +162,17 @@ impl Loader {
             compiled.keep(&key, &built);
         }
         Program::open(sandbox, built).map_err(|refusal| {
-            self.compiled.as_ref().inspect(|compiled| compiled.forget(&key));
+            if !refusal.passing {
+                self.forget(&key);
+            }
             Unloaded::Refused(refusal)
         })
+    }
+
+    fn forget(&self, key: &Digest) {
+        if let Some(compiled) = &self.compiled {
+            compiled.forget(key);
+        }
     }
 
     fn key(&self, asked: &Asked<'_>) -> Digest {

@@ -97,7 +97,7 @@ fn native(bytes: &[u8]) -> (String, String) {
 fn words(text: &str) -> (String, String) {
     let start = text.trim_start_matches('\u{feff}').trim_start();
     let begins = |with: &str| start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    let beginning = || legible(start, BEGINNING_MAX).to_string();
+    let beginning = || legible(start, BEGINNING_MAX);
     if begins("<!doctype") || begins("<html") {
         let mend = "fetch the file anew: such a page is an answer of a server, often of one that asks for a login or does not \
                     know the address";
@@ -148,7 +148,7 @@ mod tests {
             (b";; a comment\n(component)", "text form (.wat)", "wasm-tools parse"),
             (b"package eye:validator@1.0.0;\nworld validator {}", "WIT", "not its interface"),
             (br#"{"type":"object"}"#, "JSON", "the build made"),
-            ("h\u{e9}llo\n\u{202e}".as_bytes(), "text, which begins with `h\u{e9}llo\\n\\u{202e}`", "the build made"),
+            ("h\u{e9}llo\n\u{202e}".as_bytes(), "text, which begins with `h\u{e9}llo\\n\\u202e`", "the build made"),
             (b"\xff\xfe\x00\x01", "begin with ff fe 00 01", "00 61 73 6d"),
         ];
         for (bytes, found, mend) in cases {
