@@ -206,8 +206,11 @@ async fn no_loader_outlives_its_gateway_or_holds_a_stop_and_a_fix_for_its_own_fi
     // What it has left: the three pipes, and what it maps code from.
     let environment = std::fs::read(format!("/proc/{loader}/environ")).expect("it lives");
     assert_eq!(environment, b"");
-    let status = std::fs::read_to_string(format!("/proc/{loader}/status")).expect("it lives");
-    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    eventually("it has given up all", async || {
+        let status = std::fs::read_to_string(format!("/proc/{loader}/status")).expect("it lives");
+        (status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2")).then_some(())
+    })
+    .await;
     let score = std::fs::read_to_string(format!("/proc/{loader}/oom_score_adj")).expect("it lives");
     assert_eq!(score.trim(), "1000");
     assert_eq!(gateway.get("/readyz").await.status, 200);

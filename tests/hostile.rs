@@ -272,13 +272,15 @@ async fn a_file_that_is_no_validator_judges_nothing_and_says_why() {
         }
         assert_eq!((&report["digest"], &report["counts"]["accepted"]), (&Value::Null, &json!(0)), "{file}");
 
-        // The sender: nothing serves this type, so the event is taken as it is.
+        // The sender: the module that is there cannot judge, so nothing is stored unjudged.
         let answer = gateway.send(&event("guests", file, json!({"misbehave": true}))).await;
-        assert_eq!(answer.status, 201, "{file}: {answer:?}");
+        assert_eq!(answer.status, 503, "{file}: {answer:?}");
+        let code = answer.json()["code"].as_str().map(str::to_owned);
+        assert!(["module_unavailable", "module_loading"].map(Some).contains(&code.as_deref()), "{file}: {answer:?}");
     }
     // The dead letters: none.
     assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
-    assert!(gateway.session(SESSION).await.iter().all(|event| event["validator"].is_null()));
+    assert_eq!(gateway.session(SESSION).await.len(), 0);
 
     // The figures.
     let count = Some(REFUSED.len() as f64);
@@ -292,7 +294,7 @@ async fn a_file_that_is_no_validator_judges_nothing_and_says_why() {
     assert_eq!(figures.value("eye_module_files_refused", &[]), count);
     assert_eq!(figures.all("eye_module_verdicts_total").count() + figures.all("eye_module_faults_total").count(), 0);
     for Refused { file, .. } in REFUSED {
-        assert_eq!(of_type(&figures, file, "stored"), Some(1.0), "{file}");
+        assert_eq!(of_type(&figures, file, "stored").unwrap_or_default(), 0.0, "{file}");
     }
 }
 

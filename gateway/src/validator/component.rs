@@ -411,11 +411,13 @@ fn uncompiled(error: &wasmtime::Error) -> Refusal {
 
 /// What was compiled is good, and the gateway's own engine has no room for such a module.
 fn unopened(error: &wasmtime::Error) -> Refusal {
-    Refusal::new(
-        "a module for which the engine has a place",
-        format!("{error:#}"),
-        "build it with fewer memories, tables and instances",
-    )
+    beyond_place(error).unwrap_or_else(|| {
+        Refusal::new(
+            "a module for which the engine has a place",
+            format!("{error:#}"),
+            "build it with fewer memories, tables and instances",
+        )
+    })
 }
 
 fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
