@@ -198,7 +198,7 @@ fn networks(networks: &[IpNet]) -> Result<Vec<IpNet>, Invalid> {
 }
 
 fn checked_scopes(scopes: Vec<String>) -> Result<Vec<String>, Invalid> {
-    let known = [Scope::Ingest, Scope::Read, Scope::Admin].map(Scope::as_str);
+    let known = Scope::ALL.map(Scope::as_str);
     few("scopes", scopes.len())?;
     match scopes.iter().find(|scope| !known.contains(&scope.as_str())) {
         Some(scope) => invalid("scopes", format!("`{scope}` is none of {}", known.join(", "))),

@@ -87,6 +87,7 @@ impl Source {
 enum ScopeName {
     Ingest,
     Read,
+    Raw,
     Admin,
 }
 

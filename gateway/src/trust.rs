@@ -54,18 +54,39 @@ pub enum Scope {
     Ingest,
     /// Read what was stored, and how the gateway does.
     Read,
+    /// Read the bytes that are kept of refused events, too.
+    Raw,
     /// Change things.
     Admin,
 }
 
 impl Scope {
+    /// All, those that include least first.
+    pub const ALL: [Self; 4] = [Self::Ingest, Self::Read, Self::Raw, Self::Admin];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
             Self::Read => "read",
+            Self::Raw => "raw",
             Self::Admin => "admin",
         }
+    }
+
+    /// Whether who has this scope may do what `other` is for.
+    pub fn includes(self, other: Self) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Raw => matches!(other, Self::Raw | Self::Read),
+            Self::Ingest | Self::Read => self == other,
+        }
+    }
+
+    /// Whether one of the scopes that a row names includes this one. A word that is no scope includes nothing.
+    pub fn is_granted_by(self, words: &[String]) -> bool {
+        let own = |word: &String| Self::ALL.into_iter().find(|scope| scope.as_str() == word);
+        words.iter().filter_map(own).any(|own| own.includes(self))
     }
 }
 
@@ -126,8 +147,9 @@ impl Application {
         }
     }
 
-    fn has(&self, scope: Scope) -> bool {
-        self.scopes.iter().any(|own| own == scope.as_str())
+    /// Whether it may do what `scope` is for.
+    pub fn has(&self, scope: Scope) -> bool {
+        scope.is_granted_by(&self.scopes)
     }
 
     /// Whether it may send events of this type.
@@ -601,6 +623,24 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn admin_includes_every_scope_and_raw_includes_read() {
+        let table = [
+            (Scope::Ingest, [true, false, false, false]),
+            (Scope::Read, [false, true, false, false]),
+            (Scope::Raw, [false, true, true, false]),
+            (Scope::Admin, [true, true, true, true]),
+        ];
+        for (own, includes) in table {
+            assert_eq!(Scope::ALL.map(|other| own.includes(other)), includes, "{own:?}");
+            let words = [own.as_str().to_owned()];
+            assert_eq!(Scope::ALL.map(|other| other.is_granted_by(&words)), includes, "{own:?}");
+        }
+        let words = ["ingest", "raw", "root"].map(str::to_owned);
+        assert_eq!(Scope::ALL.map(|other| other.is_granted_by(&words)), [true, true, true, false]);
+        assert!(Scope::ALL.iter().all(|scope| !scope.is_granted_by(&["Admin".to_owned(), String::new()])));
+    }
 
     #[test]
     fn an_ipv4_network_is_one_however_it_is_written() {

@@ -261,6 +261,7 @@ fn scopes(names: &[ScopeName]) -> Vec<String> {
     let word = |name: &ScopeName| match name {
         ScopeName::Ingest => Scope::Ingest,
         ScopeName::Read => Scope::Read,
+        ScopeName::Raw => Scope::Raw,
         ScopeName::Admin => Scope::Admin,
     };
     names.iter().map(|name| word(name).as_str().to_owned()).collect()
