@@ -22,6 +22,20 @@ pub fn describe_with(expect: Expectation) -> Description {
     Description { summary: "A guest of the gateway's tests.".to_owned(), examples: vec![example] }
 }
 
+/// Exports a function `fn(&str) -> String` as `redact` of a guest besides.
+#[macro_export]
+macro_rules! redacts {
+    ($redact:path) => {
+        impl $crate::bindings::redact::Guest for Guest {
+            fn redact(data: String) -> String {
+                $redact(&data)
+            }
+        }
+
+        $crate::bindings::redact::export_redact!(Guest with_types_in $crate::bindings::redact);
+    };
+}
+
 /// Exports a function `fn(&Event) -> Verdict` as a validator. Without a function that describes it, it says that it
 /// accepts `{}`.
 #[macro_export]

@@ -40,8 +40,29 @@ fn judge(event: &Event<Submit>) -> Verdict {
     }
 }
 
+/// What may be kept of a form that is not stored, whatever it is that was sent as one: secrets are known wherever they
+/// stand, and what breaks a rule may hold anything.
+fn redact(mut data: Object<'_>) -> Object<'_> {
+    if let Ok(Some(redacted)) = data.rewrite(secrets::redaction) {
+        data = redacted;
+    }
+    let text = |data: &Object<'_>, key: &str| data.get(key).and_then(|value| value.as_str().map(Cow::into_owned));
+    let rules: [(&str, bool); 3] = [
+        ("host", text(&data, "host").is_some_and(|host| is_host_name(&host))),
+        ("path", text(&data, "path").is_some_and(|path| path.starts_with('/'))),
+        ("form", data.get("form").is_some_and(|form| form.text().starts_with('{'))),
+    ];
+    for (key, kept) in rules {
+        if !kept && data.get(key).is_some() {
+            data.set(key, secrets::REDACTED);
+        }
+    }
+    data
+}
+
 eye_validator::validator! {
     judge,
+    redact: redact,
     summary: "A form was submitted: `host`, `path` and the fields in `form`, of which secrets are stored as [redacted].",
     examples: [
         accept "a form": r#"{"host":"shop.example","path":"/sign-up","form":{"name":"Ada","amount":12.50}}"#,
@@ -77,6 +98,22 @@ mod tests {
             format!(r#"{{"host":"a.example","n":12345678901234567890.123456789,"form":{kept},"path":"/"}}"#)
         );
         assert_eq!(amended(kept), None, "a second judgement changes nothing");
+    }
+
+    #[test]
+    fn of_a_form_that_is_refused_no_secret_is_kept() {
+        for (data, kept) in [
+            (
+                r#"{"host":"https://a:b@c","path":"/","form":{"password":"x","name":"Ada"},"token":"y"}"#,
+                r#"{"host":"[redacted]","path":"/","form":{"password":"[redacted]","name":"Ada"},"token":"[redacted]"}"#,
+            ),
+            (r#"{"host":"a.example","form":"password=x"}"#, r#"{"host":"a.example","form":"[redacted]"}"#),
+            (r#"{"path":["x"],"form":[{"pin":1}]}"#, r#"{"path":"[redacted]","form":"[redacted]"}"#),
+            (r#"{"n":1.50,"nested":{"cvv":"123"}}"#, r#"{"n":1.50,"nested":{"cvv":"[redacted]"}}"#),
+            ("{}", "{}"),
+        ] {
+            assert_eq!(eye_validator::testing::redact::<EyeValidator>(data), kept, "{data}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use eye_validator::{Json, Part};
 
-const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// A field whose name has one of these in it, written in any way (`Card-Number`, `cardNumber`), holds a secret.
 const SECRET_PARTS: [&str; 13] = [

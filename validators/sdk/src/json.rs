@@ -501,6 +501,22 @@ impl<'a> Object<'a> {
         Ok(Self { members })
     }
 
+    /// Copies the object, with other values in the places that `replace` names, as [`Json::rewrite`] does. Returns nothing if
+    /// nothing was replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] if the text turns out not to be JSON, or if the object itself was replaced by something else.
+    pub fn rewrite(
+        &self,
+        replace: impl FnMut(Option<&str>, Part<'_>) -> Option<Json<'static>>,
+    ) -> Result<Option<Object<'static>>, Malformed> {
+        let Some(rewritten) = Json::from(self).rewrite(replace)? else { return Ok(None) };
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let members = Object::parse(rewritten.text())?.members;
+        Ok(Some(Object { members: members.into_iter().map(|(key, value)| (owned(key), owned(value))).collect() }))
+    }
+
     /// The number of members.
     pub fn len(&self) -> usize {
         self.members.len()

@@ -35,6 +35,37 @@
 //! JSON string; `&str` takes only those without escapes. To change data, see [`Object`]; it keeps what is not changed
 //! to the last digit.
 //!
+//! A validator may say more, by functions that are named before the summary and after the examples:
+//!
+//! ```
+//! # use eye_validator::{Event, Expectation, MoreExample, Object, Verdict, Violations};
+//! # #[derive(serde::Deserialize)]
+//! # struct SignIn { attempts: u32 }
+//! # fn judge(event: &Event<SignIn>) -> Verdict { judge_at(event, event.timestamp) }
+//! # fn judge_at(event: &Event<SignIn>, received_at: i64) -> Verdict {
+//! #     let mut violations = Violations::new();
+//! #     violations.require(received_at - event.timestamp < 86_400_000_000, "", "late", "Send it within a day.");
+//! #     violations.verdict()
+//! # }
+//! /// What may be kept of an event that is refused: nothing else of it is, be it by a message.
+//! fn redact(mut data: Object<'_>) -> Object<'_> {
+//!     data.remove("password");
+//!     data
+//! }
+//!
+//! eye_validator::validator! {
+//!     judge,
+//!     redact: redact,
+//!     judge_at: judge_at, // in place of `judge`, with the time at which the gateway received the event first
+//!     summary: "Somebody signed in.",
+//!     examples: [accept "at the first attempt": r#"{"attempts":1}"#],
+//!     more_examples: [
+//!         MoreExample::new(Expectation::Reject, "no number", r#"{"attempts":"one"}"#).with_codes(&["type"]),
+//!     ],
+//! }
+//! # fn main() { eye_validator::testing::run_examples::<EyeValidator>(); }
+//! ```
+//!
 //! With the feature `bump-allocator`, what a validator takes of its memory (64 MiB unless its settings say otherwise) comes
 //! back after the event and not before, which makes it judge in less time. It suits types that borrow from the data; lists
 //! of owned values, which a hostile sender makes long, do better without.
@@ -105,6 +136,53 @@ pub struct Example {
     pub expect: Expectation,
 }
 
+/// An example that says more than others do; what is left out is made up.
+#[derive(Clone, Copy, Debug)]
+pub struct MoreExample {
+    /// What every example says.
+    pub example: Example,
+    /// The second half of the event type, for a module that serves several names.
+    pub name: Option<&'static str>,
+    /// When the event occurs, in microseconds since 1970-01-01T00:00:00Z.
+    pub timestamp: Option<i64>,
+    /// The application that sends it.
+    pub application: Option<&'static str>,
+    /// The codes of the violations, in any order; none means any.
+    pub codes: &'static [&'static str],
+}
+
+impl MoreExample {
+    /// An example that says no more than others.
+    pub const fn new(expect: Expectation, title: &'static str, data: &'static str) -> Self {
+        let example = Example { title, data, expect };
+        Self { example, name: None, timestamp: None, application: None, codes: &[] }
+    }
+
+    /// With the codes of the violations, in any order.
+    #[must_use]
+    pub const fn with_codes(self, codes: &'static [&'static str]) -> Self {
+        Self { codes, ..self }
+    }
+
+    /// With the second half of the event type.
+    #[must_use]
+    pub const fn with_name(self, name: &'static str) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    /// With the time at which the event occurs, in microseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub const fn with_timestamp(self, timestamp: i64) -> Self {
+        Self { timestamp: Some(timestamp), ..self }
+    }
+
+    /// With the application that sends it.
+    #[must_use]
+    pub const fn with_application(self, application: &'static str) -> Self {
+        Self { application: Some(application), ..self }
+    }
+}
+
 /// What [`validator!`] makes of a function, a summary and examples.
 pub trait Validator {
     /// One line for people: which events this judges, and by which rules.
@@ -113,8 +191,21 @@ pub trait Validator {
     /// The self-test.
     const EXAMPLES: &'static [Example];
 
+    /// More of it.
+    const MORE_EXAMPLES: &'static [MoreExample] = &[];
+
     /// Judges one event as the gateway gives it.
     fn judge(event: &RawEvent) -> Verdict;
+
+    /// Judges one event by the time of its receipt, in microseconds since 1970-01-01T00:00:00Z, if the validator wants it.
+    fn judge_at(event: &RawEvent, _received_at: i64) -> Verdict {
+        Self::judge(event)
+    }
+
+    /// What may be kept of an event with this data that is not stored, if the validator says it.
+    fn redact(_data: &str) -> Option<String> {
+        None
+    }
 }
 
 /// One event as the gateway gives it, before its data is read.
@@ -137,6 +228,27 @@ pub fn judge<'a, T: Deserialize<'a>>(event: &'a RawEvent, judge: impl Fn(&Event<
     }
 }
 
+/// Gives the data of an event that is not stored to a function that takes out what nobody is to read.
+pub fn redact<'a>(data: &'a str, redact: impl Fn(Object<'a>) -> Object<'a>) -> String {
+    // What is no object is no event, so there is nothing to be kept.
+    Object::parse(data).map_or_else(|_| "{}".to_owned(), |data| redact(data).to_text())
+}
+
+/// More examples, in the gateway's words.
+#[doc(hidden)]
+pub fn more_examples<V: Validator>() -> Vec<bindings::examples::Example2> {
+    let example = |more: &MoreExample| bindings::examples::Example2 {
+        title: more.example.title.to_owned(),
+        name: more.name.map(str::to_owned),
+        timestamp: more.timestamp,
+        application: more.application.map(str::to_owned),
+        data: more.example.data.to_owned(),
+        expect: more.example.expect,
+        codes: more.codes.iter().map(|code| (*code).to_owned()).collect(),
+    };
+    V::MORE_EXAMPLES.iter().map(example).collect()
+}
+
 /// What a validator says of itself, in the gateway's words.
 #[doc(hidden)]
 pub fn describe<V: Validator>() -> Description {
@@ -153,16 +265,26 @@ pub fn describe<V: Validator>() -> Description {
 }
 
 #[doc(hidden)]
+pub use bindings::examples::{Guest as ExamplesGuest, export_examples};
+#[doc(hidden)]
+pub use bindings::redact::{Guest as RedactGuest, export_redact};
+#[doc(hidden)]
+pub use bindings::validate_at::{Guest as ValidateAtGuest, export_validate_at};
+#[doc(hidden)]
 pub use bindings::{Guest, export_validator};
 
 /// Makes a validator of a function `fn(&Event<T>) -> Verdict`, a summary, and examples: `accept`, `amend` or `reject`,
-/// a title, and data. Also makes a test that gives each example to the function.
+/// a title, and data. Also makes a test that gives each example to the function. The functions `redact` and `judge_at`, and a
+/// list of [`MoreExample`], may be given besides; a gateway of an older release does not ask for them.
 #[macro_export]
 macro_rules! validator {
     (
         $judge:path,
+        $(redact: $redact:path,)?
+        $(judge_at: $judge_at:path,)?
         summary: $summary:expr,
-        examples: [$($(#[$condition:meta])* $expect:ident $title:literal : $data:expr),+ $(,)?] $(,)?
+        examples: [$($(#[$condition:meta])* $expect:ident $title:literal : $data:expr),+ $(,)?]
+        $(, more_examples: [$($more:expr),+ $(,)?])? $(,)?
     ) => {
         /// The validator of this crate.
         pub struct EyeValidator;
@@ -174,9 +296,19 @@ macro_rules! validator {
                 $crate::Example { title: $title, data: $data, expect: $crate::expectation!($expect) },
             )+];
 
+            $(const MORE_EXAMPLES: &'static [$crate::MoreExample] = &[$($more),+];)?
+
             fn judge(event: &$crate::RawEvent) -> $crate::Verdict {
                 $crate::judge(event, $judge)
             }
+
+            $(fn judge_at(event: &$crate::RawEvent, received_at: i64) -> $crate::Verdict {
+                $crate::judge(event, |event| $judge_at(event, received_at))
+            })?
+
+            $(fn redact(data: &str) -> Option<String> {
+                Some($crate::redact(data, $redact))
+            })?
         }
 
         #[cfg(target_family = "wasm")]
@@ -194,11 +326,57 @@ macro_rules! validator {
             $crate::export_validator!(EyeValidator);
         };
 
+        $($crate::export_besides!(redact $redact);)?
+        $($crate::export_besides!(judge_at $judge_at);)?
+        $($crate::export_besides!(examples $($more),+);)?
+
         #[cfg(test)]
         #[test]
         fn every_example_gets_its_verdict() {
             $crate::testing::run_examples::<EyeValidator>();
         }
+    };
+}
+
+/// Exports what a validator says besides. What follows the word is there so that nothing is exported without it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_besides {
+    (redact $redact:path) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            impl $crate::RedactGuest for EyeValidator {
+                fn redact(data: String) -> String {
+                    $crate::redact(&data, $redact)
+                }
+            }
+
+            $crate::export_redact!(EyeValidator);
+        };
+    };
+    (judge_at $judge_at:path) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            impl $crate::ValidateAtGuest for EyeValidator {
+                fn validate_at(event: $crate::RawEvent, received_at: i64) -> $crate::Verdict {
+                    <Self as $crate::Validator>::judge_at(&event, received_at)
+                }
+            }
+
+            $crate::export_validate_at!(EyeValidator);
+        };
+    };
+    (examples $($more:expr),+) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            impl $crate::ExamplesGuest for EyeValidator {
+                fn examples() -> Vec<$crate::bindings::examples::Example2> {
+                    $crate::more_examples::<Self>()
+                }
+            }
+
+            $crate::export_examples!(EyeValidator);
+        };
     };
 }
 

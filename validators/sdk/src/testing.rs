@@ -1,21 +1,22 @@
 //! Runs a validator on the host, without The Eye and without WebAssembly.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::de::IgnoredAny;
 
-use crate::{Expectation, RawEvent, Validator, Verdict, Violation};
+use crate::{Expectation, MoreExample, RawEvent, Validator, Verdict, Violation};
 
 /// Bytes of an amendment or of all violations, and violations, that the gateway takes unless it is told otherwise.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
 const VIOLATIONS_MAX: usize = 100;
 
-/// Judges an event with this data; the rest of the event is made up, and the same as what the gateway makes up when it tries
-/// a module. The event type is the one that the crate's `eye.toml` names as its `type`; `test` stands for what it leaves
-/// open, as it does in the gateway for what a module's file leaves open.
-pub fn judge<V: Validator>(data: &str) -> Verdict {
+/// An event with this data; the rest of it is made up, and the same as what the gateway makes up when it tries a module. The
+/// event type is the one that the crate's `eye.toml` names as its `type`; `test` stands for what it leaves open, as it does in
+/// the gateway for what a module's file leaves open.
+fn made_up(data: &str) -> RawEvent {
     let (category, name) = event_type();
-    V::judge(&RawEvent {
+    RawEvent {
         id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
         application: "test".to_owned(),
         session_id: "67e55044-10b1-426f-9247-bb680e5fe0c8".to_owned(),
@@ -23,7 +24,24 @@ pub fn judge<V: Validator>(data: &str) -> Verdict {
         name,
         timestamp: 1_700_000_000_000_000,
         data: data.to_owned(),
-    })
+    }
+}
+
+/// Judges an event with this data, received as it occurred; the rest of the event is made up.
+pub fn judge<V: Validator>(data: &str) -> Verdict {
+    let event = made_up(data);
+    V::judge_at(&event, event.timestamp)
+}
+
+/// What may be kept of an event with this data that is not stored.
+///
+/// # Panics
+///
+/// If the validator does not say it, or answers with something that is not a JSON object.
+pub fn redact<V: Validator>(data: &str) -> String {
+    let kept = V::redact(data).expect("the validator has no function `redact`");
+    assert!(is_object(&kept), "redacted to something that is not a JSON object: {kept}");
+    kept
 }
 
 /// The event type that the tested crate is for.
@@ -81,31 +99,47 @@ pub fn reasons<V: Validator>(data: &str) -> Vec<(String, String)> {
 /// If an example's data is not a JSON object, if it does not get the verdict that it expects, or if the verdict is one
 /// that the gateway would not take.
 pub fn run_examples<V: Validator>() {
-    assert!(V::EXAMPLES.len() <= 100, "the gateway takes 100 examples at most");
+    let count = V::EXAMPLES.len() + V::MORE_EXAMPLES.len();
+    assert!(count <= 100, "the gateway takes 100 examples at most");
     for example in V::EXAMPLES {
-        let title = example.title;
-        assert!(is_object(example.data), "{title}: the data is not a JSON object");
-        let verdict = judge::<V>(example.data);
-        let given = match &verdict {
-            Verdict::Accept => Expectation::Accept,
-            Verdict::Amend(data) => {
-                assert!(is_object(data), "{title}: amended to something that is not a JSON object: {data}");
-                assert!(data.len() <= OUTPUT_BYTES_MAX, "{title}: amended to more than {OUTPUT_BYTES_MAX} bytes");
-                Expectation::Amend
+        run_example::<V>(&MoreExample::new(example.expect, example.title, example.data));
+    }
+    V::MORE_EXAMPLES.iter().for_each(run_example::<V>);
+}
+
+fn run_example<V: Validator>(more: &MoreExample) {
+    let example = more.example;
+    let title = example.title;
+    assert!(is_object(example.data), "{title}: the data is not a JSON object");
+    let mut event = made_up(example.data);
+    event.name = more.name.map_or(event.name, str::to_owned);
+    event.timestamp = more.timestamp.unwrap_or(event.timestamp);
+    event.application = more.application.map_or(event.application, str::to_owned);
+    let verdict = V::judge_at(&event, event.timestamp);
+    let given = match &verdict {
+        Verdict::Accept => Expectation::Accept,
+        Verdict::Amend(data) => {
+            assert!(is_object(data), "{title}: amended to something that is not a JSON object: {data}");
+            assert!(data.len() <= OUTPUT_BYTES_MAX, "{title}: amended to more than {OUTPUT_BYTES_MAX} bytes");
+            Expectation::Amend
+        }
+        Verdict::Reject(violations) => {
+            assert!(!violations.is_empty(), "{title}: rejected without a violation");
+            assert!(violations.len() <= VIOLATIONS_MAX, "{title}: more than {VIOLATIONS_MAX} violations");
+            let bytes = violations.iter().map(|it| it.pointer.len() + it.code.len() + it.message.len()).sum::<usize>();
+            assert!(bytes <= OUTPUT_BYTES_MAX, "{title}: violations of more than {OUTPUT_BYTES_MAX} bytes");
+            for violation in violations {
+                assert!(is_taken(violation), "{title}: the gateway does not take {violation:?}");
             }
-            Verdict::Reject(violations) => {
-                assert!(!violations.is_empty(), "{title}: rejected without a violation");
-                assert!(violations.len() <= VIOLATIONS_MAX, "{title}: more than {VIOLATIONS_MAX} violations");
-                let bytes =
-                    violations.iter().map(|it| it.pointer.len() + it.code.len() + it.message.len()).sum::<usize>();
-                assert!(bytes <= OUTPUT_BYTES_MAX, "{title}: violations of more than {OUTPUT_BYTES_MAX} bytes");
-                for violation in violations {
-                    assert!(is_taken(violation), "{title}: the gateway does not take {violation:?}");
-                }
-                Expectation::Reject
-            }
-        };
-        assert_eq!(given, example.expect, "{title}: got {verdict:?}");
+            let found: BTreeSet<&str> = violations.iter().map(|violation| &*violation.code).collect();
+            let wanted: BTreeSet<&str> = more.codes.iter().copied().collect();
+            assert!(wanted.is_empty() || wanted == found, "{title}: rejected with {found:?}");
+            Expectation::Reject
+        }
+    };
+    assert_eq!(given, example.expect, "{title}: got {verdict:?}");
+    if let Some(kept) = V::redact(example.data) {
+        assert!(is_object(&kept), "{title}: redacted to something that is not a JSON object: {kept}");
     }
 }
 
