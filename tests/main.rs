@@ -24,6 +24,7 @@ mod overload;
 mod program;
 mod reading;
 mod retention;
+mod secrets;
 mod sharing;
 mod stop;
 mod store_writer;

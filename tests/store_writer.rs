@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
-use eye::event::{DeadLetter, EventRow, Reason, Text};
+use eye::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use eye::store::{Error, EventFilter, EventSink, NewApplication, PageLimits, Store};
 use eye::verdict::{Digest, Violation};
 use sqlx::{AssertSqlSafe, Connection, Executor as _, PgConnection, Row as _};
@@ -83,8 +83,10 @@ fn letter(number: u128) -> DeadLetter {
         session_id: Some(Uuid::from_u128(1)),
         category: Some("\0".to_owned()),
         name: None,
+        kept: KeptAs::Whole,
         raw: Bytes::from_static(b"\0\xff"),
         raw_bytes: 2,
+        raw_digest: None,
     }
 }
 

@@ -156,6 +156,7 @@ fn subject<'a>(way: &'a str, data: &'a str) -> Subject<'a> {
         category: way,
         name: "judged",
         timestamp_us: 1_700_000_000_000_000,
+        received_at_us: 1_700_000_000_000_000,
         data,
     }
 }

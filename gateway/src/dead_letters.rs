@@ -4,10 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat};
+
 use crate::batch::{Batcher, Fate, Refused, Weigh};
-use crate::event::DeadLetter;
+use crate::envelope::Event;
+use crate::event::{DeadLetter, KeptAs};
 use crate::response::Refusal;
+use crate::secrets::{TakenOut, clean_unread};
 use crate::share::{Budget, Held, Share};
+use crate::validator::Keep;
+use crate::verdict::Digest;
+
+/// What stands in place of a sentence that may quote what is not kept.
+const DETAIL_NOT_KEPT: &str = "The detail is not kept: it may quote what the validator takes out.";
 
 /// Where dead letters go.
 #[derive(Debug)]
@@ -135,8 +145,9 @@ impl DeadLetters {
             // Without a receipt nobody knows: the rows may be committed.
             for fate in receipt.await.map_err(|_| Refusal::DatabaseAway)? {
                 match fate {
-                    Fate::Refused { code, message } => {
-                        tracing::error!(code, message, "Postgres refuses a dead letter");
+                    // Not with the server's message, which may quote the row.
+                    Fate::Refused { code, .. } => {
+                        tracing::error!(code, "Postgres refuses a dead letter");
                         return Err(Refusal::Internal);
                     }
                     // The next try may find it otherwise.
@@ -147,6 +158,62 @@ impl DeadLetters {
         }
         Ok(Kept::All)
     }
+}
+
+/// Fills a dead letter with its event, as far as it may be kept. What is told beside it quotes nothing that is not kept.
+pub fn of_event(letter: DeadLetter, event: &Event, keep: Keep, raw_bytes_max: usize) -> DeadLetter {
+    let letter = DeadLetter {
+        event_id: Some(event.id),
+        session_id: Some(event.session_id),
+        category: Some(event.category.to_string()),
+        name: Some(event.name.to_string()),
+        raw_bytes: event.raw.len(),
+        ..letter
+    };
+    let (kept, taken, raw, raw_digest) = match keep {
+        Keep::Whole => return DeadLetter { kept: KeptAs::Whole, raw: cut(&event.raw, raw_bytes_max), ..letter },
+        Keep::Redacted(data) => {
+            (KeptAs::Redacted, TakenOut::between(&event.data, &data), redacted(event, &data).into(), None)
+        }
+        Keep::Nothing => {
+            (KeptAs::Nothing, TakenOut::between(&event.data, ""), Bytes::new(), Some(Digest::of(&event.raw)))
+        }
+    };
+    let detail = if taken.is_quoted(&letter.detail) { DETAIL_NOT_KEPT.to_owned() } else { letter.detail };
+    DeadLetter { kept, violations: taken.clean(&letter.violations), detail, raw, raw_digest, ..letter }
+}
+
+/// Fills a dead letter with what came in place of an event, of which nothing may be kept.
+pub fn of_unread(letter: DeadLetter, raw: &[u8]) -> DeadLetter {
+    DeadLetter {
+        violations: clean_unread(&letter.violations),
+        category: None,
+        name: None,
+        kept: KeptAs::Nothing,
+        raw: Bytes::new(),
+        raw_bytes: raw.len(),
+        raw_digest: Some(Digest::of(raw)),
+        ..letter
+    }
+}
+
+/// As much of the bytes as a dead letter may have. Copied, so that a waiting one does not hold its whole request in memory.
+pub fn cut(raw: &[u8], bytes_max: usize) -> Bytes {
+    Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
+}
+
+/// An event with other data, as a sender would write it.
+fn redacted(event: &Event, data: &str) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let timestamp = DateTime::from_timestamp_micros(event.timestamp_us).unwrap_or_default();
+    format!(
+        r#"{{"id":"{}","session_id":"{}","category":{},"name":{},"timestamp":"{}","data":{data}}}"#,
+        event.id,
+        event.session_id,
+        text(&event.category),
+        text(&event.name),
+        timestamp.to_rfc3339_opts(SecondsFormat::Micros, true),
+    )
 }
 
 #[cfg(test)]
@@ -160,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::batch::{Failure, Limits, Sink};
-    use crate::event::Reason;
+    use crate::event::{KeptAs, Reason};
     use crate::verdict::Violation;
 
     /// A database that never answers.
@@ -190,8 +257,10 @@ mod tests {
             session_id: None,
             category: None,
             name: None,
+            kept: KeptAs::Whole,
             raw: Bytes::new(),
             raw_bytes: 0,
+            raw_digest: None,
         }
     }
 

@@ -109,7 +109,30 @@ impl Reason {
     }
 }
 
-/// An event that was not stored, kept whole with its reason.
+/// What is kept of an event that was not stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeptAs {
+    /// Its bytes as they came.
+    #[default]
+    Whole,
+    /// The event with its data as its validator redacts it.
+    Redacted,
+    /// Nothing but its size and digest.
+    Nothing,
+}
+
+impl KeptAs {
+    /// The word for it in the database and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeptAs::Whole => "whole",
+            KeptAs::Redacted => "redacted",
+            KeptAs::Nothing => "nothing",
+        }
+    }
+}
+
+/// An event that was not stored, kept with its reason.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// A fresh UUIDv7 of the dead letter itself.
@@ -136,10 +159,14 @@ pub struct DeadLetter {
     pub category: Option<String>,
     /// The event's name, where it had a readable one.
     pub name: Option<String>,
-    /// The bytes as they came, already cut at the configured size.
+    /// What `raw` is.
+    pub kept: KeptAs,
+    /// The bytes that are kept, already cut at the configured size.
     pub raw: Bytes,
     /// How many bytes came.
     pub raw_bytes: usize,
+    /// The digest of what came, where nothing of it is kept.
+    pub raw_digest: Option<Digest>,
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::response::Unsent;
 use crate::retention::due::Rule;
 use crate::retention::{Policy, Retention};
 use crate::router::{self, Requests};
+use crate::scrub::Scrub;
 use crate::server::{Connections, Doors, Listener, ServerLimits};
 use crate::share::Budget;
 use crate::store::{self, FOLD_ROWS_MAX, Store};
@@ -45,6 +46,8 @@ pub use readiness::Readiness;
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// How often a running gateway looks at the schema, the clocks and what is announced.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether other modules take secrets out.
+const TAKING_EVERY: Duration = Duration::from_secs(1);
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// Connections at once to the address for monitoring.
@@ -229,6 +232,7 @@ impl Gateway {
         let once = async || {
             self.store.migrate().await?;
             self.store.ensure_local_application().await?;
+            self.scrub().note().await?;
             self.trust.refresh(&self.store).await
         };
         while let Err(error) = once().await {
@@ -247,6 +251,10 @@ impl Gateway {
     async fn tend_database(self: Arc<Self>, stop: CancellationToken, shutdown: CancellationToken) {
         let tend = async {
             let schema = self.prepare_schema().await?;
+            // Until it is known whose secrets there are, less is kept of what is refused.
+            if let Err(error) = self.scrub().note().await {
+                tracing::warn!(%error, "which validators take secrets out could not be noted; trying again");
+            }
             self.migrated.store(true, Ordering::Relaxed);
             tracing::info!("{schema}");
             tokio::select! {
@@ -313,6 +321,36 @@ impl Gateway {
         tokio::select! {
             () = stop.cancelled() => {}
             () = watch => {}
+        }
+    }
+
+    fn scrub(&self) -> Scrub<'_> {
+        Scrub::new(&self.config, &self.store, &self.validators, &self.rules, &self.clock)
+    }
+
+    /// Notes each second which modules take secrets out, if others do now, and goes over older dead letters now and then.
+    async fn scrub_letters(self: Arc<Self>, stop: CancellationToken) {
+        let scrub = async {
+            let (mut known, mut round_at) = (None, Instant::now());
+            let mut ticks = tokio::time::interval(TAKING_EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let taking = self.validators.taking();
+                let changed = known.as_ref() != Some(&taking);
+                if !self.migrated.load(Ordering::Relaxed) || !(changed || Instant::now() >= round_at) {
+                    continue;
+                }
+                round_at = Instant::now() + Duration::from_secs(self.config.scrub_seconds);
+                match self.scrub().round().await {
+                    Ok(_) => known = Some(taking),
+                    Err(error) => tracing::warn!(%error, "older dead letters could not be gone over; trying again"),
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = scrub => {}
         }
     }
 
@@ -541,6 +579,7 @@ async fn serve_on(
     tasks.spawn(Arc::clone(&gateway).tend_database(stop.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&gateway).fold_counts(stop.clone()));
     tasks.spawn(Arc::clone(&gateway).look_at_database(stop.clone()));
+    tasks.spawn(Arc::clone(&gateway).scrub_letters(stop.clone()));
     let poll = Duration::from_millis(gateway.config.applications_poll_ms);
     tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), poll, stop.clone()));
     if let Some(monitoring) = monitoring {

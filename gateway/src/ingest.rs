@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use crate::batch::{Fate, Fates, Refused};
 use crate::body;
-use crate::dead_letters::{Kept, Rejected};
+use crate::dead_letters::{self, Kept, Rejected};
 use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
-use crate::event::{DeadLetter, EventRow, Reason, Text};
+use crate::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use crate::gateway::Gateway;
-use crate::live::Watched;
+use crate::live::{Watched, Why};
 use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::query;
 use crate::query::parameters::Parameters;
@@ -31,7 +31,7 @@ use crate::server::Incoming;
 use crate::share::Held;
 use crate::tally::{Ending, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope, known_types};
-use crate::validator::{Judgement, Subject};
+use crate::validator::{Judgement, Keep, Subject};
 use crate::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// After so many events, a large request lets others have the thread.
@@ -136,7 +136,7 @@ async fn process(
         return Box::pin(try_dry(gateway, application, single, elements, room)).await;
     }
     let mut sending = Sending::new(gateway, application, count, single, room.map(Arc::new));
-    sending.judge(elements).await;
+    sending.judge(elements).await?;
     // From here on something may be stored.
     handed.store(true, Relaxed);
     sending.store().await?;
@@ -163,7 +163,7 @@ async fn try_dry(
     let nowhere = Tallies::new(0);
     let real = Sending::new(gateway, application, elements.len(), single, room.map(Arc::new));
     let mut trying = Sending { tally: nowhere.begin(&application.name), watched: None, dry_run: true, ..real };
-    trying.judge(elements).await;
+    trying.judge(elements).await?;
     let outcomes = trying.foresee().await?;
     Ok(match &outcomes[..] {
         [outcome] if single => response::one(outcome, true),
@@ -235,7 +235,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Asks the validator of each event.
-    async fn judge(&mut self, elements: Each<Element>) {
+    async fn judge(&mut self, elements: Each<Element>) -> Result<(), Refusal> {
         let mut judging = self.gateway.validators.begin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
@@ -244,10 +244,11 @@ impl<'a> Sending<'a> {
             let event = match element.and_then(|event| self.admit_type(event)) {
                 Ok(event) => event,
                 Err(broken) => {
+                    let may_be_kept = judging.keeps_unread();
                     if let Some(watched) = &mut self.watched {
-                        watched.push(watch_broken(&broken));
+                        watched.push(watch_broken(&broken, may_be_kept));
                     }
-                    self.reject_broken(place, *broken);
+                    self.reject_broken(place, *broken, may_be_kept);
                     continue;
                 }
             };
@@ -255,15 +256,35 @@ impl<'a> Sending<'a> {
                 if let Some(watched) = &mut self.watched {
                     watched.push(watch_event(&event, None));
                 }
-                self.reject_type(place, event);
+                let keep = judging.keep(&event.category, &event.name, &event.data).await;
+                self.reject_type(place, &event, keep);
                 continue;
             }
-            let judgement = judging.judge(self.subject(&event)).await;
+            let Judgement { outcome, digest: module } = judging.judge(self.subject(place, &event)).await;
             if let Some(watched) = &mut self.watched {
-                watched.push(watch_event(&event, judgement.digest));
+                watched.push(watch_event(&event, module));
             }
-            self.settle(place, event, judgement);
+            match outcome {
+                Ok(Verdict::Accept) => self.accept(place, event, module, None),
+                Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
+                Err(Unjudged::Unfinished(why)) => self.leave_unfinished(place, &event, why),
+                Ok(Verdict::Reject(_))
+                    if judging.judges_at(&event.category, &event.name) && self.has(&event).await? =>
+                {
+                    self.tally.count(&event.category, &event.name, Ending::Duplicate);
+                    self.outcomes[place] = Some(Outcome::Duplicate { id: event.id });
+                }
+                Ok(Verdict::Reject(violations)) => {
+                    let keep = judging.keep(&event.category, &event.name, &event.data).await;
+                    self.reject(place, &event, module, violations, keep);
+                }
+                Err(Unjudged::Fault(fault)) => {
+                    let keep = judging.keep(&event.category, &event.name, &event.data).await;
+                    self.quarantine(place, &event, module, fault.code.as_str().into(), &fault.detail, keep);
+                }
+            }
         }
+        Ok(())
     }
 
     /// The event, unless it would make one event type too many.
@@ -289,7 +310,13 @@ impl<'a> Sending<'a> {
         }
     }
 
-    fn subject<'e>(&'e self, event: &'e Event) -> Subject<'e> {
+    /// Whether the event was stored before. Whoever judges by the time of receipt may refuse later what it took then.
+    async fn has(&self, event: &Event) -> Result<bool, Refusal> {
+        let found = self.gateway.store.has_event(event.session_id, event.timestamp_us, event.id).await;
+        found.map_err(|_| Refusal::DatabaseAway)
+    }
+
+    fn subject<'e>(&'e self, place: usize, event: &'e Event) -> Subject<'e> {
         Subject {
             id: event.id,
             application: &self.application.name,
@@ -297,20 +324,8 @@ impl<'a> Sending<'a> {
             category: &event.category,
             name: &event.name,
             timestamp_us: event.timestamp_us,
+            received_at_us: self.received_at(place),
             data: &event.data,
-        }
-    }
-
-    fn settle(&mut self, place: usize, event: Event, judgement: Judgement) {
-        let module = judgement.digest;
-        match judgement.outcome {
-            Ok(Verdict::Accept) => self.accept(place, event, module, None),
-            Ok(Verdict::Amend(data)) => self.accept(place, event, module, Some(data)),
-            Ok(Verdict::Reject(violations)) => self.reject(place, event, module, violations),
-            Err(Unjudged::Fault(fault)) => {
-                self.quarantine(place, event, module, fault.code.as_str().into(), fault.detail);
-            }
-            Err(Unjudged::Unfinished(why)) => self.leave_unfinished(place, &event, why),
         }
     }
 
@@ -338,20 +353,27 @@ impl<'a> Sending<'a> {
         self.accepted.1.push(place);
     }
 
-    fn reject_broken(&mut self, place: usize, broken: Broken) {
+    fn reject_broken(&mut self, place: usize, broken: Broken, may_be_kept: bool) {
         self.tally.count_untyped(Ending::Rejected);
         let broken = self.without_new_type(broken);
         let (id, code) = (broken.id, RejectionCode::Envelope);
-        let detail = "the envelope breaks the gateway's rules";
-        let letter = DeadLetter {
-            violations: broken.violations,
-            event_id: id,
-            session_id: broken.session_id,
-            category: broken.category,
-            name: broken.name,
-            ..self.dead_letter(place, Reason::Rejected, code.as_str(), detail, broken.raw)
+        let letter =
+            self.dead_letter(place, Reason::Rejected, code.as_str(), "the envelope breaks the gateway's rules");
+        let letter = DeadLetter { event_id: id, session_id: broken.session_id, ..letter };
+        let letter = if may_be_kept {
+            DeadLetter {
+                violations: broken.violations.clone(),
+                category: broken.category,
+                name: broken.name,
+                raw: dead_letters::cut(&broken.raw, self.gateway.config.dead_letter_raw_bytes_max),
+                raw_bytes: broken.raw.len(),
+                ..letter
+            }
+        } else {
+            let letter = DeadLetter { violations: broken.violations.clone(), ..letter };
+            dead_letters::of_unread(letter, &broken.raw)
         };
-        self.note_rejected(place, letter, code, id, None);
+        self.note_rejected(place, letter, &broken.violations, code, id, None);
     }
 
     /// Without its event type if that were one too many: what a dead letter is named after stays for ever too.
@@ -364,43 +386,57 @@ impl<'a> Sending<'a> {
         }
     }
 
-    fn reject(&mut self, place: usize, event: Event, module: Option<Digest>, violations: Vec<Violation>) {
+    fn reject(&mut self, place: usize, event: &Event, module: Option<Digest>, violations: Vec<Violation>, keep: Keep) {
         self.tally.count(&event.category, &event.name, Ending::Rejected);
         let validator =
             module.map(|digest| JudgedBy { event_type: format!("{}/{}", &*event.category, &*event.name), digest });
-        let (id, code) = (event.id, RejectionCode::Rule);
-        let detail = "a validator rejected the event";
-        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), detail, Bytes::new());
-        let letter = DeadLetter { module, violations, ..of_event(letter, event, self.gateway) };
-        self.note_rejected(place, letter, code, Some(id), validator);
+        let code = RejectionCode::Rule;
+        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), "a validator rejected the event");
+        let letter = DeadLetter { module, violations: violations.clone(), ..letter };
+        let letter = self.of_event(letter, event, keep);
+        self.note_rejected(place, letter, &violations, code, Some(event.id), validator);
     }
 
     /// The application may not send events of this type; to others and to the rest of the request it makes no difference.
-    fn reject_type(&mut self, place: usize, event: Event) {
+    fn reject_type(&mut self, place: usize, event: &Event, keep: Keep) {
         self.tally.count(&event.category, &event.name, Ending::Rejected);
         let message = "The application may not send this event type. Ask for it to be allowed.";
-        let (id, code) = (event.id, RejectionCode::NotAllowed);
+        let code = RejectionCode::NotAllowed;
         let violations =
             vec![Violation { pointer: String::new(), code: code.as_str().into(), message: message.into() }];
-        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), message, Bytes::new());
-        let letter = DeadLetter { violations, ..of_event(letter, event, self.gateway) };
-        self.note_rejected(place, letter, code, Some(id), None);
+        let letter = self.dead_letter(place, Reason::Rejected, code.as_str(), message);
+        // What the gateway says itself quotes nothing.
+        let letter = DeadLetter {
+            violations: violations.clone(),
+            detail: message.to_owned(),
+            ..self.of_event(letter, event, keep)
+        };
+        self.note_rejected(place, letter, &violations, code, Some(event.id), None);
     }
 
-    /// Notes what is told of a rejected event, and has it kept when the request is over.
+    /// Notes what is told of a rejected event, and has it kept when the request is over. The sender is told the whole of its
+    /// `violations`; others read those of the letter.
     fn note_rejected(
         &mut self,
         place: usize,
         letter: DeadLetter,
+        violations: &[Violation],
         code: RejectionCode,
         id: Option<Uuid>,
         validator: Option<JudgedBy>,
     ) {
-        let (violations, omitted) = self.choose_violations(&letter.violations);
+        if let Some(watched) = self.watched.as_mut().and_then(|watched| watched.last_mut()) {
+            watched.reason = letter.violations.first().map(Why::of);
+        }
+        let (violations, omitted) = self.choose_violations(violations);
         self.outcomes[place] = Some(Outcome::Rejected { id, code, violations, omitted, validator });
         if !self.dry_run {
             self.gateway.dead_letters.gather(&mut self.rejected, letter, self.application.rejected_share());
         }
+    }
+
+    fn of_event(&self, letter: DeadLetter, event: &Event, keep: Keep) -> DeadLetter {
+        dead_letters::of_event(letter, event, keep, self.gateway.config.dead_letter_raw_bytes_max)
     }
 
     /// The violations of an event that the answer tells, and how many it does not: all that many events break could be a
@@ -419,14 +455,19 @@ impl<'a> Sending<'a> {
     fn quarantine(
         &mut self,
         place: usize,
-        event: Event,
+        event: &Event,
         module: Option<Digest>,
         code: Cow<'static, str>,
-        detail: String,
+        detail: &str,
+        keep: Keep,
     ) {
+        if keep == Keep::Nothing {
+            // Its sender is the only one who has it.
+            return self.leave_unfinished(place, event, Unfinished::of(UnfinishedCode::NotKept));
+        }
         let id = event.id;
-        let letter = self.dead_letter(place, Reason::Quarantined, &code, &detail, Bytes::new());
-        self.quarantined.0.push(DeadLetter { module, ..of_event(letter, event, self.gateway) });
+        let letter = self.dead_letter(place, Reason::Quarantined, &code, detail);
+        self.quarantined.0.push(self.of_event(DeadLetter { module, ..letter }, event, keep));
         self.quarantined.1.push(place);
         // Told only after the commit, see `bury`.
         self.outcomes[place] = Some(Outcome::Quarantined { id, code });
@@ -436,8 +477,7 @@ impl<'a> Sending<'a> {
         self.received_at_us + i64::try_from(place).expect("a request's events are counted in thousands")
     }
 
-    fn dead_letter(&self, place: usize, reason: Reason, code: &str, detail: &str, raw: Bytes) -> DeadLetter {
-        let raw_bytes = raw.len();
+    fn dead_letter(&self, place: usize, reason: Reason, code: &str, detail: &str) -> DeadLetter {
         DeadLetter {
             id: Uuid::now_v7(),
             received_at_us: self.received_at(place),
@@ -451,8 +491,10 @@ impl<'a> Sending<'a> {
             session_id: None,
             category: None,
             name: None,
-            raw: cut(raw, self.gateway.config.dead_letter_raw_bytes_max),
-            raw_bytes,
+            kept: KeptAs::Whole,
+            raw: Bytes::new(),
+            raw_bytes: 0,
+            raw_digest: None,
         }
     }
 
@@ -506,7 +548,7 @@ impl<'a> Sending<'a> {
                     Fate::Stored => (Ending::Stored, Outcome::Stored { id: row.id }),
                     Fate::Duplicate => (Ending::Duplicate, Outcome::Duplicate { id: row.id }),
                     Fate::Refused { code, message } => {
-                        self.unstorable(place, row, &code, &message);
+                        self.unstorable(place, row, &code, &message).await?;
                         continue;
                     }
                     Fate::NotNow => {
@@ -525,20 +567,19 @@ impl<'a> Sending<'a> {
     }
 
     /// An event that Postgres refuses for its data, whatever else is in its batch.
-    fn unstorable(&mut self, place: usize, row: &EventRow, sqlstate: &str, message: &str) {
-        let &EventRow { id, session_id, ref category, ref name, module, ref raw, .. } = row;
-        let detail = format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})");
-        let letter = self.dead_letter(place, Reason::Quarantined, "unstorable", &detail, raw.clone());
-        self.quarantined.0.push(DeadLetter {
-            event_id: Some(id),
-            session_id: Some(session_id),
-            category: Some(category.to_string()),
-            name: Some(name.to_string()),
-            module,
-            ..letter
-        });
-        self.quarantined.1.push(place);
-        self.outcomes[place] = Some(Outcome::Quarantined { id, code: Cow::Borrowed("unstorable") });
+    async fn unstorable(&mut self, place: usize, row: &EventRow, sqlstate: &str, message: &str) -> Result<(), Refusal> {
+        let parsed = envelope::parse(&row.raw, Format::Json, &self.gateway.rules, self.gateway.clock.now_us());
+        // It was read before, by the same rules.
+        let Ok(Parsed::One(Ok(event))) = parsed else { return Err(Refusal::Internal) };
+        let event = Event { id: row.id, ..event };
+        let keep = self.gateway.validators.begin().keep(&event.category, &event.name, &event.data).await;
+        // The server's message may quote the row.
+        let detail = match keep {
+            Keep::Whole => format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})"),
+            Keep::Redacted(_) | Keep::Nothing => format!("Postgres refuses the row (SQLSTATE {sqlstate})"),
+        };
+        self.quarantine(place, &event, row.module, Cow::Borrowed("unstorable"), &detail, keep);
+        Ok(())
     }
 
     /// Keeps what was not stored: quarantined events are waited for, rejected ones are not.
@@ -599,12 +640,13 @@ fn too_many_types(event: Event, most: usize) -> Broken {
 
 fn watch_event(event: &Event, module: Option<Digest>) -> Watched {
     let (category, name) = (Some(event.category.clone()), Some(event.name.clone()));
-    Watched { session_id: Some(event.session_id), category, name, module }
+    Watched { session_id: Some(event.session_id), category, name, module, reason: None }
 }
 
-fn watch_broken(broken: &Broken) -> Watched {
-    let (category, name) = (broken.category.as_deref().map(Text::from), broken.name.as_deref().map(Text::from));
-    Watched { session_id: broken.session_id, category, name, module: None }
+fn watch_broken(broken: &Broken, may_be_kept: bool) -> Watched {
+    let word = |word: &Option<String>| word.as_deref().filter(|_| may_be_kept).map(Text::from);
+    let (category, name) = (word(&broken.category), word(&broken.name));
+    Watched { session_id: broken.session_id, category, name, module: None, reason: None }
 }
 
 fn unreadable_body(unreadable: Unreadable, gateway: &Gateway) -> Refusal {
@@ -613,22 +655,4 @@ fn unreadable_body(unreadable: Unreadable, gateway: &Gateway) -> Refusal {
         Unreadable::NotJson { line, column, message } => Refusal::NotJson { line, column, message: message.to_owned() },
         Unreadable::TooMany => Refusal::TooManyEvents { limit: gateway.rules.events_max },
     }
-}
-
-fn of_event(letter: DeadLetter, event: Event, gateway: &Gateway) -> DeadLetter {
-    let raw_bytes = event.raw.len();
-    DeadLetter {
-        event_id: Some(event.id),
-        session_id: Some(event.session_id),
-        category: Some(event.category.to_string()),
-        name: Some(event.name.to_string()),
-        raw: cut(event.raw, gateway.config.dead_letter_raw_bytes_max),
-        raw_bytes,
-        ..letter
-    }
-}
-
-/// Copied, so that a waiting dead letter does not hold its whole request in memory.
-fn cut(raw: Bytes, bytes_max: usize) -> Bytes {
-    Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
 }

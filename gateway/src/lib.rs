@@ -38,6 +38,8 @@ pub mod redrive;
 pub mod response;
 pub mod retention;
 pub mod router;
+pub mod scrub;
+pub mod secrets;
 pub mod server;
 pub mod share;
 pub mod store;

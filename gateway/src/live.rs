@@ -14,6 +14,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, futures::Notified};
@@ -84,6 +85,15 @@ pub struct Watched {
     pub name: Option<Text>,
     /// The module that judged it.
     pub module: Option<Digest>,
+    /// The first reason for which it was rejected, as it is kept.
+    pub reason: Option<Why>,
+}
+
+/// A violation without its message, which may quote what was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Why {
+    pointer: String,
+    code: String,
 }
 
 /// What has gathered.
@@ -105,7 +115,7 @@ struct Note {
     id: Option<Uuid>,
     session_id: Option<Uuid>,
     code: Option<String>,
-    violation: Option<Violation>,
+    violation: Option<Why>,
     module: Option<Digest>,
     at_us: i64,
 }
@@ -398,13 +408,13 @@ fn kind(outcome: &Outcome) -> usize {
 
 impl Note {
     fn new(application: &str, outcome: &Outcome, watched: Watched, kind: usize, at_us: i64) -> Self {
-        let (id, code, violation) = match outcome {
-            Outcome::Stored { id } | Outcome::Duplicate { id } => (Some(*id), None, None),
-            Outcome::Rejected { id, code, violations, .. } => (*id, Some(code.as_str()), violations.first().map(short)),
-            Outcome::Quarantined { id, code } => (Some(*id), Some(&**code), None),
-            Outcome::Unfinished { id, why } => (*id, Some(why.code.as_str()), None),
+        let (id, code) = match outcome {
+            Outcome::Stored { id } | Outcome::Duplicate { id } => (Some(*id), None),
+            Outcome::Rejected { id, code, .. } => (*id, Some(code.as_str())),
+            Outcome::Quarantined { id, code } => (Some(*id), Some(&**code)),
+            Outcome::Unfinished { id, why } => (*id, Some(why.code.as_str())),
         };
-        let Watched { session_id, category, name, module } = watched;
+        let Watched { session_id, category, name, module, reason } = watched;
         Self {
             kind,
             application: application.to_owned(),
@@ -413,19 +423,18 @@ impl Note {
             id,
             session_id,
             code: code.map(ToOwned::to_owned),
-            violation,
+            violation: reason,
             module,
             at_us,
         }
     }
 }
 
-fn short(violation: &Violation) -> Violation {
-    let cut = |text: &str| text.chars().take(VIOLATION_CHARACTERS_MAX).collect::<String>();
-    Violation {
-        pointer: cut(&violation.pointer),
-        code: cut(&violation.code).into(),
-        message: cut(&violation.message).into(),
+impl Why {
+    /// As much of a violation as is told.
+    pub fn of(violation: &Violation) -> Self {
+        let cut = |text: &str| text.chars().take(VIOLATION_CHARACTERS_MAX).collect::<String>();
+        Self { pointer: cut(&violation.pointer), code: cut(&violation.code) }
     }
 }
 
@@ -478,7 +487,13 @@ mod tests {
             }
         };
         let outcomes: Vec<Outcome> = (0..stored + rejected).map(outcome).collect();
-        let watched = |_: &Outcome| Watched { session_id: None, category: Some("a".into()), name: None, module: None };
+        let watched = |_: &Outcome| Watched {
+            session_id: None,
+            category: Some("a".into()),
+            name: None,
+            module: None,
+            reason: None,
+        };
         live.tell("shop", &outcomes, outcomes.iter().map(watched).collect(), 0);
     }
 

@@ -14,15 +14,16 @@ use uuid::Uuid;
 use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
 use crate::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
-use crate::event::EventRow;
+use crate::event::{EventRow, KeptAs};
 use crate::outcome::RejectionCode;
 use crate::query::refusal;
 use crate::response::Refusal;
+use crate::secrets::TakenOut;
 use crate::store::{ApplicationRow, Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 use crate::trust::Scope;
 use crate::trust::event_types::EventTypes;
 use crate::trust::known_types;
-use crate::validator::{Subject, Validators};
+use crate::validator::{Judging, Keep, Subject, Validators};
 use crate::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// Raw bytes that are judged and written together.
@@ -89,8 +90,11 @@ pub struct LetterResult {
     pub event_id: Option<Uuid>,
     /// How it ended.
     pub outcome: Ended,
-    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `redriven`, `unknown`, or
-    /// the code of an unfinished event.
+    /// What was judged is the event as its validator had redacted it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
+    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `not_kept`, `redriven`,
+    /// `unknown`, `unread`, or the code of an unfinished event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'static, str>>,
     /// One sentence for people.
@@ -152,6 +156,8 @@ impl Report {
 enum Judged {
     /// To be stored.
     Row(Box<EventRow>),
+    /// Its event is stored already, as a look at the events has shown.
+    Duplicate(LetterResult),
     /// At its end.
     Ended(LetterResult),
 }
@@ -170,10 +176,7 @@ impl Senders {
     fn of(rows: &[ApplicationRow]) -> Self {
         let sender = |row: &ApplicationRow| Sender {
             active: row.active,
-            sends: row
-                .scopes
-                .iter()
-                .any(|scope| [Scope::Ingest, Scope::Admin].map(Scope::as_str).contains(&&scope[..])),
+            sends: Scope::Ingest.is_granted_by(&row.scopes),
             // A pattern that cannot be read allows nothing.
             event_types: (!row.event_types.is_empty()).then(|| EventTypes::parse(&row.event_types).unwrap_or_default()),
         };
@@ -248,6 +251,10 @@ impl Redrive<'_> {
                     break;
                 }
                 Judged::Ended(result) => results.push(result),
+                Judged::Duplicate(result) => {
+                    results.push(result);
+                    self.store.mark_redriven(&[(places[place], false)]).await.map_err(refusal)?;
+                }
                 Judged::Row(row) => {
                     results.push(ended(letter, Some(row.id), Ended::Stored));
                     rows.push((place, *row));
@@ -284,7 +291,7 @@ impl Redrive<'_> {
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
         let raws = self.store.dead_letter_raws(&places).await.map_err(refusal)?;
         let mut rows = Vec::with_capacity(letters.len());
-        let mut results = Vec::with_capacity(letters.len());
+        let (mut results, mut known) = (Vec::with_capacity(letters.len()), Vec::new());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
             if place > 0 && report.is_full(until) {
                 break;
@@ -293,6 +300,10 @@ impl Redrive<'_> {
                 Judged::Ended(result) => {
                     report.violations_bytes += result.violations.iter().map(Violation::bytes).sum::<usize>();
                     results.push(result);
+                }
+                Judged::Duplicate(result) => {
+                    results.push(result);
+                    known.push((places[place], false));
                 }
                 Judged::Row(row) => {
                     results.push(ended(letter, Some(row.id), Ended::Stored));
@@ -303,6 +314,9 @@ impl Redrive<'_> {
         if !dry_run && !rows.is_empty() {
             self.store_rows(&places, rows, &mut results).await?;
         }
+        if !dry_run && !known.is_empty() {
+            self.store.mark_redriven(&known).await.map_err(refusal)?;
+        }
         let done = results.len();
         report.results.append(&mut results);
         Ok(done)
@@ -311,11 +325,8 @@ impl Redrive<'_> {
     async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>, senders: &Senders) -> Judged {
         let skip = |code, detail| Judged::Ended(skipped(letter.id, letter.event_id, code, detail));
         let Some(raw) = raw else { return skip("unknown", "the dead letter was trimmed meanwhile") };
-        if letter.redriven_at.is_some() {
-            return skip("redriven", "its event is stored already");
-        }
-        if letter.raw_kept_bytes < letter.raw_bytes {
-            return skip("cut", "only the beginning of its raw bytes was kept, so its event cannot be judged again");
+        if let Some((code, detail)) = letter.unredrivable() {
+            return skip(code, detail);
         }
         let mut event = match self.read(raw.into()) {
             Ok(event) => event,
@@ -341,16 +352,18 @@ impl Redrive<'_> {
             category: &event.category,
             name: &event.name,
             timestamp_us: event.timestamp_us,
+            received_at_us: letter.received_at.timestamp_micros(),
             data: &event.data,
         };
-        let judgement = self.validators.judge(subject).await;
+        let mut judging = self.validators.begin_unhurried();
+        let judgement = judging.judge(subject).await;
         let result = |outcome| ended(letter, Some(event.id), outcome);
         let amended = match judgement.outcome {
             Ok(Verdict::Accept) => None,
             Ok(Verdict::Amend(data)) => Some(data),
             Ok(Verdict::Reject(violations)) => {
-                let (code, module) = (Some("rule".into()), judgement.digest);
-                return Judged::Ended(LetterResult { code, violations, module, ..result(Ended::Rejected) });
+                let module = judgement.digest;
+                return self.rejected(letter, &event, &judging, violations, module).await;
             }
             // No module looked at it.
             Err(Unjudged::Unfinished(why)) => {
@@ -398,6 +411,34 @@ impl Redrive<'_> {
         }
     }
 
+    /// What becomes of a letter whose event is refused again. What is told of it quotes nothing that its validator takes out.
+    async fn rejected(
+        &self,
+        letter: &StoredLetter,
+        event: &Event,
+        judging: &Judging<'_>,
+        violations: Vec<Violation>,
+        module: Option<Digest>,
+    ) -> Judged {
+        if judging.judges_at(&event.category, &event.name) {
+            match self.store.has_event(event.session_id, event.timestamp_us, event.id).await {
+                Ok(true) => return Judged::Duplicate(ended(letter, Some(event.id), Ended::Duplicate)),
+                Ok(false) => {}
+                Err(_) => {
+                    let detail = "whether its event is stored could not be read; try again";
+                    return Judged::Ended(skipped(letter.id, letter.event_id, "unread", detail));
+                }
+            }
+        }
+        let violations = match judging.keep(&event.category, &event.name, &event.data).await {
+            Keep::Whole => violations,
+            Keep::Redacted(data) => TakenOut::between(&event.data, &data).clean(&violations),
+            Keep::Nothing => TakenOut::between(&event.data, "").clean(&violations),
+        };
+        let code = Some("rule".into());
+        Judged::Ended(LetterResult { code, violations, module, ..ended(letter, Some(event.id), Ended::Rejected) })
+    }
+
     /// The event in the raw bytes, if they keep the rules of now.
     fn read(&self, raw: Bytes) -> Result<Event, Vec<Violation>> {
         let whole = |code: &'static str, message: Cow<'static, str>| {
@@ -425,6 +466,9 @@ impl Redrive<'_> {
         results: &mut [LetterResult],
     ) -> Result<(), Refusal> {
         let (at, rows): (Vec<usize>, Vec<EventRow>) = rows.into_iter().unzip();
+        let judging = self.validators.begin();
+        let takes_out: HashMap<usize, bool> =
+            at.iter().zip(&rows).map(|(place, row)| (*place, judging.takes_out(&row.category, &row.name))).collect();
         let receipt = self.events.submit(rows, None).map_err(|refused| match refused {
             Refused::Full(_) => Refusal::Overloaded,
             Refused::Closed(_) => Refusal::Draining,
@@ -449,7 +493,10 @@ impl Redrive<'_> {
                     let result = &mut results[place];
                     result.outcome = Ended::Quarantined;
                     result.code = Some("unstorable".into());
-                    result.detail = Some(format!("Postgres refuses the row: {message} (SQLSTATE {code})").into());
+                    // The server's message may quote the row.
+                    let quotes = !takes_out.get(&place).is_some_and(|takes_out| *takes_out);
+                    let said = if quotes { format!(": {message}") } else { String::new() };
+                    result.detail = Some(format!("Postgres refuses the row{said} (SQLSTATE {code})").into());
                 }
             }
         }
@@ -468,12 +515,30 @@ fn parcel_of(letters: &[StoredLetter]) -> usize {
 }
 
 fn ended(letter: &StoredLetter, event_id: Option<Uuid>, outcome: Ended) -> LetterResult {
-    LetterResult { id: letter.id, event_id, outcome, code: None, detail: None, violations: Vec::new(), module: None }
+    LetterResult {
+        id: letter.id,
+        event_id,
+        outcome,
+        redacted: letter.kept == KeptAs::Redacted.as_str(),
+        code: None,
+        detail: None,
+        violations: Vec::new(),
+        module: None,
+    }
 }
 
 fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'static str) -> LetterResult {
     let (code, detail) = (Some(code.into()), Some(detail.into()));
-    LetterResult { id, event_id, outcome: Ended::Skipped, code, detail, violations: Vec::new(), module: None }
+    LetterResult {
+        id,
+        event_id,
+        outcome: Ended::Skipped,
+        redacted: false,
+        code,
+        detail,
+        violations: Vec::new(),
+        module: None,
+    }
 }
 
 /// What is noted of a letter once a module has looked at its event.

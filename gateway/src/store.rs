@@ -18,6 +18,7 @@ mod read;
 mod retention;
 mod rounds;
 mod schema;
+mod scrub;
 mod tls;
 mod unseen;
 mod url;
@@ -51,6 +52,7 @@ pub use read::{
 pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use schema::Schema;
 use schema::SchemaGate;
+pub use scrub::{LetterText, Pass, RedactingRow, Rewritten, Scrubbing, UNREAD, WalkedLetter};
 pub use unseen::{Seen, UnseenLane, UnseenTurn};
 use url::{Address, Place};
 pub use write::{DeadLetterSink, EventSink};

@@ -3,6 +3,7 @@
 //!
 //! The same event and the same module give the same verdict, whatever was judged before.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
@@ -25,8 +26,10 @@ mod compiled;
 mod component;
 mod directory;
 mod engine;
+mod extras;
 mod figures;
 mod history;
+mod keeping;
 mod life;
 mod link;
 mod loading;
@@ -54,6 +57,7 @@ pub use component::{CheckAmended, Isolation};
 pub use engine::EngineError;
 pub use figures::{Counts, Times};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
+pub use keeping::{Keep, Taking};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
 pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
@@ -68,6 +72,7 @@ use circuit::Way;
 use component::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
+use keeping::{Decides, Keeping};
 use life::{Life, Message, Parts};
 use loading::Loader;
 use registry::{Place, Registry, Snapshot};
@@ -183,6 +188,8 @@ pub struct Subject<'a> {
     pub name: &'a str,
     /// When it occurred, in microseconds since 1970.
     pub timestamp_us: i64,
+    /// When a gateway took it first, in microseconds since 1970.
+    pub received_at_us: i64,
     /// The text of a JSON object.
     pub data: &'a str,
 }
@@ -212,6 +219,7 @@ struct Inner {
     required: Required,
     unserved: Unserved,
     check_amended: CheckAmended,
+    keeping: Keeping,
     inbox: SyncSender<Message>,
     life: Mutex<Option<JoinHandle<()>>>,
 }
@@ -255,6 +263,7 @@ impl Validators {
             ),
             history: History::under(&options.data_dir),
         });
+        let keeping = Keeping::new(Arc::clone(&tools), Arc::clone(&options.check_amended), options.limits);
         let (inbox, messages) = sync_channel(64);
         let done = inbox.clone();
         let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
@@ -284,6 +293,7 @@ impl Validators {
             required: options.required,
             unserved: Unserved::default(),
             check_amended: options.check_amended,
+            keeping,
             inbox,
             life: Mutex::new(Some(life)),
         })))
@@ -305,10 +315,39 @@ impl Validators {
         }
     }
 
+    /// The same for events that no request waits for, however long they may take by the limits of their modules.
+    #[must_use]
+    pub fn begin_unhurried(&self) -> Judging<'_> {
+        Judging { latest: None, ..self.begin() }
+    }
+
     /// Judges one event with the module that serves its type now, however long that may take by its limits: no request waits
     /// for it.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
-        Judging { latest: None, ..self.begin() }.judge(subject).await
+        self.begin_unhurried().judge(subject).await
+    }
+
+    /// Tells which slots ever had a module that took secrets out. Before it is told, nothing is kept of events whose type has
+    /// no module.
+    pub fn know_taking(&self, ever: HashSet<Slot>) {
+        self.0.keeping.know(ever);
+    }
+
+    /// The modules that take secrets out of what is kept, of those that serve now.
+    #[must_use]
+    pub fn taking(&self) -> Vec<Taking> {
+        let modules = self.0.registry.now();
+        let taking = modules.taking().map(|module| Taking {
+            slot: module.slot.clone(),
+            digest: module.digest,
+            redacts: module.program().offers().redact,
+        });
+        taking.collect()
+    }
+
+    /// Whether a module serves this very slot, and takes nothing out.
+    pub(crate) fn takes_nothing(&self, slot: &Slot) -> bool {
+        matches!(self.0.registry.now().own(slot), Some(Place::Taken(module)) if !module.takes_out())
     }
 
     fn unknown(&self, subject: &Subject<'_>) -> Judgement {
@@ -479,6 +518,7 @@ impl Judging<'_> {
             category: subject.category,
             name: subject.name,
             timestamp_us: subject.timestamp_us,
+            received_at_us: subject.received_at_us,
             data: subject.data,
         };
         let Inner { sandbox, check_amended, away, shared, .. } = &*self.validators.0;
@@ -490,6 +530,35 @@ impl Judging<'_> {
             Way::Nowhere => Err(module.off_path()),
         };
         Judgement { outcome, digest: Some(module.digest) }
+    }
+}
+
+impl Judging<'_> {
+    /// What may be kept of an event of this type with this data, if it is not stored.
+    pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
+        let keeping = &self.validators.0.keeping;
+        let decides = keeping.decides(&self.modules, category, name);
+        if matches!(decides, Decides::Nobody) { Keep::Whole } else { keeping.keep(decides, data).await }
+    }
+
+    /// Whether an event whose type could not be read may be kept.
+    pub fn keeps_unread(&self) -> bool {
+        self.validators.0.keeping.keeps_unread(&self.modules)
+    }
+
+    /// Whether anything may be taken out of events of this type.
+    pub fn takes_out(&self, category: &str, name: &str) -> bool {
+        !matches!(self.validators.0.keeping.decides(&self.modules, category, name), Decides::Nobody)
+    }
+
+    /// The slot whose module takes something out of events of this type, or did when it served.
+    pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
+        self.validators.0.keeping.taking_slot(&self.modules, category, name)
+    }
+
+    /// Whether the module that serves this event type judges by the time of receipt.
+    pub fn judges_at(&self, category: &str, name: &str) -> bool {
+        matches!(self.modules.find(category, name), Some(Place::Taken(module)) if module.program().offers().validate_at)
     }
 }
 

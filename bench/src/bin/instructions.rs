@@ -216,6 +216,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
                 category: &event.category,
                 name: &event.name,
                 timestamp_us: event.timestamp_us,
+                received_at_us: event.timestamp_us,
                 data: &event.data,
             };
             let judgement = validators.judge(black_box(subject)).await;

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::query::dead_letters::{letter_json, whole_json};
 use crate::redrive::{Ended, Errand, Redrive, Report};
+use crate::scrub::Scrub;
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
 use crate::validator::{Options, Validators};
 use crate::{event, gateway};
@@ -36,6 +37,8 @@ pub(super) enum Command {
     /// Judge dead letters again with the modules of now, and say what would come of each; with --store, store what is
     /// accepted
     Redrive(Again),
+    /// Go over older dead letters of validators that take secrets out of events, as a running gateway does by itself
+    Scrub(Scrubs),
 }
 
 #[derive(Debug, Args)]
@@ -105,13 +108,25 @@ pub(super) struct Again {
     source: Source,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Scrubs {
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The directory of validators [default: ./modules]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<String>,
+    #[command(flatten)]
+    source: Source,
+}
+
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
+    let flag = |dir: &Option<String>| dir.clone().map(|dir| ("modules", dir)).into_iter().collect();
     let (source, flags) = match &command {
         Command::List(list) => (&list.source, Vec::new()),
         Command::Show(show) => (&show.source, Vec::new()),
-        Command::Redrive(again) => {
-            (&again.source, again.modules.clone().map(|dir| ("modules", dir)).into_iter().collect())
-        }
+        Command::Redrive(again) => (&again.source, flag(&again.modules)),
+        Command::Scrub(scrubs) => (&scrubs.source, flag(&scrubs.modules)),
     };
     let (_, config) = source.gather(flags)?;
     let database = app::Database::open_proved(&config).await?;
@@ -141,11 +156,38 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
         Command::Show(show) => {
             let found = store.dead_letter(show.id).await?;
             let (letter, raw) = found.with_context(|| format!("there is no dead letter {}", show.id))?;
-            println!("{:#}", whole_json(&letter, &raw));
+            println!("{:#}", whole_json(&letter, Some(&raw)));
         }
         Command::Redrive(again) => redrive(store, config, again).await?,
+        Command::Scrub(scrubs) => scrub(store, config, scrubs.dry_run).await?,
     }
     Ok(())
+}
+
+/// One round after the other, until there is nothing more to go over.
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<()> {
+    let rules = gateway::rules(config);
+    let validators = Validators::start(gateway::validator_options(config, rules)).context("the validators")?;
+    validators.wait_scanned().await;
+    let clock = Clock::default();
+    let letters_max = if dry_run { u32::MAX } else { config.scrub_letters_max };
+    let scrub = Scrub { dry_run, letters_max, ..Scrub::new(config, store, &validators, &rules, &clock) };
+    let done = loop {
+        let round = match scrub.round().await {
+            Ok(Some(round)) => round,
+            Ok(None) => break Err(anyhow::anyhow!("a gateway is going over the dead letters now; try again later")),
+            Err(error) => break Err(error.into()),
+        };
+        for scrubbed in &round {
+            println!("{}", serde_json::to_string(scrubbed)?);
+        }
+        if dry_run || !round.iter().any(|scrubbed| scrubbed.more) {
+            break Ok(());
+        }
+    };
+    validators.stop().await;
+    done
 }
 
 async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result<()> {

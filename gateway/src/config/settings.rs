@@ -355,6 +355,24 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of an event that a dead letter keeps. The rest is cut.",
     ),
     set(
+        "scrub_grace_days",
+        number(0, 3_650),
+        "7",
+        "Days that older dead letters keep their bytes once the validator of their type takes secrets out of events and cannot redact them. Then nothing but their size and digest is left.",
+    ),
+    set(
+        "scrub_seconds",
+        number(1, 86_400),
+        "60",
+        "Pause between two looks for older dead letters that are to be redacted.",
+    ),
+    set(
+        "scrub_letters_max",
+        number(1_000, 100_000_000),
+        "100000",
+        "Dead letters that one such look goes over for each event type. The next one goes on.",
+    ),
+    set(
         "dead_letter_queue_bytes_max",
         number(1024, 1024 * MIB),
         "16777216",

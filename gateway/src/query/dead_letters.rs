@@ -20,7 +20,7 @@ use crate::response::{self, Encoding, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::Held;
 use crate::store::{Choice, LetterFilter, StoredLetter};
-use crate::trust::Application;
+use crate::trust::{Application, Scope};
 use crate::verdict::Digest;
 
 /// Letters of a page or of an errand, unless the caller asks for another number.
@@ -58,7 +58,7 @@ fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
     })
 }
 
-/// `GET /v1/dead-letters/{id}`: one, with what is kept of its raw bytes.
+/// `GET /v1/dead-letters/{id}`: one, with the bytes that are kept for a caller who may read them.
 ///
 /// # Errors
 ///
@@ -76,7 +76,8 @@ pub async fn show(
     let (letter, raw) = gateway.store.dead_letter(letter_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
     drop(turn);
     let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
-    send(whole_json(&letter, &raw).to_string().into_bytes(), encoding).await
+    let raw = Some(&raw[..]).filter(|_| caller.has(Scope::Raw));
+    send(whole_json(&letter, raw).to_string().into_bytes(), encoding).await
 }
 
 /// `POST /v1/dead-letters/redrive`: judges the chosen dead letters again.
@@ -153,7 +154,7 @@ fn errand(body: &[u8]) -> Result<(Errand, String), Refusal> {
 /// A dead letter as answers show it, without its raw bytes.
 pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let digest = letter.module.as_deref().and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
+    let sha256 = |digest: Option<&[u8]>| digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
     let redriven = letter.redriven_at.map(|at| json!({ "at": text(at), "outcome": letter.redriven_as }));
     json!({
         "id": letter.id,
@@ -163,20 +164,29 @@ pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
         "detail": letter.detail,
         "violations": serde_json::from_str::<Value>(&letter.violations).unwrap_or_default(),
         "application": letter.application,
-        "validator": digest,
+        "validator": sha256(letter.module.as_deref()),
         "event_id": letter.event_id,
         "session_id": letter.session_id,
         "category": letter.category,
         "name": letter.name,
+        "kept": letter.kept,
         "raw_bytes": letter.raw_bytes,
         "raw_kept_bytes": letter.raw_kept_bytes,
+        "raw_digest": sha256(letter.raw_digest.as_deref()),
+        "redrivable": letter.unredrivable().is_none(),
         "redriven": redriven,
     })
 }
 
-/// The same with its raw bytes: as text where they are UTF-8, else in base64.
-pub(crate) fn whole_json(letter: &StoredLetter, raw: &[u8]) -> Value {
+/// The same with the bytes that are kept, for those who may read them: as text where they are UTF-8, else in base64. For
+/// others it says what they lack.
+pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     let mut whole = letter_json(letter);
+    whole["raw_needs_scope"] = if raw.is_some() { Value::Null } else { Scope::Raw.as_str().into() };
+    let Some(raw) = raw else {
+        (whole["raw_encoding"], whole["raw"]) = (Value::Null, Value::Null);
+        return whole;
+    };
     let (encoding, text) = match str::from_utf8(raw) {
         Ok(text) => ("utf8", text.to_owned()),
         Err(_) => ("base64", base64(raw)),

@@ -75,7 +75,7 @@ impl Head {
 
 /// One row of `dead_letters`, in the order of the columns in `write.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
-    fields(out, 14);
+    fields(out, 16);
     timestamp(out, row.received_at_us);
     uuid(out, row.id);
     bytes(out, row.reason.as_str().as_bytes());
@@ -90,6 +90,8 @@ pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     optional(out, row.name.as_deref(), text);
     bytes(out, &row.raw);
     integer(out, i32::try_from(row.raw_bytes).unwrap_or(i32::MAX));
+    bytes(out, row.kept.as_str().as_bytes());
+    optional(out, row.raw_digest, |out, digest| bytes(out, &digest.0));
 }
 
 /// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
@@ -165,7 +167,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::event::{Reason, Text};
+    use crate::event::{KeptAs, Reason, Text};
 
     #[test]
     fn an_event_is_encoded_field_by_field() {
@@ -209,17 +211,21 @@ mod tests {
             session_id: None,
             category: Some("c\0".to_owned()),
             name: None,
+            kept: KeptAs::Whole,
             raw: Bytes::from_static(b"\0raw"),
             raw_bytes: usize::MAX,
+            raw_digest: None,
         };
         let mut out = Vec::new();
         dead_letter(&row, Ids::default(), &mut out);
-        assert_eq!(&out[..2], &[0, 14]);
+        assert_eq!(&out[..2], &[0, 16]);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("a\u{fffd}b") && text.contains("c\u{fffd}"), "cleaned");
         assert!(!text.contains("\\u0000"), "no NUL escape in the violations");
         assert!(out.windows(8).any(|window| window == b"\0\0\0\x04\0raw"), "raw is kept");
-        assert!(out.ends_with(&[0, 0, 0, 4, 127, 255, 255, 255]), "a size that fits no integer is the largest one");
+        let size = [0, 0, 0, 4, 127, 255, 255, 255];
+        assert!(out.windows(8).any(|window| window == size), "a size that fits no integer is the largest one");
+        assert!(out.ends_with(b"\0\0\0\x05whole\xff\xff\xff\xff"), "what is kept, and no digest");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::read::{Page, PageLimits, Reading, application_id, within};
 use super::{Error, Store};
+use crate::event::KeptAs;
 
 /// Letters of one stretch of a walk.
 const STRETCH_MAX: u32 = 10_000;
@@ -16,7 +17,7 @@ const STRETCH_MAX: u32 = 10_000;
 const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
 pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
-     category, name, raw, raw_bytes, redriven_at, redriven_as";
+     category, name, raw, raw_bytes, kept, raw_digest, redriven_at, redriven_as";
 
 /// Which dead letters are meant; what is `None` leaves nothing out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +84,12 @@ pub struct StoredLetter {
     pub name: Option<String>,
     /// How many bytes came.
     pub raw_bytes: i32,
-    /// How many of them are kept.
+    /// How many bytes are kept.
     pub raw_kept_bytes: i32,
+    /// `whole`, `redacted` or `nothing`: what the bytes are that are kept.
+    pub kept: String,
+    /// The digest of what came, where nothing of it is kept.
+    pub raw_digest: Option<Vec<u8>>,
     /// When its event was found to be stored after it was judged again.
     pub redriven_at: Option<DateTime<Utc>>,
     /// `stored` or `duplicate`.
@@ -95,6 +100,19 @@ impl StoredLetter {
     /// Its place in the order of receipt.
     pub fn cursor(&self) -> LetterCursor {
         LetterCursor { received_at: self.received_at, id: self.id }
+    }
+
+    /// Why its event cannot be judged again, if it cannot: a code and a sentence.
+    pub fn unredrivable(&self) -> Option<(&'static str, &'static str)> {
+        if self.redriven_at.is_some() {
+            Some(("redriven", "its event is stored already"))
+        } else if self.kept == KeptAs::Nothing.as_str() {
+            Some(("not_kept", "nothing of its event was kept, since its validator takes secrets out"))
+        } else if self.kept == KeptAs::Whole.as_str() && self.raw_kept_bytes < self.raw_bytes {
+            Some(("cut", "only the beginning of its raw bytes was kept, so its event cannot be judged again"))
+        } else {
+            None
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -401,7 +419,7 @@ pub(super) fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&
         "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \
          letter.violations::text as violations, letter.application_id, coalesce(applications.name, '') as application, \
          modules.digest as module, letter.event_id, letter.session_id, letter.category, letter.name, letter.raw_bytes, \
-         octet_length(letter.raw) as raw_kept_bytes, letter.redriven_at, letter.redriven_as from (",
+         octet_length(letter.raw) as raw_kept_bytes, letter.kept, letter.raw_digest, letter.redriven_at, letter.redriven_as from (",
     );
     page(query);
     query.push(

@@ -69,7 +69,7 @@ macro_rules! event_columns {
 macro_rules! dead_letter_columns {
     () => {
         "received_at, id, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
-         category, name, raw, raw_bytes"
+         category, name, raw, raw_bytes, kept, raw_digest"
     };
 }
 

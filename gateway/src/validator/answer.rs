@@ -115,13 +115,7 @@ fn malformed(why: impl std::fmt::Display) -> Broken {
 pub(super) fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &CheckAmended) -> Result<Verdict, Broken> {
     match verdict {
         GuestVerdict::Accept => Ok(Verdict::Accept),
-        GuestVerdict::Amend(data) => {
-            if data.len() > limits.output_bytes_max {
-                return Err(too_large(data.len(), limits));
-            }
-            check_amended(&data).map_err(|why| Broken::output(format!("it amended to what is no data: {why}")))?;
-            Ok(Verdict::Amend(data))
-        }
+        GuestVerdict::Amend(data) => believe_data(data, limits, check_amended).map(Verdict::Amend),
         GuestVerdict::Reject(list) => {
             if list.is_empty() {
                 return Err(Broken::output("it rejected without a violation"));
@@ -147,13 +141,23 @@ pub(super) fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &Ch
     }
 }
 
+/// Checks what an answer puts in the place of an event's data.
+pub(super) fn believe_data(data: String, limits: &Limits, check_amended: &CheckAmended) -> Result<String, Broken> {
+    if data.len() > limits.output_bytes_max {
+        return Err(too_large(data.len(), limits));
+    }
+    check_amended(&data).map_err(|why| Broken::output(format!("it amended to what is no data: {why}")))?;
+    Ok(data)
+}
+
 fn too_large(bytes: usize, limits: &Limits) -> Broken {
     Broken::output(format!("it answered with {bytes} bytes, and {} are allowed", limits.output_bytes_max))
 }
 
 fn believe_violation(pointer: String, code: String, message: String) -> Result<Violation, String> {
     if !is_pointer(&pointer) {
-        return Err(format!("`{}` is no JSON Pointer", legible(&pointer, QUOTED_CHARACTERS_MAX)));
+        // Not which: it may hold what the sender sent.
+        return Err("a violation's pointer is no JSON Pointer".into());
     }
     if code.is_empty() {
         return Err("a violation without a code".into());

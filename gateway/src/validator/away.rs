@@ -416,6 +416,7 @@ struct Owned {
     category: String,
     name: String,
     timestamp_us: i64,
+    received_at_us: i64,
     data: String,
 }
 
@@ -428,6 +429,7 @@ impl Owned {
             category: event.category.into(),
             name: event.name.into(),
             timestamp_us: event.timestamp_us,
+            received_at_us: event.received_at_us,
             data: event.data.into(),
         }
     }
@@ -440,6 +442,7 @@ impl Owned {
             category: &self.category,
             name: &self.name,
             timestamp_us: self.timestamp_us,
+            received_at_us: self.received_at_us,
             data: &self.data,
         }
     }

@@ -2,6 +2,7 @@
 //! state in which `describe` left it, so no event can see what another left behind: most modules are set back after each
 //! event, and those whose writes cannot be followed get a new instance each time. Both ways mean the same.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use serde::Serialize;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, Trap};
 
-use super::answer::believe;
+use super::answer::{believe, believe_data};
 use super::engine::{Meter, Sandbox, beyond_place, code_bytes, output_bytes_max, processor_time};
+use super::extras::{Example2, Extras, Offers};
 use super::loading::{Built, BuiltWay, Finished};
 use super::memory::{Claim, Full, Keeper as _};
 use super::plain;
@@ -19,7 +21,7 @@ use super::rewrite::{self, Unfit};
 use super::settings::Limits;
 use super::world::{self, Refusal};
 use crate::legible::{is_hidden, legible};
-use crate::verdict::{FaultCode, Verdict};
+use crate::verdict::{FaultCode, Verdict, Violation};
 
 use contract::{Description, Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
 
@@ -44,6 +46,9 @@ const FAILED_TOLD_MAX: usize = 5;
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
 
+/// Codes of one example that are told.
+const CODES_TOLD_MAX: usize = 10;
+
 /// Bytes that a module may say of itself, its examples included.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
 
@@ -56,6 +61,7 @@ const MADE_UP: GuestEvent<'static> = GuestEvent {
     category: "test",
     name: "test",
     timestamp_us: 1_700_000_000_000_000,
+    received_at_us: 1_700_000_000_000_000,
     data: "{}",
 };
 
@@ -83,6 +89,8 @@ pub(super) struct GuestEvent<'a> {
     pub(super) category: &'a str,
     pub(super) name: &'a str,
     pub(super) timestamp_us: i64,
+    /// When the gateway took it first.
+    pub(super) received_at_us: i64,
     pub(super) data: &'a str,
 }
 
@@ -126,6 +134,10 @@ pub(super) struct Program {
     pub(super) isolation_reason: String,
     pub(super) summary: String,
     pub(super) examples: usize,
+    /// One of its examples is amended: it may take secrets out.
+    pub(super) amends: bool,
+    /// What it exports besides, if anything.
+    extras: Option<Extras>,
 }
 
 /// How a module is run.
@@ -178,20 +190,26 @@ impl Program {
     ) -> Result<Built, Refusal> {
         begin(Step::Checking);
         let component = world::component_of(bytes)?;
+        let offers = world::offers(&component)?;
         begin(Step::Compiling);
+        let extras = offers.any().then(|| Extras::compile(sandbox, &component, offers)).transpose();
+        let extras = extras.map_err(|error| uncompiled(&error))?;
         let (compiled, isolation_reason) = Compiled::of(sandbox, &component)?;
         begin(Step::SelfTest);
         let (way, description) =
             compiled.describe(sandbox, trial.limits).map_err(|broken| undescribed(broken, trial.limits))?;
         let room = sandbox.memory.nothing();
-        let mut program = Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0 };
+        let mut program =
+            Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0, amends: false, extras };
         program.self_test(sandbox, trial, description)?;
         program.built().map_err(|error| uncompiled(&error))
     }
 
     /// Takes what [`Program::build`] made. No byte of the file is read here.
     pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
-        let Built { way, isolation_reason, summary, examples } = built;
+        let Built { way, isolation_reason, summary, examples, amends, extras } = built;
+        let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
+        let extras = extras.map_err(|error| unopened(&error))?;
         let way = match way {
             BuiltWay::Resident(described) => Residents::open(sandbox, described).map(Way::Resident),
             BuiltWay::Fresh(code, wasm_bytes) => {
@@ -199,8 +217,9 @@ impl Program {
             }
         };
         let way = way.map_err(|error| unopened(&error))?;
-        let room = sandbox.memory.reserve(way.memory_bytes()).map_err(no_room)?;
-        Ok(Self { way, _room: room, isolation_reason, summary, examples })
+        let besides = extras.as_ref().map_or(0, Extras::memory_bytes);
+        let room = sandbox.memory.reserve(way.memory_bytes().saturating_add(besides)).map_err(no_room)?;
+        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, extras })
     }
 
     fn built(self) -> wasmtime::Result<Built> {
@@ -208,8 +227,9 @@ impl Program {
             Way::Resident(residents) => BuiltWay::Resident(residents.described()?),
             Way::Fresh(fresh) => BuiltWay::Fresh(fresh.finished()?, fresh.wasm_bytes),
         };
-        let Self { isolation_reason, summary, examples, .. } = self;
-        Ok(Built { way, isolation_reason, summary, examples })
+        let extras = self.extras.as_ref().map(Extras::built).transpose()?;
+        let Self { isolation_reason, summary, examples, amends, .. } = self;
+        Ok(Built { way, isolation_reason, summary, examples, amends, extras })
     }
 
     /// How it is run.
@@ -229,15 +249,41 @@ impl Program {
         check_amended: &CheckAmended,
     ) -> Result<Verdict, Broken> {
         let believe = |verdict| believe(verdict, limits, check_amended);
+        if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().validate_at) {
+            return extras.validate_at(sandbox, limits, event).and_then(believe);
+        }
         match &self.way {
             Way::Resident(residents) => residents.judge(sandbox, limits, event, believe),
             Way::Fresh(fresh) => fresh.judge(sandbox, limits, event).and_then(believe),
         }
     }
 
+    /// What it exports besides the two functions that every validator has.
+    pub(super) fn offers(&self) -> Offers {
+        self.extras.as_ref().map(Extras::offers).unwrap_or_default()
+    }
+
+    /// What may be kept of an event with this data: an object that could be stored in its place.
+    pub(super) fn redact(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        data: &str,
+        check_amended: &CheckAmended,
+    ) -> Result<String, Broken> {
+        let extras = self.extras.as_ref().filter(|extras| extras.offers().redact);
+        let extras = extras.ok_or_else(|| Broken::output("it does not redact"))?;
+        believe_data(extras.redact(sandbox, limits, data)?, limits, check_amended)
+    }
+
     /// Tries the examples as events are judged later. All that fail are told, so that one build mends them all.
     fn self_test(&mut self, sandbox: &Sandbox, trial: &Trial<'_>, description: Description) -> Result<(), Refusal> {
-        let count = description.examples.len();
+        let Description { summary, examples } = description;
+        let mut examples: Vec<Example2> = examples.into_iter().map(Example2::from).collect();
+        if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().examples) {
+            examples.extend(extras.examples(sandbox, trial.limits).map_err(unlisted)?);
+        }
+        let count = examples.len();
         if count > EXAMPLES_MAX {
             return Err(Refusal::new(
                 format!("{EXAMPLES_MAX} examples at most"),
@@ -252,19 +298,21 @@ impl Program {
         }
         let began = processor_time();
         let mut failed = Vec::new();
-        for (tried, example) in description.examples.iter().enumerate() {
+        for (tried, example) in examples.iter().enumerate() {
             let took = processor_time().saturating_sub(began);
             if took >= trial.time {
                 failed.push(Failed::out_of_time(tried, count, took, trial.time));
                 break;
             }
             failed.extend(self.try_example(sandbox, trial, example));
+            failed.extend(self.try_redacting(sandbox, trial, example));
         }
         if !failed.is_empty() {
             return Err(Failed::refusal(&failed));
         }
-        self.summary = description.summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
+        self.summary = summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
         self.examples = count;
+        self.amends = examples.iter().any(|example| matches!(example.expect, Expectation::Amend));
         if let Way::Resident(residents) = &self.way {
             // Most modules of a large gateway are seldom called.
             residents.let_go();
@@ -272,8 +320,17 @@ impl Program {
         Ok(())
     }
 
-    fn try_example(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &contract::Example) -> Option<Failed> {
-        let event = GuestEvent { category: trial.category, name: trial.name, data: &example.data, ..MADE_UP };
+    fn try_example(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+        let timestamp_us = example.timestamp.unwrap_or(MADE_UP.timestamp_us);
+        let event = GuestEvent {
+            category: trial.category,
+            name: example.name.as_deref().unwrap_or(trial.name),
+            application: example.application.as_deref().unwrap_or(MADE_UP.application),
+            timestamp_us,
+            received_at_us: timestamp_us,
+            data: &example.data,
+            ..MADE_UP
+        };
         let wanted = match example.expect {
             Expectation::Accept => "accept",
             Expectation::Amend => "amend",
@@ -284,7 +341,10 @@ impl Program {
         let found = match self.judge(sandbox, trial.limits, &event, trial.check_amended) {
             Ok(Verdict::Accept) => "accept".to_owned(),
             Ok(Verdict::Amend(_)) => "amend".to_owned(),
-            Ok(Verdict::Reject(_)) if wanted == "reject" => "reject".to_owned(),
+            Ok(Verdict::Reject(violations)) if wanted == "reject" => match other_codes(example, &violations) {
+                Some(found) => found,
+                None => "reject".to_owned(),
+            },
             Ok(Verdict::Reject(violations)) => {
                 let first = &violations[0];
                 let [code, pointer, message] = [&*first.code, &*first.pointer, &*first.message]
@@ -303,9 +363,47 @@ impl Program {
             }
         };
         let title = legible(&example.title, TITLE_CHARACTERS_MAX);
-        let expected = format!("the example `{title}` to end in {wanted}");
+        let mut expected = format!("the example `{title}` to end in {wanted}");
+        if !example.codes.is_empty() {
+            expected = format!("{expected} with {}", listed(example.codes.iter().map(|code| &**code)));
+        }
         (found != wanted).then_some(Failed { expected, found, passing })
     }
+
+    /// Whatever a sender may send, `redact` must have an answer for, also where the verdict is a rejection.
+    fn try_redacting(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+        if !self.offers().redact {
+            return None;
+        }
+        let broken = self.redact(sandbox, trial.limits, &example.data, trial.check_amended).err()?;
+        let title = legible(&example.title, TITLE_CHARACTERS_MAX);
+        Some(Failed {
+            expected: format!("`redact` to say what may be kept of the example `{title}`"),
+            found: format!("a fault ({}): {}", broken.code, broken.detail),
+            passing: broken.passes(),
+        })
+    }
+}
+
+impl From<contract::Example> for Example2 {
+    fn from(example: contract::Example) -> Self {
+        let contract::Example { title, data, expect } = example;
+        Self { title, name: None, timestamp: None, application: None, data, expect, codes: Vec::new() }
+    }
+}
+
+/// The codes of a rejection, if they are not those that the example names.
+fn other_codes(example: &Example2, violations: &[Violation]) -> Option<String> {
+    let wanted: BTreeSet<&str> = example.codes.iter().map(|code| &**code).collect();
+    let found: BTreeSet<&str> = violations.iter().map(|violation| &*violation.code).collect();
+    (!wanted.is_empty() && wanted != found).then(|| format!("reject with {}", listed(found.into_iter())))
+}
+
+/// Some codes for people.
+fn listed<'c>(codes: impl Iterator<Item = &'c str>) -> String {
+    let codes: Vec<String> =
+        codes.take(CODES_TOLD_MAX).map(|code| legible(code, TEXT_CHARACTERS_MAX).to_string()).collect();
+    codes.join(", ")
 }
 
 /// An example that did not end as it says.
@@ -440,6 +538,15 @@ fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
     Refusal { passing, ..refusal }
 }
 
+fn unlisted(broken: Broken) -> Refusal {
+    let refusal = Refusal::new(
+        "`examples` to answer",
+        format!("a fault ({}): {}", broken.code, broken.detail),
+        "mend `examples`, or give fewer of them",
+    );
+    Refusal { passing: broken.passes(), ..refusal }
+}
+
 fn unready(broken: Broken) -> Refusal {
     let refusal = Refusal::new(
         "an instance that is ready within the deadline and memory of one event",
@@ -503,7 +610,7 @@ impl Fresh {
     }
 }
 
-fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
+pub(super) fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
     Event {
         id: event.id,
         application: event.application,

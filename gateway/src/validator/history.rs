@@ -251,10 +251,29 @@ impl History {
             }
         }
         files.insert(0, (version, path));
-        for (_, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
+        for (version, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
             fs::remove_file(old)?;
+            if self.redacts(slot, version.digest) {
+                fs::remove_file(self.note(slot, version.digest))?;
+            }
         }
         Ok(versions(files))
+    }
+
+    /// Notes that a version takes secrets out of what is kept, for the time after it: a version that serves later and does
+    /// not is told apart from one that never had to.
+    pub(super) fn note_redacts(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
+        let note = self.note(slot, digest);
+        if note.exists() { Ok(()) } else { File::create(note)?.sync_all() }
+    }
+
+    /// Whether that was noted of a version.
+    pub(super) fn redacts(&self, slot: &Slot, digest: Digest) -> bool {
+        self.note(slot, digest).exists()
+    }
+
+    fn note(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        self.folder(slot).join(format!("{digest}.redacts"))
     }
 
     fn folder(&self, slot: &Slot) -> PathBuf {

@@ -657,7 +657,13 @@ impl Life {
             entry.found = found.clone();
             let mut again = content;
             if settings {
-                match entry.read_settings(root, given) {
+                let force = entry.settings.force;
+                let change = entry.read_settings(root, given);
+                if entry.settings.force != force && entry.is_refused() {
+                    // What was refused may be what is to be taken now.
+                    (entry.anew, again) = (true, true);
+                }
+                match change {
                     Change::None => {}
                     Change::InForce => self.changed = true,
                     Change::ToLoad => (entry.anew, again) = (true, true),
@@ -714,6 +720,8 @@ impl Life {
                     && entry.tries + 1 < TRIES_MAX
                     && looked_since.elapsed() < RESTLESS_MAX,
                 unkept: entry.unkept,
+                must_redact: entry.serving.as_ref().is_some_and(|(module, _)| module.program().offers().redact),
+                force: entry.wanted.as_ref().map_or(entry.settings.force, |(settings, _)| settings.force),
                 state: Arc::clone(&entry.state),
                 cancelled: Arc::clone(&entry.cancelled),
             };

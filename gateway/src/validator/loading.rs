@@ -15,6 +15,7 @@ use super::compiled::Compiled;
 use super::component::{CheckAmended, Trial};
 use super::component::{Program, Step};
 use super::engine::Sandbox;
+use super::extras::BuiltExtras;
 use super::resident::Described;
 use super::settings::Limits;
 use super::slot::Slot;
@@ -295,6 +296,10 @@ pub(super) struct Built {
     pub(super) summary: String,
     /// How many examples it passed.
     pub(super) examples: usize,
+    /// One of them is amended.
+    pub(super) amends: bool,
+    /// What it exports besides the two functions that every validator has.
+    pub(super) extras: Option<BuiltExtras>,
 }
 
 /// How a module is run, with what that needs.

@@ -8,6 +8,7 @@ use super::circuit::{Circuit, TakenOff};
 use super::component::{Broken, CheckAmended, GuestEvent, Program};
 use super::engine::{Sandbox, processor_time};
 use super::figures::Figures;
+use super::keeping::Rest;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
 use crate::verdict::{Digest, Fault, FaultCode, UnfinishedCode, Unjudged, Verdict};
@@ -22,6 +23,8 @@ pub(super) struct Module {
     pub(super) figures: Arc<Figures>,
     pub(super) circuit: Circuit,
     pub(super) queue: Queue,
+    /// When its `redact` is not called.
+    pub(super) rest: Rest,
 }
 
 impl Module {
@@ -35,6 +38,7 @@ impl Module {
             figures,
             circuit: circuit(&settings),
             queue: Queue::new(),
+            rest: Rest::new(),
         }
     }
 
@@ -48,11 +52,20 @@ impl Module {
             figures: Arc::clone(&self.figures),
             circuit: circuit(&settings),
             queue: Queue::new(),
+            rest: Rest::new(),
         }
     }
 
     pub(super) fn program(&self) -> &Program {
         &self.program
+    }
+
+    pub(super) fn program_owned(&self) -> Arc<Program> {
+        Arc::clone(&self.program)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Judges one event on this thread, and takes note of what came of it.

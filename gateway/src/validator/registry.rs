@@ -43,6 +43,8 @@ pub(super) enum Place {
 pub(super) struct Snapshot {
     any: Option<Place>,
     categories: HashMap<String, Category>,
+    /// A module takes secrets out of what is kept, or may do so.
+    takes_out: bool,
 }
 
 #[derive(Default)]
@@ -82,12 +84,36 @@ impl Snapshot {
             }
         }
     }
+
+    /// Whether a module takes secrets out of what is kept, or one may do so of which nothing is known yet.
+    pub(super) fn takes_out(&self) -> bool {
+        self.takes_out
+    }
+
+    /// The modules that do.
+    pub(super) fn taking(&self) -> impl Iterator<Item = &Arc<Module>> {
+        let categories = self.categories.values();
+        let places = categories.flat_map(|category| category.names.values().chain(&category.fallback));
+        self.any.iter().chain(places).filter_map(|place| match place {
+            Place::Taken(module) if module.takes_out() => Some(module),
+            _ => None,
+        })
+    }
+
+    /// The module of a slot, if it has one of its own.
+    pub(super) fn own(&self, slot: &Slot) -> Option<&Place> {
+        match slot {
+            Slot::Any => self.any.as_ref(),
+            Slot::Category(category) => self.categories.get(category)?.fallback.as_ref(),
+            Slot::Exact(category, name) => self.categories.get(category)?.names.get(name),
+        }
+    }
 }
 
 impl Registry {
     /// Before the directory was read, nothing is known of any event type.
     pub(super) fn new() -> Self {
-        let unread = Snapshot { any: Some(Place::Held(Untried::Waiting)), ..Snapshot::default() };
+        let unread = Snapshot { any: Some(Place::Held(Untried::Waiting)), takes_out: true, ..Snapshot::default() };
         Self(ArcSwap::from_pointee(unread))
     }
 
@@ -101,6 +127,10 @@ impl Registry {
     pub(super) fn replace(&self, places: impl Iterator<Item = (Slot, Place)>) {
         let mut snapshot = Snapshot::default();
         for (slot, place) in places {
+            snapshot.takes_out |= match &place {
+                Place::Taken(module) => module.takes_out(),
+                Place::Held(_) | Place::Yielding(_) => true,
+            };
             match slot {
                 Slot::Any => snapshot.any = Some(place),
                 Slot::Category(category) => snapshot.categories.entry(category).or_default().fallback = Some(place),

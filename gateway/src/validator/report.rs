@@ -78,6 +78,12 @@ pub struct TypeReport {
     pub limits: Limits,
     /// What a fault means for the sender.
     pub on_fault: OnFault,
+    /// It says what may be kept of events that are not stored.
+    pub redacts: bool,
+    /// One of its examples is amended, so it may take secrets out.
+    pub amends: bool,
+    /// What its settings say of that instead.
+    pub keep_raw: Option<bool>,
     /// What became of the events put to this module.
     pub counts: Counts,
     /// How long judging took.
@@ -393,6 +399,9 @@ impl Posted {
             examples: module.map_or(0, |module| module.program().examples),
             limits: self.settings.limits,
             on_fault: self.settings.on_fault,
+            redacts: module.is_some_and(|module| module.program().offers().redact),
+            amends: module.is_some_and(|module| module.program().amends),
+            keep_raw: self.settings.keep_raw,
             counts: module.map(|module| module.figures.counts()).unwrap_or_default(),
             judging: module.and_then(|module| module.figures.times()),
             versions: self.versions.clone(),

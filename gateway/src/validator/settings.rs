@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::verdict::Digest;
+
 /// What one call of a module may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -41,6 +43,11 @@ pub struct Settings {
     pub limits: Limits,
     /// What a fault means for the sender.
     pub on_fault: OnFault,
+    /// Whether refused events are kept as they came (true), or nothing of them (false), whatever the module says.
+    pub keep_raw: Option<bool>,
+    /// The one version that is taken though it redacts no more what the version before redacts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<Digest>,
 }
 
 /// The file as written: every key is optional, unknown keys are errors.
@@ -52,6 +59,8 @@ struct Written {
     output_bytes_max: Option<usize>,
     violations_max: Option<usize>,
     on_fault: Option<OnFault>,
+    keep_raw: Option<bool>,
+    force: Option<String>,
 }
 
 /// What a file is read with.
@@ -81,7 +90,9 @@ impl Settings {
     /// nothing: the file may be another one than was meant, with secrets in it.
     pub(super) fn parse(text: &str, Given { defaults, deadline_ms_max }: Given) -> Result<Self, String> {
         let written: Written = toml::from_str(text).map_err(|error| told(text, &error))?;
-        let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault } = written;
+        let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault, keep_raw, force } =
+            written;
+        let force = force.map(|digest| digest.parse().map_err(|why| format!("`force`: {why}"))).transpose()?;
         let deadline_ms_max = deadline_ms_max.min(MOST.deadline_ms);
         let limits = Limits {
             deadline_ms: pick("deadline_ms", deadline_ms, defaults.deadline_ms, deadline_ms_max)?,
@@ -99,7 +110,7 @@ impl Settings {
             )?,
             violations_max: pick("violations_max", violations_max, defaults.violations_max, MOST.violations_max)?,
         };
-        Ok(Self { limits, on_fault: on_fault.unwrap_or_default() })
+        Ok(Self { limits, on_fault: on_fault.unwrap_or_default(), keep_raw, force })
     }
 }
 
@@ -155,6 +166,16 @@ mod tests {
         assert_eq!(settings.limits.deadline_ms, 5);
         assert_eq!(settings.limits.violations_max, 100);
         assert_eq!(settings.on_fault, OnFault::Retry);
+    }
+
+    #[test]
+    fn what_is_kept_of_refused_events_is_said_in_the_file() {
+        assert_eq!((parse("").expect("good").keep_raw, parse("").expect("good").force), (None, None));
+        assert_eq!(parse("keep_raw = false").expect("good").keep_raw, Some(false));
+        let digest = Digest::of(b"abc");
+        assert_eq!(parse(&format!("force = \"{digest}\"")).expect("good").force, Some(digest));
+        let wrong = parse("force = \"yes\"").expect_err("no digest");
+        assert!(wrong.contains("`force`: a digest is 64"), "{wrong}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod doubt;
 mod generated;
 mod guests;
 mod judging;
+mod keeping;
 mod resident;
 mod sharing;
 
@@ -152,6 +153,7 @@ fn subject<'a>((category, name): (&'a str, &'a str), data: &'a str) -> Subject<'
         category,
         name,
         timestamp_us: 1_700_000_000_000_000,
+        received_at_us: 1_700_000_000_000_000,
         data,
     }
 }

@@ -115,6 +115,10 @@ pub(super) struct Job {
     pub(super) is_patient: bool,
     /// What serves could not be kept as a version, and is to be now.
     pub(super) unkept: bool,
+    /// What serves takes secrets out of what is kept, and so must what replaces it,
+    pub(super) must_redact: bool,
+    /// unless it is this version.
+    pub(super) force: Option<Digest>,
     pub(super) state: Arc<StateCell>,
     /// Raised when the file is another one by now, and what is found of this one concerns nobody.
     pub(super) cancelled: Arc<AtomicBool>,
@@ -285,7 +289,7 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     };
     let digest = Digest::of(&bytes);
     if job.unkept && job.serving == Some(digest) {
-        *recorded = Some(record(tools, job, digest, &bytes));
+        *recorded = Some(record(tools, job, digest, &bytes, job.must_redact));
     }
     if job.known == Some(digest) {
         return Outcome::Same;
@@ -307,7 +311,10 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     if fs::metadata(&job.path).is_ok_and(|after| before.was_rewritten(&Signature::of(&after))) {
         return Outcome::Rewritten;
     }
-    *recorded = Some(record(tools, job, digest, &bytes));
+    if !program.offers().redact && job.force != Some(digest) && must_redact(tools, job, digest) {
+        return Outcome::Refused(digest, State::SelfTest, unredacting(digest));
+    }
+    *recorded = Some(record(tools, job, digest, &bytes, program.offers().redact));
     Outcome::Loaded(digest, program)
 }
 
@@ -344,10 +351,56 @@ fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> R
     })
 }
 
-fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8]) -> std::io::Result<Vec<Version>> {
-    tools.history.record(&job.slot, digest, bytes).inspect_err(|error| {
+fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8], redacts: bool) -> std::io::Result<Vec<Version>> {
+    let recorded = tools.history.record(&job.slot, digest, bytes).and_then(|versions| {
+        if redacts {
+            tools.history.note_redacts(&job.slot, digest)?;
+        }
+        Ok(versions)
+    });
+    recorded.inspect_err(|error| {
         tracing::error!(event_type = %job.slot, %digest, "this version is not kept: {error}");
     })
+}
+
+/// Whether the version that serves, or served last, takes secrets out of what is kept.
+fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
+    if job.serving.is_some() {
+        return job.must_redact;
+    }
+    let newest = tools.history.versions(&job.slot).ok().and_then(|versions| versions.first().copied());
+    newest.is_some_and(|newest| newest.digest != digest && tools.history.redacts(&job.slot, newest.digest))
+}
+
+fn unredacting(digest: Digest) -> Refusal {
+    Refusal::new(
+        "a module that exports `redact`, as the version before does: it takes secrets out of refused events",
+        "one that does not, so that such events would be kept as they came",
+        format!(
+            "export `redact`, or write `force = \"{digest}\"` into the module's settings if nothing is secret any more"
+        ),
+    )
+}
+
+/// Loads a kept version for another purpose than serving.
+pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8]) -> Option<Program> {
+    let job = Job {
+        slot: slot.clone(),
+        generation: 0,
+        path: PathBuf::new(),
+        is_barred: false,
+        limits: *limits,
+        known: None,
+        serving: None,
+        falls_back: false,
+        is_patient: false,
+        must_redact: false,
+        force: None,
+        unkept: false,
+        state: Arc::new(StateCell::new(State::Settling)),
+        cancelled: Arc::new(AtomicBool::new(false)),
+    };
+    load(tools, &job, Lane::Heavy, Digest::of(bytes), bytes).ok()
 }
 
 /// A file's content, and its signature before it was read.

@@ -12,13 +12,20 @@ use wit_parser::{Function, Resolve, Type, TypeDefKind, TypeId, WorldId, WorldIte
 mod kinds;
 mod tools;
 
+use super::extras::Offers;
 use crate::legible::legible;
 
 /// The contract as it is compiled into the gateway.
 const CONTRACT: &str = include_str!("../../../wit/validator.wit");
 
+/// What may be exported besides.
+const CONTRACT_1_1: &str = include_str!("../../../wit/1.1.0/validator.wit");
+
 /// The package of the contract, with its version.
 const PACKAGE: &str = "eye:validator@1.0.0";
+
+/// The versions of it whose types a module may name.
+const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// How much of each part of a refusal is told.
 const PART_CHARACTERS_MAX: usize = 2_000;
@@ -187,6 +194,33 @@ fn check_world(component: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Which of the functions of 1.1.0 a component exports. One of another type is refused: its author counts on it.
+pub(super) fn offers(component: &[u8]) -> Result<Offers, Refusal> {
+    let Ok(DecodedWasm::Component(found, world)) = wit_component::decode(component) else {
+        return Ok(Offers::default());
+    };
+    let mut expected = Resolve::default();
+    expected.push_str("validator.wit", CONTRACT).expect("the contract is valid WIT");
+    let package = expected.push_str("1.1.0/validator.wit", CONTRACT_1_1).expect("the contract is valid WIT");
+    let mut offers = Offers::default();
+    let functions =
+        [("redact", &mut offers.redact), ("examples", &mut offers.examples), ("validate-at", &mut offers.validate_at)];
+    for (name, offered) in functions {
+        if !found.worlds[world].exports.keys().any(|key| found.name_world_key(key) == name) {
+            continue;
+        }
+        // Its world has its name.
+        let own = expected.select_world(&[package], Some(name)).expect("the contract has the world");
+        let function = expected.worlds[own].exports.values().find_map(|item| match item {
+            WorldItem::Function(function) => Some(function),
+            _ => None,
+        });
+        check_export(&expected, function.expect("the world exports it"), &found, world)?;
+        *offered = true;
+    }
+    Ok(offers)
+}
+
 fn contract() -> (Resolve, WorldId) {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("validator.wit", CONTRACT).expect("the contract is valid WIT");
@@ -199,7 +233,7 @@ fn check_imports(found: &Resolve, world: WorldId, file: &[u8]) -> Result<(), Ref
     let mut names = Vec::new();
     for (key, item) in &found.worlds[world].imports {
         let name = found.name_world_key(key);
-        if let Some(version) = name.strip_prefix("eye:validator/types@").filter(|version| *version != "1.0.0") {
+        if let Some(version) = name.strip_prefix("eye:validator/types@").filter(|version| !VERSIONS.contains(version)) {
             return Err(Refusal::new(
                 format!("a validator for {PACKAGE}"),
                 format!("one for eye:validator@{version}"),
@@ -310,6 +344,7 @@ impl Comparison<'_> {
                 same_names(at, "cases", ours.cases.iter().map(|c| &*c.name), theirs.cases.iter().map(|c| &*c.name))
             }
             (TypeDefKind::List(ours), TypeDefKind::List(theirs)) => self.ty(&format!("{at}[]"), ours, theirs),
+            (TypeDefKind::Option(ours), TypeDefKind::Option(theirs)) => self.ty(&format!("{at}?"), ours, theirs),
             (ours, theirs) => Err(format!("{at} is a {} instead of a {}", theirs.as_str(), ours.as_str())),
         }
     }

@@ -176,6 +176,21 @@ impl Store {
         let (until, limit) = (reading.until, reading.time);
         Ok(within(until, limit, query.fetch_optional(reading.connection())).await?.map(StoredEvent::from))
     }
+
+    /// Whether an event with this key is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn has_event(&self, session_id: Uuid, timestamp_us: i64, id: Uuid) -> Result<bool, Error> {
+        let query = sqlx::query_scalar(
+            "select exists (select from events where session_id = $1 and timestamp = $2 and id = $3)",
+        )
+        .bind(session_id)
+        .bind(time(timestamp_us))
+        .bind(id);
+        self.reading().await?.run(|connection| query.fetch_one(connection)).await
+    }
 }
 
 /// The windows in which a filter is walked.

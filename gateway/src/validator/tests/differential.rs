@@ -155,6 +155,7 @@ fn event(sent: &Sent) -> GuestEvent<'_> {
         category: &sent.category,
         name: NAME,
         timestamp_us: sent.timestamp_us,
+        received_at_us: 0,
         data: &sent.data,
     }
 }

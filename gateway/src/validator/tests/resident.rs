@@ -100,6 +100,7 @@ fn event(sent: &Sent) -> GuestEvent<'_> {
         category: &sent.category,
         name: "view",
         timestamp_us: sent.timestamp_us,
+        received_at_us: 2,
         data: &sent.data,
     }
 }

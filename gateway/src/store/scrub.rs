@@ -1,0 +1,292 @@
+//! What the scrub job reads and writes: which validators take secrets out of events, and since when; older dead letters that
+//! still have their bytes as they came; and what is left of those. One gateway at a time holds the [`Scrubbing`]. A page's
+//! letters, the place where the next one begins and the line of the audit trail are one transaction, so that a crash repeats
+//! a page at most.
+
+use chrono::{DateTime, Utc};
+use sqlx::{ConnectOptions, Executor, PgConnection};
+use uuid::Uuid;
+
+use super::{Error, LetterCursor, Store};
+use crate::verdict::Digest;
+
+/// The word of `event_type` for letters whose event type could not be read.
+pub const UNREAD: &str = "";
+
+const REDACTING: &str = "select event_type, digest, began_at, scrubbed_to, scrubbed_to_id, emptied_to, emptied_to_id, \
+     now() as asked_at from redacting_types where ended_at is null order by event_type";
+
+/// Whose older letters are rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct RedactingRow {
+    /// As the module is named, or [`UNREAD`].
+    pub event_type: String,
+    /// The module that serves, or served last.
+    pub digest: Vec<u8>,
+    /// Since when something is taken out.
+    pub began_at: DateTime<Utc>,
+    /// Letters up to this place were redacted where that was possible.
+    pub scrubbed_to: DateTime<Utc>,
+    /// Makes the place whole.
+    pub scrubbed_to_id: Uuid,
+    /// Letters up to this place have lost their bytes where they could not be redacted.
+    pub emptied_to: DateTime<Utc>,
+    /// Makes the place whole.
+    pub emptied_to_id: Uuid,
+    /// The time of the database when it was asked.
+    pub asked_at: DateTime<Utc>,
+}
+
+/// What a page does to letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Redacts what can be redacted.
+    Redact,
+    /// Takes the bytes of what is left.
+    Empty,
+}
+
+impl RedactingRow {
+    /// Where the next page of a pass begins.
+    pub fn place(&self, pass: Pass) -> LetterCursor {
+        let (received_at, id) = match pass {
+            Pass::Redact => (self.scrubbed_to, self.scrubbed_to_id),
+            Pass::Empty => (self.emptied_to, self.emptied_to_id),
+        };
+        LetterCursor { received_at, id }
+    }
+}
+
+/// A letter on a walk, without its bytes.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct WalkedLetter {
+    /// When it was received.
+    pub received_at: DateTime<Utc>,
+    /// Its own id.
+    pub id: Uuid,
+    /// It has its bytes as they came.
+    pub whole: bool,
+    /// Why its event was refused.
+    pub code: String,
+    /// The event's category, where it had a readable one.
+    pub category: Option<String>,
+    /// The event's name, where it had a readable one.
+    pub name: Option<String>,
+}
+
+impl WalkedLetter {
+    /// Its place in the order of receipt.
+    pub fn cursor(&self) -> LetterCursor {
+        LetterCursor { received_at: self.received_at, id: self.id }
+    }
+}
+
+/// What is rewritten of a letter.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct LetterText {
+    /// When it was received.
+    pub received_at: DateTime<Utc>,
+    /// Its own id.
+    pub id: Uuid,
+    /// The event's id, where it had a readable one.
+    pub event_id: Option<Uuid>,
+    /// One sentence for people.
+    pub detail: String,
+    /// The violations as JSON text.
+    pub violations: String,
+    /// What is kept of the bytes.
+    pub raw: Vec<u8>,
+    /// How many bytes came.
+    pub raw_bytes: i32,
+}
+
+/// A letter as it is to be.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    /// Which one.
+    pub place: LetterCursor,
+    /// `redacted` or `nothing`.
+    pub kept: &'static str,
+    /// One sentence for people.
+    pub detail: String,
+    /// The violations as JSON text.
+    pub violations: String,
+    /// What is left of the bytes.
+    pub raw: Vec<u8>,
+    /// The digest of what was there.
+    pub raw_digest: Option<Digest>,
+    /// Its event type was not read, so the words that stand for it go too.
+    pub unread: bool,
+}
+
+impl Store {
+    /// Notes the modules that take secrets out, by slot, with digest and whether they redact; and those slots whose modules
+    /// do so no more. Gives the rows that are in force.
+    pub async fn note_redacting(
+        &self,
+        taking: &[(String, Digest, bool)],
+        ended: &[String],
+    ) -> Result<Vec<RedactingRow>, Error> {
+        let types: Vec<&str> = taking.iter().map(|(event_type, ..)| &**event_type).collect();
+        let digests: Vec<&[u8]> = taking.iter().map(|(_, digest, _)| &digest.0[..]).collect();
+        let redacts: Vec<bool> = taking.iter().map(|(.., redacts)| *redacts).collect();
+        self.ask(async {
+            sqlx::query("update redacting_types set ended_at = now() where ended_at is null and event_type = any($1)")
+                .bind(ended)
+                .execute(&self.own)
+                .await?;
+            // A version that redacts may do it to letters that the one before could not.
+            sqlx::query(
+                "insert into redacting_types (event_type, digest, redacts) \
+                 select * from unnest($1::text[], $2::bytea[], $3::boolean[]) \
+                 on conflict (event_type) do update set digest = excluded.digest, redacts = excluded.redacts, \
+                     began_at = case when redacting_types.ended_at is null then redacting_types.began_at else now() end, \
+                     scrubbed_to = 'epoch', scrubbed_to_id = '00000000-0000-0000-0000-000000000000', \
+                     emptied_to = case when redacting_types.ended_at is null then redacting_types.emptied_to \
+                         else 'epoch' end, \
+                     ended_at = null \
+                 where redacting_types.digest <> excluded.digest or redacting_types.ended_at is not null \
+                     or redacting_types.redacts <> excluded.redacts",
+            )
+            .bind(types)
+            .bind(digests)
+            .bind(redacts)
+            .execute(&self.own)
+            .await?;
+            sqlx::query_as(REDACTING).fetch_all(&self.own).await
+        })
+        .await
+    }
+
+    /// The rows that are in force.
+    pub async fn redacting_types(&self) -> Result<Vec<RedactingRow>, Error> {
+        self.ask(async { sqlx::query_as(REDACTING).fetch_all(&self.own).await }).await
+    }
+
+    /// Takes the right to rewrite letters. `None` while another gateway has it.
+    pub async fn scrub(&self) -> Result<Option<Scrubbing>, Error> {
+        self.ask(async {
+            let mut connection = self.options.clone().application_name("eye scrub").connect().await?;
+            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_scrub'))")
+                .fetch_one(&mut connection)
+                .await?;
+            Ok(mine.then_some(Scrubbing { connection }))
+        })
+        .await
+    }
+}
+
+/// The right to rewrite dead letters, for as long as its connection lives.
+#[derive(Debug)]
+pub struct Scrubbing {
+    connection: PgConnection,
+}
+
+impl Scrubbing {
+    /// The letters after a place, in the order of receipt, `limit` at most: all of them, so that no walk is long.
+    pub async fn walk(&mut self, after: LetterCursor, limit: u32) -> Result<Vec<WalkedLetter>, Error> {
+        let rows = sqlx::query_as(
+            "select received_at, id, kept = 'whole' as whole, code, category, name from dead_letters \
+             where received_at >= $1 and (received_at, id) > ($1, $2) order by received_at, id limit $3",
+        )
+        .bind(after.received_at)
+        .bind(after.id)
+        .bind(i64::from(limit))
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(rows)
+    }
+
+    /// One letter as it is.
+    pub async fn text(&mut self, place: LetterCursor) -> Result<Option<LetterText>, Error> {
+        let row = sqlx::query_as(
+            "select received_at, id, event_id, detail, violations::text as violations, raw, raw_bytes from dead_letters \
+             where received_at = $1 and id = $2 and kept = 'whole'",
+        )
+        .bind(place.received_at)
+        .bind(place.id)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        Ok(row)
+    }
+
+    /// Rewrites letters, goes on to `to`, and writes the line of the audit trail if there is anything to tell. The place is
+    /// kept a minute behind: letters that are being written now may have been received before it.
+    pub async fn rewrite(
+        &mut self,
+        row: &RedactingRow,
+        pass: Pass,
+        letters: &[Rewritten],
+        to: LetterCursor,
+    ) -> Result<(), Error> {
+        self.connection.execute("begin").await?;
+        let done = self.rewrite_within(row, pass, letters, to).await;
+        self.connection.execute(if done.is_ok() { "commit" } else { "rollback" }).await?;
+        Ok(done?)
+    }
+
+    async fn rewrite_within(
+        &mut self,
+        row: &RedactingRow,
+        pass: Pass,
+        letters: &[Rewritten],
+        to: LetterCursor,
+    ) -> Result<(), sqlx::Error> {
+        for letter in letters {
+            sqlx::query(
+                "update dead_letters set kept = $3, detail = $4, violations = $5::jsonb, raw = $6, raw_digest = $7, \
+                     category = case when $8 then null else category end, name = case when $8 then null else name end \
+                 where received_at = $1 and id = $2 and kept = 'whole'",
+            )
+            .bind(letter.place.received_at)
+            .bind(letter.place.id)
+            .bind(letter.kept)
+            .bind(&letter.detail)
+            .bind(&letter.violations)
+            .bind(&letter.raw)
+            .bind(letter.raw_digest.map(|digest| digest.0.to_vec()))
+            .bind(letter.unread)
+            .execute(&mut self.connection)
+            .await?;
+        }
+        let place = match pass {
+            Pass::Redact => {
+                "update redacting_types set scrubbed_to = $2, scrubbed_to_id = $3 \
+                 where event_type = $1 and digest = $4 and $2 < now() - interval '1 minute'"
+            }
+            Pass::Empty => {
+                "update redacting_types set emptied_to = $2, emptied_to_id = $3 \
+                 where event_type = $1 and digest = $4 and $2 < now() - interval '1 minute'"
+            }
+        };
+        sqlx::query(place)
+            .bind(&row.event_type)
+            .bind(to.received_at)
+            .bind(to.id)
+            .bind(&row.digest)
+            .execute(&mut self.connection)
+            .await?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let redacted = letters.iter().filter(|letter| letter.kept == "redacted").count();
+        let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        sqlx::query(
+            "insert into scrubs (event_type, digest, redacted, emptied, received_to) values ($1, $2, $3, $4, $5)",
+        )
+        .bind(&row.event_type)
+        .bind(&row.digest)
+        .bind(count(redacted))
+        .bind(count(letters.len() - redacted))
+        .bind(to.received_at)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes the rows as they were before from the table. Where this role may not, the server does it in its own time.
+    pub async fn vacuum(&mut self) -> Result<(), Error> {
+        self.connection.execute("vacuum (skip_locked) dead_letters").await?;
+        Ok(())
+    }
+}

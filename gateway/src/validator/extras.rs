@@ -1,0 +1,152 @@
+//! What a module may export besides the two functions that every validator has: `redact`, `examples` and `validate-at` of
+//! version 1.1.0 of the contract. Such a module is kept as a component for these calls, and each gets an instance of its
+//! own, in the state in which `describe` left it. Which of them are there was read from the component's type.
+
+use serde::{Deserialize, Serialize};
+use wasmtime::Store;
+use wasmtime::component::{Component, ComponentNamedList, ComponentType, InstancePre, Lift, Linker, Lower, TypedFunc};
+
+use super::component::contract::{Description, Event, Expectation, Verdict as GuestVerdict};
+use super::component::{Broken, GuestEvent, broken, for_describing, to_contract, unstarted};
+use super::engine::{Meter, Sandbox, code_bytes, output_bytes_max};
+use super::loading::Finished;
+use super::settings::Limits;
+
+/// Which of the functions a module exports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Offers {
+    pub(super) redact: bool,
+    pub(super) examples: bool,
+    pub(super) validate_at: bool,
+}
+
+impl Offers {
+    /// Whether there is any.
+    pub(super) fn any(self) -> bool {
+        self.redact || self.examples || self.validate_at
+    }
+}
+
+/// An example as `examples` gives it.
+#[derive(Debug, Clone, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct Example2 {
+    pub(super) title: String,
+    pub(super) name: Option<String>,
+    pub(super) timestamp: Option<i64>,
+    pub(super) application: Option<String>,
+    pub(super) data: String,
+    pub(super) expect: Expectation,
+    pub(super) codes: Vec<String>,
+}
+
+/// A module that exports some of them.
+pub(super) struct Extras {
+    pre: InstancePre<Meter>,
+    offers: Offers,
+    wasm_bytes: usize,
+}
+
+/// The same as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BuiltExtras {
+    code: Finished,
+    offers: Offers,
+    /// Bytes of the component before it was compiled.
+    wasm_bytes: usize,
+}
+
+impl Extras {
+    /// Compiles a component that exports `offers`.
+    pub(super) fn compile(sandbox: &Sandbox, component: &[u8], offers: Offers) -> wasmtime::Result<Self> {
+        Self::of(sandbox, &Component::from_binary(&sandbox.engine, component)?, offers, component.len())
+    }
+
+    fn of(sandbox: &Sandbox, component: &Component, offers: Offers, wasm_bytes: usize) -> wasmtime::Result<Self> {
+        component.initialize_copy_on_write_image()?;
+        Ok(Self { pre: Linker::new(&sandbox.engine).instantiate_pre(component)?, offers, wasm_bytes })
+    }
+
+    /// Bytes that it takes between calls: its code.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let component = self.pre.component();
+        let memories = component.resources_required().map_or(1, |resources| resources.num_memories as usize);
+        code_bytes(&component.image_range(), self.wasm_bytes, memories)
+    }
+
+    /// This as data.
+    pub(super) fn built(&self) -> wasmtime::Result<BuiltExtras> {
+        Ok(BuiltExtras {
+            code: Finished::of_component(self.pre.component())?,
+            offers: self.offers,
+            wasm_bytes: self.wasm_bytes,
+        })
+    }
+
+    /// What [`Extras::built`] told of.
+    pub(super) fn open(sandbox: &Sandbox, built: &BuiltExtras) -> wasmtime::Result<Self> {
+        Self::of(sandbox, &built.code.component(&sandbox.engine)?, built.offers, built.wasm_bytes)
+    }
+
+    pub(super) fn offers(&self) -> Offers {
+        self.offers
+    }
+
+    /// What may be kept of an event with this data. Nobody has looked at the answer yet.
+    pub(super) fn redact(&self, sandbox: &Sandbox, limits: &Limits, data: &str) -> Result<String, Broken> {
+        self.call::<(&str,), String>(sandbox, limits, limits, "redact", (data,))
+    }
+
+    /// More examples.
+    pub(super) fn examples(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Vec<Example2>, Broken> {
+        self.call::<(), Vec<Example2>>(sandbox, limits, &for_describing(limits), "examples", ())
+    }
+
+    /// The verdict on an event, by the time of its receipt. Nobody has looked at it yet.
+    pub(super) fn validate_at(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        event: &GuestEvent<'_>,
+    ) -> Result<GuestVerdict, Broken> {
+        let parameters = (to_contract(event), event.received_at_us);
+        self.call::<(Event<'_>, i64), GuestVerdict>(sandbox, limits, limits, "validate-at", parameters)
+    }
+
+    fn call<P, R>(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        of_answer: &Limits,
+        name: &str,
+        parameters: P,
+    ) -> Result<R, Broken>
+    where
+        P: ComponentNamedList + Lower + Send + Sync,
+        R: ComponentType + Lift + Send + Sync + 'static,
+        (R,): ComponentNamedList + Lift,
+    {
+        let mut store = sandbox.store(of_answer);
+        let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        store.set_hostcall_fuel(output_bytes_max(&for_describing(limits)));
+        let described: Result<(Description,), _> = function(&instance, &mut store, "describe", ());
+        described.map_err(|error| broken(&error, &store))?;
+        store.set_hostcall_fuel(output_bytes_max(of_answer));
+        let answer: Result<(R,), _> = function(&instance, &mut store, name, parameters);
+        answer.map(|(answer,)| answer).map_err(|error| broken(&error, &store))
+    }
+}
+
+fn function<P, R>(
+    instance: &wasmtime::component::Instance,
+    store: &mut Store<Meter>,
+    name: &str,
+    parameters: P,
+) -> wasmtime::Result<R>
+where
+    P: ComponentNamedList + Lower + Send + Sync,
+    R: ComponentNamedList + Lift + Send + Sync + 'static,
+{
+    let function: TypedFunc<P, R> = instance.get_typed_func(&mut *store, name)?;
+    function.call(&mut *store, parameters)
+}
