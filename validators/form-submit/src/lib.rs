@@ -54,7 +54,7 @@ fn redact(mut data: Object<'_>) -> Object<'_> {
     ];
     for (key, kept) in rules {
         if !kept && data.get(key).is_some() {
-            data.set(key, secrets::REDACTED);
+            data.set(key, Json::from(secrets::REDACTED));
         }
     }
     data

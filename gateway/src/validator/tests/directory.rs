@@ -992,7 +992,9 @@ async fn settings_that_lead_out_of_the_directory_are_refused_and_nothing_of_them
         let _before = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(target, &link).expect("linked");
         let told = |report: &TypeReport| report.settings_error.as_ref().map(|error| error.refusal.to_string());
-        let report = house.until("a/b", |report| told(report).is_some_and(|told| told.contains("outside the modules directory"))).await;
+        let report = house
+            .until("a/b", |report| told(report).is_some_and(|told| told.contains("outside the modules directory")))
+            .await;
         let told = told(&report).expect("told");
         assert!(!told.contains("hunter2") && !told.contains("PATH"), "{told}");
         assert!(serves(&report, &bytes));
