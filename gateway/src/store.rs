@@ -68,6 +68,8 @@ const RELEASE_TIME: Duration = Duration::from_secs(1);
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 /// Connections for what the gateway itself asks.
 const OWN_CONNECTIONS: u32 = 2;
+/// Connections for asking whether the database answers: nothing that waits for a lost connection stands before that.
+const READY_CONNECTIONS: u32 = 2;
 /// Longest wait of a read for a connection, unless the configuration says otherwise.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
@@ -182,6 +184,8 @@ pub struct Store {
     reads: PgPool,
     /// For what the gateway itself asks.
     own: PgPool,
+    /// For whether the database answers.
+    asked: PgPool,
     read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
@@ -229,7 +233,7 @@ impl Store {
                 })
                 .connect_lazy_with(options.clone())
         };
-        let (reads, own) = (pool(read_connections), pool(OWN_CONNECTIONS));
+        let (reads, own, asked) = (pool(read_connections), pool(OWN_CONNECTIONS), pool(READY_CONNECTIONS));
         Ok(Store {
             hosts,
             _bridge: bridge,
@@ -237,6 +241,7 @@ impl Store {
             greeting,
             reads,
             own,
+            asked,
             read_wait: READ_WAIT.min(read_time),
             read_time,
             flush_time,
@@ -281,7 +286,10 @@ impl Store {
     /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
     /// left without one.
     pub async fn close(&self) {
-        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close()) }).await.is_err() {
+        if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close(), self.asked.close()) })
+            .await
+            .is_err()
+        {
             tracing::warn!("the database did not answer when its connections were closed");
         }
     }

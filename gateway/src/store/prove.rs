@@ -116,7 +116,7 @@ impl Store {
     }
 
     async fn is_read_only(&self) -> Result<Option<&'static str>, sqlx::Error> {
-        let mut connection = self.own.acquire().await?;
+        let mut connection = self.asked.acquire().await?;
         let (standby, read_only): (bool, bool) =
             sqlx::query_as("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
                 .fetch_one(&mut *connection)

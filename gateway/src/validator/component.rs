@@ -356,7 +356,9 @@ impl Program {
                 let ran = processor_time().saturating_sub(began).as_millis();
                 let ran = match broken.code {
                     FaultCode::Deadline => format!(" after {ran} ms of {} ms (deadline_ms)", trial.limits.deadline_ms),
-                    FaultCode::Memory => format!(" at {} bytes (memory_bytes_max)", trial.limits.memory_bytes_max),
+                    FaultCode::Memory => {
+                        format!("; it may have {} bytes (memory_bytes_max)", trial.limits.memory_bytes_max)
+                    }
                     _ => String::new(),
                 };
                 format!("a fault ({}): {}{ran}", broken.code, broken.detail)
@@ -527,7 +529,7 @@ fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
                 for_describing(limits).deadline_ms
             )
         }
-        FaultCode::Memory => format!(" at {} bytes (memory_bytes_max)", limits.memory_bytes_max),
+        FaultCode::Memory => format!("; it may have {} bytes (memory_bytes_max)", limits.memory_bytes_max),
         _ => String::new(),
     };
     let refusal = Refusal::new(

@@ -82,6 +82,9 @@ impl Bounds {
     }
 }
 
+/// Calls and instances at rest of a loader, which has one file. The tests of this crate have one loader for all.
+const LOADING_PLACES: u32 = if cfg!(test) { 64 } else { 4 };
+
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
 #[error("the WebAssembly engine does not start: {0:#}")]
@@ -116,7 +119,7 @@ impl Sandbox {
             config.enable_compiler(cfg!(test));
             Engine::new(&config)
         };
-        let engine = runs(pooled(bounds.calls))
+        let engine = runs(pooled(bounds.calls, RESIDENTS_MAX))
             .or_else(|error| {
                 // Address space is limited in some containers; then every instance is mapped when it is needed.
                 tracing::warn!("instances are not pooled, judging is slower: {error:#}");
@@ -126,11 +129,12 @@ impl Sandbox {
         Self::of(engine, bounds, WAIT_MAX)
     }
 
-    /// Starts the engine of a loader, whose code the gateway's engine takes. Few instances are made here, each when it is
-    /// needed.
+    /// Starts the engine of a loader, whose code the gateway's engine takes. Its places are the gateway's own, so that it
+    /// refuses what would not fit into one of these, and there are few of them.
     pub(super) fn for_loading() -> Result<Self, EngineError> {
+        let engine = Engine::new(&pooled(LOADING_PLACES, LOADING_PLACES)).or_else(|_| Engine::new(&common()));
         // No sender waits for a loader.
-        Self::of(Engine::new(&common()).map_err(EngineError)?, Bounds::default(), Duration::MAX)
+        Self::of(engine.map_err(EngineError)?, Bounds::default(), Duration::MAX)
     }
 
     fn of(engine: Engine, bounds: Bounds, wait_max: Duration) -> Result<Self, EngineError> {
@@ -209,9 +213,9 @@ fn common() -> Config {
 }
 
 /// A pool with room for what all calls and all instances that are kept can ask for.
-fn pooled(calls: u32) -> Config {
+fn pooled(calls: u32, residents: u32) -> Config {
     let all = |of_place: u32, of_resident: u32| {
-        calls.saturating_mul(of_place).saturating_add(RESIDENTS_MAX.saturating_mul(of_resident))
+        calls.saturating_mul(of_place).saturating_add(residents.saturating_mul(of_resident))
     };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
