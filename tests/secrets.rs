@@ -148,6 +148,7 @@ async fn vaults() -> Gateway {
     for event_type in ["vault/form", "vault/amends", "vault/gone", "vault/spins", "form interaction/submit"] {
         gateway.validator(event_type, "active").await;
     }
+    assert_eq!(gateway.validator("form interaction/submit", "active").await["redacts"], true);
     gateway
 }
 
