@@ -99,7 +99,12 @@ impl Store {
         if let Some(problem) = read_only {
             self.ground.proved.store(false, Relaxed);
             self.hosts.doubt();
-            self.ground.note(Some(problem.to_owned()));
+            if self.ground.problem().as_deref() != Some(problem) {
+                // A pooler may have given this session what another one was told: then that is what is wrong.
+                let shared = timeout(SESSIONS_TIME, self.shared()).await;
+                let shared = shared.ok().and_then(Result::ok).flatten();
+                self.ground.note(Some(shared.unwrap_or_else(|| problem.to_owned())));
+            }
             return false;
         }
         if !self.ground.proved.load(Relaxed) {
@@ -131,6 +136,12 @@ impl Store {
             connection.close_on_drop();
         }
         Ok(problem)
+    }
+
+    /// What is wrong when a pooler stands before the database that gives a session to each transaction.
+    async fn shared(&self) -> Result<Option<String>, Fault> {
+        let (mut one, mut other) = (self.look().await?, self.look().await?);
+        shared_sessions(&mut one, &mut other).await
     }
 
     /// What is wrong, and whether all was looked at: before the first migration there is less to see.

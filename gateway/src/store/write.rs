@@ -229,7 +229,7 @@ impl Table for DeadLetters {
         ") select unnest($1::timestamptz[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), \
              unnest($5::text[]), unnest($6::jsonb[]), unnest($7::integer[]), unnest($8::integer[]), \
              unnest($9::uuid[]), unnest($10::uuid[]), unnest($11::text[]), unnest($12::text[]), \
-             unnest($13::bytea[]), unnest($14::integer[]) \
+             unnest($13::bytea[]), unnest($14::integer[]), unnest($15::text[]), unnest($16::bytea[]) \
          on conflict do nothing returning id, received_at"
     );
     // The gateway makes the id of a dead letter, so a row that is there is always its own.
@@ -290,6 +290,10 @@ impl Table for DeadLetters {
             true
         });
         arguments.integers(letters().map(|letter| i32::try_from(letter.raw_bytes).unwrap_or(i32::MAX)));
+        texts(arguments, |letter| Some(letter.kept.as_str()));
+        arguments.array(kind::BYTEA, letters(), |out, letter| {
+            letter.raw_digest.map(|digest| out.extend_from_slice(&digest.0)).is_some()
+        });
     }
 
     fn own_columns(_: &[&DeadLetter], _: &[usize], _: &mut Arguments<'_>) {}
