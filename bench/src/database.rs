@@ -52,8 +52,8 @@ pub(crate) struct Server {
     tcp: SocketAddr,
 }
 
-/// The port that embedded servers have. They listen on no address; this one does, on one of loopback's many that nobody
-/// else is likely to use.
+/// The port of embedded servers. They listen on no address; this server listens on a loopback address that other programs
+/// hardly use.
 const PORT: u16 = 5_432;
 
 /// A folder with the programs of Postgres, of which the server also listens on `address`.

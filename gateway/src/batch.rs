@@ -626,8 +626,8 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
             Err(panic) => broken(panic),
         }
         shared.figures.flush_us.record_time(began.elapsed());
-        // Before what the sink does for itself: nobody waits for that. This writer looks right after it, and another one at
-        // once if it takes any time.
+        // The flush ends before `batch_ended`: no sender waits for that. This writer looks at the queue afterwards, and another
+        // writer looks at once.
         drop(flushing);
         let mut ended = pin!(AssertUnwindSafe(sink.batch_ended()).catch_unwind());
         match ended.as_mut().now_or_never() {

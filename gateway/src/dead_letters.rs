@@ -117,7 +117,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`Refusal::Overloaded`] and [`Refusal::Draining`] when nothing of the request is committed;
-    /// [`Refusal::DatabaseAway`] when nobody knows whether all of them are kept; [`Refusal::Internal`] when Postgres refuses the
+    /// [`Refusal::DatabaseAway`] when a letter has no receipt, so it may be kept or not; [`Refusal::Internal`] when Postgres refuses the
     /// dead letter.
     pub async fn keep(
         &self,
@@ -160,7 +160,7 @@ impl DeadLetters {
     }
 }
 
-/// Fills a dead letter with its event, as far as it may be kept. What is told beside it quotes nothing that is not kept.
+/// Fills a dead letter with its event, as far as the gateway may keep it. Its violations quote nothing else of the event.
 pub fn of_event(letter: DeadLetter, event: &Event, keep: Keep, raw_bytes_max: usize) -> DeadLetter {
     let letter = DeadLetter {
         event_id: Some(event.id),

@@ -122,7 +122,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 
 fn listed_line(listed: &Listed) -> String {
     let digest = listed.digest.map_or_else(|| "unreadable".to_owned(), |digest| digest.to_string());
-    // Both may quote the name of a file, and a terminal does what it is told.
+    // Both may quote the name of a file, and a terminal obeys control characters in it.
     let shown = |text: &dyn std::fmt::Display| legible(&text.to_string(), 2_000).to_string();
     let why = listed.error.as_ref().map(|why| format!("\t{}", shown(why))).unwrap_or_default();
     format!("{}\t{digest}\tversions {}{why}", shown(&listed.event_type), listed.versions.len())
