@@ -15,6 +15,7 @@ mod doubt;
 mod dry_run;
 mod hostile;
 mod json_against_postgres;
+mod last_words;
 mod live;
 mod metrics;
 mod modules;

@@ -87,6 +87,7 @@ fn letter(number: u128) -> DeadLetter {
         raw: Bytes::from_static(b"\0\xff"),
         raw_bytes: 2,
         raw_digest: None,
+        last_words: None,
     }
 }
 

@@ -180,7 +180,8 @@ pub fn of_event(letter: DeadLetter, event: &Event, keep: Keep, raw_bytes_max: us
         }
     };
     let detail = if taken.is_quoted(&letter.detail) { DETAIL_NOT_KEPT.to_owned() } else { letter.detail };
-    DeadLetter { kept, violations: taken.clean(&letter.violations), detail, raw, raw_digest, ..letter }
+    let violations = taken.clean(&letter.violations);
+    DeadLetter { kept, violations, detail, raw, raw_digest, last_words: None, ..letter }
 }
 
 /// Fills a dead letter with what came in place of an event, of which nothing may be kept.
@@ -193,6 +194,7 @@ pub fn of_unread(letter: DeadLetter, raw: &[u8]) -> DeadLetter {
         raw: Bytes::new(),
         raw_bytes: raw.len(),
         raw_digest: Some(Digest::of(raw)),
+        last_words: None,
         ..letter
     }
 }
@@ -261,6 +263,7 @@ mod tests {
             raw: Bytes::new(),
             raw_bytes: 0,
             raw_digest: None,
+            last_words: None,
         }
     }
 

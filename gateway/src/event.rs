@@ -167,6 +167,8 @@ pub struct DeadLetter {
     pub raw_bytes: usize,
     /// The digest of what came, where nothing of it is kept.
     pub raw_digest: Option<Digest>,
+    /// The text of the module's panic or exception. Kept with whole bytes alone, since it may quote them.
+    pub last_words: Option<String>,
 }
 
 #[cfg(test)]

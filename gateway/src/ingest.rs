@@ -280,7 +280,15 @@ impl<'a> Sending<'a> {
                 }
                 Err(Unjudged::Fault(fault)) => {
                     let keep = judging.keep(&event.category, &event.name, &event.data).await;
-                    self.quarantine(place, &event, module, fault.code.as_str().into(), &fault.detail, keep);
+                    self.quarantine(
+                        place,
+                        &event,
+                        module,
+                        fault.code.as_str().into(),
+                        &fault.detail,
+                        fault.last_words,
+                        keep,
+                    );
                 }
             }
         }
@@ -459,6 +467,7 @@ impl<'a> Sending<'a> {
         module: Option<Digest>,
         code: Cow<'static, str>,
         detail: &str,
+        last_words: Option<String>,
         keep: Keep,
     ) {
         if keep == Keep::Nothing {
@@ -467,7 +476,7 @@ impl<'a> Sending<'a> {
         }
         let id = event.id;
         let letter = self.dead_letter(place, Reason::Quarantined, &code, detail);
-        self.quarantined.0.push(self.of_event(DeadLetter { module, ..letter }, event, keep));
+        self.quarantined.0.push(self.of_event(DeadLetter { module, last_words, ..letter }, event, keep));
         self.quarantined.1.push(place);
         // Told only after the commit, see `bury`.
         self.outcomes[place] = Some(Outcome::Quarantined { id, code });
@@ -495,6 +504,7 @@ impl<'a> Sending<'a> {
             raw: Bytes::new(),
             raw_bytes: 0,
             raw_digest: None,
+            last_words: None,
         }
     }
 
@@ -578,7 +588,7 @@ impl<'a> Sending<'a> {
             Keep::Whole => format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})"),
             Keep::Redacted(_) | Keep::Nothing => format!("Postgres refuses the row (SQLSTATE {sqlstate})"),
         };
-        self.quarantine(place, &event, row.module, Cow::Borrowed("unstorable"), &detail, keep);
+        self.quarantine(place, &event, row.module, Cow::Borrowed("unstorable"), &detail, None, keep);
         Ok(())
     }
 

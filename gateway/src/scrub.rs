@@ -313,5 +313,6 @@ fn old(letter: &WalkedLetter, text: &LetterText, violations: Vec<Violation>) -> 
         raw: Bytes::new(),
         raw_bytes: 0,
         raw_digest: None,
+        last_words: None,
     }
 }

@@ -95,6 +95,8 @@ pub struct Fault {
     pub code: FaultCode,
     /// What happened, for people.
     pub detail: String,
+    /// The text of the module's panic or exception, if its kit keeps it. It may quote the event.
+    pub last_words: Option<String>,
 }
 
 /// Why an event has no outcome yet.

@@ -184,7 +184,7 @@ pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     let mut whole = letter_json(letter);
     whole["raw_needs_scope"] = if raw.is_some() { Value::Null } else { Scope::Raw.as_str().into() };
     let Some(raw) = raw else {
-        (whole["raw_encoding"], whole["raw"]) = (Value::Null, Value::Null);
+        (whole["raw_encoding"], whole["raw"], whole["last_words"]) = (Value::Null, Value::Null, Value::Null);
         return whole;
     };
     let (encoding, text) = match str::from_utf8(raw) {
@@ -193,6 +193,7 @@ pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     };
     whole["raw_encoding"] = encoding.into();
     whole["raw"] = text.into();
+    whole["last_words"] = letter.last_words.as_deref().into();
     whole
 }
 

@@ -75,7 +75,7 @@ impl Head {
 
 /// One row of `dead_letters`, in the order of the columns in `write.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
-    fields(out, 16);
+    fields(out, 17);
     timestamp(out, row.received_at_us);
     uuid(out, row.id);
     bytes(out, row.reason.as_str().as_bytes());
@@ -92,6 +92,7 @@ pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     integer(out, i32::try_from(row.raw_bytes).unwrap_or(i32::MAX));
     bytes(out, row.kept.as_str().as_bytes());
     optional(out, row.raw_digest, |out, digest| bytes(out, &digest.0));
+    optional(out, row.last_words.as_deref(), text);
 }
 
 /// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
@@ -215,17 +216,21 @@ mod tests {
             raw: Bytes::from_static(b"\0raw"),
             raw_bytes: usize::MAX,
             raw_digest: None,
+            last_words: None,
         };
         let mut out = Vec::new();
         dead_letter(&row, Ids::default(), &mut out);
-        assert_eq!(&out[..2], &[0, 16]);
+        assert_eq!(&out[..2], &[0, 17]);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("a\u{fffd}b") && text.contains("c\u{fffd}"), "cleaned");
         assert!(!text.contains("\\u0000"), "no NUL escape in the violations");
         assert!(out.windows(8).any(|window| window == b"\0\0\0\x04\0raw"), "raw is kept");
         let size = [0, 0, 0, 4, 127, 255, 255, 255];
         assert!(out.windows(8).any(|window| window == size), "a size that fits no integer is the largest one");
-        assert!(out.ends_with(b"\0\0\0\x05whole\xff\xff\xff\xff"), "what is kept, and no digest");
+        assert!(
+            out.ends_with(b"\0\0\0\x05whole\xff\xff\xff\xff\xff\xff\xff\xff"),
+            "what is kept; no digest, no last words"
+        );
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Scrubbing {
     ) -> Result<(), sqlx::Error> {
         for letter in letters {
             sqlx::query(
-                "update dead_letters set kept = $3, detail = $4, violations = $5::jsonb, raw = $6, raw_digest = $7, \
+                "update dead_letters set kept = $3, detail = $4, violations = $5::jsonb, raw = $6, raw_digest = $7, last_words = null, \
                      category = case when $8 then null else category end, name = case when $8 then null else name end \
                  where received_at = $1 and id = $2 and kept = 'whole'",
             )

@@ -69,7 +69,7 @@ macro_rules! event_columns {
 macro_rules! dead_letter_columns {
     () => {
         "received_at, id, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
-         category, name, raw, raw_bytes, kept, raw_digest"
+         category, name, raw, raw_bytes, kept, raw_digest, last_words"
     };
 }
 
@@ -294,6 +294,7 @@ impl Table for DeadLetters {
         arguments.array(kind::BYTEA, letters(), |out, letter| {
             letter.raw_digest.map(|digest| out.extend_from_slice(&digest.0)).is_some()
         });
+        texts(arguments, |letter| letter.last_words.as_deref());
     }
 
     fn own_columns(_: &[&DeadLetter], _: &[usize], _: &mut Arguments<'_>) {}
@@ -330,7 +331,8 @@ impl Weigh for EventRow {
 impl Weigh for DeadLetter {
     fn bytes(&self) -> usize {
         let violations: usize = self.violations.iter().map(Violation::bytes).sum();
-        self.raw.len() + self.detail.len() + violations + ROW_BYTES
+        let last_words = self.last_words.as_ref().map_or(0, String::len);
+        self.raw.len() + self.detail.len() + last_words + violations + ROW_BYTES
     }
 }
 

@@ -46,6 +46,9 @@ const FAILED_TOLD_MAX: usize = 5;
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
 
+/// Characters of a panic's text that are told.
+const LAST_WORDS_TOLD_MAX: usize = 300;
+
 /// Codes of one example that are told.
 const CODES_TOLD_MAX: usize = 10;
 
@@ -99,11 +102,24 @@ pub(super) struct GuestEvent<'a> {
 pub(super) struct Broken {
     pub(super) code: FaultCode,
     pub(super) detail: String,
+    /// What the module left where its kit keeps the text of a panic or exception. It may quote the event.
+    pub(super) last_words: Option<String>,
 }
 
 impl Broken {
+    pub(super) fn new(code: FaultCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), last_words: None }
+    }
+
     pub(super) fn output(detail: impl Into<String>) -> Self {
-        Self { code: FaultCode::Output, detail: detail.into() }
+        Self::new(FaultCode::Output, detail)
+    }
+
+    /// The fault in a sentence for the module's author, whose own examples it may quote.
+    fn told(&self) -> String {
+        let said =
+            self.last_words.as_deref().map(|words| format!(", saying `{}`", legible(words, LAST_WORDS_TOLD_MAX)));
+        format!("a fault ({}): {}{}", self.code, self.detail, said.unwrap_or_default())
     }
 
     /// Whether the same call may end well later, with more room on the machine.
@@ -361,7 +377,7 @@ impl Program {
                     }
                     _ => String::new(),
                 };
-                format!("a fault ({}): {}{ran}", broken.code, broken.detail)
+                format!("{}{ran}", broken.told())
             }
         };
         let title = legible(&example.title, TITLE_CHARACTERS_MAX);
@@ -381,7 +397,7 @@ impl Program {
         let title = legible(&example.title, TITLE_CHARACTERS_MAX);
         Some(Failed {
             expected: format!("`redact` to say what may be kept of the example `{title}`"),
-            found: format!("a fault ({}): {}", broken.code, broken.detail),
+            found: broken.told(),
             passing: broken.passes(),
         })
     }
@@ -534,25 +550,21 @@ fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
     };
     let refusal = Refusal::new(
         "`describe` to answer",
-        format!("a fault ({}): {}{bound}", broken.code, broken.detail),
+        format!("{}{bound}", broken.told()),
         "mend `describe`, or what runs when the module starts",
     );
     Refusal { passing, ..refusal }
 }
 
 fn unlisted(broken: Broken) -> Refusal {
-    let refusal = Refusal::new(
-        "`examples` to answer",
-        format!("a fault ({}): {}", broken.code, broken.detail),
-        "mend `examples`, or give fewer of them",
-    );
+    let refusal = Refusal::new("`examples` to answer", broken.told(), "mend `examples`, or give fewer of them");
     Refusal { passing: broken.passes(), ..refusal }
 }
 
 fn unready(broken: Broken) -> Refusal {
     let refusal = Refusal::new(
         "an instance that is ready within the deadline and memory of one event",
-        format!("a fault ({}): {}", broken.code, broken.detail),
+        broken.told(),
         "keep less in memory once `describe` is over, or allow more in the module's settings",
     );
     Refusal { passing: broken.passes(), ..refusal }
@@ -630,7 +642,7 @@ pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken
     if error.is::<Trap>() || store.data().denied.is_some() {
         return broken(error, store);
     }
-    Broken { code: FaultCode::Busy, detail: format!("there was no room for an instance: {}", error.root_cause()) }
+    Broken::new(FaultCode::Busy, format!("there was no room for an instance: {}", error.root_cause()))
 }
 
 /// Says which kind of fault an error of the engine is.
@@ -654,16 +666,16 @@ pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
             (None, Some(trap)) => (FaultCode::Trap, trap.to_string()),
         },
     };
-    Broken { code, detail }
+    Broken::new(code, detail)
 }
 
 /// The fault of a module that took its time before its event was put to it.
 pub(super) fn late() -> Broken {
-    Broken { code: FaultCode::Deadline, detail: "a new instance was not ready within its deadline".to_owned() }
+    Broken::new(FaultCode::Deadline, "a new instance was not ready within its deadline")
 }
 
 /// The fault of a module that broke after it was denied something.
 pub(super) fn denied(store: &Store<Meter>) -> Option<Broken> {
     let what = store.data().denied?;
-    Some(Broken { code: FaultCode::Memory, detail: format!("it was denied more {what} and gave up") })
+    Some(Broken::new(FaultCode::Memory, format!("it was denied more {what} and gave up")))
 }

@@ -181,7 +181,7 @@ impl Keeping {
 
     /// Calls `redact` on a blocking thread, once there is a place.
     async fn redact(&self, program: Arc<Program>, limits: Limits, data: &str) -> Result<String, Broken> {
-        let busy = || Broken { code: FaultCode::Busy, detail: "there was no place to redact in".to_owned() };
+        let busy = || Broken::new(FaultCode::Busy, "there was no place to redact in");
         let place = tokio::time::timeout(WAIT_MAX, self.places.acquire()).await;
         let Ok(Ok(_place)) = place else { return Err(busy()) };
         let (tools, check_amended) = (Arc::clone(&self.tools), Arc::clone(&self.check_amended));
@@ -330,8 +330,8 @@ mod tests {
 
     #[test]
     fn redact_rests_after_some_faults_in_a_row_and_not_for_want_of_room() {
-        let (rest, busy) = (Rest::new(), Broken { code: FaultCode::Busy, detail: String::new() });
-        let trap = Broken { code: FaultCode::Trap, detail: String::new() };
+        let (rest, busy) = (Rest::new(), Broken::new(FaultCode::Busy, ""));
+        let trap = Broken::new(FaultCode::Trap, "");
         for _ in 0..100 {
             rest.note(Some(&busy));
         }

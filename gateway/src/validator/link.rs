@@ -19,6 +19,7 @@ use wasmparser::{
 };
 
 use super::rewrite::Unfit;
+use super::rewrite::exports::LAST_WORDS;
 
 /// Modules that are made into one, as many as a component may have: Python's have forty.
 const PARTS_MAX: usize = 64;
@@ -358,6 +359,14 @@ impl Reencode for Mapper<'_> {
     }
 }
 
+/// The global of the first part that says where the text of a panic is kept.
+fn last_words(read: &[Sections<'_>], spaces: &[Space]) -> Option<Result<u32, Unfit>> {
+    read.iter().zip(spaces).find_map(|(sections, space)| {
+        let is_it = |(name, kind, _): &&(&str, ExternalKind, u32)| *name == LAST_WORDS && *kind == ExternalKind::Global;
+        sections.exports.iter().find(is_it).map(|(_, kind, index)| space.index(*kind, *index))
+    })
+}
+
 /// Writes the sections in the order in which a module has them.
 fn write(read: &[Sections<'_>], spaces: &[Space], counts: &Counts) -> Result<Vec<u8>, Error<Unfit>> {
     let mut begins = Vec::new();
@@ -389,6 +398,9 @@ fn write(read: &[Sections<'_>], spaces: &[Space], counts: &Counts) -> Result<Vec
     module.section(&section!(GlobalSection::new(), globals, utils::parse_global_section));
     // What a module exports may be referred to, so all of it stays exported.
     let mut exports = ExportSection::new();
+    if let Some(global) = last_words(read, spaces) {
+        exports.export(LAST_WORDS, ExportKind::Global, global.map_err(Error::UserError)?);
+    }
     for (part, (sections, space)) in read.iter().zip(spaces).enumerate() {
         for (name, kind, index) in sections.exports.iter().filter(|(_, kind, _)| *kind == ExternalKind::Func) {
             let index = space.index(*kind, *index).map_err(Error::UserError)?;

@@ -96,7 +96,7 @@ impl Module {
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
                 self.note_fault(event.application, &broken, ran);
-                Err(self.fault(broken.code, broken.detail))
+                Err(self.fault(broken.code, broken.detail, broken.last_words))
             }
         }
     }
@@ -120,7 +120,7 @@ impl Module {
     /// What is said of an event that is not judged since the module is off the path.
     pub(super) fn off_path(&self) -> Unjudged {
         self.figures.record_uncalled(FaultCode::OffPath);
-        self.fault(FaultCode::OffPath, "this module keeps using up its time and is off the path".into())
+        self.fault(FaultCode::OffPath, "this module keeps using up its time and is off the path".into(), None)
     }
 
     /// What is said of an event for which there was no time or no room: no module looked at it, so it has no outcome yet.
@@ -130,10 +130,10 @@ impl Module {
     }
 
     /// A fault as this module's settings want it told.
-    fn fault(&self, code: FaultCode, detail: String) -> Unjudged {
+    fn fault(&self, code: FaultCode, detail: String, last_words: Option<String>) -> Unjudged {
         match self.settings.on_fault {
             OnFault::Retry => UnfinishedCode::ModuleUnavailable.into(),
-            OnFault::Quarantine => Fault { code, detail }.into(),
+            OnFault::Quarantine => Fault { code, detail, last_words }.into(),
         }
     }
 }

@@ -26,6 +26,9 @@ use crate::verdict::Verdict;
 /// Bytes that an event may have written to for the instance to be worth setting back; a new one costs less from there.
 const SET_BACK_BYTES_MAX: usize = 256 << 10;
 
+/// Bytes of a panic's text that are read.
+const LAST_WORDS_BYTES_MAX: usize = 1 << 10;
+
 /// Instances of one module that are kept, on the largest machine; else as many as it has processors.
 const KEPT_MAX: usize = 64;
 
@@ -52,6 +55,7 @@ struct Code {
     /// Its tables, each of which takes a place in the pool.
     tables: u32,
     start: Option<ModuleExport>,
+    last_words: Option<ModuleExport>,
     describe: Exported,
     validate: Exported,
 }
@@ -86,6 +90,7 @@ impl Code {
             globals: (0..).map_while(|place| find(exports::global(place))).collect(),
             tables: resources.num_tables,
             start: find(exports::START.to_owned()),
+            last_words: find(exports::LAST_WORDS.to_owned()),
             describe: exported(Call::Describe)?,
             validate: exported(Call::Validate)?,
             pre,
@@ -110,8 +115,8 @@ impl Undescribed {
     pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Residents, Description), Broken> {
         let limits = for_describing(limits);
         let mut resident = Resident::new(&self.0, sandbox, &limits)?;
-        resident.start(&self.0)?;
-        let description = resident.describe(&self.0, &limits)?;
+        let described = resident.start(&self.0).and_then(|()| resident.describe(&self.0, &limits));
+        let description = described.map_err(|broken| Broken { last_words: resident.last_words(&self.0), ..broken })?;
         let mut untouched = Resident::new(&self.0, sandbox, &limits)?;
         let start = Snapshot::take(&mut resident, &mut untouched);
         Ok((Residents::new(self.0, start), description))
@@ -197,7 +202,10 @@ impl Residents {
             }
             None => Box::new(self.start_another(sandbox, limits)?),
         };
-        let verdict = believe(resident.judge(limits, event)?)?;
+        let verdict = match resident.judge(limits, event) {
+            Ok(verdict) => believe(verdict)?,
+            Err(broken) => return Err(Broken { last_words: resident.last_words(&self.code), ..broken }),
+        };
         if self.stay() && resident.set_back(&self.start) && resident.may_stay(sandbox, self.code.tables) {
             self.shelf.keep(resident);
         }
@@ -360,6 +368,19 @@ impl Resident {
         let verdict = self.answer(limits, |answer| answer.verdict(address))?;
         was_read(&mut self.store, self.parts.validate.post_return.as_ref(), address)?;
         Ok(verdict)
+    }
+
+    /// What the module says of its end: in the first memory, where the exported global points to, a length in four bytes
+    /// and so many bytes of text. Nothing of it is trusted.
+    fn last_words(&mut self, code: &Code) -> Option<String> {
+        let global =
+            self.parts.instance.get_module_export(&mut self.store, code.last_words.as_ref()?)?.into_global()?;
+        let start = global.get(&mut self.store).i32()?.cast_unsigned() as usize;
+        let memory = self.parts.memories[0].data(&self.store);
+        let (length, text) = memory.get(start..)?.split_first_chunk()?;
+        let length = (u32::from_le_bytes(*length) as usize).min(LAST_WORDS_BYTES_MAX);
+        let text = String::from_utf8_lossy(text.get(..length)?);
+        (!text.is_empty()).then(|| text.into_owned())
     }
 
     /// Puts a text where the module wants it, before it is asked for the place of the next: its address and its bytes.

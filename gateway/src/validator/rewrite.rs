@@ -46,6 +46,8 @@ pub(super) mod exports {
     pub(in super::super) const MARKS: &str = "marks";
     /// The code that the module had run when it starts.
     pub(in super::super) const START: &str = "start";
+    /// Where the module keeps the text of a panic: the one export whose name the module chooses.
+    pub(in super::super) const LAST_WORDS: &str = "eye_last_words";
 
     /// The memory at this place; the first is the one in which texts are passed.
     pub(in super::super) fn memory(place: usize) -> String {
@@ -191,8 +193,14 @@ impl Rewriter {
                 Payload::GlobalSection(section) => own.survey_globals(section, &mut unfit),
                 Payload::ExportSection(section) => section.into_iter().try_for_each(|export| {
                     let export = export?;
-                    if export.kind == ExternalKind::Func {
-                        own.exports.push((exports::own(export.index), ExportKind::Func, export.index));
+                    match export.kind {
+                        ExternalKind::Func => {
+                            own.exports.push((exports::own(export.index), ExportKind::Func, export.index));
+                        }
+                        ExternalKind::Global if export.name == exports::LAST_WORDS => {
+                            own.exports.push((exports::LAST_WORDS.to_owned(), ExportKind::Global, export.index));
+                        }
+                        _ => {}
                     }
                     Ok(())
                 }),

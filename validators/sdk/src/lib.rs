@@ -70,6 +70,9 @@
 //! back after the event and not before, which makes it judge in less time. It suits types that borrow from the data; lists
 //! of owned values, which a hostile sender makes long, do better without.
 //!
+//! A panic ends the event as a fault, and the gateway keeps its message beside the dead letter for those with the scope `raw`,
+//! unless the module takes something out of events. A self-test that fails by a panic says the message too.
+//!
 //! `cargo build --target wasm32-unknown-unknown` makes the module (the crate is a `cdylib`), and `cargo test` runs the
 //! examples on the host. The same event must get the same verdict whatever was judged before, so keep nothing between
 //! calls.
@@ -77,6 +80,8 @@
 #[doc(hidden)]
 pub mod bindings;
 mod json;
+#[cfg(target_family = "wasm")]
+mod last_words;
 mod read;
 mod rules;
 #[cfg(not(target_family = "wasm"))]
@@ -256,6 +261,8 @@ pub fn describe<V: Validator>() -> Description {
     // new instance, and how much is free in the last page is chance. Only before anything is taken does the allocator notice.
     #[cfg(all(target_family = "wasm", feature = "bump-allocator"))]
     core::arch::wasm32::memory_grow::<0>(2);
+    #[cfg(target_family = "wasm")]
+    last_words::keep();
     let example = |example: &Example| bindings::eye::validator::types::Example {
         title: example.title.to_owned(),
         data: example.data.to_owned(),

@@ -1,0 +1,21 @@
+//! Panics with a message that quotes the event. Made with the kit for authors.
+
+use eye_validator::{Event, Verdict, Violations};
+
+#[derive(serde::Deserialize)]
+struct Told {
+    password: Option<String>,
+}
+
+fn judge(event: &Event<Told>) -> Verdict {
+    if let Some(password) = &event.data.password {
+        panic!("no room for {password}");
+    }
+    Violations::new().verdict()
+}
+
+eye_validator::validator! {
+    judge,
+    summary: "Panics on a password.",
+    examples: [accept "no password": r#"{}"#],
+}
