@@ -48,15 +48,15 @@ test-modules:
 	./setup tests
 	$(GUEST) -p guests --examples
 	$(MAKE) modules
-	cargo nextest run --profile modules -p eye --no-capture
-	EYE_TEST_MODULES=$(MODULES) EYE_TEST_SEED=$(SEED) cargo nextest run --profile soak -p eye --lib --no-capture generated_modules
+	cargo nextest run --profile modules --workspace --no-capture
+	EYE_TEST_MODULES=$(MODULES) EYE_TEST_SEED=$(SEED) cargo nextest run --profile soak --workspace --no-capture generated_modules
 
 SOAK_SECONDS ?= 600
 SWAP_SECONDS ?= 30
 
 soak:
-	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak -p eye --no-capture crash_loop::
-	SWAP_SECONDS=$(SWAP_SECONDS) cargo nextest run --profile soak -p eye --no-capture swaps::
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --profile soak --workspace --no-capture crash_loop::
+	SWAP_SECONDS=$(SWAP_SECONDS) cargo nextest run --profile soak --workspace --no-capture swaps::
 
 attack:
 	./setup attack

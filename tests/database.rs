@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use eye::batch::{Failure, Sink as _};
-use eye::event::{EventRow, Text};
 use eye::store::{EventSink, Store};
+use eye_event::event::{EventRow, Text};
 use serde_json::json;
 use uuid::Uuid;
 

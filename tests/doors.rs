@@ -558,7 +558,7 @@ async fn a_client_certificate_proves_its_application() {
     let (authority, files) = (Authority::new(), folder());
     let gateway = with_tls(&authority, &files).await;
     let (certificate, _, key) = authority.issue("till");
-    let digest = eye::verdict::Digest::of(&certificate).to_string();
+    let digest = eye_event::verdict::Digest::of(&certificate).to_string();
     let mut admin = Wire::over(shake(&gateway, &authority.client(None, BOTH)).await);
     let body = json!({"name": "till", "certificates": [digest]}).to_string();
     let added = admin.post("/v1/applications", &[], &body).await.expect("an answer");

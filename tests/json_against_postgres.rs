@@ -1,9 +1,9 @@
-//! Holds `eye::json` to its promise: the scan takes exactly the texts that Postgres takes as `jsonb`, and what Postgres gives
+//! Holds `eye_event::json` to its promise: the scan takes exactly the texts that Postgres takes as `jsonb`, and what Postgres gives
 //! back is what was sent. Makes the texts and the comparison; whoever calls brings a way to ask a Postgres.
 
 use std::collections::BTreeMap;
 
-use eye::json::{Cursor, Flaw, Kind, Limits, Scratch, SyntaxError};
+use eye_event::json::{Cursor, Flaw, Kind, Limits, Scratch, SyntaxError};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

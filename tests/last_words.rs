@@ -11,7 +11,7 @@ async fn refused(gateway: &Gateway, event_type: &str, token: Option<&str>) -> Va
     let (category, name) = event_type.split_once('/').expect("a category and a name");
     let answer = gateway.send(&event(category, name, json!({ "password": SECRET }))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
-    assert!(!answer.body.contains("no room"), "the sender is not told: {answer:?}");
+    assert!(!answer.text.contains("no room"), "the sender is not told: {answer:?}");
     let letters = gateway.get(&format!("/v1/dead-letters?name={name}&limit=1")).await.json();
     let id = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
     assert!(letters["dead_letters"][0].get("last_words").is_none(), "not in lists: {letters}");

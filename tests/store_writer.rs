@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
-use eye::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use eye::store::{Error, EventFilter, EventSink, NewApplication, PageLimits, Store};
-use eye::verdict::{Digest, Violation};
+use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
+use eye_event::verdict::{Digest, Violation};
 use sqlx::{AssertSqlSafe, Connection, Executor as _, PgConnection, Row as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};

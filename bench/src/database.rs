@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use eye::clock::Clock;
-use eye::envelope::{Element, Format, Parsed, Rules, parse};
-use eye::event::EventRow;
 use eye::postgres::{Options, Postgres};
 use eye::store::copy::{self, HEADER, Ids, TRAILER};
+use eye_event::envelope::{Element, Format, Parsed, Rules, parse};
+use eye_event::event::EventRow;
 use hdrhistogram::Histogram;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 

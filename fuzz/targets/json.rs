@@ -2,7 +2,7 @@
 //! compared by a property test of the suite, with a real one.
 #![no_main]
 
-use eye::json::{Cursor, Kind, Limits, Scratch};
+use eye_event::json::{Cursor, Kind, Limits, Scratch};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use eye::envelope::{Element, Format, Parsed, Rules, Unreadable, parse};
+use eye_event::envelope::{Element, Format, Parsed, Rules, Unreadable, parse};
 use libfuzzer_sys::fuzz_target;
 
 const RULES: Rules = Rules { data_bytes_max: 4_096, nesting_max: 64, number_digits_max: 1_000, future_us_max: 60_000_000, events_max: 100 };

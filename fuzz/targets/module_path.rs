@@ -1,7 +1,7 @@
 //! Names of module files: whatever names a slot has one canonical file, and that file names the same slot.
 #![no_main]
 
-use eye::validator::Slot;
+use eye_judge::Slot;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

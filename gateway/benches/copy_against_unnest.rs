@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eye::batch::{Fate, Sink as _};
-use eye::event::{EventRow, Text};
 use eye::postgres::{Options, Postgres};
 use eye::store::{EventSink, Store};
+use eye_event::event::{EventRow, Text};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::envelope::Rules;
-use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
-use eye::verdict::Digest;
+use eye_event::envelope::Rules;
+use eye_event::verdict::Digest;
+use eye_judge::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
 
 /// Longer than any drop takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ async fn measure(root: &Path, module: &[u8], drops: usize) -> anyhow::Result<()>
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
-        required: eye::validator::Required::default(),
+        required: eye_judge::Required::default(),
         is_beside_gateway: false,
         limits: Limits::default(),
         deadline_ms_max: 1_000,

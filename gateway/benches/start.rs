@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye::envelope::Rules;
-use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
+use eye_event::envelope::Rules;
+use eye_judge::{Limits, LoaderLimits, Loading, Options, SharedLimits, UnknownEventType, Validators};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -36,7 +36,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,
-        required: eye::validator::Required::default(),
+        required: eye_judge::Required::default(),
         is_beside_gateway: false,
         limits: Limits::default(),
         deadline_ms_max: 1_000,

@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 use chrono::SecondsFormat;
+use eye_event::legible::is_hidden;
+use eye_event::verdict::Digest;
 use hyper::body::Body as _;
 use hyper::{Method, Request, StatusCode};
 use ipnet::IpNet;
@@ -13,7 +15,6 @@ use serde_json::{Value, json};
 
 use crate::body::{self, BodyLimits};
 use crate::gateway::Gateway;
-use crate::legible::is_hidden;
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::{Full, Held};
@@ -21,7 +22,6 @@ use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication};
 use crate::trust::event_types::EventTypes;
 use crate::trust::security::Kind;
 use crate::trust::{self, Application, Scope, token};
-use crate::verdict::Digest;
 
 /// Largest body that describes an application.
 const BODY_BYTES_MAX: usize = 64 * 1024;

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use eye_event::figures::{DURATION_BOUNDS_US, Histogram, ITEM_BOUNDS};
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
@@ -33,7 +34,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, warn};
 
-use crate::figures::{DURATION_BOUNDS_US, Histogram, ITEM_BOUNDS};
 use crate::share::{Held, Waiting};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);

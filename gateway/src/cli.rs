@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use eye_judge::LOADER_COMMAND;
 
 use crate::config::{Config, Problems, Settings};
-use crate::validator::LOADER_COMMAND;
 
 mod app;
 mod config_check;

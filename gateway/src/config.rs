@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use eye_judge::LoaderLimits;
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::tls::Files;
 use crate::trust::{self, event_types::EventTypes, forwarded::Told};
-use crate::validator::LoaderLimits;
 use crate::{postgres, store};
 
 mod settings;

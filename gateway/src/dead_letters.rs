@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
+use eye_event::envelope::Event;
+use eye_event::event::{DeadLetter, KeptAs};
+use eye_event::verdict::Digest;
+use eye_judge::Keep;
 
 use crate::batch::{Batcher, Fate, Refused, Weigh};
-use crate::envelope::Event;
-use crate::event::{DeadLetter, KeptAs};
 use crate::response::Refusal;
 use crate::secrets::{TakenOut, clean_unread};
 use crate::share::{Budget, Held, Share};
-use crate::validator::Keep;
-use crate::verdict::Digest;
 
 /// What stands in place of a sentence that may quote what is not kept.
 const DETAIL_NOT_KEPT: &str = "The detail is not kept: it may quote what the validator takes out.";
@@ -229,8 +229,8 @@ mod tests {
 
     use super::*;
     use crate::batch::{Failure, Limits, Sink};
-    use crate::event::{KeptAs, Reason};
-    use crate::verdict::Violation;
+    use eye_event::event::{KeptAs, Reason};
+    use eye_event::verdict::Violation;
 
     /// A database that never answers.
     struct Never;

@@ -8,6 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use eye_event::envelope::{self, Rules};
+use eye_event::event::EventRow;
+use eye_judge::{self, Validators};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,8 +21,6 @@ use crate::clock::Clock;
 use crate::config::{Config, UnknownEventType};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
-use crate::envelope::{self, Rules};
-use crate::event::EventRow;
 use crate::live::{self, Live};
 use crate::postgres::Postgres;
 use crate::query::{Streams, Turns};
@@ -35,7 +36,6 @@ use crate::tally::Tallies;
 use crate::tls::Tls;
 use crate::trust::{Peer, Trust};
 use crate::unseen::{self, Unseen};
-use crate::validator::{self, Validators};
 
 mod readiness;
 
@@ -435,21 +435,21 @@ pub(crate) fn rules(config: &Config) -> Rules {
 }
 
 /// How validators are run, as the settings have it.
-pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Options {
-    validator::Options {
+pub(crate) fn validator_options(config: &Config, rules: Rules) -> eye_judge::Options {
+    eye_judge::Options {
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),
         unknown_event_type: match config.unknown_event_type {
-            UnknownEventType::Accept => validator::UnknownEventType::Accept,
-            UnknownEventType::Reject => validator::UnknownEventType::Reject,
+            UnknownEventType::Accept => eye_judge::UnknownEventType::Accept,
+            UnknownEventType::Reject => eye_judge::UnknownEventType::Reject,
         },
         required: {
             let required = Arc::clone(&config.require_module);
             let each = required.each().map(|(category, name)| (category.to_owned(), name.map(str::to_owned))).collect();
-            validator::Required { contains: Arc::new(move |category, name| required.contains(category, name)), each }
+            eye_judge::Required { contains: Arc::new(move |category, name| required.contains(category, name)), each }
         },
         is_beside_gateway: false,
-        limits: validator::Limits {
+        limits: eye_judge::Limits {
             deadline_ms: config.deadline_ms,
             memory_bytes_max: config.memory_bytes_max,
             output_bytes_max: config.output_bytes_max,
@@ -460,17 +460,17 @@ pub(crate) fn validator_options(config: &Config, rules: Rules) -> validator::Opt
         shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: check_amended(rules),
-        loading: validator::Loading::by_this_program(config.loader, rules),
+        loading: eye_judge::Loading::by_this_program(config.loader, rules),
     }
 }
 
 /// What all modules share, as the settings have it. Half of the time that an answer may still take after the wait for modules is
 /// for judging, the other half for the write.
-fn shared_limits(config: &Config) -> validator::SharedLimits {
+fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     let answer = Duration::from_millis(config.answer_ms);
     let wait = answer * config.judge_wait_percent / 100;
-    validator::SharedLimits {
-        away: validator::AwayLimits {
+    eye_judge::SharedLimits {
+        away: eye_judge::AwayLimits {
             places: config.slow_calls_max,
             module_share_percent: config.slow_module_share_percent,
             waiting_max: config.slow_waiting_max,
@@ -484,7 +484,7 @@ fn shared_limits(config: &Config) -> validator::SharedLimits {
 }
 
 /// Checks what a validator amended to, as the envelope checks what senders write.
-pub(crate) fn check_amended(rules: Rules) -> validator::CheckAmended {
+pub(crate) fn check_amended(rules: Rules) -> eye_judge::CheckAmended {
     Arc::new(move |data| envelope::check_data(data, &rules))
 }
 

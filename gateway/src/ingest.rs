@@ -10,6 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use eye_event::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
+use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
+use eye_event::outcome::{JudgedBy, Outcome, RejectionCode};
+use eye_event::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
+use eye_judge::{Judgement, Keep, Subject};
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use smallvec::SmallVec;
@@ -19,11 +24,8 @@ use uuid::Uuid;
 use crate::batch::{Fate, Fates, Refused};
 use crate::body;
 use crate::dead_letters::{self, Kept, Rejected};
-use crate::envelope::{self, Broken, Element, Event, Format, Parsed, Unreadable};
-use crate::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use crate::gateway::Gateway;
 use crate::live::{Watched, Why};
-use crate::outcome::{JudgedBy, Outcome, RejectionCode};
 use crate::query;
 use crate::query::parameters::Parameters;
 use crate::response::{self, Refusal, Response};
@@ -31,8 +33,6 @@ use crate::server::Incoming;
 use crate::share::Held;
 use crate::tally::{Ending, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope, known_types};
-use crate::validator::{Judgement, Keep, Subject};
-use crate::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// After so many events, a large request lets others have the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;

@@ -2,16 +2,16 @@
 //!
 //! The path of an event, which is also the order in which to read the modules: [`server`] accepts a connection,
 //! [`router`] finds the handler, [`ingest`] takes the request through its steps. [`trust`] says who calls, [`body`] reads
-//! the bytes, [`envelope`] makes events of them by way of [`json`] and [`legible`], [`validator`] has each judged in the words of
-//! [`verdict`], [`batch`] gathers [`event`] rows and gives receipts, [`store`] writes them to Postgres; [`dead_letters`]
-//! keeps the rest. [`outcome`] and [`response`] say what became of it. [`query`] reads back, and [`redrive`] judges
-//! dead letters again, and [`unseen`] those by itself that no module has looked at. [`live`] tells outcomes as they happen.
+//! the bytes, [`eye_event::envelope`] makes events of them, [`eye_judge`] judges each in the words of
+//! [`eye_event::verdict`], [`batch`] gathers rows and gives receipts, [`store`] writes them to Postgres, [`dead_letters`]
+//! keeps the rest, and [`response`] says what became of each. [`query`] reads back, [`redrive`] judges dead letters again,
+//! [`unseen`] those that no module has looked at, and [`live`] shows outcomes as they happen.
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
 //! [`gate`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
 //! settings, [`gateway`] builds, runs and drains, [`postgres`] is the embedded default, [`retention`] keeps the tables
 //! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, and [`cli`] has a file for each command.
-//! The parts count what they do with [`figures`], events are counted by [`tally`], and [`metrics`] shows it all.
+//! [`tally`] counts events, and [`metrics`] shows all figures.
 
 pub mod applications;
 pub mod batch;
@@ -21,17 +21,11 @@ pub mod clock;
 pub mod config;
 pub mod cors;
 pub mod dead_letters;
-pub mod envelope;
-pub mod event;
-pub mod figures;
 pub mod gate;
 pub mod gateway;
 pub mod ingest;
-pub mod json;
-pub mod legible;
 pub mod live;
 pub mod metrics;
-pub mod outcome;
 pub mod postgres;
 pub mod query;
 pub mod redrive;
@@ -48,5 +42,3 @@ pub mod telemetry;
 pub mod tls;
 pub mod trust;
 pub mod unseen;
-pub mod validator;
-pub mod verdict;

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
+use eye_event::event::Text;
+use eye_event::outcome::Outcome;
+use eye_event::verdict::{Digest, Violation};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde::Serialize;
@@ -22,14 +25,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::event::Text;
-use crate::outcome::Outcome;
 use crate::query::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
 use crate::server::HalfClosed;
 use crate::share::{Budget, Held, Share};
 use crate::trust::StillKnown;
-use crate::verdict::{Digest, Violation};
 
 /// How long outcomes gather before they are told.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -463,7 +463,7 @@ impl From<Note> for Message {
 mod tests {
     use super::*;
     use crate::share::Full;
-    use crate::verdict::{Unfinished, UnfinishedCode};
+    use eye_event::verdict::{Unfinished, UnfinishedCode};
 
     fn live(events_per_second_max: usize) -> Arc<Live> {
         let heartbeat = Duration::from_secs(10);

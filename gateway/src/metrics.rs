@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::batch::Batcher;
-use crate::figures::Distribution;
 use crate::gateway::Gateway;
 use crate::live::Live;
 use crate::response;
@@ -14,14 +13,15 @@ use crate::server::Class;
 use crate::tally::Ending;
 use crate::trust::security::Kind;
 use crate::unseen::Unseen;
-use crate::validator::{Standing, State, TypeReport};
-use crate::verdict::UnfinishedCode;
 
 mod exposition;
 pub mod names;
 mod process;
 
 use exposition::{Scrape, Value};
+use eye_event::figures::Distribution;
+use eye_event::verdict::UnfinishedCode;
+use eye_judge::{Standing, State, TypeReport};
 
 /// All figures of this moment, as text.
 pub async fn scrape(gateway: &Gateway, format: response::Figures) -> String {

@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use eye_event::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
+use eye_event::event::{EventRow, KeptAs};
+use eye_event::outcome::RejectionCode;
+use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
+use eye_judge::{Judging, Keep, Subject, Validators};
 use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
-use crate::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
-use crate::event::{EventRow, KeptAs};
-use crate::outcome::RejectionCode;
 use crate::query::refusal;
 use crate::response::Refusal;
 use crate::secrets::TakenOut;
@@ -23,8 +25,6 @@ use crate::store::{ApplicationRow, Choice, LetterCursor, Seen, Store, StoredLett
 use crate::trust::Scope;
 use crate::trust::event_types::EventTypes;
 use crate::trust::known_types;
-use crate::validator::{Judging, Keep, Subject, Validators};
-use crate::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
 /// Raw bytes that are judged and written together.
 const PARCEL_BYTES_MAX: usize = 8 << 20;

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use eye_event::outcome::{JudgedBy, Outcome, RejectionCode};
+use eye_event::verdict::{Unfinished, UnfinishedCode, Violation};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::StreamBody;
 use hyper::StatusCode;
@@ -24,8 +26,6 @@ pub use self::encoding::{Encoder, Encoding};
 pub use self::refusal::{Refusal, Retry};
 pub use self::request_id::{caller_request_id, named};
 pub use self::unsent::Unsent;
-use crate::outcome::{JudgedBy, Outcome, RejectionCode};
-use crate::verdict::{Unfinished, UnfinishedCode, Violation};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -366,7 +366,7 @@ mod tests {
 
     use super::*;
     use crate::share::Full;
-    use crate::verdict::Digest;
+    use eye_event::verdict::Digest;
 
     const ID: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
 

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta};
+use eye_event::envelope::{self, Event, Format, Parsed, Rules};
+use eye_event::event::{DeadLetter, KeptAs, Reason};
+use eye_event::verdict::{Digest, Violation};
+use eye_judge::{Judging, Keep, Slot, Validators};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dead_letters;
-use crate::envelope::{self, Event, Format, Parsed, Rules};
-use crate::event::{DeadLetter, KeptAs, Reason};
 use crate::store::{Error, LetterText, Pass, RedactingRow, Rewritten, Scrubbing, Store, UNREAD, WalkedLetter};
-use crate::validator::{Judging, Keep, Slot, Validators};
-use crate::verdict::{Digest, Violation};
 
 /// Letters that are walked at a stretch.
 const STRETCH: u32 = 1_000;

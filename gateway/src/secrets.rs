@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::verdict::Violation;
+use eye_event::verdict::Violation;
 
 /// What stands in place of a message that is not kept.
 pub const MESSAGE_NOT_KEPT: &str = "The message is not kept: it may quote what the validator takes out.";

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use eye_event::event::Text;
+use eye_event::verdict::UnfinishedCode;
 use foldhash::HashMap;
 use smallvec::SmallVec;
-
-use crate::event::Text;
-use crate::verdict::UnfinishedCode;
 
 /// The name of what is counted together.
 pub const OTHER: &str = "other";

@@ -5,13 +5,13 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use eye_event::legible::{is_hidden, write_legible};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, LogFormat};
-use crate::legible::{is_hidden, write_legible};
 
 /// Longest line for people. Programs get theirs whole, since half a JSON object is none.
 const LINE_CHARACTERS_MAX: usize = 16_384;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use eye_event::verdict::Digest;
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use ipnet::{IpNet, Ipv4Net};
@@ -21,7 +22,6 @@ use self::security::{Counts, Kind, Security};
 use crate::response::Refusal;
 use crate::share::Share;
 use crate::store::{ApplicationRow, Store};
-use crate::verdict::Digest;
 
 pub mod event_types;
 pub mod forwarded;

@@ -97,7 +97,7 @@ pub(crate) fn module(name: &str) -> Vec<u8> {
 
 /// The digest of a module, as answers write it.
 pub(crate) fn digest_of(bytes: &[u8]) -> String {
-    eye::verdict::Digest::of(bytes).to_string()
+    eye_event::verdict::Digest::of(bytes).to_string()
 }
 
 /// How to start a gateway.

@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use eye::envelope::{self, Event, Format, Parsed, Rules};
-use eye::event::EventRow;
-use eye::outcome::Outcome;
 use eye::response;
 use eye::store::copy::{self, Ids};
-use eye::validator::{Limits, LoaderLimits, Loading, Options, SharedLimits, Subject, UnknownEventType, Validators};
+use eye_event::envelope::{self, Event, Format, Parsed, Rules};
+use eye_event::event::EventRow;
+use eye_event::outcome::Outcome;
+use eye_judge::{Limits, LoaderLimits, Loading, Options, SharedLimits, Subject, UnknownEventType, Validators};
 use uuid::Uuid;
 
 use events::{CATEGORY, Source};
@@ -183,7 +183,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
         modules_dir,
         data_dir: folder.join("data"),
         unknown_event_type: UnknownEventType::Reject,
-        required: eye::validator::Required::default(),
+        required: eye_judge::Required::default(),
         is_beside_gateway: false,
         limits: Limits {
             // More, and the module is judged on another thread, which is not measured.
@@ -220,7 +220,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
                 data: &event.data,
             };
             let judgement = validators.judge(black_box(subject)).await;
-            ensure!(judgement.outcome == Ok(eye::verdict::Verdict::Accept), "{judgement:?}");
+            ensure!(judgement.outcome == Ok(eye_event::verdict::Verdict::Accept), "{judgement:?}");
         }
         let took = process::processor_time(std::process::id())?.saturating_sub(before);
         println!("{}", took.as_nanos() / rounds as u128);

@@ -6,18 +6,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use eye_event::event::EventRow;
+use eye_judge::{Options, Validators};
 use uuid::Uuid;
 
 use super::{Failure, Source, app};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::gateway;
 use crate::query::dead_letters::{letter_json, whole_json};
 use crate::redrive::{Ended, Errand, Redrive, Report};
 use crate::scrub::Scrub;
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
-use crate::validator::{Options, Validators};
-use crate::{event, gateway};
 
 /// Letters that are read or judged at once.
 const PAGE: u32 = 500;
@@ -203,7 +204,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         parcels_max: 1,
         wait: ERRAND_TIME,
     };
-    let (events, writers): (Batcher<event::EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
+    let (events, writers): (Batcher<EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
     let clock = Clock::default();
     let redrive = Redrive {
         store,

@@ -3,11 +3,11 @@
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use eye_event::legible::legible;
+use eye_event::verdict::Digest;
+use eye_judge::{History, Listed, Retired, Roster, Slot, Version};
 
 use super::{Failure, Source};
-use crate::legible::legible;
-use crate::validator::{History, Listed, Retired, Roster, Slot, Version};
-use crate::verdict::Digest;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use eye_judge::Doubts;
 use tokio::sync::Mutex;
-
-use crate::validator::Doubts;
 
 /// For how long an answer of the database holds.
 const FRESH: Duration = Duration::from_millis(250);

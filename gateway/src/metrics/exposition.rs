@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use eye_event::figures::Distribution;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -9,7 +10,6 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::names::{Kind, Metric};
-use crate::figures::Distribution;
 
 /// A figure.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use eye_event::verdict::Digest;
 use hyper::header::ACCEPT_ENCODING;
 use hyper::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
@@ -21,7 +22,6 @@ use crate::server::Incoming;
 use crate::share::Held;
 use crate::store::{Choice, LetterFilter, StoredLetter};
 use crate::trust::{Application, Scope};
-use crate::verdict::Digest;
 
 /// Letters of a page or of an errand, unless the caller asks for another number.
 const LIMIT: u32 = 100;

@@ -1,11 +1,11 @@
 //! The parameters of a read: decoded, each at most once, only those that the path knows, and each proved. Whatever is wrong
 //! with one is told with its name and with what it may be.
 
+use eye_event::envelope::timestamp;
 use percent_encoding::percent_decode;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::envelope::timestamp;
 use crate::response::Refusal;
 
 /// Longest text that a category, a name or an application may be.

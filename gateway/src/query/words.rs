@@ -3,9 +3,10 @@
 
 use std::io::Write as _;
 
+use eye_event::verdict::Digest;
+
 use super::dead_letters::letter_json;
 use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
-use crate::verdict::Digest;
 
 /// Writing to a vector cannot fail.
 const WRITES: &str = "a vector takes everything";

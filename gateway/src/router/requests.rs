@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use eye_event::figures::{DURATION_BOUNDS_US, Histogram};
 use hyper::StatusCode;
-
-use crate::figures::{DURATION_BOUNDS_US, Histogram};
 
 /// The kinds of paths by which requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use eye_event::verdict::Digest;
 use ipnet::IpNet;
 use sqlx::postgres::PgListener;
 
 use super::{Error, Store, greeted};
 use crate::trust::rate::RateLimit;
-use crate::verdict::Digest;
 
 const CHANNEL: &str = "eye_applications";
 

@@ -4,10 +4,9 @@
 
 use std::borrow::Cow;
 
+use eye_event::event::{DeadLetter, EventRow};
+use eye_event::verdict::Violation;
 use uuid::Uuid;
-
-use crate::event::{DeadLetter, EventRow};
-use crate::verdict::Violation;
 
 /// Signature, flags and length of the header extension.
 pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -168,7 +167,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::event::{KeptAs, Reason, Text};
+    use eye_event::event::{KeptAs, Reason, Text};
 
     #[test]
     fn an_event_is_encoded_field_by_field() {

@@ -6,12 +6,12 @@ use std::fmt::{self, Display, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use eye_event::event::Reason;
 use tokio::time::Instant;
 
 use super::read::within;
 use super::wire::{Arguments, Fault, Wire, kind};
 use super::{Error, Store};
-use crate::event::Reason;
 
 /// Deltas that one fold takes at most, so that it never holds its locks for long. Each may tell of as many event types as
 /// a batch has events, or as many small ones have that were gathered.

@@ -3,13 +3,13 @@
 //! while walking along that key, a stretch of bounded length at a time; a page that has walked for long ends early.
 
 use chrono::{DateTime, Utc};
+use eye_event::event::KeptAs;
 use futures_util::TryStreamExt as _;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::read::{Page, PageLimits, Reading, application_id, within};
 use super::{Error, Store};
-use crate::event::KeptAs;
 
 /// Letters of one stretch of a walk.
 const STRETCH_MAX: u32 = 10_000;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use eye_event::verdict::Digest;
 use foldhash::{HashMap, HashMapExt as _};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tracing::{debug, warn};
@@ -11,7 +12,6 @@ use super::hosts::Hosts;
 use super::url::Address;
 use super::wire::{Arguments, Fault, Row, Wire, broken, kind};
 use super::write::Table;
-use crate::verdict::Digest;
 
 /// Entries in each cache of ids. Senders choose the names of their event types, so there must be a bound.
 const CACHE_MAX: usize = 16_384;

@@ -4,11 +4,11 @@
 //! a page at most.
 
 use chrono::{DateTime, Utc};
+use eye_event::verdict::Digest;
 use sqlx::{ConnectOptions, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{Error, LetterCursor, Store};
-use crate::verdict::Digest;
 
 /// The word of `event_type` for letters whose event type could not be read.
 pub const UNREAD: &str = "";

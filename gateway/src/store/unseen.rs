@@ -2,12 +2,12 @@
 //! settled once one has. Those of which only the beginning was kept stay as they are.
 
 use chrono::{DateTime, Utc};
+use eye_event::verdict::{Digest, Violation};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, QueryBuilder};
 use uuid::Uuid;
 
 use super::dead_letters::{COLUMNS, LetterCursor, StoredLetter, push_words};
 use super::{Error, Store};
-use crate::verdict::{Digest, Violation};
 
 /// As the index `dead_letters_unseen_idx` has it.
 const UNSEEN: &str = "code in ('off_path', 'busy') and redriven_at is null and octet_length(raw) = raw_bytes";

@@ -16,6 +16,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eye_event::event::{DeadLetter, EventRow};
+use eye_event::verdict::{Digest, Violation};
 use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
@@ -29,8 +31,6 @@ use super::partitions::OnDemand;
 use super::schema::SchemaGate;
 use super::wire::{Arguments, Fault, Row, Wire, kind};
 use crate::batch::{Failure, Fate, Sink, Weigh};
-use crate::event::{DeadLetter, EventRow};
-use crate::verdict::{Digest, Violation};
 
 /// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
 const CHUNK_BYTES: usize = 128 * 1024;

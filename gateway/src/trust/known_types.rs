@@ -4,10 +4,9 @@
 use std::hash::BuildHasher as _;
 use std::sync::{PoisonError, RwLock};
 
+use eye_event::verdict::Violation;
 use foldhash::HashSet;
 use foldhash::fast::RandomState;
-
-use crate::verdict::Violation;
 
 /// What is wrong with an event of a type beyond the `most` that its application may have.
 pub fn too_many(most: usize) -> Violation {

@@ -1,7 +1,7 @@
 //! Tokens: made here, shown once, and from then on known by their digest alone. They are made of 32 random bytes, so
 //! they cannot be guessed, and the prefix lets secret scanners find one that leaked.
 
-use crate::verdict::Digest;
+use eye_event::verdict::Digest;
 
 const PREFIX: &str = "eye_";
 

@@ -1,0 +1,681 @@
+//! One compiled module: how it is made from a file, and how an event is put to it. Every event finds the module in the
+//! state in which `describe` left it, so no event can see what another left behind: most modules are set back after each
+//! event, and those whose writes cannot be followed get a new instance each time. Both ways mean the same.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eye_event::legible::{is_hidden, legible};
+use eye_event::verdict::{FaultCode, Verdict, Violation};
+use serde::Serialize;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Store, Trap};
+
+use super::answer::{believe, believe_data};
+use super::engine::{Meter, Sandbox, beyond_place, code_bytes, output_bytes_max, processor_time};
+use super::extras::{Example2, Extras, Offers};
+use super::loading::{Built, BuiltWay, Finished};
+use super::memory::{Claim, Full, Keeper as _};
+use super::plain;
+use super::resident::{Residents, Undescribed};
+use super::rewrite::{self, Unfit};
+use super::settings::Limits;
+use super::world::{self, Refusal};
+
+use contract::{Description, Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
+
+/// The bindings that wasmtime makes of the contract.
+pub(super) mod contract {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "validator",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+
+    pub(in super::super) use self::eye::validator::types::{Example, Expectation, Violation};
+}
+
+/// Examples that a module may bring for its self-test.
+const EXAMPLES_MAX: usize = 100;
+
+/// Failing examples that are told; the others are counted.
+const FAILED_TOLD_MAX: usize = 5;
+
+/// Characters of an example's title, and of each text of its violation, that are told.
+const TITLE_CHARACTERS_MAX: usize = 100;
+const TEXT_CHARACTERS_MAX: usize = 200;
+
+/// Characters of a panic's text that are told.
+const LAST_WORDS_TOLD_MAX: usize = 300;
+
+/// Codes of one example that are told.
+const CODES_TOLD_MAX: usize = 10;
+
+/// Bytes that a module may say of itself, its examples included.
+const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
+
+/// What the events of a self-test are beside their type and data: the same as in the tests that the crate eye-validator
+/// makes (`validators/sdk/src/testing.rs`), so that both say the same of an example.
+const MADE_UP: GuestEvent<'static> = GuestEvent {
+    id: "01890a5d-ac96-774b-bcce-b302099a8057",
+    application: "test",
+    session_id: "67e55044-10b1-426f-9247-bb680e5fe0c8",
+    category: "test",
+    name: "test",
+    timestamp_us: 1_700_000_000_000_000,
+    received_at_us: 1_700_000_000_000_000,
+    data: "{}",
+};
+
+/// How much longer than judging one event `describe` may take: it runs once, on no request's time.
+const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
+/// But no longer than this, unless judging may: meanwhile the other files wait for one loading thread less.
+const DESCRIBE_DEADLINE_MS_MAX: u64 = 2_000;
+
+/// The steps of loading, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Checking,
+    Compiling,
+    SelfTest,
+}
+
+/// Checks an amended `data`; the text says why it is not one.
+pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// An event as the guest sees it.
+pub(super) struct GuestEvent<'a> {
+    pub(super) id: &'a str,
+    pub(super) application: &'a str,
+    pub(super) session_id: &'a str,
+    pub(super) category: &'a str,
+    pub(super) name: &'a str,
+    pub(super) timestamp_us: i64,
+    /// When the gateway took it first.
+    pub(super) received_at_us: i64,
+    pub(super) data: &'a str,
+}
+
+/// How a call broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) code: FaultCode,
+    pub(super) detail: String,
+    /// What the module left where its kit keeps the text of a panic or exception. It may quote the event.
+    pub(super) last_words: Option<String>,
+}
+
+impl Broken {
+    pub(super) fn new(code: FaultCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), last_words: None }
+    }
+
+    pub(super) fn output(detail: impl Into<String>) -> Self {
+        Self::new(FaultCode::Output, detail)
+    }
+
+    /// The fault in a sentence for the module's author, whose own examples it may quote.
+    fn told(&self) -> String {
+        let said =
+            self.last_words.as_deref().map(|words| format!(", saying `{}`", legible(words, LAST_WORDS_TOLD_MAX)));
+        format!("a fault ({}): {}{}", self.code, self.detail, said.unwrap_or_default())
+    }
+
+    /// Whether the same call may end well later, with more room on the machine.
+    fn passes(&self) -> bool {
+        matches!(self.code, FaultCode::Deadline | FaultCode::Busy)
+    }
+}
+
+/// What a module is tried with before it is trusted.
+pub(super) struct Trial<'a> {
+    /// What a call may use.
+    pub(super) limits: &'a Limits,
+    /// Checks what it amends to.
+    pub(super) check_amended: &'a CheckAmended,
+    /// The event type of the examples: the one that it will serve, as far as its file names it.
+    pub(super) category: &'a str,
+    pub(super) name: &'a str,
+    /// What the self-test may take in all.
+    pub(super) time: Duration,
+}
+
+/// A module that passed everything and can judge.
+pub(super) struct Program {
+    way: Way,
+    /// What it takes of the memory of all modules, until it is dropped.
+    _room: Claim,
+    /// Why it is judged in the way that [`Program::isolation`] tells.
+    pub(super) isolation_reason: String,
+    pub(super) summary: String,
+    pub(super) examples: usize,
+    /// One of its examples is amended: it may take secrets out.
+    pub(super) amends: bool,
+    /// What it exports besides, if anything.
+    extras: Option<Extras>,
+}
+
+/// How a module is run.
+enum Way {
+    /// Without the component around it, from the state that was taken when it was loaded.
+    Resident(Arc<Residents>),
+    /// As a component: no state of it can be taken, so `describe` runs before each event.
+    Fresh(Fresh),
+}
+
+/// How events are kept from seeing each other. The verdict is the same either way, the time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// An instance stays, and is set back after each event.
+    SetBack,
+    /// Each event gets a new instance.
+    Fresh,
+}
+
+impl Way {
+    /// The bytes that the module takes without any instance.
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Resident(residents) => residents.memory_bytes(),
+            Self::Fresh(fresh) => fresh.memory_bytes,
+        }
+    }
+}
+
+/// That all modules together take what they may.
+fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
+    let refusal = Refusal::new(
+        format!("a module that fits into the memory of all modules, {bytes_max} bytes (`modules_memory_bytes_max`)"),
+        format!("{wanted} bytes of code and of what `describe` left in memory, beside {taken} bytes of the others"),
+        "have `describe` leave less in memory, take modules away, or raise `modules_memory_bytes_max`",
+    );
+    // The others may go.
+    Refusal { passing: true, ..refusal }
+}
+
+impl Program {
+    /// Takes a file's bytes through checking, compiling and the self-test, and says which step begins. Everything that
+    /// reads a byte of the file is here.
+    pub(super) fn build(
+        sandbox: &Sandbox,
+        bytes: &[u8],
+        trial: &Trial<'_>,
+        begin: impl Fn(Step),
+    ) -> Result<Built, Refusal> {
+        begin(Step::Checking);
+        let component = world::component_of(bytes)?;
+        let offers = world::offers(&component)?;
+        begin(Step::Compiling);
+        let extras = offers.any().then(|| Extras::compile(sandbox, &component, offers)).transpose();
+        let extras = extras.map_err(|error| uncompiled(&error))?;
+        let (compiled, isolation_reason) = Compiled::of(sandbox, &component)?;
+        begin(Step::SelfTest);
+        let (way, description) =
+            compiled.describe(sandbox, trial.limits).map_err(|broken| undescribed(broken, trial.limits))?;
+        let room = sandbox.memory.nothing();
+        let mut program =
+            Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0, amends: false, extras };
+        program.self_test(sandbox, trial, description)?;
+        program.built().map_err(|error| uncompiled(&error))
+    }
+
+    /// Takes what [`Program::build`] made. No byte of the file is read here.
+    pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
+        let Built { way, isolation_reason, summary, examples, amends, extras } = built;
+        let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
+        let extras = extras.map_err(|error| unopened(&error))?;
+        let way = match way {
+            BuiltWay::Resident(described) => Residents::open(sandbox, described).map(Way::Resident),
+            BuiltWay::Fresh(code, wasm_bytes) => {
+                code.component(&sandbox.engine).and_then(|it| Fresh::of(sandbox, &it, wasm_bytes)).map(Way::Fresh)
+            }
+        };
+        let way = way.map_err(|error| unopened(&error))?;
+        let besides = extras.as_ref().map_or(0, Extras::memory_bytes);
+        let room = sandbox.memory.reserve(way.memory_bytes().saturating_add(besides)).map_err(no_room)?;
+        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, extras })
+    }
+
+    fn built(self) -> wasmtime::Result<Built> {
+        let way = match &self.way {
+            Way::Resident(residents) => BuiltWay::Resident(residents.described()?),
+            Way::Fresh(fresh) => BuiltWay::Fresh(fresh.finished()?, fresh.wasm_bytes),
+        };
+        let extras = self.extras.as_ref().map(Extras::built).transpose()?;
+        let Self { isolation_reason, summary, examples, amends, .. } = self;
+        Ok(Built { way, isolation_reason, summary, examples, amends, extras })
+    }
+
+    /// How it is run.
+    pub(super) fn isolation(&self) -> Isolation {
+        match &self.way {
+            Way::Resident(residents) if residents.stay() => Isolation::SetBack,
+            Way::Resident(_) | Way::Fresh(_) => Isolation::Fresh,
+        }
+    }
+
+    /// Puts one event to the module, which knows nothing of any other.
+    pub(super) fn judge(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        event: &GuestEvent<'_>,
+        check_amended: &CheckAmended,
+    ) -> Result<Verdict, Broken> {
+        let believe = |verdict| believe(verdict, limits, check_amended);
+        if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().validate_at) {
+            return extras.validate_at(sandbox, limits, event).and_then(believe);
+        }
+        match &self.way {
+            Way::Resident(residents) => residents.judge(sandbox, limits, event, believe),
+            Way::Fresh(fresh) => fresh.judge(sandbox, limits, event).and_then(believe),
+        }
+    }
+
+    /// What it exports besides the two functions that every validator has.
+    pub(super) fn offers(&self) -> Offers {
+        self.extras.as_ref().map(Extras::offers).unwrap_or_default()
+    }
+
+    /// What may be kept of an event with this data: an object that could be stored in its place.
+    pub(super) fn redact(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        data: &str,
+        check_amended: &CheckAmended,
+    ) -> Result<String, Broken> {
+        let extras = self.extras.as_ref().filter(|extras| extras.offers().redact);
+        let extras = extras.ok_or_else(|| Broken::output("it does not redact"))?;
+        believe_data(extras.redact(sandbox, limits, data)?, limits, check_amended)
+    }
+
+    /// Tries the examples as events are judged later. All that fail are told, so that one build mends them all.
+    fn self_test(&mut self, sandbox: &Sandbox, trial: &Trial<'_>, description: Description) -> Result<(), Refusal> {
+        let Description { summary, examples } = description;
+        let mut examples: Vec<Example2> = examples.into_iter().map(Example2::from).collect();
+        if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().examples) {
+            examples.extend(extras.examples(sandbox, trial.limits).map_err(unlisted)?);
+        }
+        let count = examples.len();
+        if count > EXAMPLES_MAX {
+            return Err(Refusal::new(
+                format!("{EXAMPLES_MAX} examples at most"),
+                format!("{count} examples"),
+                "keep the telling ones; the rest belongs into the crate's own tests",
+            ));
+        }
+        if count == 0
+            && let Way::Resident(residents) = &self.way
+        {
+            residents.try_start(sandbox, trial.limits).map_err(unready)?;
+        }
+        let began = processor_time();
+        let mut failed = Vec::new();
+        for (tried, example) in examples.iter().enumerate() {
+            let took = processor_time().saturating_sub(began);
+            if took >= trial.time {
+                failed.push(Failed::out_of_time(tried, count, took, trial.time));
+                break;
+            }
+            failed.extend(self.try_example(sandbox, trial, example));
+            failed.extend(self.try_redacting(sandbox, trial, example));
+        }
+        if !failed.is_empty() {
+            return Err(Failed::refusal(&failed));
+        }
+        self.summary = summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
+        self.examples = count;
+        self.amends = examples.iter().any(|example| matches!(example.expect, Expectation::Amend));
+        if let Way::Resident(residents) = &self.way {
+            // Most modules of a large gateway are seldom called.
+            residents.let_go();
+        }
+        Ok(())
+    }
+
+    fn try_example(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+        let timestamp_us = example.timestamp.unwrap_or(MADE_UP.timestamp_us);
+        let event = GuestEvent {
+            category: trial.category,
+            name: example.name.as_deref().unwrap_or(trial.name),
+            application: example.application.as_deref().unwrap_or(MADE_UP.application),
+            timestamp_us,
+            received_at_us: timestamp_us,
+            data: &example.data,
+            ..MADE_UP
+        };
+        let wanted = match example.expect {
+            Expectation::Accept => "accept",
+            Expectation::Amend => "amend",
+            Expectation::Reject => "reject",
+        };
+        let mut passing = false;
+        let began = processor_time();
+        let found = match self.judge(sandbox, trial.limits, &event, trial.check_amended) {
+            Ok(Verdict::Accept) => "accept".to_owned(),
+            Ok(Verdict::Amend(_)) => "amend".to_owned(),
+            Ok(Verdict::Reject(violations)) if wanted == "reject" => match other_codes(example, &violations) {
+                Some(found) => found,
+                None => "reject".to_owned(),
+            },
+            Ok(Verdict::Reject(violations)) => {
+                let first = &violations[0];
+                let [code, pointer, message] = [&*first.code, &*first.pointer, &*first.message]
+                    .map(|text| legible(text, TEXT_CHARACTERS_MAX).to_string());
+                format!("reject: {code} at `{pointer}`: {message}")
+            }
+            Err(broken) => {
+                passing = broken.passes();
+                let ran = processor_time().saturating_sub(began).as_millis();
+                let ran = match broken.code {
+                    FaultCode::Deadline => format!(" after {ran} ms of {} ms (deadline_ms)", trial.limits.deadline_ms),
+                    FaultCode::Memory => {
+                        format!("; it may have {} bytes (memory_bytes_max)", trial.limits.memory_bytes_max)
+                    }
+                    _ => String::new(),
+                };
+                format!("{}{ran}", broken.told())
+            }
+        };
+        let title = legible(&example.title, TITLE_CHARACTERS_MAX);
+        let mut expected = format!("the example `{title}` to end in {wanted}");
+        if !example.codes.is_empty() {
+            expected = format!("{expected} with {}", listed(example.codes.iter().map(|code| &**code)));
+        }
+        (found != wanted).then_some(Failed { expected, found, passing })
+    }
+
+    /// Whatever a sender may send, `redact` must have an answer for, also where the verdict is a rejection.
+    fn try_redacting(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+        if !self.offers().redact {
+            return None;
+        }
+        let broken = self.redact(sandbox, trial.limits, &example.data, trial.check_amended).err()?;
+        let title = legible(&example.title, TITLE_CHARACTERS_MAX);
+        Some(Failed {
+            expected: format!("`redact` to say what may be kept of the example `{title}`"),
+            found: broken.told(),
+            passing: broken.passes(),
+        })
+    }
+}
+
+impl From<contract::Example> for Example2 {
+    fn from(example: contract::Example) -> Self {
+        let contract::Example { title, data, expect } = example;
+        Self { title, name: None, timestamp: None, application: None, data, expect, codes: Vec::new() }
+    }
+}
+
+/// The codes of a rejection, if they are not those that the example names.
+fn other_codes(example: &Example2, violations: &[Violation]) -> Option<String> {
+    let wanted: BTreeSet<&str> = example.codes.iter().map(|code| &**code).collect();
+    let found: BTreeSet<&str> = violations.iter().map(|violation| &*violation.code).collect();
+    (!wanted.is_empty() && wanted != found).then(|| format!("reject with {}", listed(found.into_iter())))
+}
+
+/// Some codes for people.
+fn listed<'c>(codes: impl Iterator<Item = &'c str>) -> String {
+    let codes: Vec<String> =
+        codes.take(CODES_TOLD_MAX).map(|code| legible(code, TEXT_CHARACTERS_MAX).to_string()).collect();
+    codes.join(", ")
+}
+
+/// An example that did not end as it says.
+struct Failed {
+    expected: String,
+    found: String,
+    /// It may end well another time.
+    passing: bool,
+}
+
+impl Failed {
+    fn out_of_time(tried: usize, count: usize, took: Duration, time: Duration) -> Self {
+        Self {
+            expected: format!("all examples to be judged within {} ms (loader_self_test_ms)", time.as_millis()),
+            found: format!("{} ms after {tried} of {count} examples", took.as_millis()),
+            passing: false,
+        }
+    }
+
+    fn refusal(failed: &[Self]) -> Refusal {
+        let told = &failed[..failed.len().min(FAILED_TOLD_MAX)];
+        let join = |text: fn(&Self) -> &str| told.iter().map(text).collect::<Vec<_>>().join("; and ");
+        let (expected, mut found) = (join(|one| &one.expected), join(|one| &one.found));
+        if failed.len() > told.len() {
+            found = format!("{found}; and {} more that fail", failed.len() - told.len());
+        }
+        let mend = "mend the rule or the example; `cargo test` in the validator's crate runs them";
+        // One that fails for good makes another try worth nothing.
+        let passing = failed.iter().all(|one| one.passing);
+        if passing {
+            found = format!("{found}; the module is tried again, since the machine may have been busy");
+        }
+        Refusal { passing, ..Refusal::new(expected, found, mend) }
+    }
+}
+
+/// A module that was compiled, and not yet run.
+enum Compiled {
+    Core(Undescribed),
+    Component(Fresh),
+}
+
+impl Compiled {
+    /// Compiles a component for the fastest way that fits it, and says why it is that one.
+    fn of(sandbox: &Sandbox, component: &[u8]) -> Result<(Self, String), Refusal> {
+        let core = match plain::core_of(component) {
+            Ok(core) => core,
+            Err(unfit) => return Self::whole(sandbox, component, &unfit),
+        };
+        let (rewritten, reason) = match rewrite::follow(&core) {
+            Ok(rewritten) => (rewritten, "whatever it writes is known, and set back after each event".to_owned()),
+            Err(unfit) => match rewrite::expose(&core) {
+                Ok(rewritten) => {
+                    let reason = format!("{unfit}; each event gets a new instance, as `describe` left the first");
+                    (rewritten, reason)
+                }
+                Err(unfit) => return Self::whole(sandbox, component, &unfit),
+            },
+        };
+        let compiled = Residents::compile(sandbox, &rewritten).map_err(|error| uncompiled(&error))?;
+        Ok((Self::Core(compiled), reason))
+    }
+
+    fn whole(sandbox: &Sandbox, component: &[u8], unfit: &Unfit) -> Result<(Self, String), Refusal> {
+        let reason = format!("{unfit}; each event gets a new instance, and `describe` runs before it");
+        Ok((Self::Component(Fresh::compile(sandbox, component)?), reason))
+    }
+
+    fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Way, Description), Broken> {
+        match self {
+            Self::Core(undescribed) => {
+                let (residents, description) = undescribed.describe(sandbox, limits)?;
+                Ok((Way::Resident(Arc::new(residents)), description))
+            }
+            Self::Component(fresh) => {
+                let description = fresh.describe(sandbox, &for_describing(limits))?;
+                Ok((Way::Fresh(fresh), description))
+            }
+        }
+    }
+}
+
+/// What `describe` may use: it runs once, on no request's time.
+pub(super) fn for_describing(limits: &Limits) -> Limits {
+    Limits {
+        deadline_ms: (limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR))
+            .min(DESCRIBE_DEADLINE_MS_MAX.max(limits.deadline_ms)),
+        output_bytes_max: DESCRIPTION_BYTES_MAX,
+        ..*limits
+    }
+}
+
+fn uncompiled(error: &wasmtime::Error) -> Refusal {
+    if let Some(refusal) = beyond_place(error) {
+        return refusal;
+    }
+    Refusal::new(
+        "a component that the engine can compile",
+        format!("{error:#}"),
+        "build it with fewer WebAssembly proposals enabled, or update the tools that made it",
+    )
+}
+
+/// What was compiled is good, and the gateway's own engine has no room for such a module.
+fn unopened(error: &wasmtime::Error) -> Refusal {
+    beyond_place(error).unwrap_or_else(|| {
+        Refusal::new(
+            "a module for which the engine has a place",
+            format!("{error:#}"),
+            "build it with fewer memories, tables and instances",
+        )
+    })
+}
+
+fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
+    let passing = broken.passes();
+    let bound = match broken.code {
+        FaultCode::Deadline => {
+            format!(
+                " of {} ms; the module is tried again, since the machine may have been busy",
+                for_describing(limits).deadline_ms
+            )
+        }
+        FaultCode::Memory => format!("; it may have {} bytes (memory_bytes_max)", limits.memory_bytes_max),
+        _ => String::new(),
+    };
+    let refusal = Refusal::new(
+        "`describe` to answer",
+        format!("{}{bound}", broken.told()),
+        "mend `describe`, or what runs when the module starts",
+    );
+    Refusal { passing, ..refusal }
+}
+
+fn unlisted(broken: Broken) -> Refusal {
+    let refusal = Refusal::new("`examples` to answer", broken.told(), "mend `examples`, or give fewer of them");
+    Refusal { passing: broken.passes(), ..refusal }
+}
+
+fn unready(broken: Broken) -> Refusal {
+    let refusal = Refusal::new(
+        "an instance that is ready within the deadline and memory of one event",
+        broken.told(),
+        "keep less in memory once `describe` is over, or allow more in the module's settings",
+    );
+    Refusal { passing: broken.passes(), ..refusal }
+}
+
+/// A component that is run in a new instance for each event. Its state cannot be taken, so `describe` brings each to it.
+pub(super) struct Fresh {
+    pre: ValidatorPre<Meter>,
+    wasm_bytes: usize,
+    /// Of the compiled code, and of the images of its memories.
+    memory_bytes: usize,
+}
+
+impl Fresh {
+    pub(super) fn compile(sandbox: &Sandbox, component: &[u8]) -> Result<Self, Refusal> {
+        let refuse = |error: wasmtime::Error| uncompiled(&error);
+        let wasm_bytes = component.len();
+        let component = Component::from_binary(&sandbox.engine, component).map_err(refuse)?;
+        Self::of(sandbox, &component, wasm_bytes).map_err(refuse)
+    }
+
+    fn of(sandbox: &Sandbox, component: &Component, wasm_bytes: usize) -> wasmtime::Result<Self> {
+        component.initialize_copy_on_write_image()?;
+        let memories = component.resources_required().map_or(0, |needs| needs.num_memories as usize);
+        let memory_bytes = code_bytes(&component.image_range(), wasm_bytes, memories);
+        let pre = Linker::new(&sandbox.engine).instantiate_pre(component)?;
+        Ok(Self { pre: ValidatorPre::new(pre)?, wasm_bytes, memory_bytes })
+    }
+
+    fn finished(&self) -> wasmtime::Result<Finished> {
+        Finished::of_component(self.pre.instance_pre().component())
+    }
+
+    pub(super) fn judge(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        event: &GuestEvent<'_>,
+    ) -> Result<GuestVerdict, Broken> {
+        let mut store = sandbox.store(limits);
+        // From here on, whatever the event takes is counted.
+        store.data_mut().is_over();
+        let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        store.set_hostcall_fuel(output_bytes_max(&for_describing(limits)));
+        instance.call_describe(&mut store).map_err(|error| broken(&error, &store))?;
+        if store.data_mut().is_over() {
+            return Err(late());
+        }
+        store.set_hostcall_fuel(output_bytes_max(limits));
+        instance.call_validate(&mut store, to_contract(event)).map_err(|error| broken(&error, &store))
+    }
+
+    fn describe(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Description, Broken> {
+        let mut store = sandbox.store(limits);
+        let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
+        instance.call_describe(&mut store).map_err(|error| broken(&error, &store))
+    }
+}
+
+pub(super) fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
+    Event {
+        id: event.id,
+        application: event.application,
+        session_id: event.session_id,
+        category: event.category,
+        name: event.name,
+        timestamp: event.timestamp_us,
+        data: event.data,
+    }
+}
+
+/// Says why there is no instance: code that runs when it starts broke, or it was denied what it has from the start, or
+/// the machine had no room, which is no fault of the module's.
+pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
+    if error.is::<Trap>() || store.data().denied.is_some() {
+        return broken(error, store);
+    }
+    Broken::new(FaultCode::Busy, format!("there was no room for an instance: {}", error.root_cause()))
+}
+
+/// Says which kind of fault an error of the engine is.
+pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
+    let (code, detail) = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
+        Some(Trap::StackOverflow) => (FaultCode::Stack, "it exhausted its call stack".to_owned()),
+        trap => match (denied(store), trap) {
+            (Some(denied), _) => return denied,
+            (
+                None,
+                Some(
+                    Trap::StringOutOfBounds
+                    | Trap::ListOutOfBounds
+                    | Trap::InvalidDiscriminant
+                    | Trap::UnalignedPointer
+                    | Trap::InvalidChar,
+                )
+                | None,
+            ) => (FaultCode::Output, format!("its answer is malformed: {}", error.root_cause())),
+            (None, Some(trap)) => (FaultCode::Trap, trap.to_string()),
+        },
+    };
+    Broken::new(code, detail)
+}
+
+/// The fault of a module that took its time before its event was put to it.
+pub(super) fn late() -> Broken {
+    Broken::new(FaultCode::Deadline, "a new instance was not ready within its deadline")
+}
+
+/// The fault of a module that broke after it was denied something.
+pub(super) fn denied(store: &Store<Meter>) -> Option<Broken> {
+    let what = store.data().denied?;
+    Some(Broken::new(FaultCode::Memory, format!("it was denied more {what} and gave up")))
+}

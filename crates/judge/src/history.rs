@@ -1,0 +1,491 @@
+//! Every version that ever served a slot, the last few of them, under the data directory; and the way back to one. A
+//! version is one file, named by the time at which it was activated and its digest, so there is no list that could
+//! disagree with the contents. Rolling back writes the old content into the modules directory: that stays the only truth
+//! about what serves, a running gateway sees it as it sees any change, and a restart changes nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use eye_event::verdict::Digest;
+use serde::Serialize;
+
+use super::compiled::private_dir;
+use super::directory;
+use super::roster::Roster;
+use super::slot::Slot;
+use super::worker::MODULE_BYTES_MAX;
+
+/// Versions kept of each slot.
+const VERSIONS_MAX: usize = 10;
+
+/// One version that served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// Its identity.
+    pub digest: Digest,
+    /// When it was activated last.
+    pub at: DateTime<Utc>,
+}
+
+/// Why there is no way back.
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    /// Nothing else ever served this slot.
+    #[error("{0} has no other version to go back to")]
+    NoOther(Slot),
+    /// The version asked for is not kept.
+    #[error("{0} has no version {1}; `eye validator history` lists those that are kept")]
+    Unknown(Slot, Digest),
+    /// The content kept is not what it was.
+    #[error("the kept version {0} is damaged, and was not put back")]
+    Damaged(Digest),
+    /// A directory could not be read or written.
+    #[error("{}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why a module was not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RetireError {
+    /// Nothing serves this slot, and nothing ever did.
+    #[error("{0} has no module, and had none; `eye validator list` shows those that are there")]
+    Nothing(Slot),
+    /// A file could not be removed, or the mark not be written.
+    #[error("{}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What came of taking a module away on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The files that were removed, relative to the modules directory.
+    pub files: Vec<PathBuf>,
+    /// Settings that stay beside their place, and serve nothing.
+    pub settings: Option<PathBuf>,
+    /// A module served this slot when a gateway last looked.
+    pub served: bool,
+}
+
+/// The versions of all slots.
+#[derive(Debug, Clone)]
+pub struct History {
+    root: PathBuf,
+}
+
+/// What the modules directory and the history hold for one slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The event type as its file is named.
+    pub event_type: String,
+    /// The file, relative to the modules directory.
+    pub file: PathBuf,
+    /// The digest of the file as it is now; none when it cannot be read.
+    pub digest: Option<Digest>,
+    /// The versions that served, the newest first.
+    pub versions: Vec<Version>,
+    /// Why the file or its versions cannot be read. That of one event type hides no other.
+    pub error: Option<String>,
+}
+
+impl History {
+    /// The history under a data directory, which need not exist.
+    #[must_use]
+    pub fn under(data_dir: &Path) -> Self {
+        Self { root: data_dir.join("versions") }
+    }
+
+    /// The versions of a slot, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the history cannot be read. One that does not exist is empty.
+    pub fn versions(&self, slot: &Slot) -> io::Result<Vec<Version>> {
+        Ok(self.files(slot)?.into_iter().map(|(version, _)| version).collect())
+    }
+
+    /// What lies in the modules directory now, without a gateway.
+    ///
+    /// # Errors
+    ///
+    /// When the modules directory cannot be read. A file that cannot be is listed with the reason.
+    pub fn list(&self, modules_dir: &Path) -> io::Result<Vec<Listed>> {
+        let scan = directory::scan(modules_dir)?;
+        let listed = scan.modules.into_iter().map(|(slot, found)| {
+            let digest = read(&modules_dir.join(&found.file)).map(|bytes| Digest::of(&bytes));
+            let versions = self.versions(&slot);
+            let error = digest.as_ref().err().or(versions.as_ref().err()).map(ToString::to_string);
+            Listed {
+                event_type: slot.to_string(),
+                file: found.file,
+                digest: digest.ok(),
+                versions: versions.unwrap_or_default(),
+                error,
+            }
+        });
+        Ok(listed.collect())
+    }
+
+    /// Puts a version back: the one asked for, else the newest that is not the file of now. Returns what was put back.
+    /// The version that it replaces stays in the history, so rolling back twice without a digest returns to it.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to go back to, or the modules directory cannot be written.
+    pub fn rollback(&self, modules_dir: &Path, slot: &Slot, to: Option<Digest>) -> Result<Version, RollbackError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RollbackError::File { path, source }
+        };
+        let files = self.files(slot).map_err(failed(&self.root))?;
+        let file = match directory::scan(modules_dir) {
+            Ok(mut scan) => scan.modules.remove(slot).map_or_else(|| slot.file(), |found| found.file),
+            Err(_) => slot.file(),
+        };
+        let path = modules_dir.join(file);
+        let now = read(&path).ok().map(|bytes| Digest::of(&bytes));
+        let wanted = |version: &Version| to.map_or(Some(version.digest) != now, |digest| digest == version.digest);
+        let Some((version, kept)) = files.into_iter().find(|(version, _)| wanted(version)) else {
+            return Err(match to {
+                Some(digest) => RollbackError::Unknown(slot.clone(), digest),
+                None => RollbackError::NoOther(slot.clone()),
+            });
+        };
+        let bytes = read(&kept).map_err(failed(&kept))?;
+        if Digest::of(&bytes) != version.digest {
+            return Err(RollbackError::Damaged(version.digest));
+        }
+        replace(&path, &bytes).map_err(failed(&path))?;
+        Ok(version)
+    }
+
+    /// The event types that had a module when a gateway last looked, and whose file is not there now.
+    ///
+    /// # Errors
+    ///
+    /// When the modules directory or the list of what served cannot be read: then nobody knows what is missing.
+    pub fn missing(&self, modules_dir: &Path, roster: &mut Roster) -> io::Result<Vec<Slot>> {
+        let scan = directory::scan(modules_dir)?;
+        roster.load()?;
+        let is_unread = |slot: &Slot| scan.unread.keys().any(|folder| slot.file().starts_with(folder));
+        Ok(roster.slots().filter(|slot| !scan.modules.contains_key(slot) && !is_unread(slot)).cloned().collect())
+    }
+
+    /// Takes the module of a slot away on purpose: its file goes, if it is there, and a running gateway, or the next one,
+    /// takes its absence for meant. Its versions stay, so that `rollback` brings it back.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to take away, or the directories cannot be written.
+    pub fn retire(&self, modules_dir: &Path, roster: &Roster, slot: &Slot) -> Result<Retired, RetireError> {
+        let failed = |path: PathBuf| move |source| RetireError::File { path, source };
+        // A directory that cannot be read is one of the accidents that this confirms.
+        let found = directory::scan(modules_dir).ok().and_then(|mut scan| scan.modules.remove(slot));
+        let served = roster.had(slot);
+        if found.is_none() && !served && self.versions(slot).is_ok_and(|versions| versions.is_empty()) {
+            return Err(RetireError::Nothing(slot.clone()));
+        }
+        let (mut files, mut settings) = (Vec::new(), None);
+        if let Some(found) = found {
+            settings = found.settings.map(|_| found.file.with_extension("toml"));
+            for file in std::iter::once(found.file).chain(found.others) {
+                let path = modules_dir.join(&file);
+                fs::remove_file(&path).map_err(failed(path))?;
+                files.push(file);
+            }
+        }
+        roster.retire(slot).map_err(failed(self.root.clone()))?;
+        Ok(Retired { files, settings, served })
+    }
+
+    /// The kept versions that are intact, the newest first, each with its content.
+    pub(super) fn intact(&self, slot: &Slot) -> io::Result<impl Iterator<Item = (Version, Vec<u8>)>> {
+        let files = self.files(slot)?.into_iter();
+        Ok(files.filter_map(|(version, path)| {
+            let bytes = read(&path).ok()?;
+            (Digest::of(&bytes) == version.digest).then_some((version, bytes))
+        }))
+    }
+
+    /// Keeps a version that begins to serve, and forgets the oldest. A version that served last already keeps its time.
+    pub(super) fn record(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<Vec<Version>> {
+        let folder = self.folder(slot);
+        let mut files = self.files(slot)?;
+        let versions = |files: Vec<(Version, PathBuf)>| files.into_iter().map(|(version, _)| version).collect();
+        if let Some((version, path)) = files.first()
+            && version.digest == digest
+        {
+            if !holds(path, bytes) {
+                replace(path, bytes)?;
+            }
+            return Ok(versions(files));
+        }
+        private_dir(&folder)?;
+        remove_leftovers(&folder)?;
+        if read(&folder.join("event-type")).ok().as_deref() != Some(slot.to_string().as_bytes()) {
+            replace(&folder.join("event-type"), slot.to_string().as_bytes())?;
+        }
+        // The newest is the one that came last, even if the clock was set back meanwhile.
+        let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
+        let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
+        let path = folder.join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
+        let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place).1);
+        match kept {
+            Some(kept) if holds(&kept, bytes) => fs::rename(kept, &path)?,
+            damaged => {
+                replace(&path, bytes)?;
+                if let Some(damaged) = damaged {
+                    fs::remove_file(damaged)?;
+                }
+            }
+        }
+        files.insert(0, (version, path));
+        for (version, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
+            fs::remove_file(old)?;
+            if self.redacts(slot, version.digest) {
+                fs::remove_file(self.note(slot, version.digest))?;
+            }
+        }
+        Ok(versions(files))
+    }
+
+    /// Notes that a version takes secrets out of what is kept, for the time after it: a version that serves later and does
+    /// not is told apart from one that never had to.
+    pub(super) fn note_redacts(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
+        let note = self.note(slot, digest);
+        if note.exists() { Ok(()) } else { File::create(note)?.sync_all() }
+    }
+
+    /// Whether that was noted of a version.
+    pub(super) fn redacts(&self, slot: &Slot, digest: Digest) -> bool {
+        self.note(slot, digest).exists()
+    }
+
+    fn note(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        self.folder(slot).join(format!("{digest}.redacts"))
+    }
+
+    fn folder(&self, slot: &Slot) -> PathBuf {
+        // A digest, because a slot's text may be longer than a name in this file system.
+        self.root.join(Digest::of(slot.to_string().as_bytes()).to_string())
+    }
+
+    /// Versions and their files, the newest first.
+    fn files(&self, slot: &Slot) -> io::Result<Vec<(Version, PathBuf)>> {
+        let entries = match fs::read_dir(self.folder(slot)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
+            if let Some((at, digest)) = name.and_then(|name| name.split_once('-'))
+                && let (Ok(at_us), Ok(digest)) = (at.parse(), digest.parse())
+                && let Some(at) = DateTime::from_timestamp_micros(at_us)
+            {
+                files.push((Version { digest, at }, path));
+            }
+        }
+        files.sort_by_key(|(version, _)| std::cmp::Reverse(version.at));
+        Ok(files)
+    }
+}
+
+/// Writes a file beside its place, hidden, and renames it there: readers see the old content or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().expect("a file has a name").to_string_lossy();
+    let digest = Digest::of(name.as_bytes()).to_string();
+    let beside = folder.join(format!(".{}-{}", &digest[..16], std::process::id()));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        // Or the name could outlive a loss of power, and the content not.
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    renamed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
+    sync_folder(folder)
+}
+
+/// Removes what a process left half written that ended in the middle of it. Its name ends in the process' id.
+fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(hidden) = name.to_str().and_then(|name| name.strip_prefix('.')) else { continue };
+        let writer = hidden.rsplit_once('-').and_then(|(_, id)| id.parse::<u32>().ok());
+        let own = std::process::id();
+        if writer.is_none_or(|id| id == own || !Path::new("/proc").join(id.to_string()).exists()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes what was renamed in a folder last.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// What a file holds; a pipe in its place is an error and not a wait.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    directory::read(path, MODULE_BYTES_MAX)
+}
+
+/// Whether a kept file is what it should be.
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    read(path).is_ok_and(|kept| kept == bytes)
+}
+
+/// The time that people are told. It decides nothing but the order of versions.
+#[expect(clippy::disallowed_methods, reason = "when a module came or failed is told to people")]
+pub(super) fn wall_time() -> DateTime<Utc> {
+    Utc::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot::Exact("page".into(), "a/b".into())
+    }
+
+    #[test]
+    fn the_last_ten_versions_are_kept_and_one_that_comes_back_is_the_newest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        for number in 0_u8..12 {
+            history.record(&slot(), Digest::of(&[number]), &[number]).expect("kept");
+        }
+        history.record(&slot(), Digest::of(&[5]), &[5]).expect("kept");
+        history.record(&slot(), Digest::of(&[5]), &[5]).expect("kept");
+        let digests: Vec<_> =
+            history.versions(&slot()).expect("read").into_iter().map(|version| version.digest).collect();
+        assert_eq!(digests, [5_u8, 11, 10, 9, 8, 7, 6, 4, 3, 2].map(|number| Digest::of(&[number])));
+    }
+
+    #[test]
+    fn rolling_back_goes_to_the_newest_other_version_or_the_one_asked_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (history, modules) = (History::under(dir.path()), dir.path().join("modules"));
+        let none = history.rollback(&modules, &slot(), None);
+        assert!(matches!(none, Err(RollbackError::NoOther(_))), "{none:?}");
+        for text in ["one", "two", "three"] {
+            history.record(&slot(), Digest::of(text.as_bytes()), text.as_bytes()).expect("kept");
+        }
+        let file = modules.join("page/a%2Fb.wasm");
+        let read = || fs::read_to_string(&file).expect("put back");
+        history.rollback(&modules, &slot(), None).expect("a removed module comes back");
+        assert_eq!(read(), "three");
+        history.rollback(&modules, &slot(), None).expect("there is an older one");
+        assert_eq!(read(), "two");
+        history.rollback(&modules, &slot(), Some(Digest::of(b"one"))).expect("it is kept");
+        assert_eq!(read(), "one");
+        let unknown = history.rollback(&modules, &slot(), Some(Digest::of(b"four")));
+        assert!(matches!(unknown, Err(RollbackError::Unknown(..))), "{unknown:?}");
+        assert_eq!(fs::read_dir(modules.join("page")).expect("there").count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_damaged_version_is_made_whole_when_it_serves_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        let digests = [b"one", b"two"].map(|text| Digest::of(text));
+        let record = |number: usize| {
+            history.record(&slot(), digests[number], [b"one", b"two"][number]).expect("kept");
+        };
+        let damage = |digest: Digest| {
+            let files = history.files(&slot()).expect("read");
+            let (_, file) = files.iter().find(|(version, _)| version.digest == digest).expect("it is kept");
+            fs::write(file, b"damaged").expect("written");
+        };
+        let intact =
+            || -> Vec<Digest> { history.intact(&slot()).expect("read").map(|(version, _)| version.digest).collect() };
+        record(0);
+        record(1);
+        // The newest is looked at, too, though its time stays.
+        for number in [1, 0] {
+            damage(digests[number]);
+            assert_eq!(intact(), [digests[1 - number]]);
+            record(number);
+            assert_eq!(intact(), [digests[number], digests[1 - number]]);
+            assert_eq!(history.versions(&slot()).expect("read").len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_version_is_the_newest_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"one").expect("kept");
+        let (newest, file) = history.files(&slot()).expect("read").remove(0);
+        let ahead = newest.at + TimeDelta::days(1);
+        let later = format!("{:020}-{}.wasm", ahead.timestamp_micros(), newest.digest);
+        fs::rename(&file, file.with_file_name(later)).expect("renamed");
+        let versions = history.record(&slot(), Digest::of(b"two"), b"two").expect("kept");
+        assert_eq!(versions[0].digest, Digest::of(b"two"));
+        assert_eq!(history.versions(&slot()).expect("read"), versions);
+        assert!(versions[0].at > versions[1].at);
+    }
+
+    #[test]
+    fn what_a_kill_leaves_half_written_hides_no_version_and_is_gone_with_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"one").expect("kept");
+        let folder = history.folder(&slot());
+        // A version, and the note of what the folder is for, each cut in the middle; the second writer still lives.
+        fs::write(folder.join(".0123456789abcdef-4194304000"), b"tw").expect("written");
+        fs::write(folder.join(".0123456789abcdef-1"), b"t").expect("written");
+        fs::write(folder.join("event-type"), b"pa").expect("written");
+        let intact: Vec<_> = history.intact(&slot()).expect("read").map(|(version, _)| version.digest).collect();
+        assert_eq!(intact, [Digest::of(b"one")]);
+        history.record(&slot(), Digest::of(b"two"), b"two").expect("kept");
+        assert_eq!(history.versions(&slot()).expect("read").len(), 2);
+        assert_eq!(fs::read_to_string(folder.join("event-type")).expect("there"), slot().to_string());
+        let mut hidden: Vec<_> = fs::read_dir(&folder).expect("there").map(|it| it.expect("one").file_name()).collect();
+        hidden.retain(|name| name.to_string_lossy().starts_with('.'));
+        assert_eq!(hidden, [".0123456789abcdef-1"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_cannot_be_read_hides_no_other_from_the_list() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let folder = dir.path().join("page");
+        fs::create_dir_all(folder.join("folder.wasm")).expect("made");
+        fs::write(folder.join("view.wasm"), b"view").expect("written");
+        let listed = History::under(&dir.path().join("data")).list(dir.path()).expect("read");
+        let told: Vec<_> =
+            listed.iter().map(|one| (one.event_type.as_str(), one.digest, one.error.is_some())).collect();
+        assert_eq!(told, [("page/folder", None, true), ("page/view", Some(Digest::of(b"view")), false)]);
+    }
+
+    #[test]
+    fn a_damaged_version_is_not_put_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        history.record(&slot(), Digest::of(b"one"), b"not one").expect("kept");
+        let damaged = history.rollback(&dir.path().join("modules"), &slot(), None);
+        assert!(matches!(damaged, Err(RollbackError::Damaged(_))), "{damaged:?}");
+    }
+}

@@ -1,0 +1,350 @@
+//! What may be kept of an event that is not stored. A module that takes secrets out of events (it exports `redact`, or amends
+//! in an example) decides it for its event types; the settings beside it may say otherwise. Where the module that serves
+//! cannot redact, the newest kept version that can does it; where none can, nothing is kept. Doubt keeps nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use eye_event::verdict::{Digest, FaultCode};
+use tokio::sync::Semaphore;
+
+use super::component::{Broken, CheckAmended, Program};
+use super::module::Module;
+use super::registry::{Place, Snapshot};
+use super::settings::{Limits, Settings};
+use super::slot::Slot;
+use super::worker::{Tools, load_kept};
+
+/// Longest wait for a place to redact in, and for a kept version to be loaded. Its sender waits for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Kept versions that are asked, one after the other.
+const VERSIONS_TRIED_MAX: usize = 3;
+/// Event types of which kept versions are held ready.
+const FORMER_MAX: usize = 64;
+/// How long they are held: there may be newer ones then.
+const FORMER_TIME: Duration = Duration::from_secs(60);
+/// How soon it is looked again where there was none.
+const FORMER_NONE_TIME: Duration = Duration::from_secs(5);
+/// Faults in a row after which `redact` is not called for a while, and the kept versions do it at once.
+const FAULTS_MAX: u32 = 4;
+/// How long that is. Each further fault doubles it.
+const REST: Duration = Duration::from_secs(1);
+/// The longest that it may be.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// What may be kept of an event that is not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Its bytes as they came.
+    Whole,
+    /// The event with this in place of its data.
+    Redacted(String),
+    /// Nothing but its size and digest.
+    Nothing,
+}
+
+/// A module that takes secrets out of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taking {
+    /// Which events it serves.
+    pub slot: Slot,
+    /// The version that serves.
+    pub digest: Digest,
+    /// It exports `redact`; else it only amends.
+    pub redacts: bool,
+}
+
+/// Who decides what is kept of events of a type.
+pub(super) enum Decides {
+    /// Nobody: they are kept whole.
+    Nobody,
+    /// This module redacts them.
+    Module(Arc<Module>),
+    /// A module that served once does; none serves now.
+    Former(Slot),
+    /// Nothing of them is kept.
+    Nothing,
+}
+
+/// What is kept where no module serves now, and who redacts there.
+pub(super) struct Keeping {
+    tools: Arc<Tools>,
+    check_amended: CheckAmended,
+    limits: Limits,
+    /// Slots whose modules ever took something out, once that is known.
+    ever: ArcSwapOption<HashSet<Slot>>,
+    former: Mutex<HashMap<(Slot, Option<Digest>), Held>>,
+    places: Semaphore,
+}
+
+/// Kept versions of one slot that can redact, beside the one that serves.
+#[derive(Default)]
+struct Formers {
+    /// The newest first, once they are loaded.
+    versions: OnceLock<Vec<Arc<Program>>>,
+    /// Held by whoever loads them.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The same, and since when they are held.
+struct Held {
+    formers: Arc<Formers>,
+    since: Instant,
+}
+
+impl Keeping {
+    pub(super) fn new(tools: Arc<Tools>, check_amended: CheckAmended, limits: Limits) -> Self {
+        let places = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            tools,
+            check_amended,
+            limits,
+            ever: ArcSwapOption::empty(),
+            former: Mutex::default(),
+            places: Semaphore::new(places),
+        }
+    }
+
+    /// Takes note of all slots whose modules ever took something out.
+    pub(super) fn know(&self, ever: HashSet<Slot>) {
+        self.ever.store(Some(Arc::new(ever)));
+    }
+
+    /// Who decides of events of a type.
+    pub(super) fn decides(&self, modules: &Snapshot, category: &str, name: &str) -> Decides {
+        match modules.find(category, name) {
+            Some(Place::Taken(module)) => match rule(module.settings(), module.program()) {
+                Rule::Whole => Decides::Nobody,
+                Rule::Redacted => Decides::Module(Arc::clone(module)),
+                Rule::Nothing => Decides::Nothing,
+            },
+            Some(Place::Held(_) | Place::Yielding(_)) => Decides::Nothing,
+            None => {
+                let ever = self.ever.load();
+                let Some(ever) = &*ever else { return Decides::Nothing };
+                let slots =
+                    [Slot::Exact(category.to_owned(), name.to_owned()), Slot::Category(category.to_owned()), Slot::Any];
+                slots.into_iter().find(|slot| ever.contains(slot)).map_or(Decides::Nobody, Decides::Former)
+            }
+        }
+    }
+
+    /// The slot whose module takes something out of events of a type, or did when it served.
+    pub(super) fn taking_slot(&self, modules: &Snapshot, category: &str, name: &str) -> Option<Slot> {
+        match self.decides(modules, category, name) {
+            Decides::Nobody => None,
+            Decides::Module(module) => Some(module.slot.clone()),
+            Decides::Former(slot) => Some(slot),
+            Decides::Nothing => match modules.find(category, name) {
+                Some(Place::Taken(module)) => Some(module.slot.clone()),
+                Some(Place::Held(_) | Place::Yielding(_)) | None => None,
+            },
+        }
+    }
+
+    /// Whether anything may be kept of an event whose type could not be read: once a module takes something out, it may be
+    /// one of its events.
+    pub(super) fn keeps_unread(&self, modules: &Snapshot) -> bool {
+        let never = self.ever.load().as_ref().is_some_and(|ever| ever.is_empty());
+        never && !modules.takes_out()
+    }
+
+    /// What may be kept of an event with this data.
+    pub(super) async fn keep(&self, decides: Decides, data: &str) -> Keep {
+        let (slot, own) = match decides {
+            Decides::Nobody => return Keep::Whole,
+            Decides::Nothing => return Keep::Nothing,
+            Decides::Module(module) => (module.slot.clone(), Some(module)),
+            Decides::Former(slot) => (slot, None),
+        };
+        if let Some(module) = own.as_ref().filter(|module| module.rest.is_over()) {
+            let redacted = self.redact(module.program_owned(), module.settings().limits, data).await;
+            module.rest.note(redacted.as_ref().err());
+            match redacted {
+                Ok(redacted) => return Keep::Redacted(redacted),
+                // Not why in its own words: they may quote the event.
+                Err(broken) => tracing::debug!(event_type = %slot, code = %broken.code, "`redact` broke"),
+            }
+        }
+        let limits = own.as_ref().map_or(self.limits, |module| module.settings().limits);
+        let Some(formers) = self.former(slot, own.map(|own| own.digest), limits).await else { return Keep::Nothing };
+        for former in formers.versions.get().into_iter().flatten() {
+            if let Ok(redacted) = self.redact(Arc::clone(former), limits, data).await {
+                return Keep::Redacted(redacted);
+            }
+        }
+        Keep::Nothing
+    }
+
+    /// Calls `redact` on a blocking thread, once there is a place.
+    async fn redact(&self, program: Arc<Program>, limits: Limits, data: &str) -> Result<String, Broken> {
+        let busy = || Broken::new(FaultCode::Busy, "there was no place to redact in");
+        let place = tokio::time::timeout(WAIT_MAX, self.places.acquire()).await;
+        let Ok(Ok(_place)) = place else { return Err(busy()) };
+        let (tools, check_amended) = (Arc::clone(&self.tools), Arc::clone(&self.check_amended));
+        let data = data.to_owned();
+        let call = move || program.redact(&tools.sandbox, &limits, &data, &check_amended);
+        match tokio::task::spawn_blocking(call).await {
+            Ok(answer) => answer,
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
+    }
+
+    /// The newest kept versions of a slot that can redact, beside the one that serves: loaded when they are first needed.
+    async fn former(&self, slot: Slot, serving: Option<Digest>, limits: Limits) -> Option<Arc<Formers>> {
+        let formers = self.held(&slot, serving);
+        if formers.versions.get().is_some() {
+            return Some(formers);
+        }
+        let (tools, filled) = (Arc::clone(&self.tools), Arc::clone(&formers));
+        let load = async {
+            let turn = Arc::clone(&formers.turn).lock_owned().await;
+            // Goes on when nobody waits for it any more: the next event finds it done.
+            let load = move || {
+                let _turn = turn;
+                let _versions = filled.versions.get_or_init(|| load_former(&tools, &slot, serving, &limits));
+            };
+            tokio::task::spawn_blocking(load).await
+        };
+        matches!(tokio::time::timeout(WAIT_MAX, load).await, Ok(Ok(()))).then_some(Arc::clone(&formers))
+    }
+
+    fn held(&self, slot: &Slot, serving: Option<Digest>) -> Arc<Formers> {
+        let mut held = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, held| !held.is_old());
+        if held.len() >= FORMER_MAX {
+            held.clear();
+        }
+        let new = || Held { formers: Arc::default(), since: Instant::now() };
+        Arc::clone(&held.entry((slot.clone(), serving)).or_insert_with(new).formers)
+    }
+}
+
+impl Held {
+    fn is_old(&self) -> bool {
+        let none = self.formers.versions.get().is_some_and(Vec::is_empty);
+        self.since.elapsed() > if none { FORMER_NONE_TIME } else { FORMER_TIME }
+    }
+}
+
+fn load_former(tools: &Tools, slot: &Slot, serving: Option<Digest>, limits: &Limits) -> Vec<Arc<Program>> {
+    let kept = match tools.history.intact(slot) {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::error!(event_type = %slot, "the kept versions cannot be read: {error}");
+            return Vec::new();
+        }
+    };
+    let kept = kept.filter(|(version, _)| Some(version.digest) != serving);
+    let kept = kept.filter(|(version, _)| tools.history.redacts(slot, version.digest)).take(VERSIONS_TRIED_MAX);
+    let load = |(_, bytes): (_, Vec<u8>)| load_kept(tools, slot, limits, &bytes);
+    kept.filter_map(load).filter(|program| program.offers().redact).map(Arc::new).collect()
+}
+
+/// What a module and its settings say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Whole,
+    Redacted,
+    Nothing,
+}
+
+fn rule(settings: &Settings, program: &Program) -> Rule {
+    rule_of(settings.keep_raw, program.offers().redact, program.amends)
+}
+
+fn rule_of(keep_raw: Option<bool>, redacts: bool, amends: bool) -> Rule {
+    match (keep_raw, redacts, amends) {
+        (Some(true), ..) => Rule::Whole,
+        (Some(false), ..) | (None, false, true) => Rule::Nothing,
+        (None, true, _) => Rule::Redacted,
+        (None, false, false) => Rule::Whole,
+    }
+}
+
+impl Module {
+    /// Whether it takes something out of what is kept.
+    pub(super) fn takes_out(&self) -> bool {
+        rule(self.settings(), self.program()) != Rule::Whole
+    }
+}
+
+/// When `redact` of a module is not called since it keeps breaking. Atomics only.
+#[derive(Debug)]
+pub(super) struct Rest {
+    began: Instant,
+    faults: AtomicU32,
+    until_ms: AtomicU64,
+}
+
+impl Rest {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), faults: AtomicU32::new(0), until_ms: AtomicU64::new(0) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.now_ms() >= self.until_ms.load(Relaxed)
+    }
+
+    fn note(&self, fault: Option<&Broken>) {
+        match fault {
+            None => self.faults.store(0, Relaxed),
+            // That says nothing of the module.
+            Some(broken) if broken.code == FaultCode::Busy => {}
+            Some(_) => {
+                let faults = self.faults.fetch_add(1, Relaxed).saturating_add(1);
+                if let Some(more) = faults.checked_sub(FAULTS_MAX) {
+                    let rest = REST.saturating_mul(1 << more.min(10)).min(REST_MAX);
+                    self.until_ms.store(self.now_ms() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX), Relaxed);
+                }
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_takes_something_out_lets_nothing_be_kept_whole_unless_its_settings_say_so() {
+        for (keep_raw, redacts, amends, wanted) in [
+            (None, false, false, Rule::Whole),
+            (None, false, true, Rule::Nothing),
+            (None, true, false, Rule::Redacted),
+            (None, true, true, Rule::Redacted),
+            (Some(true), true, true, Rule::Whole),
+            (Some(false), true, true, Rule::Nothing),
+            (Some(false), false, false, Rule::Nothing),
+        ] {
+            assert_eq!(rule_of(keep_raw, redacts, amends), wanted, "{keep_raw:?} {redacts} {amends}");
+        }
+    }
+
+    #[test]
+    fn redact_rests_after_some_faults_in_a_row_and_not_for_want_of_room() {
+        let (rest, busy) = (Rest::new(), Broken::new(FaultCode::Busy, ""));
+        let trap = Broken::new(FaultCode::Trap, "");
+        for _ in 0..100 {
+            rest.note(Some(&busy));
+        }
+        for _ in 1..FAULTS_MAX {
+            rest.note(Some(&trap));
+        }
+        assert!(rest.is_over());
+        rest.note(None);
+        for _ in 1..FAULTS_MAX {
+            rest.note(Some(&trap));
+        }
+        assert!(rest.is_over());
+        rest.note(Some(&trap));
+        assert!(!rest.is_over());
+    }
+}

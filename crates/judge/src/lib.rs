@@ -1,0 +1,602 @@
+//! Chooses the validator of an event by its event type, calls it, and maps what comes back to a verdict or a fault. The
+//! modules directory, compiling, limits and history live below; this file is all that the rest of the gateway sees.
+//!
+//! The same event and the same module give the same verdict, whatever was judged before.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use eye_event::figures::Distribution;
+use eye_event::verdict::{Digest, UnfinishedCode, Unjudged, Verdict, Violation};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+mod answer;
+mod away;
+mod circuit;
+mod compiled;
+mod component;
+mod directory;
+mod engine;
+mod extras;
+mod figures;
+mod history;
+mod keeping;
+mod life;
+mod link;
+mod loading;
+mod losses;
+mod memory;
+mod module;
+mod naming;
+mod plain;
+mod registry;
+mod report;
+mod resident;
+mod rewrite;
+mod roster;
+mod settings;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod unserved;
+mod worker;
+mod world;
+
+pub use away::AwayLimits;
+pub use circuit::Standing;
+pub use component::{CheckAmended, Isolation};
+pub use engine::EngineError;
+pub use figures::{Counts, Times};
+pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
+pub use keeping::{Keep, Taking};
+pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
+pub use report::{Doubts, LoadError, Problem, TypeReport};
+pub use roster::Roster;
+pub use settings::{Limits, OnFault, Settings};
+pub use slot::Slot;
+pub use unserved::UnservedType;
+pub use worker::State;
+pub use world::Refusal;
+
+use away::{Away, Time};
+use circuit::Way;
+use component::GuestEvent;
+use directory::Directory;
+use engine::{Bounds, Sandbox};
+use keeping::{Decides, Keeping};
+use life::{Life, Message, Parts};
+use loading::Loader;
+use registry::{Place, Registry, Snapshot};
+use report::Board;
+use settings::Given;
+use unserved::Unserved;
+use worker::{Tools, Workers};
+
+/// What happens to an event whose type has no module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownEventType {
+    /// It is accepted as it is.
+    #[default]
+    Accept,
+    /// It is rejected.
+    Reject,
+}
+
+/// Tells something of a category and a name.
+pub type OfEventType = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// Which event types must have a module.
+#[derive(Clone)]
+pub struct Required {
+    /// Tells it of a category and a name.
+    pub contains: OfEventType,
+    /// The categories, each with a name, or with none when all of its names must.
+    pub each: Vec<(String, Option<String>)>,
+}
+
+impl Default for Required {
+    /// None must.
+    fn default() -> Self {
+        Self { contains: Arc::new(|_, _| false), each: Vec::new() }
+    }
+}
+
+/// How validators are run.
+#[derive(Clone)]
+pub struct Options {
+    /// Where modules are put; need not exist yet.
+    pub modules_dir: PathBuf,
+    /// Where compiled code and old versions are kept; made when missing.
+    pub data_dir: PathBuf,
+    /// What happens to an event whose type has no module.
+    pub unknown_event_type: UnknownEventType,
+    /// The event types whose events wait for a module as long as there is none.
+    pub required: Required,
+    /// The data directory is that of a gateway that may be running: its notes of modules are left as they are.
+    pub is_beside_gateway: bool,
+    /// What one call may use, unless a `<name>.toml` says otherwise.
+    pub limits: Limits,
+    /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
+    pub deadline_ms_max: u64,
+    /// What all modules share.
+    pub shared: SharedLimits,
+    /// How often the directory is looked through for what no file event told.
+    pub rescan: Duration,
+    /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
+    pub check_amended: CheckAmended,
+    /// How files are loaded.
+    pub loading: Loading,
+}
+
+/// What all modules share, so that none takes it from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedLimits {
+    /// Calls away from the request threads.
+    pub away: AwayLimits,
+    /// Bytes that modules may take together between calls: code, what `describe` left in memory, instances that are kept.
+    pub memory_bytes_max: usize,
+    /// How long the events of a request may wait for places of their modules, from its first event on.
+    pub wait: Duration,
+    /// How long the events of a request may be judged in all. Those that come later have no outcome yet, so that the others
+    /// are stored in time.
+    pub judging: Duration,
+}
+
+impl Default for SharedLimits {
+    fn default() -> Self {
+        Self {
+            away: AwayLimits::default(),
+            memory_bytes_max: 1 << 30,
+            wait: Duration::from_millis(2_500),
+            judging: Duration::from_millis(3_750),
+        }
+    }
+}
+
+/// Why validators did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine does not start on this machine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread could not be started.
+    #[error("a thread for loading modules does not start")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An event, as far as a validator may see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The event's id.
+    pub id: Uuid,
+    /// The application that sent it.
+    pub application: &'a str,
+    /// The event's session.
+    pub session_id: Uuid,
+    /// The first half of the event type.
+    pub category: &'a str,
+    /// The second half of the event type.
+    pub name: &'a str,
+    /// When it occurred, in microseconds since 1970.
+    pub timestamp_us: i64,
+    /// When a gateway took it first, in microseconds since 1970.
+    pub received_at_us: i64,
+    /// The text of a JSON object.
+    pub data: &'a str,
+}
+
+/// What came of judging one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict, or why there is none.
+    pub outcome: Result<Verdict, Unjudged>,
+    /// The module that judged; none when no module serves the event type.
+    pub digest: Option<Digest>,
+}
+
+/// All validators. Cheap to clone; the last clone stops everything when it is dropped.
+#[derive(Clone)]
+pub struct Validators(Arc<Inner>);
+
+struct Inner {
+    sandbox: Arc<Sandbox>,
+    /// Shared with those who load.
+    tools: Arc<Tools>,
+    away: Away,
+    registry: Arc<Registry>,
+    board: Arc<Board>,
+    unknown_event_type: UnknownEventType,
+    shared: SharedLimits,
+    required: Required,
+    unserved: Unserved,
+    check_amended: CheckAmended,
+    keeping: Keeping,
+    inbox: SyncSender<Message>,
+    life: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Options")
+            .field("modules_dir", &self.modules_dir)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Validators {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Validators").finish_non_exhaustive()
+    }
+}
+
+impl Validators {
+    /// Starts the engine and begins to load modules. A missing directory or a bad module is told in reports and logs, and
+    /// stops nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the machine cannot run the engine at all, or gives no threads.
+    pub fn start(options: Options) -> Result<Self, Error> {
+        let shared = options.shared;
+        let bounds = Bounds::of_threads(request_threads() + shared.away.places(), shared.memory_bytes_max);
+        let sandbox = Arc::new(Sandbox::with_bounds(bounds)?);
+        let registry = Arc::new(Registry::new());
+        let board = Arc::new(Board::new());
+        let tools = Arc::new(Tools {
+            sandbox: Arc::clone(&sandbox),
+            loader: Loader::new(
+                options.loading,
+                &options.data_dir,
+                #[cfg(test)]
+                (Sandbox::for_loading()?, Arc::clone(&options.check_amended)),
+            ),
+            history: History::under(&options.data_dir),
+        });
+        let keeping = Keeping::new(Arc::clone(&tools), Arc::clone(&options.check_amended), options.limits);
+        let (inbox, messages) = sync_channel(64);
+        let done = inbox.clone();
+        let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
+            .map_err(Error::Thread)?;
+        let hinted = Arc::new(AtomicBool::new(false));
+        let life = Life::new(Parts {
+            directory: Directory::watch(options.modules_dir.clone(), hinting(inbox.clone(), Arc::clone(&hinted))),
+            hinted,
+            inbox: messages,
+            workers,
+            registry: Arc::clone(&registry),
+            board: Arc::clone(&board),
+            roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
+            given: Given { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
+            rescan: options.rescan,
+        });
+        let life =
+            std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
+        Ok(Self(Arc::new(Inner {
+            sandbox,
+            tools,
+            away: Away::new(shared.away),
+            registry,
+            board,
+            unknown_event_type: options.unknown_event_type,
+            shared,
+            required: options.required,
+            unserved: Unserved::default(),
+            check_amended: options.check_amended,
+            keeping,
+            inbox,
+            life: Mutex::new(Some(life)),
+        })))
+    }
+
+    /// Begins to judge the events of one request, with the modules that serve now.
+    #[must_use]
+    pub fn begin(&self) -> Judging<'_> {
+        let began = Instant::now();
+        let latest = Some(began + self.0.shared.judging);
+        Judging {
+            validators: self,
+            modules: self.0.registry.now(),
+            began,
+            latest,
+            asked: 0,
+            yielded: began,
+            late: false,
+        }
+    }
+
+    /// The same for events that no request waits for, however long they may take by the limits of their modules.
+    #[must_use]
+    pub fn begin_unhurried(&self) -> Judging<'_> {
+        Judging { latest: None, ..self.begin() }
+    }
+
+    /// Judges one event with the module that serves its type now, however long that may take by its limits: no request waits
+    /// for it.
+    pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
+        self.begin_unhurried().judge(subject).await
+    }
+
+    /// Tells which slots ever had a module that took secrets out. Before it is told, nothing is kept of events whose type has
+    /// no module.
+    pub fn know_taking(&self, ever: HashSet<Slot>) {
+        self.0.keeping.know(ever);
+    }
+
+    /// The modules that take secrets out of what is kept, of those that serve now.
+    #[must_use]
+    pub fn taking(&self) -> Vec<Taking> {
+        let modules = self.0.registry.now();
+        let taking = modules.taking().map(|module| Taking {
+            slot: module.slot.clone(),
+            digest: module.digest,
+            redacts: module.program().offers().redact,
+        });
+        taking.collect()
+    }
+
+    /// Whether a module serves this very slot, and takes nothing out.
+    pub fn takes_nothing(&self, slot: &Slot) -> bool {
+        matches!(self.0.registry.now().own(slot), Some(Place::Taken(module)) if !module.takes_out())
+    }
+
+    fn unknown(&self, subject: &Subject<'_>) -> Judgement {
+        if (self.0.required.contains)(subject.category, subject.name) {
+            return unfinished(UnfinishedCode::ModuleUnavailable);
+        }
+        let outcome = match self.0.unknown_event_type {
+            UnknownEventType::Accept => Verdict::Accept,
+            UnknownEventType::Reject => Verdict::Reject(vec![Violation {
+                pointer: String::new(),
+                code: "unknown_event_type".into(),
+                message:
+                    "no validator serves this category and name, and this gateway takes only event types that it knows"
+                        .into(),
+            }]),
+        };
+        Judgement { outcome: Ok(outcome), digest: None }
+    }
+
+    /// Whether the modules directory was read, and every module of the first scan was tried.
+    #[must_use]
+    pub fn scanned(&self) -> bool {
+        *self.0.board.watch_scanned().borrow()
+    }
+
+    /// Waits until that is so.
+    pub async fn wait_scanned(&self) {
+        // The sender lives as long as `self`.
+        let mut scanned = self.0.board.watch_scanned();
+        let _closed = scanned.wait_for(|scanned| *scanned).await;
+    }
+
+    /// Wakes at every change of what [`Validators::report`] tells.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.board.watch_changes()
+    }
+
+    /// What is to be told of each event type, in order.
+    #[must_use]
+    pub fn report(&self) -> Vec<TypeReport> {
+        self.0.board.report()
+    }
+
+    /// How long judging took, over all modules that serve or ever served.
+    #[must_use]
+    pub fn judging(&self) -> Distribution {
+        self.0.board.judging()
+    }
+
+    /// Bytes that modules take together between calls, and the most that they may.
+    #[must_use]
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        let memory = &self.0.sandbox.memory;
+        (memory.taken(), memory.bytes_max())
+    }
+
+    /// Events that wait for a place of a slow module now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.away.waiting()
+    }
+
+    /// Ends the watch and the loading of modules. What serves can still judge.
+    pub async fn stop(&self) {
+        let inner = Arc::clone(&self.0);
+        // A module may just be compiling, which takes longer than a request thread may be held.
+        if tokio::task::spawn_blocking(move || inner.stop()).await.is_err() {
+            tracing::error!("the end of the modules directory's watch panicked");
+        }
+    }
+
+    /// Files in the modules directory that serve nothing, and why. `unserved` is what [`Validators::unserved`] told.
+    #[must_use]
+    pub fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
+        self.0.board.problems(unserved)
+    }
+
+    /// How much is in doubt.
+    #[must_use]
+    pub fn doubts(&self) -> Doubts {
+        let modules = self.0.registry.now();
+        let serves = |(category, name): &&(String, Option<String>)| modules.serves(category, name.as_deref());
+        let missing = self.0.required.each.iter().filter(|one| !serves(one)).count();
+        Doubts { missing, ..self.0.board.doubts() }
+    }
+
+    /// How often most files of the modules directory were lost at once.
+    #[must_use]
+    pub fn accidents(&self) -> u64 {
+        self.0.board.accidents()
+    }
+
+    /// Counts an event that was stored and that no module judged.
+    pub fn count_unserved(&self, category: &str, name: &str) {
+        self.0.unserved.count(category, name);
+    }
+
+    /// The event types of which events were stored with no validator since the start, each with the file that may have
+    /// been meant for it; and how many events of further types were.
+    #[must_use]
+    pub fn unserved(&self) -> (Vec<UnservedType>, u64) {
+        let mut types = self.0.unserved.types();
+        self.0.board.find_nearest(&mut types);
+        (types, self.0.unserved.others())
+    }
+}
+
+/// The events of one request being judged. All of them meet the same modules, whatever is swapped meanwhile.
+pub struct Judging<'a> {
+    validators: &'a Validators,
+    /// One look at what all threads share, instead of one for each event.
+    modules: Arc<Snapshot>,
+    began: Instant,
+    /// What was not judged until then has no outcome yet; nothing when nobody waits for the others.
+    latest: Option<Instant>,
+    /// Events that came so far.
+    asked: u32,
+    /// When others last had the thread.
+    yielded: Instant,
+    /// The time for judging is over.
+    late: bool,
+}
+
+/// Events after which it is looked at the time.
+const EVENTS_PER_LOOK: u32 = 8;
+/// How long the events of a request may hold a request thread before others have it: those of a module that takes a millisecond
+/// would hold it for as long as there are any.
+const STRETCH: Duration = Duration::from_millis(5);
+
+impl fmt::Debug for Judging<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Judging").finish_non_exhaustive()
+    }
+}
+
+impl Judging<'_> {
+    /// Looks at the time now and then: lets others have the thread, and notes when no time is left for more events.
+    async fn look(&mut self) {
+        self.asked = self.asked.wrapping_add(1);
+        if !self.asked.is_multiple_of(EVENTS_PER_LOOK) {
+            return;
+        }
+        let now = Instant::now();
+        self.late = self.latest.is_some_and(|latest| now >= latest);
+        if now >= self.yielded + STRETCH {
+            tokio::task::yield_now().await;
+            self.yielded = Instant::now();
+        }
+    }
+
+    /// Judges one event with the module that serves its type.
+    pub async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
+        self.look().await;
+        let module = match self.modules.find(subject.category, subject.name) {
+            Some(Place::Taken(module)) => module,
+            Some(Place::Held(why) | Place::Yielding(why)) => return unfinished(why.code()),
+            None => return self.validators.unknown(&subject),
+        };
+        if self.late {
+            return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
+        }
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event = GuestEvent {
+            id: subject.id.hyphenated().encode_lower(&mut id),
+            application: subject.application,
+            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
+            category: subject.category,
+            name: subject.name,
+            timestamp_us: subject.timestamp_us,
+            received_at_us: subject.received_at_us,
+            data: subject.data,
+        };
+        let Inner { sandbox, check_amended, away, shared, .. } = &*self.validators.0;
+        let time = Time { place_until: self.began + shared.wait, verdict_until: self.latest };
+        let outcome = match module.circuit.way(event.application) {
+            Way::Here => module.judge(sandbox, &event, check_amended),
+            Way::Away => away.judge(module, sandbox, event, check_amended, None, time).await,
+            Way::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
+            Way::Nowhere => Err(module.off_path()),
+        };
+        Judgement { outcome, digest: Some(module.digest) }
+    }
+}
+
+impl Judging<'_> {
+    /// What may be kept of an event of this type with this data, if it is not stored.
+    pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
+        let keeping = &self.validators.0.keeping;
+        let decides = keeping.decides(&self.modules, category, name);
+        if matches!(decides, Decides::Nobody) { Keep::Whole } else { keeping.keep(decides, data).await }
+    }
+
+    /// Whether an event whose type could not be read may be kept.
+    pub fn keeps_unread(&self) -> bool {
+        self.validators.0.keeping.keeps_unread(&self.modules)
+    }
+
+    /// Whether anything may be taken out of events of this type.
+    pub fn takes_out(&self, category: &str, name: &str) -> bool {
+        !matches!(self.validators.0.keeping.decides(&self.modules, category, name), Decides::Nobody)
+    }
+
+    /// The slot whose module takes something out of events of this type, or did when it served.
+    pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
+        self.validators.0.keeping.taking_slot(&self.modules, category, name)
+    }
+
+    /// Whether the module that serves this event type judges by the time of receipt.
+    pub fn judges_at(&self, category: &str, name: &str) -> bool {
+        matches!(self.modules.find(category, name), Some(Place::Taken(module)) if module.program().offers().validate_at)
+    }
+}
+
+impl Inner {
+    /// Ends the thread that loads modules, and those that it owns. What is just being loaded is given up.
+    fn stop(&self) {
+        self.tools.loader.stop();
+        let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // The thread reads its inbox until it is told to stop; a closed one means that it ended.
+        let _ended = self.inbox.send(Message::Stop);
+        if life.join().is_err() {
+            tracing::error!("the thread that loads modules panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Threads that may judge events of requests at one moment.
+fn request_threads() -> usize {
+    let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.metrics().num_workers());
+    runtime.unwrap_or(1).max(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// That no module was asked.
+fn unfinished(code: UnfinishedCode) -> Judgement {
+    Judgement { outcome: Err(code.into()), digest: None }
+}
+
+/// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes
+/// that thread as well.
+fn hinting(inbox: SyncSender<Message>, hinted: Arc<AtomicBool>) -> impl Fn() + Send + 'static {
+    move || {
+        if !hinted.swap(true, AcqRel) {
+            let _full = inbox.try_send(Message::Hint);
+        }
+    }
+}

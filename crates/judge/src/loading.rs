@@ -1,0 +1,362 @@
+//! Loads modules: takes a file to a program that can judge, without reading a byte of it in the gateway. A loader, a
+//! child process that has nothing and is bounded in everything, does that (`loading/child.rs`); what it answers, or what an
+//! earlier one did, is all that the gateway opens. A file that was too much for a loader is not tried again as it is.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use eye_event::envelope::Rules;
+use eye_event::verdict::Digest;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::compiled::Compiled;
+#[cfg(test)]
+use super::component::{CheckAmended, Trial};
+use super::component::{Program, Step};
+use super::engine::Sandbox;
+use super::extras::BuiltExtras;
+use super::resident::Described;
+use super::settings::Limits;
+use super::slot::Slot;
+use super::world::Refusal;
+
+mod child;
+mod confine;
+mod finished;
+mod job;
+mod marks;
+mod process;
+
+pub use child::run as run_loader;
+pub(super) use finished::Finished;
+pub use job::LoaderLimits;
+pub(super) use job::packed;
+use job::{Bound, Job};
+use marks::{Mark, Marks};
+use process::Ended;
+
+/// The command of the program that runs a loader. People have no use for it.
+pub const LOADER_COMMAND: &str = "load-module";
+
+/// How modules are loaded.
+#[derive(Debug, Clone)]
+pub struct Loading {
+    /// The program that has [`LOADER_COMMAND`].
+    pub program: PathBuf,
+    /// What a loader may use.
+    pub limits: LoaderLimits,
+    /// What amended data is held against in a self-test.
+    pub rules: Rules,
+}
+
+impl Loading {
+    /// Loaders are this very program, even if its file was replaced since it was started.
+    #[must_use]
+    pub fn by_this_program(limits: LoaderLimits, rules: Rules) -> Self {
+        let own = PathBuf::from("/proc/self/exe");
+        let program = if own.exists() { own } else { std::env::current_exe().unwrap_or(own) };
+        Self { program, limits, rules }
+    }
+}
+
+/// Which files a loader is beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Those that take little, or whose first try this is.
+    Quick,
+    /// Those that take long.
+    Heavy,
+}
+
+/// A file to load, and where it is to serve.
+pub(super) struct Asked<'a> {
+    pub(super) slot: &'a Slot,
+    pub(super) limits: &'a Limits,
+    pub(super) digest: Digest,
+    pub(super) bytes: &'a [u8],
+    /// Raised when nobody wants it any more.
+    pub(super) cancelled: &'a AtomicBool,
+}
+
+/// Why there is no program.
+pub(super) enum Unloaded {
+    Refused(Refusal),
+    /// It takes longer than a file of this lane may.
+    Slow,
+    /// The gateway stops, or the file is another one by now.
+    Stopped,
+}
+
+/// Loads files, in children.
+pub(super) struct Loader {
+    loading: Loading,
+    compiled: Option<Compiled>,
+    marks: Marks,
+    stopped: AtomicBool,
+    /// Loads in this process instead: the tests of this crate are no program that has the command.
+    #[cfg(test)]
+    here: (Sandbox, CheckAmended),
+}
+
+/// What decides what a file is built to: the same again makes the same.
+#[derive(Serialize)]
+struct Identity<'a> {
+    file: [u8; 32],
+    limits: &'a Limits,
+    rules: &'a Rules,
+    event_type: (&'a str, &'a str),
+    version: &'a str,
+    /// Bytes and time of the program's file: another build may compile in another way.
+    program: (u64, u128),
+}
+
+impl Loader {
+    /// A loader that keeps what was built under `data_dir`.
+    pub(super) fn new(loading: Loading, data_dir: &Path, #[cfg(test)] here: (Sandbox, CheckAmended)) -> Self {
+        let compiled = Compiled::open(&data_dir.join("compiled"));
+        let marks = Marks::open(&data_dir.join("loading"), &loading.limits);
+        Self {
+            loading,
+            compiled,
+            marks,
+            stopped: AtomicBool::new(false),
+            #[cfg(test)]
+            here,
+        }
+    }
+
+    /// Ends all loaders, and starts no other.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Relaxed);
+    }
+
+    /// Loads a file, and says which step begins.
+    pub(super) fn load(
+        &self,
+        sandbox: &Sandbox,
+        asked: &Asked<'_>,
+        lane: Lane,
+        begin: impl Fn(Step),
+    ) -> Result<Program, Unloaded> {
+        let key = self.key(asked);
+        if let Some(built) = self.compiled.as_ref().and_then(|compiled| compiled.find(&key)) {
+            match Program::open(sandbox, built) {
+                Ok(program) => return Ok(program),
+                // There is no room for it just now, which says nothing against what was built.
+                Err(refusal) if refusal.passing => return Err(Unloaded::Refused(refusal)),
+                // The engine is another one by now.
+                Err(_) => self.forget(&key),
+            }
+        }
+        let lane = match self.marks.look(&key) {
+            Mark::None => lane,
+            // It may have been what the gateway ended by: alone among the heavy ones it harms the least.
+            Mark::Suspect if lane == Lane::Quick => return Err(Unloaded::Slow),
+            Mark::Suspect => lane,
+            Mark::Refused(refusal) => return Err(Unloaded::Refused(refusal)),
+        };
+        let built = self.build(asked, &key, lane, begin)?;
+        if let Some(compiled) = &self.compiled {
+            compiled.keep(&key, &built);
+        }
+        Program::open(sandbox, built).map_err(|refusal| {
+            if !refusal.passing {
+                self.forget(&key);
+            }
+            Unloaded::Refused(refusal)
+        })
+    }
+
+    fn forget(&self, key: &Digest) {
+        if let Some(compiled) = &self.compiled {
+            compiled.forget(key);
+        }
+    }
+
+    fn key(&self, asked: &Asked<'_>) -> Digest {
+        let identity = Identity {
+            file: asked.digest.0,
+            limits: asked.limits,
+            rules: &self.loading.rules,
+            event_type: asked.slot.example(),
+            version: env!("CARGO_PKG_VERSION"),
+            program: program_identity(&self.loading.program),
+        };
+        Digest::of(&postcard::to_allocvec(&identity).expect("it is plain data"))
+    }
+
+    fn build(&self, asked: &Asked<'_>, key: &Digest, lane: Lane, begin: impl Fn(Step)) -> Result<Built, Unloaded> {
+        let (category, name) = asked.slot.example();
+        let limits = &self.loading.limits;
+        let bounds = limits.of(asked.bytes.len() as u64, asked.limits, lane == Lane::Quick);
+        let job = Job {
+            file_bytes: asked.bytes.len() as u64,
+            limits: *asked.limits,
+            rules: self.loading.rules,
+            category: category.to_owned(),
+            name: name.to_owned(),
+            bounds,
+        };
+        let stops = || self.stopped.load(Relaxed) || asked.cancelled.load(Relaxed);
+        if stops() {
+            return Err(Unloaded::Stopped);
+        }
+        #[cfg(test)]
+        if self.loading.program.as_os_str().is_empty() {
+            return self.build_here(&job, asked.bytes, begin).map_err(Unloaded::Refused);
+        }
+        self.marks.begin(key);
+        let refusal = match process::load(&self.loading.program, &job, asked.bytes, stops, begin) {
+            Ended::Built(built) => {
+                self.marks.end(key);
+                return Ok(built);
+            }
+            Ended::Refused(refusal) => refusal,
+            Ended::Over(Bound::Processor | Bound::Wall, _) if lane == Lane::Quick => {
+                self.marks.end(key);
+                return Err(Unloaded::Slow);
+            }
+            Ended::Over(bound, used) => {
+                let refusal = bound.refusal(&bounds, &used, limits);
+                if !refusal.passing {
+                    return Err(Unloaded::Refused(self.marks.record(key, refusal)));
+                }
+                refusal
+            }
+            Ended::Crashed(how, _) => return Err(Unloaded::Refused(self.marks.record(key, crash(&how)))),
+            Ended::Killed => return Err(Unloaded::Refused(self.marks.killed(key, killed()))),
+            Ended::Stopped => {
+                self.marks.end(key);
+                return Err(Unloaded::Stopped);
+            }
+            Ended::Unstarted(error) => unstarted(&error),
+        };
+        self.marks.end(key);
+        Err(Unloaded::Refused(refusal))
+    }
+
+    /// How many modules were found built, and how many had to be.
+    #[cfg(test)]
+    pub(super) fn found_and_kept(&self) -> (u64, u64) {
+        self.compiled.as_ref().expect("what is built is kept").found_and_kept()
+    }
+
+    #[cfg(test)]
+    fn build_here(&self, job: &Job, bytes: &[u8], begin: impl Fn(Step)) -> Result<Built, Refusal> {
+        let Job { limits, category, name, bounds, .. } = job;
+        let (sandbox, check_amended) = &self.here;
+        let trial = Trial { limits, check_amended, category, name, time: bounds.self_test };
+        Program::build(sandbox, bytes, &trial, begin)
+    }
+}
+
+fn program_identity(program: &Path) -> (u64, u128) {
+    let Ok(metadata) = std::fs::metadata(program) else { return (0, 0) };
+    let changed = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    (metadata.len(), changed.map_or(0, |since| since.as_nanos()))
+}
+
+fn crash(how: &str) -> Refusal {
+    Refusal::new(
+        "a module that can be loaded",
+        format!("one on which the loader itself failed ({how})"),
+        "build it with other tools, and report this file to the makers of the gateway; it is not tried again as it is",
+    )
+}
+
+fn killed() -> Refusal {
+    let refusal = Refusal::new(
+        "a module that can be loaded",
+        "one whose loader was ended from outside, as a machine does that has no memory left",
+        "give the machine more memory, or make the module smaller; it is tried once more",
+    );
+    Refusal { passing: true, ..refusal }
+}
+
+fn unstarted(error: &std::io::Error) -> Refusal {
+    let refusal = Refusal::new(
+        "a process that loads the module",
+        format!("none could be started: {error}"),
+        "see to it that the gateway may start processes, has memory for them, and that /proc is mounted",
+    );
+    Refusal { passing: true, ..refusal }
+}
+
+/// A module that passed everything, as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Built {
+    /// How events are put to it.
+    pub(super) way: BuiltWay,
+    /// Why it is run so.
+    pub(super) isolation_reason: String,
+    /// What it says of itself.
+    pub(super) summary: String,
+    /// How many examples it passed.
+    pub(super) examples: usize,
+    /// One of them is amended.
+    pub(super) amends: bool,
+    /// What it exports besides the two functions that every validator has.
+    pub(super) extras: Option<BuiltExtras>,
+}
+
+/// How a module is run, with what that needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum BuiltWay {
+    /// Without the component around it, from the state that was taken.
+    Resident(Described),
+    /// As a component: `describe` runs before each event. With the bytes that it was compiled from.
+    Fresh(Finished, usize),
+}
+
+/// Bytes that are written and read in one piece, and not one by one.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Blob(Box<[u8]>);
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.into()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Bytes)
+    }
+}

@@ -1,0 +1,82 @@
+//! The loader itself: a process that reads a job and a file from its standard input, makes finished code of it, and answers
+//! on its standard output. Whatever the file does to it, nobody else is hurt.
+
+use std::io::{Read, Write};
+
+use eye_event::envelope::Rules;
+
+use super::super::component::{CheckAmended, Program, Trial};
+use super::super::engine::Sandbox;
+use super::super::world::Refusal;
+use super::confine;
+use super::job::{Frame, JOB_BYTES_MAX, Job, Told, packed, seal};
+
+/// Runs a loader to its end, for the gateway with this process id.
+///
+/// # Errors
+///
+/// What kept it from answering, in words for the gateway's log. A file that is refused is an answer.
+pub fn run(gateway: i32, check_amended: impl FnOnce(Rules) -> CheckAmended) -> Result<(), String> {
+    confine::begin(gateway)?;
+    let mut input = std::io::stdin().lock();
+    let job = read_job(&mut input)?;
+    confine::bind(&job.bounds)?;
+    let mut bytes = Vec::new();
+    let room = usize::try_from(job.file_bytes).map_err(|_| "a file that is too large")?;
+    bytes.try_reserve_exact(room).map_err(|error| format!("no room for the file: {error}"))?;
+    input.take(job.file_bytes).read_to_end(&mut bytes).map_err(|error| format!("the file was not read: {error}"))?;
+    if bytes.len() < room {
+        return Err("the gateway ended in the middle of the file".into());
+    }
+    let check_amended = check_amended(job.rules);
+    let stack_bytes = usize::try_from(job.bounds.stack_bytes).unwrap_or(usize::MAX);
+    // A stack of its own size, whatever the limits of the process are.
+    let work = std::thread::Builder::new().name("eye-load".into()).stack_size(stack_bytes);
+    let work =
+        work.spawn(move || answer(&job, &bytes, &check_amended)).map_err(|error| format!("no thread: {error}"))?;
+    work.join().map_err(|_| "the loader panicked")?
+}
+
+fn read_job(input: &mut impl Read) -> Result<Job, String> {
+    let broken = |error: std::io::Error| format!("the job was not read: {error}");
+    let mut length = [0; 4];
+    input.read_exact(&mut length).map_err(broken)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > JOB_BYTES_MAX {
+        return Err("a job that is too long".into());
+    }
+    let mut job = vec![0; length];
+    input.read_exact(&mut job).map_err(broken)?;
+    postcard::from_bytes(&job).map_err(|error| format!("a job that is none: {error}"))
+}
+
+fn answer(job: &Job, bytes: &[u8], check_amended: &CheckAmended) -> Result<(), String> {
+    let sandbox = Sandbox::for_loading().map_err(|error| error.to_string())?;
+    let Job { limits, category, name, bounds, .. } = job;
+    let trial = Trial { limits, check_amended, category, name, time: bounds.self_test };
+    // One that cannot be told is told by the gateway's end.
+    let begin = |step| drop(say(Frame::Step(step), &[]));
+    match Program::build(&sandbox, bytes, &trial, begin) {
+        Ok(built) => {
+            let built = packed(&built).map_err(|error| format!("what was built: {error}"))?;
+            say(Frame::Built, &[&seal(&built), &built])
+        }
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+fn refuse(refusal: Refusal) -> Result<(), String> {
+    let told = postcard::to_allocvec(&Told::from(refusal)).map_err(|error| format!("the refusal: {error}"))?;
+    say(Frame::Refused, &[&told])
+}
+
+fn say(frame: Frame, parts: &[&[u8]]) -> Result<(), String> {
+    let mut output = std::io::stdout().lock();
+    let head = frame.head(parts.iter().map(|part| part.len()).sum());
+    let mut write = || {
+        output.write_all(&head)?;
+        parts.iter().try_for_each(|part| output.write_all(part))?;
+        output.flush()
+    };
+    write().map_err(|error| format!("the gateway does not listen: {error}"))
+}

@@ -1,0 +1,263 @@
+//! Marks of files that are being loaded, and of those that were too much for their loader, so that neither a gateway nor a
+//! loader ends by the same file again and again. A mark that a gateway left behind, which ended without a word, makes its
+//! file a suspect: it is tried once more, after all others; if that gateway ends as well, it is refused. A mark goes with
+//! what it speaks of: other content, other limits of the module, other bounds or another program are tried anew.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use eye_event::verdict::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::super::compiled::private_dir;
+use super::super::directory;
+use super::super::world::Refusal;
+use super::job::{LoaderLimits, Told};
+
+/// Marks that are kept; beyond them the oldest go.
+const MARKS_MAX: usize = 1_000;
+
+/// Bytes of a mark: three texts of a refusal are its largest parts.
+const MARK_BYTES_MAX: u64 = 64 << 10;
+
+/// Gateways or loaders that may end without a word while they load a file.
+const DEATHS_MAX: u32 = 2;
+
+/// What is known of a file before it is loaded.
+pub(super) enum Mark {
+    None,
+    /// A process ended while it loaded the file.
+    Suspect,
+    /// It is not tried again as it is.
+    Refused(Refusal),
+}
+
+/// A mark as it is written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Written {
+    /// The bounds that were in force.
+    under: String,
+    /// The process that is loading it; none when it is not.
+    loading: Option<Process>,
+    /// Processes that ended while they loaded it.
+    deaths: u32,
+    refused: Option<Told>,
+}
+
+/// A process, told from a later one with the same number by when it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Process {
+    id: u32,
+    started: String,
+}
+
+/// The marks of one data directory.
+pub(super) struct Marks {
+    folder: PathBuf,
+    under: String,
+    own: Process,
+}
+
+impl Marks {
+    /// Opens the marks under `folder`, and looks which processes ended without taking theirs away.
+    pub(super) fn open(folder: &Path, limits: &LoaderLimits) -> Self {
+        let under = serde_json::to_string(limits).expect("they are numbers");
+        let id = std::process::id();
+        let own = Process { id, started: started(id) };
+        let marks = Self { folder: folder.to_owned(), under, own };
+        if let Err(error) = marks.look_through() {
+            tracing::warn!(folder = %folder.display(), "which files ended a loader is not known: {error}");
+        }
+        marks
+    }
+
+    fn look_through(&self) -> io::Result<()> {
+        private_dir(&self.folder)?;
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let written = read(&path).filter(|mark| mark.under == self.under && path.extension().is_none());
+            let Some(mut mark) = written else {
+                // Half written, or of other bounds.
+                fs::remove_file(&path)?;
+                continue;
+            };
+            if let Some(process) = mark.loading.take_if(|process| started(process.id) != process.started) {
+                mark.deaths = mark.deaths.saturating_add(1);
+                tracing::warn!(process = process.id, mark = %path.display(), deaths = mark.deaths, "a gateway ended while it loaded a file");
+                self.write(&path, &mark)?;
+            }
+            let changed = fs::metadata(&path)?.modified()?;
+            kept.push((changed, path));
+        }
+        kept.sort();
+        let surplus = kept.len().saturating_sub(MARKS_MAX);
+        kept.drain(..surplus).try_for_each(|(_, path)| fs::remove_file(path))
+    }
+
+    /// What is known of a file.
+    pub(super) fn look(&self, key: &Digest) -> Mark {
+        let Some(mark) = read(&self.path(key)).filter(|mark| mark.under == self.under) else { return Mark::None };
+        match mark {
+            Written { refused: Some(told), .. } => Mark::Refused(told.into()),
+            Written { deaths, .. } if deaths >= DEATHS_MAX => Mark::Refused(deadly(deaths)),
+            Written { deaths, .. } if deaths > 0 => Mark::Suspect,
+            Written { .. } => Mark::None,
+        }
+    }
+
+    /// A loader begins with it.
+    pub(super) fn begin(&self, key: &Digest) {
+        let before = read(&self.path(key)).unwrap_or_default();
+        let loading = Some(self.own.clone());
+        self.note(key, &Written { under: self.under.clone(), loading, deaths: before.deaths, refused: None });
+    }
+
+    /// A loader came to an end with it that says nothing against it.
+    pub(super) fn end(&self, key: &Digest) {
+        if let Err(error) = fs::remove_file(self.path(key))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("the mark of a file that was loaded stays: {error}");
+        }
+    }
+
+    /// It was too much for its loader, and is refused from now on without another.
+    pub(super) fn record(&self, key: &Digest, refusal: Refusal) -> Refusal {
+        let refused = Some(Told::from(refusal.clone()));
+        self.note(key, &Written { under: self.under.clone(), refused, ..Written::default() });
+        refusal
+    }
+
+    /// Its loader was ended from outside. The first time that may be chance.
+    pub(super) fn killed(&self, key: &Digest, refusal: Refusal) -> Refusal {
+        let deaths = read(&self.path(key)).unwrap_or_default().deaths.saturating_add(1);
+        self.note(key, &Written { under: self.under.clone(), deaths, ..Written::default() });
+        if deaths >= DEATHS_MAX { deadly(deaths) } else { refusal }
+    }
+
+    /// Without a mark a file is only tried once more than it should be.
+    fn note(&self, key: &Digest, mark: &Written) {
+        if let Err(error) = self.write(&self.path(key), mark) {
+            tracing::warn!("a file that is loaded is not marked: {error}");
+        }
+    }
+
+    fn write(&self, path: &Path, mark: &Written) -> io::Result<()> {
+        let beside = path.with_extension(format!("{}-new", self.own.id));
+        fs::write(&beside, serde_json::to_vec(mark)?)?;
+        fs::rename(&beside, path)
+    }
+
+    fn path(&self, key: &Digest) -> PathBuf {
+        self.folder.join(key.to_string())
+    }
+}
+
+fn read(path: &Path) -> Option<Written> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    directory::open(path).ok()?.take(MARK_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// When a process was started, in words that only compare; empty when there is none.
+fn started(id: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    after_name.split_ascii_whitespace().nth(19).unwrap_or_default().to_owned()
+}
+
+fn deadly(deaths: u32) -> Refusal {
+    Refusal::new(
+        "a module that can be loaded",
+        format!("one during whose loading a process ended without a word, {deaths} times"),
+        "build it again or give the machine more memory; it is not tried again as it is, unless its settings (`<name>.toml`) \
+         or the gateway's loader_ settings change",
+    )
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn refusal(mark: Mark) -> String {
+        match mark {
+            Mark::Refused(refusal) => refusal.found,
+            Mark::Suspect => "suspect".into(),
+            Mark::None => "none".into(),
+        }
+    }
+
+    /// Leaves a mark as a gateway does that ends in the middle.
+    fn left_behind(marks: &Marks, key: &Digest) {
+        marks.begin(key);
+        let path = marks.path(key);
+        let mark = read(&path).expect("written");
+        let gone = Process { id: mark.loading.as_ref().expect("it is being loaded").id, started: "long ago".into() };
+        marks.write(&path, &Written { loading: Some(gone), ..mark }).expect("written");
+    }
+
+    #[test]
+    fn a_file_during_whose_loading_two_gateways_ended_is_not_tried_a_third_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let limits = LoaderLimits::default();
+        let (key, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        let open = |limits: &LoaderLimits| Marks::open(&folder.path().join("loading"), limits);
+        let marks = open(&limits);
+        assert_eq!(refusal(marks.look(&key)), "none");
+        left_behind(&marks, &key);
+        marks.begin(&other);
+        let marks = open(&limits);
+        assert_eq!(refusal(marks.look(&key)), "suspect");
+        assert_eq!(refusal(marks.look(&other)), "none", "its gateway lives");
+        left_behind(&marks, &key);
+        let marks = open(&limits);
+        assert!(refusal(marks.look(&key)).contains("2 times"), "{}", refusal(marks.look(&key)));
+        marks.end(&other);
+        assert_eq!(fs::read_dir(folder.path().join("loading")).expect("there").count(), 1);
+        // The operator's word.
+        let marks = open(&LoaderLimits { bounds_percent: 200, ..limits });
+        assert_eq!(refusal(marks.look(&key)), "none");
+        assert_eq!(fs::read_dir(folder.path().join("loading")).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn what_was_too_much_for_its_loader_is_refused_after_a_restart_without_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || Marks::open(folder.path(), &LoaderLimits::default());
+        let key = Digest::of(b"one");
+        let told = Refusal::new("less", "more", "mend it");
+        open().begin(&key);
+        open().record(&key, told.clone());
+        assert!(matches!(open().look(&key), Mark::Refused(refusal) if refusal == told));
+        fs::write(folder.path().join(Digest::of(b"two").to_string()), b"half a ma").expect("written");
+        assert!(matches!(open().look(&Digest::of(b"two")), Mark::None));
+        for number in 0..MARKS_MAX as u64 + 5 {
+            open_one(folder.path(), number);
+        }
+        open();
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), MARKS_MAX);
+    }
+
+    fn open_one(folder: &Path, number: u64) {
+        let under = serde_json::to_string(&LoaderLimits::default()).expect("numbers");
+        let mark = Written { under, deaths: 1, ..Written::default() };
+        let name = Digest::of(&number.to_le_bytes()).to_string();
+        fs::write(folder.join(name), serde_json::to_vec(&mark).expect("plain")).expect("written");
+    }
+
+    #[test]
+    fn a_loader_that_was_ended_from_outside_is_tried_once_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let marks = Marks::open(folder.path(), &LoaderLimits::default());
+        let key = Digest::of(b"one");
+        let first = marks.killed(&key, Refusal::new("a", "the first time", "c"));
+        assert_eq!(first.found, "the first time");
+        marks.begin(&key);
+        let second = marks.killed(&key, first);
+        assert!(second.found.contains("2 times"), "{second}");
+        assert!(matches!(marks.look(&key), Mark::Refused(_)));
+    }
+}

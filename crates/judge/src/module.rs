@@ -1,0 +1,144 @@
+//! A module that serves a slot: its program, what it may use, and what became of the events put to it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eye_event::verdict::{Digest, Fault, FaultCode, UnfinishedCode, Unjudged, Verdict};
+
+use super::away::Queue;
+use super::circuit::{Circuit, TakenOff};
+use super::component::{Broken, CheckAmended, GuestEvent, Program};
+use super::engine::{Sandbox, processor_time};
+use super::figures::Figures;
+use super::keeping::Rest;
+use super::settings::{OnFault, Settings};
+use super::slot::Slot;
+
+/// One version of the code of one slot, with the settings of now.
+pub(super) struct Module {
+    pub(super) slot: Slot,
+    pub(super) digest: Digest,
+    program: Arc<Program>,
+    settings: Settings,
+    /// Shared with every other `Module` of the same code: with other settings, or after another version.
+    pub(super) figures: Arc<Figures>,
+    pub(super) circuit: Circuit,
+    pub(super) queue: Queue,
+    /// When its `redact` is not called.
+    pub(super) rest: Rest,
+}
+
+impl Module {
+    /// A module that counts on with the figures of its code.
+    pub(super) fn new(slot: Slot, digest: Digest, program: Program, settings: Settings, figures: Arc<Figures>) -> Self {
+        Self {
+            slot,
+            digest,
+            program: Arc::new(program),
+            settings,
+            figures,
+            circuit: circuit(&settings),
+            queue: Queue::new(),
+            rest: Rest::new(),
+        }
+    }
+
+    /// The same code with other settings: what it did is still counted, what it did wrong is forgiven.
+    pub(super) fn with_settings(&self, settings: Settings) -> Self {
+        Self {
+            slot: self.slot.clone(),
+            digest: self.digest,
+            program: Arc::clone(&self.program),
+            settings,
+            figures: Arc::clone(&self.figures),
+            circuit: circuit(&settings),
+            queue: Queue::new(),
+            rest: Rest::new(),
+        }
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub(super) fn program_owned(&self) -> Arc<Program> {
+        Arc::clone(&self.program)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Judges one event on this thread, and takes note of what came of it.
+    pub(super) fn judge(
+        &self,
+        sandbox: &Sandbox,
+        event: &GuestEvent<'_>,
+        check_amended: &CheckAmended,
+    ) -> Result<Verdict, Unjudged> {
+        let began = Instant::now();
+        let ran_before = self.circuit.watches().then(processor_time);
+        let outcome = self.program.judge(sandbox, &self.settings.limits, event, check_amended);
+        let took = began.elapsed();
+        let overran = matches!(&outcome, Err(broken) if broken.code == FaultCode::Deadline);
+        let ran = match ran_before {
+            Some(before) => processor_time().saturating_sub(before),
+            None if overran => took,
+            None => self.circuit.suspect(took),
+        };
+        match outcome {
+            Ok(verdict) => {
+                self.figures.record(Ok(&verdict), took);
+                self.circuit.judged(event.application, ran);
+                Ok(verdict)
+            }
+            // The machine had no room for the call, which says nothing of the module.
+            Err(broken) if broken.code == FaultCode::Busy => Err(self.busy()),
+            Err(broken) => {
+                self.figures.record(Err(broken.code), took);
+                self.note_fault(event.application, &broken, ran);
+                Err(self.fault(broken.code, broken.detail, broken.last_words))
+            }
+        }
+    }
+
+    fn note_fault(&self, application: &str, broken: &Broken, ran: Duration) {
+        match self.circuit.faulted(application, broken.code, ran) {
+            None => {}
+            Some(TakenOff::ForOne) => tracing::warn!(
+                event_type = %self.slot, digest = %self.digest, code = %broken.code, application,
+                "the module keeps using up its time on events of this application, and is off the path for it: {}",
+                broken.detail
+            ),
+            Some(TakenOff::ForAll) => tracing::warn!(
+                event_type = %self.slot, digest = %self.digest, code = %broken.code,
+                "the module keeps using up its time on events of several applications, and is off the path for all: {}",
+                broken.detail
+            ),
+        }
+    }
+
+    /// What is said of an event that is not judged since the module is off the path.
+    pub(super) fn off_path(&self) -> Unjudged {
+        self.figures.record_uncalled(FaultCode::OffPath);
+        self.fault(FaultCode::OffPath, "this module keeps using up its time and is off the path".into(), None)
+    }
+
+    /// What is said of an event for which there was no time or no room: no module looked at it, so it has no outcome yet.
+    pub(super) fn busy(&self) -> Unjudged {
+        self.figures.record_uncalled(FaultCode::Busy);
+        UnfinishedCode::ModuleBusy.into()
+    }
+
+    /// A fault as this module's settings want it told.
+    fn fault(&self, code: FaultCode, detail: String, last_words: Option<String>) -> Unjudged {
+        match self.settings.on_fault {
+            OnFault::Retry => UnfinishedCode::ModuleUnavailable.into(),
+            OnFault::Quarantine => Fault { code, detail, last_words }.into(),
+        }
+    }
+}
+
+fn circuit(settings: &Settings) -> Circuit {
+    Circuit::new(Duration::from_millis(settings.limits.deadline_ms))
+}

@@ -1,0 +1,732 @@
+//! Instances of a module without a component around them, each in the state in which `describe` left the module when it
+//! was loaded. Where every write leaves a mark (`rewrite.rs`), an instance stays: what an event wrote is copied back
+//! afterwards, and one that faulted, grew or wrote too widely is thrown away. Else each event gets a new instance, and
+//! finds the same. Here is also how the contract's functions are called by the canonical ABI, in one way for both.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+
+use eye_event::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{
+    Global, Instance, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, Val, WasmParams,
+};
+
+use super::answer::Answer;
+use super::component::contract::{Description, Verdict as GuestVerdict};
+use super::component::{Broken, GuestEvent, broken, denied, for_describing, late, unstarted};
+use super::engine::{self, Meter, Sandbox};
+use super::loading::{Blob, Finished};
+use super::memory::{Claim, Keeper};
+use super::plain::Call;
+use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, STORE_REACH, exports};
+use super::settings::Limits;
+
+/// Bytes that an event may have written to for the instance to be worth setting back; a new one costs less from there.
+const SET_BACK_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of a panic's text that are read.
+const LAST_WORDS_BYTES_MAX: usize = 1 << 10;
+
+/// Instances of one module that are kept, on the largest machine; else as many as it has processors.
+const KEPT_MAX: usize = 64;
+
+/// What of a module may be brought to its start before that is worth looking at a clock: some ten microseconds.
+const UNTIMED_BYTES_MAX: usize = 128 << 10;
+
+/// The same of code and data that the engine prepares.
+const UNTIMED_IMAGE_BYTES_MAX: usize = 2 << 20;
+
+/// Cards that are brought to the start between two looks at the clock.
+const CARDS_A_LOOK: usize = (1 << 20) >> CARD_SHIFT;
+
+/// A module's code, and where in it the parts of an instance are found.
+struct Code {
+    pre: InstancePre<Meter>,
+    /// What it was compiled from.
+    wasm_bytes: usize,
+    /// Of the compiled code, and of the images of its memories.
+    bytes: usize,
+    memories: Box<[ModuleExport]>,
+    /// The marks that every write leaves, if the module was rewritten so.
+    marks: Option<ModuleExport>,
+    globals: Box<[ModuleExport]>,
+    /// Its tables, each of which takes a place in the pool.
+    tables: u32,
+    start: Option<ModuleExport>,
+    last_words: Option<ModuleExport>,
+    describe: Exported,
+    validate: Exported,
+}
+
+/// Where a function of the contract is found.
+struct Exported {
+    function: ModuleExport,
+    realloc: Option<ModuleExport>,
+    post_return: Option<ModuleExport>,
+}
+
+impl Code {
+    fn of(sandbox: &Sandbox, module: &Module, wasm_bytes: usize) -> wasmtime::Result<Self> {
+        module.initialize_copy_on_write_image()?;
+        let pre = Linker::new(&sandbox.engine).instantiate_pre(module)?;
+        let find = |name: String| module.get_export_index(&name);
+        let exported = |call| -> wasmtime::Result<Exported> {
+            let function = find(exports::call(call));
+            let missing = || wasmtime::Error::msg(format!("`{}` is not among what the module exports", call.name()));
+            Ok(Exported {
+                function: function.ok_or_else(missing)?,
+                realloc: find(exports::realloc(call)),
+                post_return: find(exports::post_return(call)),
+            })
+        };
+        let resources = module.resources_required();
+        Ok(Self {
+            wasm_bytes,
+            bytes: engine::code_bytes(&module.image_range(), wasm_bytes, resources.num_memories as usize),
+            memories: (0..).map_while(|place| find(exports::memory(place))).collect(),
+            marks: find(exports::MARKS.to_owned()),
+            globals: (0..).map_while(|place| find(exports::global(place))).collect(),
+            tables: resources.num_tables,
+            start: find(exports::START.to_owned()),
+            last_words: find(exports::LAST_WORDS.to_owned()),
+            describe: exported(Call::Describe)?,
+            validate: exported(Call::Validate)?,
+            pre,
+        })
+    }
+}
+
+/// A module and the state in which it judges, as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Described {
+    code: Finished,
+    wasm_bytes: usize,
+    start: Snapshot,
+}
+
+/// A module of which it is not known yet in which state it judges.
+pub(super) struct Undescribed(Code);
+
+impl Undescribed {
+    /// Runs what the module has run when it starts, calls `describe`, and takes the state in which that leaves the module
+    /// as the one that every event finds.
+    pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Residents, Description), Broken> {
+        let limits = for_describing(limits);
+        let mut resident = Resident::new(&self.0, sandbox, &limits)?;
+        let described = resident.start(&self.0).and_then(|()| resident.describe(&self.0, &limits));
+        let description = described.map_err(|broken| Broken { last_words: resident.last_words(&self.0), ..broken })?;
+        let mut untouched = Resident::new(&self.0, sandbox, &limits)?;
+        let start = Snapshot::take(&mut resident, &mut untouched);
+        Ok((Residents::new(self.0, start), description))
+    }
+}
+
+/// One module's instances.
+pub(super) struct Residents {
+    code: Code,
+    start: Snapshot,
+    /// A new instance takes long enough to count it within the deadline.
+    is_large: bool,
+    shelf: Shelf,
+    /// When an event was put to the module last, in ticks of the engine's clock.
+    used_at: AtomicU64,
+}
+
+impl Keeper for Residents {
+    fn used_at(&self) -> u64 {
+        self.used_at.load(Relaxed)
+    }
+
+    fn let_go(&self) -> bool {
+        let mut any = false;
+        while self.shelf.take().is_some() {
+            any = true;
+        }
+        any
+    }
+}
+
+impl Residents {
+    fn new(code: Code, start: Snapshot) -> Self {
+        let image = code.pre.module().image_range();
+        let image_bytes = (image.end as usize).saturating_sub(image.start as usize);
+        let is_large = start.described_bytes() > UNTIMED_BYTES_MAX || image_bytes > UNTIMED_IMAGE_BYTES_MAX;
+        Self { code, start, is_large, shelf: Shelf::new(), used_at: AtomicU64::new(0) }
+    }
+
+    /// Compiles a rewritten module.
+    pub(super) fn compile(sandbox: &Sandbox, rewritten: &[u8]) -> wasmtime::Result<Undescribed> {
+        Code::of(sandbox, &Module::from_binary(&sandbox.engine, rewritten)?, rewritten.len()).map(Undescribed)
+    }
+
+    /// This module as data.
+    pub(super) fn described(&self) -> wasmtime::Result<Described> {
+        let code = Finished::of_module(self.code.pre.module())?;
+        Ok(Described { code, wasm_bytes: self.code.wasm_bytes, start: self.start.clone() })
+    }
+
+    /// The module that [`Residents::described`] told of, whose instances make room for others when they rest.
+    pub(super) fn open(sandbox: &Sandbox, described: Described) -> wasmtime::Result<Arc<Self>> {
+        let Described { code, wasm_bytes, start } = described;
+        let code = Code::of(sandbox, &code.module(&sandbox.engine)?, wasm_bytes)?;
+        let residents = Arc::new(Self::new(code, start));
+        let keeper: Weak<Self> = Arc::downgrade(&residents);
+        sandbox.memory.register(keeper);
+        Ok(residents)
+    }
+
+    /// Whether instances stay and are set back.
+    pub(super) fn stay(&self) -> bool {
+        self.code.marks.is_some()
+    }
+
+    /// Puts one event to an instance in the state of the start. One whose answer is not believed ends.
+    pub(super) fn judge(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        event: &GuestEvent<'_>,
+        believe: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
+    ) -> Result<Verdict, Broken> {
+        let now = sandbox.memory.now();
+        // Written seldom, since all threads look at it.
+        if self.used_at.load(Relaxed) != now {
+            self.used_at.store(now, Relaxed);
+        }
+        let mut resident = match self.shelf.take() {
+            Some(mut resident) => {
+                resident.begin(limits)?;
+                resident
+            }
+            None => Box::new(self.start_another(sandbox, limits)?),
+        };
+        let verdict = match resident.judge(limits, event) {
+            Ok(verdict) => believe(verdict)?,
+            Err(broken) => return Err(Broken { last_words: resident.last_words(&self.code), ..broken }),
+        };
+        if self.stay() && resident.set_back(&self.start) && resident.may_stay(sandbox, self.code.tables) {
+            self.shelf.keep(resident);
+        }
+        Ok(verdict)
+    }
+
+    /// Shows that an instance can be made within `limits`, as an event would have to.
+    pub(super) fn try_start(&self, sandbox: &Sandbox, limits: &Limits) -> Result<(), Broken> {
+        self.start_another(sandbox, limits).map(|_| ())
+    }
+
+    /// How many instances are at rest.
+    #[cfg(test)]
+    pub(super) fn at_rest(&self) -> usize {
+        self.shelf.places().filter(|place| place.is_some()).count()
+    }
+
+    /// The bytes that the module takes without any instance: its code, and the state that every event finds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.code.bytes.saturating_add(self.start.memory_bytes_kept())
+    }
+
+    fn start_another(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Resident, Broken> {
+        let mut store = new_store(&self.code, sandbox, limits);
+        if self.is_large {
+            store.data_mut().is_over();
+        }
+        let mut resident = Resident::within(&self.code, store)?;
+        resident.bring_to(&self.start, self.is_large)?;
+        Ok(resident)
+    }
+}
+
+/// One instance in a store of its own.
+struct Resident {
+    store: Store<Meter>,
+    parts: Parts,
+    /// Cards that the last event wrote to.
+    written: Vec<u32>,
+    /// What of its memory was ever written to.
+    pages: Pages,
+    /// What it takes to be kept.
+    permit: Option<(OwnedSemaphorePermit, Claim)>,
+}
+
+/// What of an instance is reached from outside.
+struct Parts {
+    instance: Instance,
+    /// The first is the one in which texts are passed.
+    memories: Box<[Memory]>,
+    marks: Option<Memory>,
+    globals: Box<[Global]>,
+    validate: Callable<Flat>,
+}
+
+/// An event as the canonical ABI passes it: a text is its address and its bytes, and the timestamp stands before the data.
+type Flat = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, i64, u32, u32);
+
+/// Asks for a place: where it was and how large, its alignment and how large it is to be.
+type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
+
+/// A function of the contract in one instance. Its answer is an address.
+struct Callable<P> {
+    function: TypedFunc<P, u32>,
+    realloc: Option<Realloc>,
+    post_return: Option<TypedFunc<u32, ()>>,
+}
+
+impl<P: WasmParams> Callable<P> {
+    fn of(exported: &Exported, instance: Instance, store: &mut Store<Meter>) -> wasmtime::Result<Self> {
+        let mut function = |export: &ModuleExport| {
+            let export = instance.get_module_export(&mut *store, export).and_then(wasmtime::Extern::into_func);
+            export.expect("the rewriting exports it")
+        };
+        let (call, realloc) = (function(&exported.function), exported.realloc.as_ref().map(&mut function));
+        let post_return = exported.post_return.as_ref().map(&mut function);
+        Ok(Self {
+            function: call.typed(&*store)?,
+            realloc: realloc.map(|realloc| realloc.typed(&*store)).transpose()?,
+            post_return: post_return.map(|post_return| post_return.typed(&*store)).transpose()?,
+        })
+    }
+}
+
+impl Parts {
+    fn of_new(code: &Code, store: &mut Store<Meter>) -> wasmtime::Result<Self> {
+        let instance = code.pre.instantiate(&mut *store)?;
+        let mut found = |export: &ModuleExport| {
+            instance.get_module_export(&mut *store, export).expect("what a module exports, its instances do")
+        };
+        let mut memory = |export| found(export).into_memory().expect("the rewriting exports a memory so");
+        let (memories, marks) = (code.memories.iter().map(&mut memory).collect(), code.marks.as_ref().map(&mut memory));
+        let global = |export| found(export).into_global().expect("the rewriting exports a global so");
+        let globals = code.globals.iter().map(global).collect();
+        let validate = Callable::of(&code.validate, instance, store)?;
+        Ok(Self { instance, memories, marks, globals, validate })
+    }
+}
+
+fn new_store(code: &Code, sandbox: &Sandbox, limits: &Limits) -> Store<Meter> {
+    let mut store = sandbox.store(limits);
+    if code.marks.is_some() {
+        store.data_mut().let_have_beside(MARKS_BYTES);
+    }
+    store
+}
+
+impl Resident {
+    fn new(code: &Code, sandbox: &Sandbox, limits: &Limits) -> Result<Self, Broken> {
+        Self::within(code, new_store(code, sandbox, limits))
+    }
+
+    fn within(code: &Code, mut store: Store<Meter>) -> Result<Self, Broken> {
+        match Parts::of_new(code, &mut store) {
+            Ok(parts) => Ok(Self { store, parts, written: Vec::new(), pages: Pages::default(), permit: None }),
+            Err(error) => Err(unstarted(&error, &store)),
+        }
+    }
+
+    /// Runs what the module has run when it starts.
+    fn start(&mut self, code: &Code) -> Result<(), Broken> {
+        let Some(start) = &code.start else { return Ok(()) };
+        let start = self.parts.instance.get_module_export(&mut self.store, start).and_then(wasmtime::Extern::into_func);
+        let start = start.expect("the rewriting exports it").typed::<(), ()>(&self.store);
+        start.and_then(|start| start.call(&mut self.store, ())).map_err(|error| broken(&error, &self.store))
+    }
+
+    /// Calls `describe`.
+    fn describe(&mut self, code: &Code, limits: &Limits) -> Result<Description, Broken> {
+        let describe = Callable::<()>::of(&code.describe, self.parts.instance, &mut self.store);
+        let describe = describe.map_err(|error| broken(&error, &self.store))?;
+        let address = describe.function.call(&mut self.store, ()).map_err(|error| broken(&error, &self.store))?;
+        let description = self.answer(limits, |answer| answer.description(address))?;
+        was_read(&mut self.store, describe.post_return.as_ref(), address)?;
+        Ok(description)
+    }
+
+    /// Begins another call in an instance that stayed.
+    fn begin(&mut self, limits: &Limits) -> Result<(), Broken> {
+        engine::begin_call(&mut self.store, limits);
+        let memory_bytes = self.parts.memories[0].data_size(&self.store);
+        if !self.store.data_mut().has_memory(memory_bytes) {
+            return Err(denied(&self.store).expect("it was just denied"));
+        }
+        Ok(())
+    }
+
+    /// Puts an event to the instance, which leaves it in whatever state the event brings it to.
+    fn judge(&mut self, limits: &Limits, event: &GuestEvent<'_>) -> Result<GuestVerdict, Broken> {
+        let (id, application) = (self.put(event.id)?, self.put(event.application)?);
+        let (session, category) = (self.put(event.session_id)?, self.put(event.category)?);
+        let (name, data) = (self.put(event.name)?, self.put(event.data)?);
+        #[rustfmt::skip]
+        let flat = (
+            id.0, id.1, application.0, application.1, session.0, session.1, category.0, category.1, name.0, name.1,
+            event.timestamp_us, data.0, data.1,
+        );
+        let called = self.parts.validate.function.call(&mut self.store, flat);
+        let address = called.map_err(|error| broken(&error, &self.store))?;
+        let verdict = self.answer(limits, |answer| answer.verdict(address))?;
+        was_read(&mut self.store, self.parts.validate.post_return.as_ref(), address)?;
+        Ok(verdict)
+    }
+
+    /// What the module says of its end: in the first memory, where the exported global points to, a length in four bytes
+    /// and so many bytes of text. Nothing of it is trusted.
+    fn last_words(&mut self, code: &Code) -> Option<String> {
+        let global =
+            self.parts.instance.get_module_export(&mut self.store, code.last_words.as_ref()?)?.into_global()?;
+        let start = global.get(&mut self.store).i32()?.cast_unsigned() as usize;
+        let memory = self.parts.memories[0].data(&self.store);
+        let (length, text) = memory.get(start..)?.split_first_chunk()?;
+        let length = (u32::from_le_bytes(*length) as usize).min(LAST_WORDS_BYTES_MAX);
+        let text = String::from_utf8_lossy(text.get(..length)?);
+        (!text.is_empty()).then(|| text.into_owned())
+    }
+
+    /// Puts a text where the module wants it, before it is asked for the place of the next: its address and its bytes.
+    fn put(&mut self, text: &str) -> Result<(u32, u32), Broken> {
+        let bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
+        let realloc = self.parts.validate.realloc.as_ref();
+        let realloc = realloc.ok_or_else(|| Broken::output("it has no place for texts"))?;
+        // No former place, none of its bytes, and no alignment.
+        let address = realloc.call(&mut self.store, (0, 0, 1, bytes));
+        let address = address.map_err(|error| broken(&error, &self.store))?;
+        let start = address as usize;
+        let memory = self.parts.memories[0].data_mut(&mut self.store);
+        let Some(place) = memory.get_mut(start..start.saturating_add(text.len())) else {
+            let broken = Broken::output("it allocates outside of its memory");
+            return Err(denied(&self.store).unwrap_or(broken));
+        };
+        place.copy_from_slice(text.as_bytes());
+        if let Some(marks) = self.parts.marks.filter(|_| !text.is_empty()) {
+            let marks = marks.data_mut(&mut self.store);
+            marks[start >> CARD_SHIFT..=(start + text.len() - 1) >> CARD_SHIFT].fill(1);
+        }
+        Ok((address, bytes))
+    }
+
+    /// Reads an answer out of the memory.
+    fn answer<T>(&self, limits: &Limits, read: impl FnOnce(&mut Answer<'_>) -> Result<T, Broken>) -> Result<T, Broken> {
+        let answer = read(&mut Answer::new(self.parts.memories[0].data(&self.store), limits));
+        answer.map_err(|broken| denied(&self.store).unwrap_or(broken))
+    }
+
+    /// Undoes what the last event did. False when that cannot be done, or is not worth it: then this instance ends here.
+    fn set_back(&mut self, start: &Snapshot) -> bool {
+        let area = &start.areas[0];
+        if self.parts.memories[0].data_size(&self.store) != area.memory_bytes {
+            return false;
+        }
+        self.collect_written(area.cards.len());
+        if self.written.len() > SET_BACK_BYTES_MAX >> CARD_SHIFT {
+            return false;
+        }
+        let memory = self.parts.memories[0].data_mut(&mut self.store);
+        for card in &self.written {
+            area.restore(memory, *card as usize);
+        }
+        self.pages.note(&self.written);
+        self.set_globals(start);
+        #[cfg(test)]
+        assert!(start.is_state_of(self), "an event left something behind");
+        true
+    }
+
+    /// Brings a new instance to the state of the start; `timed`, when that may take a part of the deadline.
+    fn bring_to(&mut self, start: &Snapshot, timed: bool) -> Result<(), Broken> {
+        for (memory, area) in self.parts.memories.iter().zip(&start.areas) {
+            let missing = area.memory_bytes.saturating_sub(memory.data_size(&self.store)) as u64;
+            if missing > 0 {
+                let pages = missing / memory.page_size(&self.store);
+                let grown = memory.grow(&mut self.store, pages);
+                grown.map_err(|error| unstarted(&error, &self.store))?;
+            }
+            for cards in area.described.chunks(CARDS_A_LOOK) {
+                if timed && self.store.data_mut().is_over() {
+                    return Err(late());
+                }
+                let bytes = memory.data_mut(&mut self.store);
+                for card in cards {
+                    let start = (*card as usize) << CARD_SHIFT;
+                    area.restore_start_of(&mut bytes[start..start + CARD_BYTES], *card as usize);
+                }
+            }
+            self.pages.note(&area.described);
+        }
+        self.set_globals(start);
+        if timed && self.store.data_mut().is_over() {
+            return Err(late());
+        }
+        #[cfg(test)]
+        assert!(start.is_state_of(self), "a new instance is not as `describe` left the first");
+        Ok(())
+    }
+
+    /// Lists the cards that were written to, and wipes their marks.
+    fn collect_written(&mut self, cards: usize) {
+        self.written.clear();
+        let Some(marks) = self.parts.marks else { return };
+        let marks = &mut marks.data_mut(&mut self.store)[..cards.next_multiple_of(MARKS_AT_ONCE)];
+        for (at, marks) in (0..).step_by(MARKS_AT_ONCE).zip(marks.as_chunks_mut::<MARKS_AT_ONCE>().0) {
+            if *marks != [0; MARKS_AT_ONCE] {
+                let marked = (at..).zip(&*marks).filter(|(_, mark)| **mark != 0);
+                self.written.extend(marked.map(|(card, _)| card));
+                *marks = [0; MARKS_AT_ONCE];
+            }
+        }
+    }
+
+    fn set_globals(&mut self, start: &Snapshot) {
+        for (global, value) in self.parts.globals.iter().zip(&start.globals) {
+            if Number::of(&global.get(&mut self.store)) != *value {
+                global.set(&mut self.store, value.to_val()).expect("a mutable global takes a value of its type");
+            }
+        }
+    }
+
+    /// Whether there is room for this instance to be kept.
+    fn may_stay(&mut self, sandbox: &Sandbox, tables: u32) -> bool {
+        if self.permit.is_none() {
+            let permit = Arc::clone(&sandbox.residents).try_acquire_many_owned(tables.max(1)).ok();
+            self.permit = permit.map(|permit| (permit, sandbox.memory.nothing()));
+        }
+        let bytes = INSTANCE_BYTES + self.pages.count * PAGE_BYTES;
+        self.permit.as_mut().is_some_and(|(_, claim)| claim.grow_to(bytes))
+    }
+}
+
+/// Bytes of a page of the system.
+const PAGE_BYTES: usize = 4 << 10;
+/// About what an instance takes beside the pages of its memory: the engine's own state of it, and its marks.
+const INSTANCE_BYTES: usize = 16 << 10;
+
+/// Pages of the system that were written to.
+#[derive(Default)]
+struct Pages {
+    /// A bit for each.
+    written: Vec<u64>,
+    count: usize,
+}
+
+impl Pages {
+    /// Notes those of these cards, which come in order.
+    fn note(&mut self, cards: &[u32]) {
+        let mut last = None;
+        for card in cards {
+            let page = *card as usize / (PAGE_BYTES / CARD_BYTES);
+            if last.replace(page) != Some(page) {
+                self.note_page(page);
+            }
+        }
+    }
+
+    fn note_page(&mut self, page: usize) {
+        let (word, bit) = (page / 64, 1 << (page % 64));
+        if word >= self.written.len() {
+            self.written.resize(word + 1, 0);
+        }
+        self.count += usize::from(self.written[word] & bit == 0);
+        self.written[word] |= bit;
+    }
+}
+
+/// Tells a module that its answer was read.
+fn was_read(store: &mut Store<Meter>, post_return: Option<&TypedFunc<u32, ()>>, address: u32) -> Result<(), Broken> {
+    let Some(post_return) = post_return else { return Ok(()) };
+    post_return.call(&mut *store, address).map_err(|error| broken(&error, store))
+}
+
+/// Marks that are looked at together; few are set.
+const MARKS_AT_ONCE: usize = 32;
+
+/// A state of a module: its memories and its mutable globals.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Snapshot {
+    areas: Box<[Area]>,
+    globals: Box<[Number]>,
+}
+
+/// A state of a memory, without the cards that are all zeros.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Area {
+    memory_bytes: usize,
+    /// For each card of the memory its place in `bytes`, counted in cards, or [`ZEROS`].
+    cards: Box<[u32]>,
+    /// Cards, one after the other.
+    bytes: Blob,
+    /// The cards in which this differs from a new instance.
+    described: Box<[u32]>,
+}
+
+/// The place of a card that is all zeros.
+const ZEROS: u32 = u32::MAX;
+
+impl Snapshot {
+    /// Takes the state of an instance; `untouched` is one of the same code in which nothing ran.
+    fn take(resident: &mut Resident, untouched: &mut Resident) -> Self {
+        let globals =
+            resident.parts.globals.iter().map(|global| Number::of(&global.get(&mut resident.store))).collect();
+        let pairs = resident.parts.memories.iter().zip(&untouched.parts.memories);
+        let all = resident.parts.marks.is_some();
+        let areas = pairs.map(|(own, new)| Area::take(own.data(&resident.store), new.data(&untouched.store), all));
+        Self { areas: areas.collect(), globals }
+    }
+
+    /// Bytes that are written to bring a new instance here.
+    fn described_bytes(&self) -> usize {
+        self.areas.iter().map(|area| area.described.len() << CARD_SHIFT).sum()
+    }
+
+    /// The bytes that this takes.
+    fn memory_bytes_kept(&self) -> usize {
+        let kept = |area: &Area| size_of_val(&*area.cards) + area.bytes.len() + size_of_val(&*area.described);
+        self.areas.iter().map(kept).sum()
+    }
+
+    /// Compares everything.
+    #[cfg(test)]
+    fn is_state_of(&self, resident: &mut Resident) -> bool {
+        let Resident { store, parts, .. } = resident;
+        let globals = parts.globals.iter().map(|global| Number::of(&global.get(&mut *store)));
+        let globals = globals.eq(self.globals.iter().copied());
+        let whole = parts.marks.is_some();
+        let marks = parts
+            .marks
+            .is_none_or(|marks| marks.data(&*store)[..self.areas[0].cards.len()].iter().all(|mark| *mark == 0));
+        let mut memories = parts.memories.iter().zip(&self.areas);
+        let memories = memories.all(|(memory, area)| area.is_state_of(memory.data(&*store), whole));
+        globals && marks && memories
+    }
+}
+
+impl Area {
+    /// Keeps all cards, or those alone that differ from a new instance's.
+    fn take(memory: &[u8], new: &[u8], all: bool) -> Self {
+        // A memory is pages of 64 KiB, so that no card is cut.
+        let (cards, new) = (memory.as_chunks::<CARD_BYTES>().0, new.as_chunks::<CARD_BYTES>().0);
+        let (mut places, mut bytes, mut described) = (Vec::with_capacity(cards.len()), Vec::new(), Vec::new());
+        for (at, card) in (0_u32..).zip(cards) {
+            let differs = *card != *new.get(at as usize).unwrap_or(&[0; CARD_BYTES]);
+            if differs {
+                described.push(at);
+            }
+            if *card == [0; CARD_BYTES] || !(all || differs) {
+                places.push(ZEROS);
+            } else {
+                places.push(u32::try_from(bytes.len() >> CARD_SHIFT).expect("a memory has fewer cards"));
+                bytes.extend_from_slice(card);
+            }
+        }
+        Self { memory_bytes: memory.len(), cards: places.into(), bytes: bytes.into(), described: described.into() }
+    }
+
+    #[cfg(test)]
+    fn is_state_of(&self, memory: &[u8], whole: bool) -> bool {
+        let same = |(at, card): (usize, &[u8; CARD_BYTES])| match self.cards[at] {
+            ZEROS => *card == [0; CARD_BYTES],
+            place => *card == *self.card(place),
+        };
+        let cards = memory.as_chunks().0;
+        let described = self.described.iter().map(|card| *card as usize);
+        memory.len() == self.memory_bytes
+            && described.map(|at| (at, &cards[at])).all(same)
+            && (!whole || cards.iter().enumerate().all(same))
+    }
+
+    /// The card at a place in `bytes`.
+    fn card(&self, place: u32) -> &[u8] {
+        let start = (place as usize) << CARD_SHIFT;
+        &self.bytes[start..start + CARD_BYTES]
+    }
+
+    /// Restores a card, and how far a store may have reached into the next.
+    fn restore(&self, memory: &mut [u8], card: usize) {
+        let start = card << CARD_SHIFT;
+        let (here, beyond) = memory[start..].split_at_mut(CARD_BYTES);
+        self.restore_start_of(here, card);
+        let reach = beyond.len().min(STORE_REACH);
+        if reach > 0 {
+            self.restore_start_of(&mut beyond[..reach], card + 1);
+        }
+    }
+
+    fn restore_start_of(&self, memory: &mut [u8], card: usize) {
+        match self.cards[card] {
+            ZEROS => memory.fill(0),
+            place => memory.copy_from_slice(&self.card(place)[..memory.len()]),
+        }
+    }
+}
+
+/// The value of a global: its bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Number {
+    I32(i32),
+    I64(i64),
+    F32(u32),
+    F64(u64),
+    V128(u128),
+}
+
+impl Number {
+    fn of(value: &Val) -> Self {
+        match *value {
+            Val::I32(value) => Self::I32(value),
+            Val::I64(value) => Self::I64(value),
+            Val::F32(bits) => Self::F32(bits),
+            Val::F64(bits) => Self::F64(bits),
+            Val::V128(bits) => Self::V128(bits.as_u128()),
+            _ => unreachable!("the rewriting takes only modules whose mutable globals are numbers"),
+        }
+    }
+
+    fn to_val(self) -> Val {
+        match self {
+            Self::I32(value) => Val::I32(value),
+            Self::I64(value) => Val::I64(value),
+            Self::F32(bits) => Val::F32(bits),
+            Self::F64(bits) => Val::F64(bits),
+            Self::V128(bits) => Val::V128(bits.into()),
+        }
+    }
+}
+
+/// Instances at rest. Nobody waits here: who finds none makes one, and who finds no room drops his.
+struct Shelf(Box<[Mutex<Option<Box<Resident>>>]>);
+
+/// Threads that have judged so far.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Where this thread looks first, so that threads do not meet.
+    static PLACE: usize = THREADS.fetch_add(1, Relaxed);
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let places = std::thread::available_parallelism().map_or(1, usize::from).min(KEPT_MAX);
+        Self((0..places).map(|_| Mutex::new(None)).collect())
+    }
+
+    fn take(&self) -> Option<Box<Resident>> {
+        self.places().find_map(|mut place| place.take())
+    }
+
+    fn keep(&self, resident: Box<Resident>) {
+        let room = self.places().find(|place| place.is_none());
+        if let Some(mut place) = room {
+            *place = Some(resident);
+        }
+    }
+
+    /// The places that nobody is at just now, this thread's own first.
+    fn places(&self) -> impl Iterator<Item = MutexGuard<'_, Option<Box<Resident>>>> {
+        let first = PLACE.with(|place| *place) % self.0.len();
+        let (before, from) = self.0.split_at(first);
+        from.iter().chain(before).filter_map(|place| match place.try_lock() {
+            Ok(place) => Some(place),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
+    }
+}

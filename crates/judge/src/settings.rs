@@ -1,0 +1,213 @@
+//! What a module may use, and what its faults mean for the sender: the gateway's defaults, and the `<name>.toml` beside a
+//! module that changes some of them. Parsing only; which file applies is the modules directory's business.
+
+use eye_event::verdict::Digest;
+use serde::{Deserialize, Serialize};
+
+/// What one call of a module may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Milliseconds that judging one event may run, waiting for a processor not counted, up to two ticks of 5 ms more.
+    pub deadline_ms: u64,
+    /// Bytes of linear memory, all memories of a module together.
+    pub memory_bytes_max: usize,
+    /// Bytes of a verdict: an amended `data`, or all texts of the violations together.
+    pub output_bytes_max: usize,
+    /// Violations in one verdict.
+    pub violations_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { deadline_ms: 50, memory_bytes_max: 64 << 20, output_bytes_max: 256 << 10, violations_max: 100 }
+    }
+}
+
+/// What the sender of an event is told when the module faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFault {
+    /// The event is kept as a dead letter; the sender need not send it again.
+    #[default]
+    Quarantine,
+    /// The sender is asked to try again; the event is not kept.
+    Retry,
+}
+
+/// Everything that can be set for one module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Settings {
+    /// What one call may use.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// What a fault means for the sender.
+    pub on_fault: OnFault,
+    /// Whether refused events are kept as they came (true), or nothing of them (false), whatever the module says.
+    pub keep_raw: Option<bool>,
+    /// The one version that is taken though it redacts no more what the version before redacts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<Digest>,
+}
+
+/// The file as written: every key is optional, unknown keys are errors.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    deadline_ms: Option<u64>,
+    memory_bytes_max: Option<usize>,
+    output_bytes_max: Option<usize>,
+    violations_max: Option<usize>,
+    on_fault: Option<OnFault>,
+    keep_raw: Option<bool>,
+    force: Option<String>,
+}
+
+/// What a file is read with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given {
+    /// What it may leave out.
+    pub(super) defaults: Limits,
+    /// The longest deadline that it may ask for: senders are answered after it, or they would never hear of the fault.
+    pub(super) deadline_ms_max: u64,
+}
+
+/// The most that a file may ask for: a typing error must not give a module an hour or a terabyte.
+const MOST: Limits =
+    Limits { deadline_ms: 10_000, memory_bytes_max: 1 << 30, output_bytes_max: 8 << 20, violations_max: 10_000 };
+
+impl Settings {
+    /// The settings of a module without a file.
+    pub(super) fn of(defaults: Limits) -> Self {
+        Self { limits: defaults, ..Self::default() }
+    }
+
+    /// Lays the text of a `<name>.toml` over the defaults.
+    ///
+    /// # Errors
+    ///
+    /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range. It quotes
+    /// nothing: the file may be another one than was meant, with secrets in it.
+    pub(super) fn parse(text: &str, Given { defaults, deadline_ms_max }: Given) -> Result<Self, String> {
+        let written: Written = toml::from_str(text).map_err(|error| told(text, &error))?;
+        let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault, keep_raw, force } =
+            written;
+        let force = force.map(|digest| digest.parse().map_err(|why| format!("`force`: {why}"))).transpose()?;
+        let deadline_ms_max = deadline_ms_max.min(MOST.deadline_ms);
+        let limits = Limits {
+            deadline_ms: pick("deadline_ms", deadline_ms, defaults.deadline_ms, deadline_ms_max)?,
+            memory_bytes_max: pick(
+                "memory_bytes_max",
+                memory_bytes_max,
+                defaults.memory_bytes_max,
+                MOST.memory_bytes_max,
+            )?,
+            output_bytes_max: pick(
+                "output_bytes_max",
+                output_bytes_max,
+                defaults.output_bytes_max,
+                MOST.output_bytes_max,
+            )?,
+            violations_max: pick("violations_max", violations_max, defaults.violations_max, MOST.violations_max)?,
+        };
+        Ok(Self { limits, on_fault: on_fault.unwrap_or_default(), keep_raw, force })
+    }
+}
+
+/// Where the text is wrong, and what was expected there.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let message = error.message();
+    // The beginnings of serde's messages, after which they quote what they found.
+    let quoting = [
+        ("unknown field", "an unknown key"),
+        ("unknown variant", "an unknown word"),
+        ("invalid type", "a value of another kind"),
+        ("invalid value", "a value that it may not have"),
+        ("invalid length", "a value of another length"),
+    ];
+    let found = quoting.into_iter().find(|(beginning, _)| message.starts_with(beginning));
+    let what = match (found, message.rsplit_once(", expected ")) {
+        (Some((_, found)), Some((_, expected))) => format!("{found}, expected {expected}"),
+        (Some((_, found)), None) => found.to_owned(),
+        (None, _) if message.contains(['`', '"', '\'']) => "it is no TOML".to_owned(),
+        (None, _) => message.to_owned(),
+    };
+    format!("line {line}, column {column}: {what}")
+}
+
+/// The value as written if it lies within bounds, else the default.
+fn pick<T>(name: &str, written: Option<T>, default: T, most: T) -> Result<T, String>
+where
+    T: Ord + Copy + std::fmt::Display + From<u8>,
+{
+    let most = most.max(default);
+    match written {
+        None => Ok(default),
+        Some(value) if (T::from(1)..=most).contains(&value) => Ok(value),
+        Some(value) => Err(format!("`{name}` is {value}, and must be 1 to {most}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(text, Given { defaults: Limits::default(), deadline_ms_max: 4_999 })
+    }
+
+    #[test]
+    fn a_file_changes_only_what_it_names() {
+        let settings = parse("deadline_ms = 5\non_fault = \"retry\"").expect("good");
+        assert_eq!(settings.limits.deadline_ms, 5);
+        assert_eq!(settings.limits.violations_max, 100);
+        assert_eq!(settings.on_fault, OnFault::Retry);
+    }
+
+    #[test]
+    fn what_is_kept_of_refused_events_is_said_in_the_file() {
+        assert_eq!((parse("").expect("good").keep_raw, parse("").expect("good").force), (None, None));
+        assert_eq!(parse("keep_raw = false").expect("good").keep_raw, Some(false));
+        let digest = Digest::of(b"abc");
+        assert_eq!(parse(&format!("force = \"{digest}\"")).expect("good").force, Some(digest));
+        let wrong = parse("force = \"yes\"").expect_err("no digest");
+        assert!(wrong.contains("`force`: a digest is 64"), "{wrong}");
+    }
+
+    #[test]
+    fn unknown_keys_and_wild_values_are_told() {
+        let unknown = parse("violations_max = 5\ndead_line = 5").expect_err("unknown key");
+        assert!(unknown.starts_with("line 2, column 1: an unknown key, expected one of `deadline_ms`"), "{unknown}");
+        let wild = parse("deadline_ms = 0").expect_err("zero");
+        assert!(wild.contains("1 to 4999"), "{wild}");
+        assert!(!wild.contains("deadline_ms = "), "{wild}");
+        // Its sender would be answered before the deadline is over.
+        let late = parse("deadline_ms = 5000").expect_err("too long");
+        assert!(late.contains("1 to 4999"), "{late}");
+    }
+    #[test]
+    fn nothing_of_the_file_is_quoted() {
+        for text in [
+            "HOME=/root\0PATH=/bin\0DATABASE_URL=postgres://eye:hunter2@db/eye\0",
+            "hunter2",
+            "hunter2 = 1",
+            "deadline_ms = \"hunter2\"",
+            "deadline_ms = \"hunter2, expected hunter2\"",
+            "deadline_ms = hunter2",
+            "on_fault = \"hunter2\"",
+            "[hunter2]",
+            "deadline_ms = 5 hunter2",
+            "deadline_ms = 5\nhunter2 = ",
+            "\"hunter2\" = 5\n\"hunter2\" = 6",
+            "deadline_ms = [\"hunter2\"]",
+            "deadline_ms = { hunter2 = 5 }",
+        ] {
+            let told = parse(text).expect_err(text);
+            assert!(told.starts_with("line ") && told.contains(", column "), "{text}: {told}");
+            assert!(!told.contains("hunter2") && !told.contains("postgres"), "{text}: {told}");
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The threads that have modules loaded, so that no request waits for a compiler: a few of them, owned, joined on drop. A
+//! worker reads a file, and takes it as far as it goes; what that means for the slot is decided by who asked. There are two
+//! lanes: every file begins in the quick one, and what does not end there in little time goes on in the heavy one, so
+//! that a small file never waits for large ones.
+
+use std::fs;
+use std::io::Read as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use eye_event::verdict::Digest;
+use serde::Serialize;
+
+use super::component::{Program, Step};
+use super::directory::{self, Signature};
+use super::engine::Sandbox;
+use super::history::{History, Version};
+use super::loading::{Asked, Lane, Loader, Unloaded};
+use super::settings::Limits;
+use super::slot::Slot;
+use super::world::Refusal;
+
+/// Bytes of a module file. JavaScript and Python validators carry their interpreter, and stay far below.
+pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
+
+/// Threads of the quick lane at most. The heavy one has half as many: its files take processors for long.
+const QUICK_MAX: usize = 4;
+
+/// Files that may wait for the heavy lane: more than any gateway has.
+const HEAVY_WAITING_MAX: usize = 100_000;
+
+/// Where the newest file of a slot stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum State {
+    /// The file was seen, and is not complete or not yet at rest.
+    Settling,
+    /// It is compared with the contract.
+    Checking,
+    /// It is compiled.
+    Compiling,
+    /// `describe` and the examples run.
+    SelfTest,
+    /// It serves.
+    Active,
+    /// It was not taken; `last_error` says why. The last good module, if there was one, still serves.
+    Refused,
+}
+
+impl State {
+    /// All, in the order in which a file goes through them.
+    pub const ALL: [Self; 6] =
+        [Self::Settling, Self::Checking, Self::Compiling, Self::SelfTest, Self::Active, Self::Refused];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Settling => "settling",
+            Self::Checking => "checking",
+            Self::Compiling => "compiling",
+            Self::SelfTest => "self-test",
+            Self::Active => "active",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A state that a worker moves while others look on.
+#[derive(Debug)]
+pub(super) struct StateCell(AtomicU8);
+
+impl StateCell {
+    pub(super) fn new(state: State) -> Self {
+        Self(AtomicU8::new(state as u8))
+    }
+
+    pub(super) fn set(&self, state: State) {
+        self.0.store(state as u8, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> State {
+        match self.0.load(Relaxed) {
+            0 => State::Settling,
+            1 => State::Checking,
+            2 => State::Compiling,
+            3 => State::SelfTest,
+            4 => State::Active,
+            _ => State::Refused,
+        }
+    }
+}
+
+/// One file to look into.
+#[derive(Clone)]
+pub(super) struct Job {
+    pub(super) slot: Slot,
+    /// Which life of the slot asks: its file may go and come again meanwhile.
+    pub(super) generation: u64,
+    pub(super) path: PathBuf,
+    /// The file is not to be looked into, or there is none: only a kept version can serve.
+    pub(super) is_barred: bool,
+    pub(super) limits: Limits,
+    /// The content seen last, for good or bad: it is not loaded again.
+    pub(super) known: Option<Digest>,
+    /// What serves now.
+    pub(super) serving: Option<Digest>,
+    /// Whether a kept version is to serve if the file cannot.
+    pub(super) falls_back: bool,
+    /// But not yet if the file only ran out of time or room: it is tried again soon, and its events wait.
+    pub(super) is_patient: bool,
+    /// What serves could not be kept as a version, and is to be now.
+    pub(super) unkept: bool,
+    /// What serves takes secrets out of what is kept, and so must what replaces it,
+    pub(super) must_redact: bool,
+    /// unless it is this version.
+    pub(super) force: Option<Digest>,
+    pub(super) state: Arc<StateCell>,
+    /// Raised when the file is another one by now, and what is found of this one concerns nobody.
+    pub(super) cancelled: Arc<AtomicBool>,
+}
+
+/// What a worker found.
+pub(super) struct Done {
+    pub(super) slot: Slot,
+    pub(super) generation: u64,
+    pub(super) outcome: Outcome,
+    /// The version that is to serve in place of the file.
+    pub(super) kept: Option<(Digest, Program)>,
+    /// The versions of the slot, the newest first, where they were looked up.
+    pub(super) versions: Option<Vec<Version>>,
+    /// Why what serves could not be kept as a version.
+    pub(super) unkept: Option<Refusal>,
+}
+
+/// How far a file came.
+pub(super) enum Outcome {
+    /// The content is the one seen last.
+    Same,
+    /// The content is the one that serves, after another was seen.
+    Serving(Digest),
+    /// It can serve.
+    Loaded(Digest, Program),
+    /// It cannot, as this step showed; an incomplete file is told in the same way.
+    Refused(Digest, State, Refusal),
+    /// It takes longer than others should wait, and goes on in the heavy lane. There will be another answer to this job.
+    Heavy,
+    /// It was written to while it was loaded, so what was loaded may be half of each.
+    Rewritten,
+    /// It could not be read.
+    Unreadable(String),
+    /// It was not looked into.
+    Barred,
+}
+
+/// What workers need beside their job.
+pub(super) struct Tools {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) loader: Loader,
+    pub(super) history: History,
+}
+
+/// The loading threads.
+pub(super) struct Workers {
+    /// Dropped to stop them.
+    jobs: Option<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts as many threads for the quick lane as the machine has processors, four at most. Each calls `done` with what
+    /// it found, and ends when that says that nobody listens.
+    pub(super) fn start(
+        tools: &Arc<Tools>,
+        done: impl Fn(Done) -> bool + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(QUICK_MAX);
+        let (jobs, queue) = sync_channel::<Job>(count);
+        let (heavy_jobs, heavy_queue) = sync_channel::<Job>(HEAVY_WAITING_MAX);
+        let (queue, heavy_queue) = (Arc::new(Mutex::new(queue)), Arc::new(Mutex::new(heavy_queue)));
+        let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count + count.div_ceil(2)) };
+        for _ in 0..count {
+            let (tools, queue, done, heavy) = (Arc::clone(tools), Arc::clone(&queue), done.clone(), heavy_jobs.clone());
+            workers.spawn("eye-load", move || {
+                while let Some(job) = next(&queue) {
+                    let found = work(&tools, &job, Lane::Quick);
+                    let goes_on = matches!(found.outcome, Outcome::Heavy).then(|| job.going_on(&found));
+                    if !done(found) {
+                        break;
+                    }
+                    // The lane has room for more files than there are.
+                    if let Some(job) = goes_on {
+                        drop(heavy.try_send(job));
+                    }
+                }
+            })?;
+        }
+        for _ in 0..count.div_ceil(2) {
+            let (tools, queue, done) = (Arc::clone(tools), Arc::clone(&heavy_queue), done.clone());
+            workers.spawn("eye-load-heavy", move || {
+                while let Some(job) = next(&queue) {
+                    if !done(work(&tools, &job, Lane::Heavy)) {
+                        break;
+                    }
+                }
+            })?;
+        }
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(work)?);
+        Ok(())
+    }
+
+    /// Hands a job over; false when every worker is busy.
+    pub(super) fn try_load(&self, job: Job) -> bool {
+        let jobs = self.jobs.as_ref().expect("the sender lives until drop");
+        jobs.try_send(job).is_ok()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that loads modules panicked");
+            }
+        }
+    }
+}
+
+/// Waits for a job; `None` when there will be no more.
+fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+impl Job {
+    /// The same job for the heavy lane, after the quick one found this.
+    fn going_on(&self, found: &Done) -> Self {
+        let kept = found.kept.as_ref().map(|(digest, _)| *digest);
+        Self { serving: self.serving.or(kept), falls_back: self.falls_back && kept.is_none(), ..self.clone() }
+    }
+}
+
+fn work(tools: &Tools, job: &Job, lane: Lane) -> Done {
+    let mut recorded = None;
+    let outcome = look_into(tools, job, lane, &mut recorded);
+    let refused = match &outcome {
+        Outcome::Same | Outcome::Serving(_) | Outcome::Loaded(..) => None,
+        Outcome::Refused(digest, ..) => Some(Some(*digest)),
+        Outcome::Heavy | Outcome::Rewritten | Outcome::Unreadable(_) | Outcome::Barred => Some(None),
+    };
+    let waits = job.is_patient && matches!(&outcome, Outcome::Refused(_, _, refusal) if refusal.passing);
+    let kept = refused.filter(|_| job.falls_back && !waits).and_then(|refused| fall_back(tools, job, lane, refused));
+    let unkept = recorded.as_ref().and_then(|recorded| recorded.as_ref().err()).map(unkept);
+    let versions = match recorded {
+        Some(Ok(versions)) => Some(versions),
+        None if refused.is_none() => None,
+        _ => tools.history.versions(&job.slot).ok(),
+    };
+    Done { slot: job.slot.clone(), generation: job.generation, outcome, kept, versions, unkept }
+}
+
+/// What came of keeping a version, if it was to be kept.
+type Recorded = Option<std::io::Result<Vec<Version>>>;
+
+/// What is told of a version that serves and could not be kept. It costs the way back, not the module.
+fn unkept(error: &std::io::Error) -> Refusal {
+    Refusal::new(
+        "a data directory in which the versions of modules can be kept",
+        format!("the version that serves is not kept, so there would be no way back to it: {error}"),
+        "make room under the data directory, and see to it that the gateway may write there; it is tried again",
+    )
+}
+
+fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> Outcome {
+    if job.is_barred {
+        return Outcome::Barred;
+    }
+    let (bytes, before) = match read(&job.path) {
+        Ok(read) => read,
+        Err(error) => return Outcome::Unreadable(error.to_string()),
+    };
+    let digest = Digest::of(&bytes);
+    if job.unkept && job.serving == Some(digest) {
+        *recorded = Some(record(tools, job, digest, &bytes, job.must_redact));
+    }
+    if job.known == Some(digest) {
+        return Outcome::Same;
+    }
+    if job.serving == Some(digest) {
+        return Outcome::Serving(digest);
+    }
+    if bytes.len() as u64 > MODULE_BYTES_MAX {
+        let found = format!("more than {MODULE_BYTES_MAX} bytes");
+        let refusal = Refusal::new("a module of 64 MiB at most", found, "build it for size");
+        return Outcome::Refused(digest, State::Settling, refusal);
+    }
+    let program = match load(tools, job, lane, digest, &bytes) {
+        Ok(program) => program,
+        Err(Unloaded::Refused(refusal)) => return Outcome::Refused(digest, job.state.get(), refusal),
+        Err(Unloaded::Slow) => return Outcome::Heavy,
+        Err(Unloaded::Stopped) => return Outcome::Rewritten,
+    };
+    if fs::metadata(&job.path).is_ok_and(|after| before.was_rewritten(&Signature::of(&after))) {
+        return Outcome::Rewritten;
+    }
+    if !program.offers().redact && job.force != Some(digest) && must_redact(tools, job, digest) {
+        return Outcome::Refused(digest, State::SelfTest, unredacting(digest));
+    }
+    *recorded = Some(record(tools, job, digest, &bytes, program.offers().redact));
+    Outcome::Loaded(digest, program)
+}
+
+/// The newest kept version that can serve. Without one, the events of this slot would be judged by nobody until its file
+/// is mended.
+fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
+    let kept = tools.history.intact(&job.slot);
+    let kept = kept
+        .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
+        .ok()?;
+    kept.filter(|(version, _)| Some(version.digest) != refused).find_map(|(version, bytes)| {
+        let program = load(tools, job, lane, version.digest, &bytes).ok()?;
+        Some((version.digest, program))
+    })
+}
+
+fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> Result<Program, Unloaded> {
+    let begin = |step| {
+        job.state.set(match step {
+            Step::Checking => State::Checking,
+            Step::Compiling => State::Compiling,
+            Step::SelfTest => State::SelfTest,
+        });
+    };
+    let asked = Asked { slot: &job.slot, limits: &job.limits, digest, bytes, cancelled: &job.cancelled };
+    // What is opened here was sound when it was built; a panic of the engine costs that file, not the gateway.
+    let attempt = AssertUnwindSafe(|| tools.loader.load(&tools.sandbox, &asked, lane, begin));
+    catch_unwind(attempt).unwrap_or_else(|_| {
+        Err(Unloaded::Refused(Refusal::new(
+            "a module that can be loaded",
+            "one on which the engine itself failed",
+            "build it with other tools, and report this file to the makers of the gateway",
+        )))
+    })
+}
+
+fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8], redacts: bool) -> std::io::Result<Vec<Version>> {
+    let recorded = tools.history.record(&job.slot, digest, bytes).and_then(|versions| {
+        if redacts {
+            tools.history.note_redacts(&job.slot, digest)?;
+        }
+        Ok(versions)
+    });
+    recorded.inspect_err(|error| {
+        tracing::error!(event_type = %job.slot, %digest, "this version is not kept: {error}");
+    })
+}
+
+/// Whether the version that serves, or served last, takes secrets out of what is kept.
+fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
+    if job.serving.is_some() {
+        return job.must_redact;
+    }
+    let newest = tools.history.versions(&job.slot).ok().and_then(|versions| versions.first().copied());
+    newest.is_some_and(|newest| newest.digest != digest && tools.history.redacts(&job.slot, newest.digest))
+}
+
+fn unredacting(digest: Digest) -> Refusal {
+    Refusal::new(
+        "a module that exports `redact`, as the version before does: it takes secrets out of refused events",
+        "one that does not, so that such events would be kept as they came",
+        format!(
+            "export `redact`, or write `force = \"{digest}\"` into the module's settings if nothing is secret any more"
+        ),
+    )
+}
+
+/// Loads a kept version for another purpose than serving.
+pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8]) -> Option<Program> {
+    let job = Job {
+        slot: slot.clone(),
+        generation: 0,
+        path: PathBuf::new(),
+        is_barred: false,
+        limits: *limits,
+        known: None,
+        serving: None,
+        falls_back: false,
+        is_patient: false,
+        must_redact: false,
+        force: None,
+        unkept: false,
+        state: Arc::new(StateCell::new(State::Settling)),
+        cancelled: Arc::new(AtomicBool::new(false)),
+    };
+    load(tools, &job, Lane::Heavy, Digest::of(bytes), bytes).ok()
+}
+
+/// A file's content, and its signature before it was read.
+fn read(path: &Path) -> std::io::Result<(Vec<u8>, Signature)> {
+    let file = directory::open(path)?;
+    let before = Signature::of(&file.metadata()?);
+    let mut bytes = Vec::new();
+    file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok((bytes, before))
+}
