@@ -156,6 +156,16 @@ impl Source {
         Self { repeated_every, ..self }
     }
 
+    /// The statuses that say of each event of a request that it is stored.
+    pub(crate) fn good_statuses(&self) -> &'static [u16] {
+        match (self.per_request, self.repeated_every) {
+            (1, 0) => &[201],
+            // An event that was sent before is a duplicate.
+            (1, _) => &[201, 200],
+            _ => &[200],
+        }
+    }
+
     /// Events of each request.
     pub(crate) fn events_per_request(&self) -> usize {
         self.per_request
@@ -219,7 +229,7 @@ mod tests {
     use std::collections::HashSet;
 
     use bytes::Bytes;
-    use eye::envelope::{Format, Parsed, Rules, parse};
+    use eye_event::envelope::{Format, Parsed, Rules, parse};
 
     use super::*;
 

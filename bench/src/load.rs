@@ -87,9 +87,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn note(&self, connection: &Connection, exchanged: Result<(u16, usize)>, many: bool) -> Result<()> {
+    fn note(&self, connection: &Connection, exchanged: Result<(u16, usize)>, wanted: &[u16]) -> Result<()> {
         let failure = match exchanged {
-            Ok((status, _)) if status == if many { 200 } else { 201 } => {
+            Ok((status, _)) if wanted.contains(&status) => {
                 self.requests.fetch_add(1, Relaxed);
                 return Ok(());
             }
@@ -176,13 +176,13 @@ impl Closed {
 
 async fn drive(mut connection: Connection, source: Shared, counts: Arc<Counts>) -> Result<()> {
     while !counts.stop.load(Relaxed) {
-        let many = {
+        let wanted = {
             let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
             source.fill(&mut connection.request);
-            source.events_per_request() > 1
+            source.good_statuses()
         };
         let exchanged = connection.exchange().await;
-        counts.note(&connection, exchanged, many)?;
+        counts.note(&connection, exchanged, wanted)?;
     }
     Ok(())
 }
@@ -222,7 +222,7 @@ impl Open {
                         let took_us = u64::try_from(due.elapsed().as_micros())?;
                         times.lock().unwrap_or_else(PoisonError::into_inner).record(took_us.max(1))?;
                     }
-                    counts.note(&connection, exchanged, false)?;
+                    counts.note(&connection, exchanged, &[201])?;
                 }
             });
         }
