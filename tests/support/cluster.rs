@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::psql_at;
+use super::{psql_at, template};
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 /// Ports below those that the system gives away by itself, so that a server that was down finds its own still free.
@@ -38,8 +38,15 @@ impl Server {
         let mut server = Server { folder: folder(), port: 0, options: options.to_owned() };
         give_to_postgres(server.path());
         let data = server.data();
-        let all = [&["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync"][..], arguments].concat();
-        server.run("initdb", &all);
+        let name = ["server", arguments.join("").trim_start_matches('-')].join("-");
+        template::copy(&name, Path::new(&data), || {
+            let made = folder();
+            give_to_postgres(made.path());
+            let place = made.path().join("data");
+            let all = ["-D", &place.display().to_string(), "-U", "postgres", "-A", "trust", "--no-sync"];
+            assert!(run(made.path(), "initdb", &[&all[..], arguments].concat()), "initdb failed");
+            (made, place)
+        });
         change(Path::new(&data));
         server.find_port();
         server
@@ -79,7 +86,7 @@ impl Server {
         let place = self.path().display();
         let options = format!("-k {place} -p {} -c listen_addresses=127.0.0.1 {}", self.port, self.options);
         let log = self.path().join("log").display().to_string();
-        self.try_run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
+        run(self.path(), "pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
     }
 
     /// As a crash does it.
@@ -88,16 +95,7 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        assert!(self.try_run(program, arguments), "{program} failed");
-    }
-
-    fn try_run(&self, program: &str, arguments: &[&str]) -> bool {
-        let mut command = Command::new(PathBuf::from(BINARIES).join(program));
-        command.args(arguments).current_dir(self.path()).stdout(Stdio::null());
-        if let Some((user, group)) = postgres_user() {
-            command.uid(user).gid(group);
-        }
-        command.status().expect(program).success()
+        assert!(run(self.path(), program, arguments), "{program} failed");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -143,6 +141,16 @@ impl Drop for Server {
         // It may be down already, which is what is wanted.
         let _ = command.status();
     }
+}
+
+/// Runs one of the server's programs as its user; whether it ended well.
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(PathBuf::from(BINARIES).join(program));
+    command.args(arguments).current_dir(folder).stdout(Stdio::null());
+    if let Some((user, group)) = postgres_user() {
+        command.uid(user).gid(group);
+    }
+    command.status().expect(program).success()
 }
 
 /// A new folder at a place that the user of the server can get to.

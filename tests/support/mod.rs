@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+mod template;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -106,6 +107,8 @@ pub(crate) struct Setup {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) modules: Vec<(String, Vec<u8>)>,
     pub(crate) arguments: Vec<String>,
+    /// The gateway makes its own cluster, as at its very first start.
+    pub(crate) makes_cluster: bool,
 }
 
 impl Setup {
@@ -119,6 +122,11 @@ impl Setup {
     pub(crate) fn with_argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
+    }
+
+    /// With no cluster yet, as at the very first start.
+    pub(crate) fn without_cluster(self) -> Self {
+        Self { makes_cluster: true, ..self }
     }
 
     /// With a module at `path` in the modules directory from the start.
@@ -158,6 +166,13 @@ impl Setup {
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
         }
+        let has_database = self.environment.iter().any(|(name, _)| name.starts_with("EYE_DATABASE_URL"))
+            || self.arguments.iter().any(|argument| argument.starts_with("--database-url"));
+        let data = folder.path().join("data");
+        if !has_database && !self.makes_cluster && !data.join("postgres").exists() {
+            private(&data);
+            template::copy("embedded", &data.join("postgres"), embedded);
+        }
         Gateway {
             process: None,
             address: String::new(),
@@ -168,6 +183,30 @@ impl Setup {
             folder,
         }
     }
+}
+
+/// A data directory as the gateway makes it: the user of Postgres may pass through, nobody may look.
+fn private(folder: &Path) {
+    std::fs::create_dir_all(folder).expect("the data directory");
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("its mode");
+}
+
+/// Has a gateway make its own cluster, with the schema, and stops it.
+fn embedded() -> (TempDir, PathBuf) {
+    let folder = folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+    command.current_dir(folder.path()).args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"]);
+    let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the built program");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    // What it says after that is read too, so that it never waits for this.
+    for line in lines.map_while(Result::ok) {
+        if line.contains("the gateway listens") {
+            kill(child.id(), "TERM");
+        }
+    }
+    assert!(child.wait().expect("a child").success(), "the template's gateway ended in order");
+    let cluster = folder.path().join("data/postgres");
+    (folder, cluster)
 }
 
 /// Puts a file in place as a careful author does: beside it first, then by rename.
