@@ -2,6 +2,8 @@
 //! `/v1/applications`, and the answers of that path (scope `admin`). A token is in the answer that makes it and nowhere
 //! else; the gateway that answers knows the change when it answers, the others within a second.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use eye_event::legible::is_hidden;
@@ -14,14 +16,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::body::{self, BodyLimits};
-use crate::gateway::Gateway;
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
-use crate::share::{Full, Held};
-use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication};
+use crate::share::{Budget, Full, Held};
+use crate::store::{self, ApplicationChange, ApplicationRow, NewApplication, Store};
 use crate::trust::event_types::EventTypes;
 use crate::trust::security::Kind;
-use crate::trust::{self, Application, Scope, token};
+use crate::trust::{self, Application, Scope, Trust, token};
 
 /// Largest body that describes an application.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -230,49 +231,119 @@ fn few(field: &'static str, count: usize) -> Result<(), Invalid> {
     if count > LIST_MAX { invalid(field, format!("give {LIST_MAX} at most")) } else { Ok(()) }
 }
 
-/// Answers what `caller` asks of `/v1/applications` and, in `rest`, of what is under it.
-///
-/// # Errors
-///
-/// A [`Refusal`]: of the caller, of what it describes, or because the database is away.
-pub async fn answer(
-    gateway: &Gateway,
-    caller: &Application,
-    request: Request<Incoming>,
-    rest: &str,
-) -> Result<Response, Refusal> {
-    caller.allow(Scope::Admin)?;
-    let parts: Vec<&str> = rest.split('/').skip(1).collect();
-    let name = match parts.first() {
-        Some(part) => percent_decode_str(part).decode_utf8().map_err(|_| Refusal::NotFound)?.into_owned(),
-        None => String::new(),
-    };
-    let method = request.method().clone();
-    match (&method, &parts[..]) {
-        (&Method::GET | &Method::HEAD, []) => list(gateway).await,
-        (&Method::POST, []) => add(gateway, read(gateway, caller, request).await?).await,
-        (&Method::GET | &Method::HEAD, [_]) => shown(gateway, &name, StatusCode::OK, None).await,
-        (&Method::PATCH, [_]) => change(gateway, &name, read(gateway, caller, request).await?).await,
-        (&Method::DELETE, [_]) | (&Method::POST, [_, "revoke"]) => {
-            gateway.store.application_revoke(&name).await.map_err(refusal)?;
-            shown(gateway, &name, StatusCode::OK, None).await
-        }
-        (&Method::POST, [_, "rotate"]) => rotate(gateway, &name, read(gateway, caller, request).await?).await,
-        (_, []) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" }),
-        (_, [_]) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, PATCH, DELETE" }),
-        (_, [_, "rotate" | "revoke"]) => Err(Refusal::MethodNotAllowed { allowed: "POST" }),
-        _ => Err(Refusal::NotFound),
-    }
+/// What managing who may call takes.
+#[derive(Debug)]
+pub struct Applications {
+    /// Where the applications are.
+    pub store: Store,
+    /// Who is known on this gateway.
+    pub trust: Arc<Trust>,
+    /// Bounds of a body.
+    pub body_limits: BodyLimits,
+    /// Bytes in flight, in KiB.
+    pub in_flight: Arc<Budget>,
 }
 
-async fn read(gateway: &Gateway, caller: &Application, request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let (head, body) = request.into_parts();
-    if !body.is_end_stream() {
-        body::must_be_json(&head.headers)?;
+impl Applications {
+    /// Answers what `caller` asks of `/v1/applications` and, in `rest`, of what is under it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`]: of the caller, of what it describes, or because the database is away.
+    pub async fn answer(
+        &self,
+        caller: &Application,
+        request: Request<Incoming>,
+        rest: &str,
+    ) -> Result<Response, Refusal> {
+        caller.allow(Scope::Admin)?;
+        let parts: Vec<&str> = rest.split('/').skip(1).collect();
+        let name = match parts.first() {
+            Some(part) => percent_decode_str(part).decode_utf8().map_err(|_| Refusal::NotFound)?.into_owned(),
+            None => String::new(),
+        };
+        let method = request.method().clone();
+        match (&method, &parts[..]) {
+            (&Method::GET | &Method::HEAD, []) => self.list().await,
+            (&Method::POST, []) => self.add(self.read(caller, request).await?).await,
+            (&Method::GET | &Method::HEAD, [_]) => self.shown(&name, StatusCode::OK, None).await,
+            (&Method::PATCH, [_]) => self.change(&name, self.read(caller, request).await?).await,
+            (&Method::DELETE, [_]) | (&Method::POST, [_, "revoke"]) => {
+                self.store.application_revoke(&name).await.map_err(refusal)?;
+                self.shown(&name, StatusCode::OK, None).await
+            }
+            (&Method::POST, [_, "rotate"]) => self.rotate(&name, self.read(caller, request).await?).await,
+            (_, []) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" }),
+            (_, [_]) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, PATCH, DELETE" }),
+            (_, [_, "rotate" | "revoke"]) => Err(Refusal::MethodNotAllowed { allowed: "POST" }),
+            _ => Err(Refusal::NotFound),
+        }
     }
-    let room = Held::none(&gateway.in_flight, caller.share());
-    let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, ..gateway.body_limits };
-    Ok(body::read(&head.headers, body, &limits, room).await?.bytes)
+
+    async fn read(&self, caller: &Application, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+        let (head, body) = request.into_parts();
+        if !body.is_end_stream() {
+            body::must_be_json(&head.headers)?;
+        }
+        let room = Held::none(&self.in_flight, caller.share());
+        let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, ..self.body_limits };
+        Ok(body::read(&head.headers, body, &limits, room).await?.bytes)
+    }
+
+    async fn list(&self) -> Result<Response, Refusal> {
+        let rows = self.store.applications().await.map_err(refusal)?;
+        let known = self.trust.applications();
+        let applications: Vec<Value> = rows
+            .iter()
+            .map(|row| shown_row(row, known.iter().find(|known| known.id == row.id).map(|known| &**known)))
+            .collect();
+        let strangers = self.trust.security().strangers().into_iter();
+        let unknown: Vec<Value> = strangers
+            .map(|(kind, network, count)| json!({"network": network, "refused": kind.as_str(), "count": count}))
+            .collect();
+        Ok(response::json(StatusCode::OK, json!({"applications": applications, "unknown": unknown}).to_string()))
+    }
+
+    async fn add(&self, body: Bytes) -> Result<Response, Refusal> {
+        let (new, token) = parsed::<Wanted>(&body)?.prove()?;
+        self.store.application_add(&new).await.map_err(refusal)?;
+        self.shown(&new.name, StatusCode::CREATED, token).await
+    }
+
+    async fn change(&self, name: &str, body: Bytes) -> Result<Response, Refusal> {
+        let change = parsed::<Change>(&body)?.prove()?;
+        self.store.application_change(name, &change).await.map_err(refusal)?;
+        self.shown(name, StatusCode::OK, None).await
+    }
+
+    async fn rotate(&self, name: &str, body: Bytes) -> Result<Response, Refusal> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Rotation {
+            expire_old: bool,
+        }
+        let rotation = if body.is_empty() { Rotation::default() } else { parsed(&body)? };
+        if rotation.expire_old {
+            self.store.application_expire(name).await.map_err(refusal)?;
+            return self.shown(name, StatusCode::OK, None).await;
+        }
+        let (token, digest) = token::make().map_err(|_| Refusal::Internal)?;
+        self.store.application_rotate(name, digest).await.map_err(refusal)?;
+        self.shown(name, StatusCode::OK, Some(token)).await
+    }
+
+    /// The application as it is now, in force on this self.
+    async fn shown(&self, name: &str, status: StatusCode, token: Option<String>) -> Result<Response, Refusal> {
+        self.trust.refresh(&self.store).await.map_err(refusal)?;
+        let rows = self.store.applications().await.map_err(refusal)?;
+        let row = rows.iter().find(|row| row.name == name).ok_or(Refusal::NotFound)?;
+        let known = self.trust.applications();
+        let mut shown = shown_row(row, known.iter().find(|known| known.id == row.id).map(|known| &**known));
+        if let Some(token) = token {
+            shown["token"] = token.into();
+        }
+        Ok(response::json(status, shown.to_string()))
+    }
 }
 
 fn parsed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
@@ -282,61 +353,6 @@ fn parsed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
         }
         Refusal::NotJson { line: error.line(), column: error.column(), message: "it is not JSON".to_owned() }
     })
-}
-
-async fn list(gateway: &Gateway) -> Result<Response, Refusal> {
-    let rows = gateway.store.applications().await.map_err(refusal)?;
-    let known = gateway.trust.applications();
-    let applications: Vec<Value> = rows
-        .iter()
-        .map(|row| shown_row(row, known.iter().find(|known| known.id == row.id).map(|known| &**known)))
-        .collect();
-    let strangers = gateway.trust.security().strangers().into_iter();
-    let unknown: Vec<Value> = strangers
-        .map(|(kind, network, count)| json!({"network": network, "refused": kind.as_str(), "count": count}))
-        .collect();
-    Ok(response::json(StatusCode::OK, json!({"applications": applications, "unknown": unknown}).to_string()))
-}
-
-async fn add(gateway: &Gateway, body: Bytes) -> Result<Response, Refusal> {
-    let (new, token) = parsed::<Wanted>(&body)?.prove()?;
-    gateway.store.application_add(&new).await.map_err(refusal)?;
-    shown(gateway, &new.name, StatusCode::CREATED, token).await
-}
-
-async fn change(gateway: &Gateway, name: &str, body: Bytes) -> Result<Response, Refusal> {
-    let change = parsed::<Change>(&body)?.prove()?;
-    gateway.store.application_change(name, &change).await.map_err(refusal)?;
-    shown(gateway, name, StatusCode::OK, None).await
-}
-
-async fn rotate(gateway: &Gateway, name: &str, body: Bytes) -> Result<Response, Refusal> {
-    #[derive(Default, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
-    struct Rotation {
-        expire_old: bool,
-    }
-    let rotation = if body.is_empty() { Rotation::default() } else { parsed(&body)? };
-    if rotation.expire_old {
-        gateway.store.application_expire(name).await.map_err(refusal)?;
-        return shown(gateway, name, StatusCode::OK, None).await;
-    }
-    let (token, digest) = token::make().map_err(|_| Refusal::Internal)?;
-    gateway.store.application_rotate(name, digest).await.map_err(refusal)?;
-    shown(gateway, name, StatusCode::OK, Some(token)).await
-}
-
-/// The application as it is now, in force on this gateway.
-async fn shown(gateway: &Gateway, name: &str, status: StatusCode, token: Option<String>) -> Result<Response, Refusal> {
-    gateway.trust.refresh(&gateway.store).await.map_err(refusal)?;
-    let rows = gateway.store.applications().await.map_err(refusal)?;
-    let row = rows.iter().find(|row| row.name == name).ok_or(Refusal::NotFound)?;
-    let known = gateway.trust.applications();
-    let mut shown = shown_row(row, known.iter().find(|known| known.id == row.id).map(|known| &**known));
-    if let Some(token) = token {
-        shown["token"] = token.into();
-    }
-    Ok(response::json(status, shown.to_string()))
 }
 
 fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {

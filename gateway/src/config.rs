@@ -15,6 +15,7 @@ use crate::tls::Files;
 use crate::trust::{self, event_types::EventTypes, forwarded::Told};
 use crate::{postgres, store};
 
+pub mod parts;
 mod settings;
 
 use settings::words;

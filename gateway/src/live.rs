@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::query::parameters::{Parameters, bad};
+use crate::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
 use crate::server::HalfClosed;
 use crate::share::{Budget, Held, Share};

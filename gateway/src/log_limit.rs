@@ -10,14 +10,14 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Lets one pass in a second.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct LogLimit {
     start: OnceLock<Instant>,
     /// In milliseconds after `start`; zero until the first has passed.
     next_ms: AtomicU64,
     held_back: AtomicU64,
 }
 
-impl Gate {
+impl LogLimit {
     /// A gate that nothing has passed yet.
     pub const fn new() -> Self {
         Self { start: OnceLock::new(), next_ms: AtomicU64::new(0), held_back: AtomicU64::new(0) }
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn one_passes_in_a_second_and_tells_of_the_rest() {
-        let gate = Gate::default();
+        let gate = LogLimit::default();
         let passed: Vec<u64> = (0..2_500).filter_map(|ms| gate.open_after(Duration::from_millis(ms))).collect();
         assert_eq!(passed, [0, 999, 999]);
     }

@@ -1,41 +1,88 @@
 //! What `/metrics` tells: each scrape walks the figures that the parts keep for themselves and writes them in the words of
 //! `metrics/names.rs`. Only this module knows Prometheus; nothing here runs while nobody asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::batch::Batcher;
-use crate::gateway::Gateway;
+use crate::dead_letters::DeadLetters;
 use crate::live::Live;
+use crate::readiness::Readiness;
+use crate::requests::{Requests, RouteClass};
 use crate::response;
+use crate::response::Unsent;
+use crate::retention::Retention;
 use crate::retention::due::Rule;
-use crate::router::RouteClass;
-use crate::server::Class;
-use crate::tally::Ending;
+use crate::server::{Admission, Class, Connections};
+use crate::share::Budget;
+use crate::store::Store;
+use crate::tally::{self, Tallies};
+use crate::trust::Trust;
 use crate::trust::security::Kind;
-use crate::unseen::Unseen;
+use crate::unseen::UnseenCounts;
 
 mod exposition;
 pub mod names;
 mod process;
 
 use exposition::{Scrape, Value};
+use eye_event::event::EventRow;
 use eye_event::figures::Distribution;
 use eye_event::verdict::UnfinishedCode;
-use eye_judge::{Standing, State, TypeReport};
+use eye_judge::{Standing, State, TypeReport, Validators};
+
+/// Where the figures are.
+#[derive(Debug)]
+pub struct Metrics {
+    /// The database.
+    pub store: Store,
+    /// Requests by their answers.
+    pub requests: Arc<Requests>,
+    /// Events by their outcomes.
+    pub tallies: Arc<Tallies>,
+    /// The queue of accepted events.
+    pub events: Batcher<EventRow>,
+    /// The queue of all others.
+    pub dead_letters: Arc<DeadLetters>,
+    /// Letters that the gateway judged again by itself.
+    pub unseen: Arc<UnseenCounts>,
+    /// The bytes in flight, in KiB.
+    pub in_flight: Arc<Budget>,
+    /// Answers that are not sent yet.
+    pub unsent: Arc<Unsent>,
+    /// What was removed, and what is announced.
+    pub retention: Arc<Retention>,
+    /// Who was refused.
+    pub trust: Arc<Trust>,
+    /// The modules.
+    pub validators: Validators,
+    /// Those who watch.
+    pub live: Arc<Live>,
+    /// The connections of the listener.
+    pub connections: Arc<Connections>,
+    /// How many there may be.
+    pub connections_max: usize,
+    /// Connections that were refused.
+    pub admission: Arc<Admission>,
+    /// Whether the gateway is ready.
+    pub readiness: Arc<Readiness>,
+    /// When the gateway was built: microseconds since 1970.
+    pub began_at_us: i64,
+}
 
 /// All figures of this moment, as text.
-pub async fn scrape(gateway: &Gateway, format: response::Figures) -> String {
-    let partitions = gateway.store.partition_counts().await;
+pub async fn scrape(own: &Metrics, format: response::Figures) -> String {
+    let partitions = own.store.partition_counts().await;
     let mut scrape = Scrape::default();
-    requests(&mut scrape, gateway);
-    events(&mut scrape, gateway);
-    trimmed(&mut scrape, gateway);
-    queues(&mut scrape, gateway);
-    refused(&mut scrape, gateway);
-    modules(&mut scrape, &gateway.validators.report());
-    judging(&mut scrape, gateway);
-    live(&mut scrape, &gateway.live);
-    running(&mut scrape, gateway, partitions.is_ok());
+    requests(&mut scrape, own);
+    events(&mut scrape, own);
+    trimmed(&mut scrape, own);
+    queues(&mut scrape, own);
+    refused(&mut scrape, own);
+    modules(&mut scrape, &own.validators.report());
+    judging(&mut scrape, own);
+    live(&mut scrape, &own.live);
+    running(&mut scrape, own, partitions.is_ok());
     scrape.add(
         &names::PARTITIONS,
         partitions.unwrap_or_default().iter().map(|(table, count)| ([table.as_str()], gauge(*count as f64))),
@@ -63,43 +110,39 @@ fn truth(holds: bool) -> Value {
     gauge(f64::from(u8::from(holds)))
 }
 
-fn requests(scrape: &mut Scrape, gateway: &Gateway) {
+fn requests(scrape: &mut Scrape, own: &Metrics) {
     let answered = RouteClass::ALL.into_iter().flat_map(|class| {
-        let statuses = gateway.requests.statuses(class);
+        let statuses = own.requests.statuses(class);
         statuses.map(move |(status, count)| ([class.as_str(), status], Value::Counter(count)))
     });
     scrape.add(&names::REQUESTS, answered);
-    let took = RouteClass::ALL
-        .into_iter()
-        .map(|class| ([class.as_str()], histogram(gateway.requests.took_us(class).seconds())));
+    let took =
+        RouteClass::ALL.into_iter().map(|class| ([class.as_str()], histogram(own.requests.took_us(class).seconds())));
     scrape.add(&names::REQUEST_SECONDS, took);
 }
 
-fn events(scrape: &mut Scrape, gateway: &Gateway) {
-    let applications = gateway.tallies.by_application();
+fn events(scrape: &mut Scrape, own: &Metrics) {
+    let applications = own.tallies.by_application();
     let by_application = applications.iter().flat_map(|(application, counts)| {
-        Ending::ALL.map(|ending| ([application.as_str(), ending.as_str()], Value::Counter(counts[ending as usize])))
+        tally::counted().map(|(outcome, place)| ([application.as_str(), outcome], Value::Counter(counts[place])))
     });
     scrape.add(&names::EVENTS, by_application);
-    let types = gateway.tallies.by_event_type();
+    let types = own.tallies.by_event_type();
     let by_type = types.iter().flat_map(|((category, name), counts)| {
-        let told = Ending::ALL.into_iter().filter(|ending| counts[*ending as usize] > 0);
-        told.map(|ending| {
-            ([category.as_str(), name.as_str(), ending.as_str()], Value::Counter(counts[ending as usize]))
-        })
+        let any = tally::counted().filter(|(_, place)| counts[*place] > 0);
+        any.map(|(outcome, place)| ([category.as_str(), name.as_str(), outcome], Value::Counter(counts[place])))
     });
     scrape.add(&names::EVENT_TYPE_EVENTS, by_type);
-    let unfinished =
-        UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(gateway.tallies.unfinished(code))));
+    let unfinished = UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(own.tallies.unfinished(code))));
     scrape.add(&names::UNFINISHED_EVENTS, unfinished);
-    scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&gateway.dead_letters.batcher().figures().stored))]);
-    let again = Unseen::ENDINGS.into_iter().zip(gateway.unseen.counts());
-    scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|((_, outcome), count)| ([outcome], Value::Counter(count))));
-    scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(gateway.dead_letters.trimmed()))]);
+    scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&own.dead_letters.batcher().figures().stored))]);
+    let again = UnseenCounts::OUTCOMES.into_iter().zip(own.unseen.counts());
+    scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|(outcome, count)| ([outcome.as_str()], Value::Counter(count))));
+    scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(own.dead_letters.trimmed()))]);
 }
 
-fn queues(scrape: &mut Scrape, gateway: &Gateway) {
-    let (events, letters) = (&gateway.events, gateway.dead_letters.batcher());
+fn queues(scrape: &mut Scrape, own: &Metrics) {
+    let (events, letters) = (&own.events, own.dead_letters.batcher());
     let both =
         |of: fn(Queue<'_>) -> Value| [Queue::of(events), Queue::of(letters)].map(|queue| ([queue.name], of(queue)));
     scrape.add(&names::QUEUE_PARCELS, both(|queue| gauge(queue.depth as f64)));
@@ -112,18 +155,18 @@ fn queues(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::BATCH_SPLITS, both(|queue| count(&queue.figures.splits)));
     scrape.add(&names::BATCHES_REFUSED, both(|queue| count(&queue.figures.refused_whole)));
     scrape.add(&names::ITEMS_NOT_NOW, both(|queue| count(&queue.figures.not_now)));
-    scrape.add(&names::FOLDS_FAILED, [([], Value::Counter(gateway.store.folds_failed()))]);
+    scrape.add(&names::FOLDS_FAILED, [([], Value::Counter(own.store.folds_failed()))]);
     scrape.add(&names::BATCHES_BROKEN, both(|queue| count(&queue.figures.broken)));
-    let most = gateway.config.in_flight_bytes_max / 1024;
-    let taken = most.saturating_sub(gateway.in_flight.free());
+    let most = own.in_flight.total();
+    let taken = most.saturating_sub(own.in_flight.free());
     scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
     scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
-    scrape.add(&names::UNSENT_BYTES, [([], gauge(gateway.unsent.bytes() as f64))]);
+    scrape.add(&names::UNSENT_BYTES, [([], gauge(own.unsent.bytes() as f64))]);
 }
 
 /// What retention removed.
-fn trimmed(scrape: &mut Scrape, gateway: &Gateway) {
-    let trimmed = &gateway.retention.trimmed;
+fn trimmed(scrape: &mut Scrape, own: &Metrics) {
+    let trimmed = &own.retention.trimmed;
     let sum = |counter: &AtomicI64| Value::Counter(counter.load(Relaxed).unsigned_abs());
     let rows = [
         (["dead_letters", "age"], sum(&trimmed.letters_by_age)),
@@ -133,15 +176,15 @@ fn trimmed(scrape: &mut Scrape, gateway: &Gateway) {
     scrape.add(&names::TRIMMED_ROWS, rows);
     let bytes = [(["dead_letters"], sum(&trimmed.letter_bytes)), (["events"], sum(&trimmed.event_bytes))];
     scrape.add(&names::TRIMMED_BYTES, bytes);
-    let announced = Rule::ALL.map(|rule| ([rule.as_str()], truth(gateway.retention.is_announced(rule))));
+    let announced = Rule::ALL.map(|rule| ([rule.as_str()], truth(own.retention.is_announced(rule))));
     scrape.add(&names::TRIMMING_ANNOUNCED, announced);
-    scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(gateway.retention.clock_skew_seconds()))]);
+    scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(own.retention.clock_skew_seconds()))]);
 }
 
 /// Who was refused, and why. Strangers are told apart by network in `/v1/applications`, not here: they choose their
 /// addresses.
-fn refused(scrape: &mut Scrape, gateway: &Gateway) {
-    let applications = gateway.trust.applications();
+fn refused(scrape: &mut Scrape, own: &Metrics) {
+    let applications = own.trust.applications();
     let callers = applications.iter().flat_map(|application| {
         let told = Kind::ALL.map(|kind| (kind, application.refused().get(kind)));
         let told = told.into_iter().filter(|(_, count)| *count > 0);
@@ -149,7 +192,7 @@ fn refused(scrape: &mut Scrape, gateway: &Gateway) {
     });
     scrape.add(&names::CALLERS_REFUSED, callers);
     let mut strangers = [0; Kind::ALL.len()];
-    for (kind, _, count) in gateway.trust.security().strangers() {
+    for (kind, _, count) in own.trust.security().strangers() {
         strangers[kind as usize] += count;
     }
     scrape.add(
@@ -210,18 +253,18 @@ fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
     scrape.add(&names::MODULE_JUDGING_SECONDS, times.flatten());
 }
 
-fn judging(scrape: &mut Scrape, gateway: &Gateway) {
-    scrape.add(&names::JUDGING_SECONDS, [([], histogram(gateway.validators.judging()))]);
-    let (taken, most) = gateway.validators.memory_bytes();
+fn judging(scrape: &mut Scrape, own: &Metrics) {
+    scrape.add(&names::JUDGING_SECONDS, [([], histogram(own.validators.judging()))]);
+    let (taken, most) = own.validators.memory_bytes();
     scrape.add(&names::MODULES_MEMORY_BYTES, [([], gauge(taken as f64))]);
     scrape.add(&names::MODULES_MEMORY_BYTES_MAX, [([], gauge(most as f64))]);
-    scrape.add(&names::SLOW_WAITING_EVENTS, [([], gauge(gateway.validators.waiting() as f64))]);
-    let doubts = gateway.validators.doubts();
+    scrape.add(&names::SLOW_WAITING_EVENTS, [([], gauge(own.validators.waiting() as f64))]);
+    let doubts = own.validators.doubts();
     let held = [("module_loading", doubts.loading), ("module_unavailable", doubts.unavailable)];
     scrape.add(&names::MODULES_HELD, held.map(|(code, count)| ([code], gauge(count as f64))));
     scrape.add(&names::MODULES_LOST, [([], gauge(doubts.lost as f64))]);
-    scrape.add(&names::MODULE_ACCIDENTS, [([], Value::Counter(gateway.validators.accidents()))]);
-    scrape.add(&names::MODULE_STRAYS, [([], gauge(gateway.validators.problems(&[]).len() as f64))]);
+    scrape.add(&names::MODULE_ACCIDENTS, [([], Value::Counter(own.validators.accidents()))]);
+    scrape.add(&names::MODULE_STRAYS, [([], gauge(own.validators.problems(&[]).len() as f64))]);
 }
 
 fn live(scrape: &mut Scrape, live: &Live) {
@@ -230,19 +273,19 @@ fn live(scrape: &mut Scrape, live: &Live) {
     scrape.add(&names::LIVE_MISSED, [([], Value::Counter(live.missed()))]);
 }
 
-fn running(scrape: &mut Scrape, gateway: &Gateway, database_up: bool) {
-    let connections = &gateway.connections;
+fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
+    let connections = &own.connections;
     scrape.add(&names::CONNECTIONS, [([], gauge(connections.open.load(Relaxed) as f64))]);
-    scrape.add(&names::CONNECTIONS_MAX, [([], gauge(gateway.config.connections_max as f64))]);
+    scrape.add(&names::CONNECTIONS_MAX, [([], gauge(own.connections_max as f64))]);
     scrape.add(&names::CONNECTIONS_ACCEPTED, [([], count(&connections.accepted))]);
     scrape.add(&names::CONNECTIONS_FULL, [([], count(&connections.full))]);
-    let classes = Class::ALL.map(|class| ([class.as_str()], Value::Counter(gateway.doors.refused(class))));
+    let classes = Class::ALL.map(|class| ([class.as_str()], Value::Counter(own.admission.refused(class))));
     scrape.add(&names::CONNECTIONS_REFUSED, classes);
     scrape.add(&names::CONNECTIONS_FAILED, [([], count(&connections.failed))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
-    scrape.add(&names::READY, [([], truth(gateway.readiness_with(database_up).ready()))]);
+    scrape.add(&names::READY, [([], truth(own.readiness.look_with(database_up).ready()))]);
     scrape.add(&names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], gauge(1.0))]);
-    scrape.add(&names::START_TIME, [([], gauge(gateway.began_at_us as f64 / 1e6))]);
+    scrape.add(&names::START_TIME, [([], gauge(own.began_at_us as f64 / 1e6))]);
 }
 
 #[cfg(test)]

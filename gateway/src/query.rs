@@ -5,30 +5,34 @@
 mod cursor;
 pub mod dead_letters;
 mod list;
-pub(crate) mod parameters;
+pub(crate) mod rows_as_json;
 mod stream;
-mod turns;
-mod words;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use eye_event::event::EventRow;
+use eye_event::outcome::OutcomeKind;
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
+use tokio::sync::Semaphore;
 
 #[cfg(fuzzing)]
 pub use self::cursor::hold_cursors;
 use self::list::{List, Listing};
-use self::parameters::{Parameters, bad, id, word};
 pub use self::stream::Streams;
-use self::stream::{Asked, Shared};
-pub use self::turns::Turns;
-use crate::gate::Gate;
-use crate::gateway::Gateway;
-use crate::response::{self, Encoder, Encoding, Refusal, Response};
-use crate::share::{Full, Share};
-use crate::store::{self, Bucket, CountFilter, EventFilter, PageLimits, SessionFilter};
+use self::stream::{Shared, StreamRequest};
+use crate::batch::Batcher;
+use crate::body::BodyLimits;
+use crate::clock::Clock;
+use crate::judging::Judges;
+use crate::parameters::{Parameters, bad, id, word};
+use crate::response::{self, Encoder, Encoding, Refusal, Response, of_store};
+use crate::share::{Budget, Share};
+use crate::store::{Bucket, CountFilter, EventFilter, PageLimits, SessionFilter, Store};
 use crate::trust::StillKnown;
+use crate::turns::Turns;
 
 /// Rows of a page, unless the caller asks for another number.
 const ROWS: u32 = 100;
@@ -45,6 +49,40 @@ const COUNTED_US: i64 = 86_400_000_000;
 const COMPRESSED_BYTES_MIN: usize = 1_024;
 /// Bytes that are compressed at a stretch before others have the thread.
 const PIECE_BYTES: usize = 128 * 1024;
+
+/// What reading takes.
+#[derive(Debug)]
+pub struct Query {
+    /// Where events and dead letters are.
+    pub store: Store,
+    /// What "now" means to a reader.
+    pub clock: Arc<Clock>,
+    /// Turns at reading from the database.
+    pub turns: Arc<Turns>,
+    /// Results on their way to readers.
+    pub streams: Arc<Streams>,
+    /// Bytes of a page.
+    pub page_bytes_max: usize,
+    /// Judging dead letters again.
+    pub redriving: Redriving,
+}
+
+/// What it takes to judge dead letters again over HTTP.
+#[derive(Debug)]
+pub struct Redriving {
+    /// What an event becomes.
+    pub judges: Judges,
+    /// The event writers.
+    pub events: Batcher<EventRow>,
+    /// Bounds of the body that chooses the letters.
+    pub body_limits: BodyLimits,
+    /// Bytes in flight, in KiB.
+    pub in_flight: Arc<Budget>,
+    /// The time to answer.
+    pub answer: Duration,
+    /// Held by the request that redrives; one at a time.
+    pub turn: Semaphore,
+}
 
 /// What a path asks for.
 #[derive(Debug)]
@@ -79,49 +117,67 @@ pub struct Reader<'a> {
     pub still_known: &'a (dyn Fn() -> StillKnown + Sync),
 }
 
-/// Answers a read.
-///
-/// # Errors
-///
-/// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::NotFound`] of one event;
-/// [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
-pub async fn answer(
-    gateway: &Gateway,
-    reader: Reader<'_>,
-    read: Read<'_>,
-    query: Option<&str>,
-) -> Result<Response, Refusal> {
-    let headers = reader.headers;
-    let now_us = gateway.clock.reading_us();
-    let listing = match read {
-        Read::SessionEvent(session_id, event_id) => {
-            return one_event(gateway, &reader, &session_id, &event_id, query).await;
+impl Query {
+    /// Answers a read.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::NotFound`] of one event;
+    /// [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
+    pub async fn answer(&self, reader: Reader<'_>, read: Read<'_>, query: Option<&str>) -> Result<Response, Refusal> {
+        let headers = reader.headers;
+        let now_us = self.clock.reading_us();
+        let listing = match read {
+            Read::SessionEvent(session_id, event_id) => {
+                return self.one_event(&reader, &session_id, &event_id, query).await;
+            }
+            Read::Session(session_id) => session(&session_id, query)?,
+            Read::Category(category) => category_events(&category, query)?,
+            Read::Events => events(query)?,
+            Read::Sessions => sessions(query)?,
+            Read::Categories => Listing::new(
+                List::EventTypes,
+                Parameters::read(query, &["limit", "cursor"])?,
+                String::new(),
+                "categories",
+            ),
+            Read::Stats => stats(query, now_us)?,
+            Read::DeadLetters => dead_letters::listing(query)?,
+        };
+        let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
+        // Who takes neither gets JSON all the same: an answer that can be looked at helps more than none.
+        if response::preferred(&header(headers, &ACCEPT), &["application/json", "application/x-ndjson"]) == Some(1) {
+            if listing.parameters.text("limit").is_some() {
+                return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
+            }
+            let asked = StreamRequest { listing, encoding, now_us, still_known: (reader.still_known)() };
+            let shared = Shared { turns: &self.turns, reads: reader.reads, streams: reader.streams };
+            return self.streams.start(&self.store, shared, asked).await;
         }
-        Read::Session(session_id) => session(&session_id, query)?,
-        Read::Category(category) => category_events(&category, query)?,
-        Read::Events => events(query)?,
-        Read::Sessions => sessions(query)?,
-        Read::Categories => {
-            Listing::new(List::EventTypes, Parameters::read(query, &["limit", "cursor"])?, String::new(), "categories")
-        }
-        Read::Stats => stats(query, now_us)?,
-        Read::DeadLetters => dead_letters::listing(query)?,
-    };
-    let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
-    // Who takes neither gets JSON all the same: an answer that can be looked at helps more than none.
-    if response::preferred(&header(headers, &ACCEPT), &["application/json", "application/x-ndjson"]) == Some(1) {
-        if listing.parameters.text("limit").is_some() {
-            return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
-        }
-        let asked = Asked { listing, encoding, now_us, still_known: (reader.still_known)() };
-        let shared = Shared { turns: &gateway.turns, reads: reader.reads, streams: reader.streams };
-        return gateway.streams.start(&gateway.store, shared, asked).await;
+        let (usual, most) =
+            if matches!(listing.list, List::Counts(_)) { (COUNTS, COUNTS_MAX) } else { (ROWS, ROWS_MAX) };
+        let limits = PageLimits { rows: listing.parameters.limit(usual, most)?, bytes: self.page_bytes_max };
+        let turn = self.turns.take(reader.reads).await?;
+        let page = listing.page(&self.store, turn, listing.parameters.text("cursor"), limits, b',', now_us).await?;
+        send(listing.whole(page), encoding).await
     }
-    let (usual, most) = if matches!(listing.list, List::Counts(_)) { (COUNTS, COUNTS_MAX) } else { (ROWS, ROWS_MAX) };
-    let limits = PageLimits { rows: listing.parameters.limit(usual, most)?, bytes: gateway.config.page_bytes_max };
-    let turn = gateway.turns.take(reader.reads).await?;
-    let page = listing.page(&gateway.store, turn, listing.parameters.text("cursor"), limits, b',', now_us).await?;
-    send(listing.whole(page), encoding).await
+
+    async fn one_event(
+        &self,
+        reader: &Reader<'_>,
+        session_id: &str,
+        event_id: &str,
+        query: Option<&str>,
+    ) -> Result<Response, Refusal> {
+        let (session_id, event_id) = (id("session_id", session_id)?, id("id", event_id)?);
+        Parameters::read(query, &[])?;
+        let turn = self.turns.take(reader.reads).await?;
+        let event = self.store.event(session_id, event_id).await.map_err(of_store)?.ok_or(Refusal::NotFound)?;
+        drop(turn);
+        let mut body = Vec::new();
+        rows_as_json::event(&mut body, &event);
+        send(body, Encoding::accepted(&header(reader.headers, &ACCEPT_ENCODING))).await
+    }
 }
 
 /// `Accept` and `Accept-Encoding` may come in several lines, which mean the same as one.
@@ -152,23 +208,6 @@ async fn send(body: Vec<u8>, encoding: Encoding) -> Result<Response, Refusal> {
     Ok(response::compressed(response::read(compressed), encoding))
 }
 
-async fn one_event(
-    gateway: &Gateway,
-    reader: &Reader<'_>,
-    session_id: &str,
-    event_id: &str,
-    query: Option<&str>,
-) -> Result<Response, Refusal> {
-    let (session_id, event_id) = (id("session_id", session_id)?, id("id", event_id)?);
-    Parameters::read(query, &[])?;
-    let turn = gateway.turns.take(reader.reads).await?;
-    let event = gateway.store.event(session_id, event_id).await.map_err(refusal)?.ok_or(Refusal::NotFound)?;
-    drop(turn);
-    let mut body = Vec::new();
-    words::event(&mut body, &event);
-    send(body, Encoding::accepted(&header(reader.headers, &ACCEPT_ENCODING))).await
-}
-
 fn session(session_id: &str, query: Option<&str>) -> Result<Listing, Refusal> {
     let session_id = id("session_id", session_id)?;
     let known = ["from", "to", "category", "name", "application", "order", "limit", "cursor"];
@@ -181,7 +220,7 @@ fn category_events(category: &str, query: Option<&str>) -> Result<Listing, Refus
     let category = word("category", category)?;
     let known = ["from", "to", "name", "session_id", "application", "order", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
-    let head = format!("\"category\":{},", words::text(&category));
+    let head = format!("\"category\":{},", rows_as_json::text(&category));
     let filter = EventFilter { category: Some(category), ..filter(&parameters)? };
     Ok(Listing::new(List::Events(filter), parameters, head, "events"))
 }
@@ -190,7 +229,7 @@ fn events(query: Option<&str>) -> Result<Listing, Refusal> {
     let known = ["from", "to", "category", "name", "session_id", "application", "order", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let filter = filter(&parameters)?;
-    let head = words::range(filter.from_us, filter.to_us);
+    let head = rows_as_json::range(filter.from_us, filter.to_us);
     Ok(Listing::new(List::Events(filter), parameters, head, "events"))
 }
 
@@ -210,7 +249,7 @@ fn filter(parameters: &Parameters) -> Result<EventFilter, Refusal> {
 fn sessions(query: Option<&str>) -> Result<Listing, Refusal> {
     let parameters = Parameters::read(query, &["from", "to", "limit", "cursor"])?;
     let (from_us, to_us) = parameters.range()?;
-    let head = words::range(from_us, to_us);
+    let head = rows_as_json::range(from_us, to_us);
     Ok(Listing::new(List::Sessions(SessionFilter { from_us, to_us }), parameters, head, "sessions"))
 }
 
@@ -219,7 +258,7 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
     let parameters = Parameters::read(query, &known)?;
     let buckets = [("hour", Bucket::Hour), ("minute", Bucket::Minute), ("day", Bucket::Day)];
     let bucket = parameters.choice("bucket", &buckets)?;
-    let outcomes = ["stored", "duplicate", "rejected", "quarantined"].map(|outcome| (outcome, outcome));
+    let outcomes = OutcomeKind::ALL.map(|kind| (kind.as_str(), kind.as_str()));
     let outcome = parameters.text("outcome").map(|_| parameters.choice("outcome", &outcomes)).transpose()?;
     let (from_us, to_us) = parameters.range()?;
     let to_us = to_us.or_else(|| Some(from_us?.saturating_add(COUNTED_US).max(now_us))).unwrap_or(now_us);
@@ -243,27 +282,6 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
         application: parameters.word("application")?,
         outcome: outcome.map(str::to_owned),
     };
-    let head = format!("{}\"bucket\":\"{}\",", words::range(Some(from_us), Some(to_us)), bucket.as_str());
+    let head = format!("{}\"bucket\":\"{}\",", rows_as_json::range(Some(from_us), Some(to_us)), bucket.as_str());
     Ok(Listing::new(List::Counts(filter), parameters, head, "counts"))
-}
-
-/// What a reader is told of what went wrong in the store.
-pub(crate) fn refusal(error: store::Error) -> Refusal {
-    static TOLD: Gate = Gate::new();
-    match error {
-        store::Error::Busy => Refusal::ReadsFull { full: Full::All },
-        store::Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
-        store::Error::Refused(_) => {
-            if let Some(more) = TOLD.open() {
-                tracing::error!(%error, more, "a read failed");
-            }
-            Refusal::Internal
-        }
-        error => {
-            if let Some(more) = TOLD.open() {
-                tracing::warn!(%error, more, "a read failed");
-            }
-            Refusal::ReadAway
-        }
-    }
 }

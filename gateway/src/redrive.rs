@@ -1,30 +1,23 @@
-//! Dead letters judged again by the modules of now, on the same way that a new event takes: the gateway's own rules, the
-//! permissions that its application has now, the validator of its type, the event writers. The event keeps its id, its application and its time of receipt, so it is
-//! stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
+//! Dead letters judged again by the modules of now. `judging.rs` says what each becomes, by all rules that a new event
+//! meets; here is which letters are tried, and what is noted of them. The event keeps its id, its application and its time of
+//! receipt, so it is stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use eye_event::envelope::{self, Event, Format, Parsed, Rules, Unreadable};
 use eye_event::event::{EventRow, KeptAs};
-use eye_event::outcome::RejectionCode;
-use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
-use eye_judge::{Judging, Keep, Subject, Validators};
-use serde::Serialize;
+use eye_event::outcome::{OutcomeKind, RejectionCode};
+use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Violation};
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
-use crate::query::refusal;
-use crate::response::Refusal;
-use crate::secrets::TakenOut;
-use crate::store::{ApplicationRow, Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
-use crate::trust::Scope;
-use crate::trust::event_types::EventTypes;
-use crate::trust::known_types;
+use crate::judging::{End, Judged, Judges, NotStored, Origin, Senders};
+use crate::response::{Refusal, of_store};
+use crate::store::{Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 
 /// Raw bytes that are judged and written together.
 const PARCEL_BYTES_MAX: usize = 8 << 20;
@@ -36,28 +29,22 @@ const VIOLATIONS_BYTES_MAX: usize = 8 << 20;
 /// What it takes to judge dead letters again.
 #[derive(Debug)]
 pub struct Redrive<'a> {
-    /// Where the letters and the events are.
-    pub store: &'a Store,
-    /// The gateway's own rules.
-    pub rules: &'a Rules,
+    /// What an event becomes.
+    pub judges: &'a Judges,
     /// The wall clock.
     pub clock: &'a Clock,
-    /// The modules of now.
-    pub validators: &'a Validators,
     /// The event writers.
     pub events: &'a Batcher<EventRow>,
-    /// How many event types an application may make.
-    pub event_types_max: usize,
     /// No more letters are judged after this time.
     pub time: Duration,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug)]
-pub struct Errand {
+pub struct RedriveRequest {
     /// Which letters.
     pub choice: Choice,
-    /// The last letter of the errand before, which this one goes on from.
+    /// The last letter of the request before, after which this one goes on.
     pub after: Option<LetterCursor>,
     /// Letters at most.
     pub limit: u32,
@@ -66,19 +53,34 @@ pub struct Errand {
 }
 
 /// How one letter ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    /// Its event is committed; in a dry run, it would be sent to the writers.
-    Stored,
-    /// Its event was there already.
-    Duplicate,
-    /// The gateway's rules or its validator refuse it still.
-    Rejected,
-    /// It can still not be judged or stored.
-    Quarantined,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterOutcome {
+    /// Its event was judged again, and ended so; in a dry run, an accepted one counts as stored.
+    Is(OutcomeKind),
     /// It was not tried; the code says why.
     Skipped,
+}
+
+impl LetterOutcome {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Is(kind) => kind.as_str(),
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl From<OutcomeKind> for LetterOutcome {
+    fn from(kind: OutcomeKind) -> Self {
+        Self::Is(kind)
+    }
+}
+
+impl Serialize for LetterOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// What came of one letter.
@@ -89,7 +91,7 @@ pub struct LetterResult {
     /// The event's id.
     pub event_id: Option<Uuid>,
     /// How it ended.
-    pub outcome: Ended,
+    pub outcome: LetterOutcome,
     /// What was judged is the event as its validator had redacted it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
@@ -113,9 +115,9 @@ impl LetterResult {
     fn is_unseen(&self) -> bool {
         let code = self.code.as_deref().unwrap_or_default();
         match self.outcome {
-            Ended::Quarantined => code == FaultCode::OffPath.as_str(),
-            Ended::Skipped => UnfinishedCode::ALL.iter().any(|unfinished| unfinished.as_str() == code),
-            Ended::Stored | Ended::Duplicate | Ended::Rejected => false,
+            LetterOutcome::Is(OutcomeKind::Quarantined) => code == FaultCode::OffPath.as_str(),
+            LetterOutcome::Is(_) => false,
+            LetterOutcome::Skipped => UnfinishedCode::ALL.iter().any(|unfinished| unfinished.as_str() == code),
         }
     }
 }
@@ -129,7 +131,7 @@ pub struct UnseenParcel {
     pub judges: bool,
 }
 
-/// What came of an errand.
+/// What came of an request.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Each letter, in the order of receipt.
@@ -147,13 +149,13 @@ impl Report {
     }
 
     /// How many letters ended so.
-    pub fn count(&self, ended: Ended) -> usize {
-        self.results.iter().filter(|result| result.outcome == ended).count()
+    pub fn count(&self, outcome: LetterOutcome) -> usize {
+        self.results.iter().filter(|result| result.outcome == outcome).count()
     }
 }
 
 /// A letter on its way.
-enum Judged {
+enum Tried {
     /// To be stored.
     Row(Box<EventRow>),
     /// Its event is stored already, as a look at the events has shown.
@@ -162,62 +164,34 @@ enum Judged {
     Ended(LetterResult),
 }
 
-/// What each application may send now. Read once for each call, so a redrive is as strict as a new event.
-struct Senders(HashMap<i32, Sender>);
-
-struct Sender {
-    active: bool,
-    sends: bool,
-    /// `None` for all.
-    event_types: Option<EventTypes>,
-}
-
-impl Senders {
-    fn of(rows: &[ApplicationRow]) -> Self {
-        let sender = |row: &ApplicationRow| Sender {
-            active: row.active,
-            sends: Scope::Ingest.is_granted_by(&row.scopes),
-            // A pattern that cannot be read allows nothing.
-            event_types: (!row.event_types.is_empty()).then(|| EventTypes::parse(&row.event_types).unwrap_or_default()),
-        };
-        Self(rows.iter().map(|row| (row.id, sender(row))).collect())
-    }
-
-    /// Why an application may not send an event of this type; `None` when it may.
-    fn refusal(&self, application_id: i32, category: &str, name: &str) -> Option<&'static str> {
-        match self.0.get(&application_id) {
-            None => Some("its application is not registered any more"),
-            Some(sender) if !sender.active => Some("its application is suspended or revoked"),
-            Some(sender) if !sender.sends => Some("its application may not send events: it lacks the scope `ingest`"),
-            Some(Sender { event_types: Some(types), .. }) if !types.contains(category, name) => {
-                Some("its application may not send this event type")
-            }
-            Some(_) => None,
-        }
-    }
-}
-
 impl Redrive<'_> {
+    fn store(&self) -> &Store {
+        &self.judges.store
+    }
+
     /// Judges the chosen letters again, in the order in which they were received, and has stored what is accepted.
     ///
     /// # Errors
     ///
     /// [`Refusal::Overloaded`], [`Refusal::Draining`], and those of a read. What was done before stays done, and doing it
     /// again does no harm.
-    pub async fn run(&self, errand: &Errand) -> Result<Report, Refusal> {
+    pub async fn run(&self, request: &RedriveRequest) -> Result<Report, Refusal> {
         let until = Instant::now() + self.time;
         let mut report = Report::default();
-        if let (Choice::Ids(ids), None) = (&errand.choice, errand.after) {
-            let unknown = self.store.dead_letters_unknown(ids).await.map_err(refusal)?;
+        if let (Choice::Ids(ids), None) = (&request.choice, request.after) {
+            let unknown = self.store().dead_letters_unknown(ids).await.map_err(of_store)?;
             let told = unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter"));
             report.results.extend(told);
         }
-        let senders = Senders::of(&self.store.applications().await.map_err(refusal)?);
-        let page =
-            self.store.dead_letters_to_redrive(&errand.choice, errand.after, errand.limit).await.map_err(refusal)?;
+        let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
+        let page = self
+            .store()
+            .dead_letters_to_redrive(&request.choice, request.after, request.limit)
+            .await
+            .map_err(of_store)?;
         let mut rest = &page.rows[..];
         while !rest.is_empty() {
-            let done = self.parcel(&rest[..parcel_of(rest)], &senders, until, errand.dry_run, &mut report).await?;
+            let done = self.parcel(&rest[..parcel_of(rest)], &senders, until, request.dry_run, &mut report).await?;
             let last = rest[done - 1].cursor();
             rest = &rest[done..];
             if report.is_full(until) && !rest.is_empty() {
@@ -237,26 +211,26 @@ impl Redrive<'_> {
     /// As for [`Redrive::run`].
     pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenParcel, Refusal> {
         let until = Instant::now() + self.time;
-        let senders = Senders::of(&self.store.applications().await.map_err(refusal)?);
-        let letters = self.store.unseen_letters(lane, limit).await.map_err(refusal)?;
+        let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
+        let letters = self.store().unseen_letters(lane, limit).await.map_err(of_store)?;
         let letters = &letters[..parcel_of(&letters).min(letters.len())];
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
-        let raws = self.store.dead_letter_raws(&places).await.map_err(refusal)?;
+        let raws = self.store().dead_letter_raws(&places).await.map_err(of_store)?;
         let mut parcel = UnseenParcel { report: Report::default(), judges: true };
         let (mut rows, results) = (Vec::new(), &mut parcel.report.results);
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
             match self.judge(letter, raw, &senders).await {
-                Judged::Ended(result) if result.is_unseen() => {
+                Tried::Ended(result) if result.is_unseen() => {
                     parcel.judges = false;
                     break;
                 }
-                Judged::Ended(result) => results.push(result),
-                Judged::Duplicate(result) => {
+                Tried::Ended(result) => results.push(result),
+                Tried::Duplicate(result) => {
                     results.push(result);
-                    self.store.mark_redriven(&[(places[place], false)]).await.map_err(refusal)?;
+                    self.store().mark_redriven(&[(places[place], false)]).await.map_err(of_store)?;
                 }
-                Judged::Row(row) => {
-                    results.push(ended(letter, Some(row.id), Ended::Stored));
+                Tried::Row(row) => {
+                    results.push(ended(letter, Some(row.id), OutcomeKind::Stored));
                     rows.push((place, *row));
                 }
             }
@@ -265,15 +239,15 @@ impl Redrive<'_> {
             }
         }
         if !rows.is_empty() {
-            self.store_rows(&places, rows, results).await?;
+            self.store_rows(letters, rows, &senders, results).await?;
         }
         let looked_at = |(_, result): &(&LetterCursor, &LetterResult)| {
-            matches!(result.outcome, Ended::Rejected | Ended::Quarantined)
+            matches!(result.outcome, LetterOutcome::Is(OutcomeKind::Rejected | OutcomeKind::Quarantined))
         };
         let seen: Vec<Seen> =
             places.iter().zip(&*results).filter(looked_at).map(|(place, result)| seen(*place, result)).collect();
         if !seen.is_empty() {
-            self.store.settle_unseen(&seen).await.map_err(refusal)?;
+            self.store().settle_unseen(&seen).await.map_err(of_store)?;
         }
         Ok(parcel)
     }
@@ -289,7 +263,7 @@ impl Redrive<'_> {
         report: &mut Report,
     ) -> Result<usize, Refusal> {
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
-        let raws = self.store.dead_letter_raws(&places).await.map_err(refusal)?;
+        let raws = self.store().dead_letter_raws(&places).await.map_err(of_store)?;
         let mut rows = Vec::with_capacity(letters.len());
         let (mut results, mut known) = (Vec::with_capacity(letters.len()), Vec::new());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
@@ -297,162 +271,55 @@ impl Redrive<'_> {
                 break;
             }
             match self.judge(letter, raw, senders).await {
-                Judged::Ended(result) => {
+                Tried::Ended(result) => {
                     report.violations_bytes += result.violations.iter().map(Violation::bytes).sum::<usize>();
                     results.push(result);
                 }
-                Judged::Duplicate(result) => {
+                Tried::Duplicate(result) => {
                     results.push(result);
                     known.push((places[place], false));
                 }
-                Judged::Row(row) => {
-                    results.push(ended(letter, Some(row.id), Ended::Stored));
+                Tried::Row(row) => {
+                    results.push(ended(letter, Some(row.id), OutcomeKind::Stored));
                     rows.push((place, *row));
                 }
             }
         }
         if !dry_run && !rows.is_empty() {
-            self.store_rows(&places, rows, &mut results).await?;
+            self.store_rows(letters, rows, senders, &mut results).await?;
         }
         if !dry_run && !known.is_empty() {
-            self.store.mark_redriven(&known).await.map_err(refusal)?;
+            self.store().mark_redriven(&known).await.map_err(of_store)?;
         }
         let done = results.len();
         report.results.append(&mut results);
         Ok(done)
     }
 
-    async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>, senders: &Senders) -> Judged {
-        let skip = |code, detail| Judged::Ended(skipped(letter.id, letter.event_id, code, detail));
+    async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>, senders: &Senders) -> Tried {
+        let skip = |code, detail| Tried::Ended(skipped(letter.id, letter.event_id, code, detail));
         let Some(raw) = raw else { return skip("unknown", "the dead letter was trimmed meanwhile") };
         if let Some((code, detail)) = letter.unredrivable() {
             return skip(code, detail);
         }
-        let mut event = match self.read(raw.into()) {
-            Ok(event) => event,
-            Err(violations) => {
-                let result = ended(letter, letter.event_id, Ended::Rejected);
-                return Judged::Ended(LetterResult { code: Some("envelope".into()), violations, ..result });
-            }
-        };
-        // An event without an id got one when it came; one whose envelope was broken got none, and takes the letter's.
-        // Either way it is the same at each try, so the event is stored once at most.
-        event.id = letter.event_id.unwrap_or(letter.id);
-        if let Some(detail) = senders.refusal(letter.application_id, &event.category, &event.name) {
-            let (code, detail) = (Some(RejectionCode::NotAllowed.as_str().into()), Some(detail.into()));
-            return Judged::Ended(LetterResult { code, detail, ..ended(letter, Some(event.id), Ended::Rejected) });
+        let mut element = self.judges.read(raw.into(), self.clock.now_us());
+        match &mut element {
+            // An event without an id got one when it came; one whose envelope was broken got none, and takes the letter's.
+            // Either way it is the same at each try, so the event is stored once at most.
+            Ok(event) => event.id = letter.event_id.unwrap_or(letter.id),
+            Err(broken) => broken.id = letter.event_id,
         }
-        if let Some(refused) = self.too_many_types(letter, &event).await {
-            return Judged::Ended(refused);
-        }
-        let subject = Subject {
-            id: event.id,
-            application: &letter.application,
-            session_id: event.session_id,
-            category: &event.category,
-            name: &event.name,
-            timestamp_us: event.timestamp_us,
-            received_at_us: letter.received_at.timestamp_micros(),
-            data: &event.data,
-        };
-        let mut judging = self.validators.begin_unhurried();
-        let judgement = judging.judge(subject).await;
-        let result = |outcome| ended(letter, Some(event.id), outcome);
-        let amended = match judgement.outcome {
-            Ok(Verdict::Accept) => None,
-            Ok(Verdict::Amend(data)) => Some(data),
-            Ok(Verdict::Reject(violations)) => {
-                let module = judgement.digest;
-                return self.rejected(letter, &event, &judging, violations, module).await;
+        let origin = Origin::Redriven { letter, senders };
+        let received_at_us = letter.received_at.timestamp_micros();
+        match self.judges.begin_unhurried().judge(element, received_at_us, origin).await {
+            Ok(Judged::Row(row)) => Tried::Row(Box::new(row)),
+            Ok(Judged::NotStored(event)) if matches!(event.end, End::Duplicate) => {
+                Tried::Duplicate(ended(letter, event.id, OutcomeKind::Duplicate))
             }
-            // No module looked at it.
-            Err(Unjudged::Unfinished(why)) => {
-                let detail = "its event could not be judged now; try again later";
-                return Judged::Ended(skipped(letter.id, letter.event_id, why.code.as_str(), detail));
-            }
-            Err(Unjudged::Fault(fault)) => {
-                let (code, detail) = (Some(fault.code.as_str().into()), Some(fault.detail.into()));
-                let module = judgement.digest;
-                return Judged::Ended(LetterResult { code, detail, module, ..result(Ended::Quarantined) });
-            }
-        };
-        Judged::Row(Box::new(EventRow {
-            id: event.id,
-            session_id: event.session_id,
-            timestamp_us: event.timestamp_us,
-            received_at_us: letter.received_at.timestamp_micros(),
-            category: event.category,
-            name: event.name,
-            application_id: letter.application_id,
-            module: judgement.digest,
-            data: amended.map_or(event.data, Into::into),
-            raw: event.raw,
-            redriven: true,
-        }))
-    }
-
-    /// What comes of a letter whose event would make one event type too many. A letter that names its type has made it already.
-    async fn too_many_types(&self, letter: &StoredLetter, event: &Event) -> Option<LetterResult> {
-        if letter.category.is_some() && letter.name.is_some() {
-            return None;
-        }
-        let (application, most) = (letter.application_id, self.event_types_max);
-        match self.store.admits_event_type(application, &event.category, &event.name, most).await {
-            Ok(true) => None,
-            Ok(false) => {
-                let result = ended(letter, Some(event.id), Ended::Rejected);
-                let violations = vec![known_types::too_many(most)];
-                Some(LetterResult { code: Some("envelope".into()), violations, ..result })
-            }
-            Err(_) => {
-                let detail = "the event types of its application could not be read; try again later";
-                Some(skipped(letter.id, letter.event_id, "unknown", detail))
-            }
-        }
-    }
-
-    /// What becomes of a letter whose event is refused again. What is told of it quotes nothing that its validator takes out.
-    async fn rejected(
-        &self,
-        letter: &StoredLetter,
-        event: &Event,
-        judging: &Judging<'_>,
-        violations: Vec<Violation>,
-        module: Option<Digest>,
-    ) -> Judged {
-        if judging.judges_at(&event.category, &event.name) {
-            match self.store.has_event(event.session_id, event.timestamp_us, event.id).await {
-                Ok(true) => return Judged::Duplicate(ended(letter, Some(event.id), Ended::Duplicate)),
-                Ok(false) => {}
-                Err(_) => {
-                    let detail = "whether its event is stored could not be read; try again";
-                    return Judged::Ended(skipped(letter.id, letter.event_id, "unread", detail));
-                }
-            }
-        }
-        let violations = match judging.keep(&event.category, &event.name, &event.data).await {
-            Keep::Whole => violations,
-            Keep::Redacted(data) => TakenOut::between(&event.data, &data).clean(&violations),
-            Keep::Nothing => TakenOut::between(&event.data, "").clean(&violations),
-        };
-        let code = Some("rule".into());
-        Judged::Ended(LetterResult { code, violations, module, ..ended(letter, Some(event.id), Ended::Rejected) })
-    }
-
-    /// The event in the raw bytes, if they keep the rules of now.
-    fn read(&self, raw: Bytes) -> Result<Event, Vec<Violation>> {
-        let whole = |code: &'static str, message: Cow<'static, str>| {
-            vec![Violation { pointer: String::new(), code: code.into(), message }]
-        };
-        match envelope::parse(&raw, Format::Json, self.rules, self.clock.now_us()) {
-            Ok(Parsed::One(Ok(event))) => Ok(event),
-            Ok(Parsed::One(Err(broken))) => Err(broken.violations),
-            Ok(Parsed::Many(_)) | Err(Unreadable::TooMany) => {
-                Err(whole("type", "an event is a JSON object, and this is an array".into()))
-            }
-            Err(Unreadable::Empty) => Err(whole("json", "there is nothing".into())),
-            Err(Unreadable::NotJson { line, column, message }) => {
-                Err(whole("json", format!("not JSON at line {line}, column {column}: {message}").into()))
+            Ok(Judged::NotStored(event)) => Tried::Ended(result_of(letter, *event)),
+            Err(error) => {
+                tracing::debug!(%error, "a dead letter could not be judged again");
+                skip("unread", "the database could not be asked of its event; try again")
             }
         }
     }
@@ -461,46 +328,65 @@ impl Redrive<'_> {
     /// try finds a duplicate and marks it then.
     async fn store_rows(
         &self,
-        places: &[LetterCursor],
+        letters: &[StoredLetter],
         rows: Vec<(usize, EventRow)>,
+        senders: &Senders,
         results: &mut [LetterResult],
     ) -> Result<(), Refusal> {
         let (at, rows): (Vec<usize>, Vec<EventRow>) = rows.into_iter().unzip();
-        let judging = self.validators.begin();
-        let takes_out: HashMap<usize, bool> =
-            at.iter().zip(&rows).map(|(place, row)| (*place, judging.takes_out(&row.category, &row.name))).collect();
-        let receipt = self.events.submit(rows, None).map_err(|refused| match refused {
+        let rows = Arc::new(rows);
+        let receipt = self.events.submit(Arc::clone(&rows), None).map_err(|refused| match refused {
             Refused::Full(_) => Refusal::Overloaded,
             Refused::Closed(_) => Refusal::Draining,
         })?;
         // Without a receipt nobody knows: the rows may be committed.
         let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
         let mut marks = Vec::with_capacity(fates.len());
-        for (place, fate) in at.into_iter().zip(fates) {
+        for ((place, row), fate) in at.into_iter().zip(&*rows).zip(fates) {
+            let letter = &letters[place];
             match fate {
-                Fate::Stored => marks.push((places[place], true)),
+                Fate::Stored => marks.push((letter.cursor(), true)),
                 Fate::Duplicate => {
-                    results[place].outcome = Ended::Duplicate;
-                    marks.push((places[place], false));
+                    results[place].outcome = OutcomeKind::Duplicate.into();
+                    marks.push((letter.cursor(), false));
                 }
                 Fate::NotNow => {
-                    let result = &mut results[place];
-                    result.outcome = Ended::Skipped;
-                    result.code = Some("not_kept".into());
-                    result.detail = Some("the database refuses its event now; try again later".into());
+                    let detail = "the database refuses its event now; try again later";
+                    results[place] = skipped(letter.id, letter.event_id, "not_kept", detail);
                 }
                 Fate::Refused { code, message } => {
-                    let result = &mut results[place];
-                    result.outcome = Ended::Quarantined;
-                    result.code = Some("unstorable".into());
-                    // The server's message may quote the row.
-                    let quotes = !takes_out.get(&place).is_some_and(|takes_out| *takes_out);
-                    let said = if quotes { format!(": {message}") } else { String::new() };
-                    result.detail = Some(format!("Postgres refuses the row{said} (SQLSTATE {code})").into());
+                    let origin = Origin::Redriven { letter, senders };
+                    let now_us = self.clock.now_us();
+                    let event = self.judges.begin_unhurried().unstorable(row, &code, &message, now_us, origin).await;
+                    results[place] = result_of(letter, event);
                 }
             }
         }
-        if marks.is_empty() { Ok(()) } else { self.store.mark_redriven(&marks).await.map_err(refusal) }
+        if marks.is_empty() { Ok(()) } else { self.store().mark_redriven(&marks).await.map_err(of_store) }
+    }
+}
+
+/// What is said of a letter whose event is not to be stored. Nothing of it quotes what its validator takes out.
+fn result_of(letter: &StoredLetter, event: NotStored) -> LetterResult {
+    let result = |kind: OutcomeKind| ended(letter, event.id, kind);
+    match event.end {
+        End::Duplicate => result(OutcomeKind::Duplicate),
+        End::Unfinished(why) => {
+            let detail = "its event could not be judged now; try again later";
+            skipped(letter.id, letter.event_id, why.code.as_str(), detail)
+        }
+        End::Rejected { code, letter: kept, .. } => {
+            let detail = (code == RejectionCode::NotAllowed).then(|| kept.detail.into());
+            let violations = if code == RejectionCode::NotAllowed { Vec::new() } else { kept.violations };
+            let code = Some(code.as_str().into());
+            LetterResult { code, detail, violations, module: event.module, ..result(OutcomeKind::Rejected) }
+        }
+        End::Quarantined { code, letter: kept } => LetterResult {
+            code: Some(code),
+            detail: Some(kept.detail.into()),
+            module: event.module,
+            ..result(OutcomeKind::Quarantined)
+        },
     }
 }
 
@@ -514,11 +400,11 @@ fn parcel_of(letters: &[StoredLetter]) -> usize {
     fits.count().max(1)
 }
 
-fn ended(letter: &StoredLetter, event_id: Option<Uuid>, outcome: Ended) -> LetterResult {
+fn ended(letter: &StoredLetter, event_id: Option<Uuid>, kind: OutcomeKind) -> LetterResult {
     LetterResult {
         id: letter.id,
         event_id,
-        outcome,
+        outcome: kind.into(),
         redacted: letter.kept == KeptAs::Redacted.as_str(),
         code: None,
         detail: None,
@@ -532,7 +418,7 @@ fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'stati
     LetterResult {
         id,
         event_id,
-        outcome: Ended::Skipped,
+        outcome: LetterOutcome::Skipped,
         redacted: false,
         code,
         detail,

@@ -76,14 +76,14 @@ impl Requests {
 }
 
 /// A request that is being answered; counted when it is dropped, whatever became of it.
-pub(super) struct Asked<'a> {
-    pub(super) requests: &'a Requests,
-    pub(super) class: RouteClass,
-    pub(super) began: Instant,
-    pub(super) status: Option<StatusCode>,
+pub(crate) struct RequestTimer<'a> {
+    pub(crate) requests: &'a Requests,
+    pub(crate) class: RouteClass,
+    pub(crate) began: Instant,
+    pub(crate) status: Option<StatusCode>,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for RequestTimer<'_> {
     fn drop(&mut self) {
         let figures = &self.requests.0[self.class as usize];
         let place = match self.status {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
 
 pub mod due;
@@ -42,21 +41,6 @@ pub struct Policy {
     pub event_partitions_max: usize,
     /// Nothing is removed while this gateway's clock and the database's differ by more.
     pub clock_skew_max: Duration,
-}
-
-impl Policy {
-    /// What the settings say.
-    pub fn of(config: &Config) -> Self {
-        Self {
-            events_days: config.events_days,
-            dead_letters_days: config.dead_letters_days,
-            dead_letters_bytes_max: config.dead_letters_bytes_max,
-            counts_minute_days: config.counts_minute_days,
-            ahead_months: config.partitions_ahead_months,
-            event_partitions_max: config.event_partitions_max,
-            clock_skew_max: Duration::from_secs(config.clock_skew_max_s),
-        }
-    }
 }
 
 /// What this gateway has removed since it was started. The table `trimmed` has the sums of all gateways.

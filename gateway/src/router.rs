@@ -1,24 +1,25 @@
 //! Method and path to handler: one table.
 
-mod requests;
-
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
+use eye_judge::Validators;
 use hyper::header::{ACCEPT, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use crate::gateway::Gateway;
-use crate::query::{Read, Reader};
-use crate::response::{self, Figures, Refusal, Response};
+use crate::applications::Applications;
+use crate::cors::Cors;
+use crate::ingest::Ingest;
+use crate::live::{self, Live};
+use crate::metrics::{self, Metrics};
+use crate::query::{self, Query, Read, Reader};
+use crate::readiness::Readiness;
+use crate::requests::{RequestTimer, Requests, RouteClass};
+use crate::response::{self, Figures, Refusal, Response, Unsent};
 use crate::server::Incoming;
-use crate::trust::{Application, Peer, Scope};
-use crate::{applications, ingest, live, metrics, query};
-
-pub use requests::{Requests, RouteClass};
-
-use requests::Asked;
+use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that is looked at. The longest one that means something names a category of 200 characters, each of which
 /// may take twelve bytes percent-encoded.
@@ -119,168 +120,199 @@ fn fits(row: &str, path: &str) -> bool {
     }
 }
 
-/// Answers any request.
-pub async fn answer(gateway: &Gateway, request: Request<Incoming>, peer: Peer) -> Response {
-    let caller_id = response::caller_request_id(request.headers());
-    if let Some(response) = gateway.cors.preflight(&request) {
-        return response::named(response, caller_id);
-    }
-    let began = Instant::now();
-    let mut asked = Asked { requests: &gateway.requests, class: RouteClass::Unknown, began, status: None };
-    let origin = gateway.cors.sending_origin(&request);
-    let admitted = examine(gateway, request.headers()).and_then(|()| {
-        let admitted = gateway.cors.admit(&request, origin.is_some());
-        admitted.inspect_err(|_| gateway.trust.foreign_page(&request, peer))
-    });
-    let answered = match admitted {
-        Ok(()) => route(gateway, request, peer, &mut asked).await,
-        Err(refusal) => Err(refusal),
-    };
-    let mut response = answered.unwrap_or_else(Refusal::into_response);
-    gateway.cors.mark(origin, &mut response);
-    asked.status = Some(response.status());
-    response::named(response, caller_id)
+/// The handlers, and what each request passes on its way to one.
+#[derive(Debug)]
+pub struct Router {
+    /// Headers that a request may have.
+    pub headers_max: usize,
+    /// What pages may make their browsers do.
+    pub cors: Arc<Cors>,
+    /// Who may call.
+    pub trust: Arc<Trust>,
+    /// Counts requests by their answers.
+    pub requests: Arc<Requests>,
+    /// Answers that are not sent yet.
+    pub unsent: Arc<Unsent>,
+    /// Sending.
+    pub ingest: Ingest,
+    /// Reading.
+    pub query: Query,
+    /// Managing who may call.
+    pub applications: Applications,
+    /// Watching.
+    pub live: Arc<Live>,
+    /// What is told of modules.
+    pub validators: Validators,
+    /// How the gateway does.
+    pub monitoring: Monitoring,
 }
 
-/// What no route has to look at.
-fn examine(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
-    let limit = gateway.config.headers_max;
-    if headers.len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { Ok(()) }
+/// How the gateway does, for those who watch over it.
+#[derive(Debug)]
+pub struct Monitoring {
+    /// Its figures.
+    pub metrics: Metrics,
+    /// Whether requests should be sent here.
+    pub readiness: Arc<Readiness>,
 }
 
-/// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
-/// nothing of what it holds. Such requests are not counted.
-pub async fn answer_monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
-    let caller_id = response::caller_request_id(request.headers());
-    response::named(monitoring(gateway, request).await, caller_id)
-}
+impl Monitoring {
+    /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
+    /// nothing of what it holds. Such requests are not counted.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response {
+        let caller_id = response::caller_request_id(request.headers());
+        response::named(self.answer_unnamed(&request).await, caller_id)
+    }
 
-async fn monitoring(gateway: &Gateway, request: Request<Incoming>) -> Response {
-    let found = Found::of(request.uri().path());
-    let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
-        return Refusal::NotFound.into_response();
-    };
-    if let Err(refusal) = found.allow(request.method()) {
-        return refusal.into_response();
-    }
-    match found.path {
-        "/metrics" => metrics(gateway, request.headers()).await,
-        "/readyz" => readiness(gateway).await,
-        _ => health(),
-    }
-}
-
-async fn route(
-    gateway: &Gateway,
-    request: Request<Incoming>,
-    peer: Peer,
-    asked: &mut Asked<'_>,
-) -> Result<Response, Refusal> {
-    // What nearly every request asks for: it needs nothing of what follows.
-    if request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/post/create") {
-        asked.class = RouteClass::Events;
-        return ingest::send(gateway, request, peer).await;
-    }
-    // Apart: it needs several times the room of what sends, and every connection would have it.
-    Box::pin(route_rest(gateway, request, peer, asked)).await
-}
-
-/// Answers whatever does not send.
-async fn route_rest(
-    gateway: &Gateway,
-    request: Request<Incoming>,
-    peer: Peer,
-    asked: &mut Asked<'_>,
-) -> Result<Response, Refusal> {
-    let uri = request.uri().clone();
-    let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
-    asked.class = found.class(request.method());
-    found.allow(request.method())?;
-    match found.path {
-        "/healthz" => return Ok(health()),
-        "/readyz" => return Ok(readiness(gateway).await),
-        _ => {}
-    }
-    let caller = gateway.trust.identify(&request, peer)?;
-    let told = |response| gateway.unsent.hold_told(caller.share(), response);
-    if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications")) {
-        return applications::answer(gateway, &caller, request, rest).await.map(told);
-    }
-    if found.path == "/v1/dead-letters/redrive" {
-        caller.allow(Scope::Admin)?;
-        return query::dead_letters::redrive(gateway, &caller, request).await.map(told);
-    }
-    caller.allow(Scope::Read)?;
-    let response = read(gateway, &caller, request, peer, found).await?;
-    gateway.unsent.hold(caller.answers_share(), response)
-}
-
-/// Answers what needs the scope to read.
-async fn read(
-    gateway: &Gateway,
-    caller: &Application,
-    request: Request<Incoming>,
-    peer: Peer,
-    found: Found<'_>,
-) -> Result<Response, Refusal> {
-    let uri = request.uri();
-    let still_known = || gateway.trust.still_known(&request, peer, caller, Scope::Read);
-    match found.path {
-        "/v1/dead-letters/{id}" => {
-            query::dead_letters::show(gateway, caller, request.headers(), &found.parameters[0], uri.query()).await
+    async fn answer_unnamed(&self, request: &Request<Incoming>) -> Response {
+        let found = Found::of(request.uri().path());
+        let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
+            return Refusal::NotFound.into_response();
+        };
+        if let Err(refusal) = found.allow(request.method()) {
+            return refusal.into_response();
         }
-        "/v1/live" => {
-            let half_closed = request.body().half_closed();
-            live::watch(&gateway.live, caller.watching_share(), uri.query(), half_closed, still_known())
+        match found.path {
+            "/metrics" => self.scrape(request.headers()).await,
+            "/readyz" => self.ready().await,
+            _ => health(),
         }
-        "/v1/validators" => {
-            let (unserved, others) = gateway.validators.unserved();
-            let (validators, problems) = (gateway.validators.report(), gateway.validators.problems(&unserved));
-            let report = serde_json::json!({
-                "validators": validators,
-                "problems": problems,
-                "without_validator": unserved,
-                "without_validator_others": others,
-            });
-            Ok(response::json(StatusCode::OK, report.to_string()))
+    }
+
+    async fn scrape(&self, headers: &HeaderMap) -> Response {
+        let format = Figures::accepted(&query::header(headers, &ACCEPT));
+        response::metrics(metrics::scrape(&self.metrics, format).await, format)
+    }
+
+    async fn ready(&self) -> Response {
+        let (ready, report) = self.readiness.report().await;
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        response::json(status, report.to_string())
+    }
+}
+
+impl Router {
+    /// Answers any request.
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response {
+        let caller_id = response::caller_request_id(request.headers());
+        if let Some(response) = self.cors.preflight(&request) {
+            return response::named(response, caller_id);
         }
-        "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
-        "/metrics" => Ok(metrics(gateway, request.headers()).await),
-        _ => {
-            let read = found.read().ok_or(Refusal::NotFound)?;
-            let reader = Reader {
-                headers: request.headers(),
-                reads: caller.reads_share(),
-                streams: caller.streams_share(),
-                still_known: &still_known,
-            };
-            query::answer(gateway, reader, read, uri.query()).await
+        let began = Instant::now();
+        let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
+        let origin = self.cors.sending_origin(&request);
+        let admitted = self.examine(request.headers()).and_then(|()| {
+            let admitted = self.cors.admit(&request, origin.is_some());
+            admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
+        });
+        let answered = match admitted {
+            Ok(()) => self.route(request, peer, &mut timer).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = answered.unwrap_or_else(Refusal::into_response);
+        self.cors.mark(origin, &mut response);
+        timer.status = Some(response.status());
+        response::named(response, caller_id)
+    }
+
+    /// What no route has to look at.
+    fn examine(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let limit = self.headers_max;
+        if headers.len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { Ok(()) }
+    }
+
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        timer: &mut RequestTimer<'_>,
+    ) -> Result<Response, Refusal> {
+        // What nearly every request asks for: it needs nothing of what follows.
+        if request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/post/create") {
+            timer.class = RouteClass::Events;
+            return self.ingest.send(request, peer).await;
+        }
+        // Apart: it needs several times the room of what sends, and every connection would have it.
+        Box::pin(self.route_rest(request, peer, timer)).await
+    }
+
+    /// Answers whatever does not send.
+    async fn route_rest(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        timer: &mut RequestTimer<'_>,
+    ) -> Result<Response, Refusal> {
+        let uri = request.uri().clone();
+        let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
+        timer.class = found.class(request.method());
+        found.allow(request.method())?;
+        match found.path {
+            "/healthz" => return Ok(health()),
+            "/readyz" => return Ok(self.monitoring.ready().await),
+            _ => {}
+        }
+        let caller = self.trust.identify(&request, peer)?;
+        let told = |response| self.unsent.hold_told(caller.share(), response);
+        if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications"))
+        {
+            return self.applications.answer(&caller, request, rest).await.map(told);
+        }
+        if found.path == "/v1/dead-letters/redrive" {
+            caller.allow(Scope::Admin)?;
+            return query::dead_letters::redrive(&self.query, &caller, request).await.map(told);
+        }
+        caller.allow(Scope::Read)?;
+        let response = self.read(&caller, request, peer, found).await?;
+        self.unsent.hold(caller.answers_share(), response)
+    }
+
+    /// Answers what needs the scope to read.
+    async fn read(
+        &self,
+        caller: &Application,
+        request: Request<Incoming>,
+        peer: Peer,
+        found: Found<'_>,
+    ) -> Result<Response, Refusal> {
+        let uri = request.uri();
+        let still_known = || self.trust.still_known(&request, peer, caller, Scope::Read);
+        match found.path {
+            "/v1/dead-letters/{id}" => {
+                let id = &found.parameters[0];
+                query::dead_letters::show(&self.query, caller, request.headers(), id, uri.query()).await
+            }
+            "/v1/live" => {
+                let half_closed = request.body().half_closed();
+                live::watch(&self.live, caller.watching_share(), uri.query(), half_closed, still_known())
+            }
+            "/v1/validators" => {
+                let (unserved, others) = self.validators.unserved();
+                let (validators, problems) = (self.validators.report(), self.validators.problems(&unserved));
+                let report = serde_json::json!({
+                    "validators": validators,
+                    "problems": problems,
+                    "without_validator": unserved,
+                    "without_validator_others": others,
+                });
+                Ok(response::json(StatusCode::OK, report.to_string()))
+            }
+            "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
+            "/metrics" => Ok(self.monitoring.scrape(request.headers()).await),
+            _ => {
+                let read = found.read().ok_or(Refusal::NotFound)?;
+                let reader = Reader {
+                    headers: request.headers(),
+                    reads: caller.reads_share(),
+                    streams: caller.streams_share(),
+                    still_known: &still_known,
+                };
+                self.query.answer(reader, read, uri.query()).await
+            }
         }
     }
 }
 
 fn health() -> Response {
     response::json(StatusCode::OK, r#"{"status":"alive"}"#)
-}
-
-async fn metrics(gateway: &Gateway, headers: &HeaderMap) -> Response {
-    let format = Figures::accepted(&query::header(headers, &ACCEPT));
-    response::metrics(metrics::scrape(gateway, format).await, format)
-}
-
-async fn readiness(gateway: &Gateway) -> Response {
-    let readiness = gateway.readiness().await;
-    let status = if readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = serde_json::json!({
-        "ready": readiness.ready(),
-        "reasons": readiness.reasons(),
-        "degraded": readiness.degraded(),
-        "database": readiness.stands_on_database(),
-        "validators": readiness.validators,
-        "draining": readiness.draining,
-    });
-    if let Some(problem) = gateway.store.problem() {
-        body["problem"] = format!("the database cannot be used: {problem}").into();
-    }
-    response::json(status, body.to_string())
 }

@@ -16,7 +16,6 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::dead_letters;
 use crate::store::{Error, LetterText, Pass, RedactingRow, Rewritten, Scrubbing, Store, UNREAD, WalkedLetter};
 
@@ -26,6 +25,17 @@ const STRETCH: u32 = 1_000;
 const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Longest time for one round; a database that hangs must not hold the right to scrub for ever.
 const ROUND_TIME: Duration = Duration::from_secs(300);
+
+/// Bounds of scrubbing.
+#[derive(Clone, Copy, Debug)]
+pub struct ScrubLimits {
+    /// How long letters that cannot be redacted keep their bytes.
+    pub grace: TimeDelta,
+    /// Letters that are walked in one round, for each event type.
+    pub letters_max: u32,
+    /// The pause between two rounds.
+    pub every: Duration,
+}
 
 /// What it takes to scrub.
 #[derive(Debug)]
@@ -38,10 +48,8 @@ pub struct Scrub<'a> {
     pub rules: &'a Rules,
     /// The wall clock.
     pub clock: &'a Clock,
-    /// How long letters that cannot be redacted keep their bytes.
-    pub grace: TimeDelta,
-    /// Letters that are walked in one round, for each event type.
-    pub letters_max: u32,
+    /// The bounds.
+    pub limits: ScrubLimits,
     /// Only counts what would be done.
     pub dry_run: bool,
 }
@@ -60,21 +68,6 @@ pub struct Scrubbed {
     /// There is more to walk.
     #[serde(skip)]
     pub more: bool,
-}
-
-impl<'a> Scrub<'a> {
-    /// What the settings say.
-    pub fn new(
-        config: &Config,
-        store: &'a Store,
-        validators: &'a Validators,
-        rules: &'a Rules,
-        clock: &'a Clock,
-    ) -> Self {
-        let days = i64::try_from(config.scrub_grace_days).unwrap_or(i64::MAX);
-        let grace = TimeDelta::try_days(days).unwrap_or(TimeDelta::MAX);
-        Self { store, validators, rules, clock, grace, letters_max: config.scrub_letters_max, dry_run: false }
-    }
 }
 
 impl Scrub<'_> {
@@ -162,7 +155,7 @@ impl Scrub<'_> {
     async fn scrub(&self, scrubbing: &mut Scrubbing, row: &RedactingRow) -> Result<Scrubbed, Error> {
         let mut done = Scrubbed { event_type: row.event_type.clone(), ..Scrubbed::default() };
         // By the clock of the database alone: what counts the days is what began them.
-        let over = row.began_at.checked_add_signed(self.grace).is_some_and(|end| row.asked_at >= end);
+        let over = row.began_at.checked_add_signed(self.limits.grace).is_some_and(|end| row.asked_at >= end);
         self.pass(scrubbing, row, Pass::Redact, !over, &mut done).await?;
         if over {
             self.pass(scrubbing, row, Pass::Empty, true, &mut done).await?;
@@ -189,7 +182,7 @@ impl Scrub<'_> {
     ) -> Result<(), Error> {
         let judging = self.validators.begin();
         let (mut place, mut walked) = (row.place(pass), 0);
-        while walked < self.letters_max {
+        while walked < self.limits.letters_max {
             let letters = scrubbing.walk(place, STRETCH).await?;
             walked += STRETCH;
             let Some(last) = letters.last().map(WalkedLetter::cursor) else { return Ok(()) };

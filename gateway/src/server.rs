@@ -16,19 +16,18 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::admission::{Admission, Class};
 use self::connection::Connection;
-pub use self::doors::{Class, Doors};
 pub use self::incoming::Incoming;
 pub use self::socket::HalfClosed;
-use crate::config::Config;
-use crate::gate::Gate;
+use crate::log_limit::LogLimit;
 use crate::response::Response;
 use crate::trust::Peer;
 
 mod activity;
+mod admission;
 mod connection;
 mod doorbell;
-mod doors;
 mod incoming;
 mod socket;
 mod when_woken;
@@ -83,31 +82,6 @@ pub struct ServerLimits {
     pub linger_bytes_max: usize,
     /// The time that running requests have to end after the shutdown began.
     pub drain: Duration,
-}
-
-impl ServerLimits {
-    /// As they are configured.
-    pub fn of(config: &Config) -> Self {
-        Self {
-            connections_max: config.connections_max,
-            connections_per_peer_max: config.connections_per_peer_max,
-            header_read: Duration::from_millis(config.header_read_ms),
-            header_bytes_max: config.header_bytes_max,
-            headers_max: config.headers_max,
-            idle: Duration::from_millis(config.idle_ms),
-            write: Duration::from_millis(config.write_ms),
-            http2_streams_max: config.http2_streams_max,
-            http2_resets_max: config.http2_resets_max,
-            http2_stream_window_bytes: config.http2_stream_window_bytes,
-            http2_connection_window_bytes: config.http2_connection_window_bytes,
-            http2_ping: Duration::from_millis(config.http2_ping_ms),
-            tls_handshake: Duration::from_millis(config.tls_handshake_ms),
-            proxy_header_bytes_max: config.proxy_header_bytes_max,
-            linger: Duration::from_millis(config.linger_ms),
-            linger_bytes_max: config.linger_bytes_max,
-            drain: Duration::from_millis(config.drain_ms),
-        }
-    }
 }
 
 /// What a listener counts.
@@ -172,8 +146,13 @@ impl Listener {
     }
 
     /// Serves until `shutdown`, then drains. Returns when all connections have ended, or were cut after the drain time.
-    pub async fn run<F, Fut>(self, limits: ServerLimits, doors: Arc<Doors>, handler: F, shutdown: CancellationToken)
-    where
+    pub async fn run<F, Fut>(
+        self,
+        limits: ServerLimits,
+        admission: Arc<Admission>,
+        handler: F,
+        shutdown: CancellationToken,
+    ) where
         F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
@@ -185,16 +164,16 @@ impl Listener {
         let permits = Arc::new(Semaphore::new(permits));
         while let Some((permit, stream, peer)) = next(&self, &permits, &shutdown).await {
             // Behind a proxy the peer is known only when the PROXY header is read, and a named proxy speaks for many.
-            let spared = doors.proxy_protocol || doors.is_proxy(peer.ip());
-            let place = (!spared).then(|| doors.places.take(peer.ip(), limits.connections_per_peer_max));
+            let spared = admission.proxy_protocol || admission.is_proxy(peer.ip());
+            let place = (!spared).then(|| admission.places.take(peer.ip(), limits.connections_per_peer_max));
             if let Some(None) = place {
-                doors.refuse::<()>(Class::TooMany, peer);
+                admission.refuse::<()>(Class::TooMany, peer);
                 continue;
             }
             let connection = Connection {
                 peer,
                 limits,
-                doors: Arc::clone(&doors),
+                admission: Arc::clone(&admission),
                 _place: place.flatten(),
                 shutdown: shutdown.clone(),
                 // Its own token, so that its streams end with it and not only with the server.
@@ -232,7 +211,7 @@ async fn next(
             listener.connections.full.fetch_add(1, Relaxed);
         }
         let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
-        static TOLD: Gate = Gate::new();
+        static TOLD: LogLimit = LogLimit::new();
         let mut pause = ACCEPT_PAUSE;
         loop {
             match listener.listener.accept().await {

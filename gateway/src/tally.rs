@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use eye_event::event::Text;
+use eye_event::outcome::{OutcomeKind, UNFINISHED};
 use eye_event::verdict::UnfinishedCode;
 use foldhash::HashMap;
 use smallvec::SmallVec;
@@ -15,50 +16,35 @@ use smallvec::SmallVec;
 pub const OTHER: &str = "other";
 /// Applications that are counted apart. Operators register them, so there are few.
 const APPLICATIONS_MAX: usize = 1_000;
-/// Endings that are final only once the sender is told: a request that is refused as a whole has none.
-const REFUSED: [Ending; 3] = [Ending::Rejected, Ending::Quarantined, Ending::Unfinished];
+/// What is final only once the sender knows it: a request that is refused as a whole has none of these.
+const REFUSED: [Counted; 3] = [Some(OutcomeKind::Rejected), Some(OutcomeKind::Quarantined), None];
 /// Event types of one request that are held before they are added up.
 const LINES_MAX: usize = 64;
 /// So many of them are looked through for one that comes again. One of a request that has more may get a second line, which
 /// is added up all the same and costs less than a longer search for each event.
 const LINES_SEARCHED: usize = 8;
 
-/// How an event ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// It was committed.
-    Stored,
-    /// It had been committed before.
-    Duplicate,
-    /// It broke a rule.
-    Rejected,
-    /// It is kept as a dead letter.
-    Quarantined,
-    /// It has no outcome yet, and its sender was told so. When it is sent again, it is counted again.
-    Unfinished,
-}
+/// How an event is counted: by its outcome, or as one that has none yet. That one is counted again when it is sent again.
+pub type Counted = Option<OutcomeKind>;
 
-impl Ending {
-    /// All, in the order of the counts.
-    pub const ALL: [Self; 5] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined, Self::Unfinished];
+/// Events by how they are counted: the outcomes in the order of [`OutcomeKind::ALL`], then those without one.
+pub type Counts = [u64; OutcomeKind::ALL.len() + 1];
 
-    /// The word for it in answers and figures.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Duplicate => "duplicate",
-            Self::Rejected => "rejected",
-            Self::Quarantined => "quarantined",
-            Self::Unfinished => "unfinished",
-        }
+const fn place_of(counted: Counted) -> usize {
+    match counted {
+        Some(kind) => kind as usize,
+        None => OutcomeKind::ALL.len(),
     }
 }
 
-/// Events by ending, in the order of [`Ending::ALL`].
-pub type Counts = [u64; Ending::ALL.len()];
+/// Each place in [`Counts`], with its word.
+pub fn counted() -> impl Iterator<Item = (&'static str, usize)> {
+    let words = OutcomeKind::ALL.into_iter().map(OutcomeKind::as_str).chain([UNFINISHED]);
+    words.zip(0..)
+}
 
 #[derive(Debug, Default)]
-struct Shared([AtomicU64; Ending::ALL.len()]);
+struct Shared([AtomicU64; OutcomeKind::ALL.len() + 1]);
 
 impl Shared {
     fn add(&self, counts: &Counts) {
@@ -238,7 +224,7 @@ struct Line {
 
 impl Tally<'_> {
     /// Counts one event. Those that were not stored count only once [`Tally::told`] says so.
-    pub fn count(&mut self, category: &Text, name: &Text, ending: Ending) {
+    pub fn count(&mut self, category: &Text, name: &Text, counted: Counted) {
         let is = |line: &Line| line.name == *name && line.category == *category;
         if !self.lines.get(self.last).is_some_and(is) {
             let searched = self.lines.len().saturating_sub(LINES_SEARCHED);
@@ -247,12 +233,12 @@ impl Tally<'_> {
                 None => self.new_line(category.clone(), name.clone()),
             };
         }
-        self.lines[self.last].counts[ending as usize] += 1;
+        self.lines[self.last].counts[place_of(counted)] += 1;
     }
 
     /// Counts one event whose type could not be read.
-    pub fn count_untyped(&mut self, ending: Ending) {
-        self.untyped[ending as usize] += 1;
+    pub fn count_untyped(&mut self, counted: Counted) {
+        self.untyped[place_of(counted)] += 1;
     }
 
     /// The request is answered, so its sender is told of each event that was not stored how it ended.
@@ -280,8 +266,9 @@ impl Tally<'_> {
     fn add_lines(&mut self) {
         for mut line in std::mem::take(&mut self.lines) {
             let mut refused = Counts::default();
-            for ending in REFUSED {
-                refused[ending as usize] = std::mem::take(&mut line.counts[ending as usize]);
+            for counted in REFUSED {
+                let place = place_of(counted);
+                refused[place] = std::mem::take(&mut line.counts[place]);
             }
             self.add(&line);
             if refused.iter().any(|count| *count > 0) {
@@ -322,11 +309,11 @@ mod tests {
         let (page, view, click) = (Text::from("page"), Text::from("view"), Text::from("click"));
         let mut tally = tallies.begin("shop");
         for _ in 0..3 {
-            tally.count(&page, &view, Ending::Stored);
-            tally.count(&page, &click, Ending::Rejected);
+            tally.count(&page, &view, Some(OutcomeKind::Stored));
+            tally.count(&page, &click, Some(OutcomeKind::Rejected));
         }
-        tally.count(&page, &view, Ending::Quarantined);
-        tally.count_untyped(Ending::Rejected);
+        tally.count(&page, &view, Some(OutcomeKind::Quarantined));
+        tally.count_untyped(Some(OutcomeKind::Rejected));
         assert!(tallies.by_event_type().is_empty());
         tally.told();
         drop(tally);
@@ -343,8 +330,8 @@ mod tests {
         let mut tally = tallies.begin("shop");
         for round in 0..5 {
             for number in 0..3 * LINES_SEARCHED {
-                let ending = if round == 0 { Ending::Rejected } else { Ending::Stored };
-                tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), ending);
+                let counted = if round == 0 { Some(OutcomeKind::Rejected) } else { Some(OutcomeKind::Stored) };
+                tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), counted);
             }
         }
         tally.told();
@@ -371,9 +358,9 @@ mod tests {
     fn a_request_that_is_refused_as_a_whole_counts_nothing() {
         let tallies = Tallies::new(10);
         let mut tally = tallies.begin("shop");
-        tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
-        tally.count(&Text::from("a"), &Text::from("c"), Ending::Quarantined);
-        tally.count_untyped(Ending::Rejected);
+        tally.count(&Text::from("a"), &Text::from("b"), Some(OutcomeKind::Rejected));
+        tally.count(&Text::from("a"), &Text::from("c"), Some(OutcomeKind::Quarantined));
+        tally.count_untyped(Some(OutcomeKind::Rejected));
         drop(tally);
         assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
     }
@@ -382,8 +369,8 @@ mod tests {
     fn what_is_committed_counts_also_when_its_sender_is_not_told() {
         let tallies = Tallies::new(10);
         let mut tally = tallies.begin("shop");
-        tally.count(&Text::from("a"), &Text::from("b"), Ending::Stored);
-        tally.count(&Text::from("a"), &Text::from("b"), Ending::Rejected);
+        tally.count(&Text::from("a"), &Text::from("b"), Some(OutcomeKind::Stored));
+        tally.count(&Text::from("a"), &Text::from("b"), Some(OutcomeKind::Rejected));
         drop(tally);
         assert_eq!(tallies.by_event_type()[&key("a", "b")], [1, 0, 0, 0, 0]);
         assert_eq!(tallies.by_application()["shop"], [1, 0, 0, 0, 0]);
@@ -395,10 +382,10 @@ mod tests {
         for _ in 0..2 {
             let mut tally = tallies.begin("shop");
             for number in 0..1_000 {
-                let ending = if number % 3 == 0 { Ending::Quarantined } else { Ending::Stored };
-                tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), ending);
+                let counted = if number % 3 == 0 { Some(OutcomeKind::Quarantined) } else { Some(OutcomeKind::Stored) };
+                tally.count(&Text::from("many"), &Text::from(number.to_string().as_str()), counted);
             }
-            tally.count(&Text::from(OTHER), &Text::from(OTHER), Ending::Stored);
+            tally.count(&Text::from(OTHER), &Text::from(OTHER), Some(OutcomeKind::Stored));
             tally.told();
         }
         let types = tallies.by_event_type();

@@ -4,13 +4,19 @@
 //! that share a database does so; letters of the others and of earlier lives are among them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use eye_event::event::EventRow;
+use eye_event::outcome::OutcomeKind;
 use tokio::time::{Instant, sleep};
 
-use crate::gateway::Gateway;
-use crate::redrive::{Ended, Redrive};
+use crate::batch::Batcher;
+use crate::clock::Clock;
+use crate::judging::Judges;
+use crate::readiness::Readiness;
+use crate::redrive::Redrive;
 use crate::response::Refusal;
 use crate::store::{self, UnseenLane};
 
@@ -29,23 +35,35 @@ const PARCELS_AT_A_TURN: usize = 4;
 
 /// How many letters ended how.
 #[derive(Debug, Default)]
-pub struct Unseen {
-    counts: [AtomicU64; Self::ENDINGS.len()],
+pub struct UnseenCounts([AtomicU64; Self::OUTCOMES.len()]);
+
+impl UnseenCounts {
+    /// How a letter can end that a module has looked at.
+    pub const OUTCOMES: [OutcomeKind; OutcomeKind::ALL.len()] = OutcomeKind::ALL;
+
+    /// How many ended so, in the order of [`UnseenCounts::OUTCOMES`].
+    pub fn counts(&self) -> [u64; Self::OUTCOMES.len()] {
+        std::array::from_fn(|place| self.0[place].load(Relaxed))
+    }
 }
 
-impl Unseen {
-    /// How a letter can end that a module has looked at.
-    pub const ENDINGS: [(Ended, &'static str); 4] = [
-        (Ended::Stored, "stored"),
-        (Ended::Duplicate, "duplicate"),
-        (Ended::Rejected, "rejected"),
-        (Ended::Quarantined, "quarantined"),
-    ];
-
-    /// How many ended so, in the order of [`Unseen::ENDINGS`].
-    pub fn counts(&self) -> [u64; Self::ENDINGS.len()] {
-        std::array::from_fn(|place| self.counts[place].load(Relaxed))
-    }
+/// What it takes to judge them again.
+#[derive(Debug)]
+pub struct Unseen {
+    /// What an event becomes.
+    pub judges: Judges,
+    /// The wall clock.
+    pub clock: Arc<Clock>,
+    /// The event writers.
+    pub events: Batcher<EventRow>,
+    /// Says when the schema is there.
+    pub readiness: Arc<Readiness>,
+    /// Counts how the letters end.
+    pub counts: Arc<UnseenCounts>,
+    /// What the letters that are judged together may take.
+    pub time: Duration,
+    /// Letters that are judged in a second; 0 for none at all.
+    pub events_per_second_max: u32,
 }
 
 /// Why a round ended early.
@@ -78,101 +96,96 @@ impl Lanes {
     }
 }
 
-/// Judges them again, now and then, for as long as it is polled.
-pub async fn run(gateway: &Gateway) {
-    if gateway.config.rejudge_events_per_second_max == 0 {
-        return;
-    }
-    let mut modules = gateway.validators.changes();
-    let mut lanes = Lanes::default();
-    loop {
-        sleep(LOOK_EVERY).await;
-        if !gateway.is_migrated() || !gateway.validators.scanned() {
-            continue;
+impl Unseen {
+    /// Judges them again, now and then, for as long as it is polled.
+    pub async fn run(&self) {
+        if self.events_per_second_max == 0 {
+            return;
         }
-        // Another module may judge what the one before could not.
-        if modules.has_changed().unwrap_or(false) {
-            modules.mark_unchanged();
-            lanes.paused.clear();
-        }
-        if let Err(error) = look(gateway, &mut lanes).await {
-            tracing::debug!(%error, "letters that no module has looked at could not be judged again now");
-        }
-    }
-}
-
-async fn look(gateway: &Gateway, lanes: &mut Lanes) -> Result<(), Broken> {
-    if gateway.store.next_unseen(None).await?.is_none() {
-        lanes.paused.clear();
-        return Ok(());
-    }
-    let Some(turn) = gateway.store.unseen_turn().await? else { return Ok(()) };
-    let round = round(gateway, lanes).await;
-    turn.end().await;
-    round
-}
-
-/// Gives each event type and application its turn, from where the round before ended.
-async fn round(gateway: &Gateway, lanes: &mut Lanes) -> Result<(), Broken> {
-    for _ in 0..LANES_OF_A_ROUND {
-        let Some(lane) = gateway.store.next_unseen(lanes.last.as_ref()).await? else {
-            lanes.last = None;
-            break;
-        };
-        lanes.last = Some(lane.clone());
-        if lanes.rests(&lane) {
-            continue;
-        }
-        match judge(gateway, &lane).await {
-            Ok(true) => drop(lanes.paused.remove(&lane)),
-            Ok(false) => lanes.pause(lane),
-            Err(broken) => {
-                // Letters that cannot be stored now must not keep the others from their turn.
-                lanes.pause(lane);
-                return Err(broken);
+        let mut modules = self.judges.validators.changes();
+        let mut lanes = Lanes::default();
+        loop {
+            sleep(LOOK_EVERY).await;
+            if !self.readiness.is_migrated() || !self.judges.validators.scanned() {
+                continue;
+            }
+            // Another module may judge what the one before could not.
+            if modules.has_changed().unwrap_or(false) {
+                modules.mark_unchanged();
+                lanes.paused.clear();
+            }
+            if let Err(error) = self.look(&mut lanes).await {
+                tracing::debug!(%error, "letters that no module has looked at could not be judged again now");
             }
         }
     }
-    Ok(())
-}
 
-/// Judges the first letters of an event type and application. False when their module cannot judge now.
-async fn judge(gateway: &Gateway, lane: &UnseenLane) -> Result<bool, Broken> {
-    let redrive = Redrive {
-        store: &gateway.store,
-        rules: &gateway.rules,
-        clock: &gateway.clock,
-        validators: &gateway.validators,
-        events: &gateway.events,
-        event_types_max: gateway.config.event_types_max,
-        time: Duration::from_millis(gateway.config.answer_ms),
-    };
-    let mut sum = [0; Unseen::ENDINGS.len()];
-    let mut judges = true;
-    for _ in 0..PARCELS_AT_A_TURN {
-        let parcel = redrive.run_unseen(lane, PARCEL_LETTERS_MAX).await.map_err(Broken::Refused)?;
-        for (place, (ending, _)) in Unseen::ENDINGS.into_iter().enumerate() {
-            let count = parcel.report.count(ending) as u64;
-            gateway.unseen.counts[place].fetch_add(count, Relaxed);
-            sum[place] += count;
+    async fn look(&self, lanes: &mut Lanes) -> Result<(), Broken> {
+        let store = &self.judges.store;
+        if store.next_unseen(None).await?.is_none() {
+            lanes.paused.clear();
+            return Ok(());
         }
-        let done = u32::try_from(parcel.report.results.len()).unwrap_or(u32::MAX);
-        sleep(Duration::from_secs(1) * done / gateway.config.rejudge_events_per_second_max).await;
-        judges = parcel.judges;
-        if !judges || done == 0 {
-            break;
+        let Some(turn) = store.unseen_turn().await? else { return Ok(()) };
+        let round = self.round(lanes).await;
+        turn.end().await;
+        round
+    }
+
+    /// Gives each event type and application its turn, from where the round before ended.
+    async fn round(&self, lanes: &mut Lanes) -> Result<(), Broken> {
+        for _ in 0..LANES_OF_A_ROUND {
+            let Some(lane) = self.judges.store.next_unseen(lanes.last.as_ref()).await? else {
+                lanes.last = None;
+                break;
+            };
+            lanes.last = Some(lane.clone());
+            if lanes.rests(&lane) {
+                continue;
+            }
+            match self.judge(&lane).await {
+                Ok(true) => drop(lanes.paused.remove(&lane)),
+                Ok(false) => lanes.pause(lane),
+                Err(broken) => {
+                    // Letters that cannot be stored now must not keep the others from their turn.
+                    lanes.pause(lane);
+                    return Err(broken);
+                }
+            }
         }
+        Ok(())
     }
-    let [stored, duplicate, rejected, quarantined] = sum;
-    if sum.iter().any(|count| *count > 0) {
-        tracing::info!(
-            event_type = format!("{}/{}", lane.category, lane.name),
-            stored,
-            duplicate,
-            rejected,
-            quarantined,
-            "events that were quarantined while their module was off the path were judged"
-        );
+
+    /// Judges the first letters of an event type and application. False when their module cannot judge now.
+    async fn judge(&self, lane: &UnseenLane) -> Result<bool, Broken> {
+        let redrive = Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time };
+        let mut sum = [0; UnseenCounts::OUTCOMES.len()];
+        let mut judges = true;
+        for _ in 0..PARCELS_AT_A_TURN {
+            let parcel = redrive.run_unseen(lane, PARCEL_LETTERS_MAX).await.map_err(Broken::Refused)?;
+            for (place, outcome) in UnseenCounts::OUTCOMES.into_iter().enumerate() {
+                let count = parcel.report.count(outcome.into()) as u64;
+                self.counts.0[place].fetch_add(count, Relaxed);
+                sum[place] += count;
+            }
+            let done = u32::try_from(parcel.report.results.len()).unwrap_or(u32::MAX);
+            sleep(Duration::from_secs(1) * done / self.events_per_second_max).await;
+            judges = parcel.judges;
+            if !judges || done == 0 {
+                break;
+            }
+        }
+        let [stored, duplicate, rejected, quarantined] = sum;
+        if sum.iter().any(|count| *count > 0) {
+            tracing::info!(
+                event_type = format!("{}/{}", lane.category, lane.name),
+                stored,
+                duplicate,
+                rejected,
+                quarantined,
+                "events that were quarantined while their module was off the path were judged"
+            );
+        }
+        Ok(judges)
     }
-    Ok(judges)
 }

@@ -7,6 +7,37 @@ use uuid::Uuid;
 
 use crate::verdict::{Digest, Unfinished, Violation};
 
+/// How an event ends. Each ends in exactly one way, or has no outcome yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutcomeKind {
+    /// It is committed.
+    Stored,
+    /// It was committed before.
+    Duplicate,
+    /// It breaks a rule.
+    Rejected,
+    /// It could not be judged or stored, and is kept as a dead letter.
+    Quarantined,
+}
+
+impl OutcomeKind {
+    /// All of them, in the order of their values.
+    pub const ALL: [Self; 4] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined];
+
+    /// The word for it in answers, figures and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => "rejected",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// The word for an event that has no outcome yet.
+pub const UNFINISHED: &str = "unfinished";
+
 /// What became of one event.
 #[derive(Debug)]
 pub enum Outcome {
@@ -47,6 +78,19 @@ pub enum Outcome {
         /// Why, and when to try again.
         why: Unfinished,
     },
+}
+
+impl Outcome {
+    /// Which one it is; `None` of an event that has none yet.
+    pub fn kind(&self) -> Option<OutcomeKind> {
+        match self {
+            Self::Stored { .. } => Some(OutcomeKind::Stored),
+            Self::Duplicate { .. } => Some(OutcomeKind::Duplicate),
+            Self::Rejected { .. } => Some(OutcomeKind::Rejected),
+            Self::Quarantined { .. } => Some(OutcomeKind::Quarantined),
+            Self::Unfinished { .. } => None,
+        }
+    }
 }
 
 /// Who refused an event.

@@ -7,25 +7,26 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use eye_event::event::EventRow;
+use eye_event::outcome::OutcomeKind;
 use eye_judge::{Options, Validators};
 use uuid::Uuid;
 
 use super::{Failure, Source, app};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::gateway;
-use crate::query::dead_letters::{letter_json, whole_json};
-use crate::redrive::{Ended, Errand, Redrive, Report};
-use crate::scrub::Scrub;
+use crate::config::{Config, parts};
+use crate::judging::Judges;
+use crate::query::rows_as_json::{letter_json, whole_json};
+use crate::redrive::{LetterOutcome, Redrive, RedriveRequest, Report};
+use crate::scrub::{Scrub, ScrubLimits};
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
 
 /// Letters that are read or judged at once.
 const PAGE: u32 = 500;
 /// Bytes after which such a page ends.
 const PAGE_BYTES: usize = 8 << 20;
-/// Time after which no more letters of an errand are begun; the next errand goes on.
-const ERRAND_TIME: Duration = Duration::from_secs(60);
+/// Time after which no more letters are begun; the next page goes on.
+const REDRIVE_TIME: Duration = Duration::from_secs(60);
 /// What the writer gets to finish in.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 
@@ -168,12 +169,13 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
 /// One round after the other, until there is nothing more to go over.
 #[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<()> {
-    let rules = gateway::rules(config);
-    let validators = Validators::start(gateway::validator_options(config, rules)).context("the validators")?;
+    let rules = parts::rules(config);
+    let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
     validators.wait_scanned().await;
     let clock = Clock::default();
-    let letters_max = if dry_run { u32::MAX } else { config.scrub_letters_max };
-    let scrub = Scrub { dry_run, letters_max, ..Scrub::new(config, store, &validators, &rules, &clock) };
+    let limits = parts::scrub_limits(config);
+    let limits = ScrubLimits { letters_max: if dry_run { u32::MAX } else { limits.letters_max }, ..limits };
+    let scrub = Scrub { store, validators: &validators, rules: &rules, clock: &clock, limits, dry_run };
     let done = loop {
         let round = match scrub.round().await {
             Ok(Some(round)) => round,
@@ -193,8 +195,7 @@ async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<
 
 async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result<()> {
     let Again { ids, filter, store: really, .. } = again;
-    let rules = gateway::rules(config);
-    let options = Options { is_beside_gateway: true, ..gateway::validator_options(config, rules) };
+    let options = Options { is_beside_gateway: true, ..parts::validator_options(config) };
     let validators = Validators::start(options).context("the validators")?;
     validators.wait_scanned().await;
     let limits = Limits {
@@ -202,19 +203,18 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         bytes_max: config.batch_bytes_max,
         age: Duration::ZERO,
         parcels_max: 1,
-        wait: ERRAND_TIME,
+        wait: REDRIVE_TIME,
     };
     let (events, writers): (Batcher<EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);
     let clock = Clock::default();
-    let redrive = Redrive {
-        store,
-        rules: &rules,
-        clock: &clock,
-        validators: &validators,
-        events: &events,
+    let judges = Judges {
+        validators: validators.clone(),
+        store: store.clone(),
+        rules: parts::rules(config),
+        raw_bytes_max: config.dead_letter_raw_bytes_max,
         event_types_max: config.event_types_max,
-        time: ERRAND_TIME,
     };
+    let redrive = Redrive { judges: &judges, clock: &clock, events: &events, time: REDRIVE_TIME };
     let filtered = LetterFilter::from(filter);
     anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
     let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };
@@ -225,33 +225,29 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
     done
 }
 
-/// One errand after the other, until all that was chosen is done.
+/// One page after the other, until all that was chosen is done.
 #[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Result<()> {
-    let mut errand = Errand { choice, after: None, limit: PAGE, dry_run: !really };
-    let mut sums = [0; 5];
-    const ENDS: [(Ended, &str); 5] = [
-        (Ended::Stored, "stored"),
-        (Ended::Duplicate, "duplicate"),
-        (Ended::Rejected, "rejected"),
-        (Ended::Quarantined, "quarantined"),
-        (Ended::Skipped, "skipped"),
-    ];
+    let mut request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
+    let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);
+    let mut sums: Vec<(LetterOutcome, usize)> = outcomes.map(|outcome| (outcome, 0)).collect();
     loop {
-        let report: Report =
-            redrive.run(&errand).await.map_err(|refusal| anyhow::anyhow!("redriving broke off: {}", refusal.code()))?;
+        let report: Report = redrive
+            .run(&request)
+            .await
+            .map_err(|refusal| anyhow::anyhow!("redriving broke off: {}", refusal.code()))?;
         for result in &report.results {
             println!("{}", serde_json::to_string(result)?);
         }
-        for ((ended, _), sum) in ENDS.iter().zip(&mut sums) {
-            *sum += report.count(*ended);
+        for (outcome, sum) in &mut sums {
+            *sum += report.count(*outcome);
         }
         match report.next {
-            Some(next) => errand.after = Some(next),
+            Some(next) => request.after = Some(next),
             None => break,
         }
     }
-    let words: Vec<String> = ENDS.iter().zip(sums).map(|((_, word), sum)| format!("{word} {sum}")).collect();
+    let words: Vec<String> = sums.iter().map(|(outcome, sum)| format!("{} {sum}", outcome.as_str())).collect();
     println!("{}{}", if really { "" } else { "dry run: " }, words.join(", "));
     Ok(())
 }

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::Failure;
-use crate::gateway;
+use crate::config::parts;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -14,6 +14,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let loaded = eye_judge::run_loader(arguments.gateway, gateway::check_amended);
+    let loaded = eye_judge::run_loader(arguments.gateway, parts::check_amended);
     loaded.map_err(|why| Failure::Failed(anyhow::anyhow!("no module was loaded: {why}")))
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use chrono::{DateTime, Datelike as _};
 use uuid::Uuid;
 
-use super::parameters::bad;
+use crate::parameters::bad;
 use crate::response::Refusal;
 use crate::store::{CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
 

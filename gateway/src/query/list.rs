@@ -2,11 +2,11 @@
 //! between the items.
 
 use super::cursor::{self, Place};
-use super::parameters::Parameters;
-use super::turns::Turn;
-use super::{refusal, words};
-use crate::response::Refusal;
+use super::rows_as_json;
+use crate::parameters::Parameters;
+use crate::response::{Refusal, of_store};
 use crate::store::{CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
+use crate::turns::Turn;
 
 /// What is listed.
 #[derive(Debug)]
@@ -62,27 +62,27 @@ impl Listing {
     ) -> Result<Items, Refusal> {
         match &self.list {
             List::Events(filter) => {
-                let page = store.events_page(filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
-                Ok(self.write(separator, page, words::event))
+                let page = store.events_page(filter, self.place(after)?, limits, now_us).await.map_err(of_store)?;
+                Ok(self.write(separator, page, rows_as_json::event))
             }
             List::Sessions(filter) => {
-                let page = store.sessions_page(*filter, self.place(after)?, limits, now_us).await.map_err(refusal)?;
-                Ok(self.write(separator, page, words::session))
+                let page = store.sessions_page(*filter, self.place(after)?, limits, now_us).await.map_err(of_store)?;
+                Ok(self.write(separator, page, rows_as_json::session))
             }
             List::EventTypes => {
                 let after = self.place(after)?;
-                let page = store.event_types_page(after.as_ref(), limits.rows).await.map_err(refusal)?;
-                let page = Page { rows: words::categories(page.rows), next: page.next };
-                Ok(self.write(separator, page, words::category))
+                let page = store.event_types_page(after.as_ref(), limits.rows).await.map_err(of_store)?;
+                let page = Page { rows: rows_as_json::categories(page.rows), next: page.next };
+                Ok(self.write(separator, page, rows_as_json::category))
             }
             List::Counts(filter) => {
                 let after = self.place(after)?;
-                let page = store.counts_page(filter, after.as_ref(), limits.rows).await.map_err(refusal)?;
-                Ok(self.write(separator, page, words::count))
+                let page = store.counts_page(filter, after.as_ref(), limits.rows).await.map_err(of_store)?;
+                Ok(self.write(separator, page, rows_as_json::count))
             }
             List::DeadLetters(filter) => {
-                let page = store.dead_letters_page(filter, self.place(after)?, limits).await.map_err(refusal)?;
-                Ok(self.write(separator, page, words::dead_letter))
+                let page = store.dead_letters_page(filter, self.place(after)?, limits).await.map_err(of_store)?;
+                Ok(self.write(separator, page, rows_as_json::dead_letter))
             }
         }
     }

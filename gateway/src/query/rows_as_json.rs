@@ -3,10 +3,12 @@
 
 use std::io::Write as _;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;
+use serde_json::{Value, json};
 
-use super::dead_letters::letter_json;
 use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
+use crate::trust::Scope;
 
 /// Writing to a vector cannot fail.
 const WRITES: &str = "a vector takes everything";
@@ -131,10 +133,87 @@ pub(super) fn range(from_us: Option<i64>, to_us: Option<i64>) -> String {
 
 /// A text in JSON.
 pub(super) fn text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    Value::from(text).to_string()
 }
 
 fn time(us: i64) -> String {
-    chrono::DateTime::from_timestamp_micros(us)
-        .map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+    DateTime::from_timestamp_micros(us)
+        .map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+/// A dead letter as answers show it, without its raw bytes.
+pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
+    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let sha256 = |digest: Option<&[u8]>| digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
+    let redriven = letter.redriven_at.map(|at| json!({ "at": text(at), "outcome": letter.redriven_as }));
+    json!({
+        "id": letter.id,
+        "received_at": text(letter.received_at),
+        "reason": letter.reason,
+        "code": letter.code,
+        "detail": letter.detail,
+        "violations": serde_json::from_str::<Value>(&letter.violations).unwrap_or_default(),
+        "application": letter.application,
+        "validator": sha256(letter.module.as_deref()),
+        "event_id": letter.event_id,
+        "session_id": letter.session_id,
+        "category": letter.category,
+        "name": letter.name,
+        "kept": letter.kept,
+        "raw_bytes": letter.raw_bytes,
+        "raw_kept_bytes": letter.raw_kept_bytes,
+        "raw_digest": sha256(letter.raw_digest.as_deref()),
+        "redrivable": letter.unredrivable().is_none(),
+        "redriven": redriven,
+    })
+}
+
+/// The same with the bytes that are kept, for those who may read them: as text where they are UTF-8, else in base64. For
+/// others it says what they lack.
+pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
+    let mut whole = letter_json(letter);
+    whole["raw_needs_scope"] = if raw.is_some() { Value::Null } else { Scope::Raw.as_str().into() };
+    let Some(raw) = raw else {
+        (whole["raw_encoding"], whole["raw"], whole["last_words"]) = (Value::Null, Value::Null, Value::Null);
+        return whole;
+    };
+    let (encoding, text) = match str::from_utf8(raw) {
+        Ok(text) => ("utf8", text.to_owned()),
+        Err(_) => ("base64", base64(raw)),
+    };
+    whole["raw_encoding"] = encoding.into();
+    whole["raw"] = text.into();
+    whole["last_words"] = letter.last_words.as_deref().into();
+    whole
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let mut three = [0; 3];
+        three[..chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_as_rfc_4648_has_it() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
+    }
 }

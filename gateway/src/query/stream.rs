@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::list::{Items, Listing};
-use super::turns::Turns;
 use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
 use crate::share::{Budget, Full, Held, Share};
 use crate::store::{PageLimits, Store};
 use crate::trust::StillKnown;
+use crate::turns::Turns;
 
 /// About the bytes that are got from the database at once.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -31,7 +31,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_MAX: usize = 1;
 
 /// What a client asks for, and how.
-pub(super) struct Asked {
+pub(super) struct StreamRequest {
     pub(super) listing: Listing,
     pub(super) encoding: Encoding,
     pub(super) now_us: i64,
@@ -96,7 +96,7 @@ impl Streams {
         &self,
         store: &Store,
         Shared { turns, reads, streams }: Shared<'_>,
-        Asked { listing, encoding, now_us, still_known }: Asked,
+        StreamRequest { listing, encoding, now_us, still_known }: StreamRequest,
     ) -> Result<Response, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);

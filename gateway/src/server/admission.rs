@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 
-use crate::config::Config;
-use crate::gate::Gate;
+use crate::log_limit::LogLimit;
 use crate::tls::Tls;
 
 /// Why a connection did not get in.
@@ -39,7 +38,7 @@ impl Class {
 
 /// What every new connection passes.
 #[derive(Debug, Default)]
-pub struct Doors {
+pub struct Admission {
     /// TLS, if the listener speaks it.
     pub tls: Option<Arc<Tls>>,
     /// Whether each connection begins with a PROXY header.
@@ -49,18 +48,13 @@ pub struct Doors {
     /// The connections of each network.
     pub places: Places,
     refused: [AtomicU64; Class::ALL.len()],
-    gates: [Gate; Class::ALL.len()],
+    gates: [LogLimit; Class::ALL.len()],
 }
 
-impl Doors {
-    /// As they are configured.
-    pub fn new(config: &Config, tls: Option<Arc<Tls>>) -> Self {
-        Self {
-            tls,
-            proxy_protocol: config.proxy_protocol,
-            trusted_proxies: config.trusted_proxies.clone(),
-            ..Self::default()
-        }
+impl Admission {
+    /// With TLS or without, with a PROXY header before each connection or not, and with the proxies that are believed.
+    pub fn new(tls: Option<Arc<Tls>>, proxy_protocol: bool, trusted_proxies: Vec<IpNet>) -> Self {
+        Self { tls, proxy_protocol, trusted_proxies, ..Self::default() }
     }
 
     /// How many connections were refused for this.

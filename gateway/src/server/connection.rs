@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Running};
+use super::admission::{Admission, Class, Place};
 use super::doorbell::Doorbell;
-use super::doors::{Class, Doors, Place};
 use super::incoming::Incoming;
 use super::socket::{Socket, Stream};
 use super::when_woken::WhenWoken;
 use super::{HEADERS_UNASKED, ServerLimits};
-use crate::gate::Gate;
+use crate::log_limit::LogLimit;
 use crate::response::{self, Body, BodyError, Refusal, Response};
 use crate::tls;
 use crate::trust::Peer;
@@ -50,7 +50,7 @@ const FEW_BYTES: usize = 4 * 1024;
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) limits: ServerLimits,
-    pub(super) doors: Arc<Doors>,
+    pub(super) admission: Arc<Admission>,
     pub(super) shutdown: CancellationToken,
     pub(super) cut: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -92,20 +92,20 @@ impl Connection {
     async fn greet(&self, mut stream: TcpStream) -> Option<(Stream, Peer, Option<Place>)> {
         let mut peer = Peer { address: Some(self.peer), certificate: None };
         let mut place = None;
-        if self.doors.proxy_protocol {
+        if self.admission.proxy_protocol {
             match timeout(self.limits.header_read, self.proxied(&mut stream)).await {
                 Ok(Ok(source)) => peer.address = source,
-                Ok(Err(_)) | Err(_) => return self.doors.refuse(Class::ProxyHeader, self.peer),
+                Ok(Err(_)) | Err(_) => return self.admission.refuse(Class::ProxyHeader, self.peer),
             }
             // Those for whom the proxy does not speak (its own checks) share its place.
             let counted = peer.address.unwrap_or(self.peer);
-            place = self.doors.places.take(counted.ip(), self.limits.connections_per_peer_max);
+            place = self.admission.places.take(counted.ip(), self.limits.connections_per_peer_max);
             if place.is_none() {
-                return self.doors.refuse(Class::TooMany, counted);
+                return self.admission.refuse(Class::TooMany, counted);
             }
         }
         let told = peer.address.unwrap_or(self.peer);
-        let Some(tls) = &self.doors.tls else { return Some((Stream::Plain(stream), peer, place)) };
+        let Some(tls) = &self.admission.tls else { return Some((Stream::Plain(stream), peer, place)) };
         match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 peer.certificate = tls::client_certificate(&stream);
@@ -113,15 +113,15 @@ impl Connection {
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, peer = %told, "the TLS handshake failed");
-                self.doors.refuse(Class::Handshake, told)
+                self.admission.refuse(Class::Handshake, told)
             }
-            Err(_) => self.doors.refuse(Class::Handshake, told),
+            Err(_) => self.admission.refuse(Class::Handshake, told),
         }
     }
 
     /// Reads the PROXY header, and not one byte more.
     async fn proxied(&self, stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-        if !self.doors.is_proxy(self.peer.ip()) {
+        if !self.admission.is_proxy(self.peer.ip()) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut header = Vec::new();
@@ -130,7 +130,8 @@ impl Connection {
                 Header::Whole(source) => {
                     let source = source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port()));
                     // Who is told to call from this machine is not known by that; a named proxy here may tell of others.
-                    let tells = |source: &SocketAddr| !source.ip().is_loopback() || self.doors.is_proxy(source.ip());
+                    let tells =
+                        |source: &SocketAddr| !source.ip().is_loopback() || self.admission.is_proxy(source.ip());
                     return Ok(source.filter(tells));
                 }
                 Header::More(more) => {
@@ -276,7 +277,7 @@ where
     let mut answer = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(answer) => answer,
         Err(panic) => {
-            static TOLD: Gate = Gate::new();
+            static TOLD: LogLimit = LogLimit::new();
             if let Some(more) = TOLD.open() {
                 let reason = reason(panic.as_ref());
                 tracing::error!(peer = ?peer.address, reason, more, "a request panicked");

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::Settings;
+use crate::config::{Settings, parts};
 use crate::response::json;
 
 /// Far more than any of these tests needs: it turns a hang into a failure.
@@ -63,7 +63,7 @@ impl Server {
 
 pub(crate) fn limits() -> ServerLimits {
     let (_, config) = Settings::from_parts(None, std::iter::empty(), &[]).expect("the defaults are sound");
-    ServerLimits { connections_max: 100, header_read: PATIENCE, drain: PATIENCE, ..ServerLimits::of(&config) }
+    ServerLimits { connections_max: 100, header_read: PATIENCE, drain: PATIENCE, ..parts::server_limits(&config) }
 }
 
 pub(crate) async fn soon<F: Future>(work: F) -> F::Output {
@@ -404,13 +404,13 @@ async fn a_panic_costs_one_request() {
     server.stop().await;
 }
 
-type Gate = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
+type LogLimit = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
 
 /// A handler that says when it has begun and waits until it may end.
-fn gate() -> (Arc<Notify>, Arc<Notify>, Gate) {
+fn gate() -> (Arc<Notify>, Arc<Notify>, LogLimit) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go));
-    let handler: Gate = Arc::new(move |_, _| {
+    let handler: LogLimit = Arc::new(move |_, _| {
         let (begin, wait) = (Arc::clone(&begin), Arc::clone(&wait));
         async move {
             begin.notify_one();

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::gate::Gate;
+use crate::log_limit::LogLimit;
 
 /// Networks that are counted one by one; the rest is counted together.
 const NETWORKS_MAX: usize = 1_024;
@@ -85,7 +85,7 @@ impl Counts {
 pub struct Security {
     networks: Mutex<HashMap<IpNet, Counts>>,
     other: Counts,
-    gates: [Gate; Kind::ALL.len()],
+    gates: [LogLimit; Kind::ALL.len()],
 }
 
 impl Security {

@@ -1,0 +1,178 @@
+//! What the parts of a gateway are given of the configuration. The parts have limits and options of their own and know no
+//! configuration; here is the one place that makes the ones of the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use eye_event::envelope::{self, Rules};
+
+use super::{Config, UnknownEventType};
+use crate::batch;
+use crate::body::BodyLimits;
+use crate::ingest::IngestLimits;
+use crate::live;
+use crate::retention::Policy;
+use crate::scrub::ScrubLimits;
+use crate::server::{Admission, ServerLimits};
+use crate::tls::Tls;
+
+/// The gateway's own rules for events.
+pub fn rules(config: &Config) -> Rules {
+    Rules {
+        data_bytes_max: config.data_bytes_max,
+        nesting_max: config.nesting_max,
+        number_digits_max: config.number_digits_max,
+        future_us_max: i64::try_from(config.future_seconds_max)
+            .unwrap_or(i64::MAX / 1_000_000)
+            .saturating_mul(1_000_000),
+        events_max: config.events_per_request_max,
+    }
+}
+
+/// Checks the data that a validator amended, as the envelope checks what senders write.
+pub fn check_amended(rules: Rules) -> eye_judge::CheckAmended {
+    Arc::new(move |data| envelope::check_data(data, &rules))
+}
+
+/// How validators are run.
+pub fn validator_options(config: &Config) -> eye_judge::Options {
+    let rules = rules(config);
+    eye_judge::Options {
+        modules_dir: config.modules.clone(),
+        data_dir: config.data_dir.clone(),
+        unknown_event_type: match config.unknown_event_type {
+            UnknownEventType::Accept => eye_judge::UnknownEventType::Accept,
+            UnknownEventType::Reject => eye_judge::UnknownEventType::Reject,
+        },
+        required: {
+            let required = Arc::clone(&config.require_module);
+            let each = required.each().map(|(category, name)| (category.to_owned(), name.map(str::to_owned))).collect();
+            eye_judge::Required { contains: Arc::new(move |category, name| required.contains(category, name)), each }
+        },
+        is_beside_gateway: false,
+        limits: eye_judge::Limits {
+            deadline_ms: config.deadline_ms,
+            memory_bytes_max: config.memory_bytes_max,
+            output_bytes_max: config.output_bytes_max,
+            violations_max: config.violations_max,
+        },
+        // Beyond the time to answer a sender would hear of no fault.
+        deadline_ms_max: config.answer_ms.saturating_sub(1),
+        shared: shared_limits(config),
+        rescan: Duration::from_secs(config.rescan_seconds),
+        check_amended: check_amended(rules),
+        loading: eye_judge::Loading::by_this_program(config.loader, rules),
+    }
+}
+
+/// What all modules share. Half of the time that an answer may still take after the wait for modules is for judging, the other
+/// half for the write.
+fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
+    let answer = Duration::from_millis(config.answer_ms);
+    let wait = answer * config.judge_wait_percent / 100;
+    eye_judge::SharedLimits {
+        away: eye_judge::AwayLimits {
+            places: config.slow_calls_max,
+            module_share_percent: config.slow_module_share_percent,
+            waiting_max: config.slow_waiting_max,
+            waiting_bytes_max: config.slow_waiting_bytes_max,
+            application_share_percent: config.application_share_percent,
+        },
+        memory_bytes_max: config.modules_memory_bytes_max,
+        wait,
+        judging: wait + (answer - wait) / 2,
+    }
+}
+
+/// How batches are made. A request waits for a writer for a part of its time to answer; the rest is for the write.
+pub fn batch_limits(config: &Config) -> batch::Limits {
+    batch::Limits {
+        events_max: config.batch_events_max,
+        bytes_max: config.batch_bytes_max,
+        age: Duration::from_millis(config.batch_age_ms),
+        parcels_max: config.queue_parcels_max,
+        wait: answer(config) * config.queue_wait_percent / 100,
+    }
+}
+
+/// From the end of a request's body to its answer.
+pub fn answer(config: &Config) -> Duration {
+    Duration::from_millis(config.answer_ms)
+}
+
+/// Bounds of a body.
+pub fn body_limits(config: &Config) -> BodyLimits {
+    BodyLimits { bytes_max: config.request_bytes_max, read: Duration::from_millis(config.body_read_ms) }
+}
+
+/// Bounds of a sending request.
+pub fn ingest_limits(config: &Config) -> IngestLimits {
+    IngestLimits {
+        body: body_limits(config),
+        answer: answer(config),
+        violations_bytes_max: config.answer_violations_bytes_max,
+        parcel_events_max: config.batch_events_max,
+    }
+}
+
+/// What those who watch outcomes may take.
+pub fn live_limits(config: &Config) -> live::Limits {
+    live::Limits {
+        readers_max: config.live_readers_max,
+        share_percent: config.application_share_percent,
+        heartbeat: Duration::from_millis(config.live_heartbeat_ms),
+        events_per_second_max: config.live_events_per_second_max,
+    }
+}
+
+/// What the listener allows its peers.
+pub fn server_limits(config: &Config) -> ServerLimits {
+    ServerLimits {
+        connections_max: config.connections_max,
+        connections_per_peer_max: config.connections_per_peer_max,
+        header_read: Duration::from_millis(config.header_read_ms),
+        header_bytes_max: config.header_bytes_max,
+        headers_max: config.headers_max,
+        idle: Duration::from_millis(config.idle_ms),
+        write: Duration::from_millis(config.write_ms),
+        http2_streams_max: config.http2_streams_max,
+        http2_resets_max: config.http2_resets_max,
+        http2_stream_window_bytes: config.http2_stream_window_bytes,
+        http2_connection_window_bytes: config.http2_connection_window_bytes,
+        http2_ping: Duration::from_millis(config.http2_ping_ms),
+        tls_handshake: Duration::from_millis(config.tls_handshake_ms),
+        proxy_header_bytes_max: config.proxy_header_bytes_max,
+        linger: Duration::from_millis(config.linger_ms),
+        linger_bytes_max: config.linger_bytes_max,
+        drain: Duration::from_millis(config.drain_ms),
+    }
+}
+
+/// What every new connection passes.
+pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
+    Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
+}
+
+/// What retention may keep.
+pub fn retention_policy(config: &Config) -> Policy {
+    Policy {
+        events_days: config.events_days,
+        dead_letters_days: config.dead_letters_days,
+        dead_letters_bytes_max: config.dead_letters_bytes_max,
+        counts_minute_days: config.counts_minute_days,
+        ahead_months: config.partitions_ahead_months,
+        event_partitions_max: config.event_partitions_max,
+        clock_skew_max: Duration::from_secs(config.clock_skew_max_s),
+    }
+}
+
+/// How older dead letters are scrubbed.
+pub fn scrub_limits(config: &Config) -> ScrubLimits {
+    let days = i64::try_from(config.scrub_grace_days).unwrap_or(i64::MAX);
+    ScrubLimits {
+        grace: TimeDelta::try_days(days).unwrap_or(TimeDelta::MAX),
+        letters_max: config.scrub_letters_max,
+        every: Duration::from_secs(config.scrub_seconds),
+    }
+}

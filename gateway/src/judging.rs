@@ -1,0 +1,493 @@
+//! One way to judge: the bytes of one event, whose it is and where it comes from, become a row to store or a dead letter
+//! with its outcome. Sending and redriving differ in who may send, in what is counted and in who is answered; what an event
+//! becomes is decided here, and nowhere else. Nothing is written here.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use eye_event::envelope::{self, Broken, Element, Event, Format, Parsed, Rules, Unreadable};
+use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
+use eye_event::outcome::RejectionCode;
+use eye_event::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
+use eye_judge::{Judgement, Keep, Subject, Validators};
+use uuid::Uuid;
+
+use crate::dead_letters;
+use crate::store::{self, ApplicationRow, Store, StoredLetter};
+use crate::trust::event_types::EventTypes;
+use crate::trust::{Application, Scope, known_types};
+
+/// What a sender is told of an event type that it may not send.
+const TYPE_NOT_ALLOWED: &str = "The application may not send this event type. Ask for it to be allowed.";
+
+/// What it takes to judge events.
+#[derive(Clone, Debug)]
+pub struct Judges {
+    /// The modules.
+    pub validators: Validators,
+    /// Where earlier events are looked up.
+    pub store: Store,
+    /// The gateway's own rules.
+    pub rules: Rules,
+    /// Bytes of an event that a dead letter may keep.
+    pub raw_bytes_max: usize,
+    /// Event types that an application may make.
+    pub event_types_max: usize,
+}
+
+/// Where an event comes from: who may have it stored, and who has it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// Its application has just sent it, and nobody else has it.
+    Sent {
+        /// Who sent it.
+        application: &'a Application,
+        /// Only what would become of it is asked for, so it makes no event type.
+        dry_run: bool,
+    },
+    /// It is a dead letter, which is kept already. It keeps its application, its id and its time of receipt.
+    Redriven {
+        /// The letter.
+        letter: &'a StoredLetter,
+        /// What applications may send now.
+        senders: &'a Senders,
+    },
+}
+
+impl Origin<'_> {
+    fn application(&self) -> (i32, &str) {
+        match self {
+            Self::Sent { application, .. } => (application.id, &application.name),
+            Self::Redriven { letter, .. } => (letter.application_id, &letter.application),
+        }
+    }
+
+    /// Why the application may not have an event of this type stored; `None` when it may.
+    fn refusal(&self, category: &str, name: &str) -> Option<&'static str> {
+        match self {
+            Self::Sent { application, .. } => (!application.may_send(category, name)).then_some(TYPE_NOT_ALLOWED),
+            Self::Redriven { letter, senders } => senders.refusal(letter.application_id, category, name),
+        }
+    }
+
+    /// Whether the application may have this event type, which may be one more than it had.
+    async fn admits(&self, judges: &Judges, category: &str, name: &str) -> Result<bool, store::Error> {
+        match self {
+            Self::Sent { application, dry_run: true } => Ok(application.would_admit_type(category, name)),
+            Self::Sent { application, dry_run: false } => Ok(application.admit_type(category, name)),
+            // A letter that names its type has made it already.
+            Self::Redriven { letter, .. } if letter.category.is_some() && letter.name.is_some() => Ok(true),
+            Self::Redriven { letter, .. } => {
+                let most = judges.event_types_max;
+                judges.store.admits_event_type(letter.application_id, category, name, most).await
+            }
+        }
+    }
+
+    fn event_types_max(&self, judges: &Judges) -> usize {
+        match self {
+            Self::Sent { application, .. } => application.event_types_max(),
+            Self::Redriven { .. } => judges.event_types_max,
+        }
+    }
+}
+
+/// What each application may send now. Read once for a redrive, which so is as strict as a new event.
+#[derive(Debug)]
+pub struct Senders(HashMap<i32, Sender>);
+
+#[derive(Debug)]
+struct Sender {
+    active: bool,
+    sends: bool,
+    /// `None` for all.
+    event_types: Option<EventTypes>,
+}
+
+impl Senders {
+    /// What the rows of the applications allow.
+    pub fn of(rows: &[ApplicationRow]) -> Self {
+        let sender = |row: &ApplicationRow| Sender {
+            active: row.active,
+            sends: Scope::Ingest.is_granted_by(&row.scopes),
+            // A pattern that cannot be read allows nothing.
+            event_types: (!row.event_types.is_empty()).then(|| EventTypes::parse(&row.event_types).unwrap_or_default()),
+        };
+        Self(rows.iter().map(|row| (row.id, sender(row))).collect())
+    }
+
+    fn refusal(&self, application_id: i32, category: &str, name: &str) -> Option<&'static str> {
+        match self.0.get(&application_id) {
+            None => Some("its application is not registered any more"),
+            Some(sender) if !sender.active => Some("its application is suspended or revoked"),
+            Some(sender) if !sender.sends => Some("its application may not send events: it lacks the scope `ingest`"),
+            Some(Sender { event_types: Some(types), .. }) if !types.contains(category, name) => {
+                Some("its application may not send this event type")
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// What judging makes of one event.
+#[derive(Debug)]
+pub enum Judged {
+    /// It is to be stored.
+    Row(EventRow),
+    /// It is not.
+    NotStored(Box<NotStored>),
+}
+
+/// An event that is not to be stored.
+#[derive(Debug)]
+pub struct NotStored {
+    /// Its id, where it has one.
+    pub id: Option<Uuid>,
+    /// Its session, where it could be read.
+    pub session_id: Option<Uuid>,
+    /// Its event type; `None` where the envelope is broken, whatever could be read of it.
+    pub event_type: Option<(Text, Text)>,
+    /// The module that looked at it.
+    pub module: Option<Digest>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How an event ended that is not to be stored.
+#[derive(Debug)]
+pub enum End {
+    /// It is stored already.
+    Duplicate,
+    /// It has no outcome yet, and nothing of it is kept by this.
+    Unfinished(Unfinished),
+    /// A rule refuses it.
+    Rejected {
+        /// Whose rule.
+        code: RejectionCode,
+        /// All that is wrong with it, for its sender alone.
+        violations: Vec<Violation>,
+        /// What may be kept.
+        letter: DeadLetter,
+    },
+    /// It could not be judged or stored.
+    Quarantined {
+        /// The kind of failure.
+        code: Cow<'static, str>,
+        /// What may be kept.
+        letter: DeadLetter,
+    },
+}
+
+impl Judges {
+    /// Begins to judge the events of one request, by the modules that serve now.
+    pub fn begin(&self) -> Judging<'_> {
+        Judging { judges: self, modules: self.validators.begin(), is_first: true, last_type: None }
+    }
+
+    /// The same for events that no sender waits for.
+    pub fn begin_unhurried(&self) -> Judging<'_> {
+        Judging { modules: self.validators.begin_unhurried(), ..self.begin() }
+    }
+
+    /// Reads the bytes of one event. Whatever else they are is one broken event.
+    pub fn read(&self, raw: Bytes, now_us: i64) -> Element {
+        let whole = |code: &'static str, message: Cow<'static, str>| {
+            let violations = vec![Violation { pointer: String::new(), code: code.into(), message }];
+            Err(Box::new(Broken {
+                violations,
+                id: None,
+                session_id: None,
+                category: None,
+                name: None,
+                raw: raw.clone(),
+            }))
+        };
+        match envelope::parse(&raw, Format::Json, &self.rules, now_us) {
+            Ok(Parsed::One(element)) => element,
+            Ok(Parsed::Many(_)) | Err(Unreadable::TooMany) => {
+                whole("type", "an event is a JSON object, and this is an array".into())
+            }
+            Err(Unreadable::Empty) => whole("json", "there is nothing".into()),
+            Err(Unreadable::NotJson { line, column, message }) => {
+                whole("json", format!("not JSON at line {line}, column {column}: {message}").into())
+            }
+        }
+    }
+}
+
+/// The events of one request, being judged by the same modules whatever is swapped meanwhile.
+#[derive(Debug)]
+pub struct Judging<'a> {
+    judges: &'a Judges,
+    modules: eye_judge::Judging<'a>,
+    /// No event was judged yet. Most requests have one, for which nothing need be remembered.
+    is_first: bool,
+    /// The event type that was admitted last: the next event of a request is most likely of the same.
+    last_type: Option<(Text, Text)>,
+}
+
+impl Judging<'_> {
+    /// Judges one event, which was received at `received_at_us`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database, where it has to be asked.
+    pub async fn judge(
+        &mut self,
+        element: Element,
+        received_at_us: i64,
+        origin: Origin<'_>,
+    ) -> Result<Judged, store::Error> {
+        let event = match element {
+            Ok(event) => event,
+            Err(broken) => return self.broken(*broken, received_at_us, origin).await,
+        };
+        if !self.admits(&event, origin).await? {
+            let broken = too_many_types(event, origin.event_types_max(self.judges));
+            return Ok(self.refuse_broken(broken, received_at_us, origin).into());
+        }
+        if let Some(why) = origin.refusal(&event.category, &event.name) {
+            let keep = self.keep(&event).await;
+            return Ok(self.refuse_type(&event, received_at_us, origin, why, keep).into());
+        }
+        let (application_id, application) = origin.application();
+        let subject = Subject {
+            id: event.id,
+            application,
+            session_id: event.session_id,
+            category: &event.category,
+            name: &event.name,
+            timestamp_us: event.timestamp_us,
+            received_at_us,
+            data: &event.data,
+        };
+        let Judgement { outcome, digest: module } = self.modules.judge(subject).await;
+        let amended = match outcome {
+            Ok(Verdict::Accept) => None,
+            Ok(Verdict::Amend(data)) => Some(data),
+            Ok(Verdict::Reject(violations)) => {
+                return self.reject(&event, received_at_us, origin, module, violations).await.map(Judged::from);
+            }
+            Err(Unjudged::Unfinished(why)) => return Ok(not_stored(&event, module, End::Unfinished(why)).into()),
+            Err(Unjudged::Fault(fault)) => {
+                let letter = letter(origin, received_at_us, Reason::Quarantined, fault.code.as_str(), &fault.detail);
+                let letter = DeadLetter { module, last_words: fault.last_words, ..letter };
+                let keep = self.keep(&event).await;
+                return Ok(self.quarantine(&event, origin, fault.code.as_str().into(), letter, keep).into());
+            }
+        };
+        Ok(Judged::Row(EventRow {
+            id: event.id,
+            session_id: event.session_id,
+            timestamp_us: event.timestamp_us,
+            received_at_us,
+            category: event.category,
+            name: event.name,
+            application_id,
+            module,
+            data: amended.map_or(event.data, Into::into),
+            raw: event.raw,
+            redriven: matches!(origin, Origin::Redriven { .. }),
+        }))
+    }
+
+    /// What becomes of a row that Postgres refuses for its data, whatever else is in its batch.
+    pub async fn unstorable(
+        &self,
+        row: &EventRow,
+        sqlstate: &str,
+        message: &str,
+        now_us: i64,
+        origin: Origin<'_>,
+    ) -> NotStored {
+        let event = match self.judges.read(row.raw.clone(), now_us) {
+            Ok(event) => Event { id: row.id, ..event },
+            // It was read before, by the same rules; its time alone may be too late by now.
+            Err(broken) => return self.refuse_broken(*broken, row.received_at_us, origin),
+        };
+        let keep = self.keep(&event).await;
+        // The server's message may quote the row.
+        let detail = match keep {
+            Keep::Whole => format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})"),
+            Keep::Redacted(_) | Keep::Nothing => format!("Postgres refuses the row (SQLSTATE {sqlstate})"),
+        };
+        let letter = letter(origin, row.received_at_us, Reason::Quarantined, "unstorable", &detail);
+        self.quarantine(&event, origin, "unstorable".into(), DeadLetter { module: row.module, ..letter }, keep)
+    }
+
+    /// What may be kept of an event that is not stored.
+    async fn keep(&self, event: &Event) -> Keep {
+        self.modules.keep(&event.category, &event.name, &event.data).await
+    }
+
+    async fn admits(&mut self, event: &Event, origin: Origin<'_>) -> Result<bool, store::Error> {
+        let is_last = |(category, name): &(Text, Text)| *name == event.name && *category == event.category;
+        if self.last_type.as_ref().is_some_and(is_last) {
+            return Ok(true);
+        }
+        let admits = origin.admits(self.judges, &event.category, &event.name).await?;
+        if admits && !self.is_first && matches!(origin, Origin::Sent { .. }) {
+            self.last_type = Some((event.category.clone(), event.name.clone()));
+        }
+        self.is_first = false;
+        Ok(admits)
+    }
+
+    async fn broken(
+        &mut self,
+        broken: Broken,
+        received_at_us: i64,
+        origin: Origin<'_>,
+    ) -> Result<Judged, store::Error> {
+        // What a dead letter is named after stays for ever too.
+        let named = match (&broken.category, &broken.name) {
+            (Some(category), Some(name)) => origin.admits(self.judges, category, name).await?,
+            _ => true,
+        };
+        let broken = if named { broken } else { Broken { category: None, name: None, ..broken } };
+        Ok(self.refuse_broken(broken, received_at_us, origin).into())
+    }
+
+    /// An event without a readable type, or one whose type would be one too many.
+    fn refuse_broken(&self, broken: Broken, received_at_us: i64, origin: Origin<'_>) -> NotStored {
+        let code = RejectionCode::Envelope;
+        let detail = "the envelope breaks the gateway's rules";
+        let letter = letter(origin, received_at_us, Reason::Rejected, code.as_str(), detail);
+        let letter = DeadLetter {
+            event_id: broken.id,
+            session_id: broken.session_id,
+            violations: broken.violations.clone(),
+            ..letter
+        };
+        let letter = if self.modules.keeps_unread() {
+            DeadLetter {
+                category: broken.category,
+                name: broken.name,
+                raw: dead_letters::cut(&broken.raw, self.judges.raw_bytes_max),
+                raw_bytes: broken.raw.len(),
+                ..letter
+            }
+        } else {
+            dead_letters::of_unread(letter, &broken.raw)
+        };
+        NotStored {
+            id: broken.id,
+            session_id: broken.session_id,
+            event_type: None,
+            module: None,
+            end: End::Rejected { code, violations: broken.violations, letter },
+        }
+    }
+
+    /// The application may not send events of this type.
+    fn refuse_type(
+        &self,
+        event: &Event,
+        received_at_us: i64,
+        origin: Origin<'_>,
+        why: &'static str,
+        keep: Keep,
+    ) -> NotStored {
+        let code = RejectionCode::NotAllowed;
+        let violations = vec![Violation { pointer: String::new(), code: code.as_str().into(), message: why.into() }];
+        let letter = letter(origin, received_at_us, Reason::Rejected, code.as_str(), why);
+        // What the gateway says itself quotes nothing.
+        let letter =
+            DeadLetter { violations: violations.clone(), detail: why.to_owned(), ..self.of_event(letter, event, keep) };
+        not_stored(event, None, End::Rejected { code, violations, letter })
+    }
+
+    async fn reject(
+        &self,
+        event: &Event,
+        received_at_us: i64,
+        origin: Origin<'_>,
+        module: Option<Digest>,
+        violations: Vec<Violation>,
+    ) -> Result<NotStored, store::Error> {
+        // A module that judges by the time of receipt may refuse later what it took then.
+        if self.modules.judges_at(&event.category, &event.name)
+            && self.judges.store.has_event(event.session_id, event.timestamp_us, event.id).await?
+        {
+            return Ok(not_stored(event, module, End::Duplicate));
+        }
+        let code = RejectionCode::Rule;
+        let keep = self.keep(event).await;
+        let letter = letter(origin, received_at_us, Reason::Rejected, code.as_str(), "a validator rejected the event");
+        let letter = self.of_event(DeadLetter { module, violations: violations.clone(), ..letter }, event, keep);
+        Ok(not_stored(event, module, End::Rejected { code, violations, letter }))
+    }
+
+    fn quarantine(
+        &self,
+        event: &Event,
+        origin: Origin<'_>,
+        code: Cow<'static, str>,
+        letter: DeadLetter,
+        keep: Keep,
+    ) -> NotStored {
+        let module = letter.module;
+        if keep == Keep::Nothing && matches!(origin, Origin::Sent { .. }) {
+            // Its sender is the only one who has it.
+            return not_stored(event, module, End::Unfinished(Unfinished::of(UnfinishedCode::NotKept)));
+        }
+        let letter = self.of_event(letter, event, keep);
+        not_stored(event, module, End::Quarantined { code, letter })
+    }
+
+    fn of_event(&self, letter: DeadLetter, event: &Event, keep: Keep) -> DeadLetter {
+        dead_letters::of_event(letter, event, keep, self.judges.raw_bytes_max)
+    }
+}
+
+impl From<NotStored> for Judged {
+    fn from(event: NotStored) -> Self {
+        Self::NotStored(Box::new(event))
+    }
+}
+
+fn not_stored(event: &Event, module: Option<Digest>, end: End) -> NotStored {
+    NotStored {
+        id: Some(event.id),
+        session_id: Some(event.session_id),
+        event_type: Some((event.category.clone(), event.name.clone())),
+        module,
+        end,
+    }
+}
+
+/// A dead letter without its event.
+fn letter(origin: Origin<'_>, received_at_us: i64, reason: Reason, code: &str, detail: &str) -> DeadLetter {
+    DeadLetter {
+        id: Uuid::now_v7(),
+        received_at_us,
+        reason,
+        code: code.to_owned(),
+        detail: detail.to_owned(),
+        violations: Vec::new(),
+        application_id: origin.application().0,
+        module: None,
+        event_id: None,
+        session_id: None,
+        category: None,
+        name: None,
+        kept: KeptAs::Whole,
+        raw: Bytes::new(),
+        raw_bytes: 0,
+        raw_digest: None,
+        last_words: None,
+    }
+}
+
+/// An event whose application has made as many event types as it may. Its dead letter does not name its type.
+fn too_many_types(event: Event, most: usize) -> Broken {
+    Broken {
+        violations: vec![known_types::too_many(most)],
+        id: Some(event.id),
+        session_id: Some(event.session_id),
+        category: None,
+        name: None,
+        raw: event.raw,
+    }
+}

@@ -1,0 +1,27 @@
+//! What a caller is told of what went wrong in the store.
+
+use super::Refusal;
+use crate::log_limit::LogLimit;
+use crate::share::Full;
+use crate::store::Error;
+
+/// The refusal of a read, or of whatever else the database was asked for.
+pub(crate) fn of_store(error: Error) -> Refusal {
+    static FAILED: LogLimit = LogLimit::new();
+    match error {
+        Error::Busy => Refusal::ReadsFull { full: Full::All },
+        Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
+        Error::Refused(_) => {
+            if let Some(more) = FAILED.open() {
+                tracing::error!(%error, more, "a read failed");
+            }
+            Refusal::Internal
+        }
+        error => {
+            if let Some(more) = FAILED.open() {
+                tracing::warn!(%error, more, "a read failed");
+            }
+            Refusal::ReadAway
+        }
+    }
+}
