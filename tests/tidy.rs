@@ -1,9 +1,14 @@
 //! The invariants of ARCHITECTURE.md, held against the source.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).expect("a page")
 }
 
 /// The source files of the gateway, named below `gateway/src`, and those of the crates, named from the root.
@@ -94,16 +99,66 @@ fn no_module_is_a_drawer_for_leftovers() {
     }
 }
 
+/// Folders that cargo gives a meaning: they belong to the folder that they are in.
+const PARTS_OF_A_PACKAGE: [&str; 6] = ["src", "bin", "examples", "benches", "tests", "targets"];
+
+/// The folders that hold sources, as paths from the root. A build and its tools leave folders too, which are none of ours.
+fn folders() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![root()];
+    while let Some(folder) = left.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if !name.starts_with('.') && !["target", "node_modules"].contains(&name.as_str()) {
+                    left.push(path);
+                }
+                continue;
+            }
+            let is_source = ["rs", "sql", "wit", "wat", "mjs"].iter().any(|end| name.ends_with(&format!(".{end}")));
+            if !is_source || name == "tests.rs" {
+                continue;
+            }
+            let inside = folder.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+            let mut parts: Vec<&str> = inside.split('/').collect();
+            while parts.len() > 1 && parts.last().is_some_and(|last| PARTS_OF_A_PACKAGE.contains(last)) {
+                parts.pop();
+            }
+            found.insert(parts.join("/"));
+        }
+    }
+    found.remove("");
+    assert!(found.len() > 15, "the folders are where they are looked for");
+    found
+}
+
+/// Whether a folder is meant by a name of the map, in which `<name>` stands for any one folder.
+fn is_meant(folder: &str, named: &str) -> bool {
+    let (folder, named): (Vec<_>, Vec<_>) = (folder.split('/').collect(), named.split('/').collect());
+    folder.len() == named.len() && folder.iter().zip(&named).all(|(one, other)| one == other || other.starts_with('<'))
+}
+
 #[test]
-fn the_map_and_the_modules_agree() {
-    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    for (name, _) in sources() {
-        assert!(map.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name {name}");
+fn the_map_and_the_folders_agree() {
+    let map = page("ARCHITECTURE.md");
+    let named: Vec<&str> = map.split('`').skip(1).step_by(2).filter_map(|word| word.strip_suffix('/')).collect();
+    let folders = folders();
+    for folder in &folders {
+        assert!(named.iter().any(|named| is_meant(folder, named)), "ARCHITECTURE.md does not name `{folder}/`");
     }
-    let names: Vec<String> = sources().into_iter().map(|(name, _)| name).collect();
-    for word in map.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs") && !word.starts_with("tests/")) {
-        assert!(names.iter().any(|name| name == word), "ARCHITECTURE.md names {word}, which is not there");
+    for named in named {
+        let is_there = root().join(named).is_dir() || folders.iter().any(|folder| is_meant(folder, named));
+        assert!(is_there, "ARCHITECTURE.md names `{named}/`, which is not there");
     }
+}
+
+#[test]
+fn the_first_pages_stay_short() {
+    let words = page("ARCHITECTURE.md").split_whitespace().count();
+    assert!(words <= 1_500, "ARCHITECTURE.md has {words} words, and may have 1,500: move a decision to docs/decisions");
+    let lines = page("README.md").lines().count();
+    assert!(lines <= 120, "README.md has {lines} lines, and may have 120: move what one kind of reader needs to docs");
 }
 
 #[test]
