@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use eye::batch::{Failure, Sink as _};
-use eye::store::{EventSink, Store};
+use eye::store::{EventSink, LibpqEnvironment, Store};
 use eye_event::event::{EventRow, Text};
 use serde_json::json;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ fn row(number: u32) -> EventRow {
 }
 
 fn store(url: &str) -> Store {
-    Store::new(url, 2, Duration::from_secs(5), Duration::from_secs(5)).expect("a URL")
+    Store::new(url, LibpqEnvironment::default(), 2, Duration::from_secs(5), Duration::from_secs(5)).expect("a URL")
 }
 
 /// Writes an event, or says why not.

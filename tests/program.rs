@@ -29,7 +29,7 @@ fn wrong_usage_and_wrong_configuration_exit_with_64() {
 
 #[tokio::test]
 async fn a_terminated_gateway_drains_exits_with_0_and_takes_its_data_up_again() {
-    let mut gateway = Gateway::start().await;
+    let mut gateway = Setup::default().without_cluster().start().await;
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));

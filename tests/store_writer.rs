@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
-use eye::store::{Error, EventFilter, EventSink, NewApplication, PageLimits, Store};
+use eye::store::{Error, EventFilter, EventSink, LibpqEnvironment, NewApplication, PageLimits, Store};
 use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use eye_event::verdict::{Digest, Violation};
 use sqlx::{AssertSqlSafe, Connection, Executor as _, PgConnection, Row as _};
@@ -37,7 +37,7 @@ async fn count(server: &Server, query: &'static str) -> i64 {
 }
 
 fn store(url: &str) -> Store {
-    Store::new(url, 4, Duration::from_secs(5), Duration::from_secs(5)).expect("url")
+    Store::new(url, LibpqEnvironment::default(), 4, Duration::from_secs(5), Duration::from_secs(5)).expect("url")
 }
 
 /// Rows that differ in their keys and lie in three partitions.
@@ -348,7 +348,8 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
     let mode = Arc::new(AtomicU8::new(PASS));
     let mut tasks = JoinSet::new();
     let url = proxy(&server, Arc::clone(&mode), &mut tasks).await;
-    let store = Store::new(&url, 1, Duration::from_secs(5), Duration::from_millis(1_000)).expect("url");
+    let store = Store::new(&url, LibpqEnvironment::default(), 1, Duration::from_secs(5), Duration::from_millis(1_000))
+        .expect("url");
     store.prove_schema().await.expect("proved");
     let mut sink = store.event_sink();
     let other = row(5_000);
@@ -575,7 +576,8 @@ async fn a_fold_may_take_longer_than_a_read() {
         )
     });
     let read_time = Duration::from_millis(100);
-    let store = Store::new(&server.url(), 1, read_time, Duration::from_secs(5)).expect("url");
+    let store =
+        Store::new(&server.url(), LibpqEnvironment::default(), 1, read_time, Duration::from_secs(5)).expect("url");
     assert_eq!(store.fold_counts(60).await.expect("folded"), 60, "no more than it is told to");
     assert_eq!(store.fold_counts(60).await.expect("folded"), 40);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eye::batch::{Fate, Sink as _};
 use eye::postgres::{Options, Postgres};
-use eye::store::{EventSink, Store};
+use eye::store::{EventSink, LibpqEnvironment, Store};
 use eye_event::event::{EventRow, Text};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
@@ -129,7 +129,7 @@ fn report(batch: usize, name: &str, measured: Vec<Measured>) {
 }
 
 async fn compare(url: &str) -> Result<()> {
-    let store = Store::new(url, 1, Duration::from_secs(5), Duration::from_secs(30))?;
+    let store = Store::new(url, LibpqEnvironment::default(), 1, Duration::from_secs(5), Duration::from_secs(30))?;
     store.migrate().await?;
     let mut control = PgConnection::connect(url).await?;
     let rows: Vec<EventRow> = (0..ROWS).map(row).collect();

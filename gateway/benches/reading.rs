@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eye::postgres::{Options, Postgres};
-use eye::store::Store;
+use eye::store::{LibpqEnvironment, Store};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
@@ -261,7 +261,9 @@ async fn run(rows: i64) -> Result<(Vec<Figure>, String)> {
     };
     let postgres = Postgres::start(&options).await?;
     let measured = async {
-        Store::new(postgres.url(), 1, Duration::from_secs(5), Duration::from_secs(5))?.migrate().await?;
+        Store::new(postgres.url(), LibpqEnvironment::default(), 1, Duration::from_secs(5), Duration::from_secs(5))?
+            .migrate()
+            .await?;
         let sessions = fill(postgres.url(), rows).await?;
         let measured = measure(&Serving::start(postgres.url(), folder.path())?, &sessions).await?;
         print_plans(postgres.url(), folder.path(), &sessions).await?;

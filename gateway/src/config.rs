@@ -419,21 +419,10 @@ impl Config {
     }
 }
 
-/// What libpq takes from the environment where a URL is silent.
-#[derive(Debug, Default)]
-pub struct LibpqEnvironment {
-    /// `PGUSER`, or the name of the system's user.
-    pub user: Option<String>,
-    /// `PGPASSWORD`.
-    pub password: Option<String>,
-    /// `PGPASSFILE`, or `.pgpass` at home.
-    pub passfile: Option<PathBuf>,
-}
-
 /// Reads what libpq takes from the environment where a URL is silent.
-pub fn libpq_environment() -> LibpqEnvironment {
+pub fn libpq_environment() -> store::LibpqEnvironment {
     let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    LibpqEnvironment {
+    store::LibpqEnvironment {
         user: given("PGUSER").or_else(|| given("USER")),
         password: given("PGPASSWORD"),
         passfile: given("PGPASSFILE")

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::applications::Applications;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
-use crate::config::{Config, parts};
+use crate::config::{self, Config, parts};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::ingest::Ingest;
@@ -229,8 +229,9 @@ impl Gateway {
 fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
     let flush_time = Duration::from_millis(config.flush_ms);
     let read_time = Duration::from_millis(config.read_ms);
-    let store =
-        Store::new(database_url, config.read_connections, read_time, flush_time).context("the database's URL")?;
+    let environment = config::libpq_environment();
+    let store = Store::new(database_url, environment, config.read_connections, read_time, flush_time)
+        .context("the database's URL")?;
     Ok(store
         .with_read_wait(Duration::from_millis(config.read_wait_ms))
         .with_partitions_on_demand(config.event_partitions_max, config.events_days))

@@ -6,19 +6,21 @@
 
 mod applications;
 mod bridge;
+mod connection;
 pub mod copy;
 mod counts;
 mod dead_letters;
 mod dial;
 mod hosts;
-mod link;
 mod partitions;
 mod prove;
 mod read;
+mod recent;
 mod retention;
 mod rounds;
 mod schema;
 mod scrub;
+mod table;
 mod tls;
 mod unseen;
 mod url;
@@ -37,7 +39,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
-pub use applications::{ApplicationChange, ApplicationRow, Applications, NewApplication};
+pub use applications::{ApplicationChange, ApplicationChanges, ApplicationRow, NewApplication, RateLimit};
 use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
@@ -49,15 +51,15 @@ pub use read::{
     Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
     Position, SessionEdge, SessionFilter, SessionPosition, SessionRow, StoredEvent,
 };
+use recent::RecentKeys;
 pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use schema::Schema;
 use schema::SchemaGate;
 pub use scrub::{LetterText, Pass, RedactingRow, Rewritten, Scrubbing, UNREAD, WalkedLetter};
 pub use unseen::{Seen, UnseenLane, UnseenTurn};
+pub use url::LibpqEnvironment;
 use url::{Address, Place};
 pub use write::{DeadLetterSink, EventSink};
-
-use crate::config;
 
 /// Longest wait for the end of the connections for reading.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -145,8 +147,8 @@ fn behind(version: i64, program: i64) -> String {
 
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Error {
-        match link::class(&cause) {
-            link::Class::Lost if !link::refuses(&cause) => Error::Away(cause),
+        match connection::class(&cause) {
+            connection::Class::Lost if !connection::refuses(&cause) => Error::Away(cause),
             _ => Error::Refused(cause),
         }
     }
@@ -155,7 +157,7 @@ impl From<sqlx::Error> for Error {
 impl From<MigrateError> for Error {
     fn from(cause: MigrateError) -> Error {
         match cause {
-            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if link::away(&cause) => {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if connection::away(&cause) => {
                 Error::Away(cause)
             }
             cause => Error::Migrate(cause),
@@ -197,6 +199,8 @@ pub struct Store {
     ground: Arc<Ground>,
     /// Writers wait here until the schema is proved.
     schema: SchemaGate,
+    /// Keys of events that its writers wrote not long ago.
+    recent: Arc<RecentKeys>,
 }
 
 impl Store {
@@ -205,8 +209,13 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Url`] and [`Error::Bridge`].
-    pub fn new(url: &str, read_connections: u32, read_time: Duration, flush_time: Duration) -> Result<Store, Error> {
-        let environment = config::libpq_environment();
+    pub fn new(
+        url: &str,
+        environment: LibpqEnvironment,
+        read_connections: u32,
+        read_time: Duration,
+        flush_time: Duration,
+    ) -> Result<Store, Error> {
         let address = Address::parse(url).map_err(Error::Url)?;
         let hosts = Arc::new(Hosts::new(address.or(environment.user, environment.password, environment.passfile)));
         let bridge = match hosts.address().is_one_socket() {
@@ -214,7 +223,7 @@ impl Store {
             false => Some(Arc::new(Bridge::start(Arc::clone(&hosts)).map_err(Error::Bridge)?)),
         };
         let options = options(hosts.address(), bridge.as_deref())?;
-        let greeting: Arc<str> = link::signs_of_life(hosts.address()).into();
+        let greeting: Arc<str> = connection::signs_of_life(hosts.address()).into();
         // The server must stop working on what nobody here waits for any more. A page is a walk along an index in its order,
         // and ends with the page. A bitmap would first gather all of the range to sort it, and what is walked to is mostly in
         // memory.
@@ -249,6 +258,7 @@ impl Store {
             folds_failed: Arc::default(),
             ground: Arc::default(),
             schema: SchemaGate::default(),
+            recent: Arc::default(),
         })
     }
 
@@ -315,17 +325,17 @@ impl Store {
 
     /// A new writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
-        EventSink(self.writer())
+        EventSink(self.writer(Some(Arc::clone(&self.recent))))
     }
 
     /// A new writer of dead letters.
     pub fn dead_letter_sink(&self) -> DeadLetterSink {
-        DeadLetterSink(self.writer())
+        DeadLetterSink(self.writer(None))
     }
 
-    fn writer<T: write::Table>(&self) -> write::Writer<T> {
+    fn writer<T: table::Table>(&self, recent: Option<Arc<RecentKeys>>) -> write::Writer<T> {
         let (hosts, months) = (Arc::clone(&self.hosts), Arc::clone(&self.months));
-        write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone())
+        write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone(), recent)
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.

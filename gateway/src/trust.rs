@@ -669,7 +669,7 @@ mod tests {
         {
             assert!(!only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
         }
-        for host in ["gate.example", "LogLimit.Example:8000"] {
+        for host in ["gate.example", "Gate.Example:8000"] {
             assert!(only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
             assert!(!only_ours(Some(host), &[]), "{host}");
         }

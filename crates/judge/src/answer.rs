@@ -6,10 +6,8 @@ use std::borrow::Cow;
 use eye_event::legible::legible;
 use eye_event::verdict::{Verdict, Violation};
 
-use super::component::contract::{
-    Description, Example, Expectation, Verdict as GuestVerdict, Violation as GuestViolation,
-};
-use super::component::{Broken, CheckAmended};
+use super::contract::{Broken, CheckAmended};
+use super::contract::{Description, Example, Expectation, Verdict as GuestVerdict, Violation as GuestViolation};
 use super::engine::output_bytes_max;
 use super::settings::Limits;
 

@@ -4,21 +4,16 @@
 //! place in time is not judged, and has no outcome yet.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use eye_event::verdict::{Unjudged, Verdict};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::circuit::Probe;
-use super::component::{CheckAmended, GuestEvent};
+use super::contract::{CheckAmended, GuestEvent};
 use super::engine::{Sandbox, processor_time};
-use super::module::Module;
-
-/// A module whose calls take no longer may hold its whole share of the places; one that takes twice as long, half of it.
-const FULL_SHARE_COST: Duration = Duration::from_millis(5);
+use super::module::{Module, Queue};
 
 /// How calls away from the request threads are bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,41 +56,6 @@ pub(super) struct Time {
     pub(super) place_until: Instant,
     /// Until when its verdict is waited for, if not as long as it takes.
     pub(super) verdict_until: Option<Instant>,
-}
-
-/// What one module has of the places: its number, and what its calls cost.
-pub(super) struct Queue {
-    number: u64,
-    /// The mean time of its last calls in nanoseconds; 0 before the first.
-    cost_ns: AtomicU64,
-}
-
-/// Modules that were made so far.
-static MODULES: AtomicU64 = AtomicU64::new(0);
-
-impl Queue {
-    pub(super) fn new() -> Self {
-        Self { number: MODULES.fetch_add(1, Relaxed), cost_ns: AtomicU64::new(0) }
-    }
-
-    /// Takes note of a call. Two at one moment may leave one of them out, which does no harm.
-    fn ran(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let before = self.cost_ns.load(Relaxed);
-        let mean = if before == 0 { ns } else { before - before / 8 + ns / 8 };
-        self.cost_ns.store(mean.max(1), Relaxed);
-    }
-
-    /// The most places that the module may hold of `places`: one until it is known what it costs.
-    fn most(&self, places: usize) -> usize {
-        let cost = self.cost_ns.load(Relaxed);
-        if cost == 0 {
-            return 1;
-        }
-        let full = u64::try_from(FULL_SHARE_COST.as_nanos()).unwrap_or(u64::MAX);
-        let most = (places as u64).saturating_mul(full) / cost;
-        usize::try_from(most).unwrap_or(usize::MAX).clamp(1, places)
-    }
 }
 
 /// The places of all modules together.
@@ -450,6 +410,8 @@ impl Owned {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt as _;
 
     use super::*;

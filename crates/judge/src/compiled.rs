@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use eye_event::verdict::Digest;
 
+use super::component::{Built, packed};
 use super::directory;
-use super::history::wall_time;
-use super::loading::{Built, packed};
+use super::files::private_dir;
+use super::files::wall_time;
 
 /// What each entry begins with; another form of it has another number.
 const MAGIC: [u8; 8] = *b"eyebuilt";
@@ -190,18 +191,7 @@ impl Compiled {
     }
 }
 
-/// Makes a directory that nobody else on the machine can read or write.
-pub(super) fn private_dir(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-/// The same for a file that exists.
+/// Lets nobody else on the machine read or write a file that exists.
 fn private_file(file: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -8,33 +8,27 @@ use std::time::Duration;
 
 use eye_event::legible::{is_hidden, legible};
 use eye_event::verdict::{FaultCode, Verdict, Violation};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Store, Trap};
 
+use super::anatomy;
 use super::answer::{believe, believe_data};
+use super::contract::{
+    Broken, CheckAmended, Description, Example, Expectation, GuestEvent, ValidatorPre, Verdict as GuestVerdict, broken,
+    for_describing, late, to_contract, unstarted,
+};
+use super::core_module::Unfit;
 use super::engine::{Meter, Sandbox, beyond_place, code_bytes, output_bytes_max, processor_time};
-use super::extras::{Example2, Extras, Offers};
-use super::loading::{Built, BuiltWay, Finished};
+use super::extras::{BuiltExtras, Example2, Extras};
+use super::finished::Finished;
 use super::memory::{Claim, Full, Keeper as _};
-use super::plain;
+use super::refusal::Refusal;
+use super::resident::Described;
 use super::resident::{Residents, Undescribed};
-use super::rewrite::{self, Unfit};
+use super::rewrite;
 use super::settings::Limits;
-use super::world::{self, Refusal};
-
-use contract::{Description, Event, Expectation, ValidatorPre, Verdict as GuestVerdict};
-
-/// The bindings that wasmtime makes of the contract.
-pub(super) mod contract {
-    wasmtime::component::bindgen!({
-        path: "../../wit",
-        world: "validator",
-        ownership: Borrowing { duplicate_if_necessary: true },
-    });
-
-    pub(in super::super) use self::eye::validator::types::{Example, Expectation, Violation};
-}
+use super::world;
+use super::world::Offers;
 
 /// Examples that a module may bring for its self-test.
 const EXAMPLES_MAX: usize = 100;
@@ -46,14 +40,8 @@ const FAILED_TOLD_MAX: usize = 5;
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
 
-/// Characters of a panic's text that are told.
-const LAST_WORDS_TOLD_MAX: usize = 300;
-
 /// Codes of one example that are told.
 const CODES_TOLD_MAX: usize = 10;
-
-/// Bytes that a module may say of itself, its examples included.
-const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
 
 /// What the events of a self-test are beside their type and data: the same as in the tests that the crate eye-validator
 /// makes (`validators/sdk/src/testing.rs`), so that both say the same of an example.
@@ -68,64 +56,12 @@ const MADE_UP: GuestEvent<'static> = GuestEvent {
     data: "{}",
 };
 
-/// How much longer than judging one event `describe` may take: it runs once, on no request's time.
-const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
-/// But no longer than this, unless judging may: meanwhile the other files wait for one loading thread less.
-const DESCRIBE_DEADLINE_MS_MAX: u64 = 2_000;
-
 /// The steps of loading, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Checking,
     Compiling,
     SelfTest,
-}
-
-/// Checks an amended `data`; the text says why it is not one.
-pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// An event as the guest sees it.
-pub(super) struct GuestEvent<'a> {
-    pub(super) id: &'a str,
-    pub(super) application: &'a str,
-    pub(super) session_id: &'a str,
-    pub(super) category: &'a str,
-    pub(super) name: &'a str,
-    pub(super) timestamp_us: i64,
-    /// When the gateway took it first.
-    pub(super) received_at_us: i64,
-    pub(super) data: &'a str,
-}
-
-/// How a call broke.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Broken {
-    pub(super) code: FaultCode,
-    pub(super) detail: String,
-    /// What the module left where its kit keeps the text of a panic or exception. It may quote the event.
-    pub(super) last_words: Option<String>,
-}
-
-impl Broken {
-    pub(super) fn new(code: FaultCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), last_words: None }
-    }
-
-    pub(super) fn output(detail: impl Into<String>) -> Self {
-        Self::new(FaultCode::Output, detail)
-    }
-
-    /// The fault in a sentence for the module's author, whose own examples it may quote.
-    fn told(&self) -> String {
-        let said =
-            self.last_words.as_deref().map(|words| format!(", saying `{}`", legible(words, LAST_WORDS_TOLD_MAX)));
-        format!("a fault ({}): {}{}", self.code, self.detail, said.unwrap_or_default())
-    }
-
-    /// Whether the same call may end well later, with more room on the machine.
-    fn passes(&self) -> bool {
-        matches!(self.code, FaultCode::Deadline | FaultCode::Busy)
-    }
 }
 
 /// What a module is tried with before it is trusted.
@@ -154,6 +90,38 @@ pub(super) struct Program {
     pub(super) amends: bool,
     /// What it exports besides, if anything.
     extras: Option<Extras>,
+}
+
+/// A module that passed everything, as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Built {
+    /// How events are put to it.
+    pub(super) way: BuiltWay,
+    /// Why it is run so.
+    pub(super) isolation_reason: String,
+    /// What it says of itself.
+    pub(super) summary: String,
+    /// How many examples it passed.
+    pub(super) examples: usize,
+    /// One of them is amended.
+    pub(super) amends: bool,
+    /// What it exports besides the two functions that every validator has.
+    pub(super) extras: Option<BuiltExtras>,
+}
+
+/// How a module is run, with what that needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum BuiltWay {
+    /// Without the component around it, from the state that was taken.
+    Resident(Described),
+    /// As a component: `describe` runs before each event. With the bytes that it was compiled from.
+    Fresh(Finished, usize),
+}
+
+/// What was built as bytes. They are as many as the module has memory or more, so room is taken once.
+pub(super) fn packed(built: &Built) -> Result<Vec<u8>, postcard::Error> {
+    let bytes = postcard::serialize_with_flavor(built, postcard::ser_flavors::Size::default())?;
+    postcard::to_extend(built, Vec::with_capacity(bytes))
 }
 
 /// How a module is run.
@@ -403,9 +371,9 @@ impl Program {
     }
 }
 
-impl From<contract::Example> for Example2 {
-    fn from(example: contract::Example) -> Self {
-        let contract::Example { title, data, expect } = example;
+impl From<Example> for Example2 {
+    fn from(example: Example) -> Self {
+        let Example { title, data, expect } = example;
         Self { title, name: None, timestamp: None, application: None, data, expect, codes: Vec::new() }
     }
 }
@@ -467,7 +435,7 @@ enum Compiled {
 impl Compiled {
     /// Compiles a component for the fastest way that fits it, and says why it is that one.
     fn of(sandbox: &Sandbox, component: &[u8]) -> Result<(Self, String), Refusal> {
-        let core = match plain::core_of(component) {
+        let core = match anatomy::core_of(component) {
             Ok(core) => core,
             Err(unfit) => return Self::whole(sandbox, component, &unfit),
         };
@@ -501,16 +469,6 @@ impl Compiled {
                 Ok((Way::Fresh(fresh), description))
             }
         }
-    }
-}
-
-/// What `describe` may use: it runs once, on no request's time.
-pub(super) fn for_describing(limits: &Limits) -> Limits {
-    Limits {
-        deadline_ms: (limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR))
-            .min(DESCRIBE_DEADLINE_MS_MAX.max(limits.deadline_ms)),
-        output_bytes_max: DESCRIPTION_BYTES_MAX,
-        ..*limits
     }
 }
 
@@ -622,60 +580,4 @@ impl Fresh {
         let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
         instance.call_describe(&mut store).map_err(|error| broken(&error, &store))
     }
-}
-
-pub(super) fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
-    Event {
-        id: event.id,
-        application: event.application,
-        session_id: event.session_id,
-        category: event.category,
-        name: event.name,
-        timestamp: event.timestamp_us,
-        data: event.data,
-    }
-}
-
-/// Says why there is no instance: code that runs when it starts broke, or it was denied what it has from the start, or
-/// the machine had no room, which is no fault of the module's.
-pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
-    if error.is::<Trap>() || store.data().denied.is_some() {
-        return broken(error, store);
-    }
-    Broken::new(FaultCode::Busy, format!("there was no room for an instance: {}", error.root_cause()))
-}
-
-/// Says which kind of fault an error of the engine is.
-pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
-    let (code, detail) = match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
-        Some(Trap::StackOverflow) => (FaultCode::Stack, "it exhausted its call stack".to_owned()),
-        trap => match (denied(store), trap) {
-            (Some(denied), _) => return denied,
-            (
-                None,
-                Some(
-                    Trap::StringOutOfBounds
-                    | Trap::ListOutOfBounds
-                    | Trap::InvalidDiscriminant
-                    | Trap::UnalignedPointer
-                    | Trap::InvalidChar,
-                )
-                | None,
-            ) => (FaultCode::Output, format!("its answer is malformed: {}", error.root_cause())),
-            (None, Some(trap)) => (FaultCode::Trap, trap.to_string()),
-        },
-    };
-    Broken::new(code, detail)
-}
-
-/// The fault of a module that took its time before its event was put to it.
-pub(super) fn late() -> Broken {
-    Broken::new(FaultCode::Deadline, "a new instance was not ready within its deadline")
-}
-
-/// The fault of a module that broke after it was denied something.
-pub(super) fn denied(store: &Store<Meter>) -> Option<Broken> {
-    let what = store.data().denied?;
-    Some(Broken::new(FaultCode::Memory, format!("it was denied more {what} and gave up")))
 }

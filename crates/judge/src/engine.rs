@@ -14,8 +14,8 @@ use wasmtime::{
 };
 
 use super::memory::MemoryBudget;
+use super::refusal::Refusal;
 use super::settings::Limits;
-use super::world::Refusal;
 
 /// How often the epoch advances. A call is first looked at when it does, and its deadline is reckoned from there: it may
 /// run for one tick more before, and for one after.

@@ -6,26 +6,12 @@ use serde::{Deserialize, Serialize};
 use wasmtime::Store;
 use wasmtime::component::{Component, ComponentNamedList, ComponentType, InstancePre, Lift, Linker, Lower, TypedFunc};
 
-use super::component::contract::{Description, Event, Expectation, Verdict as GuestVerdict};
-use super::component::{Broken, GuestEvent, broken, for_describing, to_contract, unstarted};
+use super::contract::{Broken, GuestEvent, broken, for_describing, to_contract, unstarted};
+use super::contract::{Description, Event, Expectation, Verdict as GuestVerdict};
 use super::engine::{Meter, Sandbox, code_bytes, output_bytes_max};
-use super::loading::Finished;
+use super::finished::Finished;
 use super::settings::Limits;
-
-/// Which of the functions a module exports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Offers {
-    pub(super) redact: bool,
-    pub(super) examples: bool,
-    pub(super) validate_at: bool,
-}
-
-impl Offers {
-    /// Whether there is any.
-    pub(super) fn any(self) -> bool {
-        self.redact || self.examples || self.validate_at
-    }
-}
+use super::world::Offers;
 
 /// An example as `examples` gives it.
 #[derive(Debug, Clone, ComponentType, Lift)]

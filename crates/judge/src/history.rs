@@ -11,11 +11,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eye_event::verdict::Digest;
 use serde::Serialize;
 
-use super::compiled::private_dir;
 use super::directory;
+use super::files::MODULE_BYTES_MAX;
+use super::files::private_dir;
+use super::files::wall_time;
 use super::roster::Roster;
 use super::slot::Slot;
-use super::worker::MODULE_BYTES_MAX;
 
 /// Versions kept of each slot.
 const VERSIONS_MAX: usize = 10;
@@ -353,12 +354,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Whether a kept file is what it should be.
 fn holds(path: &Path, bytes: &[u8]) -> bool {
     read(path).is_ok_and(|kept| kept == bytes)
-}
-
-/// The time that people are told. It decides nothing but the order of versions.
-#[expect(clippy::disallowed_methods, reason = "when a module came or failed is told to people")]
-pub(super) fn wall_time() -> DateTime<Utc> {
-    Utc::now()
 }
 
 #[cfg(test)]

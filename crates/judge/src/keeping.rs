@@ -3,7 +3,6 @@
 //! cannot redact, the newest kept version that can does it; where none can, nothing is kept. Doubt keeps nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use arc_swap::ArcSwapOption;
 use eye_event::verdict::{Digest, FaultCode};
 use tokio::sync::Semaphore;
 
-use super::component::{Broken, CheckAmended, Program};
+use super::component::Program;
+use super::contract::{Broken, CheckAmended};
 use super::module::Module;
 use super::registry::{Place, Snapshot};
 use super::settings::{Limits, Settings};
@@ -28,13 +28,6 @@ const FORMER_MAX: usize = 64;
 const FORMER_TIME: Duration = Duration::from_secs(60);
 /// How soon it is looked again where there was none.
 const FORMER_NONE_TIME: Duration = Duration::from_secs(5);
-/// Faults in a row after which `redact` is not called for a while, and the kept versions do it at once.
-const FAULTS_MAX: u32 = 4;
-/// How long that is. Each further fault doubles it.
-const REST: Duration = Duration::from_secs(1);
-/// The longest that it may be.
-const REST_MAX: Duration = Duration::from_secs(60);
-
 /// What may be kept of an event that is not stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
@@ -272,43 +265,6 @@ impl Module {
     }
 }
 
-/// When `redact` of a module is not called since it keeps breaking. Atomics only.
-#[derive(Debug)]
-pub(super) struct Rest {
-    began: Instant,
-    faults: AtomicU32,
-    until_ms: AtomicU64,
-}
-
-impl Rest {
-    pub(super) fn new() -> Self {
-        Self { began: Instant::now(), faults: AtomicU32::new(0), until_ms: AtomicU64::new(0) }
-    }
-
-    fn is_over(&self) -> bool {
-        self.now_ms() >= self.until_ms.load(Relaxed)
-    }
-
-    fn note(&self, fault: Option<&Broken>) {
-        match fault {
-            None => self.faults.store(0, Relaxed),
-            // That says nothing of the module.
-            Some(broken) if broken.code == FaultCode::Busy => {}
-            Some(_) => {
-                let faults = self.faults.fetch_add(1, Relaxed).saturating_add(1);
-                if let Some(more) = faults.checked_sub(FAULTS_MAX) {
-                    let rest = REST.saturating_mul(1 << more.min(10)).min(REST_MAX);
-                    self.until_ms.store(self.now_ms() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX), Relaxed);
-                }
-            }
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,25 +282,5 @@ mod tests {
         ] {
             assert_eq!(rule_of(keep_raw, redacts, amends), wanted, "{keep_raw:?} {redacts} {amends}");
         }
-    }
-
-    #[test]
-    fn redact_rests_after_some_faults_in_a_row_and_not_for_want_of_room() {
-        let (rest, busy) = (Rest::new(), Broken::new(FaultCode::Busy, ""));
-        let trap = Broken::new(FaultCode::Trap, "");
-        for _ in 0..100 {
-            rest.note(Some(&busy));
-        }
-        for _ in 1..FAULTS_MAX {
-            rest.note(Some(&trap));
-        }
-        assert!(rest.is_over());
-        rest.note(None);
-        for _ in 1..FAULTS_MAX {
-            rest.note(Some(&trap));
-        }
-        assert!(rest.is_over());
-        rest.note(Some(&trap));
-        assert!(!rest.is_over());
     }
 }

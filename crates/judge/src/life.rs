@@ -19,17 +19,18 @@ use eye_event::verdict::Digest;
 
 use super::component::Program;
 use super::directory::{self, Directory, Found, Scan};
-use super::history::{Version, wall_time};
+use super::files::wall_time;
+use super::history::Version;
 use super::losses::Losses;
 use super::module::Module;
 use super::naming::Stray;
+use super::refusal::Refusal;
 use super::registry::{Place, Registry, Untried};
 use super::report::{Board, LoadError, Posted};
 use super::roster::Roster;
 use super::settings::{Given, Settings};
 use super::slot::Slot;
 use super::worker::{Done, Job, Outcome, State, StateCell, Workers};
-use super::world::Refusal;
 
 /// How long content must rest before a failure to load counts, and the directory before a module whose file is missing is
 /// unloaded: a directory that is removed and copied anew has its files one after the other.

@@ -18,8 +18,7 @@ use wasmparser::{
     TypeSectionReader,
 };
 
-use super::rewrite::Unfit;
-use super::rewrite::exports::LAST_WORDS;
+use super::core_module::{LAST_WORDS, Unfit};
 
 /// Modules that are made into one, as many as a component may have: Python's have forty.
 const PARTS_MAX: usize = 64;

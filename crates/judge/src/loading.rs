@@ -2,38 +2,32 @@
 //! child process that has nothing and is bounded in everything, does that (`loading/child.rs`); what it answers, or what an
 //! earlier one did, is all that the gateway opens. A file that was too much for a loader is not tried again as it is.
 
-use std::fmt;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use eye_event::envelope::Rules;
 use eye_event::verdict::Digest;
-use serde::de::Visitor;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
 
 use super::compiled::Compiled;
 #[cfg(test)]
-use super::component::{CheckAmended, Trial};
-use super::component::{Program, Step};
+use super::component::Trial;
+use super::component::{Built, Program, Step};
+#[cfg(test)]
+use super::contract::CheckAmended;
 use super::engine::Sandbox;
-use super::extras::BuiltExtras;
-use super::resident::Described;
+use super::refusal::Refusal;
 use super::settings::Limits;
 use super::slot::Slot;
-use super::world::Refusal;
 
 mod child;
 mod confine;
-mod finished;
 mod job;
 mod marks;
 mod process;
 
 pub use child::run as run_loader;
-pub(super) use finished::Finished;
 pub use job::LoaderLimits;
-pub(super) use job::packed;
 use job::{Bound, Job};
 use marks::{Mark, Marks};
 use process::Ended;
@@ -283,80 +277,4 @@ fn unstarted(error: &std::io::Error) -> Refusal {
         "see to it that the gateway may start processes, has memory for them, and that /proc is mounted",
     );
     Refusal { passing: true, ..refusal }
-}
-
-/// A module that passed everything, as data.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Built {
-    /// How events are put to it.
-    pub(super) way: BuiltWay,
-    /// Why it is run so.
-    pub(super) isolation_reason: String,
-    /// What it says of itself.
-    pub(super) summary: String,
-    /// How many examples it passed.
-    pub(super) examples: usize,
-    /// One of them is amended.
-    pub(super) amends: bool,
-    /// What it exports besides the two functions that every validator has.
-    pub(super) extras: Option<BuiltExtras>,
-}
-
-/// How a module is run, with what that needs.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum BuiltWay {
-    /// Without the component around it, from the state that was taken.
-    Resident(Described),
-    /// As a component: `describe` runs before each event. With the bytes that it was compiled from.
-    Fresh(Finished, usize),
-}
-
-/// Bytes that are written and read in one piece, and not one by one.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Blob(Box<[u8]>);
-
-impl From<Vec<u8>> for Blob {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
-    }
-}
-
-impl Deref for Blob {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Blob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
-impl Serialize for Blob {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Blob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-
-        impl Visitor<'_> for Bytes {
-            type Value = Blob;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
-                Ok(Blob(bytes.into()))
-            }
-        }
-
-        deserializer.deserialize_bytes(Bytes)
-    }
 }

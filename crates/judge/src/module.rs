@@ -1,18 +1,22 @@
 //! A module that serves a slot: its program, what it may use, and what became of the events put to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use eye_event::verdict::{Digest, Fault, FaultCode, UnfinishedCode, Unjudged, Verdict};
 
-use super::away::Queue;
 use super::circuit::{Circuit, TakenOff};
-use super::component::{Broken, CheckAmended, GuestEvent, Program};
+use super::component::Program;
+use super::contract::{Broken, CheckAmended, GuestEvent};
 use super::engine::{Sandbox, processor_time};
 use super::figures::Figures;
-use super::keeping::Rest;
+use super::rest::Rest;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
+
+/// A module whose calls take no longer may hold its whole share of the places; one that takes twice as long, half of it.
+const FULL_SHARE_COST: Duration = Duration::from_millis(5);
 
 /// One version of the code of one slot, with the settings of now.
 pub(super) struct Module {
@@ -141,4 +145,39 @@ impl Module {
 
 fn circuit(settings: &Settings) -> Circuit {
     Circuit::new(Duration::from_millis(settings.limits.deadline_ms))
+}
+
+/// What one module has of the places: its number, and what its calls cost.
+pub(super) struct Queue {
+    pub(super) number: u64,
+    /// The mean time of its last calls in nanoseconds; 0 before the first.
+    cost_ns: AtomicU64,
+}
+
+/// Modules that were made so far.
+static MODULES: AtomicU64 = AtomicU64::new(0);
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self { number: MODULES.fetch_add(1, Relaxed), cost_ns: AtomicU64::new(0) }
+    }
+
+    /// Takes note of a call. Two at one moment may leave one of them out, which does no harm.
+    pub(super) fn ran(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.cost_ns.load(Relaxed);
+        let mean = if before == 0 { ns } else { before - before / 8 + ns / 8 };
+        self.cost_ns.store(mean.max(1), Relaxed);
+    }
+
+    /// The most places that the module may hold of `places`: one until it is known what it costs.
+    pub(super) fn most(&self, places: usize) -> usize {
+        let cost = self.cost_ns.load(Relaxed);
+        if cost == 0 {
+            return 1;
+        }
+        let full = u64::try_from(FULL_SHARE_COST.as_nanos()).unwrap_or(u64::MAX);
+        let most = (places as u64).saturating_mul(full) / cost;
+        usize::try_from(most).unwrap_or(usize::MAX).clamp(1, places)
+    }
 }

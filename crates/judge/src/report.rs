@@ -18,12 +18,12 @@ use super::figures::{Counts, Figures, Times};
 use super::history::Version;
 use super::module::Module;
 use super::naming::Stray;
+use super::refusal::Refusal;
 use super::registry::Untried;
 use super::settings::{Limits, OnFault, Settings};
 use super::slot::Slot;
 use super::unserved::{self, Candidate, UnservedType};
 use super::worker::{State, StateCell};
-use super::world::Refusal;
 
 /// Why the last load failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -14,12 +14,12 @@ use wasmtime::{
 };
 
 use super::answer::Answer;
-use super::component::contract::{Description, Verdict as GuestVerdict};
-use super::component::{Broken, GuestEvent, broken, denied, for_describing, late, unstarted};
+use super::contract::{Broken, GuestEvent, broken, denied, for_describing, late, unstarted};
+use super::contract::{Description, Verdict as GuestVerdict};
+use super::core_module::{Call, LAST_WORDS};
 use super::engine::{self, Meter, Sandbox};
-use super::loading::{Blob, Finished};
+use super::finished::{Blob, Finished};
 use super::memory::{Claim, Keeper};
-use super::plain::Call;
 use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, STORE_REACH, exports};
 use super::settings::Limits;
 
@@ -90,7 +90,7 @@ impl Code {
             globals: (0..).map_while(|place| find(exports::global(place))).collect(),
             tables: resources.num_tables,
             start: find(exports::START.to_owned()),
-            last_words: find(exports::LAST_WORDS.to_owned()),
+            last_words: find(LAST_WORDS.to_owned()),
             describe: exported(Call::Describe)?,
             validate: exported(Call::Validate)?,
             pre,

@@ -12,7 +12,7 @@ use wasm_encoder::{
 };
 use wasmparser::{ExternalKind, FunctionBody, Operator, Parser, Payload, Validator, WasmFeatures};
 
-use super::plain::{Call, Core, Lift};
+use super::core_module::{Call, Core, LAST_WORDS, Lift, Unfit};
 
 /// Two to this power are the bytes of a card: small cards are cheap to copy back, large ones cheap to look through.
 /// Measured by `benches/judging.rs`.
@@ -41,13 +41,11 @@ const UNDERSTOOD: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDE
 
 /// What the rewritten module exports, in place of the names that the module itself chose.
 pub(super) mod exports {
-    use super::super::plain::Call;
+    use super::super::core_module::Call;
 
     pub(in super::super) const MARKS: &str = "marks";
     /// The code that the module had run when it starts.
     pub(in super::super) const START: &str = "start";
-    /// Where the module keeps the text of a panic: the one export whose name the module chooses.
-    pub(in super::super) const LAST_WORDS: &str = "eye_last_words";
 
     /// The memory at this place; the first is the one in which texts are passed.
     pub(in super::super) fn memory(place: usize) -> String {
@@ -77,17 +75,6 @@ pub(super) mod exports {
     /// A function that the module exported; unless it stays so, code may not refer to it.
     pub(super) fn own(index: u32) -> String {
         format!("own {index}")
-    }
-}
-
-/// Why a module cannot be rewritten.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Unfit(pub(super) String);
-
-impl Unfit {
-    pub(super) fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
     }
 }
 
@@ -197,8 +184,8 @@ impl Rewriter {
                         ExternalKind::Func => {
                             own.exports.push((exports::own(export.index), ExportKind::Func, export.index));
                         }
-                        ExternalKind::Global if export.name == exports::LAST_WORDS => {
-                            own.exports.push((exports::LAST_WORDS.to_owned(), ExportKind::Global, export.index));
+                        ExternalKind::Global if export.name == LAST_WORDS => {
+                            own.exports.push((LAST_WORDS.to_owned(), ExportKind::Global, export.index));
                         }
                         _ => {}
                     }

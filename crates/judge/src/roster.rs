@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::compiled::private_dir;
 use super::directory;
+use super::files::private_dir;
 use super::slot::Slot;
 
 /// Bytes of a note: a settings file and the longest event type.

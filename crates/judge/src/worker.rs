@@ -18,14 +18,12 @@ use serde::Serialize;
 use super::component::{Program, Step};
 use super::directory::{self, Signature};
 use super::engine::Sandbox;
+use super::files::MODULE_BYTES_MAX;
 use super::history::{History, Version};
 use super::loading::{Asked, Lane, Loader, Unloaded};
+use super::refusal::Refusal;
 use super::settings::Limits;
 use super::slot::Slot;
-use super::world::Refusal;
-
-/// Bytes of a module file. JavaScript and Python validators carry their interpreter, and stay far below.
-pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
 
 /// Threads of the quick lane at most. The heavy one has half as many: its files take processors for long.
 const QUICK_MAX: usize = 4;

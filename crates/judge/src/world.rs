@@ -4,8 +4,7 @@
 
 use std::borrow::Cow;
 
-use eye_event::legible::legible;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, Type, TypeDefKind, TypeId, WorldId, WorldItem};
@@ -13,7 +12,7 @@ use wit_parser::{Function, Resolve, Type, TypeDefKind, TypeId, WorldId, WorldIte
 mod kinds;
 mod tools;
 
-use super::extras::Offers;
+use super::refusal::Refusal;
 
 /// The contract as it is compiled into the gateway.
 const CONTRACT: &str = include_str!("../../../wit/validator.wit");
@@ -27,39 +26,18 @@ const PACKAGE: &str = "eye:validator@1.0.0";
 /// The versions of it whose types a module may name.
 const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// How much of each part of a refusal is told.
-const PART_CHARACTERS_MAX: usize = 2_000;
-
-/// Why a module is not taken, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
-    /// What the gateway expects of a module.
-    pub expected: String,
-    /// What it found instead.
-    pub found: String,
-    /// How to mend it.
-    pub mend: String,
-    /// The machine may have been too busy for it: worth another try though nothing was changed.
-    #[serde(skip)]
-    pub(super) passing: bool,
+/// Which of the functions a module exports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Offers {
+    pub(super) redact: bool,
+    pub(super) examples: bool,
+    pub(super) validate_at: bool,
 }
 
-impl Refusal {
-    /// Each part may quote what a file says: it is told on one line, and not without end.
-    pub(super) fn new(expected: impl AsRef<str>, found: impl AsRef<str>, mend: impl AsRef<str>) -> Self {
-        let told = |text: &str| legible(text, PART_CHARACTERS_MAX).to_string();
-        Self {
-            expected: told(expected.as_ref()),
-            found: told(found.as_ref()),
-            mend: told(mend.as_ref()),
-            passing: false,
-        }
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "expected {}; found {}; {}", self.expected, self.found, self.mend)
+impl Offers {
+    /// Whether there is any.
+    pub(super) fn any(self) -> bool {
+        self.redact || self.examples || self.validate_at
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{Failure, ScopeName, Source};
 use crate::applications::{Change, Wanted};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::postgres::Postgres;
 use crate::store::{ApplicationRow, Store};
 use crate::trust::{Scope, token};
@@ -135,7 +135,7 @@ impl Database {
             (Some(own), _) => own.url().to_owned(),
             (None, url) => url.as_ref().map(|url| url.expose().to_owned()).unwrap_or_default(),
         };
-        let store = Store::new(&url, 1, STATEMENT, STATEMENT)?;
+        let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
         Ok(Self { store, own })
     }
 

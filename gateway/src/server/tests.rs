@@ -404,13 +404,13 @@ async fn a_panic_costs_one_request() {
     server.stop().await;
 }
 
-type LogLimit = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
+type Gate = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
 
 /// A handler that says when it has begun and waits until it may end.
-fn gate() -> (Arc<Notify>, Arc<Notify>, LogLimit) {
+fn gate() -> (Arc<Notify>, Arc<Notify>, Gate) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go));
-    let handler: LogLimit = Arc::new(move |_, _| {
+    let handler: Gate = Arc::new(move |_, _| {
         let (begin, wait) = (Arc::clone(&begin), Arc::clone(&wait));
         async move {
             begin.notify_one();

@@ -9,7 +9,15 @@ use ipnet::IpNet;
 use sqlx::postgres::PgListener;
 
 use super::{Error, Store, greeted};
-use crate::trust::rate::RateLimit;
+
+/// What an application may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Events in a second, in the long run.
+    pub events_per_second: NonZeroU32,
+    /// Events at once.
+    pub burst_events: NonZeroU32,
+}
 
 const CHANNEL: &str = "eye_applications";
 
@@ -98,9 +106,9 @@ pub struct ApplicationChange {
 
 /// Tells when the applications have changed.
 #[derive(Debug)]
-pub struct Applications(PgListener);
+pub struct ApplicationChanges(PgListener);
 
-impl Applications {
+impl ApplicationChanges {
     /// Waits for the next change. Also returns when the connection was lost, since a change may have been missed then;
     /// the next call connects again.
     pub async fn changed(&mut self) -> Result<(), Error> {
@@ -263,7 +271,7 @@ impl Store {
     }
 
     /// Begins to listen for changes of the applications, on a connection of its own.
-    pub async fn listen_applications(&self) -> Result<Applications, Error> {
+    pub async fn listen_applications(&self) -> Result<ApplicationChanges, Error> {
         let pool = greeted(Arc::clone(&self.greeting))
             .max_connections(1)
             .acquire_timeout(self.read_time)
@@ -273,7 +281,7 @@ impl Store {
             listener.listen(CHANNEL).await?;
             Ok(listener)
         });
-        Ok(Applications(listener.await?))
+        Ok(ApplicationChanges(listener.await?))
     }
 
     async fn changed_one(

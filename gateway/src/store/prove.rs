@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::wire::{Fault, Row, Wire, broken};
-use super::{Error, READY_TIME, Store, link};
+use super::{Error, READY_TIME, Store, connection};
 
 /// Locks of one transaction below which a read across years may find none.
 const LOCKS_MIN: i32 = 256;
@@ -78,7 +78,7 @@ impl Store {
                 self.stands(read_only).await
             }
             // A session that forgets what it was told a moment ago.
-            Ok(Err(cause)) if FORGOTTEN.contains(&link::words(&cause).0.as_str()) => {
+            Ok(Err(cause)) if FORGOTTEN.contains(&connection::words(&cause).0.as_str()) => {
                 self.ground.proved.store(false, Relaxed);
                 self.stands(None).await
             }

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::watch;
 
-use super::{Error, Store, link, partitions, within};
+use super::{Error, Store, connection, partitions, within};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
 /// longer one would leave a database that is back unseen for longer.
@@ -105,7 +105,7 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     let applied = match applied {
         Ok(applied) => applied,
         // The table of versions comes with the first of them.
-        Err(error) if link::words(&error).0 == UNDEFINED_TABLE => Vec::new(),
+        Err(error) if connection::words(&error).0 == UNDEFINED_TABLE => Vec::new(),
         Err(error) => return Err(error.into()),
     };
     let program = program_version();

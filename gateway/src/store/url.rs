@@ -7,6 +7,17 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+/// What libpq takes from the environment where a URL is silent.
+#[derive(Debug, Default)]
+pub struct LibpqEnvironment {
+    /// `PGUSER`, or the name of the system's user.
+    pub user: Option<String>,
+    /// `PGPASSWORD`.
+    pub password: Option<String>,
+    /// `PGPASSFILE`, or `.pgpass` at home.
+    pub passfile: Option<PathBuf>,
+}
+
 const PORT: u16 = 5_432;
 /// Longest wait for a connection to one address of a host, unless the URL says otherwise.
 const CONNECT_TIME: Duration = Duration::from_millis(1_300);

@@ -9,15 +9,7 @@ use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota};
 
 use crate::response::Refusal;
-
-/// What an application may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Events in a second, in the long run.
-    pub events_per_second: NonZeroU32,
-    /// Events at once.
-    pub burst_events: NonZeroU32,
-}
+use crate::store::RateLimit;
 
 /// The state of one limit.
 #[derive(Debug)]

@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 
 use eye_event::envelope::Rules;
 
-use super::super::component::{CheckAmended, Program, Trial};
+use super::super::component::{Program, Trial, packed};
+use super::super::contract::CheckAmended;
 use super::super::engine::Sandbox;
-use super::super::world::Refusal;
+use super::super::refusal::Refusal;
 use super::confine;
-use super::job::{Frame, JOB_BYTES_MAX, Job, Told, packed, seal};
+use super::job::{Frame, JOB_BYTES_MAX, Job, Told, seal};
 
 /// Runs a loader to its end, for the gateway with this process id.
 ///

@@ -8,9 +8,8 @@ use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::super::component::Step;
+use super::super::refusal::Refusal;
 use super::super::settings::Limits;
-use super::super::world::Refusal;
-use super::Built;
 
 /// What loading a file may use. Each is a setting of the same name with `loader_` before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -240,12 +239,6 @@ impl From<Told> for Refusal {
     fn from(told: Told) -> Self {
         Self { passing: told.passing, ..Self::new(told.expected, told.found, told.mend) }
     }
-}
-
-/// What was built as bytes. They are as many as the module has memory or more, so room is taken once.
-pub(in super::super) fn packed(built: &Built) -> Result<Vec<u8>, postcard::Error> {
-    let bytes = postcard::serialize_with_flavor(built, postcard::ser_flavors::Size::default())?;
-    postcard::to_extend(built, Vec::with_capacity(bytes))
 }
 
 /// Puts the digest of what was built before it. It is checked before the engine sees any of it.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::compiled::private_dir;
 use super::super::directory;
-use super::super::world::Refusal;
+use super::super::files::private_dir;
+use super::super::refusal::Refusal;
 use super::job::{LoaderLimits, Told};
 
 /// Marks that are kept; beyond them the oldest go.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use eye_event::legible::legible;
 
-use super::super::component::Step;
-use super::super::world::Refusal;
+use super::super::component::{Built, Step};
+use super::super::refusal::Refusal;
+use super::LOADER_COMMAND;
 use super::job::{Bound, FRAME_HEAD, Frame, Job, Told, Usage, seal};
-use super::{Built, LOADER_COMMAND};
 
 /// How often a loader is measured.
 const LOOK: Duration = Duration::from_millis(10);

@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::generated::{Dice, Generated, REFUSED_BYTES, Reach, breaks, generate};
 use super::guests::Guest;
 use super::*;
+use crate::anatomy;
 use crate::answer::believe;
-use crate::component::{Broken, Fresh};
+use crate::component::Fresh;
+use crate::contract::Broken;
+use crate::core_module::{Call, Core, Lift, Unfit};
 use crate::link::{Part, link};
-use crate::plain::{self, Call, Core, Lift};
 use crate::resident::Residents;
 use crate::{rewrite, world};
 
@@ -105,7 +107,7 @@ impl Bench {
             world::component_of(&module).expect("a validator").into_owned()
         });
         let core = match &component {
-            Some(component) => plain::core_of(component),
+            Some(component) => anatomy::core_of(component),
             None => linked(parts),
         };
         let core = core.expect("it is made of core modules");
@@ -161,7 +163,7 @@ fn event(sent: &Sent) -> GuestEvent<'_> {
 }
 
 /// Several core modules made into one, as those of a component are.
-fn linked(parts: &[Vec<u8>]) -> Result<Core<'_>, rewrite::Unfit> {
+fn linked(parts: &[Vec<u8>]) -> Result<Core<'_>, Unfit> {
     let mut given: Vec<Part<'_>> = Vec::new();
     for module in parts {
         let mut part = Part { module, given: std::collections::HashMap::new() };
@@ -174,7 +176,7 @@ fn linked(parts: &[Vec<u8>]) -> Result<Core<'_>, rewrite::Unfit> {
     let linked = link(&given)?;
     let last = parts.len() - 1;
     let function = |name: &str| linked.index(last, name, wasmparser::ExternalKind::Func);
-    let lift = |call: Call, realloc| -> Result<_, rewrite::Unfit> {
+    let lift = |call: Call, realloc| -> Result<_, Unfit> {
         let memory = linked.index(last, "memory", wasmparser::ExternalKind::Memory)?;
         let post_return = function(&format!("cabi_post_{}", call.name())).ok();
         Ok((call, Lift { function: function(call.name())?, memory, realloc, post_return }))

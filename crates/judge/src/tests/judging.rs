@@ -348,7 +348,7 @@ async fn the_first_event_of_a_module_with_a_long_deadline_does_not_hold_a_reques
 
 #[test]
 fn what_may_take_long_to_describe_itself_has_a_bound() {
-    let describing = |deadline_ms| component::for_describing(&Limits { deadline_ms, ..Limits::default() }).deadline_ms;
+    let describing = |deadline_ms| contract::for_describing(&Limits { deadline_ms, ..Limits::default() }).deadline_ms;
     assert_eq!([5, 50, 500, 10_000].map(describing), [100, 1_000, 2_000, 10_000]);
 }
 

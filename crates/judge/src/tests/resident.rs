@@ -9,11 +9,13 @@ use proptest::test_runner::{Config, TestRunner};
 use super::guests::{ACCEPT, AMEND, Guest, REJECT, faults, judges};
 use super::*;
 use crate::answer::believe;
-use crate::component::{Broken, CheckAmended, Fresh};
+use crate::component::Fresh;
+use crate::contract::{Broken, CheckAmended};
+use crate::core_module::Unfit;
 use crate::memory::Keeper as _;
 use crate::resident::Residents;
-use crate::rewrite::{self, CARD_BYTES, Unfit};
-use crate::{plain, world};
+use crate::rewrite::{self, CARD_BYTES};
+use crate::{anatomy, world};
 
 /// Milliseconds that a module which never ends is let run, and those that no other one needs.
 const SPINS_MS: u64 = 10;
@@ -53,7 +55,7 @@ impl Ways {
     pub(super) fn with_deadline(bytes: &[u8], deadline_ms: u64) -> Result<Self, Unfit> {
         let sandbox = Sandbox::start().expect("the engine starts");
         let component = world::component_of(bytes).expect("a validator");
-        let core = plain::core_of(&component)?;
+        let core = anatomy::core_of(&component)?;
         let limits = Limits { deadline_ms, ..Limits::default() };
         let described = |rewritten: &[u8]| {
             let undescribed = Residents::compile(&sandbox, rewritten).expect("it compiles");

@@ -3,7 +3,6 @@
 //! also which functions of the contract there are, and of which core functions the component makes them. Bytes to bytes;
 //! whether the component is valid and of the right world was decided before.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use wasmparser::{
@@ -11,54 +10,8 @@ use wasmparser::{
     Instance, Parser, Payload,
 };
 
+use super::core_module::{Call, Core, Lift, Unfit};
 use super::link::{Linked, Part, link};
-use super::rewrite::Unfit;
-
-/// The functions of the contract. Another one that a module may export gets its line here, and each way of running finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    Describe,
-    Validate,
-}
-
-impl Call {
-    /// All of them, those that every module exports first.
-    pub(super) const ALL: [Self; 2] = [Self::Describe, Self::Validate];
-
-    /// Its name in the contract.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Describe => "describe",
-            Self::Validate => "validate",
-        }
-    }
-
-    /// Whether a module without it is no validator.
-    const fn is_required(self) -> bool {
-        match self {
-            Self::Describe | Self::Validate => true,
-        }
-    }
-}
-
-/// The core functions that a function of the contract is made of: indices into the core module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lift {
-    pub(super) function: u32,
-    /// Where it finds its texts and leaves its answer.
-    pub(super) memory: u32,
-    /// What gives places for its texts.
-    pub(super) realloc: Option<u32>,
-    /// What is told when its answer was read.
-    pub(super) post_return: Option<u32>,
-}
-
-/// One core module without imports that does what a component does.
-#[derive(Debug)]
-pub(super) struct Core<'a> {
-    pub(super) module: Cow<'a, [u8]>,
-    pub(super) calls: Vec<(Call, Lift)>,
-}
 
 /// The core module of a component, or one made of its core modules.
 pub(super) fn core_of(component: &[u8]) -> Result<Core<'_>, Unfit> {

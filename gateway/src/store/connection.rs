@@ -9,9 +9,9 @@ use tracing::{debug, warn};
 
 use super::copy::{Ids, since_epoch};
 use super::hosts::Hosts;
+use super::table::Table;
 use super::url::Address;
 use super::wire::{Arguments, Fault, Row, Wire, broken, kind};
-use super::write::Table;
 
 /// Entries in each cache of ids. Senders choose the names of their event types, so there must be a bound.
 const CACHE_MAX: usize = 16_384;
@@ -64,7 +64,7 @@ pub(super) struct Backend {
 ///
 /// The caches live and die with the connection. After a failover to a server that lacks the last commits, an id read
 /// before could belong to another event type; a new connection reads all of them anew.
-pub(super) struct Link {
+pub(super) struct Connection {
     pub(super) wire: Wire,
     pub(super) backend: Backend,
     /// By category, NUL, name: neither may hold a NUL, and one string can be looked up without making two.
@@ -72,10 +72,10 @@ pub(super) struct Link {
     modules: HashMap<Digest, i32>,
 }
 
-impl Link {
+impl Connection {
     /// Connects, and ends the server process of a former connection that was lost, if it still runs: it may hold the
     /// locks of an unfinished transaction, and this connection would wait for them.
-    pub(super) async fn open(hosts: &Hosts, name: &str, lost: Option<Backend>) -> Result<Link, Fault> {
+    pub(super) async fn open(hosts: &Hosts, name: &str, lost: Option<Backend>) -> Result<Connection, Fault> {
         let mut wire = hosts.connect(name).await?;
         let begun = wire.query(BEGIN, |_| {}).await?;
         wire.run(&signs_of_life(hosts.address())).await?;
@@ -84,7 +84,7 @@ impl Link {
         if let Some(lost) = lost {
             end(&mut wire, lost).await;
         }
-        Ok(Link { wire, backend, event_types: HashMap::new(), modules: HashMap::new() })
+        Ok(Connection { wire, backend, event_types: HashMap::new(), modules: HashMap::new() })
     }
 
     /// The ids of each item's event type and module; those that are new are made.

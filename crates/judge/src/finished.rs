@@ -2,15 +2,17 @@
 //! that it is ever given: a value comes from the compiler, or from bytes whose seal was checked. It is the only file with
 //! `unsafe` in it.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Deref;
+
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use super::Blob;
-
 /// Finished code of a core module or of a component. Read from bytes only after their seal was checked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(in super::super) enum Finished {
+pub(super) enum Finished {
     Module(Blob),
     Component(Blob),
 }
@@ -22,16 +24,16 @@ enum Opened {
 }
 
 impl Finished {
-    pub(in super::super) fn of_module(module: &Module) -> wasmtime::Result<Self> {
+    pub(super) fn of_module(module: &Module) -> wasmtime::Result<Self> {
         Ok(Self::Module(module.serialize()?.into()))
     }
 
-    pub(in super::super) fn of_component(component: &Component) -> wasmtime::Result<Self> {
+    pub(super) fn of_component(component: &Component) -> wasmtime::Result<Self> {
         Ok(Self::Component(component.serialize()?.into()))
     }
 
     /// The core module of it.
-    pub(in super::super) fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
+    pub(super) fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
         match self.open(engine)? {
             Opened::Module(module) => Ok(module),
             Opened::Component(_) => Err(wasmtime::Error::msg("the code is a component's")),
@@ -39,7 +41,7 @@ impl Finished {
     }
 
     /// The component of it.
-    pub(in super::super) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
+    pub(super) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
         match self.open(engine)? {
             Opened::Component(component) => Ok(component),
             Opened::Module(_) => Err(wasmtime::Error::msg("the code is a core module's")),
@@ -55,5 +57,55 @@ impl Finished {
             // SAFETY: as above.
             Self::Component(bytes) => unsafe { Component::deserialize(engine, &**bytes) }.map(Opened::Component),
         }
+    }
+}
+
+/// Bytes that are written and read in one piece, and not one by one.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Blob(Box<[u8]>);
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.into()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Bytes)
     }
 }
