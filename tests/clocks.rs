@@ -47,7 +47,7 @@ impl Hands {
 }
 
 fn setup(server: &Server) -> Setup {
-    Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
+    Setup::default().without_cluster().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
 }
 
 /// Puts a dead letter and an event of so many days ago where they would be.

@@ -51,7 +51,7 @@ async fn a_second_signal_ends_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_while_the_own_postgres_starts_is_orderly() {
-    let mut gateway = Setup::default().begin();
+    let mut gateway = Setup::default().without_cluster().begin();
     for moment in ["created a Postgres cluster", "Postgres accepts connections"] {
         eventually(moment, async || gateway.log().contains(moment).then_some(())).await;
         gateway.signal("TERM");

@@ -1,6 +1,6 @@
 //! The invariants of ARCHITECTURE.md, held against the source.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -73,6 +73,7 @@ fn each_concern_has_one_owner() {
         &[
             "server",
             "router",
+            "requests.rs",
             "body.rs",
             "response.rs",
             "response/body.rs",
@@ -86,8 +87,109 @@ fn each_concern_has_one_owner() {
         ],
         &["hyper::"],
     );
-    only(&["crates/judge/loading/finished.rs"], &["expect(unsafe_code", "unsafe {"]);
+    only(&["crates/judge/finished.rs"], &["expect(unsafe_code", "unsafe {"]);
     only(&["clock.rs", "crates/judge/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);
+}
+
+/// Files that import each other: only those of a server that starts its cluster again.
+const CIRCLES: [&[&str]; 1] = [&["postgres/cluster", "postgres/server"]];
+
+/// What a file of `files` imports of the others, by its own paths. A part of a module may import the module.
+fn imports<'f>(name: &str, text: &str, files: &'f BTreeSet<String>) -> BTreeSet<&'f str> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut found = BTreeSet::new();
+    let mut note = |path: &str| {
+        let mut parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();
+        let mut base: Vec<&str> = match parts.first() {
+            Some(&"crate") => Vec::new(),
+            Some(&("self" | "super")) => name.split('/').collect(),
+            Some(child) if files.contains(&format!("{name}/{child}")) => name.split('/').collect(),
+            _ => return,
+        };
+        while let Some(&word @ ("crate" | "self" | "super")) = parts.first() {
+            if word == "super" {
+                base.pop();
+            }
+            parts.remove(0);
+        }
+        base.extend(parts);
+        let paths = (1..=base.len()).rev().map(|length| base[..length].join("/"));
+        let file = paths.into_iter().find_map(|path| files.get(&path));
+        found.extend(file.map(String::as_str).filter(|file| *file != name && !name.starts_with(&format!("{file}/"))));
+    };
+    for statement in code.split("use ").skip(1).filter_map(|rest| rest.split_once(';').map(|(tree, _)| tree)) {
+        leaves("", statement.trim(), &mut note);
+    }
+    for start in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let path: String = code[at..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+            note(&path);
+        }
+    }
+    found
+}
+
+/// The paths of a tree of imports.
+fn leaves(prefix: &str, tree: &str, note: &mut impl FnMut(&str)) {
+    let Some((head, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default().trim();
+        return note(&format!("{prefix}{path}"));
+    };
+    let (mut depth, mut leaf) = (0, String::new());
+    for character in rest.trim_end().strip_suffix('}').unwrap_or(rest).chars().chain([',']) {
+        match character {
+            ',' if depth == 0 => {
+                if !leaf.trim().is_empty() {
+                    leaves(&format!("{prefix}{}", head.trim()), leaf.trim(), note);
+                }
+                leaf.clear();
+                continue;
+            }
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        leaf.push(character);
+    }
+}
+
+/// All that can be reached from a file.
+fn reached<'f>(from: &'f str, graph: &BTreeMap<&'f str, BTreeSet<&'f str>>) -> BTreeSet<&'f str> {
+    let (mut found, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(file) = next.pop() {
+        for import in graph.get(file).into_iter().flatten() {
+            if found.insert(*import) {
+                next.push(import);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_imports_run_in_a_circle() {
+    for folder in ["gateway/src", "crates/event/src", "crates/judge/src"] {
+        let sources: Vec<(String, String)> = sources_in(folder, "")
+            .into_iter()
+            .map(|(name, text)| (name.trim_end_matches(".rs").to_owned(), text))
+            .filter(|(name, _)| name != "lib" && name != "main")
+            .collect();
+        let files: BTreeSet<String> = sources.iter().map(|(name, _)| name.clone()).collect();
+        let graph: BTreeMap<&str, BTreeSet<&str>> =
+            sources.iter().map(|(name, text)| (name.as_str(), imports(name, text, &files))).collect();
+        assert!(graph.values().any(|imports| !imports.is_empty()), "{folder}: imports are found");
+        for file in graph.keys() {
+            for other in reached(file, &graph).into_iter().filter(|other| reached(other, &graph).contains(file)) {
+                let known = CIRCLES.iter().any(|circle| circle.contains(file) && circle.contains(&other));
+                assert!(known, "{folder}: {file} imports {other}, and is imported by it, by whatever way");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_edge_reads_the_configuration() {
+    only(&["config", "cli", "gateway.rs"], &["config::Config", "config::{Config", "&Config"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use eye_judge::LoaderLimits;
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
+use crate::telemetry::LogFormat;
 use crate::tls::Files;
 use crate::trust::{self, event_types::EventTypes, forwarded::Told};
 use crate::{postgres, store};
@@ -48,15 +49,6 @@ pub enum UnknownEventType {
     Accept,
     /// They are rejected.
     Reject,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// The proved settings. `settings.rs` says what each means; the units are in the names.

@@ -11,14 +11,21 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{Config, LogFormat};
-
 /// Longest line for people. Programs get theirs whole, since half a JSON object is none.
 const LINE_CHARACTERS_MAX: usize = 16_384;
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// Lines of JSON for programs.
+    Json,
+}
+
 /// Starts the log. Later calls change nothing.
-pub fn start(config: &Config) {
-    let level: LevelFilter = config.log_level.parse().unwrap_or(LevelFilter::INFO);
+pub fn start(level: &str, format: LogFormat) {
+    let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
     // What the driver warns of comes back as an error, and is logged where it is handled.
     let targets = Targets::new().with_default(level).with_target("sqlx", level.min(LevelFilter::ERROR));
     // It warns of each watched folder that is removed, since the system ends such a watch by itself.
@@ -26,7 +33,7 @@ pub fn start(config: &Config) {
     let lines = fmt::layer().with_target(false).with_ansi(false);
     let log = tracing_subscriber::registry().with(targets);
     // Set up already in a test that starts a second gateway: the first log serves both.
-    let _ = match config.log_format {
+    let _ = match format {
         LogFormat::Text => log.with(lines.with_writer(|| Lines { characters_max: LINE_CHARACTERS_MAX })).try_init(),
         LogFormat::Json => log.with(lines.json().with_writer(|| Lines { characters_max: usize::MAX })).try_init(),
     };

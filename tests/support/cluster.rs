@@ -2,12 +2,12 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{psql_at, template};
+use super::{folder, psql_at, template};
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 /// Ports below those that the system gives away by itself, so that a server that was down finds its own still free.
@@ -151,16 +151,6 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> bool {
         command.uid(user).gid(group);
     }
     command.status().expect(program).success()
-}
-
-/// A new folder at a place that the user of the server can get to.
-fn folder() -> tempfile::TempDir {
-    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
-    let open = |place: &&PathBuf| {
-        let mode = std::fs::metadata(place).map_or(0, |found| found.permissions().mode());
-        postgres_user().is_none() || mode & 0o001 != 0
-    };
-    tempfile::tempdir_in(places.iter().find(open).expect("a place for a server")).expect("folder")
 }
 
 /// Lets the user of the server own a folder.

@@ -27,7 +27,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     flags.extend(arguments.listen.map(|address| ("listen", address)));
     flags.extend(arguments.modules.map(|dir| ("modules", dir)));
     let (_, config) = arguments.source.gather(flags)?;
-    telemetry::start(&config);
+    telemetry::start(&config.log_level, config.log_format);
 
     let shutdown = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;

@@ -181,7 +181,7 @@ impl Table for DeadLetters {
         ") select unnest($1::timestamptz[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), \
              unnest($5::text[]), unnest($6::jsonb[]), unnest($7::integer[]), unnest($8::integer[]), \
              unnest($9::uuid[]), unnest($10::uuid[]), unnest($11::text[]), unnest($12::text[]), \
-             unnest($13::bytea[]), unnest($14::integer[]), unnest($15::text[]), unnest($16::bytea[]) \
+             unnest($13::bytea[]), unnest($14::integer[]), unnest($15::text[]), unnest($16::bytea[]), unnest($17::text[]) \
          on conflict do nothing returning id, received_at"
     );
     // The gateway makes the id of a dead letter, so a row that is there is always its own.

@@ -306,7 +306,9 @@ impl<T: Table> Writer<T> {
         ids: &[Ids],
         repeat: bool,
     ) -> Result<Vec<Fate>, Fault> {
-        let tried = if repeat || self.wary > 0 || (!again.is_empty() && is_few::<T>(items, &order.rows)) {
+        // Few rows beside those that are there are not worth a `copy`.
+        let mixed = !again.is_empty() && order.rows.len() - again.len() <= INSERT_ROWS_MAX;
+        let tried = if repeat || self.wary > 0 || mixed {
             None
         } else if again.is_empty() {
             Some(self.write_straight(wire, items, &order, ids).await.map(|()| order.fates.clone()))
