@@ -22,6 +22,7 @@ mod modules;
 mod neighbour;
 mod openapi;
 mod overload;
+mod problems;
 mod program;
 mod reading;
 mod retention;

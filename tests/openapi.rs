@@ -37,7 +37,8 @@ async fn every_documented_path_answers_and_knows_its_methods() {
             .replace("{session_id}", SESSION)
             .replace("{id}", "0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15")
             .replace("{category}", "page%20interaction")
-            .replace("{name}", "nobody");
+            .replace("{name}", "nobody")
+            .replace("{code}", "envelope");
         assert!(!path.contains('{'), "{path} has a parameter that this test does not know");
         let answer = gateway.answer(gateway.request("TRACE", &path)).await;
         assert_eq!(answer.status, 405, "{path} is there: {answer:?}");
@@ -53,7 +54,7 @@ async fn every_operation_refuses_too_many_headers_as_documented() {
     let gateway = Gateway::start().await;
     for (template, methods) in openapi::operations() {
         let path = template.replace("{session_id}", SESSION).replace("{id}", SESSION);
-        let path = path.replace("{category}", "page").replace("{name}", "nobody");
+        let path = path.replace("{category}", "page").replace("{name}", "nobody").replace("{code}", "rule");
         for method in methods {
             let mut request = gateway.request(&method.to_uppercase(), &path);
             for number in 0..101 {
@@ -62,6 +63,16 @@ async fn every_operation_refuses_too_many_headers_as_documented() {
             assert_eq!(gateway.answer(request).await.status, 431, "{method} {path}");
         }
     }
+}
+
+#[test]
+fn every_code_with_a_page_is_documented_and_every_documented_code_has_a_page() {
+    let schemas = &openapi::document()["components"]["schemas"];
+    let codes = |schema: &str| schemas[schema]["enum"].as_array().expect("codes").iter();
+    let documented = codes("ProblemCode").chain(codes("FaultCode")).map(|code| code.as_str().expect("a code"));
+    let mut documented: Vec<&str> = documented.collect();
+    documented.sort_unstable();
+    assert_eq!(documented, eye::problems::PAGES.iter().map(|(code, _)| *code).collect::<Vec<_>>());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! [`router`] finds the handler, [`ingest`] takes the request through its steps, [`judging`] decides what each event becomes. [`trust`] says who calls, [`body`] reads
 //! the bytes, [`eye_event::envelope`] makes events of them, [`eye_judge`] judges each in the words of
 //! [`eye_event::verdict`], [`batch`] gathers rows and gives receipts, [`store`] writes them to Postgres, [`dead_letters`]
-//! keeps the rest, and [`response`] says what became of each. [`query`] reads back, [`redrive`] judges dead letters again,
+//! keeps the rest, and [`response`] says what became of each; [`problems`] explains every code. [`query`] reads back, [`redrive`] judges dead letters again,
 //! [`unseen`] those that no module has looked at, and [`live`] shows outcomes as they happen.
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
@@ -29,6 +29,7 @@ pub mod log_limit;
 pub mod metrics;
 pub mod parameters;
 pub mod postgres;
+pub mod problems;
 pub mod query;
 pub mod readiness;
 pub mod redrive;

@@ -9,7 +9,10 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::StreamBody;
 use hyper::StatusCode;
 use hyper::body::Frame;
-use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -65,6 +68,16 @@ pub fn metrics(text: String, format: Figures) -> Response {
     });
     let mut response = answer(StatusCode::OK, content_type, text.into());
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// A page for people, in the format that their client prefers. `policy` is the Content Security Policy to which a browser holds it.
+pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static str) -> Response {
+    let mut response = answer(StatusCode::OK, HeaderValue::from_static(content_type), text.into());
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

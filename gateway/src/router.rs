@@ -14,6 +14,7 @@ use crate::cors::Cors;
 use crate::ingest::Ingest;
 use crate::live::{self, Live};
 use crate::metrics::{self, Metrics};
+use crate::problems;
 use crate::query::{self, Query, Read, Reader};
 use crate::readiness::Readiness;
 use crate::requests::{RequestTimer, Requests, RouteClass};
@@ -49,6 +50,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/readyz", "GET, HEAD"),
     ("/metrics", "GET, HEAD"),
     ("/openapi.json", "GET, HEAD"),
+    ("/problems/{code}", "GET, HEAD"),
 ];
 
 /// What programs are told of this surface.
@@ -85,7 +87,9 @@ impl<'a> Found<'a> {
         match self.path {
             "/v1/events" if method == Method::POST => RouteClass::Events,
             "/post/create" => RouteClass::Events,
-            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/v1/validators" => RouteClass::Running,
+            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/problems/{code}" | "/v1/validators" => {
+                RouteClass::Running
+            }
             path if path.starts_with("/v1/applications") => RouteClass::Running,
             _ => RouteClass::Read,
         }
@@ -250,6 +254,9 @@ impl Router {
         match found.path {
             "/healthz" => return Ok(health()),
             "/readyz" => return Ok(self.monitoring.ready().await),
+            "/problems/{code}" => {
+                return problems::page(&found.parameters[0], &query::header(request.headers(), &ACCEPT));
+            }
             _ => {}
         }
         let caller = self.trust.identify(&request, peer)?;
