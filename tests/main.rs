@@ -10,6 +10,7 @@ mod crash_loop;
 mod database;
 mod dead_letters;
 mod disk_full;
+mod docs;
 mod doors;
 mod doubt;
 mod dry_run;

@@ -81,6 +81,16 @@ impl Settings {
         Self { limits: defaults, ..Self::default() }
     }
 
+    /// Proves the text of a `<name>.toml` by the defaults of the gateway's own settings.
+    ///
+    /// # Errors
+    ///
+    /// As a gateway would refuse it.
+    pub fn prove(text: &str) -> Result<(), String> {
+        let given = Given { defaults: Limits::default(), deadline_ms_max: MOST.deadline_ms };
+        Self::parse(text, given).map(drop)
+    }
+
     /// Lays the text of a `<name>.toml` over the defaults.
     ///
     /// # Errors
