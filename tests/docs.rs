@@ -29,8 +29,8 @@ use tempfile::TempDir;
 
 use crate::support::{Gateway, Setup, openapi};
 
-/// How long a page's command may run, in seconds.
-const COMMAND_SECONDS: &str = "10";
+/// How long a page's command may run, in seconds. It ends at once on a machine that has time.
+const COMMAND_SECONDS: &str = "60";
 /// How long a read is repeated until it shows what the page shows: rejected events are kept after they are answered.
 const READ_TRIES: u32 = 50;
 const READ_PAUSE: Duration = Duration::from_millis(100);
@@ -287,9 +287,8 @@ impl Shell {
         assert_eq!(added.code, Some(0), "{}", added.errors);
         shell.token = added.output.trim().to_owned();
         // Its gateway knows it within a second.
-        let known = shell.until("curl 127.0.0.1:8000/v1/applications -H \"authorization: Bearer $EYE_TOKEN\"", |ran| {
-            ran.answers().last().is_some_and(|answer| answer.status == 200)
-        });
+        let known = "curl 127.0.0.1:8000/v1/applications -H \"authorization: Bearer $EYE_TOKEN\"";
+        let known = shell.until(known, false, |ran| ran.answers().last().is_some_and(|answer| answer.status == 200));
         assert!(known.await.is_ok(), "the token of the pages is known");
         shell
     }
@@ -315,14 +314,14 @@ impl Shell {
     }
 
     /// Runs a command that changes nothing until `fits` what it did, or gives what it did last.
-    async fn until(&self, text: &str, fits: impl Fn(&Ran) -> bool) -> Result<Ran, Ran> {
-        let mut ran = self.run(text, false);
+    async fn until(&self, text: &str, endless: bool, fits: impl Fn(&Ran) -> bool) -> Result<Ran, Ran> {
+        let mut ran = self.run(text, endless);
         for _ in 0..READ_TRIES {
             if fits(&ran) {
                 return Ok(ran);
             }
             tokio::time::sleep(READ_PAUSE).await;
-            ran = self.run(text, false);
+            ran = self.run(text, endless);
         }
         Err(ran)
     }
@@ -456,9 +455,9 @@ impl Shell {
                     self.hold_command(block, next, &commands).await
                 }
                 Some(How::Stream) => {
-                    let ran = self.run(&block.text, true);
-                    let watched = ran.answers().last().is_some_and(|answer| answer.status == 200);
-                    (!watched).then(|| format!("is no stream: {}{}", ran.errors, ran.output))
+                    let is_watched = |ran: &Ran| ran.answers().last().is_some_and(|answer| answer.status == 200);
+                    let watched = self.until(&block.text, true, is_watched).await;
+                    watched.err().map(|ran| format!("is no stream: {}{}", ran.errors, ran.output))
                 }
                 Some(How::Answer | How::Output) => {
                     let before = place.checked_sub(1).map(|place| &blocks[place]);
@@ -496,7 +495,7 @@ impl Shell {
         if changes || shown.is_none() {
             return look(&self.run(&block.text, false));
         }
-        self.until(&block.text, |ran| look(ran).is_none()).await.err().and_then(|ran| look(&ran))
+        self.until(&block.text, false, |ran| look(ran).is_none()).await.err().and_then(|ran| look(&ran))
     }
 }
 
