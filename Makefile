@@ -1,5 +1,6 @@
 # make run    builds the validators and the gateway, and serves on 127.0.0.1:8000
-# make test   runs every test
+# make test   runs every test but those of the areas below (3 minutes, once all is built)
+# make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -15,7 +16,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run test test-built test-faults test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -34,20 +35,23 @@ run: setup
 	$(RELEASE)
 	./target/release/eye serve
 
-test:
+# What every test needs: its tools, the test modules and the shipped validators.
+test-built:
 	./setup tests
 	$(GUEST) -p guests --examples
 	$(MAKE) modules
+
+test: test-built
 	cargo nextest run --workspace
 	cargo test --workspace --doc
+
+test-faults: test-built
+	cargo nextest run --profile faults --workspace
 
 MODULES ?= 2000
 SEED ?= 1
 
-test-modules:
-	./setup tests
-	$(GUEST) -p guests --examples
-	$(MAKE) modules
+test-modules: test-built
 	cargo nextest run --profile modules --workspace --no-capture
 	EYE_TEST_MODULES=$(MODULES) EYE_TEST_SEED=$(SEED) cargo nextest run --profile soak --workspace --no-capture generated_modules
 

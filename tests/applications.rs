@@ -424,7 +424,7 @@ async fn what_cannot_be_is_refused_and_says_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_fills_the_queue_is_refused_first() {
     let setup =
-        Setup::default().with("EYE_WRITERS", 1).with("EYE_QUEUE_PARCELS_MAX", 8).with("EYE_BATCH_EVENTS_MAX", 2);
+        Setup::default().with("EYE_WRITERS", 1).with("EYE_QUEUE_REQUESTS_MAX", 8).with("EYE_BATCH_EVENTS_MAX", 2);
     let gateway = setup.start().await;
     let greedy = add(&gateway, &json!({"name": "greedy"})).await;
     let modest = add(&gateway, &json!({"name": "modest"})).await;

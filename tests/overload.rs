@@ -29,7 +29,7 @@ async fn lone_event(gateway: &Gateway, number: u64) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_much_load_is_shed_and_memory_stays_bounded() {
     let setup = Setup::default().with("EYE_WRITERS", 1).with("EYE_BATCH_EVENTS_MAX", 100);
-    let setup = setup.with("EYE_QUEUE_PARCELS_MAX", 12).with("EYE_REQUEST_BYTES_MAX", 524_288);
+    let setup = setup.with("EYE_QUEUE_REQUESTS_MAX", 12).with("EYE_REQUEST_BYTES_MAX", 524_288);
     let gateway = setup.with("EYE_IN_FLIGHT_BYTES_MAX", 1_048_576).start().await;
     // Each batch takes a while, so that there is a best rate that is known.
     gateway.sql(

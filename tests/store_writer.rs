@@ -210,8 +210,13 @@ async fn ten_thousand_rows_with_bad_ones_in_random_places() {
     const ROWS: u64 = 10_000;
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits =
-        Limits { events_max: 1_000, bytes_max: 8 << 20, age: Duration::from_millis(5), parcels_max: 1_000, wait: WAIT };
+    let limits = Limits {
+        events_max: 1_000,
+        bytes_max: 8 << 20,
+        age: Duration::from_millis(5),
+        submissions_max: 1_000,
+        wait: WAIT,
+    };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let mut chance = Chance::new();
     let mut below = |bound| u32::try_from(chance.below(bound)).expect("small");
@@ -255,13 +260,18 @@ async fn dead_letters_are_kept_whatever_they_hold() {
 async fn the_same_rows_from_many_writers_are_stored_once() {
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits =
-        Limits { events_max: 300, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
+    let limits = Limits {
+        events_max: 300,
+        bytes_max: 8 << 20,
+        age: Duration::from_millis(1),
+        submissions_max: 1_000,
+        wait: WAIT,
+    };
     let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
     let mut receipts = Vec::new();
     for round in 0..8_i64 {
-        for parcel in 0..20 {
-            let rows = (0..100).map(|index| parcel * 100 + index).map(|number| {
+        for submission in 0..20 {
+            let rows = (0..100).map(|index| submission * 100 + index).map(|number| {
                 let row = row(number);
                 EventRow { received_at_us: row.received_at_us + round * 1_000_000, ..row }
             });
@@ -415,8 +425,13 @@ async fn rows_that_move_to_their_month_while_they_are_sent_again_are_stored_once
     const ROWS: u32 = 400;
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits =
-        Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
+    let limits = Limits {
+        events_max: 100,
+        bytes_max: 8 << 20,
+        age: Duration::from_millis(1),
+        submissions_max: 1_000,
+        wait: WAIT,
+    };
     let (batcher, writers) = Batcher::start("events", limits, (0..4).map(|_| store.event_sink()).collect());
     let mut mover = PgConnection::connect(&server.url()).await.expect("connected");
     for month in 0..MONTHS {
@@ -509,8 +524,13 @@ async fn make_partition(connection: &mut PgConnection, month: &str) -> String {
 async fn a_server_that_was_killed_is_taken_up_again() {
     let server = Server::start();
     let store = migrated(&server).await;
-    let limits =
-        Limits { events_max: 100, bytes_max: 8 << 20, age: Duration::from_millis(1), parcels_max: 1_000, wait: WAIT };
+    let limits = Limits {
+        events_max: 100,
+        bytes_max: 8 << 20,
+        age: Duration::from_millis(1),
+        submissions_max: 1_000,
+        wait: WAIT,
+    };
     let (batcher, writers) = Batcher::start("events", limits, vec![store.event_sink(), store.event_sink()]);
     let before = batcher.submit(vec![row(0)], None).expect("room");
     assert_eq!(before.await.expect("receipt")[..], [Fate::Stored]);

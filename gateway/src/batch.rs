@@ -1,17 +1,17 @@
 //! Queue, batches, receipts: turns the items of many requests into few writes and tells each request how its items
 //! ended. It knows nothing of SQL or HTTP.
 //!
-//! A parcel is the items of one request. Parcels wait in one bounded queue. Each writer task owns a [`Sink`], takes
-//! whole parcels up to the size of a batch, and writes them. An idle writer starts at once, so a lone item does not
+//! A submission is the items of one request. Submissions wait in one bounded queue. Each writer task owns a [`Sink`], takes
+//! whole submissions up to the size of a batch, and writes them. An idle writer starts at once, so a lone item does not
 //! wait; while another writer flushes, items gather until the batch is full, old enough, or that flush has ended.
 //!
-//! A batch that fails for a passing reason is tried again whole, for as long as somebody waits for one of its parcels.
+//! A batch that fails for a passing reason is tried again whole, for as long as somebody waits for one of its submissions.
 //! A batch that is refused for its data is split in halves until the bad item stands alone; only that item is refused. So is
 //! one that the sink refuses twice in the same words for a reason of its own: the items that it refuses alone get no fate but to
 //! be sent again, and all others are written.
 //!
-//! When more comes than can be written, parcels are refused as soon as the oldest one has waited for a part of its time.
-//! A queue that only filled up would hand each parcel to its writer when its sender is about to give up, and nearly all
+//! When more comes than can be written, submissions are refused as soon as the oldest one has waited for a part of its time.
+//! A queue that only filled up would hand each submission to its writer when its sender is about to give up, and nearly all
 //! work would be for nobody.
 
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ const RETRY_MOST: Duration = Duration::from_millis(500);
 const NOT_NOW_MOST: usize = 8;
 /// So many batches one after the other that were refused whole are no chance, and told as an error.
 const REFUSED_RUN: u64 = 3;
-/// How often a full queue is searched for parcels that nobody waits for any more. Each search looks at all of them, under
+/// How often a full queue is searched for submissions that nobody waits for any more. Each search looks at all of them, under
 /// the lock that the writers need.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
 
@@ -86,7 +86,7 @@ pub enum Fate {
     NotNow,
 }
 
-/// What a receipt brings: the fates of a parcel, which most often is one item.
+/// What a receipt brings: the fates of a submission, which most often is one item.
 pub type Fates = SmallVec<[Fate; 1]>;
 
 /// Why a write failed.
@@ -120,22 +120,22 @@ pub trait Weigh {
 /// Bounds of the queue and of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Items in a batch. A parcel with more than that is a batch of its own.
+    /// Items in a batch. A submission with more than that is a batch of its own.
     pub events_max: usize,
-    /// Bytes in a batch. A parcel with more than that is a batch of its own.
+    /// Bytes in a batch. A submission with more than that is a batch of its own.
     pub bytes_max: usize,
-    /// How long a parcel waits for others while another writer is flushing.
+    /// How long a submission waits for others while another writer is flushing.
     pub age: Duration,
-    /// Parcels that may wait.
-    pub parcels_max: usize,
-    /// How long a parcel may wait while others are written. Once one has waited longer, no more are taken of whoever fills
+    /// Submissions that may wait.
+    pub submissions_max: usize,
+    /// How long a submission may wait while others are written. Once one has waited longer, no more are taken of whoever fills
     /// the queue, and after twice that time of nobody who has any there; but for those that nobody waits for.
     pub wait: Duration,
 }
 
-/// A parcel that was not taken, with its items.
+/// A submission that was not taken, with its items.
 pub enum Refused<T> {
-    /// As many parcels wait as may, or one has waited for too long.
+    /// As many submissions wait as may, or one has waited for too long.
     Full(Arc<Vec<T>>),
     /// The batcher is closed.
     Closed(Arc<Vec<T>>),
@@ -171,12 +171,12 @@ pub struct Figures {
     refused_run: AtomicU64,
     /// Items that the sink refused for a reason of its own.
     pub not_now: AtomicU64,
-    /// Parcels that were not taken, because the queue was full or slow.
-    pub parcels_refused: AtomicU64,
+    /// Submissions that were not taken, because the queue was full or slow.
+    pub submissions_refused: AtomicU64,
     /// Items that nobody waits for and that are not known to be written, which no receipt says: the sink cannot hold them, a
     /// panic ended their batch, or they were given up at the drain limit.
     pub lost_unheard: AtomicU64,
-    /// Batches that a panic ended. Their parcels got no receipt.
+    /// Batches that a panic ended. Their submissions got no receipt.
     pub broken: AtomicU64,
 }
 
@@ -192,14 +192,14 @@ impl Default for Figures {
             refused_whole: AtomicU64::new(0),
             refused_run: AtomicU64::new(0),
             not_now: AtomicU64::new(0),
-            parcels_refused: AtomicU64::new(0),
+            submissions_refused: AtomicU64::new(0),
             lost_unheard: AtomicU64::new(0),
             broken: AtomicU64::new(0),
         }
     }
 }
 
-/// The side on which requests hand in their parcels. Clones share one queue; when the last is dropped, it closes.
+/// The side on which requests hand in their submissions. Clones share one queue; when the last is dropped, it closes.
 pub struct Batcher<T>(Arc<Handle<T>>);
 
 /// Closes the queue when the last [`Batcher`] is gone; the writers hold the queue itself.
@@ -224,14 +224,14 @@ impl<T> fmt::Debug for Batcher<T> {
 }
 
 impl<T> Batcher<T> {
-    /// Asks whether parcels wait, and how many.
+    /// Asks whether submissions wait, and how many.
     pub fn depth(&self) -> usize {
-        self.0.0.lock().parcels.len()
+        self.0.0.lock().submissions.len()
     }
 
-    /// How long the parcel that waits longest has waited; nothing when none waits.
+    /// How long the submission that waits longest has waited; nothing when none waits.
     pub fn oldest(&self) -> Option<Duration> {
-        self.0.0.lock().parcels.front().map(|parcel| parcel.since.elapsed())
+        self.0.0.lock().submissions.front().map(|submission| submission.since.elapsed())
     }
 
     /// What was done so far.
@@ -244,7 +244,7 @@ impl<T> Batcher<T> {
         self.0.0.name
     }
 
-    /// Takes no more parcels; those that wait are still written.
+    /// Takes no more submissions; those that wait are still written.
     pub fn close(&self) {
         self.0.0.close();
     }
@@ -270,7 +270,7 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     }
 
     /// Hands in the items of one request. The receipt brings their fates, in order; a receipt that is dropped before
-    /// the write starts takes the parcel back. The room is held until the parcel is done; it also says whose parcel it
+    /// the write starts takes the submission back. The room is held until the submission is done; it also says whose submission it
     /// is, and nobody may fill the queue alone.
     ///
     /// Whoever needs the items once more, hands in an `Arc` and keeps another.
@@ -323,17 +323,17 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 return Ok(());
             }
             let slow = in_time && queue.is_slow(room.as_deref(), shared.limits.wait, since);
-            if slow || !queue.make_place(room.as_deref(), shared.limits.parcels_max, since) {
-                shared.figures.parcels_refused.fetch_add(1, Relaxed);
+            if slow || !queue.make_place(room.as_deref(), shared.limits.submissions_max, since) {
+                shared.figures.submissions_refused.fetch_add(1, Relaxed);
                 return Err(Refused::Full(items));
             }
             let waiting = room.as_deref().map(Held::wait);
             let (taken_before, was_full) = (queue.taken, queue.is_full(&shared.limits));
-            queue.push(Parcel { items, bytes, receipt, since, taken_before, waiting, _room: room });
+            queue.push(Submission { items, bytes, receipt, since, taken_before, waiting, _room: room });
             let becomes_full = !was_full && queue.is_full(&shared.limits);
-            // While a writer flushes, another one has something to do only at the first parcel, for whose age it waits,
+            // While a writer flushes, another one has something to do only at the first submission, for whose age it waits,
             // and at the one that fills a batch. A writer that ends its flush looks by itself.
-            if queue.flushing > 0 && queue.parcels.len() > 1 && !becomes_full {
+            if queue.flushing > 0 && queue.submissions.len() > 1 && !becomes_full {
                 return Ok(());
             }
         }
@@ -380,7 +380,7 @@ impl fmt::Debug for Writers {
 }
 
 /// The items of one request.
-struct Parcel<T> {
+struct Submission<T> {
     items: Arc<Vec<T>>,
     bytes: usize,
     receipt: Option<oneshot::Sender<Fates>>,
@@ -389,11 +389,11 @@ struct Parcel<T> {
     taken_before: u64,
     /// Its place in the queue, counted for whose it is; given up when it leaves the queue.
     waiting: Option<Waiting>,
-    /// Held with the parcel, and perhaps with others of its request: until the last is gone, the bytes are in flight.
+    /// Held with the submission, and perhaps with others of its request: until the last is gone, the bytes are in flight.
     _room: Option<Arc<Held>>,
 }
 
-impl<T> Parcel<T> {
+impl<T> Submission<T> {
     /// Nobody waits for it any more, so writing it would only make a retry a duplicate.
     fn abandoned(&self) -> bool {
         self.receipt.as_ref().is_some_and(oneshot::Sender::is_closed)
@@ -401,13 +401,13 @@ impl<T> Parcel<T> {
 }
 
 struct Queue<T> {
-    parcels: VecDeque<Parcel<T>>,
+    submissions: VecDeque<Submission<T>>,
     items: usize,
     bytes: usize,
     flushing: usize,
-    /// Parcels of the batches that are being written.
+    /// Submissions of the batches that are being written.
     writing: usize,
-    /// Parcels that were ever taken for writing.
+    /// Submissions that were ever taken for writing.
     taken: u64,
     closed: bool,
     /// When a batch was last written.
@@ -418,24 +418,34 @@ struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        let (parcels, items, bytes) = (VecDeque::new(), 0, 0);
-        Queue { parcels, items, bytes, flushing: 0, writing: 0, taken: 0, closed: false, written: None, swept: None }
+        let (submissions, items, bytes) = (VecDeque::new(), 0, 0);
+        Queue {
+            submissions,
+            items,
+            bytes,
+            flushing: 0,
+            writing: 0,
+            taken: 0,
+            closed: false,
+            written: None,
+            swept: None,
+        }
     }
 }
 
 impl<T> Queue<T> {
-    fn push(&mut self, parcel: Parcel<T>) {
-        self.items += parcel.items.len();
-        self.bytes += parcel.bytes;
-        self.parcels.push_back(parcel);
+    fn push(&mut self, submission: Submission<T>) {
+        self.items += submission.items.len();
+        self.bytes += submission.bytes;
+        self.submissions.push_back(submission);
     }
 
-    fn pop(&mut self) -> Option<Parcel<T>> {
-        let mut parcel = self.parcels.pop_front()?;
-        parcel.waiting = None;
-        self.items -= parcel.items.len();
-        self.bytes -= parcel.bytes;
-        Some(parcel)
+    fn pop(&mut self) -> Option<Submission<T>> {
+        let mut submission = self.submissions.pop_front()?;
+        submission.waiting = None;
+        self.items -= submission.items.len();
+        self.bytes -= submission.bytes;
+        Some(submission)
     }
 
     /// Whether what waits makes a batch that needs no more.
@@ -443,24 +453,24 @@ impl<T> Queue<T> {
         self.items >= limits.events_max || self.bytes >= limits.bytes_max
     }
 
-    fn has_place(&self, room: Option<&Held>, parcels_max: usize) -> bool {
-        let waiting = self.parcels.len();
-        waiting < parcels_max && room.is_none_or(|room| room.may_wait(waiting, parcels_max))
+    fn has_place(&self, room: Option<&Held>, submissions_max: usize) -> bool {
+        let waiting = self.submissions.len();
+        waiting < submissions_max && room.is_none_or(|room| room.may_wait(waiting, submissions_max))
     }
 
-    /// The same; if there is none, looks for parcels that have been given up first, but not each time.
-    fn make_place(&mut self, room: Option<&Held>, parcels_max: usize, now: Instant) -> bool {
-        if self.has_place(room, parcels_max) {
+    /// The same; if there is none, looks for submissions that have been given up first, but not each time.
+    fn make_place(&mut self, room: Option<&Held>, submissions_max: usize, now: Instant) -> bool {
+        if self.has_place(room, submissions_max) {
             return true;
         }
         if self.swept.is_some_and(|swept| now < swept + SWEEP_EVERY) {
             return false;
         }
         self.swept = Some(now);
-        self.parcels.retain(|parcel| !parcel.abandoned());
-        self.items = self.parcels.iter().map(|parcel| parcel.items.len()).sum();
-        self.bytes = self.parcels.iter().map(|parcel| parcel.bytes).sum();
-        self.has_place(room, parcels_max)
+        self.submissions.retain(|submission| !submission.abandoned());
+        self.items = self.submissions.iter().map(|submission| submission.items.len()).sum();
+        self.bytes = self.submissions.iter().map(|submission| submission.bytes).sum();
+        self.has_place(room, submissions_max)
     }
 
     /// Whether more comes than can be written: somebody has waited for longer than `wait` although batches are written, and
@@ -468,10 +478,10 @@ impl<T> Queue<T> {
     /// worth it. Up to twice that wait it is not slow for an application that has no more than half of what waits and is
     /// written, and never for one that has nothing waiting: they do not pay for the one that fills the queue.
     fn is_slow(&mut self, room: Option<&Held>, wait: Duration, now: Instant) -> bool {
-        while self.parcels.front().is_some_and(Parcel::abandoned) {
+        while self.submissions.front().is_some_and(Submission::abandoned) {
             self.pop();
         }
-        let Some(oldest) = self.parcels.front() else { return false };
+        let Some(oldest) = self.submissions.front() else { return false };
         let age = |since: Instant| now.saturating_duration_since(since);
         let waited = age(oldest.since);
         if waited <= wait || self.written.is_none_or(|written| age(written) > wait) {
@@ -479,17 +489,17 @@ impl<T> Queue<T> {
         }
         // As many were before the oldest one when it came as were taken since.
         let before = (self.taken - oldest.taken_before).max(1);
-        let expected = waited.mul_f64(self.parcels.len() as f64 / before as f64);
-        let all = self.parcels.len() + self.writing;
+        let expected = waited.mul_f64(self.submissions.len() as f64 / before as f64);
+        let all = self.submissions.len() + self.writing;
         let own = room.map_or(all, Held::waiting);
         expected > wait && own > 0 && (own * 2 > all || expected > wait * 2)
     }
 
-    /// Takes the oldest parcels that make a batch together; at least one, if any is wanted.
-    fn take(&mut self, limits: &Limits) -> Vec<Parcel<T>> {
-        let mut batch = Vec::with_capacity(self.parcels.len().min(limits.events_max));
+    /// Takes the oldest submissions that make a batch together; at least one, if any is wanted.
+    fn take(&mut self, limits: &Limits) -> Vec<Submission<T>> {
+        let mut batch = Vec::with_capacity(self.submissions.len().min(limits.events_max));
         let (mut items, mut bytes) = (0, 0);
-        while let Some(next) = self.parcels.front() {
+        while let Some(next) = self.submissions.front() {
             if next.abandoned() {
                 self.pop();
                 continue;
@@ -529,14 +539,14 @@ impl<T> Shared<T> {
     fn give_up(&self) -> u64 {
         let mut queue = self.lock();
         let mut lost = 0;
-        while let Some(parcel) = queue.pop() {
-            lost += if parcel.receipt.is_none() { parcel.items.len() as u64 } else { 0 };
+        while let Some(submission) = queue.pop() {
+            lost += if submission.receipt.is_none() { submission.items.len() as u64 } else { 0 };
         }
         self.figures.lost_unheard.fetch_add(lost, Relaxed) + lost
     }
 
     /// Waits for the next batch; `None` when the queue is closed and empty.
-    async fn next(&self) -> Option<(Vec<Parcel<T>>, Flushing<'_, T>)> {
+    async fn next(&self) -> Option<(Vec<Submission<T>>, Flushing<'_, T>)> {
         loop {
             let mut changed = pin!(self.changed.notified());
             // Before the look at the queue, so that a change in between is not missed.
@@ -546,7 +556,7 @@ impl<T> Shared<T> {
                     if more {
                         self.changed.notify_one();
                     }
-                    let flushing = Flushing { shared: self, parcels: batch.len(), written: false };
+                    let flushing = Flushing { shared: self, submissions: batch.len(), written: false };
                     return Some((batch, flushing));
                 }
                 Look::End => return None,
@@ -564,7 +574,7 @@ impl<T> Shared<T> {
 
     fn look(&self) -> Look<T> {
         let mut queue = self.lock();
-        let Some(oldest) = queue.parcels.front() else {
+        let Some(oldest) = queue.submissions.front() else {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         };
         let due = oldest.since + self.limits.age;
@@ -579,13 +589,13 @@ impl<T> Shared<T> {
         queue.flushing += 1;
         queue.writing += batch.len();
         queue.taken += batch.len() as u64;
-        Look::Batch(batch, !queue.parcels.is_empty())
+        Look::Batch(batch, !queue.submissions.is_empty())
     }
 }
 
 enum Look<T> {
     /// A batch, and whether more waits behind it.
-    Batch(Vec<Parcel<T>>, bool),
+    Batch(Vec<Submission<T>>, bool),
     Wait(Option<Instant>),
     End,
 }
@@ -593,7 +603,7 @@ enum Look<T> {
 /// A flush under way; ends with the guard, also when the task does.
 struct Flushing<'a, T> {
     shared: &'a Shared<T>,
-    parcels: usize,
+    submissions: usize,
     /// Whether anything of it was written.
     written: bool,
 }
@@ -602,7 +612,7 @@ impl<T> Drop for Flushing<'_, T> {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.flushing -= 1;
-        queue.writing -= self.parcels;
+        queue.writing -= self.submissions;
         if self.written {
             queue.written = Some(Instant::now());
         }
@@ -633,7 +643,7 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
         match ended.as_mut().now_or_never() {
             Some(result) => result.unwrap_or_else(broken),
             None => {
-                if !shared.lock().parcels.is_empty() {
+                if !shared.lock().submissions.is_empty() {
                     shared.changed.notify_one();
                 }
                 ended.await.unwrap_or_else(broken);
@@ -647,8 +657,8 @@ async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
 struct Flush<'a, T> {
     name: &'static str,
     figures: &'a Figures,
-    parcels: Vec<Open<T>>,
-    /// Each item: its parcel and its place there.
+    submissions: Vec<Open<T>>,
+    /// Each item: its submission and its place there.
     places: Vec<(usize, usize)>,
 }
 
@@ -677,25 +687,25 @@ impl Todo {
     }
 }
 
-/// A parcel whose receipt has not been given yet.
+/// A submission whose receipt has not been given yet.
 struct Open<T> {
     /// Dropped with its room as soon as it is answered; its neighbors may still take long.
-    parcel: Option<Parcel<T>>,
+    submission: Option<Submission<T>>,
     /// Those that are known; empty before the first is.
     fates: Vec<Option<Fate>>,
     missing: usize,
 }
 
 impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
-    fn new(name: &'static str, batch: Vec<Parcel<T>>, figures: &'a Figures) -> Self {
-        let mut places = Vec::with_capacity(batch.iter().map(|parcel| parcel.items.len()).sum());
-        let mut parcels = Vec::with_capacity(batch.len());
-        for (index, parcel) in batch.into_iter().enumerate() {
-            let missing = parcel.items.len();
+    fn new(name: &'static str, batch: Vec<Submission<T>>, figures: &'a Figures) -> Self {
+        let mut places = Vec::with_capacity(batch.iter().map(|submission| submission.items.len()).sum());
+        let mut submissions = Vec::with_capacity(batch.len());
+        for (index, submission) in batch.into_iter().enumerate() {
+            let missing = submission.items.len();
             places.extend((0..missing).map(|item| (index, item)));
-            parcels.push(Open { parcel: Some(parcel), fates: Vec::new(), missing });
+            submissions.push(Open { submission: Some(submission), fates: Vec::new(), missing });
         }
-        Flush { name, figures, parcels, places }
+        Flush { name, figures, submissions, places }
     }
 
     /// Ends when every item has its fate or nobody waits for it. Says whether anything was written.
@@ -818,16 +828,16 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
-    /// The item, unless its parcel is answered or abandoned.
+    /// The item, unless its submission is answered or abandoned.
     fn item(&self, place: usize) -> Option<&T> {
-        let (parcel, item) = self.places[place];
-        self.parcels[parcel].parcel.as_ref().map(|parcel| &parcel.items[item])
+        let (submission, item) = self.places[place];
+        self.submissions[submission].submission.as_ref().map(|submission| &submission.items[item])
     }
 
     fn drop_abandoned(&mut self) {
-        for open in &mut self.parcels {
-            if open.parcel.as_ref().is_some_and(Parcel::abandoned) {
-                open.parcel = None;
+        for open in &mut self.submissions {
+            if open.submission.as_ref().is_some_and(Submission::abandoned) {
+                open.submission = None;
             }
         }
     }
@@ -835,24 +845,24 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     /// Gives every receipt: the whole batch was written at once, as most are.
     fn settle_all(mut self, fates: Vec<Fate>) {
         let mut fates = fates.into_iter();
-        for open in mem::take(&mut self.parcels) {
+        for open in mem::take(&mut self.submissions) {
             let own: Fates = fates.by_ref().take(open.missing).collect();
-            if let Some(receipt) = open.parcel.and_then(|mut parcel| parcel.receipt.take()) {
+            if let Some(receipt) = open.submission.and_then(|mut submission| submission.receipt.take()) {
                 // Whoever asked may have given up meanwhile; the items are written all the same.
                 let _ = receipt.send(own);
             }
         }
     }
 
-    /// Notes the fate of an item, and gives the receipt if it was the parcel's last.
+    /// Notes the fate of an item, and gives the receipt if it was the submission's last.
     fn settle(&mut self, place: usize, fate: Fate) {
-        let (parcel, item) = self.places[place];
-        let open = &mut self.parcels[parcel];
+        let (submission, item) = self.places[place];
+        let open = &mut self.submissions[submission];
         if open.fates.is_empty() {
             open.fates.resize(open.missing, None);
         }
         debug_assert!(open.fates[item].is_none(), "one fate for one item");
-        let unheard = open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
+        let unheard = open.submission.as_ref().is_some_and(|submission| submission.receipt.is_none());
         if unheard && matches!(fate, Fate::Refused { .. } | Fate::NotNow) {
             self.figures.lost_unheard.fetch_add(1, Relaxed);
         }
@@ -861,7 +871,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         if open.missing > 0 {
             return;
         }
-        if let Some(receipt) = open.parcel.take().and_then(|mut parcel| parcel.receipt.take()) {
+        if let Some(receipt) = open.submission.take().and_then(|mut submission| submission.receipt.take()) {
             // Whoever asked may have given up meanwhile; the items are written all the same.
             let _ = receipt.send(mem::take(&mut open.fates).into_iter().flatten().collect());
         }
@@ -872,8 +882,8 @@ impl<T> Drop for Flush<'_, T> {
     /// What has no fate now gets none: a panic ended the batch, its writer was ended, or the sink lost count. Receipts say so
     /// by being closed; what nobody waits for is counted.
     fn drop(&mut self) {
-        let unheard = |open: &&Open<T>| open.parcel.as_ref().is_some_and(|parcel| parcel.receipt.is_none());
-        let lost: usize = self.parcels.iter().filter(unheard).map(|open| open.missing).sum();
+        let unheard = |open: &&Open<T>| open.submission.as_ref().is_some_and(|submission| submission.receipt.is_none());
+        let lost: usize = self.submissions.iter().filter(unheard).map(|open| open.missing).sum();
         self.figures.lost_unheard.fetch_add(lost as u64, Relaxed);
     }
 }

@@ -19,8 +19,8 @@ use crate::{postgres, store};
 pub mod parts;
 mod settings;
 
-use settings::words;
 pub use settings::{Kind, SETTINGS, Setting};
+use settings::{RENAMED, words};
 
 /// Prefix of the environment's variables.
 const PREFIX: &str = "EYE_";
@@ -100,7 +100,7 @@ pub struct Config {
     pub batch_age_ms: u64,
     pub writers: usize,
     pub in_flight_bytes_max: usize,
-    pub queue_parcels_max: usize,
+    pub queue_requests_max: usize,
     pub queue_wait_percent: u32,
     pub application_share_percent: usize,
     pub flush_ms: u64,
@@ -162,7 +162,11 @@ struct Given {
 
 /// All settings with their values and where each came from.
 #[derive(Clone, Debug)]
-pub struct Settings(BTreeMap<&'static str, Given>);
+pub struct Settings {
+    values: BTreeMap<&'static str, Given>,
+    /// What was understood, and should be written otherwise.
+    warnings: Vec<String>,
+}
 
 impl Settings {
     /// Gathers the settings from the file, if one is named, from the environment of this process, and from `flags`.
@@ -193,19 +197,20 @@ impl Settings {
         environment: impl Iterator<Item = (String, String)>,
         flags: &[(&'static str, String)],
     ) -> Result<(Self, Config), Problems> {
-        let mut problems = Vec::new();
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let given = |text: &str, origin: String| Given { text: text.to_owned(), origin };
         let mut values: BTreeMap<_, _> =
             SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
         if let Some((name, text)) = file {
-            read_file(name, text, &mut values, &mut problems);
+            read_file(name, text, &mut values, &mut warnings, &mut problems);
         }
         for (name, value) in environment {
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
-            match SETTINGS.iter().find(|setting| setting.key.eq_ignore_ascii_case(key)) {
-                Some(setting) => drop(values.insert(setting.key, given(&value, format!("environment {name}")))),
-                None => problems
-                    .push(format!("environment {name}: there is no such setting{}", nearest(&key.to_lowercase()))),
+            let origin = format!("environment {name}");
+            let key = key.to_lowercase();
+            match setting(&key, &origin, &mut warnings) {
+                Some(setting) => drop(values.insert(setting.key, given(&value, origin))),
+                None => problems.push(format!("environment {name}: there is no such setting{}", nearest(&key))),
             }
         }
         for (key, value) in flags {
@@ -225,7 +230,7 @@ impl Settings {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        let settings = Self(values);
+        let settings = Self { values, warnings };
         let config = settings.config();
         let mut problems = relations(&config);
         if settings.path("tls_certificate").is_some() != settings.path("tls_key").is_some() {
@@ -240,11 +245,16 @@ impl Settings {
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
+    /// What was understood, and should be written otherwise before the next release.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// A line for each setting: its value, secrets hidden, and where it came from.
     pub fn show(&self) -> String {
         let mut shown = String::new();
         for setting in SETTINGS {
-            let given = &self.0[setting.key];
+            let given = &self.values[setting.key];
             let value = match setting.kind {
                 Kind::Secret if !given.text.is_empty() => "[hidden]".to_owned(),
                 Kind::Integer { .. } | Kind::Switch => given.text.clone(),
@@ -257,7 +267,7 @@ impl Settings {
     }
 
     fn text(&self, key: &str) -> &str {
-        &self.0.get(key).expect("the key is in SETTINGS, as a test holds").text
+        &self.values.get(key).expect("the key is in SETTINGS, as a test holds").text
     }
 
     fn number<T: TryFrom<u64>>(&self, key: &str) -> T {
@@ -342,7 +352,7 @@ impl Settings {
             batch_age_ms: self.number("batch_age_ms"),
             writers: self.number("writers"),
             in_flight_bytes_max: self.number("in_flight_bytes_max"),
-            queue_parcels_max: self.number("queue_parcels_max"),
+            queue_requests_max: self.number("queue_requests_max"),
             queue_wait_percent: self.number("queue_wait_percent"),
             application_share_percent: self.number("application_share_percent"),
             flush_ms: self.number("flush_ms"),
@@ -423,7 +433,23 @@ pub fn libpq_environment() -> store::LibpqEnvironment {
     }
 }
 
-fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>, problems: &mut Vec<String>) {
+/// The setting of this name. One that was renamed is known by its former name for a release, with a warning.
+fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'static Setting> {
+    let renamed = RENAMED.iter().find(|(former, _)| *former == key);
+    if let Some((former, now)) = renamed {
+        warnings.push(format!("{origin}: {former} is called {now} now; the next release knows {now} alone"));
+    }
+    let key = renamed.map_or(key, |(_, now)| now);
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn read_file(
+    name: &str,
+    text: &str,
+    values: &mut BTreeMap<&'static str, Given>,
+    warnings: &mut Vec<String>,
+    problems: &mut Vec<String>,
+) {
     let line = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -432,7 +458,7 @@ fn read_file(name: &str, text: &str, values: &mut BTreeMap<&'static str, Given>,
     }
     for (key, value) in table.get_ref() {
         let origin = format!("{name}:{}", line(key.span().start));
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key.get_ref().as_ref()) else {
+        let Some(setting) = setting(key.get_ref(), &origin, warnings) else {
             problems.push(format!("{origin}: {} is no setting{}", key.get_ref(), nearest(key.get_ref())));
             continue;
         };

@@ -23,8 +23,8 @@ const DETAIL_NOT_KEPT: &str = "The detail is not kept: it may quote what the val
 #[derive(Debug)]
 pub struct DeadLetters {
     batcher: Batcher<DeadLetter>,
-    /// Dead letters of one parcel.
-    parcel_max: usize,
+    /// Dead letters of one submission.
+    submission_max: usize,
     /// Bytes of rejected events that may be in memory until they are kept.
     waiting_bytes: Arc<Budget>,
     trimmed: AtomicU64,
@@ -42,13 +42,13 @@ pub enum Kept {
 /// Rejected events of one request, as far as there is room for them.
 #[derive(Debug, Default)]
 pub struct Rejected {
-    parcels: Vec<Parcel>,
+    submissions: Vec<Submission>,
     /// Those for which there was none.
     left_out: u64,
 }
 
 #[derive(Debug)]
-struct Parcel {
+struct Submission {
     letters: Vec<DeadLetter>,
     room: Held,
 }
@@ -57,12 +57,12 @@ impl DeadLetters {
     /// Hands everything to `batcher`.
     pub fn new(
         batcher: Batcher<DeadLetter>,
-        parcel_max: usize,
+        submission_max: usize,
         waiting_bytes_max: usize,
         share_percent: usize,
     ) -> Self {
         let waiting_bytes = Budget::new(waiting_bytes_max, share_percent);
-        Self { batcher, parcel_max, waiting_bytes, trimmed: AtomicU64::new(0) }
+        Self { batcher, submission_max, waiting_bytes, trimmed: AtomicU64::new(0) }
     }
 
     /// Takes no more; what waits is still written.
@@ -84,14 +84,14 @@ impl DeadLetters {
     /// Adds a rejected event to those of its request, if there is room for it. Room is taken now and not only when it is
     /// handed on, since a request may have far more of them than may wait.
     pub fn gather(&self, rejected: &mut Rejected, letter: DeadLetter, share: &Arc<Share>) {
-        let full = |parcel: &Parcel| parcel.letters.len() >= self.parcel_max;
-        if rejected.parcels.last().is_none_or(full) {
+        let full = |submission: &Submission| submission.letters.len() >= self.submission_max;
+        if rejected.submissions.last().is_none_or(full) {
             let room = Held::none(&self.waiting_bytes, share);
-            rejected.parcels.push(Parcel { letters: Vec::new(), room });
+            rejected.submissions.push(Submission { letters: Vec::new(), room });
         }
-        let parcel = rejected.parcels.last_mut().expect("there is one that is not full");
-        if parcel.room.add_within_share(letter.bytes()) {
-            parcel.letters.push(letter);
+        let submission = rejected.submissions.last_mut().expect("there is one that is not full");
+        if submission.room.add_within_share(letter.bytes()) {
+            submission.letters.push(letter);
         } else {
             rejected.left_out += 1;
         }
@@ -100,7 +100,7 @@ impl DeadLetters {
     /// Keeps the rejected events of a request; nobody waits for them.
     pub fn keep_rejected(&self, rejected: Rejected) {
         let mut lost = rejected.left_out;
-        for Parcel { letters, room } in rejected.parcels {
+        for Submission { letters, room } in rejected.submissions {
             let count = letters.len() as u64;
             if self.batcher.submit_unanswered(letters, Some(Arc::new(room))).is_err() {
                 lost += count;
@@ -127,12 +127,12 @@ impl DeadLetters {
     ) -> Result<Kept, Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
-            let rest = letters.split_off(letters.len().min(self.parcel_max));
-            let parcel = std::mem::replace(&mut letters, rest);
+            let rest = letters.split_off(letters.len().min(self.submission_max));
+            let submission = std::mem::replace(&mut letters, rest);
             let first = receipts.is_empty();
-            let (parcel, room) = (Arc::new(parcel), room.clone());
+            let (submission, room) = (Arc::new(submission), room.clone());
             let receipt =
-                if first { self.batcher.submit(parcel, room) } else { self.batcher.submit_rest(parcel, room) };
+                if first { self.batcher.submit(submission, room) } else { self.batcher.submit_rest(submission, room) };
             match receipt {
                 Ok(receipt) => receipts.push(receipt),
                 Err(_) if !first => return Err(Refusal::DatabaseAway),
@@ -270,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn rejected_events_take_room_as_they_are_gathered_and_what_finds_none_is_counted() {
         let second = Duration::from_secs(1);
-        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 10, wait: second };
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, submissions_max: 10, wait: second };
         let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
         let letters = DeadLetters::new(batcher, 10, 20_000, 75);
         let (share, violation) = (Arc::default(), |length| Violation {
@@ -287,7 +287,7 @@ mod tests {
             rejected
         };
         let large = gathered(1_000);
-        let held: usize = large.parcels.iter().map(|parcel| parcel.letters.len()).sum();
+        let held: usize = large.submissions.iter().map(|submission| submission.letters.len()).sum();
         assert!((10..20).contains(&held), "{held} of a thousand are in memory");
         assert_eq!((large.left_out, letters.trimmed()), (1_000 - held as u64, 0));
         drop(large);
@@ -302,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn quarantined_events_that_find_no_room_leave_those_beside_them_their_outcomes() {
         let second = Duration::from_secs(1);
-        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 1, wait: second };
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, submissions_max: 1, wait: second };
         let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
         let letters = DeadLetters::new(batcher, 10, 1_000, 100);
         letters.close();
@@ -319,7 +319,7 @@ mod tests {
     #[tokio::test]
     async fn quarantined_events_hold_the_room_of_their_request_until_they_are_kept() {
         let second = Duration::from_secs(1);
-        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, parcels_max: 10, wait: second };
+        let limits = Limits { events_max: 10, bytes_max: 1_000, age: second, submissions_max: 10, wait: second };
         let (batcher, writers) = Batcher::start("dead_letters", limits, vec![Never]);
         let letters = DeadLetters::new(batcher, 1, 1_000, 100);
         let (in_flight, share) = (Budget::new(100, 100), Arc::default());

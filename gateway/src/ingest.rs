@@ -47,7 +47,7 @@ pub struct IngestLimits {
     /// Bytes of violations that the answer to many events may have.
     pub violations_bytes_max: usize,
     /// Events that are handed to the writers in one piece.
-    pub parcel_events_max: usize,
+    pub submission_events_max: usize,
 }
 
 /// What sending takes.
@@ -233,6 +233,9 @@ type Handed = (Receiver<Fates>, Arc<Vec<EventRow>>);
 /// One for each event of a request, which most often is one.
 type PerEvent<T> = SmallVec<[T; 1]>;
 
+/// The place of a quarantined event in its request, and its event type.
+type Quarantined = (usize, Option<(Text, Text)>);
+
 /// The events of one request on their way to their outcomes.
 struct Sending<'a> {
     ingest: &'a Ingest,
@@ -241,7 +244,7 @@ struct Sending<'a> {
     single: bool,
     /// Only what would become of them is asked for.
     dry_run: bool,
-    /// The request's share of what may be in flight. Each parcel holds it too, since a writer may still have one after the
+    /// The request's share of what may be in flight. Each submission holds it too, since a writer may still have one after the
     /// request was given up.
     room: Option<Arc<Held>>,
     /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
@@ -251,7 +254,7 @@ struct Sending<'a> {
     /// Accepted events, and the place of each in the request.
     accepted: (Vec<EventRow>, PerEvent<usize>),
     /// Quarantined events, whose outcome waits for the commit, with their places and types.
-    quarantined: (Vec<DeadLetter>, Vec<(usize, Option<(Text, Text)>)>),
+    quarantined: (Vec<DeadLetter>, Vec<Quarantined>),
     /// Rejected events, which nobody waits for.
     rejected: Rejected,
     /// How many bytes of violations the answer may still have, unless it is for a single event.
@@ -405,13 +408,13 @@ impl<'a> Sending<'a> {
     async fn store(&mut self) -> Result<(), Refusal> {
         let (mut rest, places) = std::mem::take(&mut self.accepted);
         // The rows are kept for what is told of each, and for those that Postgres may refuse.
-        let mut parcels: SmallVec<[Handed; 1]> = SmallVec::new();
+        let mut submissions: SmallVec<[Handed; 1]> = SmallVec::new();
         while !rest.is_empty() {
-            let tail = rest.split_off(rest.len().min(self.ingest.limits.parcel_events_max));
-            let parcel = Arc::new(std::mem::replace(&mut rest, tail));
-            let (first, room) = (parcels.is_empty(), self.room.clone());
+            let tail = rest.split_off(rest.len().min(self.ingest.limits.submission_events_max));
+            let submission = Arc::new(std::mem::replace(&mut rest, tail));
+            let (first, room) = (submissions.is_empty(), self.room.clone());
             let events = &self.ingest.events;
-            let rows = Arc::clone(&parcel);
+            let rows = Arc::clone(&submission);
             let receipt = if first { events.submit(rows, room) } else { events.submit_rest(rows, room) };
             let receipt = receipt.map_err(|refused| match refused {
                 // An earlier part of the request may be stored.
@@ -419,10 +422,10 @@ impl<'a> Sending<'a> {
                 Refused::Full(_) => Refusal::Overloaded,
                 Refused::Closed(_) => Refusal::Draining,
             })?;
-            parcels.push((receipt, parcel));
+            submissions.push((receipt, submission));
         }
         let mut places = places.into_iter();
-        for (receipt, rows) in parcels {
+        for (receipt, rows) in submissions {
             // Without a receipt nobody knows: the rows may be committed.
             let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
             debug_assert_eq!(fates.len(), rows.len(), "each row has exactly one fate");

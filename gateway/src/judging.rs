@@ -132,6 +132,7 @@ impl Senders {
 
 /// What judging makes of one event.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most events are rows, which would take an allocation each")]
 pub enum Judged {
     /// It is to be stored.
     Row(EventRow),

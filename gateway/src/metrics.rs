@@ -145,9 +145,11 @@ fn queues(scrape: &mut Scrape, own: &Metrics) {
     let (events, letters) = (&own.events, own.dead_letters.batcher());
     let both =
         |of: fn(Queue<'_>) -> Value| [Queue::of(events), Queue::of(letters)].map(|queue| ([queue.name], of(queue)));
-    scrape.add(&names::QUEUE_PARCELS, both(|queue| gauge(queue.depth as f64)));
+    scrape.add(&names::QUEUE_REQUESTS, both(|queue| gauge(queue.depth as f64)));
+    scrape.add(&names::QUEUE_REQUESTS_FORMER, both(|queue| gauge(queue.depth as f64)));
+    scrape.add(&names::QUEUE_REFUSED_FORMER, both(|queue| count(&queue.figures.submissions_refused)));
     scrape.add(&names::QUEUE_OLDEST_SECONDS, both(|queue| gauge(queue.oldest_seconds)));
-    scrape.add(&names::QUEUE_REFUSED, both(|queue| count(&queue.figures.parcels_refused)));
+    scrape.add(&names::QUEUE_REFUSED, both(|queue| count(&queue.figures.submissions_refused)));
     scrape.add(&names::BATCH_ITEMS, both(|queue| histogram(queue.figures.batch_items.distribution(1.0))));
     scrape.add(&names::FLUSH_SECONDS, both(|queue| histogram(queue.figures.flush_us.seconds())));
     scrape.add(&names::COMMIT_SECONDS, both(|queue| histogram(queue.figures.commit_us.seconds())));

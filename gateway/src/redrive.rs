@@ -20,9 +20,9 @@ use crate::response::{Refusal, of_store};
 use crate::store::{Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 
 /// Raw bytes that are judged and written together.
-const PARCEL_BYTES_MAX: usize = 8 << 20;
+const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Letters that are judged and written together.
-const PARCEL_LETTERS_MAX: usize = 200;
+const GROUP_LETTERS_MAX: usize = 200;
 /// Bytes of violations after which no more letters are judged: the answer tells all of them.
 const VIOLATIONS_BYTES_MAX: usize = 8 << 20;
 
@@ -124,7 +124,7 @@ impl LetterResult {
 
 /// What came of letters that no module had looked at.
 #[derive(Debug)]
-pub struct UnseenParcel {
+pub struct UnseenGroup {
     /// Those that were looked at.
     pub report: Report,
     /// False when the module could not judge any more of them.
@@ -191,7 +191,7 @@ impl Redrive<'_> {
             .map_err(of_store)?;
         let mut rest = &page.rows[..];
         while !rest.is_empty() {
-            let done = self.parcel(&rest[..parcel_of(rest)], &senders, until, request.dry_run, &mut report).await?;
+            let done = self.group(&rest[..group_of(rest)], &senders, until, request.dry_run, &mut report).await?;
             let last = rest[done - 1].cursor();
             rest = &rest[done..];
             if report.is_full(until) && !rest.is_empty() {
@@ -209,19 +209,19 @@ impl Redrive<'_> {
     /// # Errors
     ///
     /// As for [`Redrive::run`].
-    pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenParcel, Refusal> {
+    pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenGroup, Refusal> {
         let until = Instant::now() + self.time;
         let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
         let letters = self.store().unseen_letters(lane, limit).await.map_err(of_store)?;
-        let letters = &letters[..parcel_of(&letters).min(letters.len())];
+        let letters = &letters[..group_of(&letters).min(letters.len())];
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
         let raws = self.store().dead_letter_raws(&places).await.map_err(of_store)?;
-        let mut parcel = UnseenParcel { report: Report::default(), judges: true };
-        let (mut rows, results) = (Vec::new(), &mut parcel.report.results);
+        let mut group = UnseenGroup { report: Report::default(), judges: true };
+        let (mut rows, results) = (Vec::new(), &mut group.report.results);
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
             match self.judge(letter, raw, &senders).await {
                 Tried::Ended(result) if result.is_unseen() => {
-                    parcel.judges = false;
+                    group.judges = false;
                     break;
                 }
                 Tried::Ended(result) => results.push(result),
@@ -249,12 +249,12 @@ impl Redrive<'_> {
         if !seen.is_empty() {
             self.store().settle_unseen(&seen).await.map_err(of_store)?;
         }
-        Ok(parcel)
+        Ok(group)
     }
 
     /// Judges the letters for as long as there is time and room, at least one of them, and has stored what is accepted. Gives how
     /// many it did.
-    async fn parcel(
+    async fn group(
         &self,
         letters: &[StoredLetter],
         senders: &Senders,
@@ -391,11 +391,11 @@ fn result_of(letter: &StoredLetter, event: NotStored) -> LetterResult {
 }
 
 /// How many of the first letters are judged and written together; at least one.
-fn parcel_of(letters: &[StoredLetter]) -> usize {
+fn group_of(letters: &[StoredLetter]) -> usize {
     let mut bytes = 0;
-    let fits = letters.iter().take(PARCEL_LETTERS_MAX).take_while(|letter| {
+    let fits = letters.iter().take(GROUP_LETTERS_MAX).take_while(|letter| {
         bytes += usize::try_from(letter.raw_kept_bytes).unwrap_or(0);
-        bytes <= PARCEL_BYTES_MAX
+        bytes <= GROUP_BYTES_MAX
     });
     fits.count().max(1)
 }

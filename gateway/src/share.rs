@@ -75,7 +75,7 @@ impl Share {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Its parcels that wait for a writer.
+    /// Its submissions that wait for a writer.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -157,18 +157,18 @@ impl Held {
         self.units += more;
     }
 
-    /// Whether the application may have one more of `waiting` parcels in a queue for `most`.
+    /// Whether the application may have one more of `waiting` submissions in a queue for `most`.
     pub fn may_wait(&self, waiting: usize, most: usize) -> bool {
         let own = self.share.waiting() + 1;
         own == 1 || self.budget.fair(own, most.saturating_sub(waiting + 1))
     }
 
-    /// The application's parcels that wait.
+    /// The application's submissions that wait.
     pub fn waiting(&self) -> usize {
         self.share.waiting()
     }
 
-    /// A place in the queue for one parcel of the application.
+    /// A place in the queue for one submission of the application.
     pub fn wait(&self) -> Waiting {
         self.share.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(Arc::clone(&self.share))
@@ -187,7 +187,7 @@ impl Drop for Held {
     }
 }
 
-/// A parcel that waits, counted for its application until this is dropped.
+/// A submission that waits, counted for its application until this is dropped.
 #[derive(Debug)]
 pub struct Waiting(Arc<Share>);
 

@@ -27,11 +27,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Event types and applications that are paused. Beyond it all are tried again.
 const PAUSED_MAX: usize = 10_000;
 /// Letters that are judged and written together.
-const PARCEL_LETTERS_MAX: u32 = 50;
+const GROUP_LETTERS_MAX: u32 = 50;
 /// Event types and applications that are looked at in a round.
 const LANES_OF_A_ROUND: usize = 100;
-/// Parcels of one event type and application before the next ones have their turn.
-const PARCELS_AT_A_TURN: usize = 4;
+/// Groups of one event type and application before the next ones have their turn.
+const GROUPS_AT_A_TURN: usize = 4;
 
 /// How many letters ended how.
 #[derive(Debug, Default)]
@@ -161,16 +161,16 @@ impl Unseen {
         let redrive = Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time };
         let mut sum = [0; UnseenCounts::OUTCOMES.len()];
         let mut judges = true;
-        for _ in 0..PARCELS_AT_A_TURN {
-            let parcel = redrive.run_unseen(lane, PARCEL_LETTERS_MAX).await.map_err(Broken::Refused)?;
+        for _ in 0..GROUPS_AT_A_TURN {
+            let group = redrive.run_unseen(lane, GROUP_LETTERS_MAX).await.map_err(Broken::Refused)?;
             for (place, outcome) in UnseenCounts::OUTCOMES.into_iter().enumerate() {
-                let count = parcel.report.count(outcome.into()) as u64;
+                let count = group.report.count(outcome.into()) as u64;
                 self.counts.0[place].fetch_add(count, Relaxed);
                 sum[place] += count;
             }
-            let done = u32::try_from(parcel.report.results.len()).unwrap_or(u32::MAX);
+            let done = u32::try_from(group.report.results.len()).unwrap_or(u32::MAX);
             sleep(Duration::from_secs(1) * done / self.events_per_second_max).await;
-            judges = parcel.judges;
+            judges = group.judges;
             if !judges || done == 0 {
                 break;
             }

@@ -107,7 +107,7 @@ impl Sink for Faulty {
 
 fn limits(events_max: usize) -> Limits {
     let (age, wait) = (Duration::from_millis(5), Duration::from_secs(3_600));
-    Limits { events_max, bytes_max: events_max * 20, age, parcels_max: 100_000, wait }
+    Limits { events_max, bytes_max: events_max * 20, age, submissions_max: 100_000, wait }
 }
 
 fn sinks(count: usize, script: &[(u64, How)]) -> (Vec<Faulty>, Arc<Mutex<Table>>) {
@@ -136,17 +136,17 @@ fn paused<T>(test: impl Future<Output = T>) -> T {
     runtime.expect("runtime").block_on(test)
 }
 
-/// A parcel: how long to wait before it is sent, its items, whether its receipt is dropped at once.
+/// A submission: how long to wait before it is sent, its items, whether its receipt is dropped at once.
 type Sent = (u64, Vec<Item>, bool);
 
-async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, How)>, writers: usize, limits: Limits) {
+async fn all_is_accounted_for(submissions: Vec<Sent>, script: Vec<(u64, How)>, writers: usize, limits: Limits) {
     let (sinks, table) = sinks(writers, &script);
     let (batcher, tasks) = Batcher::start("test", limits, sinks);
     let share = Arc::<Share>::default();
     let in_flight = Budget::new(1_000, 100);
     let mut waiting = Vec::new();
     let (mut largest, mut largest_bytes) = (limits.events_max, limits.bytes_max);
-    for (pause, items, abandoned) in parcels {
+    for (pause, items, abandoned) in submissions {
         sleep(Duration::from_millis(pause)).await;
         largest = largest.max(items.len());
         largest_bytes = largest_bytes.max(bytes(&items));
@@ -160,7 +160,7 @@ async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, How)>, write
     let sent: usize = waiting.iter().map(|(items, _)| items.len()).sum();
     let (mut stored, mut duplicate, mut dead) = (HashMap::new(), 0, 0);
     for (items, receipt) in waiting {
-        let fates = receipt.await.expect("one receipt for each parcel");
+        let fates = receipt.await.expect("one receipt for each submission");
         assert_eq!(fates.len(), items.len(), "one fate for each item");
         let rows = &table.lock().expect("lock").rows;
         for (item, fate) in items.iter().zip(fates) {
@@ -182,8 +182,8 @@ async fn all_is_accounted_for(parcels: Vec<Sent>, script: Vec<(u64, How)>, write
     assert_eq!(batcher.depth(), 0);
     assert!(matches!(batcher.submit(vec![item(1)], None), Err(Refused::Closed(items)) if items.len() == 1));
     let table = table.lock().expect("lock");
-    assert!(table.largest <= largest, "no batch has more items than its bound or its one parcel");
-    assert!(table.largest_bytes <= largest_bytes, "no batch has more bytes than its bound or its one parcel");
+    assert!(table.largest <= largest, "no batch has more items than its bound or its one submission");
+    assert!(table.largest_bytes <= largest_bytes, "no batch has more bytes than its bound or its one submission");
 }
 
 proptest! {
@@ -191,7 +191,7 @@ proptest! {
 
     #[test]
     fn every_item_has_one_fate(
-        parcels in proptest::collection::vec(
+        submissions in proptest::collection::vec(
             (0_u64..12, proptest::collection::vec((0_u32..200, proptest::bool::weighted(0.05)), 0..40),
              proptest::bool::weighted(0.1)),
             0..60,
@@ -211,10 +211,10 @@ proptest! {
             // A key is either good or bad, not both.
             Item { key: key + if poison { 1_000 } else { 0 }, serial, poison }
         };
-        let parcels = parcels.into_iter().map(|(pause, items, abandoned)| {
+        let submissions = submissions.into_iter().map(|(pause, items, abandoned)| {
             (pause, items.into_iter().map(&mut item).collect(), abandoned)
         }).collect();
-        paused(all_is_accounted_for(parcels, script, writers, Limits { bytes_max, ..limits(events_max) }));
+        paused(all_is_accounted_for(submissions, script, writers, Limits { bytes_max, ..limits(events_max) }));
     }
 }
 
@@ -283,7 +283,7 @@ fn what_nobody_waits_for_is_not_written() {
 fn a_full_queue_refuses_and_makes_room_for_the_living() {
     paused(async {
         let (sinks, _table) = sinks(1, &[(50, Well)]);
-        let (batcher, tasks) = Batcher::start("test", Limits { parcels_max: 2, ..limits(10) }, sinks);
+        let (batcher, tasks) = Batcher::start("test", Limits { submissions_max: 2, ..limits(10) }, sinks);
         let first = batcher.submit(vec![item(0)], None).expect("room");
         sleep(Duration::from_millis(1)).await;
         let kept = batcher.submit(vec![item(1)], None).expect("room");

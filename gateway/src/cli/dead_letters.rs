@@ -202,7 +202,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         events_max: config.batch_events_max,
         bytes_max: config.batch_bytes_max,
         age: Duration::ZERO,
-        parcels_max: 1,
+        submissions_max: 1,
         wait: REDRIVE_TIME,
     };
     let (events, writers): (Batcher<EventRow>, _) = Batcher::start("redrive", limits, vec![store.event_sink()]);

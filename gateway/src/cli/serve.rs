@@ -26,8 +26,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut flags = Vec::new();
     flags.extend(arguments.listen.map(|address| ("listen", address)));
     flags.extend(arguments.modules.map(|dir| ("modules", dir)));
-    let (_, config) = arguments.source.gather(flags)?;
+    let (settings, config) = arguments.source.gather(flags)?;
     telemetry::start(&config.log_level, config.log_format);
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+    }
 
     let shutdown = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;

@@ -91,7 +91,7 @@ pub fn batch_limits(config: &Config) -> batch::Limits {
         events_max: config.batch_events_max,
         bytes_max: config.batch_bytes_max,
         age: Duration::from_millis(config.batch_age_ms),
-        parcels_max: config.queue_parcels_max,
+        submissions_max: config.queue_requests_max,
         wait: answer(config) * config.queue_wait_percent / 100,
     }
 }
@@ -112,7 +112,7 @@ pub fn ingest_limits(config: &Config) -> IngestLimits {
         body: body_limits(config),
         answer: answer(config),
         violations_bytes_max: config.answer_violations_bytes_max,
-        parcel_events_max: config.batch_events_max,
+        submission_events_max: config.batch_events_max,
     }
 }
 

@@ -6,6 +6,9 @@ use ipnet::IpNet;
 
 use crate::trust::event_types::EventTypes;
 
+/// Settings by their former names, and their names now. Each stays here for one release.
+pub(super) const RENAMED: [(&str, &str); 1] = [("queue_parcels_max", "queue_requests_max")];
+
 /// What a setting may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -311,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of all bodies that are being read, judged or written. More are answered 503.",
     ),
     set(
-        "queue_parcels_max",
+        "queue_requests_max",
         number(1, 10_000_000),
         "16384",
         "Requests that may wait for a writer. More are answered 503.",
@@ -326,7 +329,7 @@ pub const SETTINGS: &[Setting] = &[
         "application_share_percent",
         number(1, 100),
         "75",
-        "How much of in_flight_bytes_max, queue_parcels_max, dead_letter_queue_bytes_max, slow_waiting_max, slow_waiting_bytes_max, answers_bytes_max, read_connections, streams_max and live_readers_max an application may fill alone. Several get less each. 100 lets one take it all.",
+        "How much of in_flight_bytes_max, queue_requests_max, dead_letter_queue_bytes_max, slow_waiting_max, slow_waiting_bytes_max, answers_bytes_max, read_connections, streams_max and live_readers_max an application may fill alone. Several get less each. 100 lets one take it all.",
     ),
     set(
         "batch_events_max",

@@ -23,6 +23,18 @@ fn later_sources_win() {
 }
 
 #[test]
+fn a_renamed_setting_is_known_by_its_former_name_and_said_to_be() {
+    let (settings, config) = load("queue_parcels_max = 7\n", &[], &[]).expect("sound");
+    assert_eq!(config.queue_requests_max, 7);
+    assert!(settings.warnings()[0].starts_with("eye.toml:1: queue_parcels_max is called queue_requests_max now"));
+    let (settings, config) = load("", &[("EYE_QUEUE_PARCELS_MAX", "8")], &[]).expect("sound");
+    assert_eq!(config.queue_requests_max, 8);
+    assert!(settings.warnings()[0].starts_with("environment EYE_QUEUE_PARCELS_MAX: "), "{:?}", settings.warnings());
+    let (settings, _) = load("queue_requests_max = 7\n", &[], &[]).expect("sound");
+    assert!(settings.warnings().is_empty());
+}
+
+#[test]
 fn all_problems_are_told_at_once_with_their_places() {
     let file = "writers = 0\nanswer_ms = \"soon\"\nwriter = 1\nlisten = \"nowhere\"\nbroken =\n";
     let Problems(problems) = load(file, &[("EYE_NONSENSE", "1")], &[]).expect_err("problems");
@@ -91,7 +103,7 @@ fn the_example_file_has_every_setting_with_its_default_and_its_consequence() {
         example.lines().filter_map(|line| line.strip_prefix("#: ")).map(|line| format!("{line}\n")).collect();
     let (settings, _) = load(&uncommented, &[], &[]).expect("the example is sound");
     for setting in SETTINGS {
-        let given = &settings.0[setting.key];
+        let given = &settings.values[setting.key];
         assert!(given.origin.starts_with("eye.toml"), "{} is missing", setting.key);
         assert_eq!(given.text, setting.default, "{}", setting.key);
         assert!(example.contains(setting.consequence), "{} says something else", setting.key);

@@ -77,11 +77,15 @@ metrics! {
         "1 while a rule of retention has announced a removal that waits for its time or for somebody's word.";
     CLOCK_SKEW_SECONDS = Gauge "eye_clock_skew_seconds" []
         "By how much the database's clock is ahead of this gateway's.";
-    QUEUE_PARCELS = Gauge "eye_queue_parcels" ["queue"]
+    QUEUE_REQUESTS = Gauge "eye_queue_requests" ["queue"]
         "Requests whose items wait for a writer.";
+    QUEUE_REQUESTS_FORMER = Gauge "eye_queue_parcels" ["queue"]
+        "The former name of eye_queue_requests; the next release leaves it out.";
+    QUEUE_REFUSED_FORMER = Counter "eye_queue_refused_parcels_total" ["queue"]
+        "The former name of eye_queue_refused_requests_total; the next release leaves it out.";
     QUEUE_OLDEST_SECONDS = Gauge "eye_queue_oldest_seconds" ["queue"]
         "How long the oldest of them has waited.";
-    QUEUE_REFUSED = Counter "eye_queue_refused_parcels_total" ["queue"]
+    QUEUE_REFUSED = Counter "eye_queue_refused_requests_total" ["queue"]
         "Requests whose items were not taken, because the queue was full or slow.";
     BATCH_ITEMS = Histogram "eye_batch_items" ["queue"]
         "Items of each batch.";

@@ -145,9 +145,11 @@ async fn no_event_passes_unjudged_before_the_directory_could_be_read_once() {
     let problem = house.problems().remove(0);
     assert!(problem.file == "." && problem.why.contains("answered 503"), "{problem:?}");
     let bytes = judges(REJECT);
-    std::fs::remove_file(&modules).expect("there");
-    put(&house.root.path().join("next"), "a/b.wasm", &bytes);
-    std::fs::rename(house.root.path().join("next"), &modules).expect("moved");
+    let next = house.root.path().join("next");
+    put(&next, "a/b.wasm", &bytes);
+    // At once: a directory that is missing for a moment is an empty one.
+    let (here, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+    rustix::fs::renameat_with(here, &next, here, &modules, exchange).expect("exchanged");
     let began = std::time::Instant::now();
     house.validators.wait_scanned().await;
     assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
