@@ -155,7 +155,7 @@ pub struct Problems(pub Vec<String>);
 
 /// A value, with the place that gave it.
 #[derive(Clone, Debug)]
-struct Given {
+struct Sourced {
     text: String,
     origin: String,
 }
@@ -163,7 +163,7 @@ struct Given {
 /// All settings with their values and where each came from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    values: BTreeMap<&'static str, Given>,
+    values: BTreeMap<&'static str, Sourced>,
     /// What was understood, and should be written otherwise.
     warnings: Vec<String>,
 }
@@ -198,7 +198,7 @@ impl Settings {
         flags: &[(&'static str, String)],
     ) -> Result<(Self, Config), Problems> {
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        let given = |text: &str, origin: String| Given { text: text.to_owned(), origin };
+        let given = |text: &str, origin: String| Sourced { text: text.to_owned(), origin };
         let mut values: BTreeMap<_, _> =
             SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
         if let Some((name, text)) = file {
@@ -446,7 +446,7 @@ fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'stat
 fn read_file(
     name: &str,
     text: &str,
-    values: &mut BTreeMap<&'static str, Given>,
+    values: &mut BTreeMap<&'static str, Sourced>,
     warnings: &mut Vec<String>,
     problems: &mut Vec<String>,
 ) {
@@ -482,7 +482,7 @@ fn read_file(
                 continue;
             }
         };
-        values.insert(setting.key, Given { text, origin });
+        values.insert(setting.key, Sourced { text, origin });
     }
 }
 

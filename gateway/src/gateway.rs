@@ -27,7 +27,7 @@ use crate::postgres::Postgres;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
 use crate::requests::Requests;
-use crate::response::Unsent;
+use crate::response::UnsentAnswers;
 use crate::retention::Retention;
 use crate::router::{Monitoring, Router};
 use crate::server::{Admission, Connections, Listener, ServerLimits};
@@ -107,7 +107,7 @@ impl Gateway {
             share_percent,
             Duration::from_millis(config.read_wait_ms),
         ));
-        let unsent = Arc::new(Unsent::new(config.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
+        let unsent = Arc::new(UnsentAnswers::new(config.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
         let cors = Arc::new(Cors::new(config.cors_origins.clone()));
         let live = Arc::new(Live::new(parts::live_limits(config)));
         let tallies = Arc::new(Tallies::new(config.metrics_event_types_max));

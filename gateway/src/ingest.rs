@@ -28,7 +28,7 @@ use crate::live::{Live, Watched, Why};
 use crate::parameters::Parameters;
 use crate::turns::Turns;
 
-use crate::response::{self, Refusal, Response, Unsent, of_store};
+use crate::response::{self, Refusal, Response, UnsentAnswers, of_store};
 use crate::server::Incoming;
 use crate::share::{Budget, Held};
 use crate::tally::{Counted, Tallies, Tally};
@@ -76,7 +76,7 @@ pub struct Ingest {
     /// Turns at reading, for dry runs.
     pub turns: Arc<Turns>,
     /// Answers that are not sent yet.
-    pub unsent: Arc<Unsent>,
+    pub unsent: Arc<UnsentAnswers>,
 }
 
 /// How a request is to be read, and what is to be done with it.

@@ -10,7 +10,7 @@ use crate::live::Live;
 use crate::readiness::Readiness;
 use crate::requests::{Requests, RouteClass};
 use crate::response;
-use crate::response::Unsent;
+use crate::response::UnsentAnswers;
 use crate::retention::Retention;
 use crate::retention::due::Rule;
 use crate::server::{Admission, Class, Connections};
@@ -49,7 +49,7 @@ pub struct Metrics {
     /// The bytes in flight, in KiB.
     pub in_flight: Arc<Budget>,
     /// Answers that are not sent yet.
-    pub unsent: Arc<Unsent>,
+    pub unsent: Arc<UnsentAnswers>,
     /// What was removed, and what is announced.
     pub retention: Arc<Retention>,
     /// Who was refused.

@@ -22,7 +22,7 @@ mod encoding;
 mod of_store;
 mod refusal;
 mod request_id;
-mod unsent;
+mod unsent_answers;
 
 pub use self::accept::preferred;
 pub use self::body::{Body, BodyError, Response};
@@ -30,7 +30,7 @@ pub use self::encoding::{Encoder, Encoding};
 pub(crate) use self::of_store::of_store;
 pub use self::refusal::{Refusal, Retry};
 pub use self::request_id::{caller_request_id, named};
-pub use self::unsent::Unsent;
+pub use self::unsent_answers::UnsentAnswers;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");

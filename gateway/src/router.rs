@@ -18,7 +18,7 @@ use crate::problems;
 use crate::query::{self, Query, Read, Reader};
 use crate::readiness::Readiness;
 use crate::requests::{RequestTimer, Requests, RouteClass};
-use crate::response::{self, Figures, Refusal, Response, Unsent};
+use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::Incoming;
 use crate::trust::{Application, Peer, Scope, Trust};
 
@@ -136,7 +136,7 @@ pub struct Router {
     /// Counts requests by their answers.
     pub requests: Arc<Requests>,
     /// Answers that are not sent yet.
-    pub unsent: Arc<Unsent>,
+    pub unsent: Arc<UnsentAnswers>,
     /// Sending.
     pub ingest: Ingest,
     /// Reading.

@@ -499,7 +499,7 @@ impl Scan<'_, '_> {
             let keys_start = self.scratch.keys.len();
             self.scratch.frames.push(Frame { keys_start, index: 0, is_object });
         } else {
-            self.bury(is_object);
+            self.open_untracked(is_object);
         }
         self.depth += 1;
         self.in_object = is_object;
@@ -507,7 +507,7 @@ impl Scan<'_, '_> {
 
     /// Opens a container below the nesting limit: nothing but its kind is kept.
     #[cold]
-    fn bury(&mut self, is_object: bool) {
+    fn open_untracked(&mut self, is_object: bool) {
         let limits = self.limits;
         if !self.too_deep {
             self.flaw("depth", None, || format!("is nested deeper than {} levels", limits.nesting_max));
@@ -526,7 +526,7 @@ impl Scan<'_, '_> {
     fn close(&mut self) {
         self.depth -= 1;
         if self.depth >= self.limits.nesting_max {
-            self.unbury();
+            self.close_untracked();
             return;
         }
         let frame = self.scratch.frames.pop().expect("each level down to the nesting limit has a frame");
@@ -541,7 +541,7 @@ impl Scan<'_, '_> {
 
     /// Goes on in the parent of a container below the nesting limit.
     #[cold]
-    fn unbury(&mut self) {
+    fn close_untracked(&mut self) {
         if self.depth == self.limits.nesting_max {
             self.in_object = self.scratch.frames.last().is_some_and(|parent| parent.is_object);
             self.tracking = !self.too_long;

@@ -111,10 +111,14 @@ fn malformed(why: impl std::fmt::Display) -> Broken {
 }
 
 /// Checks an answer: sizes, pointers, and that an amendment is one.
-pub(super) fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &CheckAmended) -> Result<Verdict, Broken> {
+pub(super) fn check_answer(
+    verdict: GuestVerdict,
+    limits: &Limits,
+    check_amended: &CheckAmended,
+) -> Result<Verdict, Broken> {
     match verdict {
         GuestVerdict::Accept => Ok(Verdict::Accept),
-        GuestVerdict::Amend(data) => believe_data(data, limits, check_amended).map(Verdict::Amend),
+        GuestVerdict::Amend(data) => check_data_answer(data, limits, check_amended).map(Verdict::Amend),
         GuestVerdict::Reject(list) => {
             if list.is_empty() {
                 return Err(Broken::output("it rejected without a violation"));
@@ -141,7 +145,7 @@ pub(super) fn believe(verdict: GuestVerdict, limits: &Limits, check_amended: &Ch
 }
 
 /// Checks what an answer puts in the place of an event's data.
-pub(super) fn believe_data(data: String, limits: &Limits, check_amended: &CheckAmended) -> Result<String, Broken> {
+pub(super) fn check_data_answer(data: String, limits: &Limits, check_amended: &CheckAmended) -> Result<String, Broken> {
     if data.len() > limits.output_bytes_max {
         return Err(too_large(data.len(), limits));
     }

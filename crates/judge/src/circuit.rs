@@ -37,11 +37,11 @@ const HERE_DEADLINE_MAX: Duration = Duration::from_millis(100);
 
 /// Where the next call of a module may run.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// On the request's own thread.
     Here,
     /// Away from the request threads.
-    Away,
+    Offload,
     /// Away as well, and though it is off the path: what comes of it decides whether it comes back.
     Probe(Probe),
     /// Nowhere: it is off the path.
@@ -206,24 +206,24 @@ impl Circuit {
     }
 
     /// Where the next call for an application may run.
-    pub(super) fn way(&self, application: &str) -> Way {
+    pub(super) fn way(&self, application: &str) -> Route {
         if self.troubled.load(Relaxed)
             && let Some(way) = self.way_in_trouble(application)
         {
             return way;
         }
         let here = !self.always_away && self.quick_calls_left.load(Relaxed) == 0;
-        if here { Way::Here } else { Way::Away }
+        if here { Route::Here } else { Route::Offload }
     }
 
-    fn way_in_trouble(&self, application: &str) -> Option<Way> {
+    fn way_in_trouble(&self, application: &str) -> Option<Route> {
         let now_ms = self.now_ms();
         let mut trouble = self.trouble();
         let (score, whose) = match &mut *trouble {
             Trouble { all, .. } if all.is_off() => (all, None),
             trouble => (trouble.of(application).filter(|score| score.is_off())?, Some(application.into())),
         };
-        Some(if score.begin_probe(now_ms) { Way::Probe(Probe { application: whose }) } else { Way::Nowhere })
+        Some(if score.begin_probe(now_ms) { Route::Probe(Probe { application: whose }) } else { Route::Nowhere })
     }
 
     /// Whether the module was taken off the path for an application, which may happen while an event waits for it.
@@ -364,8 +364,8 @@ mod tests {
         Circuit { began: circuit.began.checked_sub(time).expect("the clock is old"), ..circuit }
     }
 
-    fn is_probe(way: &Way) -> bool {
-        matches!(way, Way::Probe(_))
+    fn is_probe(way: &Route) -> bool {
+        matches!(way, Route::Probe(_))
     }
 
     #[test]
@@ -374,7 +374,7 @@ mod tests {
         for code in [FaultCode::Trap, FaultCode::Memory, FaultCode::Stack, FaultCode::Output] {
             assert!((0..10_000).all(|_| circuit.faulted("web", code, QUICK).is_none()));
         }
-        assert_eq!((circuit.way("web"), circuit.standing()), (Way::Here, Standing::Healthy));
+        assert_eq!((circuit.way("web"), circuit.standing()), (Route::Here, Standing::Healthy));
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
         assert!(!circuit.troubled.load(Relaxed), "it is forgotten");
         let faults = (1..).find(|_| circuit.faulted("web", FaultCode::Memory, SLOW).is_some());
         assert_eq!(faults, Some(20));
-        assert_eq!((circuit.way("web"), circuit.standing()), (Way::Nowhere, Standing::OffPath));
+        assert_eq!((circuit.way("web"), circuit.standing()), (Route::Nowhere, Standing::OffPath));
         let circuit = Circuit::new(QUICK);
         assert_eq!((1..).find(|_| overrun(&circuit, "web").is_some()), Some(4));
     }
@@ -397,7 +397,7 @@ mod tests {
         let circuit = Circuit::new(QUICK);
         let taken = (0..50).filter_map(|_| overrun(&circuit, "greedy")).collect::<Vec<_>>();
         assert_eq!(taken, [TakenOff::ForOne]);
-        assert_eq!((circuit.way("greedy"), circuit.way("web")), (Way::Nowhere, Way::Away));
+        assert_eq!((circuit.way("greedy"), circuit.way("web")), (Route::Nowhere, Route::Offload));
         assert_eq!((circuit.standing(), circuit.off_path_for()), (Standing::OffPath, vec!["greedy".to_owned()]));
         assert_eq!((circuit.is_off("greedy"), circuit.is_off("web")), (true, false));
         // What others are well served with is not taken from them by a second one.
@@ -405,7 +405,7 @@ mod tests {
         assert!((0..4).all(|_| overrun(&circuit, "second") != Some(TakenOff::ForAll)));
         assert!(!circuit.is_off("web"));
         assert_eq!((0..50).find_map(|_| overrun(&circuit, "third")), Some(TakenOff::ForAll));
-        assert_eq!((circuit.way("web"), circuit.off_path_for()), (Way::Nowhere, Vec::new()));
+        assert_eq!((circuit.way("web"), circuit.off_path_for()), (Route::Nowhere, Vec::new()));
     }
 
     #[test]
@@ -427,13 +427,13 @@ mod tests {
         let circuit = Circuit::new(QUICK);
         while overrun(&circuit, "web").is_none() {}
         let off = later(circuit, PROBE_AFTER * 2);
-        assert!(is_probe(&off.way("web")) && off.way("web") == Way::Nowhere, "one probe at a time");
+        assert!(is_probe(&off.way("web")) && off.way("web") == Route::Nowhere, "one probe at a time");
         assert_eq!(overrun(&off, "web"), None, "it was off before");
-        assert_eq!(off.way("web"), Way::Nowhere);
+        assert_eq!(off.way("web"), Route::Nowhere);
         let off = later(off, PROBE_AFTER * 7);
         assert!(is_probe(&off.way("web")));
         off.judged("web", QUICK);
-        assert_eq!(off.way("web"), Way::Away);
+        assert_eq!(off.way("web"), Route::Offload);
         assert!((0..2).any(|_| overrun(&off, "web").is_some()), "half the faults are enough now");
     }
 
@@ -454,9 +454,9 @@ mod tests {
         assert!(both.take(50).any(|application| overrun(&circuit, application) == Some(TakenOff::ForAll)));
         let off = later(circuit, PROBE_AFTER * 2);
         assert!(is_probe(&off.way("web")));
-        assert_eq!(off.way("other"), Way::Nowhere);
+        assert_eq!(off.way("other"), Route::Nowhere);
         off.judged("web", QUICK);
-        assert_eq!(off.way("web"), Way::Away);
+        assert_eq!(off.way("web"), Route::Offload);
     }
 
     #[test]
@@ -464,7 +464,7 @@ mod tests {
         let circuit = Circuit::new(QUICK);
         while overrun(&circuit, "web").is_none() {}
         let off = later(circuit, PROBE_AFTER * 2);
-        let Way::Probe(probe) = off.way("web") else { panic!("it is due") };
+        let Route::Probe(probe) = off.way("web") else { panic!("it is due") };
         off.unprobed(&probe);
         // One that began while the module was on the path.
         off.judged("web", QUICK);
@@ -475,20 +475,20 @@ mod tests {
     fn a_module_that_may_run_for_long_is_never_called_on_a_request_thread() {
         let circuit = Circuit::new(HERE_DEADLINE_MAX * 2);
         (0..=QUICK_CALLS).for_each(|_| {
-            assert_eq!(circuit.way("web"), Way::Away);
+            assert_eq!(circuit.way("web"), Route::Offload);
             circuit.judged("web", QUICK);
         });
-        assert_eq!((circuit.way("web"), circuit.standing()), (Way::Away, Standing::Healthy));
-        assert_eq!(Circuit::new(HERE_DEADLINE_MAX).way("web"), Way::Here);
+        assert_eq!((circuit.way("web"), circuit.standing()), (Route::Offload, Standing::Healthy));
+        assert_eq!(Circuit::new(HERE_DEADLINE_MAX).way("web"), Route::Here);
     }
 
     #[test]
     fn a_slow_call_sends_the_next_ones_away() {
         let circuit = Circuit::new(QUICK);
         circuit.judged("web", SLOW);
-        assert_eq!((circuit.way("web"), circuit.standing()), (Way::Away, Standing::Slow));
+        assert_eq!((circuit.way("web"), circuit.standing()), (Route::Offload, Standing::Slow));
         (0..QUICK_CALLS).for_each(|_| circuit.judged("web", QUICK));
-        assert_eq!((circuit.way("web"), circuit.standing()), (Way::Here, Standing::Healthy));
+        assert_eq!((circuit.way("web"), circuit.standing()), (Route::Here, Standing::Healthy));
     }
 
     #[test]
@@ -496,7 +496,7 @@ mod tests {
         let circuit = Circuit::new(QUICK);
         assert!(!circuit.watches());
         circuit.judged("web", circuit.suspect(SLOW_CALL * 10));
-        assert_eq!(circuit.way("web"), Way::Here);
+        assert_eq!(circuit.way("web"), Route::Here);
         assert!((0..WATCHED_CALLS).all(|_| circuit.watches()));
         assert!(!circuit.watches());
         circuit.judged("web", circuit.suspect(SLOW_CALL));

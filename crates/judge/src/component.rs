@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, Linker};
 
 use super::anatomy;
-use super::answer::{believe, believe_data};
+use super::answer::{check_answer, check_data_answer};
 use super::contract::{
     Broken, CheckAmended, Description, Example, Expectation, GuestEvent, ValidatorPre, Verdict as GuestVerdict, broken,
     for_describing, late, to_contract, unstarted,
@@ -79,7 +79,7 @@ pub(super) struct Trial<'a> {
 
 /// A module that passed everything and can judge.
 pub(super) struct Program {
-    way: Way,
+    way: Runner,
     /// What it takes of the memory of all modules, until it is dropped.
     _room: Claim,
     /// Why it is judged in the way that [`Program::isolation`] tells.
@@ -96,7 +96,7 @@ pub(super) struct Program {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Built {
     /// How events are put to it.
-    pub(super) way: BuiltWay,
+    pub(super) way: BuiltRunner,
     /// Why it is run so.
     pub(super) isolation_reason: String,
     /// What it says of itself.
@@ -111,7 +111,7 @@ pub(super) struct Built {
 
 /// How a module is run, with what that needs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum BuiltWay {
+pub(super) enum BuiltRunner {
     /// Without the component around it, from the state that was taken.
     Resident(Described),
     /// As a component: `describe` runs before each event. With the bytes that it was compiled from.
@@ -125,7 +125,7 @@ pub(super) fn packed(built: &Built) -> Result<Vec<u8>, postcard::Error> {
 }
 
 /// How a module is run.
-enum Way {
+enum Runner {
     /// Without the component around it, from the state that was taken when it was loaded.
     Resident(Arc<Residents>),
     /// As a component: no state of it can be taken, so `describe` runs before each event.
@@ -142,7 +142,7 @@ pub enum Isolation {
     Fresh,
 }
 
-impl Way {
+impl Runner {
     /// The bytes that the module takes without any instance.
     fn memory_bytes(&self) -> usize {
         match self {
@@ -195,9 +195,9 @@ impl Program {
         let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
         let extras = extras.map_err(|error| unopened(&error))?;
         let way = match way {
-            BuiltWay::Resident(described) => Residents::open(sandbox, described).map(Way::Resident),
-            BuiltWay::Fresh(code, wasm_bytes) => {
-                code.component(&sandbox.engine).and_then(|it| Fresh::of(sandbox, &it, wasm_bytes)).map(Way::Fresh)
+            BuiltRunner::Resident(described) => Residents::open(sandbox, described).map(Runner::Resident),
+            BuiltRunner::Fresh(code, wasm_bytes) => {
+                code.component(&sandbox.engine).and_then(|it| Fresh::of(sandbox, &it, wasm_bytes)).map(Runner::Fresh)
             }
         };
         let way = way.map_err(|error| unopened(&error))?;
@@ -208,8 +208,8 @@ impl Program {
 
     fn built(self) -> wasmtime::Result<Built> {
         let way = match &self.way {
-            Way::Resident(residents) => BuiltWay::Resident(residents.described()?),
-            Way::Fresh(fresh) => BuiltWay::Fresh(fresh.finished()?, fresh.wasm_bytes),
+            Runner::Resident(residents) => BuiltRunner::Resident(residents.described()?),
+            Runner::Fresh(fresh) => BuiltRunner::Fresh(fresh.finished()?, fresh.wasm_bytes),
         };
         let extras = self.extras.as_ref().map(Extras::built).transpose()?;
         let Self { isolation_reason, summary, examples, amends, .. } = self;
@@ -219,8 +219,8 @@ impl Program {
     /// How it is run.
     pub(super) fn isolation(&self) -> Isolation {
         match &self.way {
-            Way::Resident(residents) if residents.stay() => Isolation::SetBack,
-            Way::Resident(_) | Way::Fresh(_) => Isolation::Fresh,
+            Runner::Resident(residents) if residents.stay() => Isolation::SetBack,
+            Runner::Resident(_) | Runner::Fresh(_) => Isolation::Fresh,
         }
     }
 
@@ -232,13 +232,13 @@ impl Program {
         event: &GuestEvent<'_>,
         check_amended: &CheckAmended,
     ) -> Result<Verdict, Broken> {
-        let believe = |verdict| believe(verdict, limits, check_amended);
+        let check_answer = |verdict| check_answer(verdict, limits, check_amended);
         if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().validate_at) {
-            return extras.validate_at(sandbox, limits, event).and_then(believe);
+            return extras.validate_at(sandbox, limits, event).and_then(check_answer);
         }
         match &self.way {
-            Way::Resident(residents) => residents.judge(sandbox, limits, event, believe),
-            Way::Fresh(fresh) => fresh.judge(sandbox, limits, event).and_then(believe),
+            Runner::Resident(residents) => residents.judge(sandbox, limits, event, check_answer),
+            Runner::Fresh(fresh) => fresh.judge(sandbox, limits, event).and_then(check_answer),
         }
     }
 
@@ -257,7 +257,7 @@ impl Program {
     ) -> Result<String, Broken> {
         let extras = self.extras.as_ref().filter(|extras| extras.offers().redact);
         let extras = extras.ok_or_else(|| Broken::output("it does not redact"))?;
-        believe_data(extras.redact(sandbox, limits, data)?, limits, check_amended)
+        check_data_answer(extras.redact(sandbox, limits, data)?, limits, check_amended)
     }
 
     /// Tries the examples as events are judged later. All that fail are told, so that one build mends them all.
@@ -276,7 +276,7 @@ impl Program {
             ));
         }
         if count == 0
-            && let Way::Resident(residents) = &self.way
+            && let Runner::Resident(residents) = &self.way
         {
             residents.try_start(sandbox, trial.limits).map_err(unready)?;
         }
@@ -297,7 +297,7 @@ impl Program {
         self.summary = summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
         self.examples = count;
         self.amends = examples.iter().any(|example| matches!(example.expect, Expectation::Amend));
-        if let Way::Resident(residents) = &self.way {
+        if let Runner::Resident(residents) = &self.way {
             // Most modules of a large gateway are seldom called.
             residents.let_go();
         }
@@ -458,15 +458,15 @@ impl Compiled {
         Ok((Self::Component(Fresh::compile(sandbox, component)?), reason))
     }
 
-    fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Way, Description), Broken> {
+    fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Runner, Description), Broken> {
         match self {
             Self::Core(undescribed) => {
                 let (residents, description) = undescribed.describe(sandbox, limits)?;
-                Ok((Way::Resident(Arc::new(residents)), description))
+                Ok((Runner::Resident(Arc::new(residents)), description))
             }
             Self::Component(fresh) => {
                 let description = fresh.describe(sandbox, &for_describing(limits))?;
-                Ok((Way::Fresh(fresh), description))
+                Ok((Runner::Fresh(fresh), description))
             }
         }
     }

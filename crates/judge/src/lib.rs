@@ -20,7 +20,6 @@ use uuid::Uuid;
 
 mod anatomy;
 mod answer;
-mod away;
 mod circuit;
 mod compiled;
 mod component;
@@ -34,13 +33,14 @@ mod files;
 mod finished;
 mod history;
 mod keeping;
-mod life;
+mod lifecycle;
 mod link;
 mod loading;
 mod losses;
 mod memory;
 mod module;
 mod naming;
+mod offload;
 mod refusal;
 mod registry;
 mod report;
@@ -56,7 +56,6 @@ mod unserved;
 mod worker;
 mod world;
 
-pub use away::AwayLimits;
 pub use circuit::Standing;
 pub use component::Isolation;
 pub use contract::CheckAmended;
@@ -65,6 +64,7 @@ pub use figures::{Counts, Times};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
 pub use keeping::{Keep, Taking};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
+pub use offload::OffloadLimits;
 pub use refusal::Refusal;
 pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
@@ -73,17 +73,17 @@ pub use slot::Slot;
 pub use unserved::UnservedType;
 pub use worker::State;
 
-use away::{Away, Time};
-use circuit::Way;
+use circuit::Route;
 use contract::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
 use keeping::{Decides, Keeping};
-use life::{Life, Message, Parts};
+use lifecycle::{Lifecycle, Message, Parts};
 use loading::Loader;
+use offload::{Offload, Time};
 use registry::{Place, Registry, Snapshot};
-use report::Board;
-use settings::Given;
+use report::Reports;
+use settings::LimitDefaults;
 use unserved::Unserved;
 use worker::{Tools, Workers};
 
@@ -147,7 +147,7 @@ pub struct Options {
 #[derive(Debug, Clone, Copy)]
 pub struct SharedLimits {
     /// Calls away from the request threads.
-    pub away: AwayLimits,
+    pub away: OffloadLimits,
     /// Bytes that modules may take together between calls: code, what `describe` left in memory, instances that are kept.
     pub memory_bytes_max: usize,
     /// How long the events of a request may wait for places of their modules, from its first event on.
@@ -160,7 +160,7 @@ pub struct SharedLimits {
 impl Default for SharedLimits {
     fn default() -> Self {
         Self {
-            away: AwayLimits::default(),
+            away: OffloadLimits::default(),
             memory_bytes_max: 1 << 30,
             wait: Duration::from_millis(2_500),
             judging: Duration::from_millis(3_750),
@@ -217,9 +217,9 @@ struct Inner {
     sandbox: Arc<Sandbox>,
     /// Shared with those who load.
     tools: Arc<Tools>,
-    away: Away,
+    away: Offload,
     registry: Arc<Registry>,
-    board: Arc<Board>,
+    board: Arc<Reports>,
     unknown_event_type: UnknownEventType,
     shared: SharedLimits,
     required: Required,
@@ -258,7 +258,7 @@ impl Validators {
         let bounds = Bounds::of_threads(request_threads() + shared.away.places(), shared.memory_bytes_max);
         let sandbox = Arc::new(Sandbox::with_bounds(bounds)?);
         let registry = Arc::new(Registry::new());
-        let board = Arc::new(Board::new());
+        let board = Arc::new(Reports::new());
         let tools = Arc::new(Tools {
             sandbox: Arc::clone(&sandbox),
             loader: Loader::new(
@@ -275,7 +275,7 @@ impl Validators {
         let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
             .map_err(Error::Thread)?;
         let hinted = Arc::new(AtomicBool::new(false));
-        let life = Life::new(Parts {
+        let life = Lifecycle::new(Parts {
             directory: Directory::watch(options.modules_dir.clone(), hinting(inbox.clone(), Arc::clone(&hinted))),
             hinted,
             inbox: messages,
@@ -283,7 +283,7 @@ impl Validators {
             registry: Arc::clone(&registry),
             board: Arc::clone(&board),
             roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
-            given: Given { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
+            given: LimitDefaults { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
             rescan: options.rescan,
         });
         let life =
@@ -291,7 +291,7 @@ impl Validators {
         Ok(Self(Arc::new(Inner {
             sandbox,
             tools,
-            away: Away::new(shared.away),
+            away: Offload::new(shared.away),
             registry,
             board,
             unknown_event_type: options.unknown_event_type,
@@ -530,10 +530,10 @@ impl Judging<'_> {
         let Inner { sandbox, check_amended, away, shared, .. } = &*self.validators.0;
         let time = Time { place_until: self.began + shared.wait, verdict_until: self.latest };
         let outcome = match module.circuit.way(event.application) {
-            Way::Here => module.judge(sandbox, &event, check_amended),
-            Way::Away => away.judge(module, sandbox, event, check_amended, None, time).await,
-            Way::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
-            Way::Nowhere => Err(module.off_path()),
+            Route::Here => module.judge(sandbox, &event, check_amended),
+            Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
+            Route::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
+            Route::Nowhere => Err(module.off_path()),
         };
         Judgement { outcome, digest: Some(module.digest) }
     }

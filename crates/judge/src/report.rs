@@ -171,14 +171,14 @@ impl Posts {
 }
 
 /// The board itself.
-pub(super) struct Board {
+pub(super) struct Reports {
     posts: Mutex<Posts>,
     scanned: watch::Sender<bool>,
     changes: watch::Sender<u64>,
     accidents: AtomicU64,
 }
 
-impl Board {
+impl Reports {
     pub(super) fn new() -> Self {
         Self {
             posts: Mutex::default(),

@@ -129,7 +129,7 @@ pub(super) struct Residents {
     start: Snapshot,
     /// A new instance takes long enough to count it within the deadline.
     is_large: bool,
-    shelf: Shelf,
+    instance_pool: InstancePool,
     /// When an event was put to the module last, in ticks of the engine's clock.
     used_at: AtomicU64,
 }
@@ -141,7 +141,7 @@ impl Keeper for Residents {
 
     fn let_go(&self) -> bool {
         let mut any = false;
-        while self.shelf.take().is_some() {
+        while self.instance_pool.take().is_some() {
             any = true;
         }
         any
@@ -153,7 +153,7 @@ impl Residents {
         let image = code.pre.module().image_range();
         let image_bytes = (image.end as usize).saturating_sub(image.start as usize);
         let is_large = start.described_bytes() > UNTIMED_BYTES_MAX || image_bytes > UNTIMED_IMAGE_BYTES_MAX;
-        Self { code, start, is_large, shelf: Shelf::new(), used_at: AtomicU64::new(0) }
+        Self { code, start, is_large, instance_pool: InstancePool::new(), used_at: AtomicU64::new(0) }
     }
 
     /// Compiles a rewritten module.
@@ -188,14 +188,14 @@ impl Residents {
         sandbox: &Sandbox,
         limits: &Limits,
         event: &GuestEvent<'_>,
-        believe: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
+        check_answer: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
     ) -> Result<Verdict, Broken> {
         let now = sandbox.memory.now();
         // Written seldom, since all threads look at it.
         if self.used_at.load(Relaxed) != now {
             self.used_at.store(now, Relaxed);
         }
-        let mut resident = match self.shelf.take() {
+        let mut resident = match self.instance_pool.take() {
             Some(mut resident) => {
                 resident.begin(limits)?;
                 resident
@@ -203,11 +203,11 @@ impl Residents {
             None => Box::new(self.start_another(sandbox, limits)?),
         };
         let verdict = match resident.judge(limits, event) {
-            Ok(verdict) => believe(verdict)?,
+            Ok(verdict) => check_answer(verdict)?,
             Err(broken) => return Err(Broken { last_words: resident.last_words(&self.code), ..broken }),
         };
         if self.stay() && resident.set_back(&self.start) && resident.may_stay(sandbox, self.code.tables) {
-            self.shelf.keep(resident);
+            self.instance_pool.keep(resident);
         }
         Ok(verdict)
     }
@@ -220,7 +220,7 @@ impl Residents {
     /// How many instances are at rest.
     #[cfg(test)]
     pub(super) fn at_rest(&self) -> usize {
-        self.shelf.places().filter(|place| place.is_some()).count()
+        self.instance_pool.places().filter(|place| place.is_some()).count()
     }
 
     /// The bytes that the module takes without any instance: its code, and the state that every event finds.
@@ -692,7 +692,7 @@ impl Number {
 }
 
 /// Instances at rest. Nobody waits here: who finds none makes one, and who finds no room drops his.
-struct Shelf(Box<[Mutex<Option<Box<Resident>>>]>);
+struct InstancePool(Box<[Mutex<Option<Box<Resident>>>]>);
 
 /// Threads that have judged so far.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -702,7 +702,7 @@ thread_local! {
     static PLACE: usize = THREADS.fetch_add(1, Relaxed);
 }
 
-impl Shelf {
+impl InstancePool {
     fn new() -> Self {
         let places = std::thread::available_parallelism().map_or(1, usize::from).min(KEPT_MAX);
         Self((0..places).map(|_| Mutex::new(None)).collect())

@@ -64,7 +64,7 @@ struct Written {
 
 /// What a file is read with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Given {
+pub(super) struct LimitDefaults {
     /// What it may leave out.
     pub(super) defaults: Limits,
     /// The longest deadline that it may ask for: senders are answered after it, or they would never hear of the fault.
@@ -87,7 +87,7 @@ impl Settings {
     ///
     /// As a gateway would refuse it.
     pub fn prove(text: &str) -> Result<(), String> {
-        let given = Given { defaults: Limits::default(), deadline_ms_max: MOST.deadline_ms };
+        let given = LimitDefaults { defaults: Limits::default(), deadline_ms_max: MOST.deadline_ms };
         Self::parse(text, given).map(drop)
     }
 
@@ -97,7 +97,10 @@ impl Settings {
     ///
     /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range. It quotes
     /// nothing: the file may be another one than was meant, with secrets in it.
-    pub(super) fn parse(text: &str, Given { defaults, deadline_ms_max }: Given) -> Result<Self, String> {
+    pub(super) fn parse(
+        text: &str,
+        LimitDefaults { defaults, deadline_ms_max }: LimitDefaults,
+    ) -> Result<Self, String> {
         let written: Written = toml::from_str(text).map_err(|error| told(text, &error))?;
         let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault, keep_raw, force } =
             written;
@@ -166,7 +169,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Settings, String> {
-        Settings::parse(text, Given { defaults: Limits::default(), deadline_ms_max: 4_999 })
+        Settings::parse(text, LimitDefaults { defaults: Limits::default(), deadline_ms_max: 4_999 })
     }
 
     #[test]

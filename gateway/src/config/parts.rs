@@ -72,7 +72,7 @@ fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     let answer = Duration::from_millis(config.answer_ms);
     let wait = answer * config.judge_wait_percent / 100;
     eye_judge::SharedLimits {
-        away: eye_judge::AwayLimits {
+        away: eye_judge::OffloadLimits {
             places: config.slow_calls_max,
             module_share_percent: config.slow_module_share_percent,
             waiting_max: config.slow_waiting_max,

@@ -24,7 +24,7 @@ pub(super) struct Activity {
 struct ActivityState {
     running: usize,
     /// Each part of an answer that waits for the peer to take it; the places of those that were taken are used again.
-    unsent: Vec<Option<Unsent>>,
+    unsent: Vec<Option<UnsentAnswers>>,
     /// Each request with what is left of its answer; places are used again.
     exchanges: Vec<Exchange>,
     /// Places of exchanges that are over.
@@ -45,7 +45,7 @@ fn take(flag: &AtomicBool) -> bool {
 
 /// A part of an answer that waits for the peer.
 #[derive(Clone, Copy, Debug)]
-struct Unsent {
+struct UnsentAnswers {
     since: Instant,
     exchange: usize,
 }
@@ -141,7 +141,7 @@ impl Activity {
     /// nothing happens until then.
     pub(super) fn deadline(&self, limits: &ServerLimits) -> Instant {
         self.with(|state| {
-            let since = |unsent: &Unsent| state.exchanges[unsent.exchange].reset.unwrap_or(unsent.since);
+            let since = |unsent: &UnsentAnswers| state.exchanges[unsent.exchange].reset.unwrap_or(unsent.since);
             if let Some(oldest) = state.unsent.iter().flatten().map(since).min() {
                 oldest + limits.write
             } else if state.running > 0 {
@@ -250,7 +250,7 @@ impl ActivityState {
     /// Notes in `place` whether the peer has something to take of an exchange, from now on.
     fn note(&mut self, exchange: usize, place: &mut Option<usize>, waits: bool) {
         self.since = Instant::now();
-        let part = Unsent { since: self.since, exchange };
+        let part = UnsentAnswers { since: self.since, exchange };
         match (*place, waits) {
             (Some(taken), true) => self.unsent[taken] = Some(part),
             (Some(taken), false) => {

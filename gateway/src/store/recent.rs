@@ -4,7 +4,7 @@
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 
 use super::table::Key;
 
@@ -37,14 +37,12 @@ impl RecentKeys {
         self.line(hash).iter().any(|place| place.load(Relaxed) == hash)
     }
 
-    /// Remembers a key that was written, in place of the oldest of its line.
+    /// Remembers a key that was written, or was there already: it is the latest of its line, and the oldest is forgotten.
     pub(super) fn note(&self, key: &Key) {
         let hash = self.hasher.hash_one(key);
         let line = self.line(hash);
-        if line.iter().any(|place| place.load(Relaxed) == hash) {
-            return;
-        }
-        for place in (1..KEYS_OF_A_LINE).rev() {
+        let before = line.iter().position(|place| place.load(Relaxed) == hash).unwrap_or(KEYS_OF_A_LINE - 1);
+        for place in (1..=before).rev() {
             line[place].store(line[place - 1].load(Relaxed), Relaxed);
         }
         line[0].store(hash, Relaxed);
@@ -80,6 +78,17 @@ mod tests {
         for number in 20_000..20_000 + 2 * room {
             recent.note(&key(number));
         }
+        // One that comes again and again is never old.
+        for number in 20_000 + 2 * room..20_000 + 8 * room {
+            recent.note(&key(number));
+            if number % 10_000 == 0 {
+                recent.note(&key(7));
+            }
+        }
+        assert!(recent.holds(&key(7)));
+        let last = 20_000 + 8 * room;
+        let known = (last - 20_000..last).filter(|number| recent.holds(&key(*number))).count();
+        assert_eq!(known, 20_000, "the latest are known in a full table too");
         let known = (0..20_000).filter(|number| recent.holds(&key(*number))).count();
         assert!(known < 2_000, "{known} of 20,000 are left after twice as many as there is room for");
     }

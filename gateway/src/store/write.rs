@@ -319,7 +319,10 @@ impl<T: Table> Writer<T> {
             None => {}
             Some(Ok(fates)) => return Ok(fates),
             // Nothing was committed.
-            Some(Err(cause)) if class_of_fault(&cause) == Class::Unique => self.uncertain = false,
+            Some(Err(cause)) if class_of_fault(&cause) == Class::Unique => {
+                debug!(table = T::NAME, rows = order.rows.len(), again = again.len(), %cause, "some rows are there already");
+                self.uncertain = false;
+            }
             Some(Err(cause)) => return Err(cause),
         }
         self.merge(wire, items, order, again.len(), ids, repeat).await
@@ -438,7 +441,7 @@ impl<T: Table> Writer<T> {
         wire.send().await?;
         wire.finish().await?;
         self.wary = if conflicts { WARY_BATCHES } else { self.wary.saturating_sub(1) };
-        debug!(table = T::NAME, rows = rows.len(), own = own.len(), "wrote on the conflict path");
+        debug!(table = T::NAME, rows = rows.len(), new, expected, wary = self.wary, "wrote on the conflict path");
         Ok(fates)
     }
 

@@ -11,7 +11,7 @@ use super::generated::{Dice, Generated, REFUSED_BYTES, Reach, breaks, generate};
 use super::guests::Guest;
 use super::*;
 use crate::anatomy;
-use crate::answer::believe;
+use crate::answer::check_answer;
 use crate::component::Fresh;
 use crate::contract::Broken;
 use crate::core_module::{Call, Core, Lift, Unfit};
@@ -134,14 +134,14 @@ impl Bench {
 
     fn judge(&self, residents: &Residents, sent: &Sent) -> String {
         let limits = self.limits_for(sent);
-        let believe = |verdict| believe(verdict, &limits, &self.check_amended);
-        told(residents.judge(&self.sandbox, &limits, &event(sent), believe))
+        let check_answer = |verdict| check_answer(verdict, &limits, &self.check_amended);
+        told(residents.judge(&self.sandbox, &limits, &event(sent), check_answer))
     }
 
     fn judge_component(&self, component: &Fresh, sent: &Sent) -> String {
         let limits = self.limits_for(sent);
         let verdict = component.judge(&self.sandbox, &limits, &event(sent));
-        told(verdict.and_then(|verdict| believe(verdict, &limits, &self.check_amended)))
+        told(verdict.and_then(|verdict| check_answer(verdict, &limits, &self.check_amended)))
     }
 
     fn limits_for(&self, sent: &Sent) -> Limits {

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;
 use crate::directory::{self, Signature};
-use crate::life::{MISSING_MAX, RETRY_PAUSE, SETTLE, unload_at};
+use crate::lifecycle::{MISSING_MAX, RETRY_PAUSE, SETTLE, unload_at};
 
 pub(super) fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()

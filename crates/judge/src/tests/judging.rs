@@ -262,7 +262,7 @@ async fn who_waits_for_a_module_that_is_taken_off_the_path_is_not_put_to_it() {
 #[expect(clippy::disallowed_methods, reason = "the test waits for what it spawns")]
 async fn a_probe_that_nobody_waits_for_any_more_leaves_no_other_call_to_count_as_one() {
     // As many modules as may be called away at once, each held until the test lets it go.
-    let places = AwayLimits::default().places();
+    let places = OffloadLimits::default().places();
     let (hold, held) = sync_channel::<()>(0);
     let (began, mut begins) = tokio::sync::mpsc::channel(places);
     let held = Mutex::new(held);

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::guests::{ACCEPT, AMEND, Guest, REJECT, faults, judges};
 use super::*;
-use crate::answer::believe;
+use crate::answer::check_answer;
 use crate::component::Fresh;
 use crate::contract::{Broken, CheckAmended};
 use crate::core_module::Unfit;
@@ -74,14 +74,14 @@ impl Ways {
     }
 
     fn judge(&self, residents: &Residents, sent: &Sent) -> Result<Verdict, Broken> {
-        let believe = |verdict| believe(verdict, &self.limits, &self.check_amended);
-        residents.judge(&self.sandbox, &self.limits, &event(sent), believe)
+        let check_answer = |verdict| check_answer(verdict, &self.limits, &self.check_amended);
+        residents.judge(&self.sandbox, &self.limits, &event(sent), check_answer)
     }
 
     fn as_component(&self, sent: &Sent) -> Result<Verdict, Broken> {
         self.component
             .judge(&self.sandbox, &self.limits, &event(sent))
-            .and_then(|verdict| believe(verdict, &self.limits, &self.check_amended))
+            .and_then(|verdict| check_answer(verdict, &self.limits, &self.check_amended))
     }
 
     /// Puts an event to all; they must agree, but for the words in which a fault is told.

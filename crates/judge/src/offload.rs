@@ -17,7 +17,7 @@ use super::module::{Module, Queue};
 
 /// How calls away from the request threads are bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AwayLimits {
+pub struct OffloadLimits {
     /// Calls at once; 0 for two for each processor.
     pub places: usize,
     /// How much of them one module may hold alone, in percent.
@@ -30,7 +30,7 @@ pub struct AwayLimits {
     pub application_share_percent: usize,
 }
 
-impl Default for AwayLimits {
+impl Default for OffloadLimits {
     fn default() -> Self {
         Self {
             places: 0,
@@ -42,7 +42,7 @@ impl Default for AwayLimits {
     }
 }
 
-impl AwayLimits {
+impl OffloadLimits {
     /// Calls at once on this machine.
     pub(super) fn places(&self) -> usize {
         if self.places > 0 { self.places } else { 2 * std::thread::available_parallelism().map_or(1, usize::from) }
@@ -60,10 +60,10 @@ pub(super) struct Time {
 
 /// The places of all modules together.
 #[derive(Clone)]
-pub(super) struct Away(Arc<Shared>);
+pub(super) struct Offload(Arc<Shared>);
 
 struct Shared {
-    limits: AwayLimits,
+    limits: OffloadLimits,
     places: usize,
     state: Mutex<State>,
 }
@@ -111,8 +111,8 @@ fn within_share(own: usize, free: usize, percent: usize) -> bool {
     own.saturating_mul(100 - percent.min(100)) <= free.saturating_mul(percent)
 }
 
-impl Away {
-    pub(super) fn new(limits: AwayLimits) -> Self {
+impl Offload {
+    pub(super) fn new(limits: OffloadLimits) -> Self {
         Self(Arc::new(Shared { limits, places: limits.places(), state: Mutex::default() }))
     }
 
@@ -416,7 +416,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: AwayLimits = AwayLimits {
+    const LIMITS: OffloadLimits = OffloadLimits {
         places: 4,
         module_share_percent: 75,
         waiting_max: 8,
@@ -435,14 +435,14 @@ mod tests {
     }
 
     /// As many places as a module gets without waiting.
-    fn fill(away: &Away, queue: &Queue) -> Vec<Place> {
+    fn fill(away: &Offload, queue: &Queue) -> Vec<Place> {
         let take = || away.place(queue, "web", 1, later()).now_or_never().flatten();
         std::iter::from_fn(take).collect()
     }
 
     #[tokio::test]
     async fn a_module_gets_places_by_its_cost_and_never_all_of_them() {
-        let away = Away::new(LIMITS);
+        let away = Offload::new(LIMITS);
         for (cost_ms, places) in [(1, 3), (5, 3), (10, 2), (50, 1), (5_000, 1)] {
             let held = fill(&away, &queue(cost_ms));
             assert_eq!(held.len(), places, "{cost_ms} ms");
@@ -456,7 +456,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_are_bounded_and_one_application_leaves_room_for_others() {
-        let away = Away::new(LIMITS);
+        let away = Offload::new(LIMITS);
         let slow = queue(1_000);
         let held = fill(&away, &slow);
         let mut waits = Vec::new();
@@ -480,7 +480,7 @@ mod tests {
 
     #[tokio::test]
     async fn applications_take_turns_and_nobody_is_passed_over() {
-        let away = Away::new(LIMITS);
+        let away = Offload::new(LIMITS);
         let slow = queue(1_000);
         let mut held = fill(&away, &slow);
         let mut waits: Vec<_> = ["a", "a", "a", "b"]
@@ -507,7 +507,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_that_is_granted_to_one_who_gives_up_goes_to_the_next() {
-        let away = Away::new(LIMITS);
+        let away = Offload::new(LIMITS);
         let slow = queue(1_000);
         let held = fill(&away, &slow);
         let mut first = Box::pin(away.place(&slow, "a", 1, later()));

@@ -26,9 +26,9 @@ use super::module::Module;
 use super::naming::Stray;
 use super::refusal::Refusal;
 use super::registry::{Place, Registry, Untried};
-use super::report::{Board, LoadError, Posted};
+use super::report::{LoadError, Posted, Reports};
 use super::roster::Roster;
-use super::settings::{Given, Settings};
+use super::settings::{LimitDefaults, Settings};
 use super::slot::Slot;
 use super::worker::{Done, Job, Outcome, State, StateCell, Workers};
 
@@ -165,14 +165,14 @@ pub(super) struct Parts {
     pub(super) inbox: Receiver<Message>,
     pub(super) workers: Workers,
     pub(super) registry: Arc<Registry>,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<Reports>,
     pub(super) roster: Roster,
-    pub(super) given: Given,
+    pub(super) given: LimitDefaults,
     pub(super) rescan: Duration,
 }
 
 /// The thread's own state.
-pub(super) struct Life {
+pub(super) struct Lifecycle {
     parts: Parts,
     entries: BTreeMap<Slot, Entry>,
     strays: BTreeMap<PathBuf, Stray>,
@@ -219,7 +219,7 @@ struct Unread {
     yields: bool,
 }
 
-impl Life {
+impl Lifecycle {
     pub(super) fn new(mut parts: Parts) -> Self {
         if let Err(error) = parts.roster.load() {
             tracing::error!("it is not known which modules served before: {error}");
@@ -848,7 +848,7 @@ impl Entry {
         }
     }
 
-    fn new(generation: u64, found: Found, given: Given) -> Self {
+    fn new(generation: u64, found: Found, given: LimitDefaults) -> Self {
         Self {
             generation,
             found,
@@ -1092,7 +1092,7 @@ impl Entry {
     }
 
     /// Has a program judge from the next registry on.
-    fn serve(&mut self, slot: &Slot, digest: Digest, program: Program, board: &Board) {
+    fn serve(&mut self, slot: &Slot, digest: Digest, program: Program, board: &Reports) {
         let module = Module::new(slot.clone(), digest, program, self.settings, board.figures(slot, digest));
         self.serving = Some((Arc::new(module), wall_time()));
     }
@@ -1108,7 +1108,7 @@ impl Entry {
     }
 
     /// Takes up the settings that were in force before the restart, in case the file is broken now.
-    fn recall_settings(&mut self, text: Option<&Option<String>>, given: Given) {
+    fn recall_settings(&mut self, text: Option<&Option<String>>, given: LimitDefaults) {
         let Some(text) = text else { return };
         let settings = text.as_ref().map_or(Ok(Settings::of(given.defaults)), |text| Settings::parse(text, given));
         if let Ok(settings) = settings {
@@ -1117,7 +1117,7 @@ impl Entry {
     }
 
     /// Reads the settings file again.
-    fn read_settings(&mut self, root: &Path, given: Given) -> Change {
+    fn read_settings(&mut self, root: &Path, given: LimitDefaults) -> Change {
         let path = root.join(self.found.file.with_extension("toml"));
         let read = match &self.found.settings {
             None => Ok((Settings::of(given.defaults), None)),

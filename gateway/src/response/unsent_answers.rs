@@ -14,13 +14,13 @@ const SMALL_BYTES: usize = 4 * 1024;
 
 /// The room for answers.
 #[derive(Debug)]
-pub struct Unsent {
+pub struct UnsentAnswers {
     reads: Arc<Budget>,
     /// Answers that tell what was done are in flight like the bodies that asked for it.
     in_flight: Arc<Budget>,
 }
 
-impl Unsent {
+impl UnsentAnswers {
     /// Room for so many bytes of reads, of which an application that is alone may fill `share_percent`; and what is in
     /// flight, in units of a KiB.
     pub fn new(bytes_max: usize, share_percent: usize, in_flight: Arc<Budget>) -> Self {
@@ -77,7 +77,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_counted_until_its_last_byte_is_gone() {
-        let (unsent, share) = (Unsent::new(1 << 20, 75, Budget::new(1_024, 75)), Arc::default());
+        let (unsent, share) = (UnsentAnswers::new(1 << 20, 75, Budget::new(1_024, 75)), Arc::default());
         let mut body = unsent.hold(&share, large()).expect("there is room").into_body();
         assert_eq!((unsent.bytes(), share.held()), (200 * 1024, 200));
         let mut waiting = Vec::new();
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn who_does_not_read_is_refused_first_and_what_was_done_is_always_told() {
         let in_flight = Budget::new(1_024, 75);
-        let unsent = Unsent::new(1 << 20, 75, Arc::clone(&in_flight));
+        let unsent = UnsentAnswers::new(1 << 20, 75, Arc::clone(&in_flight));
         let (hoarder, other) = (Arc::default(), Arc::default());
         let held: Vec<_> = std::iter::from_fn(|| unsent.hold(&hoarder, large()).ok()).collect();
         assert_eq!((held.len(), unsent.bytes()), (3, 600 * 1024));
