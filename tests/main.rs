@@ -16,6 +16,7 @@ mod doubt;
 mod dry_run;
 mod hostile;
 mod json_against_postgres;
+mod judging;
 mod last_words;
 mod live;
 mod metrics;
