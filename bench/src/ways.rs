@@ -129,6 +129,7 @@ fn tell(run: &mut Run, [file, tcp, far]: &[[Series; 5]; 3]) {
     let beside = "over TCP on loopback";
     table.ratio("events/s, 1 ms and more each way, 100 a request", &far[0], (beside, &tcp[0]), Goal::None);
     table.ratio("events/s, 1 ms and more each way, one a request", &far[1], (beside, &tcp[1]), Goal::None);
-    // A commit's own round trip takes 2 ms at least, and one more may be taken.
-    table.plain("requests/s of one sender, 1 ms and more each way", &far[2], Goal::AtLeast(125.0));
+    // A round trip takes 2 ms at least, and up to twice that by the machine's timers, so this has no goal. That a batch costs one
+    // is counted in `tests/store_writer.rs`.
+    table.plain("requests/s of one sender, 1 ms and more each way", &far[2], Goal::None);
 }
