@@ -332,7 +332,7 @@ impl Applications {
         self.shown(name, StatusCode::OK, Some(token)).await
     }
 
-    /// The application as it is now, in force on this self.
+    /// The application as it is now, in force on this gateway.
     async fn shown(&self, name: &str, status: StatusCode, token: Option<String>) -> Result<Response, Refusal> {
         self.trust.refresh(&self.store).await.map_err(refusal)?;
         let rows = self.store.applications().await.map_err(refusal)?;

@@ -204,6 +204,9 @@ impl Settings {
         if let Some((name, text)) = file {
             read_file(name, text, &mut values, &mut warnings, &mut problems);
         }
+        // Of a setting that is given by both of its names, the name of now counts.
+        let mut environment: Vec<(String, String)> = environment.collect();
+        environment.sort_by_key(|(name, _)| !is_former(name.strip_prefix(PREFIX).unwrap_or_default()));
         for (name, value) in environment {
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             let origin = format!("environment {name}");
@@ -433,6 +436,11 @@ pub fn libpq_environment() -> store::LibpqEnvironment {
     }
 }
 
+/// Whether a setting had this name before.
+fn is_former(key: &str) -> bool {
+    RENAMED.iter().any(|(former, _)| former.eq_ignore_ascii_case(key))
+}
+
 /// The setting of this name. One that was renamed is known by its former name for a release, with a warning.
 fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'static Setting> {
     let renamed = RENAMED.iter().find(|(former, _)| *former == key);
@@ -456,7 +464,9 @@ fn read_file(
         let place = error.span().map_or(1, |span| line(span.start));
         problems.push(format!("{name}:{place}: {}", error.message()));
     }
-    for (key, value) in table.get_ref() {
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    entries.sort_by_key(|(key, _)| !is_former(key.get_ref()));
+    for (key, value) in entries {
         let origin = format!("{name}:{}", line(key.span().start));
         let Some(setting) = setting(key.get_ref(), &origin, warnings) else {
             problems.push(format!("{origin}: {} is no setting{}", key.get_ref(), nearest(key.get_ref())));

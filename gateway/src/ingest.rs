@@ -37,6 +37,9 @@ use crate::trust::{Application, Peer, Scope, Trust};
 /// After so many events, a large request lets others have the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;
 
+/// Bytes of last words that the dead letters of one request may have together.
+const LAST_WORDS_BYTES_MAX: usize = 64 << 10;
+
 /// Bounds of a sending request.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestLimits {
@@ -259,6 +262,8 @@ struct Sending<'a> {
     rejected: Rejected,
     /// How many bytes of violations the answer may still have, unless it is for a single event.
     violations_bytes_left: usize,
+    /// How many bytes of last words its dead letters may still have.
+    last_words_bytes_left: usize,
     /// Counts each event as it ends.
     tally: Tally<'a>,
     /// What those who watch are told of each event, in order; nothing while nobody does.
@@ -285,6 +290,7 @@ impl<'a> Sending<'a> {
             quarantined: (Vec::new(), Vec::new()),
             rejected: Rejected::default(),
             violations_bytes_left: ingest.limits.violations_bytes_max,
+            last_words_bytes_left: LAST_WORDS_BYTES_MAX,
             tally: ingest.tallies.begin(&application.name),
             watched: ingest.live.watched().then(|| Vec::with_capacity(count)),
         }
@@ -350,7 +356,13 @@ impl<'a> Sending<'a> {
                     self.ingest.dead_letters.gather(&mut self.rejected, letter, share);
                 }
             }
-            End::Quarantined { code, letter } => {
+            End::Quarantined { code, mut letter } => {
+                // The room of a request is that of its body, and a module may say more than was sent to it.
+                let bytes = letter.last_words.as_ref().map_or(0, String::len);
+                match self.last_words_bytes_left.checked_sub(bytes) {
+                    Some(left) => self.last_words_bytes_left = left,
+                    None => letter.last_words = None,
+                }
                 // Said only after the commit, see `keep_refused`.
                 self.outcomes[place] = id.map(|id| Outcome::Quarantined { id, code });
                 self.quarantined.0.push(letter);

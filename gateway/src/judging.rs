@@ -273,7 +273,8 @@ impl Judging<'_> {
             Err(Unjudged::Unfinished(why)) => return Ok(not_stored(&event, module, End::Unfinished(why)).into()),
             Err(Unjudged::Fault(fault)) => {
                 let letter = letter(origin, received_at_us, Reason::Quarantined, fault.code.as_str(), &fault.detail);
-                let letter = DeadLetter { module, last_words: fault.last_words, ..letter };
+                let last_words = fault.last_words.and_then(|words| self.cut(words));
+                let letter = DeadLetter { module, last_words, ..letter };
                 let keep = self.keep(&event).await;
                 return Ok(self.quarantine(&event, origin, fault.code.as_str().into(), letter, keep).into());
             }
@@ -315,6 +316,12 @@ impl Judging<'_> {
         };
         let letter = letter(origin, row.received_at_us, Reason::Quarantined, "unstorable", &detail);
         self.quarantine(&event, origin, "unstorable".into(), DeadLetter { module: row.module, ..letter }, keep)
+    }
+
+    /// As much of a module's last words as a dead letter may keep of the raw bytes that they count as.
+    fn cut(&self, mut words: String) -> Option<String> {
+        words.truncate(words.floor_char_boundary(self.judges.raw_bytes_max));
+        (!words.is_empty()).then_some(words)
     }
 
     /// What may be kept of an event that is not stored.

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use eye_event::verdict::Digest;
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 
@@ -75,16 +76,21 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The pages in HTML, made once: anybody may ask for them.
+static HTML: LazyLock<Vec<Bytes>> =
+    LazyLock::new(|| PAGES.iter().map(|(_, markdown)| html_of(markdown).into()).collect());
+
 /// Answers with the page of `code`: as HTML if the `Accept` header prefers that, as that of a browser does, else as Markdown.
 ///
 /// # Errors
 ///
 /// [`Refusal::NotFound`] of a word that is no code.
 pub fn page(code: &str, accept: &str) -> Result<Response, Refusal> {
-    let (_, markdown) = PAGES.iter().find(|(own, _)| *own == code).ok_or(Refusal::NotFound)?;
+    let place = PAGES.iter().position(|(own, _)| *own == code).ok_or(Refusal::NotFound)?;
+    let (_, markdown) = PAGES[place];
     Ok(match response::preferred(accept, &["text/markdown", "text/html"]) {
-        Some(1) => response::page("text/html; charset=utf-8", html_of(markdown), &POLICY),
-        _ => response::page("text/markdown; charset=utf-8", *markdown, &POLICY),
+        Some(1) => response::page("text/html; charset=utf-8", HTML[place].clone(), &POLICY),
+        _ => response::page("text/markdown; charset=utf-8", markdown, &POLICY),
     })
 }
 

@@ -131,7 +131,7 @@ pub struct UnseenGroup {
     pub judges: bool,
 }
 
-/// What came of an request.
+/// What came of a redrive.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Each letter, in the order of receipt.

@@ -379,8 +379,10 @@ impl Resident {
         let memory = self.parts.memories[0].data(&self.store);
         let (length, text) = memory.get(start..)?.split_first_chunk()?;
         let length = (u32::from_le_bytes(*length) as usize).min(LAST_WORDS_BYTES_MAX);
-        let text = String::from_utf8_lossy(text.get(..length)?);
-        (!text.is_empty()).then(|| text.into_owned())
+        let mut text = String::from_utf8_lossy(text.get(..length)?).into_owned();
+        // What is no UTF-8 grows when it is replaced.
+        text.truncate(text.floor_char_boundary(LAST_WORDS_BYTES_MAX));
+        (!text.is_empty()).then_some(text)
     }
 
     /// Puts a text where the module wants it, before it is asked for the place of the next: its address and its bytes.

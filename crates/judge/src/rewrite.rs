@@ -203,7 +203,7 @@ impl Rewriter {
         if let Some(why) = unfit {
             return Err(Unfit::new(why));
         }
-        own.exports.sort_by_key(|(_, _, index)| *index);
+        own.exports.sort_by(|one, other| (one.2, &one.0).cmp(&(other.2, &other.0)));
         own.exports.dedup();
         own.choose_exports(calls)?;
         Ok(own)

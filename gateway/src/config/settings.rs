@@ -265,7 +265,7 @@ pub const SETTINGS: &[Setting] = &[
         "hosts",
         Kind::Hosts,
         "",
-        "The host names by which the gateway is called. Sourced, who is known by a network or a certificate must have asked for one of them, for localhost or for an address, or is answered 403: a page can have its own name resolved to the gateway. Empty: only callers from this machine are asked for that.",
+        "The host names by which the gateway is called. Given, who is known by a network or a certificate must have asked for one of them, for localhost or for an address, or is answered 403: a page can have its own name resolved to the gateway. Empty: only callers from this machine are asked for that.",
     ),
     set("body_read_ms", number(1, DAY_MS), "30000", "Time for a request's body. A slower sender is answered 408."),
     set(

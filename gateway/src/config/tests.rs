@@ -30,6 +30,10 @@ fn a_renamed_setting_is_known_by_its_former_name_and_said_to_be() {
     let (settings, config) = load("", &[("EYE_QUEUE_PARCELS_MAX", "8")], &[]).expect("sound");
     assert_eq!(config.queue_requests_max, 8);
     assert!(settings.warnings()[0].starts_with("environment EYE_QUEUE_PARCELS_MAX: "), "{:?}", settings.warnings());
+    let both = [("EYE_QUEUE_REQUESTS_MAX", "9"), ("EYE_QUEUE_PARCELS_MAX", "8")];
+    assert_eq!(load("", &both, &[]).expect("sound").1.queue_requests_max, 9, "the name of now counts");
+    let both = "queue_parcels_max = 8\nqueue_requests_max = 9\n";
+    assert_eq!(load(both, &[], &[]).expect("sound").1.queue_requests_max, 9);
     let (settings, _) = load("queue_requests_max = 7\n", &[], &[]).expect("sound");
     assert!(settings.warnings().is_empty());
 }

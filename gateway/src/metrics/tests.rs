@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{Kind, METRICS};
+use super::names::{Kind, METRICS, Metric};
 
 const DOCUMENTED: &str = include_str!("../../monitoring/METRICS.md");
 const DASHBOARD: &str = include_str!("../../monitoring/dashboard.json");
@@ -71,7 +71,9 @@ fn the_dashboard_and_the_alert_rules_name_only_metrics_that_exist() {
 #[test]
 fn every_metric_is_on_the_dashboard_but_those_that_only_alerts_need() {
     let (shown, alerted) = (named(DASHBOARD), named(ALERTS));
-    for metric in METRICS {
+    // What goes with the next release is shown by its name of now.
+    let is_former = |metric: &&&Metric| metric.help.starts_with("The former name of ");
+    for metric in METRICS.iter().filter(|metric| !is_former(metric)) {
         let seen = |names: &BTreeSet<String>| names.iter().any(|name| name.starts_with(metric.name));
         assert!(seen(&shown) || seen(&alerted), "{} is shown nowhere", metric.name);
     }

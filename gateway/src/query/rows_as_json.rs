@@ -4,6 +4,7 @@
 use std::io::Write as _;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use eye_event::event::KeptAs;
 use eye_event::verdict::Digest;
 use serde_json::{Value, json};
 
@@ -183,7 +184,9 @@ pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     };
     whole["raw_encoding"] = encoding.into();
     whole["raw"] = text.into();
-    whole["last_words"] = letter.last_words.as_deref().into();
+    // A release that does not know them may have rewritten the letter.
+    let is_whole = letter.kept == KeptAs::Whole.as_str();
+    whole["last_words"] = letter.last_words.as_deref().filter(|_| is_whole).into();
     whole
 }
 

@@ -385,6 +385,7 @@ impl<T: Table> Writer<T> {
         let mut skipped = again.iter().peekable();
         let others: Vec<usize> =
             order.rows.iter().copied().filter(|index| skipped.next_if_eq(&index).is_none()).collect();
+        // Two statements as text: so the server ends the transaction behind them, which the rows before them have begun.
         wire.script(&format!("{}{}", tally_of::<T>(items, &fates, ids).statement(), T::COPY));
         self.copy(wire, items, &others, ids).await?;
         wire.finish().await?;

@@ -71,7 +71,8 @@
 //! of owned values, which a hostile sender makes long, do better without.
 //!
 //! A panic ends the event as a fault, and the gateway keeps its message beside the dead letter for those with the scope `raw`,
-//! unless the module takes something out of events. A self-test that fails by a panic says the message too.
+//! unless the module takes something out of events or judges by the time of receipt (`judge_at`). A self-test that fails by a
+//! panic says the message too.
 //!
 //! `cargo build --target wasm32-unknown-unknown` makes the module (the crate is a `cdylib`), and `cargo test` runs the
 //! examples on the host. The same event must get the same verdict whatever was judged before, so keep nothing between
