@@ -378,7 +378,11 @@ impl Posted {
             Slot::Exact(category, name) => (Some(category.clone()), Some(name.clone())),
         };
         let module = self.serving.as_ref().map(|(module, _)| module);
-        let stands = self.state.get();
+        let stands = match self.state.get() {
+            // The state moves by itself, a moment before what serves is posted: nobody is told of an active module without one.
+            State::Active if module.is_none() => State::SelfTest,
+            state => state,
+        };
         let working = !matches!(stands, State::Active | State::Refused);
         TypeReport {
             event_type: slot.to_string(),
