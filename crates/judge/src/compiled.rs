@@ -191,7 +191,7 @@ impl Compiled {
     }
 }
 
-/// Lets nobody else on the machine read or write a file that exists.
+/// Gives the user of the gateway alone the right to read and write a file.
 fn private_file(file: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -40,7 +40,7 @@ const FAILED_TOLD_MAX: usize = 5;
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
 
-/// Codes of one example that are told.
+/// A refusal lists so many codes of one example at most.
 const CODES_TOLD_MAX: usize = 10;
 
 /// What the events of a self-test are beside their type and data: the same as in the tests that the crate eye-validator
