@@ -14,6 +14,7 @@
 //! [`tally`] counts events, and [`metrics`] shows all figures.
 
 pub mod applications;
+mod base64;
 pub mod batch;
 pub mod body;
 pub mod cli;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use eye_event::verdict::Digest;
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 
-use crate::query::rows_as_json::base64;
+use crate::base64::base64;
 use crate::response::{self, Refusal, Response};
 
 macro_rules! pages {

@@ -787,6 +787,7 @@ async fn a_pipe_in_the_place_of_a_file_stops_nothing() {
     house.wait(|| (house.problems().len() == 1).then_some(()), "the pipe is told").await;
     let problem = house.problems().remove(0);
     assert_eq!((problem.file.as_str(), problem.why.as_str()), ("a/pipe.wasm", "it is no regular file"));
+    // A scan reports a file that serves nothing a moment before it swaps the modules that judge.
     let held = async {
         while !is_held(&house.judge(("a", "pipe"), "{}").await, UnfinishedCode::ModuleUnavailable) {
             tokio::task::yield_now().await;
