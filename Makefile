@@ -1,4 +1,6 @@
 # make run    builds the validators and the gateway, and serves on 127.0.0.1:8000
+# make release  builds the gateway for the last tenth of its speed, into target/dist/eye: in one unit for each crate, and with the
+#             profile that `make release-profile` has made in target/release.profdata, if it has (several times as long as make run)
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
@@ -9,31 +11,48 @@
 # make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 to 10 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 #             profile: in which symbols the gateway's time goes
-# make release-profile  notes anew what runs how often under load, for the compiler, after changes on
-#             the path of an event (as long as two builds of the gateway)
+# make release-profile  notes what runs how often under load, for `make release` (as long as two builds of that kind)
 # make attack  has slowhttptest, h2load, nmap and curl attack a gateway beside a healthy client, and prints a table
 # make openapi  asks the built gateway what openapi.json allows and much that it does not, and holds the answers to it
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run test test-built test-faults test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run release announce test test-built test-faults test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
+RELEASE = cargo build --release -p eye
+
 # An event passes through more code than a processor keeps at hand, so the compiler is told what of it runs and how often. It is
 # told instead of whatever RUSTFLAGS or cargo's configuration would add. The counts hold for what `-p eye` alone builds: with
-# other packages beside it, cargo would turn on other features of what it is built from.
-PROFILE = gateway/release.profdata
-RELEASE = $(if $(wildcard $(PROFILE)),CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(PROFILE)") cargo build --release -p eye
+# other packages beside it, cargo would turn on other features of what it is built from. A profile fits one compiler and one
+# state of the code; an old one makes nothing wrong.
+PROFILE = target/release.profdata
+DIST = $(if $(wildcard $(PROFILE)),CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(PROFILE)") cargo build --profile dist -p eye
+
+# Processor seconds of the first build, on a processor of 2.8 GHz whose two threads share a core.
+FIRST_BUILD_S = 600
 
 # The benchmark has the ceilings in it, which must not sink with a way to build that is made for the gateway: as one piece,
 # without a profile. The first time, that builds every crate once more.
 BENCH = CARGO_PROFILE_RELEASE_LTO=fat cargo build --release -p eye-bench
 
-run: setup
+run: setup announce
 	validators/install --modules modules
 	$(RELEASE)
 	./target/release/eye serve
+
+announce:
+	@if [ ! -e target/release/eye ]; then \
+		echo "The first build compiles the validators and the gateway from source: about $(FIRST_BUILD_S) processor seconds," \
+			"$$(( $(FIRST_BUILD_S) / $$(nproc) / 60 + 1 )) minutes on the $$(nproc) processors of this machine. Later builds" \
+			"compile what has changed."; \
+	fi
+
+release: setup
+	@$(if $(wildcard $(PROFILE)),echo "Building with $(PROFILE).",echo "Building without a profile; make release-profile makes one.")
+	$(DIST)
+	@ls -l target/dist/eye
 
 # What every test needs: its tools, the test modules and the shipped validators.
 test-built:
@@ -86,16 +105,16 @@ bench-build: setup modules
 	$(RELEASE)
 	$(BENCH)
 
-# The instrumented gateway takes the loads of a comparison in turn with the one that is there. Its build runs instrumented
+# The instrumented gateway takes the loads of a comparison in turn with the one of `make run`. Its build runs instrumented
 # programs too, whose counts are not wanted.
 INSTRUMENTED = target/instrumented
 
 release-profile: bench-build
 	./setup release-profile
 	CARGO_ENCODED_RUSTFLAGS="-Cprofile-generate=$(CURDIR)/$(INSTRUMENTED)/counts" \
-		cargo build --release -p eye --target-dir $(INSTRUMENTED)
+		cargo build --profile dist -p eye --target-dir $(INSTRUMENTED)
 	rm -rf $(INSTRUMENTED)/counts
-	./target/release/eye-bench compare target/release/eye $(INSTRUMENTED)/release/eye 2
+	./target/release/eye-bench compare target/release/eye $(INSTRUMENTED)/dist/eye 2
 	"$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge -sparse -o $(PROFILE) $(INSTRUMENTED)/counts
 
 FUZZ_SECONDS ?= 30

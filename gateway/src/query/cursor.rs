@@ -2,8 +2,8 @@
 //! kind and filters, so one of another query, or one that was changed, is refused instead of giving a wrong page. It is no
 //! secret: it holds nothing that the page before did not show.
 
-use aws_lc_rs::digest;
 use chrono::{DateTime, Datelike as _};
+use ring::digest;
 use uuid::Uuid;
 
 use crate::parameters::bad;

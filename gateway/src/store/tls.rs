@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
@@ -25,7 +25,7 @@ pub(super) async fn connect(address: &Address, name: &str, stream: TcpStream) ->
 }
 
 fn config(address: &Address) -> io::Result<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = if address.ssl_mode < SslMode::VerifyCa {
         Arc::new(Unproved(Arc::clone(&provider)))
     } else {

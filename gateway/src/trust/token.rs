@@ -2,6 +2,7 @@
 //! they cannot be guessed, and the prefix lets secret scanners find one that leaked.
 
 use eye_event::verdict::Digest;
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 const PREFIX: &str = "eye_";
 
@@ -12,7 +13,7 @@ const PREFIX: &str = "eye_";
 /// When this machine gives no random numbers.
 pub fn make() -> Result<(String, Digest), NoRandomness> {
     let mut bytes = [0_u8; 32];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
     let token = format!("{PREFIX}{}", Digest(bytes));
     let digest = Digest::of(token.as_bytes());
     Ok((token, digest))
