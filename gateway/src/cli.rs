@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use eye_judge::LOADER_COMMAND;
 
@@ -103,27 +104,28 @@ pub enum Failure {
 }
 
 impl Cli {
-    /// Runs the command that needs no runtime, if this is one: a loader of modules has no threads but its own.
+    /// Runs a command to its end. It is no `async` function, since the compiler makes the code of one where it is polled: in
+    /// the program, which would compile most of this crate a second time.
     ///
     /// # Errors
     ///
     /// [`Failure`], which decides the exit code.
-    #[must_use]
-    pub fn run_alone(&self) -> Option<Result<(), Failure>> {
-        match &self.command {
-            Command::LoadModule(arguments) => Some(load_module::run(arguments)),
-            _ => None,
+    pub fn run(self) -> Result<(), Failure> {
+        // A loader of modules has no threads but its own.
+        if let Command::LoadModule(arguments) = &self.command {
+            return load_module::run(arguments);
         }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.context("the runtime does not start")?;
+        let ended = runtime.block_on(run(self.command));
+        // Work that a second signal left behind must not hold the program.
+        runtime.shutdown_background();
+        ended
     }
 }
 
-/// Runs a command to its end.
-///
-/// # Errors
-///
-/// [`Failure`], which decides the exit code.
-pub async fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
