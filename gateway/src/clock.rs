@@ -1,21 +1,32 @@
 //! The one place that reads the wall clock for events.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// The gateway's clock. It also hands out times of receipt that no two events share, so that they order ties by arrival
 /// and tell the gateway's own rows from those of others.
 #[derive(Debug, Default)]
 pub struct Clock {
+    /// A test steps this; a gateway reads the machine's clock.
+    stepped_us: Option<Arc<AtomicI64>>,
     last_us: AtomicI64,
     /// The latest time that is known from elsewhere: from the database's clock and from events that were received.
     seen_us: AtomicI64,
 }
 
 impl Clock {
+    /// A clock that shows what its owner writes into `us`, in microseconds since 1970.
+    pub fn stepped(us: Arc<AtomicI64>) -> Self {
+        Self { stepped_us: Some(us), ..Self::default() }
+    }
+
     /// Microseconds since 1970.
     #[expect(clippy::disallowed_methods, reason = "this is the edge where the wall clock is read")]
     pub fn now_us(&self) -> i64 {
-        chrono::Utc::now().timestamp_micros()
+        match &self.stepped_us {
+            None => chrono::Utc::now().timestamp_micros(),
+            Some(us) => us.load(Ordering::Relaxed),
+        }
     }
 
     /// The time for reads, in microseconds since 1970: it never runs backwards, so a clock that was set back hides no event that
@@ -42,6 +53,9 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::Clock;
 
     #[test]
@@ -54,11 +68,17 @@ mod tests {
 
     #[test]
     fn reads_use_a_time_that_never_runs_backwards() {
-        let clock = Clock::default();
-        let ahead = clock.now_us() + 3_600_000_000;
-        clock.saw_us(ahead);
-        clock.saw_us(ahead - 1);
-        assert_eq!(clock.reading_us(), ahead);
-        assert!(clock.now_us() < ahead, "events are received at the time of the clock");
+        let us = Arc::new(AtomicI64::new(10_000_000));
+        let clock = Clock::stepped(Arc::clone(&us));
+        clock.saw_us(11_000_000);
+        clock.saw_us(10_999_999);
+        assert_eq!(clock.reading_us(), 11_000_000);
+        assert_eq!(clock.now_us(), 10_000_000, "events are received at the time of the clock");
+        us.store(12_000_000, Ordering::Relaxed);
+        assert_eq!((clock.reading_us(), clock.reserve_us(2)), (12_000_000, 12_000_000));
+        us.store(5_000_000, Ordering::Relaxed);
+        assert_eq!(clock.now_us(), 5_000_000);
+        assert_eq!(clock.reading_us(), 12_000_001, "it was set back, and hides nothing that it has received");
+        assert_eq!(clock.reserve_us(1), 12_000_002, "no time of receipt is handed out twice");
     }
 }

@@ -455,7 +455,38 @@ fn micros(time: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn clocks_that_differ_by_more_than_they_may_are_noticed_and_agree_again() {
+        let policy = Policy {
+            events_days: 30,
+            dead_letters_days: 30,
+            dead_letters_bytes_max: 1_000,
+            counts_minute_days: 0,
+            ahead_months: 1,
+            event_partitions_max: 10,
+            clock_skew_max: Duration::from_secs(60),
+        };
+        let retention = Retention::new(policy, Duration::from_secs(60));
+        let there = at("2026-11-23T10:00:00Z");
+        let us = Arc::new(AtomicI64::new(0));
+        let clock = Clock::stepped(Arc::clone(&us));
+        // By how many seconds this gateway's clock is ahead.
+        for (ahead, agree) in
+            [(0, true), (60, true), (61, false), (-60, true), (-61, false), (86_400 * 365, false), (1, true)]
+        {
+            us.store(there.timestamp_micros() + ahead * 1_000_000, Ordering::Relaxed);
+            assert_eq!(retention.compare(clock.now_us(), there, &clock), agree, "ahead by {ahead} s");
+            assert_eq!(retention.clocks_differ(), !agree, "ahead by {ahead} s");
+            assert!((retention.clock_skew_seconds() + ahead as f64).abs() < 0.001, "ahead by {ahead} s");
+        }
+        // The answer took two minutes: the time that it was read at lies between, and nothing says that the clocks differ.
+        us.store(there.timestamp_micros() + 100_000_000, Ordering::Relaxed);
+        assert!(retention.compare(there.timestamp_micros() - 20_000_000, there, &clock));
+    }
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().expect("a time")
