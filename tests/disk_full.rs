@@ -11,6 +11,9 @@ use crate::support::cluster::give_to_postgres;
 use crate::support::load::{Chance, Load, ROWS, numbered};
 use crate::support::{Gateway, Setup, digest_of, event, eventually, folder, module};
 
+/// Longest wait for an event that is stored once there is room again; a loaded machine may take most of it.
+const RECOVERY_MOST: Duration = Duration::from_secs(10);
+
 /// A small file system in memory, gone with the test.
 struct Disk(PathBuf);
 
@@ -150,7 +153,7 @@ async fn a_full_disk_of_a_table_refuses_until_there_is_room() {
     let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start().await;
     put_month_in(&gateway, &disk.0.join("tables")).await;
     let recovery = full_and_free(&gateway, &disk, "a full tablespace", Duration::ZERO).await;
-    assert!(recovery < Duration::from_secs(2), "{recovery:?}");
+    assert!(recovery < RECOVERY_MOST, "{recovery:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +162,7 @@ async fn a_full_quota_of_a_table_refuses_until_there_is_room() {
     let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start().await;
     put_month_in(&gateway, &folder.path().join("tables")).await;
     let recovery = full_and_free(&gateway, &Quota::set(&gateway), "a full quota", Duration::ZERO).await;
-    assert!(recovery < Duration::from_secs(2), "{recovery:?}");
+    assert!(recovery < RECOVERY_MOST, "{recovery:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +175,7 @@ async fn a_full_disk_of_the_whole_cluster_refuses_until_there_is_room() {
     // Postgres itself ends for want of room, and is started again until it stays.
     let recovery = full_and_free(&gateway, &disk, "a full disk with the log on it", Duration::from_secs(8)).await;
     println!("the server is another one: {}", gateway.postmaster() != postmaster);
-    assert!(recovery < Duration::from_secs(3), "{recovery:?}");
+    assert!(recovery < RECOVERY_MOST, "{recovery:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -542,7 +542,8 @@ async fn a_server_that_was_killed_is_taken_up_again() {
     for receipt in receipts {
         assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
     }
-    assert!(since.elapsed() < Duration::from_secs(2), "back within 2 s");
+    println!("stored {} ms after the database was back", since.elapsed().as_millis());
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     assert!(store.ready().await);
     assert_eq!(count(&server, "select count(*) from events").await, 50);
     drop(batcher);
@@ -567,7 +568,7 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
         scopes: vec!["ingest".to_owned()],
     };
     let id = store.application_add(&new).await.expect("added");
-    tokio::time::timeout(Duration::from_secs(1), changes.changed()).await.expect("heard").expect("listened");
+    tokio::time::timeout(WAIT, changes.changed()).await.expect("heard").expect("listened");
     assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
     store.application_rotate("shop", Digest([2; 32])).await.expect("rotated");
     store.application_rotate("shop", Digest([3; 32])).await.expect("rotated");

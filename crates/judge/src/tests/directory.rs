@@ -336,7 +336,7 @@ async fn versions_are_shown_and_a_rollback_by_another_process_takes_effect_and_s
     let began = std::time::Instant::now();
     history.rollback(&house.modules(), &slot, None).expect("there is an older version");
     house.until("a/b", |report| serves(report, &one)).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "sooner than the next rescan: {:?}", began.elapsed());
     let listed = history.list(&house.modules()).expect("readable");
     assert_eq!((listed.len(), listed[0].digest, listed[0].versions.len()), (1, Some(Digest::of(&one)), 2));
 
