@@ -64,7 +64,8 @@ pub(crate) async fn gateways(run: &mut Run, pair: &Pair) -> Result<()> {
     for (name, program) in ["old", "new"].into_iter().zip(&pair.programs) {
         let workshop = run.workshop.with_program(program);
         let database = run.server.database(&workshop, &format!("compared_{name}")).await?;
-        let gateway = workshop.gateway(&Setup { name, database_url: &database.url, modules: Modules::ForAll }).await?;
+        let gateway =
+            workshop.gateway(&Setup { name, database_url: database.url(run.way), modules: Modules::ForAll }).await?;
         sides.push(Side { gateway, database, figures: Figures::default() });
     }
     let (batches, singles) = (shared(EVENTS_PER_BATCH, 1), shared(1, 1));

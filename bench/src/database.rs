@@ -48,7 +48,7 @@ pub(crate) struct Server {
     postgres: Postgres,
     /// The process that all others of it descend from.
     postmaster: u32,
-    /// Where it listens besides its socket file.
+    /// Where it listens over TCP.
     tcp: SocketAddr,
 }
 
@@ -106,7 +106,7 @@ impl Server {
         Ok(Self { postgres, postmaster, tcp })
     }
 
-    /// Where it listens besides its socket file.
+    /// Where it listens over TCP.
     pub(crate) fn tcp(&self) -> SocketAddr {
         self.tcp
     }
@@ -127,20 +127,52 @@ impl Server {
         control.close().await?;
         let (server, parameters) = self.postgres.url().split_once("/eye?").context("the embedded server's URL")?;
         let url = format!("{server}/{name}?{parameters}");
+        let tcp_url = over_tcp(&url, self.tcp)?;
         workshop.command(&["migrate", "--database-url", &url])?;
         let known = ["--network", "127.0.0.0/8", "--scope", "ingest", "--scope", "read"];
         workshop.command(&[&["app", "add", "bench", "--database-url", &url][..], &known].concat())?;
-        Ok(Database { connection: PgConnection::connect(&url).await?, url })
+        Ok(Database { connection: PgConnection::connect(&url).await?, url, tcp_url })
     }
+}
+
+/// The database of `url`, reached over TCP at `address`.
+fn over_tcp(url: &str, address: SocketAddr) -> Result<String> {
+    let (rest, _) = url.split_once('?').context("the parameters of the URL")?;
+    let (user, name) = rest.split_once('@').context("the user of the URL")?;
+    let (_, name) = name.split_once('/').context("the database of the URL")?;
+    Ok(format!("{user}@{address}/{name}?sslmode=disable"))
+}
+
+/// How a gateway gets to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By its socket file, as a gateway with a Postgres of its own does.
+    SocketFile,
+    /// Over TCP on loopback, as a gateway beside a database does.
+    Tcp,
 }
 
 /// One database, and a plain client's connection to it.
 pub(crate) struct Database {
-    pub(crate) url: String,
+    url: String,
+    tcp_url: String,
     connection: PgConnection,
 }
 
 impl Database {
+    /// The URL that a gateway gets.
+    pub(crate) fn url(&self, way: Way) -> &str {
+        match way {
+            Way::SocketFile => &self.url,
+            Way::Tcp => &self.tcp_url,
+        }
+    }
+
+    /// The URL over TCP of something at `address` that passes all on to the server.
+    pub(crate) fn url_at(&self, address: SocketAddr) -> Result<String> {
+        over_tcp(&self.url, address)
+    }
+
     /// Empties the table of events, and lets no write of before weigh on what comes next.
     pub(crate) async fn empty(&mut self) -> Result<()> {
         self.connection.execute("truncate events").await?;

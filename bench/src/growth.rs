@@ -28,7 +28,7 @@ pub(crate) async fn modules(run: &mut Run) -> Result<()> {
     let counts = run.plan.modules;
     for count in counts {
         let name = format!("modules-{count}");
-        let setup = Setup { name: &name, database_url: &run.main.url, modules: Modules::Each(count) };
+        let setup = Setup { name: &name, database_url: run.main.url(run.way), modules: Modules::Each(count) };
         gateways.push((run.workshop.gateway(&setup).await?, batch_source(count)));
     }
     // The peak of loading, and what each load adds to it.
@@ -53,7 +53,7 @@ pub(crate) async fn modules(run: &mut Run) -> Result<()> {
 
 /// Event types in traffic, all judged by one module.
 pub(crate) async fn event_types(run: &mut Run) -> Result<()> {
-    let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
+    let setup = Setup { name: "judging", database_url: run.main.url(run.way), modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     let sources = EVENT_TYPES.map(batch_source);
     let mut all = series::<3>();
@@ -69,7 +69,7 @@ pub(crate) async fn event_types(run: &mut Run) -> Result<()> {
 
 /// Connections, each sending one event at a time.
 pub(crate) async fn connections(run: &mut Run) -> Result<()> {
-    let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
+    let setup = Setup { name: "judging", database_url: run.main.url(run.way), modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     let source = shared(1, 1);
     let mut all = series::<3>();
@@ -93,10 +93,17 @@ pub(crate) async fn connections(run: &mut Run) -> Result<()> {
 /// An empty table, and one that has many rows already.
 pub(crate) async fn table(run: &mut Run) -> Result<()> {
     let rows = run.plan.big_table_rows;
-    let mut big = run.server.database(&run.workshop, "big").await?;
-    big.fill(rows).await?;
+    // Filling takes longer than measuring, so it is done once.
+    let mut big = match run.big.take() {
+        Some(big) => big,
+        None => {
+            let mut big = run.server.database(&run.workshop, "big").await?;
+            big.fill(rows).await?;
+            big
+        }
+    };
     let start = async |name, database: &Database| -> Result<Subject> {
-        let setup = Setup { name, database_url: &database.url, modules: Modules::ForAll };
+        let setup = Setup { name, database_url: database.url(run.way), modules: Modules::ForAll };
         run.workshop.gateway(&setup).await
     };
     let (small_gateway, big_gateway) = (start("judging", &run.main).await?, start("big", &big).await?);
@@ -112,6 +119,7 @@ pub(crate) async fn table(run: &mut Run) -> Result<()> {
     }
     let figure = format!("events/s into a table of {rows} rows");
     run.table.ratio(&figure, &full, ("into an empty one", &empty), KEPT);
+    run.big = Some(big);
     small_gateway.stop()?;
     big_gateway.stop()
 }

@@ -16,7 +16,7 @@ pub(crate) async fn answers(run: &mut Run) -> Result<()> {
         Some(best) => best,
         None => crate::throughput::singles(run).await?,
     };
-    let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
+    let setup = Setup { name: "judging", database_url: run.main.url(run.way), modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     let bare = Subject::bare(&run.workshop.folder).await?;
     let source = shared(1, 1);

@@ -26,7 +26,7 @@ use anyhow::{Result, anyhow, bail};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use database::{Database, Server};
+use database::{Database, Server, Way};
 use report::{Series, Table};
 use subject::Workshop;
 
@@ -64,8 +64,10 @@ const QUICK: Plan = Plan {
     big_table_rows: 200_000,
 };
 
-/// What is measured, in order. Half of the best rate of `singles` is the rate of `answers`.
-const PARTS: [&str; 9] = ["batches", "singles", "answers", "ways", "modules", "types", "connections", "table", "swap"];
+/// What is measured, in order, over each way. Half of the best rate of `singles` is the rate of `answers`.
+const PARTS: [&str; 8] = ["batches", "singles", "answers", "modules", "types", "connections", "table", "swap"];
+/// What is measured once, since it sets the ways beside each other.
+const WAYS: &str = "ways";
 
 /// One run: what is measured with, and what has been found.
 struct Run {
@@ -73,6 +75,10 @@ struct Run {
     workshop: Workshop,
     server: Server,
     main: Database,
+    /// The database with many rows, once it is filled.
+    big: Option<Database>,
+    /// How the gateways under measure get to the server.
+    way: Way,
     table: Table,
     /// The best rates of single events, which the open loads take half of.
     best: Option<Best>,
@@ -101,7 +107,7 @@ fn main() -> Result<()> {
         Some("full") => FULL,
         Some("quick" | "profile" | "compare") => QUICK,
         _ => bail!(
-            "usage: eye-bench full|quick [PART]... | eye-bench profile | eye-bench compare OLD NEW [ROUNDS]; parts: {}",
+            "usage: eye-bench full|quick [PART]... | eye-bench profile | eye-bench compare OLD NEW [ROUNDS]; parts: {} {WAYS}",
             PARTS.join(" ")
         ),
     };
@@ -112,9 +118,9 @@ fn main() -> Result<()> {
         _ => Work::Measure(words),
     };
     if let Work::Measure(parts) = &work
-        && let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str()))
+        && let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str()) && *part != WAYS)
     {
-        bail!("there is no part `{unknown}`, only {}", PARTS.join(" "));
+        bail!("there is no part `{unknown}`, only {} {WAYS}", PARTS.join(" "));
     }
     let folder = tempfile::tempdir_in("/var/tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -124,7 +130,8 @@ fn main() -> Result<()> {
         let server = Server::start(folder.path()).await?;
         let workshop = Workshop::new(folder.path())?;
         let main = server.database(&workshop, "main").await?;
-        let mut run = Run { plan, workshop, server, main, table: Table::default(), best: None };
+        let mut run =
+            Run { plan, workshop, server, main, big: None, way: Way::SocketFile, table: Table::default(), best: None };
         let mut terminate = signal(SignalKind::terminate())?;
         // However it ends, what was started is stopped.
         let work = async {
@@ -147,17 +154,28 @@ fn main() -> Result<()> {
 /// Measures the `parts`, or all of them when none is named; only then are the figures written.
 async fn measure(run: &mut Run, parts: &[String]) -> Result<()> {
     let start = Instant::now();
-    for part in PARTS.into_iter().filter(|part| parts.is_empty() || parts.iter().any(|wanted| wanted == part)) {
-        match part {
-            "batches" => throughput::batches(run).await?,
-            "singles" => run.best = Some(throughput::singles(run).await?),
-            "answers" => latency::answers(run).await?,
-            "ways" => ways::to_the_database(run).await?,
-            "modules" => growth::modules(run).await?,
-            "types" => growth::event_types(run).await?,
-            "connections" => growth::connections(run).await?,
-            "table" => growth::table(run).await?,
-            _ => swap::modules(run).await?,
+    let wanted = |part: &&str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted(&WAYS) {
+        run.table.section("The ways beside each other");
+        ways::to_the_database(run).await?;
+    }
+    for (way, words) in [(Way::SocketFile, "Over the socket file"), (Way::Tcp, "Over TCP on loopback")] {
+        if !PARTS.iter().any(wanted) {
+            break;
+        }
+        run.table.section(words);
+        (run.way, run.best) = (way, None);
+        for part in PARTS.into_iter().filter(wanted) {
+            match part {
+                "batches" => throughput::batches(run).await?,
+                "singles" => run.best = Some(throughput::singles(run).await?),
+                "answers" => latency::answers(run).await?,
+                "modules" => growth::modules(run).await?,
+                "types" => growth::event_types(run).await?,
+                "connections" => growth::connections(run).await?,
+                "table" => growth::table(run).await?,
+                _ => swap::modules(run).await?,
+            }
         }
     }
     let took = start.elapsed().as_secs();

@@ -21,7 +21,7 @@ const SYMBOLS_MAX: usize = 10;
 
 /// Both loads, one after the other.
 pub(crate) async fn gateway(run: &mut Run) -> Result<()> {
-    let setup = Setup { name: "judging", database_url: &run.main.url, modules: Modules::ForAll };
+    let setup = Setup { name: "judging", database_url: run.main.url(run.way), modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     for (words, per_request, connections) in
         [("100 events a request", EVENTS_PER_BATCH, BATCH_CONNECTIONS), ("one event a request", 1, SINGLE_CONNECTIONS)]

@@ -94,11 +94,23 @@ struct Line {
     goal: String,
 }
 
+/// Lines under a heading.
+struct Section {
+    heading: &'static str,
+    lines: Vec<Line>,
+}
+
 /// All lines, in the order in which they were measured.
 #[derive(Default)]
-pub(crate) struct Table(Vec<Line>);
+pub(crate) struct Table(Vec<Section>);
 
 impl Table {
+    /// Begins a section: the lines that are added next stand under its heading.
+    pub(crate) fn section(&mut self, heading: &'static str) {
+        println!("{heading}:");
+        self.0.push(Section { heading, lines: Vec::new() });
+    }
+
     /// A figure beside its ceiling; the goal is for their ratio.
     pub(crate) fn ratio(&mut self, figure: &str, measured: &Series, ceiling: (&str, &Series), goal: Goal) {
         let ratio = measured.by(ceiling.1);
@@ -125,16 +137,25 @@ impl Table {
     /// Told at once, so that whoever waits sees that it goes on.
     fn add(&mut self, line: Line) {
         println!("{}: {}  [{}]  {}  {}", line.figure, line.measured, line.ceiling, line.ratio, line.goal);
-        self.0.push(line);
+        if self.0.is_empty() {
+            self.section("Figures");
+        }
+        if let Some(section) = self.0.last_mut() {
+            section.lines.push(line);
+        }
     }
 
-    /// The table in Markdown.
+    /// The sections in Markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut text =
-            String::from("| figure | measured | ceiling, in the same run | ratio | goal |\n|---|---|---|---|---|\n");
-        for Line { figure, measured, ceiling, ratio, goal } in &self.0 {
+        let mut text = String::new();
+        for Section { heading, lines } in &self.0 {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "| {figure} | {measured} | {ceiling} | {ratio} | {goal} |");
+            let _ = writeln!(text, "### {heading}\n");
+            text.push_str("| figure | measured | ceiling, in the same run | ratio | goal |\n|---|---|---|---|---|\n");
+            for Line { figure, measured, ceiling, ratio, goal } in lines {
+                let _ = writeln!(text, "| {figure} | {measured} | {ceiling} | {ratio} | {goal} |");
+            }
+            text.push('\n');
         }
         text
     }

@@ -27,7 +27,7 @@ async fn replace(workshop: &Workshop, path: &Path, next: &mut usize) -> Result<(
 
 /// With and without swaps.
 pub(crate) async fn modules(run: &mut Run) -> Result<()> {
-    let setup = Setup { name: "swapping", database_url: &run.main.url, modules: Modules::ForAll };
+    let setup = Setup { name: "swapping", database_url: run.main.url(run.way), modules: Modules::ForAll };
     let gateway = run.workshop.gateway(&setup).await?;
     let path = run.workshop.module_for_all(setup.name);
     let source = batch_source(1);

@@ -52,8 +52,8 @@ pub(crate) fn batch_source(types: usize) -> Shared {
 /// 100 events per request.
 pub(crate) async fn batches(run: &mut Run) -> Result<()> {
     let setup = |name, modules, url| Setup { name, database_url: url, modules };
-    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, &run.main.url)).await?;
-    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, &run.main.url)).await?;
+    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, run.main.url(run.way))).await?;
+    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, run.main.url(run.way))).await?;
     let idle = Series(vec![resident_mib(judging.pid())?]);
     let source = batch_source(1);
     let [mut judged, mut accepted, mut copied, mut memory] = series();
@@ -97,8 +97,8 @@ pub(crate) async fn batches(run: &mut Run) -> Result<()> {
 /// One event per request. Gives the best rates.
 pub(crate) async fn singles(run: &mut Run) -> Result<Best> {
     let setup = |name, modules, url| Setup { name, database_url: url, modules };
-    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, &run.main.url)).await?;
-    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, &run.main.url)).await?;
+    let judging = run.workshop.gateway(&setup("judging", Modules::ForAll, run.main.url(run.way))).await?;
+    let accepting = run.workshop.gateway(&setup("accepting", Modules::None, run.main.url(run.way))).await?;
     let bare = Subject::bare(&run.workshop.folder).await?;
     let source = shared(1, 1);
     let (many, few) = (SINGLE_CONNECTIONS, PEER_CONNECTIONS);

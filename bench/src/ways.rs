@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::Run;
+use crate::database::Way;
 use crate::events::Source;
 use crate::load::{Closed, Shared, shared};
 use crate::report::{Goal, Series};
@@ -61,14 +62,6 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     }
 }
 
-/// The same database over TCP at this address.
-fn tcp_url(url: &str, address: SocketAddr) -> Result<String> {
-    let (rest, _) = url.split_once('?').context("the parameters of the URL")?;
-    let (user, name) = rest.split_once('@').context("the user of the URL")?;
-    let (_, name) = name.split_once('/').context("the database of the URL")?;
-    Ok(format!("{user}@{address}/{name}?sslmode=disable"))
-}
-
 /// Events a second of a load on a gateway.
 async fn rate(run: &mut Run, gateway: &Subject, connections: usize, source: &Shared) -> Result<f64> {
     run.main.empty().await?;
@@ -84,13 +77,11 @@ async fn rate(run: &mut Run, gateway: &Subject, connections: usize, source: &Sha
 
 /// The same loads over each way.
 pub(crate) async fn to_the_database(run: &mut Run) -> Result<()> {
-    let near = run.server.tcp();
-    let distance = Distance::start(near).await?;
-    let far_url = tcp_url(&run.main.url, distance.address)?;
-    let near_url = tcp_url(&run.main.url, near)?;
+    let distance = Distance::start(run.server.tcp()).await?;
+    let far_url = run.main.url_at(distance.address)?;
     let setup = |name, url| Setup { name, database_url: url, modules: Modules::ForAll };
-    let file = run.workshop.gateway(&setup("way-file", &run.main.url)).await?;
-    let tcp = run.workshop.gateway(&setup("way-tcp", &near_url)).await?;
+    let file = run.workshop.gateway(&setup("way-file", run.main.url(Way::SocketFile))).await?;
+    let tcp = run.workshop.gateway(&setup("way-tcp", run.main.url(Way::Tcp))).await?;
     let far = run.workshop.gateway(&setup("way-far", &far_url)).await?;
     let (batches, singles) = (shared(EVENTS_PER_BATCH, 1), shared(1, 1));
     let repeated =
