@@ -4,6 +4,18 @@
 //! the gateway itself asks (is the database there, who may call, fold the counts) has a pool of two, so that no reader can
 //! make the gateway look unready.
 
+/// Lets a struct be read from a row that has a column for each of its fields. The derive of sqlx would compile the driver a
+/// second time, for the compiler.
+macro_rules! from_row {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for $name {
+            fn from_row(row: &'r sqlx::postgres::PgRow) -> sqlx::Result<Self> {
+                Ok(Self { $($field: sqlx::Row::try_get(row, stringify!($field))?),* })
+            }
+        }
+    };
+}
+
 mod applications;
 mod bridge;
 mod connection;
@@ -12,6 +24,7 @@ mod counts;
 mod dead_letters;
 mod dial;
 mod hosts;
+mod migrations;
 mod partitions;
 mod prove;
 mod read;

@@ -206,9 +206,7 @@ fn common() -> Config {
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
         .max_wasm_stack(STACK_BYTES_MAX)
         // The image of a memory takes what it spans: a few bytes far apart are written when an instance is made instead.
-        .memory_guaranteed_dense_image_size(SPARSE_IMAGE_BYTES_MAX as u64)
-        // Modules are compiled side by side, each on one thread: so a big one does not take every core from requests.
-        .parallel_compilation(false);
+        .memory_guaranteed_dense_image_size(SPARSE_IMAGE_BYTES_MAX as u64);
     config
 }
 

@@ -22,7 +22,7 @@ pub struct RateLimit {
 const CHANNEL: &str = "eye_applications";
 
 /// An application as the database has it.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplicationRow {
     /// Its number, as events hold it.
     pub id: i32,
@@ -51,6 +51,22 @@ pub struct ApplicationRow {
     /// When it was added.
     pub created_at: DateTime<Utc>,
 }
+
+from_row!(ApplicationRow {
+    id,
+    name,
+    token_digests,
+    retired_token_digests,
+    certificate_digests,
+    networks,
+    known_by,
+    scopes,
+    events_per_second,
+    burst_events,
+    event_types,
+    active,
+    created_at
+});
 
 impl ApplicationRow {
     /// Its rate limit, if it has one.

@@ -54,7 +54,7 @@ impl LetterCursor {
 }
 
 /// A dead letter without its raw bytes.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredLetter {
     /// Its own id.
     pub id: Uuid,
@@ -97,6 +97,29 @@ pub struct StoredLetter {
     /// `stored` or `duplicate`.
     pub redriven_as: Option<String>,
 }
+
+from_row!(StoredLetter {
+    id,
+    received_at,
+    reason,
+    code,
+    detail,
+    violations,
+    application_id,
+    application,
+    module,
+    event_id,
+    session_id,
+    category,
+    name,
+    raw_bytes,
+    raw_kept_bytes,
+    kept,
+    raw_digest,
+    last_words,
+    redriven_at,
+    redriven_as
+});
 
 impl StoredLetter {
     /// Its place in the order of receipt.

@@ -63,7 +63,7 @@ impl Partitioned {
 }
 
 /// A partition as the database has it.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// The table it belongs to.
     pub table_name: String,
@@ -78,6 +78,8 @@ pub struct Partition {
     /// Bytes on disk, with indexes.
     pub bytes: i64,
 }
+
+from_row!(Partition { table_name, name, first, end, rows_estimate, bytes });
 
 /// What came of making a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

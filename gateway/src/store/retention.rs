@@ -35,13 +35,15 @@ impl Cause {
 }
 
 /// How much was removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Rows; of a whole month of events, what the planner knew of it.
     pub rows: i64,
     /// Bytes on disk.
     pub bytes: i64,
 }
+
+from_row!(Removed { rows, bytes });
 
 /// A partition of dead letters, and how much of it is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use super::{Error, Store};
 use crate::retention::due::{Announcement, Ledger, Rule};
 
 /// A row of `retention_rounds`.
-#[derive(sqlx::FromRow)]
 struct Row {
     rule: String,
     cutoff: Option<DateTime<Utc>>,
@@ -18,6 +17,8 @@ struct Row {
     seen_at: Option<DateTime<Utc>>,
     confirmed: bool,
 }
+
+from_row!(Row { rule, cutoff, bytes_max, announced_limit, announced_at, announced_seconds, seen_at, confirmed });
 
 impl Row {
     fn ledger(&self) -> Ledger {

@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::watch;
 
-use super::{Error, Store, connection, partitions, within};
+use super::{Error, Store, connection, migrations, partitions, within};
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
 /// longer one would leave a database that is back unseen for longer.
@@ -27,9 +27,6 @@ const AHEAD_TIME: Duration = Duration::from_secs(60);
 const AHEAD_MONTHS: u32 = 2;
 /// The server says so of a table that does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
-
-/// The versions that this program knows.
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
 /// A schema that this program may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +85,7 @@ impl SchemaGate {
 
 /// The version that this program knows.
 fn program_version() -> i64 {
-    MIGRATOR.iter().map(|migration| migration.version).max().expect("there are migrations")
+    migrations::KNOWN.iter().map(|migration| migration.version).max().expect("there are migrations")
 }
 
 /// Reads the versions that the database has, and holds them against those that this program knows.
@@ -113,7 +110,7 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     if let Some((dirty, ..)) = applied.iter().find(|(.., success)| !success) {
         return Err(Error::Migrate(MigrateError::Dirty(*dirty)));
     }
-    let known = |version: i64| MIGRATOR.iter().find(|migration| migration.version == version);
+    let known = |version: i64| migrations::KNOWN.iter().find(|migration| migration.version == version);
     for (version, checksum, _) in applied.iter().filter(|(version, ..)| *version <= program) {
         match known(*version) {
             None => return Err(Error::Migrate(MigrateError::VersionMissing(*version))),
@@ -130,7 +127,7 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
         }
     }
     let has = |version: i64| applied.binary_search_by_key(&version, |(version, ..)| *version).is_ok();
-    if !MIGRATOR.iter().all(|migration| has(migration.version)) {
+    if !migrations::KNOWN.iter().all(|migration| has(migration.version)) {
         return Err(Error::SchemaBehind { version, program });
     }
     if version == program {
@@ -169,7 +166,7 @@ impl Store {
                 // The pool is of one connection, so this is the one that migrates.
                 let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
                 within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
-                within(MIGRATE_TIME, MIGRATOR.run(&pool)).await?;
+                within(MIGRATE_TIME, migrations::KNOWN.run(&pool)).await?;
                 within(CONNECT_TIME, prove(&pool)).await?
             }
             proved => proved?,

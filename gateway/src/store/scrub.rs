@@ -17,7 +17,7 @@ const REDACTING: &str = "select event_type, digest, began_at, scrubbed_to, scrub
      now() as asked_at from redacting_types where ended_at is null order by event_type";
 
 /// Whose older letters are rewritten.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedactingRow {
     /// As the module is named, or [`UNREAD`].
     pub event_type: String,
@@ -36,6 +36,17 @@ pub struct RedactingRow {
     /// The time of the database when it was asked.
     pub asked_at: DateTime<Utc>,
 }
+
+from_row!(RedactingRow {
+    event_type,
+    digest,
+    began_at,
+    scrubbed_to,
+    scrubbed_to_id,
+    emptied_to,
+    emptied_to_id,
+    asked_at
+});
 
 /// What a page does to letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +69,7 @@ impl RedactingRow {
 }
 
 /// A letter on a walk, without its bytes.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 pub struct WalkedLetter {
     /// When it was received.
     pub received_at: DateTime<Utc>,
@@ -74,6 +85,8 @@ pub struct WalkedLetter {
     pub name: Option<String>,
 }
 
+from_row!(WalkedLetter { received_at, id, whole, code, category, name });
+
 impl WalkedLetter {
     /// Its place in the order of receipt.
     pub fn cursor(&self) -> LetterCursor {
@@ -82,7 +95,7 @@ impl WalkedLetter {
 }
 
 /// What is rewritten of a letter.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 pub struct LetterText {
     /// When it was received.
     pub received_at: DateTime<Utc>,
@@ -99,6 +112,8 @@ pub struct LetterText {
     /// How many bytes came.
     pub raw_bytes: i32,
 }
+
+from_row!(LetterText { received_at, id, event_id, detail, violations, raw, raw_bytes });
 
 /// A letter as it is to be.
 #[derive(Clone, Debug)]

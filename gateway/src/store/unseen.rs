@@ -13,7 +13,7 @@ use super::{Error, Store};
 const UNSEEN: &str = "code in ('off_path', 'busy') and redriven_at is null and octet_length(raw) = raw_bytes";
 
 /// The letters of one event type and application, which are judged in order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UnseenLane {
     /// The category of their events.
     pub category: String,
@@ -22,6 +22,8 @@ pub struct UnseenLane {
     /// Who sent them.
     pub application_id: i32,
 }
+
+from_row!(UnseenLane { category, name, application_id });
 
 /// What a module found when it looked at the event of a letter.
 #[derive(Clone, Debug)]

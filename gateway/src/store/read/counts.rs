@@ -88,7 +88,7 @@ pub struct CountPosition {
 }
 
 /// An event type with its counts since ever.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventTypeRow {
     /// First half of the event type.
     pub category: String,
@@ -104,6 +104,8 @@ pub struct EventTypeRow {
     pub category_stored: i64,
 }
 
+from_row!(EventTypeRow { category, name, stored, rejected, quarantined, category_stored });
+
 /// Where an event type stands among the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CategoryPosition {
@@ -115,7 +117,6 @@ pub struct CategoryPosition {
     pub category_stored: i64,
 }
 
-#[derive(sqlx::FromRow)]
 struct CountColumns {
     start: DateTime<Utc>,
     event_type_id: i32,
@@ -126,6 +127,8 @@ struct CountColumns {
     category: Option<String>,
     name: Option<String>,
 }
+
+from_row!(CountColumns { start, event_type_id, application_id, outcome, count, application, category, name });
 
 impl From<CountColumns> for CountRow {
     fn from(row: CountColumns) -> CountRow {

@@ -72,7 +72,6 @@ impl StoredEvent {
     }
 }
 
-#[derive(sqlx::FromRow)]
 struct EventColumns {
     id: Uuid,
     session_id: Uuid,
@@ -84,6 +83,8 @@ struct EventColumns {
     module: Option<Vec<u8>>,
     data: String,
 }
+
+from_row!(EventColumns { id, session_id, category, name, timestamp, received_at, application, module, data });
 
 impl From<EventColumns> for StoredEvent {
     fn from(row: EventColumns) -> StoredEvent {

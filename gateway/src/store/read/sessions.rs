@@ -59,7 +59,6 @@ pub struct SessionRow {
     pub applications: Vec<String>,
 }
 
-#[derive(sqlx::FromRow)]
 struct SessionColumns {
     session_id: Uuid,
     counted: i64,
@@ -73,6 +72,20 @@ struct SessionColumns {
     last_category: String,
     last_name: String,
 }
+
+from_row!(SessionColumns {
+    session_id,
+    counted,
+    applications,
+    first_id,
+    first_timestamp,
+    first_category,
+    first_name,
+    last_id,
+    last_timestamp,
+    last_category,
+    last_name
+});
 
 /// Where a session stands among the others of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
