@@ -1,4 +1,4 @@
-//! The plain words between ingest, batch and store: an event that may be stored, and a dead letter.
+//! The types that ingest, batch and store pass on: an event to store, and a dead letter.
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,20 +10,20 @@ use uuid::Uuid;
 
 use crate::verdict::{Digest, Violation};
 
-/// Text that is a slice of the request body or a string of its own; cheap to clone.
+/// Text: either a slice of the request body or a string of its own. A clone is cheap.
 ///
-/// A slice shares the body's memory, so an event costs no copy between the socket and the database. Its UTF-8 is proved
-/// once, for the whole body; the proof is carried by the type.
+/// A slice shares the body's memory, so an event is not copied between the socket and the database. The body is checked
+/// for UTF-8 once; the type carries that proof.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Text(ByteString);
 
 impl Text {
-    /// Takes bytes as text, if they are UTF-8.
+    /// Takes bytes as text if they are UTF-8.
     pub fn new(bytes: Bytes) -> Result<Text, Utf8Error> {
         ByteString::try_from(bytes).map(Text)
     }
 
-    /// Takes a part of a body that has already been read as text, without a copy and without a second proof.
+    /// Takes a part of a body that is UTF-8 already. It neither copies nor checks the part again.
     ///
     /// # Panics
     /// If `part` does not lie within `body`.
@@ -66,41 +66,42 @@ impl fmt::Debug for Text {
 /// An accepted event, ready to be stored.
 #[derive(Clone, Debug)]
 pub struct EventRow {
-    /// The event's own id; with session and timestamp it is the key of the row.
+    /// The event's own id. Session, timestamp and id are the key of the row.
     pub id: Uuid,
-    /// The session it belongs to.
+    /// The event's session.
     pub session_id: Uuid,
-    /// When it occurred: microseconds since 1970.
+    /// When the event occurred, in microseconds since 1970.
     pub timestamp_us: i64,
-    /// When the gateway took it: microseconds since 1970. No two events of one gateway share it.
+    /// When the gateway received the event, in microseconds since 1970. No two events of one gateway have the same.
     pub received_at_us: i64,
     /// First half of the event type.
     pub category: Text,
     /// Second half of the event type.
     pub name: Text,
-    /// Who sent it.
+    /// The application that sent the event.
     pub application_id: i32,
-    /// The module that judged it, if one serves its event type.
+    /// The module that judged the event; `None` if no module serves its type.
     pub module: Option<Digest>,
-    /// The data as JSON text, as sent or as amended.
+    /// The data as JSON text, as the sender wrote it or as the module amended it.
     pub data: Text,
-    /// The event as it came, in case it must become a dead letter.
+    /// The event as it came, in case Postgres refuses the row and the event becomes a dead letter.
     pub raw: Bytes,
-    /// It is a dead letter that is judged again, so finding it there is no event that came a second time.
+    /// The event comes from a dead letter. If its row is there already, the store counts no duplicate: no sender sent
+    /// it twice.
     pub redriven: bool,
 }
 
-/// Why an event became a dead letter: the outcome its sender was told.
+/// Why an event became a dead letter. It is the outcome that the sender got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The envelope or a validator refused it.
     Rejected,
-    /// It could not be judged or stored.
+    /// The event could not be judged or stored.
     Quarantined,
 }
 
 impl Reason {
-    /// The word for it in the database and in answers.
+    /// The word in the database and in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Rejected => "rejected",
@@ -109,20 +110,20 @@ impl Reason {
     }
 }
 
-/// What is kept of an event that was not stored.
+/// How much of an event that was not stored its dead letter keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeptAs {
-    /// Its bytes as they came.
+    /// The bytes as they came.
     #[default]
     Whole,
-    /// The event with its data as its validator redacts it.
+    /// The event, with its data as its validator redacts it.
     Redacted,
-    /// Nothing but its size and digest.
+    /// Only its size and digest.
     Nothing,
 }
 
 impl KeptAs {
-    /// The word for it in the database and in answers.
+    /// The word in the database and in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             KeptAs::Whole => "whole",
@@ -137,37 +138,38 @@ impl KeptAs {
 pub struct DeadLetter {
     /// A fresh UUIDv7 of the dead letter itself.
     pub id: Uuid,
-    /// When the gateway took the event: microseconds since 1970.
+    /// When the gateway received the event, in microseconds since 1970.
     pub received_at_us: i64,
-    /// The outcome the sender was told.
+    /// The outcome that the sender got.
     pub reason: Reason,
     /// `envelope`, `rule`, the kind of fault, or `unstorable`.
     pub code: String,
     /// One sentence for people.
     pub detail: String,
-    /// What was wrong with the event.
+    /// The violations of the event.
     pub violations: Vec<Violation>,
-    /// Who sent it.
+    /// The application that sent the event.
     pub application_id: i32,
-    /// The module that judged it, if one did.
+    /// The module that judged the event, if one did.
     pub module: Option<Digest>,
-    /// The event's id, where it had a readable one.
+    /// The event's id, if it could be read.
     pub event_id: Option<Uuid>,
-    /// The event's session, where it had a readable one.
+    /// The event's session, if it could be read.
     pub session_id: Option<Uuid>,
-    /// The event's category, where it had a readable one.
+    /// The event's category, if it could be read.
     pub category: Option<String>,
-    /// The event's name, where it had a readable one.
+    /// The event's name, if it could be read.
     pub name: Option<String>,
-    /// What `raw` is.
+    /// Whether `raw` is the whole event, the redacted one, or empty.
     pub kept: KeptAs,
-    /// The bytes that are kept, already cut at the configured size.
+    /// The bytes that the dead letter keeps, already cut at the configured size.
     pub raw: Bytes,
-    /// How many bytes came.
+    /// How many bytes the sender sent.
     pub raw_bytes: usize,
-    /// The digest of what came, where nothing of it is kept.
+    /// The digest of the bytes that the sender sent, if the dead letter keeps none of them.
     pub raw_digest: Option<Digest>,
-    /// The text of the module's panic or exception. Kept with whole bytes alone, since it may quote them.
+    /// The text of the module's panic or exception. Only a dead letter with whole bytes keeps it, since the text may
+    /// quote them.
     pub last_words: Option<String>,
 }
 

@@ -1,13 +1,13 @@
-//! What people can read: which characters cannot be seen, so that no name has them, and how texts that others made are
-//! written where people read them, in a log or on a terminal.
+//! Text that people can read. [`is_hidden`] finds characters that nobody sees, so that no name has them; [`legible`]
+//! writes texts of others into logs and onto terminals.
 
 use std::fmt::{self, Write as _};
 use std::ops::RangeInclusive;
 
-/// Characters that show nothing, or change how others are shown, by their ranges in order: Unicode 17's format characters (Cf),
-/// separators of lines and paragraphs (Zl, Zp), all that may be ignored when it is not known (`Default_Ignorable_Code_Point`),
-/// what is for private use (Co) and is shown differently everywhere, and the blank of braille. Control characters (Cc) and what
-/// is no character come on top.
+/// Ranges of characters that show nothing or change how others are shown, in order. They are, by Unicode 17: format
+/// characters (Cf), separators of lines and paragraphs (Zl, Zp), those that a program may ignore when it does not know
+/// them (`Default_Ignorable_Code_Point`), those for private use (Co), which look different everywhere, and the blank of
+/// braille. [`is_hidden`] adds control characters (Cc) and code points that are no characters.
 const HIDDEN: &[RangeInclusive<char>] = &[
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
@@ -40,26 +40,26 @@ const HIDDEN: &[RangeInclusive<char>] = &[
     '\u{f0000}'..='\u{10ffff}',
 ];
 
-/// Whether a character cannot be seen, or changes how its neighbors look.
+/// Whether a character is invisible or changes how its neighbors look.
 pub fn is_hidden(character: char) -> bool {
     if character <= '~' {
         return character < ' ';
     }
-    // The last two of each plane are no characters.
+    // The last two code points of each plane are no characters.
     let no_character = u32::from(character) & 0xfffe == 0xfffe;
     let place = HIDDEN.partition_point(|range| *range.end() < character);
     character.is_control() || no_character || HIDDEN.get(place).is_some_and(|range| range.contains(&character))
 }
 
-/// A text that others made, on one line and within a bound, with each hidden character written as JSON escapes it. A backslash
-/// stays as it is: what is meant for people is not meant to be read back.
+/// A text of somebody else, on one line and within a bound. It writes each hidden character as JSON escapes it. It does
+/// not escape a backslash: people read this text, and no program parses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Legible<'a> {
     text: &'a str,
     characters_max: usize,
 }
 
-/// Makes such a text, with so many of its characters at most.
+/// Makes a [`Legible`] that writes at most `characters_max` characters of `text`.
 pub fn legible(text: &str, characters_max: usize) -> Legible<'_> {
     Legible { text, characters_max }
 }
@@ -74,7 +74,7 @@ impl fmt::Display for Legible<'_> {
     }
 }
 
-/// Writes one character so that it can be seen.
+/// Writes one character so that people can see it.
 pub fn write_legible(out: &mut impl fmt::Write, character: char) -> fmt::Result {
     match character {
         '\n' => out.write_str("\\n"),

@@ -1,8 +1,9 @@
-//! Events, and the words for what becomes of them. [`envelope`] reads events out of bytes by the gateway's own rules, with
-//! [`json`] for what Postgres can hold and [`legible`] for what people can read. [`verdict`] has the words of judging,
-//! [`event`] the rows and dead letters, [`outcome`] the answers to senders. [`figures`] counts and measures.
+//! Events, and the words for how each event ends. [`envelope`] reads events from bytes by the gateway's own rules; it
+//! uses [`json`] to find what Postgres cannot store and [`legible`] to find what people cannot read. [`verdict`] has
+//! the words of judging, [`event`] the rows and dead letters, [`outcome`] the answers to senders. [`figures`] counts
+//! and measures.
 //!
-//! Nothing here waits, reads a file or knows a database: bytes and values alone.
+//! This crate works on bytes and values alone: it never waits, reads no file and knows no database.
 
 pub mod envelope;
 pub mod event;

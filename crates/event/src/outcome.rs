@@ -1,4 +1,4 @@
-//! What became of an event, in the words that the answers use.
+//! The outcome of an event, in the words of the answers.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,24 @@ use uuid::Uuid;
 
 use crate::verdict::{Digest, Unfinished, Violation};
 
-/// How an event ends. Each ends in exactly one way, or has no outcome yet.
+/// The four ways in which an event ends. Each event ends in exactly one of them, or has no outcome yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutcomeKind {
-    /// It is committed.
+    /// Its row is committed.
     Stored,
-    /// It was committed before.
+    /// Its row was committed before.
     Duplicate,
     /// It breaks a rule.
     Rejected,
-    /// It could not be judged or stored, and is kept as a dead letter.
+    /// It could not be judged or stored. A dead letter keeps it.
     Quarantined,
 }
 
 impl OutcomeKind {
-    /// All of them, in the order of their values.
+    /// All kinds, in the order of their values.
     pub const ALL: [Self; 4] = [Self::Stored, Self::Duplicate, Self::Rejected, Self::Quarantined];
 
-    /// The word for it in answers, figures and tables.
+    /// The word in answers, figures and tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -38,12 +38,12 @@ impl OutcomeKind {
 /// The word for an event that has no outcome yet.
 pub const UNFINISHED: &str = "unfinished";
 
-/// What became of one event.
+/// The outcome of one event.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is committed.
+    /// Its row is committed.
     Stored {
-        /// The event's id, the sender's own or the one that was made for it.
+        /// The event's id: the sender's own, or the one that the gateway made.
         id: Uuid,
     },
     /// An event with this id was committed before.
@@ -51,37 +51,39 @@ pub enum Outcome {
         /// The event's id.
         id: Uuid,
     },
-    /// It breaks a rule: the sender has to mend it.
+    /// The event breaks a rule, and the sender has to mend it.
     Rejected {
-        /// The event's id, where one could be read or was made.
+        /// The event's id, if it could be read or the gateway made one.
         id: Option<Uuid>,
-        /// Who refused it.
+        /// Whether the gateway or the validator refused the event.
         code: RejectionCode,
-        /// What is wrong with it, and where.
+        /// Each rule that the event breaks, with the place in it.
         violations: Vec<Violation>,
-        /// How many violations are left out here, because those of its request are too many; the dead letter has them.
+        /// How many violations this answer omits, since its request has too many. The dead letter has them all.
         omitted: usize,
-        /// The validator that judged it; `None` if the envelope already failed.
+        /// The validator that judged the event; `None` if the gateway refused the event before any did.
         validator: Option<JudgedBy>,
     },
-    /// Its validator failed: it is kept as a dead letter and must not be sent again.
+    /// Its validator failed, or Postgres refused its row. A dead letter keeps the event, and the sender must not send
+    /// it again.
     Quarantined {
         /// The event's id.
         id: Uuid,
         /// The kind of failure.
         code: Cow<'static, str>,
     },
-    /// It has no outcome yet: it could not be judged or kept now. Nothing of it is kept, and it is to be sent again.
+    /// The event has no outcome yet: it could not be judged or kept now. The gateway keeps nothing of it; the sender
+    /// sends it again.
     Unfinished {
-        /// The event's id, where one could be read or was made. A retry with it is stored once at most.
+        /// The event's id, if it could be read or the gateway made one. A retry with this id is stored once at most.
         id: Option<Uuid>,
-        /// Why, and when to try again.
+        /// The reason, and when to try again.
         why: Unfinished,
     },
 }
 
 impl Outcome {
-    /// Which one it is; `None` of an event that has none yet.
+    /// The kind of this outcome; `None` for an event that has none yet.
     pub fn kind(&self) -> Option<OutcomeKind> {
         match self {
             Self::Stored { .. } => Some(OutcomeKind::Stored),
@@ -93,11 +95,11 @@ impl Outcome {
     }
 }
 
-/// Who refused an event.
+/// Whether the gateway or a validator refused the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionCode {
-    /// The gateway: the event does not have the shape of an event.
+    /// The gateway: the bytes do not have the shape of an event.
     Envelope,
     /// The validator of the event's type.
     Rule,
@@ -106,7 +108,7 @@ pub enum RejectionCode {
 }
 
 impl RejectionCode {
-    /// The stable word that stands in answers and dead letters.
+    /// The stable word in answers and dead letters.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
@@ -121,7 +123,7 @@ impl RejectionCode {
 pub struct JudgedBy {
     /// The event type, as `category/name`.
     pub event_type: String,
-    /// The digest of the module, so that the very rule can be found again.
+    /// The digest of the module. With it, its author finds the version whose rule refused the event.
     #[serde(serialize_with = "as_text")]
     pub digest: Digest,
 }

@@ -1,13 +1,13 @@
 //! The notations of time that an event may use: RFC 3339, and `YYYY-MM-DD HH:MM:SS[.ffffff]` without a zone, which
-//! means UTC. Digits beyond the microsecond are cut.
+//! means UTC. [`parse`] cuts digits beyond the microsecond.
 
 use chrono::NaiveDate;
 
-/// The instants in UTC that the notations can write again: from the year 0001 on, and before the year 10000.
+/// The instants in UTC that the gateway can write again: from the year 0001 on, and before the year 10000.
 const INSTANTS_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
 
-/// Microseconds since 1970, or nothing if `text` is in neither notation, or its instant lies outside the years 0001 to 9999
-/// of UTC.
+/// Returns microseconds since 1970. Returns `None` if `text` is in neither notation, or if its instant lies outside the
+/// years 0001 to 9999 of UTC.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() < 19 || bytes[4] != b'-' || bytes[7] != b'-' || bytes[13] != b':' || bytes[16] != b':' {
@@ -52,7 +52,7 @@ fn number<T: TryFrom<u32>>(digits: &[u8]) -> Option<T> {
     T::try_from(value).ok()
 }
 
-/// The microseconds of `.fff`, if there is one, and what follows.
+/// The microseconds of `.fff`, or 0 without a fraction, and the rest of the bytes.
 fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let [b'.', digits @ ..] = bytes else { return Some((0, bytes)) };
     let length = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
