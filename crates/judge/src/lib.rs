@@ -1,7 +1,7 @@
-//! Chooses the validator of an event by its event type, calls it, and maps what comes back to a verdict or a fault. The
-//! modules directory, compiling, limits and history live below; this file is all that the rest of the gateway sees.
+//! Finds the validator of an event by its event type, calls it, and returns a verdict or a fault. The modules
+//! directory, compiling, limits and history are in the modules below; the gateway sees only this file.
 //!
-//! The same event and the same module give the same verdict, whatever was judged before.
+//! The same event and the same module give the same verdict, whatever the module judged before.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -97,37 +97,37 @@ pub enum UnknownEventType {
     Reject,
 }
 
-/// Tells something of a category and a name.
+/// Answers a yes-or-no question about a category and a name.
 pub type OfEventType = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
-/// Which event types must have a module.
+/// The event types that must have a module.
 #[derive(Clone)]
 pub struct Required {
-    /// Tells it of a category and a name.
+    /// Whether the event type with this category and name must have a module.
     pub contains: OfEventType,
-    /// The categories, each with a name, or with none when all of its names must.
+    /// The categories, each with a name, or with `None` if all of its names must have a module.
     pub each: Vec<(String, Option<String>)>,
 }
 
 impl Default for Required {
-    /// None must.
+    /// No event type must have a module.
     fn default() -> Self {
         Self { contains: Arc::new(|_, _| false), each: Vec::new() }
     }
 }
 
-/// How validators are run.
+/// How validators are run. The gateway makes it from the configuration.
 #[derive(Clone)]
 pub struct Options {
-    /// Where modules are put; need not exist yet.
+    /// The folder in which operators put modules. It need not exist yet.
     pub modules_dir: PathBuf,
-    /// Where compiled code and old versions are kept; made when missing.
+    /// The folder for compiled code and old versions. [`Validators::start`] makes it if it is missing.
     pub data_dir: PathBuf,
     /// What happens to an event whose type has no module.
     pub unknown_event_type: UnknownEventType,
-    /// The event types whose events wait for a module as long as there is none.
+    /// The event types whose events are refused as unfinished while no module serves them.
     pub required: Required,
-    /// The data directory is that of a gateway that may be running: its notes of modules are left as they are.
+    /// A gateway may be running on the same data directory: leave its notes of modules as they are.
     pub is_beside_gateway: bool,
     /// What one call may use, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
@@ -135,25 +135,26 @@ pub struct Options {
     pub deadline_ms_max: u64,
     /// What all modules share.
     pub shared: SharedLimits,
-    /// How often the directory is looked through for what no file event told.
+    /// The time between two scans of the directory, which find the changes that no file event reported.
     pub rescan: Duration,
-    /// Checks an amended `data` as the envelope checks what senders write; the text says why it cannot be stored.
+    /// Checks an amended `data` as the envelope checks the data of senders. The text says why Postgres cannot store it.
     pub check_amended: CheckAmended,
     /// How files are loaded.
     pub loading: Loading,
 }
 
-/// What all modules share, so that none takes it from the others.
+/// Limits of all modules together, so that no module takes everything from the others.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedLimits {
-    /// Calls away from the request threads.
+    /// Bounds of the calls away from the request threads.
     pub away: OffloadLimits,
-    /// Bytes that modules may take together between calls: code, what `describe` left in memory, instances that are kept.
+    /// Bytes that modules may take together between calls: their code, the memory that `describe` left, and kept
+    /// instances.
     pub memory_bytes_max: usize,
-    /// How long the events of a request may wait for places of their modules, from its first event on.
+    /// How long the events of a request may wait for places of their modules. The time begins with the first event.
     pub wait: Duration,
-    /// How long the events of a request may be judged in all. Those that come later have no outcome yet, so that the others
-    /// are stored in time.
+    /// How long judging all events of a request may take. Later events have no outcome yet, so that the others are
+    /// stored in time.
     pub judging: Duration,
 }
 
@@ -168,7 +169,7 @@ impl Default for SharedLimits {
     }
 }
 
-/// Why validators did not start.
+/// Why [`Validators::start`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The engine does not start on this machine.
@@ -179,7 +180,7 @@ pub enum Error {
     Thread(#[source] std::io::Error),
 }
 
-/// An event, as far as a validator may see it.
+/// The parts of an event that a validator sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The event's id.
@@ -192,30 +193,30 @@ pub struct Subject<'a> {
     pub category: &'a str,
     /// The second half of the event type.
     pub name: &'a str,
-    /// When it occurred, in microseconds since 1970.
+    /// When the event occurred, in microseconds since 1970.
     pub timestamp_us: i64,
-    /// When a gateway took it first, in microseconds since 1970.
+    /// When a gateway first received the event, in microseconds since 1970.
     pub received_at_us: i64,
     /// The text of a JSON object.
     pub data: &'a str,
 }
 
-/// What came of judging one event.
+/// The result of judging one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     /// The verdict, or why there is none.
     pub outcome: Result<Verdict, Unjudged>,
-    /// The module that judged; none when no module serves the event type.
+    /// The module that judged; `None` if no module serves the event type.
     pub digest: Option<Digest>,
 }
 
-/// All validators. Cheap to clone; the last clone stops everything when it is dropped.
+/// All validators. A clone is cheap; dropping the last one stops everything.
 #[derive(Clone)]
 pub struct Validators(Arc<Inner>);
 
 struct Inner {
     sandbox: Arc<Sandbox>,
-    /// Shared with those who load.
+    /// Shared with the threads that load modules.
     tools: Arc<Tools>,
     away: Offload,
     registry: Arc<Registry>,
@@ -247,8 +248,8 @@ impl fmt::Debug for Validators {
 }
 
 impl Validators {
-    /// Starts the engine and begins to load modules. A missing directory or a bad module is told in reports and logs, and
-    /// stops nothing.
+    /// Starts the engine and begins to load modules. A missing directory or a bad module does not stop the gateway:
+    /// reports and logs name it.
     ///
     /// # Errors
     ///
@@ -321,25 +322,26 @@ impl Validators {
         }
     }
 
-    /// The same for events that no request waits for, however long they may take by the limits of their modules.
+    /// Like [`Validators::begin`], for events that no request waits for. Only the limits of the modules bound their
+    /// time.
     #[must_use]
     pub fn begin_unhurried(&self) -> Judging<'_> {
         Judging { latest: None, ..self.begin() }
     }
 
-    /// Judges one event with the module that serves its type now, however long that may take by its limits: no request waits
-    /// for it.
+    /// Judges one event that no request waits for, with the module that serves its type now. Only the limits of that
+    /// module bound its time.
     pub async fn judge(&self, subject: Subject<'_>) -> Judgement {
         self.begin_unhurried().judge(subject).await
     }
 
-    /// Tells which slots ever had a module that took secrets out. Before it is told, nothing is kept of events whose type has
-    /// no module.
+    /// Sets the slots of all modules that ever took secrets out. Until the gateway calls this, it keeps nothing of
+    /// events whose type has no module.
     pub fn know_taking(&self, ever: HashSet<Slot>) {
         self.0.keeping.know(ever);
     }
 
-    /// The modules that take secrets out of what is kept, of those that serve now.
+    /// The modules that serve now and take secrets out of dead letters.
     #[must_use]
     pub fn taking(&self) -> Vec<Taking> {
         let modules = self.0.registry.now();
@@ -351,7 +353,7 @@ impl Validators {
         taking.collect()
     }
 
-    /// Whether a module serves this very slot, and takes nothing out.
+    /// Whether a module serves this very slot and takes nothing out.
     pub fn takes_nothing(&self, slot: &Slot) -> bool {
         matches!(self.0.registry.now().own(slot), Some(Place::Taken(module)) if !module.takes_out())
     }
@@ -373,66 +375,67 @@ impl Validators {
         Judgement { outcome: Ok(outcome), digest: None }
     }
 
-    /// Whether the modules directory was read, and every module of the first scan was tried.
+    /// Whether the gateway has read the modules directory and tried every module of the first scan.
     #[must_use]
     pub fn scanned(&self) -> bool {
         *self.0.board.watch_scanned().borrow()
     }
 
-    /// Waits until that is so.
+    /// Waits until [`Validators::scanned`] is true.
     pub async fn wait_scanned(&self) {
-        // The sender lives as long as `self`.
+        // `self` holds the sender, so the channel stays open.
         let mut scanned = self.0.board.watch_scanned();
         let _closed = scanned.wait_for(|scanned| *scanned).await;
     }
 
-    /// Wakes at every change of what [`Validators::report`] tells.
+    /// Changes its value whenever [`Validators::report`] does.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.board.watch_changes()
     }
 
-    /// What is to be told of each event type, in order.
+    /// The reports of all slots, in the order of event types.
     #[must_use]
     pub fn report(&self) -> Vec<TypeReport> {
         self.0.board.report()
     }
 
-    /// How long judging took, over all modules that serve or ever served.
+    /// Times of judging, over all modules that serve or ever served.
     #[must_use]
     pub fn judging(&self) -> Distribution {
         self.0.board.judging()
     }
 
-    /// Bytes that modules take together between calls, and the most that they may.
+    /// Bytes that all modules take together between calls, and their bound.
     #[must_use]
     pub fn memory_bytes(&self) -> (usize, usize) {
         let memory = &self.0.sandbox.memory;
         (memory.taken(), memory.bytes_max())
     }
 
-    /// Events that wait for a place of a slow module now.
+    /// Events that wait now for a place of a slow module.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.away.waiting()
     }
 
-    /// Ends the watch and the loading of modules. What serves can still judge.
+    /// Stops watching the directory and loading modules. The modules that serve can still judge.
     pub async fn stop(&self) {
         let inner = Arc::clone(&self.0);
-        // A module may just be compiling, which takes longer than a request thread may be held.
+        // A module may be compiling just now, and a request thread must not wait that long.
         if tokio::task::spawn_blocking(move || inner.stop()).await.is_err() {
             tracing::error!("the end of the modules directory's watch panicked");
         }
     }
 
-    /// Files in the modules directory that serve nothing, and why. `unserved` is what [`Validators::unserved`] told.
+    /// Files in the modules directory that serve nothing, each with the reason. `unserved` is the answer of
+    /// [`Validators::unserved`].
     #[must_use]
     pub fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
         self.0.board.problems(unserved)
     }
 
-    /// How much is in doubt.
+    /// Counts of refused, loading, unavailable, lost and missing modules.
     #[must_use]
     pub fn doubts(&self) -> Doubts {
         let modules = self.0.registry.now();
@@ -441,19 +444,19 @@ impl Validators {
         Doubts { missing, ..self.0.board.doubts() }
     }
 
-    /// How often most files of the modules directory were lost at once.
+    /// How often the modules directory lost most of its files at once.
     #[must_use]
     pub fn accidents(&self) -> u64 {
         self.0.board.accidents()
     }
 
-    /// Counts an event that was stored and that no module judged.
+    /// Counts an event that was stored though no module judged it.
     pub fn count_unserved(&self, category: &str, name: &str) {
         self.0.unserved.count(category, name);
     }
 
-    /// The event types of which events were stored with no validator since the start, each with the file that may have
-    /// been meant for it; and how many events of further types were.
+    /// The event types whose events were stored with no validator since the start, each with the file that its author
+    /// may have meant for it. The number counts stored events of further types.
     #[must_use]
     pub fn unserved(&self) -> (Vec<UnservedType>, u64) {
         let mut types = self.0.unserved.types();
@@ -462,26 +465,26 @@ impl Validators {
     }
 }
 
-/// The events of one request being judged. All of them meet the same modules, whatever is swapped meanwhile.
+/// Judges the events of one request. All of them meet the same modules, even if modules are swapped meanwhile.
 pub struct Judging<'a> {
     validators: &'a Validators,
-    /// One look at what all threads share, instead of one for each event.
+    /// Loaded once for the request: all threads share it, and a look for each event would cost more.
     modules: Arc<Snapshot>,
     began: Instant,
-    /// What was not judged until then has no outcome yet; nothing when nobody waits for the others.
+    /// Events that are not judged by then have no outcome yet. `None` when no request waits.
     latest: Option<Instant>,
-    /// Events that came so far.
+    /// Events that this request has put so far.
     asked: u32,
-    /// When others last had the thread.
+    /// When this task last gave the thread to others.
     yielded: Instant,
-    /// The time for judging is over.
+    /// [`Judging::look`] sets it when the time for judging is over.
     late: bool,
 }
 
-/// Events after which it is looked at the time.
+/// Events between two looks at the clock.
 const EVENTS_PER_LOOK: u32 = 8;
-/// How long the events of a request may hold a request thread before others have it: those of a module that takes a millisecond
-/// would hold it for as long as there are any.
+/// How long the events of a request may hold a request thread before other requests get it. A module that takes a
+/// millisecond would else hold the thread for as long as the request has events.
 const STRETCH: Duration = Duration::from_millis(5);
 
 impl fmt::Debug for Judging<'_> {
@@ -491,7 +494,8 @@ impl fmt::Debug for Judging<'_> {
 }
 
 impl Judging<'_> {
-    /// Looks at the time now and then: lets others have the thread, and notes when no time is left for more events.
+    /// Looks at the clock once in [`EVENTS_PER_LOOK`] events. It gives the thread to others when due, and notes when no
+    /// time is left for more events.
     async fn look(&mut self) {
         self.asked = self.asked.wrapping_add(1);
         if !self.asked.is_multiple_of(EVENTS_PER_LOOK) {
@@ -540,24 +544,24 @@ impl Judging<'_> {
 }
 
 impl Judging<'_> {
-    /// What may be kept of an event of this type with this data, if it is not stored.
+    /// How much of an event of this type with this data may be kept, if the event is not stored.
     pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
         let keeping = &self.validators.0.keeping;
         let decides = keeping.decides(&self.modules, category, name);
         if matches!(decides, Decides::Nobody) { Keep::Whole } else { keeping.keep(decides, data).await }
     }
 
-    /// Whether an event whose type could not be read may be kept.
+    /// Whether a dead letter may keep an event whose type could not be read.
     pub fn keeps_unread(&self) -> bool {
         self.validators.0.keeping.keeps_unread(&self.modules)
     }
 
-    /// Whether anything may be taken out of events of this type.
+    /// Whether a module or its settings may take something out of events of this type.
     pub fn takes_out(&self, category: &str, name: &str) -> bool {
         !matches!(self.validators.0.keeping.decides(&self.modules, category, name), Decides::Nobody)
     }
 
-    /// The slot whose module takes something out of events of this type, or did when it served.
+    /// The slot whose module takes something out of events of this type, or took it out when it served.
     pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
         self.validators.0.keeping.taking_slot(&self.modules, category, name)
     }
@@ -569,11 +573,11 @@ impl Judging<'_> {
 }
 
 impl Inner {
-    /// Ends the thread that loads modules, and those that it owns. What is just being loaded is given up.
+    /// Ends the thread that loads modules, and the threads that it owns. It cancels the loads under way.
     fn stop(&self) {
         self.tools.loader.stop();
         let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // The thread reads its inbox until it is told to stop; a closed one means that it ended.
+        // The thread reads its inbox until it gets this message. If the inbox is closed, the thread has ended.
         let _ended = self.inbox.send(Message::Stop);
         if life.join().is_err() {
             tracing::error!("the thread that loads modules panicked");
@@ -593,13 +597,13 @@ fn request_threads() -> usize {
     runtime.unwrap_or(1).max(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// That no module was asked.
+/// The judgement of an event that no module saw.
 fn unfinished(code: UnfinishedCode) -> Judgement {
     Judgement { outcome: Err(code.into()), digest: None }
 }
 
-/// Raises a flag and wakes the thread that reads it: the watcher never waits, and no event is queued. A full inbox wakes
-/// that thread as well.
+/// Returns a function that raises a flag and wakes the thread that reads it. The watcher never waits and queues no
+/// event: if the inbox is full, the thread has messages to wake up for.
 fn hinting(inbox: SyncSender<Message>, hinted: Arc<AtomicBool>) -> impl Fn() + Send + 'static {
     move || {
         if !hinted.swap(true, AcqRel) {
