@@ -1,6 +1,6 @@
-//! Loads modules: takes a file to a program that can judge, without reading a byte of it in the gateway. A loader, a
-//! child process that has nothing and is bounded in everything, does that (`loading/child.rs`); what it answers, or what an
-//! earlier one did, is all that the gateway opens. A file that was too much for a loader is not tried again as it is.
+//! Loads modules: turns a file into a program that can judge. The gateway itself never parses the file. A loader does:
+//! a child process that has nothing and whose every resource is bounded (`loading/child.rs`). The gateway opens only
+//! the answer of this loader, or of an earlier one. It does not try a file again that was too much for its loader.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -32,7 +32,7 @@ use job::{Bound, Job};
 use marks::{Mark, Marks};
 use process::Ended;
 
-/// The command of the program that runs a loader. People have no use for it.
+/// The command of the program that runs a loader. It is not for people.
 pub const LOADER_COMMAND: &str = "load-module";
 
 /// How modules are loaded.
@@ -42,12 +42,12 @@ pub struct Loading {
     pub program: PathBuf,
     /// What a loader may use.
     pub limits: LoaderLimits,
-    /// What amended data is held against in a self-test.
+    /// The rules that a self-test checks amended data against.
     pub rules: Rules,
 }
 
 impl Loading {
-    /// Loaders are this very program, even if its file was replaced since it was started.
+    /// Uses this very program as the loader, even if somebody replaced its file since it was started.
     #[must_use]
     pub fn by_this_program(limits: LoaderLimits, rules: Rules) -> Self {
         let own = PathBuf::from("/proc/self/exe");
@@ -56,46 +56,46 @@ impl Loading {
     }
 }
 
-/// Which files a loader is beside.
+/// The lane of a file: which other files its loader runs beside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Those that take little, or whose first try this is.
+    /// Files that take little time, or whose first try this is.
     Quick,
-    /// Those that take long.
+    /// Files that take long.
     Heavy,
 }
 
-/// A file to load, and where it is to serve.
+/// A file to load, and the slot that it is to serve.
 pub(super) struct Asked<'a> {
     pub(super) slot: &'a Slot,
     pub(super) limits: &'a Limits,
     pub(super) digest: Digest,
     pub(super) bytes: &'a [u8],
-    /// Raised when nobody wants it any more.
+    /// Raised when the result is not needed any more: the slot has another file by now.
     pub(super) cancelled: &'a AtomicBool,
 }
 
-/// Why there is no program.
+/// Why loading returned no program.
 pub(super) enum Unloaded {
     Refused(Refusal),
-    /// It takes longer than a file of this lane may.
+    /// It takes longer than a file of this lane may take.
     Slow,
-    /// The gateway stops, or the file is another one by now.
+    /// The gateway stops, or the slot has another file by now.
     Stopped,
 }
 
-/// Loads files, in children.
+/// Loads files in child processes.
 pub(super) struct Loader {
     loading: Loading,
     compiled: Option<Compiled>,
     marks: Marks,
     stopped: AtomicBool,
-    /// Loads in this process instead: the tests of this crate are no program that has the command.
+    /// Tests of this crate load in their own process: their program does not have the command.
     #[cfg(test)]
     here: (Sandbox, CheckAmended),
 }
 
-/// What decides what a file is built to: the same again makes the same.
+/// Everything that decides the result of loading a file. The same identity always gives the same result.
 #[derive(Serialize)]
 struct Identity<'a> {
     file: [u8; 32],
@@ -103,12 +103,12 @@ struct Identity<'a> {
     rules: &'a Rules,
     event_type: (&'a str, &'a str),
     version: &'a str,
-    /// Bytes and time of the program's file: another build may compile in another way.
+    /// Bytes and time of the program's file, since another build may compile in another way.
     program: (u64, u128),
 }
 
 impl Loader {
-    /// A loader that keeps what was built under `data_dir`.
+    /// Makes a loader that keeps what it built under `data_dir`.
     pub(super) fn new(loading: Loading, data_dir: &Path, #[cfg(test)] here: (Sandbox, CheckAmended)) -> Self {
         let compiled = Compiled::open(&data_dir.join("compiled"));
         let marks = Marks::open(&data_dir.join("loading"), &loading.limits);
@@ -122,12 +122,12 @@ impl Loader {
         }
     }
 
-    /// Ends all loaders, and starts no other.
+    /// Ends all loaders. [`Loader::load`] starts no other afterwards.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Relaxed);
     }
 
-    /// Loads a file, and says which step begins.
+    /// Loads a file, and calls `begin` at each step.
     pub(super) fn load(
         &self,
         sandbox: &Sandbox,
@@ -139,15 +139,16 @@ impl Loader {
         if let Some(built) = self.compiled.as_ref().and_then(|compiled| compiled.find(&key)) {
             match Program::open(sandbox, built) {
                 Ok(program) => return Ok(program),
-                // There is no room for it just now, which says nothing against what was built.
+                // There is no room for it just now. That says nothing against the kept code, so it stays.
                 Err(refusal) if refusal.passing => return Err(Unloaded::Refused(refusal)),
-                // The engine is another one by now.
+                // Another version of the engine made this code.
                 Err(_) => self.forget(&key),
             }
         }
         let lane = match self.marks.look(&key) {
             Mark::None => lane,
-            // It may have been what the gateway ended by: alone among the heavy ones it harms the least.
+            // A gateway may have ended because of this file. In the heavy lane it harms the least if that happens
+            // again.
             Mark::Suspect if lane == Lane::Quick => return Err(Unloaded::Slow),
             Mark::Suspect => lane,
             Mark::Refused(refusal) => return Err(Unloaded::Refused(refusal)),
@@ -232,7 +233,7 @@ impl Loader {
         Err(Unloaded::Refused(refusal))
     }
 
-    /// How many modules were found built, and how many had to be.
+    /// How many modules were found compiled, and how many had to be built.
     #[cfg(test)]
     pub(super) fn found_and_kept(&self) -> (u64, u64) {
         self.compiled.as_ref().expect("what is built is kept").found_and_kept()

@@ -1,5 +1,5 @@
-//! The loader itself: a process that reads a job and a file from its standard input, makes finished code of it, and answers
-//! on its standard output. Whatever the file does to it, nobody else is hurt.
+//! The loader itself: a process that reads a job and a file from its standard input, compiles the file, and answers on
+//! its standard output. A file that breaks the loader harms no other process.
 
 use std::io::{Read, Write};
 
@@ -16,7 +16,7 @@ use super::job::{Frame, JOB_BYTES_MAX, Job, Told, seal};
 ///
 /// # Errors
 ///
-/// What kept it from answering, in words for the gateway's log. A file that is refused is an answer.
+/// Why it could not answer, in words for the gateway's log. The refusal of a file is an answer and no error.
 pub fn run(gateway: i32, check_amended: impl FnOnce(Rules) -> CheckAmended) -> Result<(), String> {
     confine::begin(gateway)?;
     let mut input = std::io::stdin().lock();
@@ -31,7 +31,7 @@ pub fn run(gateway: i32, check_amended: impl FnOnce(Rules) -> CheckAmended) -> R
     }
     let check_amended = check_amended(job.rules);
     let stack_bytes = usize::try_from(job.bounds.stack_bytes).unwrap_or(usize::MAX);
-    // A stack of its own size, whatever the limits of the process are.
+    // This stack has a size of its own, whatever the limits of the process are.
     let work = std::thread::Builder::new().name("eye-load".into()).stack_size(stack_bytes);
     let work =
         work.spawn(move || answer(&job, &bytes, &check_amended)).map_err(|error| format!("no thread: {error}"))?;
@@ -55,7 +55,7 @@ fn answer(job: &Job, bytes: &[u8], check_amended: &CheckAmended) -> Result<(), S
     let sandbox = Sandbox::for_loading().map_err(|error| error.to_string())?;
     let Job { limits, category, name, bounds, .. } = job;
     let trial = Trial { limits, check_amended, category, name, time: bounds.self_test };
-    // One that cannot be told is told by the gateway's end.
+    // If this fails, the gateway has ended, and the answer below reports that.
     let begin = |step| drop(say(Frame::Step(step), &[]));
     match Program::build(&sandbox, bytes, &trial, begin) {
         Ok(built) => {

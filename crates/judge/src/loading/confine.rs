@@ -1,11 +1,11 @@
-//! What a loader gives up before it reads a file that anybody may have made: its privileges, the file system, the network,
-//! other descriptors than its three pipes, and resources beyond its bounds. All of it in safe calls of the loader itself, so
-//! that the gateway runs no code between fork and exec.
+//! Everything that a loader gives up before it reads a file that anybody may have made: its privileges, the file
+//! system, the network, all descriptors but its three pipes, and resources beyond its bounds. The loader makes these
+//! calls itself, and they are safe, so that the gateway runs no code between fork and exec.
 
 use super::job::Bounds;
 
-/// Ends the loader with its gateway, frees it of what it inherited, and makes it the first that a machine without memory
-/// ends. Called before anything is read.
+/// Ties the loader's life to its gateway, closes the descriptors that it inherited, and makes it the first process that
+/// a machine without memory kills. The loader calls this before it reads anything.
 ///
 /// # Errors
 ///
@@ -15,32 +15,32 @@ pub(super) fn begin(parent: i32) -> Result<(), String> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("no signal of the end: {error}"))?;
-    // It may have ended before it was asked to tell.
+    // The gateway may have ended before the call above, and then no signal comes.
     if getppid().map(rustix::process::Pid::as_raw_pid) != Some(parent) {
         return Err("the gateway is gone".into());
     }
     close_inherited();
-    // Refused only by a kernel without it; then the kernel chooses for itself whom to end.
+    // Only a kernel without this file refuses. Then the kernel itself chooses which process to kill.
     let _chosen = std::fs::write("/proc/self/oom_score_adj", "1000");
-    // A loader that works holds no mounted file system.
+    // Otherwise a loader that works would keep a file system from being unmounted.
     let _there = std::env::set_current_dir("/");
     Ok(())
 }
 
-/// Closes what the gateway's own starter left open in it. The gateway itself leaves nothing open.
+/// Closes descriptors that the process which started the gateway left open in it. The gateway itself leaves none open.
 #[cfg(target_os = "linux")]
 fn close_inherited() {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
     let names = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let inherited: Vec<i32> = names.filter(|number| *number > 2).collect();
     for number in inherited {
-        // The folder's own is closed already.
+        // The descriptor of this folder is in the list too, and is closed already.
         let _closed = nix::unistd::close(number);
     }
 }
 
-/// Takes on the bounds, and gives up the file system, the network and every call that computing does not need. Before any
-/// other thread runs, so that all are bound.
+/// Sets the bounds, and gives up the file system, the network and every call that computing does not need. The loader
+/// calls this before it starts another thread, so that all threads are bound.
 #[cfg(target_os = "linux")]
 pub(super) fn bind(bounds: &Bounds) -> Result<(), String> {
     use rustix::process::{Resource, Rlimit, nice, setrlimit};
@@ -49,7 +49,7 @@ pub(super) fn bind(bounds: &Bounds) -> Result<(), String> {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(|error| format!("the bound of {resource:?} is refused: {error}"))
     };
-    // The gateway counts more finely and ends a loader first; these hold if it does not get to.
+    // The gateway counts more finely and ends a loader first. These bounds hold when the gateway cannot.
     let seconds = bounds.processor.as_secs().saturating_add(2);
     let _told = setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) });
     limit(Resource::Data, bounds.memory_bytes.saturating_mul(2).saturating_add(bounds.stack_bytes))?;
@@ -62,7 +62,7 @@ pub(super) fn bind(bounds: &Bounds) -> Result<(), String> {
     leave_calls()
 }
 
-/// Landlock, where the kernel has it: no path can be opened, and no address connected to.
+/// Landlock: where the kernel has it, the loader can open no path and connect to no address.
 #[cfg(target_os = "linux")]
 fn leave_files() {
     use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _};
@@ -72,11 +72,11 @@ fn leave_files() {
         .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .and_then(landlock::RulesetCreated::restrict_self);
-    // The calls are given up as well, so that an older kernel keeps the promise too.
+    // The filter of calls forbids the same, so an older kernel without Landlock keeps the promise too.
     drop(left);
 }
 
-/// Calls that computing needs: memory, threads, clocks, signals, the pipes, and the descriptors of memory images.
+/// The calls that computing needs: memory, threads, clocks, signals, the pipes, and the descriptors of memory images.
 #[cfg(target_os = "linux")]
 const CALLS: &[libc::c_long] = &[
     libc::SYS_read,
@@ -118,7 +118,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Seccomp: every other call does not exist for this process any more.
+/// Seccomp: every other call fails in this process as if the kernel did not have it.
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn leave_calls() -> Result<(), String> {
     use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ fn leave_calls() -> Result<(), String> {
         let own = u64::from(std::process::id());
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
         rules.insert(libc::SYS_clone, vec![only(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?]);
-        // How a process ends itself.
+        // A process ends itself by this call.
         rules.insert(libc::SYS_tgkill, vec![only(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?]);
         #[cfg(target_arch = "x86_64")]
         rules.insert(libc::SYS_poll, Vec::new());
@@ -147,7 +147,7 @@ fn leave_calls() -> Result<(), String> {
     let filter = filter().map_err(|error| format!("the filter of system calls: {error}"))?;
     match seccompiler::apply_filter(&filter) {
         Ok(()) => Ok(()),
-        // A kernel that is built without it.
+        // This kernel was built without seccomp.
         Err(seccompiler::Error::Seccomp(error)) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         Err(error) => Err(format!("the filter of system calls: {error}")),
     }
@@ -158,7 +158,7 @@ fn leave_calls() -> Result<(), String> {
     Ok(())
 }
 
-/// Elsewhere a loader is a process of its own, and no more than that.
+/// On other systems a loader is a process of its own and has no further bounds.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn begin(_: i32) -> Result<(), String> {
     Ok(())

@@ -1,5 +1,5 @@
-//! What gateway and loader say to each other: the job, which is followed by the bytes of the file, and frames in answer.
-//! Also the bounds of a job, and the words for one that was not kept.
+//! The messages between gateway and loader: the job, which the bytes of the file follow, and the frames of the answer.
+//! This file also has the bounds of a job, and the refusal of a file whose loader broke one.
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use super::super::component::Step;
 use super::super::refusal::Refusal;
 use super::super::settings::Limits;
 
-/// What loading a file may use. Each is a setting of the same name with `loader_` before it.
+/// Resources that loading a file may use. Each is a setting of the same name with `loader_` before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LoaderLimits {
     /// Bytes of memory of a loader.
     pub memory_bytes: u64,
-    /// Further ones for each byte of the file.
+    /// Further bytes of memory for each byte of the file.
     pub memory_per_byte: u64,
     /// Milliseconds that a loader may run.
     pub processor_ms: u64,
-    /// Further ones for each MiB of the file.
+    /// Further milliseconds for each MiB of the file.
     pub processor_ms_per_mib: u64,
-    /// How many times as long it may take on the wall, beside the time for which no processor is free.
+    /// How many times as long it may take on the wall. Time in which no processor is free comes on top.
     pub wall_factor: u32,
-    /// Milliseconds that all examples together may run.
+    /// Milliseconds that all examples of a module together may run.
     pub self_test_ms: u64,
     /// Bytes of stack of the thread that reads the file.
     pub stack_bytes: u64,
-    /// Milliseconds that a file's first try may run, beside the files that need more.
+    /// Milliseconds that the first try of a file may run, in the lane of quick files.
     pub quick_ms: u64,
-    /// All of the bounds above, in percent of what they say.
+    /// Percent that the bounds above are multiplied by.
     pub bounds_percent: u64,
 }
 
@@ -50,19 +50,20 @@ impl Default for LoaderLimits {
     }
 }
 
-/// Bytes of finished code that a loader may answer with, beside those for each byte of the file and the module's memory.
+/// Bytes of finished code that a loader may answer with. More is allowed for each byte of the file and for the module's
+/// memory.
 const ANSWER_BYTES: u64 = 16 << 20;
 const ANSWER_PER_BYTE: u64 = 32;
 
-/// Memory of a module that the bound of a loader's memory has room for already.
+/// Memory of a module that the bound of a loader's memory already has room for.
 const MODULE_BYTES: u64 = 64 << 20;
 
 impl LoaderLimits {
-    /// The bounds of one file. `quick` are those of its first try.
+    /// The bounds of one file. `quick` gives those of its first try.
     pub(in super::super) fn of(&self, file_bytes: u64, limits: &Limits, quick: bool) -> Bounds {
         let percent = |number: u64| number.saturating_mul(self.bounds_percent) / 100;
         let mib = file_bytes.div_ceil(1 << 20);
-        // A module may ask for more memory than most, and `describe` may take all of it.
+        // A module may ask for more memory than most, and `describe` may use all of it.
         let module = (limits.memory_bytes_max as u64).saturating_sub(MODULE_BYTES);
         let memory = self.memory_bytes.saturating_add(self.memory_per_byte.saturating_mul(file_bytes));
         let whole = percent(self.processor_ms.saturating_add(self.processor_ms_per_mib.saturating_mul(mib)));
@@ -73,7 +74,7 @@ impl LoaderLimits {
             wall: processor.saturating_mul(self.wall_factor),
             self_test: Duration::from_millis(percent(self.self_test_ms)),
             stack_bytes: percent(self.stack_bytes),
-            // What `describe` left in the module's memory is in it, too.
+            // The answer also has the memory that `describe` left.
             answer_bytes: percent(ANSWER_BYTES.saturating_add(ANSWER_PER_BYTE.saturating_mul(file_bytes)))
                 .saturating_add(limits.memory_bytes_max as u64),
             yields: !quick,
@@ -81,7 +82,7 @@ impl LoaderLimits {
     }
 }
 
-/// What one loader may use.
+/// Resources that one loader may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in super::super) struct Bounds {
     pub(in super::super) memory_bytes: u64,
@@ -90,21 +91,21 @@ pub(in super::super) struct Bounds {
     pub(in super::super) self_test: Duration,
     pub(in super::super) stack_bytes: u64,
     pub(in super::super) answer_bytes: u64,
-    /// It gives way to what else runs on the machine.
+    /// The loader lowers its priority, so that other processes run first.
     pub(in super::super) yields: bool,
 }
 
-/// What a loader used.
+/// Resources that a loader used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in super::super) struct Usage {
     pub(in super::super) memory_bytes: u64,
     pub(in super::super) processor: Duration,
-    /// Time in which it could have run and others did.
+    /// Time in which it was ready to run and had no processor.
     pub(in super::super) waited: Duration,
     pub(in super::super) wall: Duration,
 }
 
-/// A bound that a loader did not keep.
+/// A bound that a loader exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Bound {
     Memory,
@@ -115,7 +116,7 @@ pub(in super::super) enum Bound {
 }
 
 impl Bound {
-    /// The refusal of a file whose loader did not keep it.
+    /// The refusal of a file whose loader exceeded this bound.
     pub(in super::super) fn refusal(self, bounds: &Bounds, used: &Usage, limits: &LoaderLimits) -> Refusal {
         let (expected, found, setting, value) = match self {
             Self::Memory => (
@@ -170,7 +171,7 @@ impl Bound {
     }
 }
 
-/// What a loader is to do. The bytes of the file follow.
+/// The task of a loader. The bytes of the file follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) file_bytes: u64,
@@ -181,13 +182,13 @@ pub(super) struct Job {
     pub(super) bounds: Bounds,
 }
 
-/// Bytes of a job without its file: two halves of an event type are its largest parts.
+/// Bytes of a job without its file. The two halves of an event type are its largest parts.
 pub(super) const JOB_BYTES_MAX: usize = 64 << 10;
 
 /// A frame of an answer begins with one byte for its kind and eight for the bytes that follow.
 pub(super) const FRAME_HEAD: usize = 9;
 
-/// What a loader says.
+/// The kinds of messages of a loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Frame {
     Step(Step),
@@ -219,7 +220,7 @@ impl Frame {
     }
 }
 
-/// A refusal on its way between processes, with what people are not told.
+/// A refusal as it goes from one process to another. It also carries the part that people do not see.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in super::super) struct Told {
     expected: String,
@@ -241,7 +242,7 @@ impl From<Told> for Refusal {
     }
 }
 
-/// Puts the digest of what was built before it. It is checked before the engine sees any of it.
+/// The digest of built code, which stands before it. The gateway checks it before the engine sees any of the code.
 pub(super) fn seal(built: &[u8]) -> [u8; 32] {
     Digest::of(built).0
 }

@@ -1,7 +1,8 @@
-//! Marks of files that are being loaded, and of those that were too much for their loader, so that neither a gateway nor a
-//! loader ends by the same file again and again. A mark that a gateway left behind, which ended without a word, makes its
-//! file a suspect: it is tried once more, after all others; if that gateway ends as well, it is refused. A mark goes with
-//! what it speaks of: other content, other limits of the module, other bounds or another program are tried anew.
+//! Marks of files that are being loaded, and of files that were too much for their loader. With them, the same file
+//! does not end a gateway or a loader again and again. If a gateway dies and leaves a mark behind, the file of that
+//! mark is a suspect: the next gateway tries it once more, after all others. If that gateway dies as well, the file is
+//! refused. A mark counts only for the same content, the same limits of the module, the same bounds and the same
+//! program; with any other, the file is tried anew.
 
 use std::fs;
 use std::io;
@@ -15,37 +16,37 @@ use super::super::files::private_dir;
 use super::super::refusal::Refusal;
 use super::job::{LoaderLimits, Told};
 
-/// Marks that are kept; beyond them the oldest go.
+/// Marks that are kept. Beyond them the oldest go.
 const MARKS_MAX: usize = 1_000;
 
-/// Bytes of a mark: three texts of a refusal are its largest parts.
+/// Bytes of a mark. The three texts of a refusal are its largest parts.
 const MARK_BYTES_MAX: u64 = 64 << 10;
 
-/// Gateways or loaders that may end without a word while they load a file.
+/// How often a gateway or loader may die while it loads a file. Then the file is refused.
 const DEATHS_MAX: u32 = 2;
 
-/// What is known of a file before it is loaded.
+/// The knowledge about a file before it is loaded.
 pub(super) enum Mark {
     None,
-    /// A process ended while it loaded the file.
+    /// A process died while it loaded the file.
     Suspect,
-    /// It is not tried again as it is.
+    /// The file is not tried again as it is.
     Refused(Refusal),
 }
 
-/// A mark as it is written.
+/// A mark as its file holds it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Written {
-    /// The bounds that were in force.
+    /// The bounds of loaders when it was written.
     under: String,
-    /// The process that is loading it; none when it is not.
+    /// The process that is loading the file; `None` if none is.
     loading: Option<Process>,
-    /// Processes that ended while they loaded it.
+    /// Processes that died while they loaded the file.
     deaths: u32,
     refused: Option<Told>,
 }
 
-/// A process, told from a later one with the same number by when it was started.
+/// A process. The time of its start tells it apart from a later process with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Process {
     id: u32,
@@ -60,7 +61,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Opens the marks under `folder`, and looks which processes ended without taking theirs away.
+    /// Opens the marks under `folder`, and finds processes that died without removing their marks.
     pub(super) fn open(folder: &Path, limits: &LoaderLimits) -> Self {
         let under = serde_json::to_string(limits).expect("they are numbers");
         let id = std::process::id();
@@ -79,7 +80,7 @@ impl Marks {
             let path = entry?.path();
             let written = read(&path).filter(|mark| mark.under == self.under && path.extension().is_none());
             let Some(mut mark) = written else {
-                // Half written, or of other bounds.
+                // It is half written, or of other bounds.
                 fs::remove_file(&path)?;
                 continue;
             };
@@ -96,7 +97,7 @@ impl Marks {
         kept.drain(..surplus).try_for_each(|(_, path)| fs::remove_file(path))
     }
 
-    /// What is known of a file.
+    /// Returns the knowledge about a file.
     pub(super) fn look(&self, key: &Digest) -> Mark {
         let Some(mark) = read(&self.path(key)).filter(|mark| mark.under == self.under) else { return Mark::None };
         match mark {
@@ -107,14 +108,14 @@ impl Marks {
         }
     }
 
-    /// A loader begins with it.
+    /// Notes that a loader begins with the file.
     pub(super) fn begin(&self, key: &Digest) {
         let before = read(&self.path(key)).unwrap_or_default();
         let loading = Some(self.own.clone());
         self.note(key, &Written { under: self.under.clone(), loading, deaths: before.deaths, refused: None });
     }
 
-    /// A loader came to an end with it that says nothing against it.
+    /// Notes that loading ended in a way that says nothing against the file.
     pub(super) fn end(&self, key: &Digest) {
         if let Err(error) = fs::remove_file(self.path(key))
             && error.kind() != io::ErrorKind::NotFound
@@ -123,21 +124,21 @@ impl Marks {
         }
     }
 
-    /// It was too much for its loader, and is refused from now on without another.
+    /// Notes that the file was too much for its loader. From now on it is refused without another try.
     pub(super) fn record(&self, key: &Digest, refusal: Refusal) -> Refusal {
         let refused = Some(Told::from(refusal.clone()));
         self.note(key, &Written { under: self.under.clone(), refused, ..Written::default() });
         refusal
     }
 
-    /// Its loader was ended from outside. The first time that may be chance.
+    /// Notes that somebody killed its loader from outside. The first time that may be chance.
     pub(super) fn killed(&self, key: &Digest, refusal: Refusal) -> Refusal {
         let deaths = read(&self.path(key)).unwrap_or_default().deaths.saturating_add(1);
         self.note(key, &Written { under: self.under.clone(), deaths, ..Written::default() });
         if deaths >= DEATHS_MAX { deadly(deaths) } else { refusal }
     }
 
-    /// Without a mark a file is only tried once more than it should be.
+    /// A failure is only logged: without a mark, a file is tried once more than it should be.
     fn note(&self, key: &Digest, mark: &Written) {
         if let Err(error) = self.write(&self.path(key), mark) {
             tracing::warn!("a file that is loaded is not marked: {error}");
@@ -162,7 +163,7 @@ fn read(path: &Path) -> Option<Written> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// When a process was started, in words that only compare; empty when there is none.
+/// The time of a process's start, as a text that is only compared. It is empty when there is no such process.
 fn started(id: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);

@@ -1,5 +1,6 @@
-//! A loader as the gateway sees it: a child process that is given a job, listened to, measured, and ended when it goes beyond
-//! a bound or the gateway stops. Whatever becomes of it, it is waited for, so that none is left behind.
+//! A loader as the gateway sees it: a child process. The gateway gives it a job, reads its answer, measures it, and
+//! kills it when it exceeds a bound or the gateway stops. The gateway always waits for its end, so that no child is
+//! left behind.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -17,7 +18,7 @@ use super::job::{Bound, FRAME_HEAD, Frame, Job, Told, Usage, seal};
 /// How often a loader is measured.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Bytes of what a loader says on its standard error that are kept for the log.
+/// Bytes of a loader's standard error that are kept for the log.
 const LAST_WORDS_BYTES: usize = 4 << 10;
 
 /// How a loader ended.
@@ -25,41 +26,41 @@ pub(super) enum Ended {
     /// It answered.
     Built(Built),
     Refused(Refusal),
-    /// It went beyond a bound and was ended.
+    /// It exceeded a bound, and the gateway killed it.
     Over(Bound, Usage),
-    /// It ended by itself without an answer, as these words tell.
+    /// It ended by itself without an answer. The text says how.
     Crashed(String, Usage),
-    /// Somebody else ended it, or the machine did for want of memory.
+    /// Another process killed it, or the machine did because it had no memory left.
     Killed,
-    /// Nobody wants it any more.
+    /// The gateway stops, or the result is not needed any more.
     Stopped,
-    /// There was none.
+    /// It could not be started.
     Unstarted(std::io::Error),
 }
 
-/// A child that is ended and waited for when it is let go of.
+/// A child process. Dropping it kills the child and waits for its end.
 struct Leash(Child);
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        // It may have ended, which is just as well.
+        // A child that has ended already makes this fail, which does no harm.
         let _ended = self.0.kill();
         let _waited = self.0.wait();
     }
 }
 
-/// What the threads at a loader's pipes tell.
+/// Messages of the threads that read a loader's pipes.
 enum Heard {
     Step(Step),
     Answer(Frame, Vec<u8>),
-    /// It said more than it may, or what no loader says.
+    /// It sent more than it may, or bytes that no loader sends.
     Flood,
     Nonsense,
-    /// Its output is at an end.
+    /// Its output ended.
     Closed,
 }
 
-/// Has `program` load a file. `begin` hears of each step.
+/// Runs `program` to load a file. Calls `begin` at each step.
 pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> bool, begin: impl Fn(Step)) -> Ended {
     let mut command = Command::new(program);
     command.arg(LOADER_COMMAND).arg("--gateway").arg(std::process::id().to_string());
@@ -67,7 +68,7 @@ pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> b
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt as _;
-        // A Ctrl-C is for the gateway, which ends its loaders when it stops.
+        // A Ctrl-C is meant for the gateway, which ends its loaders when it stops.
         command.arg0("eye-loader").process_group(0);
     }
     let mut leash = match command.spawn() {
@@ -108,7 +109,7 @@ pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> b
                 // The threads end with their pipes.
                 let _ended = child.kill();
                 let _waited = child.wait();
-                // A full channel would keep its thread from ending.
+                // A full channel would keep the thread that sends from ending.
                 drop(heard);
                 match (outcome, words.join()) {
                     (Ended::Crashed(how, used), Ok(words)) => crashed(&how, &words, used, job),
@@ -123,7 +124,7 @@ pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> b
     })
 }
 
-/// A loader that has ended early does not read all of it, which its answer tells better.
+/// Writes the job and the file. A loader that ends early does not read all of it; its answer or its end says why.
 fn give(mut input: ChildStdin, head: &[u8], file: &[u8]) {
     let length = u32::try_from(head.len()).expect("a job is short").to_le_bytes();
     let _read = [&length, head, file].into_iter().try_for_each(|part| input.write_all(part));
@@ -153,11 +154,11 @@ fn listen(mut output: ChildStdout, answer_bytes: u64, told: &SyncSender<Heard>) 
             }
         }
     };
-    // Who listened may have had enough.
+    // The reader may be gone already: it has its answer.
     let _told = told.send(heard);
 }
 
-/// The first of what a loader says on its standard error; the rest is read and dropped, so that it never waits.
+/// Returns the beginning of a loader's standard error. It reads and drops the rest, so that the loader never waits.
 fn last_words(mut errors: ChildStderr) -> String {
     let mut words = Vec::new();
     let _kept = errors.by_ref().take(LAST_WORDS_BYTES as u64).read_to_end(&mut words);
@@ -165,7 +166,7 @@ fn last_words(mut errors: ChildStderr) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// Listens to a loader and measures it until it is at an end. It may still live when this returns.
+/// Reads a loader's messages and measures it until it ends. The loader may still run when this returns.
 fn watch(
     child: &mut Child,
     job: &Job,
@@ -200,7 +201,7 @@ fn watch(
             return Ended::Over(bound, *used);
         }
         match child.try_wait() {
-            // What it said last may still be on its way.
+            // Its last message may still be on its way, so this waits until the pipe is closed.
             Ok(Some(status)) if closed => return ended(status, *used),
             Ok(_) => {}
             Err(error) => return Ended::Unstarted(error),
@@ -238,7 +239,7 @@ fn over(job: &Job, used: &Usage) -> Option<Bound> {
     }
 }
 
-/// What became of a loader that is gone without an answer.
+/// How a loader ended that is gone without an answer.
 #[cfg(unix)]
 fn ended(status: ExitStatus, used: Usage) -> Ended {
     use std::os::unix::process::ExitStatusExt as _;
@@ -254,7 +255,7 @@ fn ended(status: ExitStatus, used: Usage) -> Ended {
     Ended::Crashed(status.to_string(), used)
 }
 
-/// Two ends by a bound look like a crash, and are told from it by the last words.
+/// Names a crash by the loader's last words: two of the bounds end a loader in a way that looks like a crash.
 fn crashed(how: &str, words: &str, used: Usage, job: &Job) -> Ended {
     tracing::warn!(category = job.category, name = job.name, "a loader crashed ({how}): {}", legible(words, 1_000));
     if words.contains("has overflowed its stack") {
@@ -267,8 +268,8 @@ fn crashed(how: &str, words: &str, used: Usage, job: &Job) -> Ended {
     Ended::Crashed(format!("{how}: {}", legible(last, 200)), used)
 }
 
-/// Brings up to date what a loader has used. What cannot be read stays as it was: then the bounds that the loader has taken
-/// on itself hold.
+/// Updates what a loader has used. A value that cannot be read stays as it was; then the bounds that the loader set
+/// itself hold.
 #[cfg(target_os = "linux")]
 fn measure(pid: u32, used: &mut Usage) {
     if let Some(bytes) = std::fs::read_to_string(format!("/proc/{pid}/status")).ok().as_deref().and_then(peak_bytes) {
@@ -277,7 +278,7 @@ fn measure(pid: u32, used: &mut Usage) {
     if let Some(ran) = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(ran) {
         used.processor = used.processor.max(ran);
     }
-    // The thread that works waits for longest; the others wait beside it.
+    // The thread that works waits the longest; the other threads wait at the same time.
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let waited =
         threads.filter_map(|thread| waited(&std::fs::read_to_string(thread.path().join("schedstat")).ok()?)).max();
@@ -293,14 +294,14 @@ fn waited(schedstat: &str) -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn measure(_: u32, _: &mut Usage) {}
 
-/// The most memory that a process ever held, from its `status`.
+/// The most memory that a process ever had, from its `status`.
 #[cfg(target_os = "linux")]
 fn peak_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// How long a process has run, from its `stat`. Its name, in parentheses, may hold anything.
+/// How long a process has run, from its `stat`. The name stands there in parentheses and may contain anything.
 #[cfg(target_os = "linux")]
 fn ran(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
