@@ -1,7 +1,7 @@
-//! What was built, on disk, so that a start need not load what an earlier one did. An entry is named by all that decides
-//! what is built, and has a seal, the SHA-256 of its name and content: what does not fit it is removed and built anew, since
-//! the engine runs finished code as it is. Entries that were not used for the longest time go first when there are too
-//! many.
+//! Compiled modules on disk, so that a start need not load again what an earlier one loaded. The key of an entry covers
+//! everything that decides the result. An entry has a seal, the SHA-256 of its key and content. The engine runs
+//! finished code as it is, so an entry that does not fit its seal is removed and built anew. When there are too many
+//! bytes, the entries that rested the longest go first.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -15,9 +15,9 @@ use super::directory;
 use super::files::private_dir;
 use super::files::wall_time;
 
-/// What each entry begins with; another form of it has another number.
+/// The first bytes of each entry. Another format gets another number.
 const MAGIC: [u8; 8] = *b"eyebuilt";
-/// Bytes of the seal, and of the name that it speaks of.
+/// Bytes of the seal, and of the key that it covers.
 const DIGEST_BYTES: usize = 32;
 
 /// Bytes of all entries together. A module of a compiled language takes about 100 KiB, an interpreter 10 MiB.
@@ -26,10 +26,10 @@ const ENTRIES_BYTES_MAX: u64 = 8 << 30;
 /// Bytes of one entry.
 const ENTRY_BYTES_MAX: u64 = 1 << 30;
 
-/// How hard to compress: finished code shrinks to a third at once.
+/// Level of compression. Even this one shrinks finished code to a third.
 const LEVEL: i32 = 1;
 
-/// Bytes that an entry may have unpacked.
+/// Bytes of one entry when unpacked.
 const BUILT_BYTES_MAX: usize = 4 << 30;
 
 /// The entries under one folder.
@@ -44,7 +44,7 @@ pub(super) struct Compiled {
 }
 
 impl Compiled {
-    /// Opens the folder `dir`, which nobody else may read or write. `None` when that cannot be done.
+    /// Opens the folder `dir`, and takes the rights of other users from it. `None` when that fails.
     pub(super) fn open(dir: &Path) -> Option<Self> {
         Self::try_open(dir)
             .inspect_err(|error| tracing::warn!("compiled code is not kept, the next start is slower: {error}"))
@@ -56,7 +56,7 @@ impl Compiled {
         for folder in [dir, &folder] {
             private_dir(folder)?;
         }
-        // What releases before this one kept.
+        // Releases before this one kept these.
         for old in ["code", "seals"] {
             if let Err(error) = fs::remove_dir_all(dir.join(old))
                 && error.kind() != io::ErrorKind::NotFound
@@ -76,8 +76,8 @@ impl Compiled {
         Ok(own)
     }
 
-    /// Removes what was left half written, and the entries that were not used for the longest time, until there is room
-    /// for `bytes` more.
+    /// Removes files that a dead process left half written. Then removes the entries that rested the longest, until
+    /// there is room for `bytes` more.
     fn make_room(&self, bytes: u64) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -103,7 +103,7 @@ impl Compiled {
         Ok(())
     }
 
-    /// What was built under this key. An entry that is damaged is removed.
+    /// Returns the module with this key. Removes the entry if it is damaged.
     pub(super) fn find(&self, key: &Digest) -> Option<Built> {
         let path = self.path(key);
         let bytes = match directory::read(&path, ENTRY_BYTES_MAX) {
@@ -119,14 +119,14 @@ impl Compiled {
             self.forget(key);
             return None;
         };
-        // Used now, so that it stays.
+        // Notes that it was used now, so that it stays.
         let _noted = File::options().append(true).open(&path).and_then(|file| file.set_modified(wall_time().into()));
         #[cfg(test)]
         self.found.fetch_add(1, Relaxed);
         Some(built)
     }
 
-    /// Keeps what was built. What cannot be kept is built anew at the next start.
+    /// Keeps a built module. If that fails, the next start builds it anew.
     pub(super) fn keep(&self, key: &Digest, built: &Built) {
         #[cfg(test)]
         self.kept.fetch_add(1, Relaxed);
@@ -155,7 +155,7 @@ impl Compiled {
         renamed.inspect_err(|_| drop(fs::remove_file(&beside)))
     }
 
-    /// Removes what was built under this key.
+    /// Removes the entry with this key.
     pub(super) fn forget(&self, key: &Digest) {
         let _removed = fs::remove_file(self.path(key));
     }
@@ -165,13 +165,13 @@ impl Compiled {
     }
 }
 
-/// What is being written by a process that lives is named by its id.
+/// Whether the process that writes this file lives. The file bears its id.
 fn is_of_the_living(path: &Path) -> bool {
     let process = path.extension().and_then(|id| id.to_str()).and_then(|id| id.parse::<u32>().ok());
     process.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists())
 }
 
-/// What an entry holds, if it is what was written under this key.
+/// The content of an entry, if its seal fits and it was written under this key.
 fn unseal(key: &Digest, bytes: &[u8]) -> Option<Built> {
     let (seal, sealed) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<DIGEST_BYTES>()?;
     if Digest::of(sealed).0 != *seal {
@@ -191,7 +191,7 @@ impl Compiled {
     }
 }
 
-/// Gives the user of the gateway alone the right to read and write a file.
+/// Lets only the gateway's user read and write a file.
 fn private_file(file: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -1,12 +1,12 @@
-//! One core module that does what a component does, as `anatomy.rs` finds or makes it: its bytes, and which of its functions
-//! are those of the contract.
+//! One core module that does the work of a whole component; `anatomy.rs` finds or makes it. It consists of its bytes
+//! and the indices of the functions of the contract.
 
 use std::borrow::Cow;
 
-/// Where a module keeps the text of a panic: an exported global whose name its kit chooses, the same in every language.
+/// The name under which a module exports the text of a panic: a global. The kits of all languages use this name.
 pub(super) const LAST_WORDS: &str = "eye_last_words";
 
-/// The functions of the contract. Another one that a module may export gets its line here, and each way of running finds it.
+/// The functions of the contract. A new one gets its line here, and each way of running a module finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     Describe,
@@ -14,10 +14,10 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// All of them, those that every module exports first.
+    /// All functions, those that every module exports first.
     pub(super) const ALL: [Self; 2] = [Self::Describe, Self::Validate];
 
-    /// Its name in the contract.
+    /// The function's name in the contract.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Describe => "describe",
@@ -25,7 +25,7 @@ impl Call {
         }
     }
 
-    /// Whether a module without it is no validator.
+    /// Whether a module without this function is no validator.
     pub(super) const fn is_required(self) -> bool {
         match self {
             Self::Describe | Self::Validate => true,
@@ -33,26 +33,26 @@ impl Call {
     }
 }
 
-/// The core functions that a function of the contract is made of: indices into the core module.
+/// The core functions behind one function of the contract, as indices into the core module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lift {
     pub(super) function: u32,
-    /// Where it finds its texts and leaves its answer.
+    /// The memory with the texts of the call and its answer.
     pub(super) memory: u32,
-    /// What gives places for its texts.
+    /// The function that allocates room for texts.
     pub(super) realloc: Option<u32>,
-    /// What is told when its answer was read.
+    /// The function that the gateway calls once it has read the answer.
     pub(super) post_return: Option<u32>,
 }
 
-/// One core module without imports that does what a component does.
+/// One core module without imports that does the work of a whole component.
 #[derive(Debug)]
 pub(super) struct Core<'a> {
     pub(super) module: Cow<'a, [u8]>,
     pub(super) calls: Vec<(Call, Lift)>,
 }
 
-/// Why a component cannot be run as one core module, or that not be rewritten.
+/// Why a component cannot run as one core module, or why that module cannot be rewritten.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Unfit(pub(super) String);

@@ -1,5 +1,5 @@
-//! Code that the compiler has finished. The engine runs such code as it is and checks next to nothing, so this type is all
-//! that it is ever given: a value comes from the compiler, or from bytes whose seal was checked. It is the only file with
+//! Code that the compiler has finished. The engine runs such code as it is and checks next to nothing. So the engine
+//! only gets values of this type, which come from the compiler or from bytes whose seal was checked. No other file has
 //! `unsafe` in it.
 
 use std::fmt;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-/// Finished code of a core module or of a component. Read from bytes only after their seal was checked.
+/// Finished code of a core module or of a component. The gateway reads it from bytes only after it has checked their seal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Finished {
     Module(Blob),
     Component(Blob),
 }
 
-/// What an engine makes of finished code.
+/// Finished code once the engine has taken it.
 enum Opened {
     Module(Module),
     Component(Component),
@@ -32,7 +32,7 @@ impl Finished {
         Ok(Self::Component(component.serialize()?.into()))
     }
 
-    /// The core module of it.
+    /// Gives the code to an engine as a core module.
     pub(super) fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
         match self.open(engine)? {
             Opened::Module(module) => Ok(module),
@@ -40,7 +40,7 @@ impl Finished {
         }
     }
 
-    /// The component of it.
+    /// Gives the code to an engine as a component.
     pub(super) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
         match self.open(engine)? {
             Opened::Component(component) => Ok(component),
@@ -51,8 +51,8 @@ impl Finished {
     #[expect(unsafe_code, reason = "there is no other way to hand finished code to the engine")]
     fn open(&self, engine: &Engine) -> wasmtime::Result<Opened> {
         match self {
-            // SAFETY: the bytes are what `serialize` returned above, unchanged: made by this process, or by another one
-            // of this program and then held against their seal. The engine itself refuses those of another version.
+            // SAFETY: the bytes are the unchanged result of `serialize` above. This process made them, or another one
+            // of this program did and their seal was checked since. The engine itself refuses bytes of another version.
             Self::Module(bytes) => unsafe { Module::deserialize(engine, &**bytes) }.map(Opened::Module),
             // SAFETY: as above.
             Self::Component(bytes) => unsafe { Component::deserialize(engine, &**bytes) }.map(Opened::Component),
@@ -60,7 +60,7 @@ impl Finished {
     }
 }
 
-/// Bytes that are written and read in one piece, and not one by one.
+/// Bytes that serde writes and reads in one piece, and not one by one.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Blob(Box<[u8]>);
 

@@ -1,27 +1,28 @@
-//! Why a module is not taken, in words that its author can act on: what was expected, what was found, how to mend it.
+//! Why a module is refused, in words that its author can act on: what the gateway expected, what it found, how to mend
+//! it.
 
 use eye_event::legible::legible;
 use serde::Serialize;
 
-/// How much of each part of a refusal is told.
+/// Characters of each part of a refusal. The rest is cut.
 const PART_CHARACTERS_MAX: usize = 2_000;
 
-/// Why a module is not taken, for people.
+/// Why a module is refused, for its author and operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// What the gateway expects of a module.
     pub expected: String,
     /// What it found instead.
     pub found: String,
-    /// How to mend it.
+    /// How its author can mend it.
     pub mend: String,
-    /// The machine may have been too busy for it: worth another try though nothing was changed.
+    /// The machine may have been too busy. The gateway tries again although nothing changed.
     #[serde(skip)]
     pub(super) passing: bool,
 }
 
 impl Refusal {
-    /// Each part may quote what a file says: it is told on one line, and not without end.
+    /// Each part may quote the file, so this escapes it to one line and cuts it.
     pub(super) fn new(expected: impl AsRef<str>, found: impl AsRef<str>, mend: impl AsRef<str>) -> Self {
         let told = |text: &str| legible(text, PART_CHARACTERS_MAX).to_string();
         Self {
