@@ -1,5 +1,6 @@
-//! What a module answers: read out of its memory where it runs without a component around it, and checked before anyone
-//! believes it. Nothing is copied before its size is known to be allowed. Knows bytes and limits, no engine.
+//! Reads the answer of a module out of its memory, where it runs without a component around it, and checks it before
+//! the gateway uses it. It copies nothing before it knows that the size is allowed. This file knows bytes and limits,
+//! and no engine.
 
 use std::borrow::Cow;
 
@@ -11,13 +12,13 @@ use super::contract::{Description, Example, Expectation, Verdict as GuestVerdict
 use super::engine::output_bytes_max;
 use super::settings::Limits;
 
-/// Longest code of a violation.
+/// Bytes of the code of a violation.
 const CODE_BYTES_MAX: usize = 64;
-/// How much is quoted of what is wrong in an answer.
+/// Characters that a message quotes of a wrong answer.
 const QUOTED_CHARACTERS_MAX: usize = 200;
 
-/// A module's memory, and how much may still be copied out of it. What stands where is laid down by the canonical ABI of
-/// the component model for the types of `wit/validator.wit`.
+/// A module's memory, and the bytes that may still be copied out of it. The canonical ABI of the component model lays
+/// down the layout of the types of `wit/validator.wit`.
 pub(super) struct Answer<'a> {
     memory: &'a [u8],
     bytes_left: usize,
@@ -28,10 +29,10 @@ impl<'a> Answer<'a> {
         Self { memory, bytes_left: output_bytes_max(limits) }
     }
 
-    /// The verdict at an address.
+    /// Reads the verdict at an address.
     pub(super) fn verdict(&mut self, address: u32) -> Result<GuestVerdict, Broken> {
         let [kind, at, count] = self.record::<3>(address)?;
-        // One byte tells the case; what lies beside it means nothing.
+        // One byte names the case. The three beside it have no meaning.
         match kind & 0xff {
             0 => Ok(GuestVerdict::Accept),
             1 => self.text(at, count).map(GuestVerdict::Amend),
@@ -50,7 +51,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The description at an address.
+    /// Reads the description at an address.
     pub(super) fn description(&mut self, address: u32) -> Result<Description, Broken> {
         let [summary, summary_bytes, at, count] = self.record::<4>(address)?;
         let summary = self.text(summary, summary_bytes)?;
@@ -70,13 +71,13 @@ impl<'a> Answer<'a> {
         Ok(Description { summary, examples: read.collect::<Result<_, _>>()? })
     }
 
-    /// One record of `N` words.
+    /// Reads one record of `N` words.
     fn record<const N: usize>(&mut self, address: u32) -> Result<[u32; N], Broken> {
         let mut records = self.records(address, 1)?;
         Ok(records.next().expect("there is one"))
     }
 
-    /// A list of `count` records of `N` words each.
+    /// Reads a list of `count` records of `N` words each.
     fn records<const N: usize>(
         &mut self,
         address: u32,
@@ -110,7 +111,7 @@ fn malformed(why: impl std::fmt::Display) -> Broken {
     Broken::output(format!("its answer is malformed: {why}"))
 }
 
-/// Checks an answer: sizes, pointers, and that an amendment is one.
+/// Checks sizes, pointers and codes of a verdict, and that an amendment could be stored.
 pub(super) fn check_answer(
     verdict: GuestVerdict,
     limits: &Limits,
@@ -144,7 +145,7 @@ pub(super) fn check_answer(
     }
 }
 
-/// Checks what an answer puts in the place of an event's data.
+/// Checks the data that an answer puts in the place of an event's data.
 pub(super) fn check_data_answer(data: String, limits: &Limits, check_amended: &CheckAmended) -> Result<String, Broken> {
     if data.len() > limits.output_bytes_max {
         return Err(too_large(data.len(), limits));
@@ -159,7 +160,7 @@ fn too_large(bytes: usize, limits: &Limits) -> Broken {
 
 fn believe_violation(pointer: String, code: String, message: String) -> Result<Violation, String> {
     if !is_pointer(&pointer) {
-        // Not which: it may hold what the sender sent.
+        // The message does not quote the pointer, since it may hold data of the sender.
         return Err("a violation's pointer is no JSON Pointer".into());
     }
     if code.is_empty() {
@@ -175,7 +176,7 @@ fn believe_violation(pointer: String, code: String, message: String) -> Result<V
     Ok(Violation { pointer, code: Cow::Owned(code), message: Cow::Owned(message) })
 }
 
-/// A stable word for programs, which may become a part of a name elsewhere.
+/// Whether this is a stable word for programs. Other systems may make it a part of a name.
 fn is_code(text: &str) -> bool {
     let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(may_be)

@@ -1,6 +1,7 @@
-//! One compiled module: how it is made from a file, and how an event is put to it. Every event finds the module in the
-//! state in which `describe` left it, so no event can see what another left behind: most modules are set back after each
-//! event, and those whose writes cannot be followed get a new instance each time. Both ways mean the same.
+//! One compiled module: how it is made from a file, and how it judges an event. Each event finds the module in the
+//! state in which `describe` left it, so no event can see anything of another. Most modules are set back after each
+//! event. A module whose writes cannot be followed gets a new instance for each event. Both ways give the same
+//! verdicts.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,18 +34,18 @@ use super::world::Offers;
 /// Examples that a module may bring for its self-test.
 const EXAMPLES_MAX: usize = 100;
 
-/// Failing examples that are told; the others are counted.
+/// Failing examples that a refusal names. It counts the others.
 const FAILED_TOLD_MAX: usize = 5;
 
-/// Characters of an example's title, and of each text of its violation, that are told.
+/// Characters that a refusal quotes of an example's title, and of each text of its violation.
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
 
-/// A refusal lists so many codes of one example at most.
+/// Codes of one example that a refusal lists.
 const CODES_TOLD_MAX: usize = 10;
 
-/// What the events of a self-test are beside their type and data: the same as in the tests that the crate eye-validator
-/// makes (`validators/sdk/src/testing.rs`), so that both say the same of an example.
+/// The parts of a self-test's events beside type and data. They are the same as in the tests that the crate
+/// eye-validator makes (`validators/sdk/src/testing.rs`), so that both find the same result for an example.
 const MADE_UP: GuestEvent<'static> = GuestEvent {
     id: "01890a5d-ac96-774b-bcce-b302099a8057",
     application: "test",
@@ -64,75 +65,75 @@ pub(super) enum Step {
     SelfTest,
 }
 
-/// What a module is tried with before it is trusted.
+/// The surroundings of a module's self-test.
 pub(super) struct Trial<'a> {
-    /// What a call may use.
+    /// The limits of each call.
     pub(super) limits: &'a Limits,
-    /// Checks what it amends to.
+    /// Checks the data that the module amends to.
     pub(super) check_amended: &'a CheckAmended,
-    /// The event type of the examples: the one that it will serve, as far as its file names it.
+    /// The event type of the examples: the one that the module will serve, as far as its file names it.
     pub(super) category: &'a str,
     pub(super) name: &'a str,
-    /// What the self-test may take in all.
+    /// Time for all examples together.
     pub(super) time: Duration,
 }
 
-/// A module that passed everything and can judge.
+/// A module that passed every step and can judge.
 pub(super) struct Program {
     way: Runner,
-    /// What it takes of the memory of all modules, until it is dropped.
+    /// The module's part of the memory of all modules, given back on drop.
     _room: Claim,
-    /// Why it is judged in the way that [`Program::isolation`] tells.
+    /// Why events are judged in the way that [`Program::isolation`] returns. Reports show it.
     pub(super) isolation_reason: String,
     pub(super) summary: String,
     pub(super) examples: usize,
-    /// One of its examples is amended: it may take secrets out.
+    /// One of its examples is amended: the module may take secrets out.
     pub(super) amends: bool,
-    /// What it exports besides, if anything.
+    /// The functions of version 1.1.0 of the contract, if the module exports any.
     extras: Option<Extras>,
 }
 
-/// A module that passed everything, as data.
+/// A module that passed every step, as data. The loader answers with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Built {
-    /// How events are put to it.
+    /// The code, for the way in which it is run.
     pub(super) way: BuiltRunner,
-    /// Why it is run so.
+    /// Why it is run in this way.
     pub(super) isolation_reason: String,
-    /// What it says of itself.
+    /// The summary that the module gives of itself.
     pub(super) summary: String,
     /// How many examples it passed.
     pub(super) examples: usize,
-    /// One of them is amended.
+    /// One of these examples is amended.
     pub(super) amends: bool,
-    /// What it exports besides the two functions that every validator has.
+    /// Its exports beside the two functions that every validator has.
     pub(super) extras: Option<BuiltExtras>,
 }
 
-/// How a module is run, with what that needs.
+/// The ways of running a module, each with its code.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum BuiltRunner {
-    /// Without the component around it, from the state that was taken.
+    /// Without the component around it, from the state that `describe` left.
     Resident(Described),
-    /// As a component: `describe` runs before each event. With the bytes that it was compiled from.
+    /// As a component: `describe` runs before each event. The number is the bytes that it was compiled from.
     Fresh(Finished, usize),
 }
 
-/// What was built as bytes. They are as many as the module has memory or more, so room is taken once.
+/// A built module as bytes. They are at least as many as the module has memory, so this allocates once.
 pub(super) fn packed(built: &Built) -> Result<Vec<u8>, postcard::Error> {
     let bytes = postcard::serialize_with_flavor(built, postcard::ser_flavors::Size::default())?;
     postcard::to_extend(built, Vec::with_capacity(bytes))
 }
 
-/// How a module is run.
+/// The ways of running a module.
 enum Runner {
-    /// Without the component around it, from the state that was taken when it was loaded.
+    /// Without the component around it, from the state that the loader took.
     Resident(Arc<Residents>),
-    /// As a component: no state of it can be taken, so `describe` runs before each event.
+    /// As a component. Its state cannot be taken, so `describe` runs before each event.
     Fresh(Fresh),
 }
 
-/// How events are kept from seeing each other. The verdict is the same either way, the time is not.
+/// How the gateway keeps events from seeing each other. The verdict is the same either way, the time is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
@@ -152,20 +153,20 @@ impl Runner {
     }
 }
 
-/// That all modules together take what they may.
+/// The refusal of a module for which the memory of all modules has no room.
 fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
     let refusal = Refusal::new(
         format!("a module that fits into the memory of all modules, {bytes_max} bytes (`modules_memory_bytes_max`)"),
         format!("{wanted} bytes of code and of what `describe` left in memory, beside {taken} bytes of the others"),
         "have `describe` leave less in memory, take modules away, or raise `modules_memory_bytes_max`",
     );
-    // The others may go.
+    // Other modules may be removed later.
     Refusal { passing: true, ..refusal }
 }
 
 impl Program {
-    /// Takes a file's bytes through checking, compiling and the self-test, and says which step begins. Everything that
-    /// reads a byte of the file is here.
+    /// Checks, compiles and self-tests a file, and calls `begin` at each step. All code that reads a byte of the file
+    /// is called from here.
     pub(super) fn build(
         sandbox: &Sandbox,
         bytes: &[u8],
@@ -189,7 +190,7 @@ impl Program {
         program.built().map_err(|error| uncompiled(&error))
     }
 
-    /// Takes what [`Program::build`] made. No byte of the file is read here.
+    /// Opens a built module. It reads no byte of the file.
     pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
         let Built { way, isolation_reason, summary, examples, amends, extras } = built;
         let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
@@ -216,7 +217,7 @@ impl Program {
         Ok(Built { way, isolation_reason, summary, examples, amends, extras })
     }
 
-    /// How it is run.
+    /// The way in which events are kept apart.
     pub(super) fn isolation(&self) -> Isolation {
         match &self.way {
             Runner::Resident(residents) if residents.stay() => Isolation::SetBack,
@@ -224,7 +225,7 @@ impl Program {
         }
     }
 
-    /// Puts one event to the module, which knows nothing of any other.
+    /// Judges one event. The module sees nothing of any other event.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
@@ -242,12 +243,12 @@ impl Program {
         }
     }
 
-    /// What it exports besides the two functions that every validator has.
+    /// The exports beside the two functions that every validator has.
     pub(super) fn offers(&self) -> Offers {
         self.extras.as_ref().map(Extras::offers).unwrap_or_default()
     }
 
-    /// What may be kept of an event with this data: an object that could be stored in its place.
+    /// The data that may be kept of an event with `data`: an object that could be stored in its place.
     pub(super) fn redact(
         &self,
         sandbox: &Sandbox,
@@ -260,7 +261,8 @@ impl Program {
         check_data_answer(extras.redact(sandbox, limits, data)?, limits, check_amended)
     }
 
-    /// Tries the examples as events are judged later. All that fail are told, so that one build mends them all.
+    /// Judges the examples as later events are judged. The refusal names all that fail, so that the author can mend
+    /// them in one build.
     fn self_test(&mut self, sandbox: &Sandbox, trial: &Trial<'_>, description: Description) -> Result<(), Refusal> {
         let Description { summary, examples } = description;
         let mut examples: Vec<Example2> = examples.into_iter().map(Example2::from).collect();
@@ -298,7 +300,7 @@ impl Program {
         self.examples = count;
         self.amends = examples.iter().any(|example| matches!(example.expect, Expectation::Amend));
         if let Runner::Resident(residents) = &self.way {
-            // Most modules of a large gateway are seldom called.
+            // Most modules of a large gateway are seldom called, so their instances would only take memory.
             residents.let_go();
         }
         Ok(())
@@ -356,7 +358,7 @@ impl Program {
         (found != wanted).then_some(Failed { expected, found, passing })
     }
 
-    /// Whatever a sender may send, `redact` must have an answer for, also where the verdict is a rejection.
+    /// `redact` must answer whatever a sender may send, so it must also take examples that the module rejects.
     fn try_redacting(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
         if !self.offers().redact {
             return None;
@@ -378,21 +380,21 @@ impl From<Example> for Example2 {
     }
 }
 
-/// The codes of a rejection, if they are not those that the example names.
+/// The codes of a rejection, if they differ from those that the example names.
 fn other_codes(example: &Example2, violations: &[Violation]) -> Option<String> {
     let wanted: BTreeSet<&str> = example.codes.iter().map(|code| &**code).collect();
     let found: BTreeSet<&str> = violations.iter().map(|violation| &*violation.code).collect();
     (!wanted.is_empty() && wanted != found).then(|| format!("reject with {}", listed(found.into_iter())))
 }
 
-/// Some codes for people.
+/// Lists some codes for people.
 fn listed<'c>(codes: impl Iterator<Item = &'c str>) -> String {
     let codes: Vec<String> =
         codes.take(CODES_TOLD_MAX).map(|code| legible(code, TEXT_CHARACTERS_MAX).to_string()).collect();
     codes.join(", ")
 }
 
-/// An example that did not end as it says.
+/// An example with another result than it names.
 struct Failed {
     expected: String,
     found: String,
@@ -417,7 +419,7 @@ impl Failed {
             found = format!("{found}; and {} more that fail", failed.len() - told.len());
         }
         let mend = "mend the rule or the example; `cargo test` in the validator's crate runs them";
-        // One that fails for good makes another try worth nothing.
+        // If one example fails for good, another try is useless.
         let passing = failed.iter().all(|one| one.passing);
         if passing {
             found = format!("{found}; the module is tried again, since the machine may have been busy");
@@ -426,14 +428,14 @@ impl Failed {
     }
 }
 
-/// A module that was compiled, and not yet run.
+/// A module that was compiled and has not run yet.
 enum Compiled {
     Core(Undescribed),
     Component(Fresh),
 }
 
 impl Compiled {
-    /// Compiles a component for the fastest way that fits it, and says why it is that one.
+    /// Compiles a component for the fastest way that fits it. Returns the reason for that way too.
     fn of(sandbox: &Sandbox, component: &[u8]) -> Result<(Self, String), Refusal> {
         let core = match anatomy::core_of(component) {
             Ok(core) => core,
@@ -483,7 +485,7 @@ fn uncompiled(error: &wasmtime::Error) -> Refusal {
     )
 }
 
-/// What was compiled is good, and the gateway's own engine has no room for such a module.
+/// The refusal of compiled code that is good, but for which the gateway's own engine has no place.
 fn unopened(error: &wasmtime::Error) -> Refusal {
     beyond_place(error).unwrap_or_else(|| {
         Refusal::new(
@@ -528,11 +530,12 @@ fn unready(broken: Broken) -> Refusal {
     Refusal { passing: broken.passes(), ..refusal }
 }
 
-/// A component that is run in a new instance for each event. Its state cannot be taken, so `describe` brings each to it.
+/// A component that gets a new instance for each event. Its state cannot be taken, so `describe` runs in each instance
+/// first.
 pub(super) struct Fresh {
     pre: ValidatorPre<Meter>,
     wasm_bytes: usize,
-    /// Of the compiled code, and of the images of its memories.
+    /// Bytes of the compiled code, and of the images of its memories.
     memory_bytes: usize,
 }
 
@@ -563,7 +566,7 @@ impl Fresh {
         event: &GuestEvent<'_>,
     ) -> Result<GuestVerdict, Broken> {
         let mut store = sandbox.store(limits);
-        // From here on, whatever the event takes is counted.
+        // This starts the deadline, so that it covers everything that the event takes.
         store.data_mut().is_over();
         let instance = self.pre.instantiate(&mut store).map_err(|error| unstarted(&error, &store))?;
         store.set_hostcall_fuel(output_bytes_max(&for_describing(limits)));

@@ -1,5 +1,5 @@
-//! The contract with validators, as the engine has it: an event as a module sees it, what a module answers, and how a call
-//! breaks. Every way of running a module is made of these.
+//! The contract with validators as the engine has it: an event as a module sees it, the answer of a module, and the
+//! ways in which a call breaks. Each way of running a module uses these types.
 
 use std::sync::Arc;
 
@@ -22,21 +22,22 @@ mod bindings {
     pub(in super::super) use self::eye::validator::types::{Example, Expectation, Violation};
 }
 
-/// Characters of a panic's text that are told.
+/// Characters of a panic's text in a message.
 const LAST_WORDS_TOLD_MAX: usize = 300;
 
-/// Bytes that a module may say of itself, its examples included.
+/// Bytes of a module's description of itself, its examples included.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
 
-/// How much longer than judging one event `describe` may take: it runs once, on no request's time.
+/// How much longer `describe` may take than judging one event. It runs once, and no request waits for it.
 const DESCRIBE_DEADLINE_FACTOR: u64 = 20;
-/// But no longer than this, unless judging may: meanwhile the other files wait for one loading thread less.
+/// The most that the factor above may give, unless judging itself may take longer: meanwhile one loading thread is
+/// missing for other files.
 const DESCRIBE_DEADLINE_MS_MAX: u64 = 2_000;
 
-/// Checks an amended `data`; the text says why it is not one.
+/// Checks an amended `data`. The text says why the gateway cannot take it.
 pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// An event as the guest sees it.
+/// An event as the module sees it.
 pub(super) struct GuestEvent<'a> {
     pub(super) id: &'a str,
     pub(super) application: &'a str,
@@ -44,17 +45,17 @@ pub(super) struct GuestEvent<'a> {
     pub(super) category: &'a str,
     pub(super) name: &'a str,
     pub(super) timestamp_us: i64,
-    /// When the gateway took it first.
+    /// When the gateway received it first.
     pub(super) received_at_us: i64,
     pub(super) data: &'a str,
 }
 
-/// How a call broke.
+/// Why a call broke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Broken {
     pub(super) code: FaultCode,
     pub(super) detail: String,
-    /// What the module left where its kit keeps the text of a panic or exception. It may quote the event.
+    /// The text of a panic or exception, from the place where the module's kit keeps it. It may quote the event.
     pub(super) last_words: Option<String>,
 }
 
@@ -67,20 +68,20 @@ impl Broken {
         Self::new(FaultCode::Output, detail)
     }
 
-    /// The fault in a sentence for the module's author, whose own examples it may quote.
+    /// The fault in a sentence for the module's author. It may quote the author's own examples.
     pub(super) fn told(&self) -> String {
         let said =
             self.last_words.as_deref().map(|words| format!(", saying `{}`", legible(words, LAST_WORDS_TOLD_MAX)));
         format!("a fault ({}): {}{}", self.code, self.detail, said.unwrap_or_default())
     }
 
-    /// Whether the same call may end well later, with more room on the machine.
+    /// Whether the same call may end well later, when the machine has more room.
     pub(super) fn passes(&self) -> bool {
         matches!(self.code, FaultCode::Deadline | FaultCode::Busy)
     }
 }
 
-/// What `describe` may use: it runs once, on no request's time.
+/// The limits of `describe`, which runs once, while no request waits.
 pub(super) fn for_describing(limits: &Limits) -> Limits {
     Limits {
         deadline_ms: (limits.deadline_ms.saturating_mul(DESCRIBE_DEADLINE_FACTOR))
@@ -102,8 +103,8 @@ pub(super) fn to_contract<'a>(event: &GuestEvent<'a>) -> Event<'a> {
     }
 }
 
-/// Says why there is no instance: code that runs when it starts broke, or it was denied what it has from the start, or
-/// the machine had no room, which is no fault of the module's.
+/// The fault of a module that gave no instance. Either code that runs at the start broke, or the module was denied the
+/// memory that it has from the start, or the machine had no room. The last is no fault of the module.
 pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
     if error.is::<Trap>() || store.data().denied.is_some() {
         return broken(error, store);
@@ -111,7 +112,7 @@ pub(super) fn unstarted(error: &wasmtime::Error, store: &Store<Meter>) -> Broken
     Broken::new(FaultCode::Busy, format!("there was no room for an instance: {}", error.root_cause()))
 }
 
-/// Says which kind of fault an error of the engine is.
+/// The kind of fault that an error of the engine is.
 pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
     let (code, detail) = match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (FaultCode::Deadline, "it ran past its deadline".to_owned()),
@@ -135,7 +136,7 @@ pub(super) fn broken(error: &wasmtime::Error, store: &Store<Meter>) -> Broken {
     Broken::new(code, detail)
 }
 
-/// The fault of a module that took its time before its event was put to it.
+/// The fault of a module whose new instance used up the deadline before it got its event.
 pub(super) fn late() -> Broken {
     Broken::new(FaultCode::Deadline, "a new instance was not ready within its deadline")
 }
