@@ -1,5 +1,5 @@
-//! The WebAssembly engine and its clock: one wasmtime engine, tuned for calls of a microsecond, and the owned thread that
-//! advances its epoch so that no guest runs past its deadline. Nothing here knows the validators' contract.
+//! The WebAssembly engine and its clock. There is one wasmtime engine, tuned for calls of a microsecond, and a thread
+//! that advances its epoch, so that no module runs past its deadline. This file does not know the validators' contract.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,54 +17,54 @@ use super::memory::MemoryBudget;
 use super::refusal::Refusal;
 use super::settings::Limits;
 
-/// How often the epoch advances. A call is first looked at when it does, and its deadline is reckoned from there: it may
-/// run for one tick more before, and for one after.
+/// The time between two ticks of the epoch. A call is first checked at a tick, and its deadline counts from there. So
+/// it may run one tick longer before that, and one after.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Ticks after which a call is looked at for the first time. Nearly all are over by then, and have read no clock.
+/// Ticks after which a call is first checked. Nearly all calls end before, and never read a clock.
 const FIRST_LOOK_TICKS: u64 = 1;
 
-/// Deadlines that may pass on the wall before a call is stopped that has not had its time on a processor.
+/// How many times its deadline a call may take on the wall while it has not had its time on a processor.
 const WALL_FACTOR: u32 = 10;
 
-/// The longest that a call may wait for a processor beyond its deadline: its sender waits for an answer.
+/// The longest that a call may wait for a processor beyond its deadline, since its sender waits for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of native stack that a guest may use; a request thread has 2 MiB.
+/// Bytes of native stack that a module may use. A request thread has 2 MiB.
 const STACK_BYTES_MAX: usize = 512 << 10;
 
-/// Entries of all tables of an instance: a guest has no use for more than its functions.
+/// Entries of all tables of an instance. No module needs more than it has functions.
 const TABLE_ENTRIES_MAX: usize = 20_000;
 
-/// What one component may be made of: those that tools for JavaScript or Python make hold tens of core instances. Such is the
-/// place of each call, so that no component can take the place of another.
+/// The parts that one component may have. Those that tools for JavaScript or Python make have tens of core instances.
+/// Each call has such a place, so that no component takes the place of another.
 const PLACE: Place = Place { core_instances: 64, memories: 16, tables: 16, instance_bytes: 1 << 20 };
 
 struct Place {
     core_instances: u32,
     memories: u32,
     tables: u32,
-    /// Of the engine's own state of a component with all its instances: globals, functions, tables of functions.
+    /// Bytes of the engine's own state of a component with all its instances: globals, functions, tables of functions.
     instance_bytes: usize,
 }
 
-/// Calls that are not on a request thread and need no place among those away from it: modules that are loaded, and the
+/// Calls beside those of the request threads and of the places away from them: modules that are being loaded, and the
 /// instances of calls that have just ended.
 const CALLS_BESIDE: u32 = 16;
 
 /// Bytes that a memory's image may span although most of it is empty.
 pub(super) const SPARSE_IMAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Instances that are kept for the next event, of all modules together. What does not fit is made anew for each event.
-/// Each keeps the pages that its module has written, about 50 KiB.
+/// Instances of all modules together that are kept for the next event. Events beyond that get new ones. Each keeps the
+/// pages that its module has written, about 50 KiB.
 pub(super) const RESIDENTS_MAX: u32 = 4_000;
 
-/// What the engine gives to all modules together.
+/// The bounds of the engine for all modules together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Calls at one moment.
     pub(super) calls: u32,
-    /// Bytes of what stays in memory between calls.
+    /// Bytes that stay in memory between calls.
     pub(super) memory_bytes_max: usize,
 }
 
@@ -76,13 +76,13 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// For calls on so many threads at once.
+    /// The bounds for calls on so many threads at once.
     pub(super) fn of_threads(threads: usize, memory_bytes_max: usize) -> Self {
         Self { calls: u32::try_from(threads).unwrap_or(u32::MAX).saturating_add(CALLS_BESIDE), memory_bytes_max }
     }
 }
 
-/// Calls and instances at rest of a loader, which has one file. The tests of this crate have one loader for all.
+/// Calls and kept instances of a loader, which loads one file. Tests of this crate share one loader.
 const LOADING_PLACES: u32 = if cfg!(test) { 64 } else { 4 };
 
 /// Why the engine did not start.
@@ -90,16 +90,16 @@ const LOADING_PLACES: u32 = if cfg!(test) { 64 } else { 4 };
 #[error("the WebAssembly engine does not start: {0:#}")]
 pub struct EngineError(#[source] wasmtime::Error);
 
-/// The engine with its clock. Dropping it stops and joins the clock.
+/// The engine with its clock. Dropping it stops the clock and joins its thread.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
-    /// What an instance takes to be kept.
+    /// Places of kept instances. Each kept instance holds some.
     pub(super) residents: Arc<Semaphore>,
-    /// What all modules take of the machine's memory between calls.
+    /// The memory that all modules take between calls.
     pub(super) memory: Arc<MemoryBudget>,
     /// How long a call may wait for a processor beyond its deadline.
     wait_max: Duration,
-    /// Dropped to stop the clock.
+    /// Dropping it stops the clock.
     stop: Option<SyncSender<()>>,
     clock: Option<JoinHandle<()>>,
 }
@@ -111,17 +111,17 @@ impl Sandbox {
         Self::with_bounds(Bounds::default())
     }
 
-    /// Starts the gateway's engine. It runs finished code and compiles none, so that no file can be compiled in the
-    /// gateway's own process by mistake.
+    /// Starts the gateway's engine. It runs finished code and has no compiler, so that no mistake can compile a file in
+    /// the gateway's own process.
     pub(super) fn with_bounds(bounds: Bounds) -> Result<Self, EngineError> {
-        // The tests of this crate compile their guests themselves.
+        // Tests of this crate compile their modules themselves.
         let runs = |mut config: Config| {
             config.enable_compiler(cfg!(test));
             Engine::new(&config)
         };
         let engine = runs(pooled(bounds.calls, RESIDENTS_MAX))
             .or_else(|error| {
-                // Address space is limited in some containers; then every instance is mapped when it is needed.
+                // Some containers limit address space. Then the engine maps each instance when it is needed.
                 tracing::warn!("instances are not pooled, judging is slower: {error:#}");
                 runs(common())
             })
@@ -129,8 +129,8 @@ impl Sandbox {
         Self::of(engine, bounds, WAIT_MAX)
     }
 
-    /// Starts the engine of a loader, whose code the gateway's engine takes. Its places are the gateway's own, so that it
-    /// refuses what would not fit into one of these, and there are few of them.
+    /// Starts a loader's engine, whose code the gateway's engine takes. A place has the same size as in the gateway, so
+    /// that the loader refuses every file that would not fit there. It has only a few places.
     pub(super) fn for_loading() -> Result<Self, EngineError> {
         let engine = Engine::new(&pooled(LOADING_PLACES, LOADING_PLACES)).or_else(|_| Engine::new(&common()));
         // No sender waits for a loader.
@@ -154,11 +154,11 @@ impl Sandbox {
         Ok(Self { engine, residents, memory, wait_max, stop: Some(stop), clock: Some(clock) })
     }
 
-    /// A store whose guest may use what `limits` say, from now on.
+    /// Makes a store whose module may use what `limits` say, from now on.
     pub(super) fn store(&self, limits: &Limits) -> Store<Meter> {
         let mut store = Store::new(&self.engine, Meter::new(limits, self.wait_max));
         store.limiter(|meter| meter);
-        // What is lifted out of the guest is bounded before it is copied.
+        // This bounds the bytes of an answer before they are copied out of the module.
         store.set_hostcall_fuel(output_bytes_max(limits));
         store.epoch_deadline_callback(|mut store| Ok(store.data_mut().ticked()));
         store.set_epoch_deadline(FIRST_LOOK_TICKS);
@@ -175,8 +175,8 @@ impl Drop for Sandbox {
     }
 }
 
-/// The bytes of compiled code with the images of `memories`: an image that is mostly empty is small, and any other is less than
-/// twice what the file has of it.
+/// The bytes of compiled code and the images of its `memories`. An image that is mostly empty is small; any other is
+/// smaller than twice the bytes that the file has of it.
 pub(super) fn code_bytes(code: &Range<*const u8>, wasm_bytes: usize, memories: usize) -> usize {
     let code = (code.end as usize).saturating_sub(code.start as usize);
     code.saturating_add(2 * wasm_bytes).saturating_add(memories.saturating_mul(SPARSE_IMAGE_BYTES_MAX))
@@ -189,7 +189,7 @@ pub(super) fn begin_call(store: &mut Store<Meter>, limits: &Limits) {
     store.set_epoch_deadline(FIRST_LOOK_TICKS);
 }
 
-/// Bytes that may be copied out of a guest for one answer. A violation costs 24 bytes beside its texts.
+/// Bytes that may be copied out of a module for one answer. A violation takes 24 bytes beside its texts.
 pub(super) fn output_bytes_max(limits: &Limits) -> usize {
     limits.output_bytes_max.saturating_add(limits.violations_max.saturating_mul(24)).saturating_add(64)
 }
@@ -200,17 +200,18 @@ fn common() -> Config {
         .epoch_interruption(true)
         .concurrency_support(false)
         .cranelift_opt_level(OptLevel::Speed)
-        // The same event gets the same verdict on every machine: bit patterns of NaN included.
+        // The same event must get the same verdict on every machine, so even the bits of a NaN are fixed.
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
         .max_wasm_stack(STACK_BYTES_MAX)
-        // The image of a memory takes what it spans: a few bytes far apart are written when an instance is made instead.
+        // An image takes all bytes that it spans. So a few bytes far apart are written when an instance is made, and
+        // are no image.
         .memory_guaranteed_dense_image_size(SPARSE_IMAGE_BYTES_MAX as u64);
     config
 }
 
-/// A pool with room for what all calls and all instances that are kept can ask for.
+/// A pool with room for all calls and all kept instances.
 fn pooled(calls: u32, residents: u32) -> Config {
     let all = |of_place: u32, of_resident: u32| {
         calls.saturating_mul(of_place).saturating_add(residents.saturating_mul(of_resident))
@@ -218,7 +219,7 @@ fn pooled(calls: u32, residents: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(all(PLACE.core_instances, 1))
-        // A resident instance has a second memory for its marks.
+        // A kept instance has a second memory for its marks.
         .total_memories(all(PLACE.memories, 2))
         .total_tables(all(PLACE.tables, 1))
         .max_core_instances_per_component(PLACE.core_instances)
@@ -238,7 +239,7 @@ fn pooled(calls: u32, residents: u32) -> Config {
     config
 }
 
-/// Says in words that a component is made of more than a place has, if that is what the engine found.
+/// The refusal of a component that has more parts than a place, if that is the error of the engine.
 pub(super) fn beyond_place(error: &wasmtime::Error) -> Option<Refusal> {
     let found = format!("{error:#}");
     found.contains("pooling allocator").then(|| {
@@ -254,26 +255,26 @@ pub(super) fn beyond_place(error: &wasmtime::Error) -> Option<Refusal> {
     })
 }
 
-/// What a store counts: how much its guest has, whether it was ever denied more, and how long its call runs.
+/// The counters of a store: what its module has, whether it was ever denied more, and how long its call runs.
 pub(super) struct Meter {
     memory_bytes_left: usize,
     table_entries_left: usize,
-    /// What was denied last, in words.
+    /// The last thing that was denied. Faults quote it.
     pub(super) denied: Option<&'static str>,
-    /// What a call may run.
+    /// How long a call may run.
     deadline: Duration,
-    /// How long it may wait for a processor beside that.
+    /// How long it may wait for a processor beyond that.
     wait_max: Duration,
-    /// When it is over, reckoned when the clock ticks in the middle of it: most calls end before.
+    /// When the call is over. Set at the first tick within the call; most calls end before.
     over: Option<Over>,
 }
 
-/// When a call is over.
+/// The ends of a call. It is over at the first of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Over {
-    /// On the processor's clock of this thread.
+    /// On the clock of the processor's time of this thread.
     processor: Duration,
-    /// On the clock on the wall, however little the thread ran.
+    /// On the wall's clock, however little the thread ran.
     wall: Instant,
 }
 
@@ -289,17 +290,17 @@ impl Meter {
         }
     }
 
-    /// Lets the guest have memory that is not its own.
+    /// Allows the store memory that is not the module's own.
     pub(super) fn let_have_beside(&mut self, bytes: usize) {
         self.memory_bytes_left = self.memory_bytes_left.saturating_add(bytes);
     }
 
-    /// Counts memory that the guest has from the start of a call. False when that is more than it may have.
+    /// Counts memory that the module has when a call begins. Returns false when that is more than it may have.
     pub(super) fn has_memory(&mut self, bytes: usize) -> bool {
         self.memory_growing(0, bytes, None).expect("counting does not fail")
     }
 
-    /// Whether the call is over. Its deadline is reckoned from when this is first asked, or from its first tick.
+    /// Whether the call is over. Its deadline counts from the first call of this function, or from the first tick.
     pub(super) fn is_over(&mut self) -> bool {
         matches!(self.ticked(), UpdateDeadline::Interrupt)
     }
@@ -308,9 +309,9 @@ impl Meter {
         self.look(processor_time(), Instant::now())
     }
 
-    /// Decides whether a call goes on. A deadline counts what the thread ran, so that a healthy module is not blamed for
-    /// a busy machine; but a caller is not held for longer than [`WALL_FACTOR`] deadlines, or
-    /// [`WAIT_MAX`] more than one.
+    /// Decides whether a call goes on. A deadline counts the time that the thread ran, so that a busy machine is not
+    /// counted against a healthy module. But the call ends after [`WALL_FACTOR`] deadlines, or [`WAIT_MAX`] after one,
+    /// since a caller waits for it.
     fn look(&mut self, processor: Duration, wall: Instant) -> UpdateDeadline {
         let deadline = self.deadline;
         let over = *self.over.get_or_insert_with(|| Over {
@@ -325,7 +326,7 @@ impl Meter {
     }
 }
 
-/// How long this thread has run. This asks the system, which is too dear for every event.
+/// How long this thread has run. It asks the system, which costs too much for every event.
 pub(super) fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).expect("a thread runs forward")

@@ -1,22 +1,24 @@
-//! The memory that all modules take together: compiled code, the state that every event finds, and the instances that are kept for
-//! the next event. What is kept only to be quick makes room for a module that is loaded, the one that rested longest first;
-//! when nothing is left to let go of, the module is refused in words, and those that serve go on.
+//! The memory that all modules take together: compiled code, the states that events find, and the instances that are
+//! kept for the next event. Kept instances only save time. So they make room for a module that is being loaded, those
+//! that rested longest first. When no instance is left to drop, the module is refused with a message, and the modules
+//! that serve go on.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// How long a module must have rested before its instances make room for those of another, in ticks of the engine's clock:
-/// a second. Modules that are all called would only take turns in making them anew.
+/// How long a module must have rested before its instances make room for those of another, in ticks of the engine's
+/// clock: a second. Otherwise modules that are all called would make their instances anew by turns.
 const RESTED_TICKS: u64 = 200;
 
-/// How long nobody looks for such modules after none was found: a tenth of a second. A look costs a step for each module.
+/// The pause after a search for rested modules that found none, in ticks: a tenth of a second. A search costs a step
+/// for each module.
 const LOOK_PAUSE_TICKS: u64 = 20;
 
-/// What keeps instances that it can do without.
+/// A holder of instances that it can do without.
 pub(super) trait Keeper: Send + Sync {
     /// When it was last used, in ticks of the engine's clock.
     fn used_at(&self) -> u64;
-    /// Lets go of what it keeps. False when it keeps nothing.
+    /// Drops all that it keeps. Returns false when it keeps nothing.
     fn let_go(&self) -> bool;
 }
 
@@ -25,20 +27,20 @@ pub(super) struct MemoryBudget {
     bytes_max: usize,
     taken: AtomicUsize,
     keepers: Mutex<Vec<Weak<dyn Keeper>>>,
-    /// Advanced by the engine's clock.
+    /// The engine's clock advances it.
     ticks: AtomicU64,
-    /// No look for rested modules before this tick.
+    /// The next search for rested modules happens at this tick or later.
     look_at: AtomicU64,
 }
 
-/// That there is no room for a module.
+/// The error when there is no room for a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full {
-    /// What the module needs.
+    /// Bytes that the module needs.
     pub(super) wanted: usize,
-    /// What the others take.
+    /// Bytes that the others take.
     pub(super) taken: usize,
-    /// What all may take together.
+    /// Bytes that all may take together.
     pub(super) bytes_max: usize,
 }
 
@@ -53,17 +55,17 @@ impl MemoryBudget {
         })
     }
 
-    /// What all modules take now.
+    /// Bytes that all modules take now.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
-    /// What all modules may take.
+    /// Bytes that all modules may take.
     pub(super) fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// The engine's clock has ticked.
+    /// Counts a tick of the engine's clock.
     pub(super) fn tick(&self) {
         self.ticks.fetch_add(1, Relaxed);
     }
@@ -73,19 +75,19 @@ impl MemoryBudget {
         self.ticks.load(Relaxed)
     }
 
-    /// Takes note of what can make room, for as long as it lives.
+    /// Registers a holder of instances for as long as it lives.
     pub(super) fn register(&self, keeper: Weak<dyn Keeper>) {
         let mut keepers = self.keepers();
         keepers.retain(|keeper| keeper.strong_count() > 0);
         keepers.push(keeper);
     }
 
-    /// Nothing yet.
+    /// A claim of no bytes.
     pub(super) fn nothing(self: &Arc<Self>) -> Claim {
         Claim { budget: Arc::clone(self), bytes: 0 }
     }
 
-    /// Room for a module that is loaded. Instances at rest make room for it, whoever's they are.
+    /// Claims room for a module that is being loaded. Resting instances of any module make room for it.
     pub(super) fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Claim, Full> {
         let mut claim = self.nothing();
         while !claim.take(bytes) {
@@ -100,14 +102,16 @@ impl MemoryBudget {
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the module that was used least recently, and not after `until`, let go of its instances. False when none has any.
+    /// Drops the instances of the module that was used least recently, and not after `until`. Returns false when no
+    /// module has any.
     fn let_go_of_longest_rested(&self, until: u64) -> bool {
         let mut keepers: Vec<Arc<dyn Keeper>> = self.keepers().iter().filter_map(Weak::upgrade).collect();
         keepers.sort_by_cached_key(|keeper| keeper.used_at());
         keepers.iter().take_while(|keeper| keeper.used_at() <= until).any(|keeper| keeper.let_go())
     }
 
-    /// The same for an instance that is kept only to be quick, and not often when it is of no use.
+    /// Drops instances of a rested module to keep another instance, which only saves time. It does not search often
+    /// when that finds none.
     fn make_room(&self) -> bool {
         let now = self.now();
         if now < self.look_at.load(Relaxed) {
@@ -121,14 +125,14 @@ impl MemoryBudget {
     }
 }
 
-/// Bytes that something takes; they go back when this is dropped.
+/// Bytes that are taken. Dropping the claim gives them back.
 pub(super) struct Claim {
     budget: Arc<MemoryBudget>,
     bytes: usize,
 }
 
 impl Claim {
-    /// Takes more, so that `bytes` are taken. False when there is no room; then nothing changes.
+    /// Grows the claim to `bytes`. Returns false when there is no room; then nothing changes.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         more == 0 || self.take(more) || self.budget.make_room() && self.take(more)
