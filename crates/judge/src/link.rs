@@ -1,7 +1,7 @@
-//! Makes one core module of several that import from each other, in the order in which a component instantiates them:
-//! their types, functions, memories, tables, globals and segments one after the other, and in place of each import what
-//! is imported. So what holds of a module of one piece, that its writes can be followed and its state taken, holds of these
-//! too. Bytes to bytes.
+//! Makes one core module of several that import from each other, in the order in which a component instantiates them.
+//! It writes their types, functions, memories, tables, globals and segments one after the other, and replaces each
+//! import by the item that it names. So a module of many parts can be handled like one of a single part: its writes can
+//! be followed and its state taken. Bytes to bytes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,16 +20,16 @@ use wasmparser::{
 
 use super::core_module::{LAST_WORDS, Unfit};
 
-/// Modules that are made into one, as many as a component may have: Python's have forty.
+/// Core modules that are made into one, as many as a component may have. Python's have forty.
 const PARTS_MAX: usize = 64;
 
-/// How often the bytes of a module may be taken anew, for a component that instantiates it more than once.
+/// Bytes of all parts together. They bound how often a component may instantiate a module more than once.
 const BYTES_MAX: usize = 128 << 20;
 
-/// A core module, and where what it imports comes from.
+/// A core module, and the source of each of its imports.
 pub(super) struct Part<'a> {
     pub(super) module: &'a [u8],
-    /// By module and name: which part exports it, and as what.
+    /// By module and name of an import: the part that exports it, and the name there.
     pub(super) given: HashMap<(&'a str, &'a str), (usize, &'a str)>,
 }
 
@@ -43,12 +43,12 @@ impl<'a> Part<'a> {
 /// The one module.
 pub(super) struct Linked<'a> {
     pub(super) module: Cow<'a, [u8]>,
-    /// What each part exports, as the one module counts.
+    /// The exports of each part, with their indices in the one module.
     exports: Vec<HashMap<&'a str, (ExternalKind, u32)>>,
 }
 
 impl Linked<'_> {
-    /// The index of what a part exports.
+    /// The index of an export of a part.
     pub(super) fn index(&self, part: usize, name: &str, wanted: ExternalKind) -> Result<u32, Unfit> {
         match self.exports.get(part).and_then(|exports| exports.get(name)) {
             Some((kind, index)) if *kind == wanted => Ok(*index),
@@ -57,7 +57,7 @@ impl Linked<'_> {
     }
 }
 
-/// Makes one module of `parts`, each of which imports from those before it alone.
+/// Makes one module of `parts`. Each part imports only from those before it.
 pub(super) fn link<'a>(parts: &[Part<'a>]) -> Result<Linked<'a>, Unfit> {
     if parts.len() > PARTS_MAX || parts.iter().map(|part| part.module.len()).sum::<usize>() > BYTES_MAX {
         return Err(Unfit::new("it is made of more core modules than can be made into one"));
@@ -85,7 +85,8 @@ pub(super) fn link<'a>(parts: &[Part<'a>]) -> Result<Linked<'a>, Unfit> {
     Ok(Linked { module: Cow::Owned(module), exports })
 }
 
-/// Code that runs when a part starts must not see less than it did: in one module, all segments come before all such code.
+/// In one module all segments are written before any start code runs. So no part may fill the memory or table of
+/// another after the start code of a part has run: that code would else find other contents than in the component.
 fn in_order(read: &[Sections<'_>]) -> Result<(), Unfit> {
     let mut started = false;
     for sections in read {
@@ -157,7 +158,7 @@ impl<'a> Sections<'a> {
         Ok(own)
     }
 
-    /// Exceptions are not understood here.
+    /// Refuses imports of exceptions, which this file does not handle.
     fn checked(self) -> Result<Self, Unfit> {
         let odd = |ty: &TypeRef| {
             !matches!(ty, TypeRef::Func(_) | TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Global(_))
@@ -190,7 +191,7 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// How many items of each kind the one module has so far.
+/// Items of each kind that the one module has so far.
 #[derive(Default)]
 struct Counts {
     types: u32,
@@ -202,7 +203,7 @@ struct Counts {
     data: u32,
 }
 
-/// Where the items of a part are in the one module.
+/// The indices of a part's items in the one module.
 struct Space {
     first_type: u32,
     first_element: u32,
@@ -214,7 +215,7 @@ struct Space {
 }
 
 impl Space {
-    /// Finds what `part` imports, and counts what it adds.
+    /// Finds the imports of `part`, and counts the items that it adds.
     fn of(
         part: &Part<'_>,
         sections: &Sections<'_>,
@@ -267,7 +268,7 @@ impl Space {
     }
 }
 
-/// A group of types that refer to each other counts as many.
+/// Counts types. Each type of a group whose types refer to each other has an index of its own.
 fn types(sections: &Sections<'_>) -> Result<u32, Unfit> {
     let mut count = 0;
     for group in sections.types.iter().flat_map(|section| section.clone()) {
@@ -281,10 +282,10 @@ fn absent() -> Unfit {
     Unfit::new("a core module of it imports what no other one exports")
 }
 
-/// Writes the items of one part as the one module counts them.
+/// Writes the items of one part with their indices in the one module.
 struct Mapper<'a> {
     space: &'a Space,
-    /// What each global of the one module begins as: no item but an import may be named there.
+    /// The first value of each global of the one module, since a constant may name no global but an imported one.
     begins: &'a mut Vec<Vec<u8>>,
 }
 
@@ -358,7 +359,7 @@ impl Reencode for Mapper<'_> {
     }
 }
 
-/// The global of the first part that says where the text of a panic is kept.
+/// The global that points to the text of a panic, of the first part that exports one.
 fn last_words(read: &[Sections<'_>], spaces: &[Space]) -> Option<Result<u32, Unfit>> {
     read.iter().zip(spaces).find_map(|(sections, space)| {
         let is_it = |(name, kind, _): &&(&str, ExternalKind, u32)| *name == LAST_WORDS && *kind == ExternalKind::Global;
@@ -366,7 +367,7 @@ fn last_words(read: &[Sections<'_>], spaces: &[Space]) -> Option<Result<u32, Unf
     })
 }
 
-/// Writes the sections in the order in which a module has them.
+/// Writes the sections in the order that a module has.
 fn write(read: &[Sections<'_>], spaces: &[Space], counts: &Counts) -> Result<Vec<u8>, Error<Unfit>> {
     let mut begins = Vec::new();
     let mut module = Module::new();
@@ -395,7 +396,7 @@ fn write(read: &[Sections<'_>], spaces: &[Space], counts: &Counts) -> Result<Vec
     module.section(&section!(TableSection::new(), tables, utils::parse_table_section));
     module.section(&section!(MemorySection::new(), memories, utils::parse_memory_section));
     module.section(&section!(GlobalSection::new(), globals, utils::parse_global_section));
-    // What a module exports may be referred to, so all of it stays exported.
+    // Code may take a reference to an exported function, so all of them stay exported.
     let mut exports = ExportSection::new();
     if let Some(global) = last_words(read, spaces) {
         exports.export(LAST_WORDS, ExportKind::Global, global.map_err(Error::UserError)?);

@@ -1,4 +1,4 @@
-//! A module that serves a slot: its program, what it may use, and what became of the events put to it.
+//! A module that serves a slot: its program, its settings, and the counts of its events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,25 +15,27 @@ use super::rest::Rest;
 use super::settings::{OnFault, Settings};
 use super::slot::Slot;
 
-/// A module whose calls take no longer may hold its whole share of the places; one that takes twice as long, half of it.
+/// A module whose calls take no longer than this may hold its whole share of the places. One that takes twice as long
+/// may hold half of it.
 const FULL_SHARE_COST: Duration = Duration::from_millis(5);
 
-/// One version of the code of one slot, with the settings of now.
+/// One version of a slot's code, with the settings of now.
 pub(super) struct Module {
     pub(super) slot: Slot,
     pub(super) digest: Digest,
     program: Arc<Program>,
     settings: Settings,
-    /// Shared with every other `Module` of the same code: with other settings, or after another version.
+    /// Shared with every other `Module` of the same code, whether it has other settings or came back after another
+    /// version.
     pub(super) figures: Arc<Figures>,
     pub(super) circuit: Circuit,
     pub(super) queue: Queue,
-    /// When its `redact` is not called.
+    /// Says when `redact` is not called.
     pub(super) rest: Rest,
 }
 
 impl Module {
-    /// A module that counts on with the figures of its code.
+    /// Makes a module that goes on counting with the figures of its code.
     pub(super) fn new(slot: Slot, digest: Digest, program: Program, settings: Settings, figures: Arc<Figures>) -> Self {
         Self {
             slot,
@@ -47,7 +49,8 @@ impl Module {
         }
     }
 
-    /// The same code with other settings: what it did is still counted, what it did wrong is forgiven.
+    /// The same code with other settings. It keeps the counts of its code and forgets its faults: it is on the path
+    /// again.
     pub(super) fn with_settings(&self, settings: Settings) -> Self {
         Self {
             slot: self.slot.clone(),
@@ -73,7 +76,7 @@ impl Module {
         &self.settings
     }
 
-    /// Judges one event on this thread, and takes note of what came of it.
+    /// Judges one event on this thread, and counts the result.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
@@ -96,7 +99,7 @@ impl Module {
                 self.circuit.judged(event.application, ran);
                 Ok(verdict)
             }
-            // The machine had no room for the call, which says nothing of the module.
+            // The machine had no room for the call, which says nothing against the module.
             Err(broken) if broken.code == FaultCode::Busy => Err(self.busy()),
             Err(broken) => {
                 self.figures.record(Err(broken.code), took);
@@ -122,19 +125,20 @@ impl Module {
         }
     }
 
-    /// What is said of an event that is not judged since the module is off the path.
+    /// The fault of an event that is not judged because the module is off the path. Counts the event.
     pub(super) fn off_path(&self) -> Unjudged {
         self.figures.record_uncalled(FaultCode::OffPath);
         self.fault(FaultCode::OffPath, "this module keeps using up its time and is off the path".into(), None)
     }
 
-    /// What is said of an event for which there was no time or no room: no module looked at it, so it has no outcome yet.
+    /// The answer for an event for which there was no time or no room. No module looked at it, so it has no outcome
+    /// yet.
     pub(super) fn busy(&self) -> Unjudged {
         self.figures.record_uncalled(FaultCode::Busy);
         UnfinishedCode::ModuleBusy.into()
     }
 
-    /// A fault as this module's settings want it told.
+    /// Returns the fault, or the retry that this module's settings want instead.
     fn fault(&self, code: FaultCode, detail: String, last_words: Option<String>) -> Unjudged {
         match self.settings.on_fault {
             OnFault::Retry => UnfinishedCode::ModuleUnavailable.into(),
@@ -147,10 +151,10 @@ fn circuit(settings: &Settings) -> Circuit {
     Circuit::new(Duration::from_millis(settings.limits.deadline_ms))
 }
 
-/// What one module has of the places: its number, and what its calls cost.
+/// A module's share of the places: its number, and the cost of its calls.
 pub(super) struct Queue {
     pub(super) number: u64,
-    /// The mean time of its last calls in nanoseconds; 0 before the first.
+    /// The mean time of its last calls in nanoseconds; 0 before the first call.
     cost_ns: AtomicU64,
 }
 
@@ -162,7 +166,7 @@ impl Queue {
         Self { number: MODULES.fetch_add(1, Relaxed), cost_ns: AtomicU64::new(0) }
     }
 
-    /// Takes note of a call. Two at one moment may leave one of them out, which does no harm.
+    /// Adds a call to the mean. If two calls end at one moment, it may miss one of them, which does no harm.
     pub(super) fn ran(&self, time: Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
         let before = self.cost_ns.load(Relaxed);
@@ -170,7 +174,7 @@ impl Queue {
         self.cost_ns.store(mean.max(1), Relaxed);
     }
 
-    /// The most places that the module may hold of `places`: one until it is known what it costs.
+    /// The most of `places` that the module may hold: one as long as the cost of its calls is unknown.
     pub(super) fn most(&self, places: usize) -> usize {
         let cost = self.cost_ns.load(Relaxed);
         if cost == 0 {

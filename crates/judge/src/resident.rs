@@ -1,7 +1,8 @@
-//! Instances of a module without a component around them, each in the state in which `describe` left the module when it
-//! was loaded. Where every write leaves a mark (`rewrite.rs`), an instance stays: what an event wrote is copied back
-//! afterwards, and one that faulted, grew or wrote too widely is thrown away. Else each event gets a new instance, and
-//! finds the same. Here is also how the contract's functions are called by the canonical ABI, in one way for both.
+//! Instances of a module without a component around them. Each instance is in the state in which `describe` left the
+//! module when it was loaded. Where every write leaves a mark (`rewrite.rs`), an instance stays: the gateway copies
+//! back what an event wrote. It drops an instance that faulted, grew or wrote too widely. Without marks each event gets
+//! a new instance in the same state. This file also calls the contract's functions by the canonical ABI, in one way for
+//! both.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
@@ -23,36 +24,36 @@ use super::memory::{Claim, Keeper};
 use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, STORE_REACH, exports};
 use super::settings::Limits;
 
-/// Bytes that an event may have written to for the instance to be worth setting back; a new one costs less from there.
+/// Bytes that an event may have written before setting back its instance costs more than a new one.
 const SET_BACK_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of a panic's text that are read.
 const LAST_WORDS_BYTES_MAX: usize = 1 << 10;
 
-/// Instances of one module that are kept, on the largest machine; else as many as it has processors.
+/// Instances of one module that are kept on the largest machine. A smaller one keeps as many as it has processors.
 const KEPT_MAX: usize = 64;
 
-/// What of a module may be brought to its start before that is worth looking at a clock: some ten microseconds.
+/// Bytes that may be brought to the start without a look at a clock. They take some ten microseconds.
 const UNTIMED_BYTES_MAX: usize = 128 << 10;
 
-/// The same of code and data that the engine prepares.
+/// The same for code and data that the engine prepares.
 const UNTIMED_IMAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Cards that are brought to the start between two looks at the clock.
 const CARDS_A_LOOK: usize = (1 << 20) >> CARD_SHIFT;
 
-/// A module's code, and where in it the parts of an instance are found.
+/// A module's code, and the places of an instance's parts in it.
 struct Code {
     pre: InstancePre<Meter>,
-    /// What it was compiled from.
+    /// Bytes that it was compiled from.
     wasm_bytes: usize,
-    /// Of the compiled code, and of the images of its memories.
+    /// Bytes of the compiled code, and of the images of its memories.
     bytes: usize,
     memories: Box<[ModuleExport]>,
-    /// The marks that every write leaves, if the module was rewritten so.
+    /// The marks of all writes; `None` if the module was not rewritten to leave any.
     marks: Option<ModuleExport>,
     globals: Box<[ModuleExport]>,
-    /// Its tables, each of which takes a place in the pool.
+    /// Tables of one instance, each of which takes a place in the pool.
     tables: u32,
     start: Option<ModuleExport>,
     last_words: Option<ModuleExport>,
@@ -60,7 +61,7 @@ struct Code {
     validate: Exported,
 }
 
-/// Where a function of the contract is found.
+/// The places of one function of the contract.
 struct Exported {
     function: ModuleExport,
     realloc: Option<ModuleExport>,
@@ -106,12 +107,11 @@ pub(super) struct Described {
     start: Snapshot,
 }
 
-/// A module of which it is not known yet in which state it judges.
+/// A module of which the state in which it judges is not known yet.
 pub(super) struct Undescribed(Code);
 
 impl Undescribed {
-    /// Runs what the module has run when it starts, calls `describe`, and takes the state in which that leaves the module
-    /// as the one that every event finds.
+    /// Runs the module's start code, calls `describe`, and takes the state after that. Every event finds this state.
     pub(super) fn describe(self, sandbox: &Sandbox, limits: &Limits) -> Result<(Residents, Description), Broken> {
         let limits = for_describing(limits);
         let mut resident = Resident::new(&self.0, sandbox, &limits)?;
@@ -123,14 +123,14 @@ impl Undescribed {
     }
 }
 
-/// One module's instances.
+/// The instances of one module.
 pub(super) struct Residents {
     code: Code,
     start: Snapshot,
-    /// A new instance takes long enough to count it within the deadline.
+    /// A new instance takes so long that its deadline must count the time.
     is_large: bool,
     instance_pool: InstancePool,
-    /// When an event was put to the module last, in ticks of the engine's clock.
+    /// When the module last got an event, in ticks of the engine's clock.
     used_at: AtomicU64,
 }
 
@@ -161,13 +161,13 @@ impl Residents {
         Code::of(sandbox, &Module::from_binary(&sandbox.engine, rewritten)?, rewritten.len()).map(Undescribed)
     }
 
-    /// This module as data.
+    /// The module as data.
     pub(super) fn described(&self) -> wasmtime::Result<Described> {
         let code = Finished::of_module(self.code.pre.module())?;
         Ok(Described { code, wasm_bytes: self.code.wasm_bytes, start: self.start.clone() })
     }
 
-    /// The module that [`Residents::described`] told of, whose instances make room for others when they rest.
+    /// Opens what [`Residents::described`] returned. Instances of the module make room for others when they rest.
     pub(super) fn open(sandbox: &Sandbox, described: Described) -> wasmtime::Result<Arc<Self>> {
         let Described { code, wasm_bytes, start } = described;
         let code = Code::of(sandbox, &code.module(&sandbox.engine)?, wasm_bytes)?;
@@ -182,7 +182,8 @@ impl Residents {
         self.code.marks.is_some()
     }
 
-    /// Puts one event to an instance in the state of the start. One whose answer is not believed ends.
+    /// Judges one event in an instance in the state of the start. If `check_answer` refuses the answer, the instance is
+    /// dropped.
     pub(super) fn judge(
         &self,
         sandbox: &Sandbox,
@@ -191,7 +192,7 @@ impl Residents {
         check_answer: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
     ) -> Result<Verdict, Broken> {
         let now = sandbox.memory.now();
-        // Written seldom, since all threads look at it.
+        // All threads read this, so it is written seldom.
         if self.used_at.load(Relaxed) != now {
             self.used_at.store(now, Relaxed);
         }
@@ -212,7 +213,7 @@ impl Residents {
         Ok(verdict)
     }
 
-    /// Shows that an instance can be made within `limits`, as an event would have to.
+    /// Makes an instance within `limits`, as an event would, to prove that it can be made.
     pub(super) fn try_start(&self, sandbox: &Sandbox, limits: &Limits) -> Result<(), Broken> {
         self.start_another(sandbox, limits).map(|_| ())
     }
@@ -245,29 +246,29 @@ struct Resident {
     parts: Parts,
     /// Cards that the last event wrote to.
     written: Vec<u32>,
-    /// What of its memory was ever written to.
+    /// The pages of its memory that were ever written to.
     pages: Pages,
-    /// What it takes to be kept.
+    /// Its place among the kept instances, and its memory there.
     permit: Option<(OwnedSemaphorePermit, Claim)>,
 }
 
-/// What of an instance is reached from outside.
+/// The parts of an instance that the gateway reaches from outside.
 struct Parts {
     instance: Instance,
-    /// The first is the one in which texts are passed.
+    /// Texts pass through the first.
     memories: Box<[Memory]>,
     marks: Option<Memory>,
     globals: Box<[Global]>,
     validate: Callable<Flat>,
 }
 
-/// An event as the canonical ABI passes it: a text is its address and its bytes, and the timestamp stands before the data.
+/// An event as the canonical ABI passes it. A text is its address and its bytes; the timestamp stands before the data.
 type Flat = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, i64, u32, u32);
 
-/// Asks for a place: where it was and how large, its alignment and how large it is to be.
+/// Allocates a place. The parameters are its former address and size, its alignment and its new size.
 type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 
-/// A function of the contract in one instance. Its answer is an address.
+/// A function of the contract in one instance. It returns the address of its answer.
 struct Callable<P> {
     function: TypedFunc<P, u32>,
     realloc: Option<Realloc>,
@@ -325,7 +326,7 @@ impl Resident {
         }
     }
 
-    /// Runs what the module has run when it starts.
+    /// Runs the code that the module has for its start.
     fn start(&mut self, code: &Code) -> Result<(), Broken> {
         let Some(start) = &code.start else { return Ok(()) };
         let start = self.parts.instance.get_module_export(&mut self.store, start).and_then(wasmtime::Extern::into_func);
@@ -353,7 +354,7 @@ impl Resident {
         Ok(())
     }
 
-    /// Puts an event to the instance, which leaves it in whatever state the event brings it to.
+    /// Judges an event, and leaves the instance in the state that the event brings it to.
     fn judge(&mut self, limits: &Limits, event: &GuestEvent<'_>) -> Result<GuestVerdict, Broken> {
         let (id, application) = (self.put(event.id)?, self.put(event.application)?);
         let (session, category) = (self.put(event.session_id)?, self.put(event.category)?);
@@ -370,8 +371,8 @@ impl Resident {
         Ok(verdict)
     }
 
-    /// What the module says of its end: in the first memory, where the exported global points to, a length in four bytes
-    /// and so many bytes of text. Nothing of it is trusted.
+    /// Reads the module's last words: the exported global points into the first memory, to a length in four bytes and a
+    /// text of that many bytes. It trusts none of these.
     fn last_words(&mut self, code: &Code) -> Option<String> {
         let global =
             self.parts.instance.get_module_export(&mut self.store, code.last_words.as_ref()?)?.into_global()?;
@@ -380,17 +381,18 @@ impl Resident {
         let (length, text) = memory.get(start..)?.split_first_chunk()?;
         let length = (u32::from_le_bytes(*length) as usize).min(LAST_WORDS_BYTES_MAX);
         let mut text = String::from_utf8_lossy(text.get(..length)?).into_owned();
-        // What is no UTF-8 grows when it is replaced.
+        // Replacing bytes that are not UTF-8 makes the text longer.
         text.truncate(text.floor_char_boundary(LAST_WORDS_BYTES_MAX));
         (!text.is_empty()).then_some(text)
     }
 
-    /// Puts a text where the module wants it, before it is asked for the place of the next: its address and its bytes.
+    /// Copies a text to the place that the module allocates for it, before the next text gets a place. Returns its
+    /// address and its bytes.
     fn put(&mut self, text: &str) -> Result<(u32, u32), Broken> {
         let bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
         let realloc = self.parts.validate.realloc.as_ref();
         let realloc = realloc.ok_or_else(|| Broken::output("it has no place for texts"))?;
-        // No former place, none of its bytes, and no alignment.
+        // There is no former place, so its size is 0, and a text has no alignment.
         let address = realloc.call(&mut self.store, (0, 0, 1, bytes));
         let address = address.map_err(|error| broken(&error, &self.store))?;
         let start = address as usize;
@@ -413,7 +415,8 @@ impl Resident {
         answer.map_err(|broken| denied(&self.store).unwrap_or(broken))
     }
 
-    /// Undoes what the last event did. False when that cannot be done, or is not worth it: then this instance ends here.
+    /// Undoes the writes of the last event. Returns false when it cannot, or when a new instance costs less; then the
+    /// caller drops this one.
     fn set_back(&mut self, start: &Snapshot) -> bool {
         let area = &start.areas[0];
         if self.parts.memories[0].data_size(&self.store) != area.memory_bytes {
@@ -434,7 +437,7 @@ impl Resident {
         true
     }
 
-    /// Brings a new instance to the state of the start; `timed`, when that may take a part of the deadline.
+    /// Brings a new instance to the state of the start. If `timed`, that may take a part of the deadline.
     fn bring_to(&mut self, start: &Snapshot, timed: bool) -> Result<(), Broken> {
         for (memory, area) in self.parts.memories.iter().zip(&start.areas) {
             let missing = area.memory_bytes.saturating_sub(memory.data_size(&self.store)) as u64;
@@ -464,7 +467,7 @@ impl Resident {
         Ok(())
     }
 
-    /// Lists the cards that were written to, and wipes their marks.
+    /// Lists the cards that were written to, and clears their marks.
     fn collect_written(&mut self, cards: usize) {
         self.written.clear();
         let Some(marks) = self.parts.marks else { return };
@@ -486,7 +489,7 @@ impl Resident {
         }
     }
 
-    /// Whether there is room for this instance to be kept.
+    /// Whether this instance may be kept: it needs a place and memory.
     fn may_stay(&mut self, sandbox: &Sandbox, tables: u32) -> bool {
         if self.permit.is_none() {
             let permit = Arc::clone(&sandbox.residents).try_acquire_many_owned(tables.max(1)).ok();
@@ -499,19 +502,19 @@ impl Resident {
 
 /// Bytes of a page of the system.
 const PAGE_BYTES: usize = 4 << 10;
-/// About what an instance takes beside the pages of its memory: the engine's own state of it, and its marks.
+/// About the bytes that an instance takes beside the pages of its memory: the engine's own state of it, and its marks.
 const INSTANCE_BYTES: usize = 16 << 10;
 
 /// Pages of the system that were written to.
 #[derive(Default)]
 struct Pages {
-    /// A bit for each.
+    /// One bit for each page.
     written: Vec<u64>,
     count: usize,
 }
 
 impl Pages {
-    /// Notes those of these cards, which come in order.
+    /// Notes the pages of these cards, which are in order.
     fn note(&mut self, cards: &[u32]) {
         let mut last = None;
         for card in cards {
@@ -532,13 +535,13 @@ impl Pages {
     }
 }
 
-/// Tells a module that its answer was read.
+/// Calls the module's function for the end of a call, once its answer was read.
 fn was_read(store: &mut Store<Meter>, post_return: Option<&TypedFunc<u32, ()>>, address: u32) -> Result<(), Broken> {
     let Some(post_return) = post_return else { return Ok(()) };
     post_return.call(&mut *store, address).map_err(|error| broken(&error, store))
 }
 
-/// Marks that are looked at together; few are set.
+/// Marks that are compared at once. Few are set.
 const MARKS_AT_ONCE: usize = 32;
 
 /// A state of a module: its memories and its mutable globals.
@@ -548,7 +551,7 @@ struct Snapshot {
     globals: Box<[Number]>,
 }
 
-/// A state of a memory, without the cards that are all zeros.
+/// The state of one memory, without the cards that are all zeros.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Area {
     memory_bytes: usize,
@@ -556,7 +559,7 @@ struct Area {
     cards: Box<[u32]>,
     /// Cards, one after the other.
     bytes: Blob,
-    /// The cards in which this differs from a new instance.
+    /// The cards that differ from those of a new instance.
     described: Box<[u32]>,
 }
 
@@ -564,7 +567,7 @@ struct Area {
 const ZEROS: u32 = u32::MAX;
 
 impl Snapshot {
-    /// Takes the state of an instance; `untouched` is one of the same code in which nothing ran.
+    /// Takes the state of an instance. `untouched` is an instance of the same code in which nothing ran.
     fn take(resident: &mut Resident, untouched: &mut Resident) -> Self {
         let globals =
             resident.parts.globals.iter().map(|global| Number::of(&global.get(&mut resident.store))).collect();
@@ -574,7 +577,7 @@ impl Snapshot {
         Self { areas: areas.collect(), globals }
     }
 
-    /// Bytes that are written to bring a new instance here.
+    /// Bytes to write to bring a new instance to this state.
     fn described_bytes(&self) -> usize {
         self.areas.iter().map(|area| area.described.len() << CARD_SHIFT).sum()
     }
@@ -602,9 +605,9 @@ impl Snapshot {
 }
 
 impl Area {
-    /// Keeps all cards, or those alone that differ from a new instance's.
+    /// Takes all cards, or only those that differ from a new instance's.
     fn take(memory: &[u8], new: &[u8], all: bool) -> Self {
-        // A memory is pages of 64 KiB, so that no card is cut.
+        // A memory has pages of 64 KiB, so the chunks cut no card.
         let (cards, new) = (memory.as_chunks::<CARD_BYTES>().0, new.as_chunks::<CARD_BYTES>().0);
         let (mut places, mut bytes, mut described) = (Vec::with_capacity(cards.len()), Vec::new(), Vec::new());
         for (at, card) in (0_u32..).zip(cards) {
@@ -641,7 +644,7 @@ impl Area {
         &self.bytes[start..start + CARD_BYTES]
     }
 
-    /// Restores a card, and how far a store may have reached into the next.
+    /// Restores a card, and the bytes of the next card that a store may have reached.
     fn restore(&self, memory: &mut [u8], card: usize) {
         let start = card << CARD_SHIFT;
         let (here, beyond) = memory[start..].split_at_mut(CARD_BYTES);
@@ -660,7 +663,7 @@ impl Area {
     }
 }
 
-/// The value of a global: its bits.
+/// The value of a global, as its bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Number {
     I32(i32),
@@ -693,14 +696,15 @@ impl Number {
     }
 }
 
-/// Instances at rest. Nobody waits here: who finds none makes one, and who finds no room drops his.
+/// Instances at rest. No thread waits here: a thread that finds none makes one, and one that finds no room drops its
+/// own.
 struct InstancePool(Box<[Mutex<Option<Box<Resident>>>]>);
 
 /// Threads that have judged so far.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Where this thread looks first, so that threads do not meet.
+    /// The place that this thread tries first. Different threads begin at different places, so that they do not meet.
     static PLACE: usize = THREADS.fetch_add(1, Relaxed);
 }
 
@@ -721,7 +725,7 @@ impl InstancePool {
         }
     }
 
-    /// The places that nobody is at just now, this thread's own first.
+    /// The places that no other thread holds just now, this thread's own first.
     fn places(&self) -> impl Iterator<Item = MutexGuard<'_, Option<Box<Resident>>>> {
         let first = PLACE.with(|place| *place) % self.0.len();
         let (before, from) = self.0.split_at(first);
