@@ -1,7 +1,7 @@
-//! Every version that ever served a slot, the last few of them, under the data directory; and the way back to one. A
-//! version is one file, named by the time at which it was activated and its digest, so there is no list that could
-//! disagree with the contents. Rolling back writes the old content into the modules directory: that stays the only truth
-//! about what serves, a running gateway sees it as it sees any change, and a restart changes nothing.
+//! The history of every slot: its last versions, under the data directory, and the way back to one. A version is one
+//! file, whose name has the time of its activation and its digest. So there is no list that could contradict the
+//! contents. A rollback writes the old content into the modules directory. Only that directory decides what serves: a
+//! running gateway sees the rollback as it sees any change, and a restart changes nothing.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,62 +18,62 @@ use super::files::wall_time;
 use super::roster::Roster;
 use super::slot::Slot;
 
-/// Versions kept of each slot.
+/// Versions that are kept of each slot.
 const VERSIONS_MAX: usize = 10;
 
 /// One version that served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Version {
-    /// Its identity.
+    /// The digest of its file.
     pub digest: Digest,
     /// When it was activated last.
     pub at: DateTime<Utc>,
 }
 
-/// Why there is no way back.
+/// Why [`History::rollback`] put no version back.
 #[derive(Debug, thiserror::Error)]
 pub enum RollbackError {
-    /// Nothing else ever served this slot.
+    /// No other version ever served this slot.
     #[error("{0} has no other version to go back to")]
     NoOther(Slot),
-    /// The version asked for is not kept.
+    /// The named version is not kept.
     #[error("{0} has no version {1}; `eye validator history` lists those that are kept")]
     Unknown(Slot, Digest),
-    /// The content kept is not what it was.
+    /// The content does not fit the digest any more.
     #[error("the kept version {0} is damaged, and was not put back")]
     Damaged(Digest),
     /// A directory could not be read or written.
     #[error("{}", path.display())]
     File {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Why a module was not taken away.
+/// Why [`History::retire`] took no module away.
 #[derive(Debug, thiserror::Error)]
 pub enum RetireError {
-    /// Nothing serves this slot, and nothing ever did.
+    /// No module serves this slot, and none ever did.
     #[error("{0} has no module, and had none; `eye validator list` shows those that are there")]
     Nothing(Slot),
-    /// A file could not be removed, or the mark not be written.
+    /// A file could not be removed, or the mark could not be written.
     #[error("{}", path.display())]
     File {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// What came of taking a module away on purpose.
+/// The result of taking a module away on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retired {
-    /// The files that were removed, relative to the modules directory.
+    /// The removed files, relative to the modules directory.
     pub files: Vec<PathBuf>,
-    /// Settings that stay beside their place, and serve nothing.
+    /// A settings file that stays in its place. It applies to no module.
     pub settings: Option<PathBuf>,
     /// A module served this slot when a gateway last looked.
     pub served: bool,
@@ -85,18 +85,18 @@ pub struct History {
     root: PathBuf,
 }
 
-/// What the modules directory and the history hold for one slot.
+/// The file of one slot in the modules directory, and its versions in the history.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listed {
     /// The event type as its file is named.
     pub event_type: String,
     /// The file, relative to the modules directory.
     pub file: PathBuf,
-    /// The digest of the file as it is now; none when it cannot be read.
+    /// The digest of the file as it is now; `None` when the file cannot be read.
     pub digest: Option<Digest>,
     /// The versions that served, the newest first.
     pub versions: Vec<Version>,
-    /// Why the file or its versions cannot be read. That of one event type hides no other.
+    /// Why the file or its versions cannot be read. The error of one event type hides no other event type.
     pub error: Option<String>,
 }
 
@@ -116,11 +116,11 @@ impl History {
         Ok(self.files(slot)?.into_iter().map(|(version, _)| version).collect())
     }
 
-    /// What lies in the modules directory now, without a gateway.
+    /// Lists the modules directory as it is now. It needs no gateway.
     ///
     /// # Errors
     ///
-    /// When the modules directory cannot be read. A file that cannot be is listed with the reason.
+    /// When the modules directory cannot be read. If only a file cannot be read, the list has it with the reason.
     pub fn list(&self, modules_dir: &Path) -> io::Result<Vec<Listed>> {
         let scan = directory::scan(modules_dir)?;
         let listed = scan.modules.into_iter().map(|(slot, found)| {
@@ -138,12 +138,8 @@ impl History {
         Ok(listed.collect())
     }
 
-    /// Puts a version back: the one asked for, else the newest that is not the file of now. Returns what was put back.
-    /// The version that it replaces stays in the history, so rolling back twice without a digest returns to it.
-    ///
-    /// # Errors
-    ///
-    /// When there is nothing to go back to, or the modules directory cannot be written.
+    /// Puts a version back: the one named, or else the newest that is not the present file. Returns that version. The
+    /// history keeps the replaced version too, so a second rollback without a digest returns to it.
     pub fn rollback(&self, modules_dir: &Path, slot: &Slot, to: Option<Digest>) -> Result<Version, RollbackError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -171,11 +167,11 @@ impl History {
         Ok(version)
     }
 
-    /// The event types that had a module when a gateway last looked, and whose file is not there now.
+    /// The event types that had a module when a gateway last looked, and whose file is missing now.
     ///
     /// # Errors
     ///
-    /// When the modules directory or the list of what served cannot be read: then nobody knows what is missing.
+    /// When the modules directory or the roster cannot be read: then it is unknown which files are missing.
     pub fn missing(&self, modules_dir: &Path, roster: &mut Roster) -> io::Result<Vec<Slot>> {
         let scan = directory::scan(modules_dir)?;
         roster.load()?;
@@ -183,15 +179,15 @@ impl History {
         Ok(roster.slots().filter(|slot| !scan.modules.contains_key(slot) && !is_unread(slot)).cloned().collect())
     }
 
-    /// Takes the module of a slot away on purpose: its file goes, if it is there, and a running gateway, or the next one,
-    /// takes its absence for meant. Its versions stay, so that `rollback` brings it back.
+    /// Takes the module of a slot away on purpose. It removes the file, if there is one. A running gateway, or the next
+    /// one, then knows that the operator meant it. The versions stay, so `rollback` brings the module back.
     ///
     /// # Errors
     ///
-    /// When there is nothing to take away, or the directories cannot be written.
+    /// When there is nothing to take away, or a directory cannot be written.
     pub fn retire(&self, modules_dir: &Path, roster: &Roster, slot: &Slot) -> Result<Retired, RetireError> {
         let failed = |path: PathBuf| move |source| RetireError::File { path, source };
-        // A directory that cannot be read is one of the accidents that this confirms.
+        // An operator may call this to confirm that the directory is lost, so an unreadable one is no error.
         let found = directory::scan(modules_dir).ok().and_then(|mut scan| scan.modules.remove(slot));
         let served = roster.had(slot);
         if found.is_none() && !served && self.versions(slot).is_ok_and(|versions| versions.is_empty()) {
@@ -210,7 +206,7 @@ impl History {
         Ok(Retired { files, settings, served })
     }
 
-    /// The kept versions that are intact, the newest first, each with its content.
+    /// The kept versions whose content fits their digest, the newest first, each with its content.
     pub(super) fn intact(&self, slot: &Slot) -> io::Result<impl Iterator<Item = (Version, Vec<u8>)>> {
         let files = self.files(slot)?.into_iter();
         Ok(files.filter_map(|(version, path)| {
@@ -219,7 +215,8 @@ impl History {
         }))
     }
 
-    /// Keeps a version that begins to serve, and forgets the oldest. A version that served last already keeps its time.
+    /// Keeps a version that begins to serve, and removes the oldest. If this version served last too, it keeps its
+    /// time.
     pub(super) fn record(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<Vec<Version>> {
         let folder = self.folder(slot);
         let mut files = self.files(slot)?;
@@ -237,7 +234,7 @@ impl History {
         if read(&folder.join("event-type")).ok().as_deref() != Some(slot.to_string().as_bytes()) {
             replace(&folder.join("event-type"), slot.to_string().as_bytes())?;
         }
-        // The newest is the one that came last, even if the clock was set back meanwhile.
+        // The version that came last must be the newest, even if the clock was set back meanwhile.
         let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
         let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
         let path = folder.join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
@@ -261,14 +258,14 @@ impl History {
         Ok(versions(files))
     }
 
-    /// Notes that a version takes secrets out of what is kept, for the time after it: a version that serves later and does
-    /// not is told apart from one that never had to.
+    /// Notes that a version takes secrets out of dead letters. A later version that does not
+    /// is refused only if the one before it did.
     pub(super) fn note_redacts(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
         let note = self.note(slot, digest);
         if note.exists() { Ok(()) } else { File::create(note)?.sync_all() }
     }
 
-    /// Whether that was noted of a version.
+    /// Whether a version has this note.
     pub(super) fn redacts(&self, slot: &Slot, digest: Digest) -> bool {
         self.note(slot, digest).exists()
     }
@@ -278,11 +275,11 @@ impl History {
     }
 
     fn folder(&self, slot: &Slot) -> PathBuf {
-        // A digest, because a slot's text may be longer than a name in this file system.
+        // A slot's text may be longer than a name in this file system, so the folder is named by its digest.
         self.root.join(Digest::of(slot.to_string().as_bytes()).to_string())
     }
 
-    /// Versions and their files, the newest first.
+    /// The versions and their files, the newest first.
     fn files(&self, slot: &Slot) -> io::Result<Vec<(Version, PathBuf)>> {
         let entries = match fs::read_dir(self.folder(slot)) {
             Ok(entries) => entries,
@@ -305,7 +302,8 @@ impl History {
     }
 }
 
-/// Writes a file beside its place, hidden, and renames it there: readers see the old content or the new one.
+/// Writes a hidden file beside `path`, and renames it. So readers see the old content or the new one, and nothing
+/// between.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder)?;
@@ -314,7 +312,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = folder.join(format!(".{}-{}", &digest[..16], std::process::id()));
     let written = File::create(&beside).and_then(|mut file| {
         file.write_all(bytes)?;
-        // Or the name could outlive a loss of power, and the content not.
+        // Without this, a loss of power could keep the name and lose the content.
         file.sync_all()
     });
     let renamed = written.and_then(|()| fs::rename(&beside, path));
@@ -322,7 +320,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Removes what a process left half written that ended in the middle of it. Its name ends in the process' id.
+/// Removes files that a process left half written when it died. Their names end in the id of the process.
 fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -337,7 +335,7 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes what was renamed in a folder last.
+/// Makes a rename in a folder survive a loss of power.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;
@@ -346,12 +344,12 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a file holds; a pipe in its place is an error and not a wait.
+/// Reads a file. A pipe in its place is an error, so this never waits for a writer.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     directory::read(path, MODULE_BYTES_MAX)
 }
 
-/// Whether a kept file is what it should be.
+/// Whether a kept file has these bytes.
 fn holds(path: &Path, bytes: &[u8]) -> bool {
     read(path).is_ok_and(|kept| kept == bytes)
 }

@@ -1,30 +1,31 @@
-//! When missing files are an accident: a modules directory that loses more than half of its modules, and more than two, at
-//! once. Files that go one after the other within a minute go at once, since a large folder takes a while to remove; a
-//! module that is renamed leaves as many as there were, so that only what the directory had before counts as lost.
+//! Decides when missing files are an accident: the modules directory loses more than half of its modules, and more than
+//! two, at once. Files that go within a minute of each other count as gone at once, since removing a large folder takes
+//! a while. Only slots that the directory had before count as lost: a renamed module leaves as many modules as there
+//! were.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::slot::Slot;
 
-/// Files that go within so long of each other go at once.
+/// Files that go within this time of each other go at once.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
-/// So many may always go: who has few modules takes one away without being asked.
+/// As many modules may always go: an operator with few modules takes one away without a confirmation.
 const ALWAYS: usize = 2;
 
-/// What the directory had, and what went lately.
+/// The slots that the directory had, and those that went lately.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    /// What it had before anything went.
+    /// The slots that it had before any went.
     had: BTreeSet<Slot>,
-    /// What was unloaded since.
+    /// The slots that were unloaded since.
     gone: BTreeSet<Slot>,
     last: Option<Instant>,
 }
 
 impl Losses {
-    /// Takes note of the files that are there; `whole` says that none is missing which is still waited for.
+    /// Notes the slots whose files are there. `whole` says that no file is missing that may still come back.
     pub(super) fn see(&mut self, present: BTreeSet<Slot>, whole: bool, now: Instant) {
         self.gone.retain(|slot| !present.contains(slot));
         let over = self.last.is_none_or(|last| now >= last + WINDOW);
@@ -34,18 +35,19 @@ impl Losses {
         }
     }
 
-    /// Takes over what the directory had before a restart.
+    /// Restores the slots that the directory had before a restart.
     pub(super) fn recall(&mut self, had: BTreeSet<Slot>) {
         self.had = had;
     }
 
-    /// What is lost by accident if these go now too: nothing, or these and those that went shortly before.
+    /// The slots that are lost by accident if `going` go now. It is either empty, or has them and those that went
+    /// shortly before.
     pub(super) fn accident(&self, going: &BTreeSet<Slot>) -> BTreeSet<Slot> {
         let lost: BTreeSet<Slot> = self.gone.union(going).filter(|slot| self.had.contains(slot)).cloned().collect();
         if lost.len() > ALWAYS && lost.len() * 2 > self.had.len() { &lost | going } else { BTreeSet::new() }
     }
 
-    /// How many the directory had.
+    /// How many modules the directory had.
     pub(super) fn had(&self) -> usize {
         self.had.len()
     }
@@ -55,7 +57,7 @@ impl Losses {
         self.gone.contains(slot)
     }
 
-    /// Takes note of what was unloaded.
+    /// Notes the slots that were unloaded.
     pub(super) fn went(&mut self, slots: BTreeSet<Slot>, now: Instant) {
         self.gone.extend(slots);
         self.last = Some(now);

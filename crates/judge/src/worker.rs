@@ -1,7 +1,7 @@
-//! The threads that have modules loaded, so that no request waits for a compiler: a few of them, owned, joined on drop. A
-//! worker reads a file, and takes it as far as it goes; what that means for the slot is decided by who asked. There are two
-//! lanes: every file begins in the quick one, and what does not end there in little time goes on in the heavy one, so
-//! that a small file never waits for large ones.
+//! The threads that load modules, so that no request waits for a compiler. There are a few; they are joined on drop. A
+//! worker reads a file and loads it as far as it can. The lifecycle of the slot, which sent the job, decides about the
+//! result. There are two lanes. Every file begins in the quick one; a file that does not end there in little time goes
+//! on in the heavy one. So a small file never waits for large ones.
 
 use std::fs;
 use std::io::Read as _;
@@ -25,37 +25,37 @@ use super::refusal::Refusal;
 use super::settings::Limits;
 use super::slot::Slot;
 
-/// Threads of the quick lane at most. The heavy one has half as many: its files take processors for long.
+/// Threads of the quick lane at most. The heavy lane has half as many, since its files take processors for long.
 const QUICK_MAX: usize = 4;
 
-/// Files that may wait for the heavy lane: more than any gateway has.
+/// Files that may wait for the heavy lane. No gateway has so many.
 const HEAVY_WAITING_MAX: usize = 100_000;
 
-/// Where the newest file of a slot stands.
+/// The step that the newest file of a slot has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum State {
-    /// The file was seen, and is not complete or not yet at rest.
+    /// The file was seen. It is incomplete, or still being written.
     Settling,
-    /// It is compared with the contract.
+    /// The loader compares it with the contract.
     Checking,
-    /// It is compiled.
+    /// The loader compiles it.
     Compiling,
     /// `describe` and the examples run.
     SelfTest,
     /// It serves.
     Active,
-    /// It was not taken; `last_error` says why. The last good module, if there was one, still serves.
+    /// The gateway refused it; `last_error` says why. The last good module, if there is one, still serves.
     Refused,
 }
 
 impl State {
-    /// All, in the order in which a file goes through them.
+    /// All states, in the order in which a file goes through them.
     pub const ALL: [Self; 6] =
         [Self::Settling, Self::Checking, Self::Compiling, Self::SelfTest, Self::Active, Self::Refused];
 
-    /// The word for it.
+    /// The word in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Settling => "settling",
@@ -68,7 +68,7 @@ impl State {
     }
 }
 
-/// A state that a worker moves while others look on.
+/// A state that a worker changes while reports read it.
 #[derive(Debug)]
 pub(super) struct StateCell(AtomicU8);
 
@@ -93,69 +93,72 @@ impl StateCell {
     }
 }
 
-/// One file to look into.
+/// One file to load.
 #[derive(Clone)]
 pub(super) struct Job {
     pub(super) slot: Slot,
-    /// Which life of the slot asks: its file may go and come again meanwhile.
+    /// Which life of the slot sent the job: the file may go and come again meanwhile. The lifecycle drops results of an
+    /// earlier life.
     pub(super) generation: u64,
     pub(super) path: PathBuf,
-    /// The file is not to be looked into, or there is none: only a kept version can serve.
+    /// The file must not be read, or there is none. Only a kept version can serve.
     pub(super) is_barred: bool,
     pub(super) limits: Limits,
-    /// The content seen last, for good or bad: it is not loaded again.
+    /// The content seen last, whether it was taken or not. It is not loaded again.
     pub(super) known: Option<Digest>,
-    /// What serves now.
+    /// The version that serves now.
     pub(super) serving: Option<Digest>,
     /// Whether a kept version is to serve if the file cannot.
     pub(super) falls_back: bool,
-    /// But not yet if the file only ran out of time or room: it is tried again soon, and its events wait.
+    /// If the file only ran out of time or room, no kept version serves yet: the file is tried again soon, and its
+    /// events wait.
     pub(super) is_patient: bool,
-    /// What serves could not be kept as a version, and is to be now.
+    /// The version that serves could not be kept in the history, and is to be kept now.
     pub(super) unkept: bool,
-    /// What serves takes secrets out of what is kept, and so must what replaces it,
+    /// The version that serves takes secrets out of dead letters. The file that replaces it must do so too,
     pub(super) must_redact: bool,
     /// unless it is this version.
     pub(super) force: Option<Digest>,
     pub(super) state: Arc<StateCell>,
-    /// Raised when the file is another one by now, and what is found of this one concerns nobody.
+    /// Raised when the slot has another file by now, so that the result is useless.
     pub(super) cancelled: Arc<AtomicBool>,
 }
 
-/// What a worker found.
+/// The result of a job.
 pub(super) struct Done {
     pub(super) slot: Slot,
     pub(super) generation: u64,
     pub(super) outcome: Outcome,
     /// The version that is to serve in place of the file.
     pub(super) kept: Option<(Digest, Program)>,
-    /// The versions of the slot, the newest first, where they were looked up.
+    /// The versions of the slot, the newest first; `None` if the worker did not look them up.
     pub(super) versions: Option<Vec<Version>>,
-    /// Why what serves could not be kept as a version.
+    /// Why the version that serves could not be kept in the history.
     pub(super) unkept: Option<Refusal>,
 }
 
-/// How far a file came.
+/// How far loading a file went.
 pub(super) enum Outcome {
     /// The content is the one seen last.
     Same,
-    /// The content is the one that serves, after another was seen.
+    /// The content is the one that serves, though another was seen in between.
     Serving(Digest),
-    /// It can serve.
+    /// The module can serve.
     Loaded(Digest, Program),
-    /// It cannot, as this step showed; an incomplete file is told in the same way.
+    /// The module cannot serve, and this step found why. An incomplete file gives this too.
     Refused(Digest, State, Refusal),
-    /// It takes longer than others should wait, and goes on in the heavy lane. There will be another answer to this job.
+    /// It takes longer than other files should wait, and goes on in the heavy lane. A second result of this job will
+    /// come.
     Heavy,
-    /// It was written to while it was loaded, so what was loaded may be half of each.
+    /// Somebody wrote to the file while it was loaded, so the loaded content may be half old and half new.
     Rewritten,
-    /// It could not be read.
+    /// The file could not be read.
     Unreadable(String),
-    /// It was not looked into.
+    /// The job did not allow to read the file.
     Barred,
 }
 
-/// What workers need beside their job.
+/// Everything that workers need beside their job.
 pub(super) struct Tools {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) loader: Loader,
@@ -164,14 +167,14 @@ pub(super) struct Tools {
 
 /// The loading threads.
 pub(super) struct Workers {
-    /// Dropped to stop them.
+    /// Dropping it stops the threads.
     jobs: Option<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// Starts as many threads for the quick lane as the machine has processors, four at most. Each calls `done` with what
-    /// it found, and ends when that says that nobody listens.
+    /// Starts as many threads for the quick lane as the machine has processors, four at most. Each thread calls `done`
+    /// with its results, and ends when `done` returns false because its reader is gone.
     pub(super) fn start(
         tools: &Arc<Tools>,
         done: impl Fn(Done) -> bool + Clone + Send + 'static,
@@ -190,7 +193,7 @@ impl Workers {
                     if !done(found) {
                         break;
                     }
-                    // The lane has room for more files than there are.
+                    // The lane has room for more files than there are, so it is never full.
                     if let Some(job) = goes_on {
                         drop(heavy.try_send(job));
                     }
@@ -215,7 +218,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Hands a job over; false when every worker is busy.
+    /// Gives a job to a worker. Returns false when all are busy.
     pub(super) fn try_load(&self, job: Job) -> bool {
         let jobs = self.jobs.as_ref().expect("the sender lives until drop");
         jobs.try_send(job).is_ok()
@@ -233,13 +236,13 @@ impl Drop for Workers {
     }
 }
 
-/// Waits for a job; `None` when there will be no more.
+/// Waits for a job. Returns `None` when no more will come.
 fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 impl Job {
-    /// The same job for the heavy lane, after the quick one found this.
+    /// The same job for the heavy lane, after the quick lane found `found`.
     fn going_on(&self, found: &Done) -> Self {
         let kept = found.kept.as_ref().map(|(digest, _)| *digest);
         Self { serving: self.serving.or(kept), falls_back: self.falls_back && kept.is_none(), ..self.clone() }
@@ -265,10 +268,10 @@ fn work(tools: &Tools, job: &Job, lane: Lane) -> Done {
     Done { slot: job.slot.clone(), generation: job.generation, outcome, kept, versions, unkept }
 }
 
-/// What came of keeping a version, if it was to be kept.
+/// The result of keeping a version; `None` if it was not to be kept.
 type Recorded = Option<std::io::Result<Vec<Version>>>;
 
-/// What is told of a version that serves and could not be kept. It costs the way back, not the module.
+/// The message for a version that serves and could not be kept. That costs the way back to it, but not the module.
 fn unkept(error: &std::io::Error) -> Refusal {
     Refusal::new(
         "a data directory in which the versions of modules can be kept",
@@ -316,8 +319,8 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     Outcome::Loaded(digest, program)
 }
 
-/// The newest kept version that can serve. Without one, the events of this slot would be judged by nobody until its file
-/// is mended.
+/// Returns the newest kept version that can serve. Without one, no module would judge the events of this slot until its
+/// file is mended.
 fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
     let kept = tools.history.intact(&job.slot);
     let kept = kept
@@ -338,7 +341,8 @@ fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> R
         });
     };
     let asked = Asked { slot: &job.slot, limits: &job.limits, digest, bytes, cancelled: &job.cancelled };
-    // What is opened here was sound when it was built; a panic of the engine costs that file, not the gateway.
+    // The loader's answer was sound when it was built. If the engine panics on it, that costs this file, and not the
+    // gateway.
     let attempt = AssertUnwindSafe(|| tools.loader.load(&tools.sandbox, &asked, lane, begin));
     catch_unwind(attempt).unwrap_or_else(|_| {
         Err(Unloaded::Refused(Refusal::new(
@@ -361,7 +365,7 @@ fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8], redacts: bool)
     })
 }
 
-/// Whether the version that serves, or served last, takes secrets out of what is kept.
+/// Whether the version that serves, or served last, takes secrets out of dead letters.
 fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
     if job.serving.is_some() {
         return job.must_redact;
@@ -380,7 +384,7 @@ fn unredacting(digest: Digest) -> Refusal {
     )
 }
 
-/// Loads a kept version for another purpose than serving.
+/// Loads a kept version that is not to serve: it only redacts.
 pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8]) -> Option<Program> {
     let job = Job {
         slot: slot.clone(),
@@ -401,7 +405,7 @@ pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8
     load(tools, &job, Lane::Heavy, Digest::of(bytes), bytes).ok()
 }
 
-/// A file's content, and its signature before it was read.
+/// Returns a file's content, and its signature from before it was read.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, Signature)> {
     let file = directory::open(path)?;
     let before = Signature::of(&file.metadata()?);
