@@ -1,6 +1,6 @@
-//! The modules directory as the file system shows it: which files there are, and hints that something may have changed.
-//! A hint says only "look"; what was lost or never told is found by looking again. Nothing here reads a module, and nothing
-//! here follows a link to a folder that lies elsewhere. What a name says is judged by `naming.rs`.
+//! The modules directory as the file system shows it: its files, and hints that something may have changed. A hint only
+//! asks for a scan; a scan finds changes that no hint reported. This file reads no module, and follows no link to a
+//! folder that lies elsewhere. `naming.rs` judges the names of files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -13,24 +13,24 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::naming::{self, Stray};
 use super::slot::Slot;
 
-/// Entries of the directory and of its folders that are looked at. A directory with more is none that people made.
+/// Entries of the directory and its folders that a scan reads. No team makes a directory with more.
 const ENTRIES_MAX: usize = 100_000;
 
-/// Entries below the folders of categories that are looked at for modules that serve nothing there.
+/// Entries below the folders of categories that a scan reads to find misplaced modules.
 const NESTED_ENTRIES_MAX: usize = 1_000;
 
-/// How deep that look goes below the folder of a category.
+/// Levels below the folder of a category that a scan reads for them.
 const NESTED_DEPTH_MAX: usize = 4;
 
-/// Files and folders that are told to serve nothing. Further ones are counted.
+/// Files and folders that a scan lists as serving nothing. It counts further ones.
 const STRAYS_MAX: usize = 500;
 
-/// What is compared to see whether a file may have other content now.
+/// The attributes that show whether a file may have other content now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signature {
     len: u64,
     modified: Option<SystemTime>,
-    /// Device, inode and the time of the last change of content or attributes, which no tool can set back.
+    /// Device, inode, and the time of the last change of content or attributes. No tool can set that time back.
     identity: (u64, u64, i64, i64),
 }
 
@@ -51,26 +51,25 @@ impl Signature {
         Self { len: metadata.len(), modified: metadata.modified().ok(), identity }
     }
 
-    /// That of a file as a look at it showed it, which tells nothing if it could not be looked at.
+    /// The signature of a file in a scan. It is empty if the file could not be looked at.
     fn seen(metadata: &io::Result<Metadata>) -> Self {
         metadata.as_ref().map_or(Self { len: 0, modified: None, identity: (0, 0, 0, 0) }, Self::of)
     }
 
-    /// Whether `later` is the same file with what may be other content. Another file in its place is no such thing: this
-    /// one was whole.
+    /// Whether `later` is the same file with what may be other content. If another file took its place, this is false:
+    /// the first one was whole.
     pub(super) fn was_rewritten(&self, later: &Self) -> bool {
         let file = |signature: &Self| (signature.identity.0, signature.identity.1);
         file(self) == file(later) && self != later
     }
 }
 
-/// Opens a file, and nothing else: opening a device may do something, and opening a pipe waits for somebody who writes to
-/// it.
+/// Opens a file and nothing else. Opening a device may have effects, and opening a pipe waits for a writer.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     if fs::metadata(path)?.is_file() { open_unwaiting(path) } else { Err(io::Error::other(NO_FILE)) }
 }
 
-/// Opens a file without waiting, whatever took its place since it was looked at.
+/// Opens a file without waiting, even if something else took its place after the check.
 pub(super) fn open_unwaiting(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
@@ -83,7 +82,7 @@ pub(super) fn open_unwaiting(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NO_FILE)) }
 }
 
-/// What a file holds, if it is a file, and no larger than it may be.
+/// Reads a file of at most `bytes_max` bytes.
 pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
@@ -94,7 +93,7 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is told of a name that leads to something else than a file.
+/// The message for a name that leads to no file.
 const NO_FILE: &str = "it is no regular file";
 
 /// One module file, and the settings beside it.
@@ -104,29 +103,29 @@ pub(super) struct Found {
     pub(super) file: PathBuf,
     pub(super) signature: Signature,
     pub(super) settings: Option<Signature>,
-    /// Other files of the same event type: with any, it is not known which one is meant.
+    /// Other files of the same event type. If there are any, it is unknown which one its author means.
     pub(super) others: Vec<PathBuf>,
 }
 
 impl Found {
-    /// The file of a slot that is not in the directory.
+    /// The file of a slot that has none in the directory.
     pub(super) fn absent(slot: &Slot) -> Self {
         let nothing = Signature { len: 0, modified: None, identity: (0, 0, 0, 0) };
         Self { file: slot.file(), signature: nothing, settings: None, others: Vec::new() }
     }
 }
 
-/// What one look at the directory showed.
+/// The result of one scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) modules: BTreeMap<Slot, Found>,
-    /// Files that serve nothing and folders that cannot be read, relative to the root, and why.
+    /// Files that serve nothing and folders that cannot be read, relative to the root, each with the reason.
     pub(super) strays: BTreeMap<PathBuf, Stray>,
-    /// How many more there are.
+    /// Files and folders of that kind beyond [`STRAYS_MAX`].
     pub(super) strays_omitted: usize,
-    /// The folders among them that may hold modules nobody knows of, each with its category.
+    /// Folders that cannot be read and may hold unknown modules, each with its category.
     pub(super) unread: BTreeMap<PathBuf, String>,
-    /// The folders that were read.
+    /// Folders that were read.
     pub(super) read: BTreeSet<PathBuf>,
 }
 
@@ -134,14 +133,14 @@ pub(super) struct Scan {
 pub(super) struct Directory {
     pub(super) root: PathBuf,
     watcher: Option<RecommendedWatcher>,
-    /// The directory that is watched now, to notice when another one takes its place.
+    /// The directory that is watched now. When it differs from the root, another directory took its place.
     watched: Option<(u64, u64)>,
-    /// Not all of it could be watched: something cannot be read, or the system has no more watches to give.
+    /// Some of it is not watched: a folder cannot be read, or the system has no more watches to give.
     deaf: bool,
 }
 
 impl Directory {
-    /// Begins to watch `root`, which need not exist yet. `hint` is called from a thread of the watcher.
+    /// Begins to watch `root`, which need not exist yet. A thread of the watcher calls `hint`.
     pub(super) fn watch(root: PathBuf, hint: impl Fn() + Send + 'static) -> Self {
         let handler = move |event: notify::Result<notify::Event>| {
             if is_worth_a_look(&event) {
@@ -156,7 +155,8 @@ impl Directory {
         directory
     }
 
-    /// Moves the watch when the root appeared, vanished or was replaced. True when it did, and a scan is due.
+    /// Moves the watch when the root appeared, vanished or was replaced. Returns true when it did; then the caller
+    /// scans.
     pub(super) fn follow(&mut self) -> bool {
         let now = fs::metadata(&self.root).ok().filter(Metadata::is_dir).map(|metadata| identity(&metadata));
         if now == self.watched {
@@ -164,19 +164,19 @@ impl Directory {
         }
         self.watched = now;
         if let Some(watcher) = &mut self.watcher {
-            // Fails when the old directory is gone, and then there is nothing to stop watching.
+            // This fails when the old directory is gone. Then there is nothing to stop.
             let _gone = watcher.unwatch(&self.root);
         }
         true
     }
 
-    /// Looks at every file. Each folder is watched from before it is read, so that no change falls between the two; the
-    /// folders within are not, since a watch of all that lies below could walk through a whole disk.
+    /// Scans every file. It watches each folder before it reads the folder, so that no change falls between the two. It
+    /// does not watch folders within these, since a watch of everything below could walk through a whole disk.
     ///
     /// # Errors
     ///
-    /// When the root cannot be read: then the scan tells nothing, least of all that files are gone. Only `NotFound` says
-    /// that there is no directory.
+    /// When the root cannot be read. Then nothing is known, least of all that files are gone. Only `NotFound` says that
+    /// there is no directory.
     pub(super) fn scan(&mut self) -> io::Result<Scan> {
         let Self { root, watcher, deaf, .. } = self;
         let mut failed = None;
@@ -187,7 +187,7 @@ impl Directory {
                 failed = Some(error);
             }
         });
-        // A folder that vanished meanwhile, or cannot be read, is told elsewhere.
+        // A folder that vanished meanwhile, or cannot be read, is reported elsewhere.
         let failed = failed.filter(|_| scan.is_ok());
         match &failed {
             Some(error) if !*deaf => {
@@ -201,11 +201,11 @@ impl Directory {
     }
 }
 
-/// Whether something may have changed. Our own reading opens and closes files, which changes nothing.
+/// Whether something may have changed. The gateway's own reads open and close files, which changes nothing.
 pub(super) fn is_worth_a_look(event: &notify::Result<notify::Event>) -> bool {
     use notify::event::{AccessKind, AccessMode};
     match event {
-        // The system kept fewer events than there were.
+        // The system lost some events.
         Ok(event) if event.need_rescan() => true,
         Ok(event) => match event.kind {
             EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
@@ -220,7 +220,7 @@ pub(super) fn scan(root: &Path) -> io::Result<Scan> {
     scan_entering(root, |_| {})
 }
 
-/// The same; `enter` is called with each folder before it is read.
+/// Like [`scan`]; it calls `enter` with each folder before it reads the folder.
 fn scan_entering(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut files = BTreeMap::new();
@@ -236,7 +236,7 @@ fn scan_entering(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<Scan> 
                     list(&folder, &mut room)
                 })
             }
-            // It may be the folder of a category; only these two are files for certain.
+            // It may be the folder of a category. Only these two names are certainly files.
             Err(error) if name != Path::new("_.wasm") && name != Path::new("_.toml") => Err(error),
             file => {
                 files.insert(name, file);
@@ -253,7 +253,7 @@ fn scan_entering(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<Scan> 
                 }
                 scan.read.insert(name);
             }
-            // The folder vanished between the two looks.
+            // The folder vanished since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => scan.note_unread(name, &error),
         }
@@ -275,7 +275,7 @@ impl Scan {
     }
 
     fn note(&mut self, file: PathBuf, stray: Stray) {
-        // What cannot be read is always told: it may hold modules.
+        // A folder that cannot be read is always listed, since it may hold modules.
         if self.strays.len() < STRAYS_MAX || self.unread.contains_key(&file) {
             self.strays.insert(file, stray);
         } else {
@@ -283,7 +283,7 @@ impl Scan {
         }
     }
 
-    /// Takes a file for what its name says.
+    /// Sorts a file into modules, settings and strays by its name.
     fn sort(&mut self, file: &Path, metadata: &io::Result<Metadata>, files: &BTreeMap<PathBuf, io::Result<Metadata>>) {
         let is_folder = metadata.as_ref().is_ok_and(Metadata::is_dir);
         if file.extension().is_some_and(|end| end == "wasm") && !naming::is_dotted(file) {
@@ -317,7 +317,7 @@ impl Scan {
             settings: settings.map(Signature::seen),
             others: Vec::new(),
         };
-        // The canonical name stands for all of them, else the first in order.
+        // The canonical name stands for all files of the slot; without it, the first in order does.
         if let Some(mut other) = self.modules.remove(&slot) {
             if slot.file() != file {
                 std::mem::swap(&mut found, &mut other);
@@ -328,7 +328,7 @@ impl Scan {
         self.modules.insert(slot, found);
     }
 
-    /// Tells of every file that is one of several for its event type.
+    /// Lists every file that is one of several for its event type.
     fn note_doubles(&mut self) {
         let mut doubles = Vec::new();
         for found in self.modules.values().filter(|found| !found.others.is_empty()) {
@@ -341,12 +341,12 @@ impl Scan {
         doubles.into_iter().for_each(|(file, stray)| self.note(file, stray));
     }
 
-    /// Tells of modules in folders within folders, as far as a bounded look finds them. No link is followed.
+    /// Lists modules in folders within folders, as far as a bounded search finds them. It follows no link.
     fn look_below(&mut self, root: &Path, mut nested: Vec<(PathBuf, bool)>) {
         nested.sort();
         let mut room = NESTED_ENTRIES_MAX;
         for (folder, is_link) in nested {
-            // One that is named like a module is told as a module that cannot be read.
+            // A folder named like a module is listed already, as a module that cannot be read.
             if folder.extension().is_some_and(|end| end == "wasm") {
                 continue;
             }
@@ -363,12 +363,12 @@ impl Scan {
     }
 }
 
-/// The files below a folder that end like modules, relative to it.
+/// The files below a folder whose names end like those of modules, relative to the folder.
 fn modules_below(folder: &Path, room: &mut usize) -> Vec<PathBuf> {
     let mut modules = Vec::new();
     let mut folders = vec![(PathBuf::new(), 1)];
     while let Some((within, depth)) = folders.pop() {
-        // What cannot be read, or is more than may be looked at, leaves the folder itself to be told.
+        // For a folder that cannot be read, or holds too many entries, the caller lists the folder itself.
         let Ok(entries) = fs::read_dir(folder.join(&within)) else { continue };
         for entry in entries.map_while(Result::ok) {
             let Some(left) = room.checked_sub(1) else { return modules };
@@ -387,8 +387,8 @@ fn modules_below(folder: &Path, room: &mut usize) -> Vec<PathBuf> {
     modules
 }
 
-/// Whether a link leads to a folder below the root, as those of container volumes do (`page -> ..data/page`). One that
-/// leads elsewhere could lead through a whole disk.
+/// Refuses a link to a folder that does not lie below the root, since it could lead through a whole disk. Links of
+/// container volumes lie below it (`page -> ..data/page`).
 fn stays_within(root: &Path, folder: &Path, is_link: bool) -> io::Result<()> {
     if !is_link || fs::canonicalize(folder)?.starts_with(fs::canonicalize(root)?) {
         return Ok(());
@@ -399,7 +399,7 @@ fn stays_within(root: &Path, folder: &Path, is_link: bool) -> io::Result<()> {
     ))
 }
 
-/// Whether what a file is read from lies below the root, whatever links lead there.
+/// Whether the file that `file` leads to lies below the root, whatever links are on the way.
 pub(super) fn lies_within(root: &Path, file: &Path) -> io::Result<bool> {
     Ok(fs::canonicalize(file)?.starts_with(fs::canonicalize(root)?))
 }
@@ -407,13 +407,13 @@ pub(super) fn lies_within(root: &Path, file: &Path) -> io::Result<bool> {
 /// A name in a folder.
 struct Entry {
     name: PathBuf,
-    /// Of what it leads to.
+    /// The metadata of the target, if this is a link.
     metadata: io::Result<Metadata>,
     is_link: bool,
 }
 
-/// Names and what they lead to, symlinks followed. Hidden folders, among them the `..data` of container volumes, are not
-/// looked at, and hidden files only if they end like a module. What cannot be looked at hides nothing else.
+/// Lists the names of a folder and the targets of links. It leaves out hidden folders, among them the `..data` of
+/// container volumes, and hidden files that do not end like a module. An entry that cannot be looked at hides no other.
 fn list(dir: &Path, room: &mut usize) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -430,7 +430,7 @@ fn list(dir: &Path, room: &mut usize) -> io::Result<Vec<Entry>> {
         let metadata = match fs::metadata(entry.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if !is_link || fs::symlink_metadata(entry.path()).is_err() {
-                    // It vanished between the two looks.
+                    // It vanished since its name was read.
                     continue;
                 }
                 Err(io::Error::other("it is a link that leads nowhere"))

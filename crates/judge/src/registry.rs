@@ -1,4 +1,5 @@
-//! The modules that serve now: an immutable snapshot, swapped in one step, looked up without an allocation or a lock.
+//! The modules that serve now: an immutable snapshot. The lifecycle swaps it in one step; requests look modules up
+//! without an allocation or a lock.
 
 use std::sync::Arc;
 
@@ -9,17 +10,17 @@ use foldhash::HashMap;
 use super::module::Module;
 use super::slot::Slot;
 
-/// Why it is not known yet who judges the events of a slot.
+/// Why the module of a slot is not known yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Untried {
-    /// Its file is still to be tried.
+    /// Its file was not tried yet.
     Waiting,
-    /// Its file or folder cannot be read, or was refused, and no version of it is known that served before.
+    /// Its file or folder cannot be read, or the file was refused, and no version is known that served before.
     Unreadable,
 }
 
 impl Untried {
-    /// What the sender of such an event is told.
+    /// The code of the answer to the sender of such an event.
     pub(super) fn code(self) -> UnfinishedCode {
         match self {
             Self::Waiting => UnfinishedCode::ModuleLoading,
@@ -28,13 +29,14 @@ impl Untried {
     }
 }
 
-/// Who judges the events of a slot.
+/// The judge of a slot's events.
 #[derive(Clone)]
 pub(super) enum Place {
     Taken(Arc<Module>),
-    /// Perhaps a module: nobody else may judge them.
+    /// There may be a module, so no wider one may judge the events.
     Held(Untried),
-    /// A new module, beside a wider one that judged its events until now and does so until it is taken.
+    /// A new module beside a wider one. The wider one judged the events until now, and does so until the new one is
+    /// taken.
     Yielding(Untried),
 }
 
@@ -43,7 +45,7 @@ pub(super) enum Place {
 pub(super) struct Snapshot {
     any: Option<Place>,
     categories: HashMap<String, Category>,
-    /// A module takes secrets out of what is kept, or may do so.
+    /// A module takes secrets out of dead letters, or may do so.
     takes_out: bool,
 }
 
@@ -57,7 +59,7 @@ struct Category {
 pub(super) struct Registry(ArcSwap<Snapshot>);
 
 impl Snapshot {
-    /// Who judges an event type: its own module, else its category's, else everything's.
+    /// Finds the place of an event type: its own, else that of its category, else that of all events.
     pub(super) fn find(&self, category: &str, name: &str) -> Option<&Place> {
         let category = self.categories.get(category);
         let own = category.and_then(|category| category.names.get(name));
@@ -72,7 +74,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Whether a module judges an event type, or, without a name, any one of a category.
+    /// Whether a module judges this event type. Without a name: any event type of this category.
     pub(super) fn serves(&self, category: &str, name: Option<&str>) -> bool {
         let is_taken = |place: &Place| matches!(place, Place::Taken(_));
         match name {
@@ -85,12 +87,12 @@ impl Snapshot {
         }
     }
 
-    /// Whether a module takes secrets out of what is kept, or one may do so of which nothing is known yet.
+    /// Whether a module takes secrets out of dead letters, or a module that is not known yet may do so.
     pub(super) fn takes_out(&self) -> bool {
         self.takes_out
     }
 
-    /// The modules that do.
+    /// The modules that take secrets out.
     pub(super) fn taking(&self) -> impl Iterator<Item = &Arc<Module>> {
         let categories = self.categories.values();
         let places = categories.flat_map(|category| category.names.values().chain(&category.fallback));
@@ -100,7 +102,7 @@ impl Snapshot {
         })
     }
 
-    /// The module of a slot, if it has one of its own.
+    /// The place of this very slot, if it has one.
     pub(super) fn own(&self, slot: &Slot) -> Option<&Place> {
         match slot {
             Slot::Any => self.any.as_ref(),
@@ -111,19 +113,19 @@ impl Snapshot {
 }
 
 impl Registry {
-    /// Before the directory was read, nothing is known of any event type.
+    /// Before the directory was read, no event type is known.
     pub(super) fn new() -> Self {
         let unread = Snapshot { any: Some(Place::Held(Untried::Waiting)), takes_out: true, ..Snapshot::default() };
         Self(ArcSwap::from_pointee(unread))
     }
 
-    /// The snapshot of now, for the events of one request.
+    /// Returns the snapshot of now, for the events of one request.
     pub(super) fn now(&self) -> Arc<Snapshot> {
         self.0.load_full()
     }
 
-    /// Replaces the whole snapshot; of two places for one slot the later counts. Events in flight end on the module that
-    /// they began with.
+    /// Replaces the whole snapshot. Of two places for one slot the later counts. Events in flight end on the module
+    /// that they began with.
     pub(super) fn replace(&self, places: impl Iterator<Item = (Slot, Place)>) {
         let mut snapshot = Snapshot::default();
         for (slot, place) in places {
