@@ -1,4 +1,4 @@
-//! What operators and authors are told of every slot, kept apart from the path of events: the life of slots posts here,
+//! Reports for operators and authors about every slot, kept apart from the path of events. The lifecycle posts here;
 //! reports read here.
 
 use std::collections::BTreeMap;
@@ -25,21 +25,21 @@ use super::slot::Slot;
 use super::unserved::{self, Candidate, UnservedType};
 use super::worker::{State, StateCell};
 
-/// Why the last load failed.
+/// Why the last try to load a file failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoadError {
     /// When it failed.
     pub at: DateTime<Utc>,
     /// The step at which it failed.
     pub step: State,
-    /// Which content failed; none when it could not be read.
+    /// The digest of the content that failed; `None` when it could not be read.
     pub digest: Option<Digest>,
-    /// What was expected, what was found, how to mend it.
+    /// The expectation, the finding, and how its author can mend it.
     #[serde(flatten)]
     pub refusal: Refusal,
 }
 
-/// What is told of one slot.
+/// The report about one slot.
 #[derive(Debug, Clone, Serialize)]
 pub struct TypeReport {
     /// The event type as its file is named: `<category>/<name>`, `<category>/_` or `_`.
@@ -50,41 +50,43 @@ pub struct TypeReport {
     pub name: Option<String>,
     /// The file, relative to the modules directory.
     pub file: String,
-    /// `active` when a module serves, also while a newer file is looked at or was refused; else where the file stands.
+    /// `active` when a module serves, even while a newer file is loading or was refused. Otherwise the step of the
+    /// file.
     pub state: State,
-    /// Why an event of this type has no outcome while no module serves: the `code` of its answer.
+    /// Why an event of this type has no outcome while no module serves. It is the `code` of the answer.
     pub held: Option<&'static str>,
-    /// Since when the file is lost, together with most others: the last good version serves on until somebody confirms.
+    /// When the file was lost, together with most others. The last good version serves on until an operator confirms
+    /// the loss.
     pub lost_since: Option<DateTime<Utc>>,
-    /// What is being done with a newer file while another module serves.
+    /// The step of a newer file while another module serves.
     pub loading: Option<State>,
-    /// How the module that serves stands: off the path, its events are not judged.
+    /// Whether the module that serves is healthy, slow or off the path. Off the path, its events are not judged.
     pub standing: Option<Standing>,
-    /// The applications for which alone it is off the path; empty when it is for all, or for nobody.
+    /// The applications for which alone the module is off the path. Empty when it is off for all, or for none.
     pub off_path_for: Vec<String>,
-    /// The module that serves now, which may be older than the newest file.
+    /// The module that serves now. It may be older than the newest file.
     pub digest: Option<Digest>,
-    /// Since when it serves.
+    /// When it began to serve.
     pub since: Option<DateTime<Utc>>,
-    /// How its events are kept from seeing each other; the verdict does not depend on it.
+    /// How its events are kept from seeing each other. The verdict does not depend on it.
     pub isolation: Option<Isolation>,
-    /// Why it is that way.
+    /// Why they are kept apart in this way.
     pub isolation_reason: Option<String>,
-    /// What the module says of itself.
+    /// The module's own summary.
     pub summary: Option<String>,
-    /// How many examples it brought.
+    /// How many examples the module brought.
     pub examples: usize,
-    /// What one call may use.
+    /// The limits of one call.
     pub limits: Limits,
-    /// What a fault means for the sender.
+    /// Whether a fault quarantines the event or asks the sender for a retry.
     pub on_fault: OnFault,
-    /// It says what may be kept of events that are not stored.
+    /// The module exports `redact`.
     pub redacts: bool,
-    /// One of its examples is amended, so it may take secrets out.
+    /// One of its examples is amended, so the module may take secrets out.
     pub amends: bool,
-    /// What its settings say of that instead.
+    /// Whether its settings say that dead letters keep events as they came, whatever the module exports.
     pub keep_raw: Option<bool>,
-    /// What became of the events put to this module.
+    /// Counts of the events that this module got.
     pub counts: Counts,
     /// How long judging took.
     pub judging: Option<Times>,
@@ -92,16 +94,16 @@ pub struct TypeReport {
     pub versions: Vec<Version>,
     /// Why the newest file is not the one that serves.
     pub last_error: Option<LoadError>,
-    /// When that file is tried again, if it only ran out of time or room or could not be read.
+    /// When the refused file is tried again. Only a file that ran out of time or room, or could not be read, has this.
     pub retry_at: Option<DateTime<Utc>>,
     /// Why the settings file is not in force.
     pub settings_error: Option<LoadError>,
 }
 
-/// What lies in the modules directory and serves nothing.
+/// A file or folder in the modules directory that serves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The file or folder, relative to the modules directory; `.` is that itself.
+    /// The file or folder, relative to the modules directory. `.` is the directory itself.
     pub file: String,
     /// Why it serves nothing.
     pub why: String,
@@ -109,14 +111,14 @@ pub struct Problem {
     pub nearest: Option<String>,
 }
 
-/// How much is in doubt: what is closed, or stands in for something else, while all else is served.
+/// Counts of doubts: events that are held, or judged by a stand-in, while all other events are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Doubts {
     /// Files that were refused, whether or not an older version serves.
     pub refused: usize,
-    /// Files for which nothing serves, and that are still being loaded.
+    /// Files that are still loading and for which nothing serves.
     pub loading: usize,
-    /// Files and folders for which nothing serves, since they were refused or cannot be read.
+    /// Files and folders that were refused or cannot be read, and for which nothing serves.
     pub unavailable: usize,
     /// Modules that serve on though their files were lost.
     pub lost: usize,
@@ -126,7 +128,7 @@ pub struct Doubts {
     pub unreadable: bool,
 }
 
-/// What the life of a slot posts.
+/// The state of a slot as the lifecycle posts it.
 pub(super) struct Posted {
     pub(super) file: PathBuf,
     pub(super) state: Arc<StateCell>,
@@ -145,20 +147,20 @@ struct Posts {
     slots: BTreeMap<Slot, Posted>,
     strays: BTreeMap<PathBuf, Stray>,
     strays_omitted: usize,
-    /// Folders that cannot be read, and whose events are held.
+    /// Folders that cannot be read. Events of their categories are held.
     unread: usize,
-    /// Why the directory cannot be read, and whether that leaves anything in doubt.
+    /// Why the directory cannot be read, and whether that leaves modules in doubt.
     directory_error: Option<(String, bool)>,
-    /// Which modules serve on without their files.
+    /// The message about modules that serve on without their files.
     lost: Option<String>,
-    /// What each version did that serves or could be put back: it counts on when it is.
+    /// The counts of each version that serves or could be put back. They go on when it is.
     figures: BTreeMap<Slot, Vec<(Digest, Arc<Figures>)>>,
     /// The judging times of versions that are not kept any more.
     retired: Figures,
 }
 
 impl Posts {
-    /// Ends the figures of a slot but for those that `stay`.
+    /// Drops the figures of a slot except for those that `stays` names, and adds their times to `retired`.
     fn retire(&mut self, slot: &Slot, stays: impl Fn(Digest) -> bool) {
         let Some(figures) = self.figures.get_mut(slot) else { return };
         for (_, gone) in figures.extract_if(.., |(digest, _)| !stays(*digest)) {
@@ -170,7 +172,7 @@ impl Posts {
     }
 }
 
-/// The board itself.
+/// The posts and counters of all slots.
 pub(super) struct Reports {
     posts: Mutex<Posts>,
     scanned: watch::Sender<bool>,
@@ -207,7 +209,7 @@ impl Reports {
         posts.retire(slot, |_| false);
     }
 
-    /// The figures of a version, new ones if it never served.
+    /// Returns the figures of a version. A version that never served gets new ones.
     pub(super) fn figures(&self, slot: &Slot, digest: Digest) -> Arc<Figures> {
         let mut posts = self.posts();
         let figures = posts.figures.entry(slot.clone()).or_default();
@@ -225,12 +227,12 @@ impl Reports {
         posts.strays_omitted = omitted;
     }
 
-    /// Notes how many folders cannot be read, so that events are held.
+    /// Sets how many folders cannot be read. Events of their categories are held.
     pub(super) fn unread(&self, count: usize) {
         self.posts().unread = count;
     }
 
-    /// Notes whether the directory can be read, and whether that leaves anything in doubt; logs when that changes.
+    /// Sets why the directory cannot be read, and whether that leaves modules in doubt. Logs a change.
     pub(super) fn directory_error(&self, error: Option<(String, bool)>) {
         let mut posts = self.posts();
         if posts.directory_error == error {
@@ -245,12 +247,12 @@ impl Reports {
         posts.directory_error = error;
     }
 
-    /// Notes which modules serve on without their files.
+    /// Sets the message about modules that serve on without their files.
     pub(super) fn set_lost(&self, lost: Option<String>) {
         self.posts().lost = lost;
     }
 
-    /// What is told of them.
+    /// Returns that message.
     pub(super) fn lost(&self) -> Option<String> {
         self.posts().lost.clone()
     }
@@ -259,7 +261,7 @@ impl Reports {
         self.accidents.fetch_add(1, Relaxed);
     }
 
-    /// How often most files of the directory were lost at once.
+    /// How often the directory lost most of its files at once.
     pub(super) fn accidents(&self) -> u64 {
         self.accidents.load(Relaxed)
     }
@@ -269,7 +271,7 @@ impl Reports {
         self.scanned.send_if_modified(|scanned| !std::mem::replace(scanned, true));
     }
 
-    /// Wakes those who wait for a change.
+    /// Wakes the tasks that wait for a change.
     pub(super) fn tell(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -282,12 +284,12 @@ impl Reports {
         self.changes.subscribe()
     }
 
-    /// Everything, in the order of event types.
+    /// The reports of all slots, in the order of event types.
     pub(super) fn report(&self) -> Vec<TypeReport> {
         self.posts().slots.iter().map(|(slot, posted)| posted.report(slot)).collect()
     }
 
-    /// How long judging took, over all modules that serve or ever served.
+    /// The times of judging, over all modules that serve or ever served.
     pub(super) fn judging(&self) -> Distribution {
         let posts = self.posts();
         let sum = Figures::default();
@@ -298,8 +300,9 @@ impl Reports {
         sum.distribution()
     }
 
-    /// Files that serve nothing, and why; and the directory itself, if it cannot be read or lost its files. `unserved` are
-    /// the event types that nobody judged, each with its nearest file: a module that judges nothing may be meant for one.
+    /// Files that serve nothing, each with the reason, and the directory itself if it cannot be read or lost its files.
+    /// `unserved` are the event types that no module judged, each with its nearest file. A module that got no event may
+    /// be meant for one of them.
     pub(super) fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
         let posts = self.posts();
         let of_all = |why: &String| Problem { file: ".".into(), why: why.clone(), nearest: None };
@@ -337,7 +340,7 @@ impl Reports {
         problems
     }
 
-    /// Finds the nearest file of each event type that nobody judged.
+    /// Sets the nearest file of each event type that no module judged.
     pub(super) fn find_nearest(&self, types: &mut [UnservedType]) {
         let candidates: Vec<Candidate> = {
             let posts = self.posts();
@@ -349,7 +352,7 @@ impl Reports {
         unserved::find_nearest(types, &candidates);
     }
 
-    /// How much is in doubt.
+    /// Counts the doubts.
     pub(super) fn doubts(&self) -> Doubts {
         let posts = self.posts();
         let slots = |is: fn(&Posted) -> bool| posts.slots.values().filter(|posted| is(posted)).count();
@@ -358,7 +361,7 @@ impl Reports {
             loading: slots(|posted| posted.held == Some(Untried::Waiting)),
             unavailable: slots(|posted| posted.held == Some(Untried::Unreadable)) + posts.unread,
             lost: slots(|posted| posted.lost_since.is_some()),
-            // What must be there, the registry knows.
+            // Only the registry knows which event types must have a module, so [`super::Validators::doubts`] sets this.
             missing: 0,
             unreadable: posts.unread > 0 || posts.directory_error.as_ref().is_some_and(|(_, in_doubt)| *in_doubt),
         }
@@ -366,7 +369,7 @@ impl Reports {
 }
 
 impl Posted {
-    /// Whether a module serves that no event came to.
+    /// Whether a module serves that got no event.
     fn has_judged_nothing(&self) -> bool {
         self.serving.as_ref().is_some_and(|(module, _)| module.figures.counts() == Counts::default())
     }
@@ -379,7 +382,8 @@ impl Posted {
         };
         let module = self.serving.as_ref().map(|(module, _)| module);
         let stands = match self.state.get() {
-            // The state moves by itself, a moment before what serves is posted: nobody is told of an active module without one.
+            // The worker changes the state a moment before the lifecycle posts the module. No report may show an active
+            // slot without one.
             State::Active if module.is_none() => State::SelfTest,
             state => state,
         };

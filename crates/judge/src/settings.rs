@@ -1,13 +1,15 @@
-//! What a module may use, and what its faults mean for the sender: the gateway's defaults, and the `<name>.toml` beside a
-//! module that changes some of them. Parsing only; which file applies is the modules directory's business.
+//! The settings of a module: its limits, and the meaning of its faults for senders. They are the gateway's defaults,
+//! changed by the `<name>.toml` beside the module. This file only parses; the modules directory decides which file
+//! applies.
 
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
-/// What one call of a module may use.
+/// The limits of one call of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Milliseconds that judging one event may run, waiting for a processor not counted, up to two ticks of 5 ms more.
+    /// Milliseconds that judging one event may run. Waiting for a processor does not count; up to two ticks of 5 ms
+    /// come on top.
     pub deadline_ms: u64,
     /// Bytes of linear memory, all memories of a module together.
     pub memory_bytes_max: usize,
@@ -23,33 +25,34 @@ impl Default for Limits {
     }
 }
 
-/// What the sender of an event is told when the module faults.
+/// The gateway's answer to an event when the module faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFault {
-    /// The event is kept as a dead letter; the sender need not send it again.
+    /// A dead letter keeps the event. The sender need not send it again.
     #[default]
     Quarantine,
-    /// The sender is asked to try again; the event is not kept.
+    /// The gateway keeps nothing and asks the sender to try again.
     Retry,
 }
 
-/// Everything that can be set for one module.
+/// All settings of one module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Settings {
-    /// What one call may use.
+    /// The limits of one call.
     #[serde(flatten)]
     pub limits: Limits,
-    /// What a fault means for the sender.
+    /// Whether a fault quarantines the event or asks the sender for a retry.
     pub on_fault: OnFault,
-    /// Whether refused events are kept as they came (true), or nothing of them (false), whatever the module says.
+    /// Whether dead letters keep refused events as they came (true) or nothing of them (false), whatever the module
+    /// exports.
     pub keep_raw: Option<bool>,
-    /// The one version that is taken though it redacts no more what the version before redacts.
+    /// The version that is taken although it does not redact and the version before does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force: Option<Digest>,
 }
 
-/// The file as written: every key is optional, unknown keys are errors.
+/// The file as written. Every key is optional; an unknown key is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -62,16 +65,17 @@ struct Written {
     force: Option<String>,
 }
 
-/// What a file is read with.
+/// The gateway's bounds for a settings file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitDefaults {
-    /// What it may leave out.
+    /// The values of keys that the file leaves out.
     pub(super) defaults: Limits,
-    /// The longest deadline that it may ask for: senders are answered after it, or they would never hear of the fault.
+    /// The longest deadline that the file may set. The gateway answers a sender after that time, so the sender would
+    /// never see a later fault.
     pub(super) deadline_ms_max: u64,
 }
 
-/// The most that a file may ask for: a typing error must not give a module an hour or a terabyte.
+/// The most that a file may set. A typing error must not give a module an hour or a terabyte.
 const MOST: Limits =
     Limits { deadline_ms: 10_000, memory_bytes_max: 1 << 30, output_bytes_max: 8 << 20, violations_max: 10_000 };
 
@@ -81,22 +85,22 @@ impl Settings {
         Self { limits: defaults, ..Self::default() }
     }
 
-    /// Proves the text of a `<name>.toml` by the defaults of the gateway's own settings.
+    /// Checks the text of a `<name>.toml` with the defaults of the gateway's own settings.
     ///
     /// # Errors
     ///
-    /// As a gateway would refuse it.
+    /// The reason for which a gateway would refuse it.
     pub fn prove(text: &str) -> Result<(), String> {
         let given = LimitDefaults { defaults: Limits::default(), deadline_ms_max: MOST.deadline_ms };
         Self::parse(text, given).map(drop)
     }
 
-    /// Lays the text of a `<name>.toml` over the defaults.
+    /// Changes the defaults by the text of a `<name>.toml`.
     ///
     /// # Errors
     ///
     /// A sentence with line and column when the text is no TOML, has an unknown key, or a value out of range. It quotes
-    /// nothing: the file may be another one than was meant, with secrets in it.
+    /// nothing of the text: somebody may have named another file by mistake, with secrets in it.
     pub(super) fn parse(
         text: &str,
         LimitDefaults { defaults, deadline_ms_max }: LimitDefaults,
@@ -126,14 +130,14 @@ impl Settings {
     }
 }
 
-/// Where the text is wrong, and what was expected there.
+/// Says where the text is wrong, and what serde expected there.
 fn told(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let before = text.get(..at).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     let message = error.message();
-    // The beginnings of serde's messages, after which they quote what they found.
+    // The beginnings of serde's messages. After them, serde quotes what it found.
     let quoting = [
         ("unknown field", "an unknown key"),
         ("unknown variant", "an unknown word"),
@@ -151,7 +155,7 @@ fn told(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}, column {column}: {what}")
 }
 
-/// The value as written if it lies within bounds, else the default.
+/// Returns the written value if it is within bounds, and the default if there is none.
 fn pick<T>(name: &str, written: Option<T>, default: T, most: T) -> Result<T, String>
 where
     T: Ord + Copy + std::fmt::Display + From<u8>,
