@@ -1,6 +1,7 @@
-//! What a module may export besides the two functions that every validator has: `redact`, `examples` and `validate-at` of
-//! version 1.1.0 of the contract. Such a module is kept as a component for these calls, and each gets an instance of its
-//! own, in the state in which `describe` left it. Which of them are there was read from the component's type.
+//! The functions of version 1.1.0 of the contract, which a module may export beside the two that every validator has:
+//! `redact`, `examples` and `validate-at`. For these calls the module is kept as a component, and each call gets an
+//! instance of its own, in the state in which `describe` left it. `world.rs` reads from the component's type which of
+//! them it exports.
 
 use serde::{Deserialize, Serialize};
 use wasmtime::Store;
@@ -13,7 +14,7 @@ use super::finished::Finished;
 use super::settings::Limits;
 use super::world::Offers;
 
-/// An example as `examples` gives it.
+/// An example as `examples` returns it.
 #[derive(Debug, Clone, ComponentType, Lift)]
 #[component(record)]
 pub(super) struct Example2 {
@@ -26,14 +27,14 @@ pub(super) struct Example2 {
     pub(super) codes: Vec<String>,
 }
 
-/// A module that exports some of them.
+/// A module that exports some of these functions.
 pub(super) struct Extras {
     pre: InstancePre<Meter>,
     offers: Offers,
     wasm_bytes: usize,
 }
 
-/// The same as data.
+/// Such a module as data.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct BuiltExtras {
     code: Finished,
@@ -60,7 +61,7 @@ impl Extras {
         code_bytes(&component.image_range(), self.wasm_bytes, memories)
     }
 
-    /// This as data.
+    /// The module as data.
     pub(super) fn built(&self) -> wasmtime::Result<BuiltExtras> {
         Ok(BuiltExtras {
             code: Finished::of_component(self.pre.component())?,
@@ -69,7 +70,7 @@ impl Extras {
         })
     }
 
-    /// What [`Extras::built`] told of.
+    /// Opens what [`Extras::built`] returned.
     pub(super) fn open(sandbox: &Sandbox, built: &BuiltExtras) -> wasmtime::Result<Self> {
         Self::of(sandbox, &built.code.component(&sandbox.engine)?, built.offers, built.wasm_bytes)
     }
@@ -78,17 +79,17 @@ impl Extras {
         self.offers
     }
 
-    /// What may be kept of an event with this data. Nobody has looked at the answer yet.
+    /// Calls `redact`. The caller checks the answer.
     pub(super) fn redact(&self, sandbox: &Sandbox, limits: &Limits, data: &str) -> Result<String, Broken> {
         self.call::<(&str,), String>(sandbox, limits, limits, "redact", (data,))
     }
 
-    /// More examples.
+    /// Calls `examples`.
     pub(super) fn examples(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Vec<Example2>, Broken> {
         self.call::<(), Vec<Example2>>(sandbox, limits, &for_describing(limits), "examples", ())
     }
 
-    /// The verdict on an event, by the time of its receipt. Nobody has looked at it yet.
+    /// Calls `validate-at` with the event and the time of its receipt. The caller checks the verdict.
     pub(super) fn validate_at(
         &self,
         sandbox: &Sandbox,

@@ -1,6 +1,7 @@
-//! What may be kept of an event that is not stored. A module that takes secrets out of events (it exports `redact`, or amends
-//! in an example) decides it for its event types; the settings beside it may say otherwise. Where the module that serves
-//! cannot redact, the newest kept version that can does it; where none can, nothing is kept. Doubt keeps nothing.
+//! Decides how much of an event that is not stored a dead letter keeps. A module that takes secrets out of events
+//! decides for its event types: it exports `redact`, or one of its examples is amended. The settings beside it may say
+//! otherwise. If the module that serves cannot redact, the newest kept version that can does it. If no version can,
+//! nothing is kept. In doubt, nothing is kept.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,71 +19,71 @@ use super::settings::{Limits, Settings};
 use super::slot::Slot;
 use super::worker::{Tools, load_kept};
 
-/// Longest wait for a place to redact in, and for a kept version to be loaded. Its sender waits for an answer.
+/// The longest wait for a place to redact in, and for loading a kept version. The sender waits for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// Kept versions that are asked, one after the other.
+/// Kept versions that are tried, one after the other.
 const VERSIONS_TRIED_MAX: usize = 3;
-/// Event types of which kept versions are held ready.
+/// Event types whose kept versions are held loaded.
 const FORMER_MAX: usize = 64;
-/// How long they are held: there may be newer ones then.
+/// How long they are held. By then there may be newer ones.
 const FORMER_TIME: Duration = Duration::from_secs(60);
-/// How soon it is looked again where there was none.
+/// The pause before another search where no version could redact.
 const FORMER_NONE_TIME: Duration = Duration::from_secs(5);
-/// What may be kept of an event that is not stored.
+/// How much of an event that is not stored may be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
-    /// Its bytes as they came.
+    /// The bytes as they came.
     Whole,
     /// The event with this in place of its data.
     Redacted(String),
-    /// Nothing but its size and digest.
+    /// Only its size and digest.
     Nothing,
 }
 
 /// A module that takes secrets out of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taking {
-    /// Which events it serves.
+    /// The event types that it serves.
     pub slot: Slot,
     /// The version that serves.
     pub digest: Digest,
-    /// It exports `redact`; else it only amends.
+    /// It exports `redact`. Otherwise one of its examples is amended.
     pub redacts: bool,
 }
 
-/// Who decides what is kept of events of a type.
+/// The source of the decision about events of a type.
 pub(super) enum Decides {
-    /// Nobody: they are kept whole.
+    /// Nothing takes anything out: they are kept whole.
     Nobody,
     /// This module redacts them.
     Module(Arc<Module>),
-    /// A module that served once does; none serves now.
+    /// No module serves now. A version that served once redacts them.
     Former(Slot),
     /// Nothing of them is kept.
     Nothing,
 }
 
-/// What is kept where no module serves now, and who redacts there.
+/// The rule for keeping, for types with and without a module that serves.
 pub(super) struct Keeping {
     tools: Arc<Tools>,
     check_amended: CheckAmended,
     limits: Limits,
-    /// Slots whose modules ever took something out, once that is known.
+    /// The slots whose modules ever took something out; empty until [`Keeping::know`] is called.
     ever: ArcSwapOption<HashSet<Slot>>,
     former: Mutex<HashMap<(Slot, Option<Digest>), Held>>,
     places: Semaphore,
 }
 
-/// Kept versions of one slot that can redact, beside the one that serves.
+/// Kept versions of one slot that can redact. The version that serves is not among them.
 #[derive(Default)]
 struct Formers {
-    /// The newest first, once they are loaded.
+    /// The newest first. Empty until they are loaded.
     versions: OnceLock<Vec<Arc<Program>>>,
-    /// Held by whoever loads them.
+    /// Held by the task that loads them.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The same, and since when they are held.
+/// Such versions, and since when they are held.
 struct Held {
     formers: Arc<Formers>,
     since: Instant,
@@ -101,12 +102,12 @@ impl Keeping {
         }
     }
 
-    /// Takes note of all slots whose modules ever took something out.
+    /// Sets the slots whose modules ever took something out.
     pub(super) fn know(&self, ever: HashSet<Slot>) {
         self.ever.store(Some(Arc::new(ever)));
     }
 
-    /// Who decides of events of a type.
+    /// Finds the source of the decision about events of a type.
     pub(super) fn decides(&self, modules: &Snapshot, category: &str, name: &str) -> Decides {
         match modules.find(category, name) {
             Some(Place::Taken(module)) => match rule(module.settings(), module.program()) {
@@ -125,7 +126,7 @@ impl Keeping {
         }
     }
 
-    /// The slot whose module takes something out of events of a type, or did when it served.
+    /// The slot whose module takes something out of events of a type, or took it out when it served.
     pub(super) fn taking_slot(&self, modules: &Snapshot, category: &str, name: &str) -> Option<Slot> {
         match self.decides(modules, category, name) {
             Decides::Nobody => None,
@@ -138,14 +139,14 @@ impl Keeping {
         }
     }
 
-    /// Whether anything may be kept of an event whose type could not be read: once a module takes something out, it may be
-    /// one of its events.
+    /// Whether anything may be kept of an event whose type could not be read. Once any module takes something out, the
+    /// event may be one of that module's.
     pub(super) fn keeps_unread(&self, modules: &Snapshot) -> bool {
         let never = self.ever.load().as_ref().is_some_and(|ever| ever.is_empty());
         never && !modules.takes_out()
     }
 
-    /// What may be kept of an event with this data.
+    /// Returns how much may be kept of an event with this data.
     pub(super) async fn keep(&self, decides: Decides, data: &str) -> Keep {
         let (slot, own) = match decides {
             Decides::Nobody => return Keep::Whole,
@@ -158,7 +159,7 @@ impl Keeping {
             module.rest.note(redacted.as_ref().err());
             match redacted {
                 Ok(redacted) => return Keep::Redacted(redacted),
-                // Not why in its own words: they may quote the event.
+                // The log has no words of the fault, since they may quote the event.
                 Err(broken) => tracing::debug!(event_type = %slot, code = %broken.code, "`redact` broke"),
             }
         }
@@ -186,7 +187,8 @@ impl Keeping {
         }
     }
 
-    /// The newest kept versions of a slot that can redact, beside the one that serves: loaded when they are first needed.
+    /// Returns the newest kept versions of a slot that can redact, without the one that serves. Loads them when they
+    /// are first needed.
     async fn former(&self, slot: Slot, serving: Option<Digest>, limits: Limits) -> Option<Arc<Formers>> {
         let formers = self.held(&slot, serving);
         if formers.versions.get().is_some() {
@@ -195,7 +197,7 @@ impl Keeping {
         let (tools, filled) = (Arc::clone(&self.tools), Arc::clone(&formers));
         let load = async {
             let turn = Arc::clone(&formers.turn).lock_owned().await;
-            // Goes on when nobody waits for it any more: the next event finds it done.
+            // Loading goes on when this event stops waiting for it, so that the next event finds it done.
             let load = move || {
                 let _turn = turn;
                 let _versions = filled.versions.get_or_init(|| load_former(&tools, &slot, serving, &limits));
@@ -237,7 +239,7 @@ fn load_former(tools: &Tools, slot: &Slot, serving: Option<Digest>, limits: &Lim
     kept.filter_map(load).filter(|program| program.offers().redact).map(Arc::new).collect()
 }
 
-/// What a module and its settings say.
+/// The rule of a module and its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Whole,
@@ -259,7 +261,7 @@ fn rule_of(keep_raw: Option<bool>, redacts: bool, amends: bool) -> Rule {
 }
 
 impl Module {
-    /// Whether it takes something out of what is kept.
+    /// Whether the module takes something out of dead letters.
     pub(super) fn takes_out(&self) -> bool {
         rule(self.settings(), self.program()) != Rule::Whole
     }

@@ -1,4 +1,4 @@
-//! When `redact` of a module is not called since it keeps breaking.
+//! Stops calling `redact` of a module for a while when it keeps breaking.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use eye_event::verdict::FaultCode;
 
 use super::contract::Broken;
 
-/// Faults in a row after which `redact` is not called for a while, and the kept versions do it at once.
+/// Faults in a row after which `redact` rests. Meanwhile the kept versions redact at once.
 const FAULTS_MAX: u32 = 4;
-/// How long that is. Each further fault doubles it.
+/// The first rest. Each further fault doubles it.
 const REST: Duration = Duration::from_secs(1);
-/// The longest that it may be.
+/// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60);
 
-/// When `redact` of a module is not called since it keeps breaking. Atomics only.
+/// The time until which a module's `redact` is not called. It has only atomics, so no event waits for another.
 #[derive(Debug)]
 pub(super) struct Rest {
     began: Instant,
@@ -34,7 +34,7 @@ impl Rest {
     pub(super) fn note(&self, fault: Option<&Broken>) {
         match fault {
             None => self.faults.store(0, Relaxed),
-            // That says nothing of the module.
+            // The machine had no room, which says nothing against the module.
             Some(broken) if broken.code == FaultCode::Busy => {}
             Some(_) => {
                 let faults = self.faults.fetch_add(1, Relaxed).saturating_add(1);

@@ -1,7 +1,8 @@
-//! Which event types had a module when the gateway last looked, kept under the data directory. A start that finds fewer can
-//! tell files that went by accident from an installation that never had them; and the settings that were in force last
-//! outlive a settings file that was broken meanwhile. A slot is struck off only when its module was unloaded, or by
-//! `eye validator retire`, which leaves a mark that a running gateway takes for the operator's word.
+//! The event types that had a module when the gateway last looked, kept under the data directory. A gateway that starts
+//! and finds fewer files can tell files that went by accident from an installation that never had them. The roster also
+//! keeps the last settings in force, in case a settings file is broken later. It removes a slot only when the module
+//! was unloaded, or by `eye validator retire`. That command leaves a mark, by which a running gateway knows the
+//! operator's decision.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,47 +16,48 @@ use super::directory;
 use super::files::private_dir;
 use super::slot::Slot;
 
-/// Bytes of a note: a settings file and the longest event type.
+/// Bytes of a note. It has the text of a settings file and an event type.
 const NOTE_BYTES_MAX: u64 = 256 << 10;
 
-/// Notes that are read at a start. A modules directory with more files is not read either.
+/// Notes that are read at a start. The gateway does not read a modules directory with more files either.
 const NOTES_MAX: usize = 100_000;
 
-/// What is noted of one slot.
+/// The note about one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     event_type: String,
-    /// The text of the settings file in force; none when there was no file.
+    /// The text of the settings file in force; `None` when there was no file.
     settings: Option<String>,
 }
 
-/// The list itself.
+/// The notes of all slots.
 #[derive(Debug)]
 pub struct Roster {
     root: PathBuf,
-    /// What is noted on disk, so that nothing is written twice.
+    /// The notes on disk, so that none is written twice.
     noted: BTreeMap<Slot, Option<String>>,
-    /// Nothing is written: the list is that of a gateway, and this is a command beside it.
+    /// This is a command beside a gateway, to which the roster belongs. It writes nothing.
     is_foreign: bool,
 }
 
 impl Roster {
-    /// The list under a data directory, which need not exist.
+    /// The roster under a data directory, which need not exist.
     #[must_use]
     pub fn under(data_dir: &Path) -> Self {
         Self { root: data_dir.join("roster"), noted: BTreeMap::new(), is_foreign: false }
     }
 
-    /// The same for a command that loads modules beside a gateway: what it finds missing is not gone for that.
+    /// Sets whether a command beside a gateway uses this roster. A file that such a command misses may be there for the
+    /// gateway.
     pub(super) fn foreign(self, is_foreign: bool) -> Self {
         Self { is_foreign, ..self }
     }
 
-    /// Reads the list. A note that is damaged tells nothing and hides no other.
+    /// Reads the roster. A damaged note is left out and hides no other.
     ///
     /// # Errors
     ///
-    /// When it cannot be read. One that does not exist is empty.
+    /// When it cannot be read. A roster that does not exist is empty.
     pub(super) fn load(&mut self) -> io::Result<()> {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
@@ -80,12 +82,12 @@ impl Roster {
         self.noted.keys()
     }
 
-    /// The settings of a slot that were in force last, if it is known.
+    /// The settings of a slot that were in force last; `None` if they are unknown.
     pub(super) fn settings(&self, slot: &Slot) -> Option<&Option<String>> {
         self.noted.get(slot)
     }
 
-    /// Notes that a slot has a file now, and its settings. What a `retire` of before said is over.
+    /// Notes that a slot has a file now, and its settings. This removes the mark of an earlier `retire`.
     pub(super) fn note(&mut self, slot: &Slot, settings: Option<&str>) {
         if self.noted.get(slot).is_some_and(|noted| noted.as_deref() == settings) {
             return;
@@ -111,12 +113,12 @@ impl Roster {
         }
     }
 
-    /// Reads the note anew when it is needed next: a `retire` may have changed it.
+    /// Forgets a note, so that the next one is written again: a `retire` may have removed it from disk.
     pub(super) fn doubt(&mut self, slot: &Slot) {
         self.noted.remove(slot);
     }
 
-    /// Strikes a slot off.
+    /// Removes a slot.
     pub(super) fn strike(&mut self, slot: &Slot) {
         self.noted.remove(slot);
         if self.is_foreign {
@@ -127,7 +129,7 @@ impl Roster {
         }
     }
 
-    /// Whether somebody said that this slot is to have no module.
+    /// Whether an operator retired this slot.
     pub(super) fn is_retired(&self, slot: &Slot) -> bool {
         self.retired_path(slot).exists()
     }
@@ -137,11 +139,11 @@ impl Roster {
         self.path(slot).exists()
     }
 
-    /// Says that a slot is to have no module. True when it had one.
+    /// Marks a slot as retired. Returns true when it had a module.
     ///
     /// # Errors
     ///
-    /// When the list cannot be written.
+    /// When the roster cannot be written.
     pub fn retire(&self, slot: &Slot) -> io::Result<bool> {
         let had = self.had(slot);
         private_dir(&self.root)?;
@@ -151,7 +153,7 @@ impl Roster {
     }
 
     fn path(&self, slot: &Slot) -> PathBuf {
-        // A digest, because a slot's text may be longer than a name in this file system.
+        // A slot's text may be longer than a name in this file system, so the file is named by its digest.
         self.root.join(Digest::of(slot.to_string().as_bytes()).to_string())
     }
 
