@@ -1,16 +1,16 @@
-//! Which events a file in the modules directory serves: `<category>/<name>.wasm`, `<category>/_.wasm` or `_.wasm`, each
-//! part percent-encoded where a file system needs it, a literal `_` written as `%5F`. Case and Unicode normal form are
-//! exact. The inverse, the canonical file of a slot, is here too, so that the two cannot drift apart.
+//! The events that a file in the modules directory serves: `<category>/<name>.wasm`, `<category>/_.wasm` or `_.wasm`.
+//! Each part is percent-encoded where a file system needs it; a literal `_` is written `%5F`. Case and Unicode normal
+//! form are exact. The inverse, the canonical file of a slot, is here too, so that the two cannot drift apart.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{percent_decode_str, percent_encode_byte};
 
-/// What one file serves.
+/// The event types that one file serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {
-    /// Every event type that nothing else serves: `_.wasm`.
+    /// Every event type that no other file serves: `_.wasm`.
     Any,
     /// The names of a category that have no file of their own: `<category>/_.wasm`.
     Category(String),
@@ -18,12 +18,12 @@ pub enum Slot {
     Exact(String, String),
 }
 
-/// The characters that a canonical file name encodes, beside control characters: those that end a name, those that mean
-/// something here, and those that only some systems refuse.
+/// The characters that a canonical file name encodes beside control characters. Some end a name, some have a meaning
+/// here, and some are refused by some systems.
 const ENCODED: &[char] = &['/', '\\', '%', ':', '*', '?', '"', '<', '>', '|'];
 
 impl Slot {
-    /// Reads a path relative to the modules directory. `None` when it names no slot; the text says why.
+    /// Reads a path relative to the modules directory. If it names no slot, the error says why.
     pub(super) fn of_path(path: &Path) -> Result<Self, String> {
         let text = path.to_str().ok_or("the file name is not UTF-8")?;
         let stem = text.strip_suffix(".wasm").ok_or("the file name does not end in .wasm")?;
@@ -39,8 +39,8 @@ impl Slot {
         }
     }
 
-    /// Reads an event type as people write it: `_`, `<category>/_` or `<category>/<name>`, percent-encoded as files are. A
-    /// wildcard may be written `*` as well, and then a literal one is `%2A`.
+    /// Reads an event type as people write it: `_`, `<category>/_` or `<category>/<name>`, percent-encoded as files
+    /// are. People may also write `*` for a wildcard, and then `%2A` for a literal `*`.
     ///
     /// # Errors
     ///
@@ -53,8 +53,8 @@ impl Slot {
         }
     }
 
-    /// The event type of made-up events for this slot. `test` stands for a part that the file leaves open, as it does in
-    /// the tests of validators that do not name their event type.
+    /// The event type of made-up events for this slot. For a part that the file leaves open it has `test`, as tests of
+    /// validators have that do not name their event type.
     pub(super) fn example(&self) -> (&str, &str) {
         match self {
             Self::Any => ("test", "test"),

@@ -1,5 +1,6 @@
-//! The event types of which events were stored though no validator judged them, and the files that may have been meant to:
-//! a module for a type that nobody sends looks as well as any other, while the type that was meant passes unjudged.
+//! The event types whose events were stored though no module judged them, and the files that their authors may have
+//! meant for them. A module for a type that no application sends looks like any other, while events of the type that
+//! its author meant pass unjudged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,28 +13,28 @@ use serde::Serialize;
 use super::naming;
 use super::slot::Slot;
 
-/// Event types that are told apart. Events of further ones are counted together: senders choose their names.
+/// Event types that are counted each. Events of further types are counted together, since senders choose the names.
 const TYPES_MAX: usize = 1_000;
 
-/// Pairs of names that one report compares. With more, the last event types are told without a nearest file.
+/// Pairs of names that one report compares. Beyond that, the last event types of a report have no nearest file.
 const COMPARISONS_MAX: usize = 100_000;
 
-/// An event type of which events were stored with no validator.
+/// An event type whose events were stored with no validator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnservedType {
     /// The category.
     pub category: String,
     /// The name.
     pub name: String,
-    /// How many were stored so since the gateway started.
+    /// How many of its events were stored so since the gateway started.
     pub stored: u64,
-    /// The file whose name is nearest, relative to the modules directory, if one is near enough to be meant.
+    /// The file with the nearest name, relative to the modules directory, if a name is near enough to be meant.
     pub nearest: Option<String>,
 }
 
 type Categories = HashMap<Box<str>, HashMap<Box<str>, AtomicU64>>;
 
-/// The counts of all of them.
+/// The counts of all these event types.
 #[derive(Debug, Default)]
 pub(super) struct Unserved {
     types: RwLock<(Categories, usize)>,
@@ -85,16 +86,17 @@ impl Unserved {
         all
     }
 
-    /// How many events of further types were stored so.
+    /// How many events of further types were stored with no validator.
     pub(super) fn others(&self) -> u64 {
         self.others.load(Relaxed)
     }
 }
 
-/// A file that may have been meant for an event type.
+/// A file that its author may have meant for an event type.
 pub(super) struct Candidate {
     file: PathBuf,
-    /// The category, unless it lies in none, and the name unless it serves all of them: as they are compared.
+    /// The category and the name in the form in which names are compared. The category is missing if the file lies in
+    /// none, the name if the file serves all of them.
     category: Option<String>,
     name: Option<String>,
     /// Both, as one text.
@@ -108,7 +110,7 @@ impl Candidate {
         Self { file: file.to_owned(), category, name, letters: letters.chars().collect() }
     }
 
-    /// The file of a slot; none when it serves everything.
+    /// The file of a slot; `None` if it serves everything.
     pub(super) fn of_slot(slot: &Slot, file: &Path) -> Option<Self> {
         match slot {
             Slot::Any => None,
@@ -117,13 +119,13 @@ impl Candidate {
         }
     }
 
-    /// A file that serves nothing: as its name or, better, the nearest right one reads.
+    /// A file that serves nothing, by the nearest right name or else by its own.
     pub(super) fn of_stray(file: &Path, nearest: Option<&Path>) -> Option<Self> {
         let named = nearest.unwrap_or(file);
         if !named.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm")) {
             return None;
         }
-        // Outside a folder, its category is missing, and it can only be known by its name.
+        // A file outside a folder has no category, so only its name can be compared.
         if named.parent().is_some_and(|folder| folder.as_os_str().is_empty()) {
             return Some(Self::new(file, None, Some(named.file_stem()?.to_str()?)));
         }
@@ -135,7 +137,8 @@ impl Candidate {
     }
 }
 
-/// Finds the file that is nearest to each type: one that differs only as people confuse names, else one within two letters.
+/// Finds the nearest file for each type. A file comes first whose name differs only as people confuse names, then one
+/// within two letters.
 pub(super) fn find_nearest(types: &mut [UnservedType], candidates: &[Candidate]) {
     let mut same: BTreeMap<(Option<&str>, Option<&str>), &Candidate> = BTreeMap::new();
     for candidate in candidates {
@@ -158,7 +161,7 @@ pub(super) fn find_nearest(types: &mut [UnservedType], candidates: &[Candidate])
                 };
                 naming::within_two(&candidate.letters, meant)
             };
-            // One for the very name is nearer than one for the category.
+            // A file for the very name is nearer than a file for the category.
             let named = candidates.iter().filter(|candidate| candidate.name.is_some()).find(near);
             named.or_else(|| candidates.iter().find(near))
         });
