@@ -1,7 +1,7 @@
-//! Takes a component apart into the core modules that it is made of, and makes one of them: most tools make a validator of
-//! one core module, some of many that call each other, and either can be run without the component around it. Here is
-//! also which functions of the contract there are, and of which core functions the component makes them. Bytes to bytes;
-//! whether the component is valid and of the right world was decided before.
+//! Takes a component apart into its core modules, and makes one module of them. Most tools make a validator of one core
+//! module, some of many that call each other; both can run without the component around them. This file also finds the
+//! functions of the contract, and the core functions behind each. Bytes to bytes. An earlier step checks that the
+//! component is valid and of the right world.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use wasmparser::{
 use super::core_module::{Call, Core, Lift, Unfit};
 use super::link::{Linked, Part, link};
 
-/// The core module of a component, or one made of its core modules.
+/// Returns the component's only core module, or one that is made of all its core modules.
 pub(super) fn core_of(component: &[u8]) -> Result<Core<'_>, Unfit> {
     let mut anatomy = Anatomy::default();
     let mut within = Vec::new();
@@ -23,7 +23,7 @@ pub(super) fn core_of(component: &[u8]) -> Result<Core<'_>, Unfit> {
             (_, Payload::End(_)) => {
                 within.pop();
             }
-            // There is nothing to read here.
+            // The outer section already has the bytes of this module.
             (Some(Within::Module), _) => {}
             (None, Payload::ModuleSection { unchecked_range, .. }) => {
                 within.push(Within::Module);
@@ -39,14 +39,14 @@ pub(super) fn core_of(component: &[u8]) -> Result<Core<'_>, Unfit> {
     anatomy.core()
 }
 
-/// What is being read within the component.
+/// The section of the component that is being read.
 enum Within {
     Module,
     Component,
 }
 
-/// Whether this part of a component within the component does nothing but give names to what it is given, which tools do
-/// for interfaces.
+/// Whether this part of an inner component only gives names to items that it gets. Tools make such components for
+/// interfaces.
 fn passes_on(payload: &Payload<'_>) -> bool {
     matches!(
         payload,
@@ -59,14 +59,14 @@ fn passes_on(payload: &Payload<'_>) -> bool {
     )
 }
 
-/// An export of a core instance that was made of a module.
+/// An export of a core instance that was made from a module.
 #[derive(Debug, Clone, Copy)]
 struct Place<'a> {
     instance: usize,
     name: &'a str,
 }
 
-/// How a function of the component is made.
+/// The core items behind a function of the component.
 #[derive(Debug, Clone, Copy)]
 struct Lifted<'a> {
     function: Place<'a>,
@@ -77,13 +77,13 @@ struct Lifted<'a> {
 
 /// A core instance.
 enum Made<'a> {
-    /// Of a module: its place among those made so.
+    /// Made from a module: the index among the instances made so.
     Part(usize),
-    /// Of items that others export.
+    /// Made from exports of other instances.
     Bag(HashMap<&'a str, Place<'a>>),
 }
 
-/// The index spaces of a component, as far as they matter.
+/// The index spaces of a component, as far as this file needs them.
 #[derive(Default)]
 struct Anatomy<'a> {
     modules: Vec<&'a [u8]>,
@@ -93,7 +93,7 @@ struct Anatomy<'a> {
     memories: Vec<Place<'a>>,
     tables: Vec<Place<'a>>,
     globals: Vec<Place<'a>>,
-    /// Functions of the component; none for what is another's.
+    /// Functions of the component; `None` for those of another component.
     lifts: Vec<Option<Lifted<'a>>>,
     calls: Vec<(Call, Lifted<'a>)>,
 }
@@ -102,12 +102,12 @@ impl<'a> Anatomy<'a> {
     fn take(&mut self, payload: Payload<'a>) -> Result<(), Unfit> {
         let read = |error: wasmparser::Error| Unfit::new(error.to_string());
         match payload {
-            // Types cannot do anything.
+            // Types have no code.
             Payload::Version { .. }
             | Payload::ComponentTypeSection(_)
             | Payload::CoreTypeSection(_)
             | Payload::CustomSection(_)
-            // Made of components that only pass on.
+            // It is made of an inner component that only gives names.
             | Payload::ComponentInstanceSection(_) => Ok(()),
             Payload::ComponentImportSection(section) => {
                 section.into_iter().try_for_each(|import| match import.map_err(read)?.ty {
@@ -162,7 +162,7 @@ impl<'a> Anatomy<'a> {
         Ok(())
     }
 
-    /// Finds what a part imports among what the instances export that it is given.
+    /// Finds the imports of a part among the exports of the instances that it gets.
     fn give(&self, mut part: Part<'a>, from: &HashMap<&'a str, usize>) -> Result<Part<'a>, Unfit> {
         for (module, name) in part.imports()? {
             let instance = *from.get(module).ok_or_else(absent)?;
@@ -172,7 +172,7 @@ impl<'a> Anatomy<'a> {
         Ok(part)
     }
 
-    /// What an instance exports under a name.
+    /// Returns the export of an instance with this name.
     fn exported(&self, instance: usize, name: &'a str) -> Result<Place<'a>, Unfit> {
         match self.instances.get(instance).ok_or_else(absent)? {
             Made::Part(part) => Ok(Place { instance: *part, name }),
@@ -232,7 +232,7 @@ impl<'a> Anatomy<'a> {
         Ok(())
     }
 
-    /// An exported function gets an index of its own.
+    /// Adds an exported function, which has an index of its own.
     fn export(&mut self, name: &str, index: u32) -> Result<(), Unfit> {
         let lift = *self.lifts.get(index as usize).ok_or_else(absent)?;
         self.lifts.push(lift);

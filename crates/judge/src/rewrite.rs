@@ -1,7 +1,7 @@
-//! Rewrites a validator's core module so that all of its state can be reached from outside: its memories, its mutable
-//! globals, and the code that runs when it starts, which then runs once while it is loaded. So that an instance can also
-//! be set back after an event, whatever writes to its memory marks the card that was written to, in a memory of marks that
-//! the module itself cannot name. Bytes to bytes; a module that keeps something where neither finds it is unfit.
+//! Rewrites a validator's core module so that the gateway can reach all of its state: its memories, its mutable
+//! globals, and its start code, which then runs once while the module is loaded. To set an instance back after an
+//! event, the gateway must know what the event wrote. So every write to memory also marks its card, in a memory of
+//! marks that the module itself cannot name. Bytes to bytes. A module with state that is in neither place is unfit.
 
 use std::borrow::Cow;
 
@@ -14,40 +14,41 @@ use wasmparser::{ExternalKind, FunctionBody, Operator, Parser, Payload, Validato
 
 use super::core_module::{Call, Core, LAST_WORDS, Lift, Unfit};
 
-/// Two to this power are the bytes of a card: small cards are cheap to copy back, large ones cheap to look through.
-/// Measured by `benches/judging.rs`.
+/// The bytes of a card are two to this power. Small cards are cheap to copy back, large ones cheap to search.
+/// `benches/judging.rs` measured it.
 pub(super) const CARD_SHIFT: u32 = 9;
 
-/// Bytes of a card. A store may reach over the end of the card that it marks, by [`STORE_REACH`] at most.
+/// Bytes of a card. A store may reach at most [`STORE_REACH`] bytes beyond the card that it marks.
 pub(super) const CARD_BYTES: usize = 1 << CARD_SHIFT;
 
-/// How far the widest store, of 16 bytes, reaches beyond the card in which it begins.
+/// Bytes by which the widest store, of 16 bytes, may reach beyond the card in which it begins.
 pub(super) const STORE_REACH: usize = 15;
 
-/// Bytes of the marks: one for each card of 4 GiB, so that no mark can miss. Only what is touched takes memory.
+/// Bytes of the marks: one for each card of 4 GiB, so that every address has a mark. Only the marks that are touched
+/// take memory.
 pub(super) const MARKS_BYTES: usize = 1 << (32 - CARD_SHIFT);
 
-/// Mutable globals that are set after each event, each in some nanoseconds; compilers make one or two, those of languages
-/// that link at run time some hundred.
+/// Mutable globals of a module. Setting each after an event takes some nanoseconds. Compilers make one or two; those of
+/// languages that link at run time make some hundred.
 const GLOBALS_MAX: usize = 2_000;
 
-/// Tables and memories of a module, marks included, for which the pool has places.
+/// Tables and memories of a module, marks included. The engine's pool has places for as many.
 const TABLES_MAX: u32 = 4;
 const MEMORIES_MAX: u32 = 4;
 
-/// What a module may be made of whose writes are followed. All else, threads and a second memory among it, might write
-/// past the marks.
+/// The features of a module whose writes can be followed. Others, such as threads and a second memory, might write past
+/// the marks.
 const UNDERSTOOD: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST);
 
-/// What the rewritten module exports, in place of the names that the module itself chose.
+/// The exports of the rewritten module. They replace the names that the module itself chose.
 pub(super) mod exports {
     use super::super::core_module::Call;
 
     pub(in super::super) const MARKS: &str = "marks";
-    /// The code that the module had run when it starts.
+    /// The code that the module had for its start.
     pub(in super::super) const START: &str = "start";
 
-    /// The memory at this place; the first is the one in which texts are passed.
+    /// The memory at this place. Texts pass through the first.
     pub(in super::super) fn memory(place: usize) -> String {
         format!("memory {place}")
     }
@@ -62,28 +63,30 @@ pub(super) mod exports {
         call.name().to_owned()
     }
 
-    /// What gives places for its texts.
+    /// The function that allocates room for the texts of this call.
     pub(in super::super) fn realloc(call: Call) -> String {
         format!("{} realloc", call.name())
     }
 
-    /// What tells the module that its answer was read.
+    /// The function to call once the answer is read.
     pub(in super::super) fn post_return(call: Call) -> String {
         format!("{} post-return", call.name())
     }
 
-    /// A function that the module exported; unless it stays so, code may not refer to it.
+    /// A function that the module itself exported. It stays exported, since code may take references only to such
+    /// functions.
     pub(super) fn own(index: u32) -> String {
         format!("own {index}")
     }
 }
 
-/// Rewrites a core module so that its state can be reached, and that its writes leave marks.
+/// Rewrites a core module so that its state can be reached and its writes leave marks.
 pub(super) fn follow(core: &Core<'_>) -> Result<Vec<u8>, Unfit> {
     let invalid = |error: wasmparser::Error| Unfit::new(format!("it is more than is understood here: {error}"));
     Validator::new_with_features(UNDERSTOOD).validate_all(&core.module).map_err(invalid)?;
     let bytes = rewrite(core, true)?;
-    // What became invalid by the rewriting, such as a function that became too long, is rare, and not worth more than this.
+    // Rewriting may make a module invalid, such as by a function that becomes too long. That is rare, so the message is
+    // the same.
     Validator::new_with_features(UNDERSTOOD.union(WasmFeatures::MULTI_MEMORY)).validate_all(&bytes).map_err(invalid)?;
     Ok(bytes)
 }
@@ -105,7 +108,7 @@ fn rewrite(core: &Core<'_>, follows: bool) -> Result<Vec<u8>, Unfit> {
     Ok(rewritten.finish())
 }
 
-/// A module without the code that runs when it starts, and which function that is.
+/// Returns a module without its start code, and the index of that function.
 fn without_start(module: &[u8]) -> Result<(Cow<'_, [u8]>, Option<u32>), Unfit> {
     let broken = |error: wasmparser::Error| Unfit::new(error.to_string());
     let mut start = None;
@@ -128,22 +131,22 @@ fn without_start(module: &[u8]) -> Result<(Cow<'_, [u8]>, Option<u32>), Unfit> {
     Ok(if start.is_none() { (Cow::Borrowed(module), None) } else { (Cow::Owned(sections.finish()), start) })
 }
 
-/// Sections of no use to an engine that tells no names.
+/// Sections that have only names and debug information. The engine shows none of them.
 const CUSTOM: u8 = 0;
 
-/// What must be known of the whole module before its parts are written anew.
+/// The facts about the whole module that writing its parts needs.
 struct Rewriter {
     follows: bool,
-    /// Parameters of each type.
+    /// The number of parameters of each type.
     params: Vec<u32>,
     /// The type of each function.
     functions: Vec<u32>,
-    /// The function whose body comes next.
+    /// The index of the function whose body comes next.
     body: usize,
     memories: u32,
-    /// The mutable globals.
+    /// The indices of the mutable globals.
     globals: Vec<u32>,
-    /// What the rewritten module exports beside its globals, its marks and what is added to it.
+    /// The exports of the rewritten module, without its globals, its marks and the added functions.
     exports: Vec<(String, ExportKind, u32)>,
 }
 
@@ -255,12 +258,13 @@ impl Rewriter {
         Ok(())
     }
 
-    /// The function that stands for `memory.copy`, added after the module's own; the one for `memory.fill` follows it.
+    /// The function that replaces `memory.copy`. It comes after the module's own functions; the one for `memory.fill`
+    /// follows it.
     fn copy_function(&self) -> u32 {
         u32::try_from(self.functions.len()).expect("the validator bounds them")
     }
 
-    /// Writes one operator, with its mark if it writes to memory.
+    /// Writes one operator. If it writes to memory, it writes a mark before it.
     fn operator(&mut self, code: &mut Vec<u8>, spare: &mut Spare, operator: Operator<'_>) -> Result<(), Error<Unfit>> {
         if let Some(why) = keeps_unseen(&operator) {
             return Err(Error::UserError(Unfit::new(why)));
@@ -283,7 +287,7 @@ impl Rewriter {
 impl Reencode for Rewriter {
     type Error = Unfit;
 
-    /// Names and debug information are of no use to an engine that tells none of them.
+    /// Drops names and debug information, since the engine shows none of them.
     fn parse_custom_section(
         &mut self,
         _: &mut Module,
@@ -397,17 +401,17 @@ impl Reencode for Rewriter {
     }
 }
 
-/// The memory of marks: the second one.
+/// The index of the memory of marks: the second one.
 const MARKS: u32 = 1;
 
-/// What a local beyond the function's own is for.
+/// The use of a local that is added to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
     Address,
     Value,
 }
 
-/// Locals beyond the function's own, each taken when it is first needed.
+/// The locals that are added to a function. Each is added when it is first needed.
 struct Spare {
     next: u32,
     taken: Vec<(Use, ValType, u32)>,
@@ -424,7 +428,7 @@ impl Spare {
     }
 }
 
-/// The type and the offset of what an operator stores; `None` when it stores nothing.
+/// The type and the offset of an operator's store; `None` if it stores nothing.
 fn stored(operator: &Operator<'_>) -> Option<(ValType, u64)> {
     use Operator as O;
     match operator {
@@ -445,7 +449,7 @@ fn stored(operator: &Operator<'_>) -> Option<(ValType, u64)> {
     }
 }
 
-/// Says of an operator that it changes what no mark can tell of: a table, or which segments are left.
+/// Why marks cannot follow this operator: it changes a table, or drops segments.
 fn keeps_unseen(operator: &Operator<'_>) -> Option<&'static str> {
     use Operator as O;
     match operator {
@@ -457,15 +461,16 @@ fn keeps_unseen(operator: &Operator<'_>) -> Option<&'static str> {
     }
 }
 
-/// Before a store: with the address and the value on the stack, marks the card in which the store begins. An address
-/// that wraps around marks a wrong card, and then faults, and a faulted instance is never used again.
+/// Writes the code before a store, when its address and value are on the stack. It marks the card in which the store
+/// begins. An address that wraps around marks a wrong card; but then the store faults, and a faulted instance is never
+/// used again.
 fn mark(code: &mut Vec<u8>, spare: &mut Spare, ty: ValType, offset: u64) {
     let (address, value) = (spare.local(Use::Address, ValType::I32), spare.local(Use::Value, ty));
     Instruction::LocalSet(value).encode(code);
     Instruction::LocalTee(address).encode(code);
     Instruction::LocalGet(address).encode(code);
     if offset != 0 {
-        // The bits of an offset of 32 bits, whatever their sign.
+        // Keeps the bits of an offset of 32 bits; the sign has no meaning.
         let offset = u32::try_from(offset).expect("the validator bounds it").cast_signed();
         Instruction::I32Const(offset).encode(code);
         Instruction::I32Add.encode(code);
@@ -474,7 +479,7 @@ fn mark(code: &mut Vec<u8>, spare: &mut Spare, ty: ValType, offset: u64) {
     Instruction::LocalGet(value).encode(code);
 }
 
-/// Marks the card of the address on the stack.
+/// Writes the code that marks the card of the address on the stack.
 fn mark_card(code: &mut Vec<u8>) {
     Instruction::I32Const(CARD_SHIFT.cast_signed()).encode(code);
     Instruction::I32ShrU.encode(code);
@@ -482,12 +487,12 @@ fn mark_card(code: &mut Vec<u8>) {
     Instruction::I32Store8(MemArg { offset: 0, align: 0, memory_index: MARKS }).encode(code);
 }
 
-/// The body of a function that does what `operator` does with its three operands, of which the first is where it writes
-/// and the last how many bytes, and then marks every card of that.
+/// The body of a function that does the work of `operator` and then marks every card that this wrote to. It has three
+/// operands: the first is the address of the write, the last the number of bytes.
 fn bulk(operator: &Instruction<'_>) -> Function {
     const START: u32 = 0;
     const LENGTH: u32 = 2;
-    // The last byte, and the first and last card.
+    // The local for the last card. `START` becomes the first card, and `LENGTH` the number of cards.
     const LAST: u32 = 3;
     let mut function = Function::new([(1, ValType::I32)]);
     let mut code = Vec::new();
@@ -523,7 +528,7 @@ fn bulk(operator: &Instruction<'_>) -> Function {
         Instruction::LocalGet(LAST),
         Instruction::I32Const(1),
         Instruction::I32Store8(MemArg { offset: 0, align: 0, memory_index: MARKS }),
-        // Most are short, and a fill in bulk is a call out of the module.
+        // Most writes reach few cards, and a fill in bulk calls out of the module.
         Instruction::LocalGet(LENGTH),
         Instruction::I32Const(2),
         Instruction::I32GtU,
