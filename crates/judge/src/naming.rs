@@ -1,6 +1,6 @@
-//! What the names in the modules directory say, beyond the event type that `slot.rs` reads from them: why a file serves
-//! nothing or could never match an event, and which right name is nearest. Names are compared as people confuse them: by
-//! case, spaces, Unicode normal form, percent-encoding, and within two letters.
+//! Judges the names in the modules directory beyond the event type that `slot.rs` reads from them. It finds why a file
+//! serves nothing or could never match an event, and the nearest right name. It compares names in the way that people
+//! confuse them: by case, spaces, Unicode normal form, percent-encoding, and within two letters.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,21 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::slot::Slot;
 
-/// Characters of a name that are compared. A longer one belongs to no event type.
+/// Characters of a name that are compared. No event type has a longer name.
 const COMPARED_MAX: usize = 500;
 
-/// Characters of a name that a sentence quotes.
+/// Characters of a name that a message quotes.
 const NAMED_CHARACTERS_MAX: usize = 60;
 
-/// Why a file or folder serves nothing.
+/// Why a file or folder serves nothing, for operators and authors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stray {
-    /// What is wrong with it, and how to mend it.
+    /// The mistake, and how to mend it.
     pub(super) why: String,
     /// The nearest name under which it would serve.
     pub(super) nearest: Option<PathBuf>,
-    /// It looks like no module at all, and is no warning: a note of the team, or what a copy is written into first.
+    /// It does not look like a module, so it causes no warning. It may be a note of the team, or a file that a copy is
+    /// first written into.
     pub(super) is_other: bool,
 }
 
@@ -38,7 +39,8 @@ impl Stray {
     }
 }
 
-/// The event types that a file named like a module serves, if an event can have one of them.
+/// Returns the event types that a file with the name of a module serves. If no event can have one of them, returns the
+/// reason.
 pub(super) fn slot_of(file: &Path) -> Result<Slot, Stray> {
     if let Some(near) = starred(file) {
         let why = "a `*` in a file name is no wildcard: _.wasm in the folder of a category serves its other names, and _.wasm \
@@ -58,7 +60,7 @@ pub(super) fn slot_of(file: &Path) -> Result<Slot, Stray> {
     Err(Stray { nearest: mended(file), ..Stray::told(why) })
 }
 
-/// What a name with a `*` for a wildcard was meant to be.
+/// The right name for a file whose name has a `*` for a wildcard.
 fn starred(file: &Path) -> Option<PathBuf> {
     let stem = file.file_stem()? == "*";
     let folder = file.parent().is_some_and(|folder| folder == Path::new("*"));
@@ -66,7 +68,7 @@ fn starred(file: &Path) -> Option<PathBuf> {
     (stem || folder).then(|| if folder || at_top { "_.wasm".into() } else { file.with_file_name("_.wasm") })
 }
 
-/// Settings without a module beside them.
+/// The message for settings without a module beside them.
 pub(super) fn lone_settings<'a>(file: &Path, modules: impl Iterator<Item = &'a Path>) -> Stray {
     let module = file.with_extension("wasm");
     let why = format!(
@@ -79,7 +81,7 @@ pub(super) fn lone_settings<'a>(file: &Path, modules: impl Iterator<Item = &'a P
     Stray { nearest: near.map(|other| other.with_extension("toml")), ..Stray::told(why) }
 }
 
-/// One of several files for an event type.
+/// The message for one of several files of an event type.
 pub(super) fn double(other: &Path, canonical: &Path) -> Stray {
     let why = format!(
         "{} serves the same event type, so neither is taken and what served last serves on: remove one of them",
@@ -88,7 +90,7 @@ pub(super) fn double(other: &Path, canonical: &Path) -> Stray {
     Stray::near(why, canonical)
 }
 
-/// A folder within the folder of a category.
+/// The message for a folder within the folder of a category.
 pub(super) fn nested_folder(is_link: bool) -> Stray {
     let why = if is_link {
         "a link to a folder within the folder of a category is not followed: a module lies at <category>/<name>.wasm"
@@ -98,7 +100,7 @@ pub(super) fn nested_folder(is_link: bool) -> Stray {
     Stray { is_other: true, ..Stray::told(why.into()) }
 }
 
-/// A module in a folder within the folder of a category.
+/// The message for a module in a folder within the folder of a category.
 pub(super) fn nested_module(file: &Path) -> Stray {
     let text = file.to_string_lossy();
     let (category, rest) = text.split_once('/').unwrap_or(("", &text));
@@ -113,7 +115,7 @@ pub(super) fn nested_module(file: &Path) -> Stray {
     }
 }
 
-/// A file that ends like no module and no settings.
+/// The message for a file that ends neither like a module nor like settings.
 pub(super) fn other_file(file: &Path) -> Stray {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let end = name.trim().to_lowercase();
@@ -135,22 +137,22 @@ pub(super) fn other_file(file: &Path) -> Stray {
     Stray { nearest, is_other: true, ..Stray::told(why.into()) }
 }
 
-/// Whether a name is left out by most tools.
+/// Whether the name begins with a dot, so that most tools hide the file.
 pub(super) fn is_dotted(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Whether a hidden name is one that a person may have meant as a module.
+/// Whether the author may have meant a file with this name as a module, although it is hidden.
 pub(super) fn ends_like_a_module(name: &Path) -> bool {
     name.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm"))
         && !name.as_os_str().as_encoded_bytes().starts_with(b"..")
 }
 
-/// The nearest right name of a file, if there is one: what no event can have is left out.
+/// Returns the nearest right name of a file, if there is one. It leaves out all that no event can have.
 fn mended(file: &Path) -> Option<PathBuf> {
     let text = file.to_str()?;
     let Some((folder, name)) = text.rsplit_once('/') else {
-        // At the top only one name means something.
+        // At the top only one name has a meaning.
         let (stem, ending) = text.trim().rsplit_once('.')?;
         let mended = PathBuf::from(format!("_.{}", ending.trim().to_lowercase()));
         return (stem.trim() == "_" && mended != file).then_some(mended);
@@ -165,7 +167,7 @@ fn mended(file: &Path) -> Option<PathBuf> {
     (mended != file).then_some(mended)
 }
 
-/// A category or name without what none may have.
+/// Removes the characters that no category or name may have.
 fn cleaned(part: &str) -> Option<String> {
     let text = percent_decode_str(part).decode_utf8().ok()?;
     let kept: String = text.chars().filter(|character| !is_hidden(*character)).collect();
@@ -173,16 +175,17 @@ fn cleaned(part: &str) -> Option<String> {
     (envelope::wrong_word(kept).is_none()).then(|| kept.to_owned())
 }
 
-/// A path or an event type as it is compared: decoded, in one normal form and case, without what nobody sees.
+/// A path or an event type in the form for comparing: decoded, in one normal form and case, without invisible
+/// characters.
 pub(super) fn plain(path: &Path) -> String {
     let text = path.to_string_lossy();
     let text = text.strip_suffix(".wasm").unwrap_or(&text);
     text.split('/').map(plain_part).collect::<Vec<_>>().join("/")
 }
 
-/// The same for a category or a name.
+/// A category or a name in the form for comparing.
 pub(super) fn plain_part(part: &str) -> String {
-    // Twice, since what was encoded twice is decoded once where it counts.
+    // Decoding twice finds a name that was encoded twice, since the gateway decodes it once.
     let once = percent_decode_str(part).decode_utf8_lossy().into_owned();
     let text = percent_decode_str(&once).decode_utf8_lossy();
     let seen = text.nfkc().filter(|character| character.is_whitespace() || !is_hidden(*character)).take(COMPARED_MAX);
@@ -190,7 +193,8 @@ pub(super) fn plain_part(part: &str) -> String {
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether two plain names are one, or differ in two letters at most; of short ones every letter counts.
+/// Whether two names in the form for comparing are the same or differ in at most two letters. In short names every
+/// letter counts.
 pub(super) fn within_two(one: &[char], other: &[char]) -> bool {
     if one == other {
         return true;
@@ -203,7 +207,7 @@ pub(super) fn within_two(one: &[char], other: &[char]) -> bool {
     distance(one, other, most).is_some()
 }
 
-/// The number of letters to change, put in or leave out, unless it is more than `most`.
+/// Letters to change, add or remove to make one name of the other; `None` if they are more than `most`.
 fn distance(one: &[char], other: &[char], most: usize) -> Option<usize> {
     if one.len().abs_diff(other.len()) > most {
         return None;

@@ -1,6 +1,6 @@
-//! Whether a file is a component of the world `validator`, told in words that its author can act on without the server's
-//! logs: what was expected, what was found, how to mend the build. A core module with embedded WIT metadata is made into
-//! a component here. Nothing is compiled and nothing runs.
+//! Checks that a file is a component of the world `validator`. The message for any other file names what was expected,
+//! what was found and how to mend the build, so that an author need not read the logs of the server. This file also
+//! makes a component of a core module with embedded WIT metadata. It compiles nothing and runs nothing.
 
 use std::borrow::Cow;
 
@@ -14,19 +14,19 @@ mod tools;
 
 use super::refusal::Refusal;
 
-/// The contract as it is compiled into the gateway.
+/// The contract in its version 1.0.0, as the gateway was built with it.
 const CONTRACT: &str = include_str!("../../../wit/validator.wit");
 
-/// What may be exported besides.
+/// The contract in its version 1.1.0: functions that a module may export besides.
 const CONTRACT_1_1: &str = include_str!("../../../wit/1.1.0/validator.wit");
 
 /// The package of the contract, with its version.
 const PACKAGE: &str = "eye:validator@1.0.0";
 
-/// The versions of it whose types a module may name.
+/// The versions of the package whose types a module may name.
 const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// Which of the functions a module exports.
+/// The functions of version 1.1.0 that a module exports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Offers {
     pub(super) redact: bool,
@@ -35,20 +35,20 @@ pub(super) struct Offers {
 }
 
 impl Offers {
-    /// Whether there is any.
+    /// Whether it exports any of them.
     pub(super) fn any(self) -> bool {
         self.redact || self.examples || self.validate_at
     }
 }
 
-/// What the outermost layer of a file is.
+/// The kind of the outermost layer of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Core,
     Component,
 }
 
-/// Takes a file's bytes to the bytes of a component of the world `validator`.
+/// Checks a file, and returns the bytes of a component of the world `validator`.
 pub(super) fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     if let Some(refusal) = kinds::refuse(bytes) {
         return Err(refusal);
@@ -62,11 +62,11 @@ pub(super) fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     Ok(component)
 }
 
-/// The parts of a file that decide what it can be, read without validating its code.
+/// The parts of a file that decide its kind. Reading them does not validate its code.
 struct Outline {
     kind: Kind,
     has_metadata: bool,
-    /// Modules and names that a core module imports.
+    /// The modules and names of a core module's imports.
     core_imports: Vec<String>,
 }
 
@@ -172,7 +172,8 @@ fn check_world(component: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Which of the functions of 1.1.0 a component exports. One of another type is refused: its author counts on it.
+/// Finds the functions of 1.1.0 that a component exports. One with another type is refused, since its author relies on
+/// it.
 pub(super) fn offers(component: &[u8]) -> Result<Offers, Refusal> {
     let Ok(DecodedWasm::Component(found, world)) = wit_component::decode(component) else {
         return Ok(Offers::default());
@@ -187,7 +188,7 @@ pub(super) fn offers(component: &[u8]) -> Result<Offers, Refusal> {
         if !found.worlds[world].exports.keys().any(|key| found.name_world_key(key) == name) {
             continue;
         }
-        // Its world has its name.
+        // The world of a function has the function's name.
         let own = expected.select_world(&[package], Some(name)).expect("the contract has the world");
         let function = expected.worlds[own].exports.values().find_map(|item| match item {
             WorldItem::Function(function) => Some(function),
@@ -206,7 +207,8 @@ fn contract() -> (Resolve, WorldId) {
     (resolve, world)
 }
 
-/// The interface of types may be imported, as every built component does: types ask nothing of the gateway.
+/// Refuses imports, except of interfaces with only types. Every built component imports the types of the contract, and
+/// types ask nothing of the gateway.
 fn check_imports(found: &Resolve, world: WorldId, file: &[u8]) -> Result<(), Refusal> {
     let mut names = Vec::new();
     for (key, item) in &found.worlds[world].imports {
@@ -243,7 +245,7 @@ fn check_export(expected: &Resolve, function: &Function, found: &Resolve, world:
         .map_err(|difference| Refusal::new(signature(), format!("`{}`: {difference}", sketch(found, own)), mend))
 }
 
-/// A function on one line, its named types by name.
+/// A function on one line. Named types appear by their names.
 fn sketch(resolve: &Resolve, function: &Function) -> String {
     let params: Vec<_> =
         function.params.iter().map(|param| format!("{}: {}", param.name, name_of(resolve, &param.ty))).collect();
@@ -266,7 +268,7 @@ fn name_of(resolve: &Resolve, ty: &Type) -> String {
     }
 }
 
-/// Compares types of two worlds by structure, and says where they first differ.
+/// Compares the structure of types of two worlds, and finds the first difference.
 struct Comparison<'a> {
     expected: &'a Resolve,
     found: &'a Resolve,

@@ -1,16 +1,17 @@
-//! What a file is that is no WebAssembly, by its first bytes: each kind has a cause of its own, and so a mend of its own.
+//! Names the kind of a file that is no WebAssembly, by its first bytes. Each kind has another cause, and so another way
+//! to mend it.
 
 use eye_event::legible::legible;
 
 use super::Refusal;
 
-/// What every binary WebAssembly file begins with.
+/// The first bytes of every binary WebAssembly file.
 const MAGIC: &[u8] = b"\0asm";
 
-/// Characters of a text file that are told.
+/// Characters of a text file that a message quotes.
 const BEGINNING_MAX: usize = 60;
 
-/// A kind of file: what it begins with, what it is called, and how to mend it.
+/// A kind of file: its first bytes, its name, and how to mend it.
 type Kind = (&'static [u8], &'static str, &'static str);
 
 const UNPACK: &str = "unpack it, and put the module itself here";
@@ -43,7 +44,7 @@ const KINDS: &[Kind] = &[
     ),
 ];
 
-/// The refusal of a file that does not begin as WebAssembly does.
+/// Returns the refusal of a file that does not begin like WebAssembly.
 pub(super) fn refuse(bytes: &[u8]) -> Option<Refusal> {
     if bytes.starts_with(MAGIC) && bytes.len() >= 8 {
         return None;
@@ -71,7 +72,7 @@ fn name(bytes: &[u8]) -> (String, String) {
     }
     match str::from_utf8(&bytes[..bytes.len().min(4_096)]) {
         Ok(text) => words(text),
-        // A character may have been cut.
+        // The cut to 4,096 bytes may have split a character.
         Err(error) if error.error_len().is_none() => words(str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("")),
         Err(_) => {
             let first: Vec<_> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -94,7 +95,7 @@ fn native(bytes: &[u8]) -> (String, String) {
     (found.into(), mend.into())
 }
 
-/// Names a text.
+/// Names the kind of a text.
 fn words(text: &str) -> (String, String) {
     let start = text.trim_start_matches('\u{feff}').trim_start();
     let begins = |with: &str| start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));

@@ -1,12 +1,13 @@
-//! Which tool made a module, as it says itself in its `producers` section, and how that tool makes one without imports.
+//! Finds the tool that made a module in the module's `producers` section, and names the options by which that tool
+//! makes a module without imports.
 
 use wasmparser::{KnownCustom, Parser, Payload};
 
-/// Names of tools that are read of one file.
+/// Names of tools that are read from one file.
 const NAMES_MAX: usize = 200;
 
-/// Tools, by a part of a name in small letters: the first that a module names is the one whose options count. What is more
-/// special comes first, since each is built of the ones below.
+/// Tools, by a part of their names in small letters. The first that a module names counts. The more special tools come
+/// first, since each of them is built with tools that stand below it.
 const TOOLS: &[(&str, &str)] = &[
     (
         "componentize-qjs",
@@ -65,14 +66,14 @@ const TOOLS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What makes the tool of this file leave WASI out; `None` when the file does not say which tool that was.
+/// The options that make the tool of this file leave WASI out; `None` when the file does not name a known tool.
 pub(super) fn without_wasi(bytes: &[u8]) -> Option<&'static str> {
     let names = names(bytes);
     let (_, advice) = TOOLS.iter().find(|(part, _)| names.iter().any(|name| name.contains(part)))?;
     Some(*advice)
 }
 
-/// All names that the file and the modules in it give of their tools, in small letters.
+/// All names of tools in the file and in the modules within it, in small letters.
 fn names(bytes: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
     for payload in Parser::new(0).parse_all(bytes).map_while(Result::ok) {
