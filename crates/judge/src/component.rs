@@ -65,7 +65,7 @@ pub(super) enum Step {
     SelfTest,
 }
 
-/// The surroundings of a module's self-test.
+/// The inputs of a module's self-test.
 pub(super) struct Trial<'a> {
     /// The limits of each call.
     pub(super) limits: &'a Limits,

@@ -121,7 +121,7 @@ pub(super) struct Scan {
     pub(super) modules: BTreeMap<Slot, Found>,
     /// Files that serve nothing and folders that cannot be read, relative to the root, each with the reason.
     pub(super) strays: BTreeMap<PathBuf, Stray>,
-    /// Files and folders of that kind beyond [`STRAYS_MAX`].
+    /// How many of them exceed [`STRAYS_MAX`].
     pub(super) strays_omitted: usize,
     /// Folders that cannot be read and may hold unknown modules, each with its category.
     pub(super) unread: BTreeMap<PathBuf, String>,

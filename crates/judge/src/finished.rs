@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-/// Finished code of a core module or of a component. The gateway reads it from bytes only after it has checked their seal.
+/// Finished code of a core module or of a component. The gateway reads it from bytes only after it has checked their
+/// seal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Finished {
     Module(Blob),

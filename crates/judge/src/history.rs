@@ -258,8 +258,8 @@ impl History {
         Ok(versions(files))
     }
 
-    /// Notes that a version takes secrets out of dead letters. A later version that does not
-    /// is refused only if the one before it did.
+    /// Notes that a version takes secrets out of dead letters. A later version that does not is refused only if the one
+    /// before it did.
     pub(super) fn note_redacts(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
         let note = self.note(slot, digest);
         if note.exists() { Ok(()) } else { File::create(note)?.sync_all() }

@@ -87,7 +87,7 @@ use settings::LimitDefaults;
 use unserved::Unserved;
 use worker::{Tools, Workers};
 
-/// What happens to an event whose type has no module.
+/// The verdict on an event whose type has no module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownEventType {
     /// It is accepted as it is.
@@ -123,17 +123,17 @@ pub struct Options {
     pub modules_dir: PathBuf,
     /// The folder for compiled code and old versions. [`Validators::start`] makes it if it is missing.
     pub data_dir: PathBuf,
-    /// What happens to an event whose type has no module.
+    /// The verdict on an event whose type has no module.
     pub unknown_event_type: UnknownEventType,
     /// The event types whose events are refused as unfinished while no module serves them.
     pub required: Required,
     /// A gateway may be running on the same data directory: leave its notes of modules as they are.
     pub is_beside_gateway: bool,
-    /// What one call may use, unless a `<name>.toml` says otherwise.
+    /// Limits of one call, unless a `<name>.toml` says otherwise.
     pub limits: Limits,
     /// The longest deadline that a `<name>.toml` may ask for, in milliseconds.
     pub deadline_ms_max: u64,
-    /// What all modules share.
+    /// Limits that all modules share.
     pub shared: SharedLimits,
     /// The time between two scans of the directory, which find the changes that no file event reported.
     pub rescan: Duration,
@@ -556,7 +556,7 @@ impl Judging<'_> {
         self.validators.0.keeping.keeps_unread(&self.modules)
     }
 
-    /// Whether a module or its settings may take something out of events of this type.
+    /// Whether dead letters of this event type may lack a part of the event.
     pub fn takes_out(&self, category: &str, name: &str) -> bool {
         !matches!(self.validators.0.keeping.decides(&self.modules, category, name), Decides::Nobody)
     }

@@ -40,7 +40,7 @@ pub const LOADER_COMMAND: &str = "load-module";
 pub struct Loading {
     /// The program that has [`LOADER_COMMAND`].
     pub program: PathBuf,
-    /// What a loader may use.
+    /// Bounds of a loader.
     pub limits: LoaderLimits,
     /// The rules that a self-test checks amended data against.
     pub rules: Rules,

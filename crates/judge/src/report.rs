@@ -84,11 +84,11 @@ pub struct TypeReport {
     pub redacts: bool,
     /// One of its examples is amended, so the module may take secrets out.
     pub amends: bool,
-    /// Whether its settings say that dead letters keep events as they came, whatever the module exports.
+    /// The setting `keep_raw`, if the module has it: whether dead letters keep whole events or nothing of them.
     pub keep_raw: Option<bool>,
     /// Counts of the events that this module got.
     pub counts: Counts,
-    /// How long judging took.
+    /// Times of judging by this module.
     pub judging: Option<Times>,
     /// The versions that served, the newest first; `rollback` puts one back.
     pub versions: Vec<Version>,

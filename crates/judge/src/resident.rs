@@ -24,7 +24,7 @@ use super::memory::{Claim, Keeper};
 use super::rewrite::{CARD_BYTES, CARD_SHIFT, MARKS_BYTES, STORE_REACH, exports};
 use super::settings::Limits;
 
-/// Bytes that an event may have written before setting back its instance costs more than a new one.
+/// Bytes that an event may write. Beyond them, a new instance costs less than setting this one back.
 const SET_BACK_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of a panic's text that are read.
@@ -107,7 +107,7 @@ pub(super) struct Described {
     start: Snapshot,
 }
 
-/// A module of which the state in which it judges is not known yet.
+/// A compiled module that has not run yet, so that the state in which it judges is unknown.
 pub(super) struct Undescribed(Code);
 
 impl Undescribed {
@@ -697,7 +697,7 @@ impl Number {
 }
 
 /// Instances at rest. No thread waits here: a thread that finds none makes one, and one that finds no room drops its
-/// own.
+/// instance.
 struct InstancePool(Box<[Mutex<Option<Box<Resident>>>]>);
 
 /// Threads that have judged so far.

@@ -70,8 +70,8 @@ struct Written {
 pub(super) struct LimitDefaults {
     /// The values of keys that the file leaves out.
     pub(super) defaults: Limits,
-    /// The longest deadline that the file may set. The gateway answers a sender after that time, so the sender would
-    /// never see a later fault.
+    /// The longest deadline that the file may set. It ends before senders get their answer; after a longer one they
+    /// would never see the fault.
     pub(super) deadline_ms_max: u64,
 }
 

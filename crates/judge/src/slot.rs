@@ -44,7 +44,7 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong with the text.
+    /// A sentence that names the mistake in the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.strip_suffix("/*") {
             _ if text == "*" => Ok(Self::Any),

@@ -154,7 +154,7 @@ pub(super) enum Outcome {
     Rewritten,
     /// The file could not be read.
     Unreadable(String),
-    /// The job did not allow to read the file.
+    /// The job forbids reading the file.
     Barred,
 }
 

@@ -1,6 +1,6 @@
 //! Checks that a file is a component of the world `validator`. The message for any other file names what was expected,
-//! what was found and how to mend the build, so that an author need not read the logs of the server. This file also
-//! makes a component of a core module with embedded WIT metadata. It compiles nothing and runs nothing.
+//! what was found and how to mend the build, so that an author needs no server logs. This file also makes a component
+//! of a core module with embedded WIT metadata. It compiles nothing and runs nothing.
 
 use std::borrow::Cow;
 

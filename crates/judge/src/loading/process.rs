@@ -15,7 +15,7 @@ use super::super::refusal::Refusal;
 use super::LOADER_COMMAND;
 use super::job::{Bound, FRAME_HEAD, Frame, Job, Told, Usage, seal};
 
-/// How often a loader is measured.
+/// The time between two measurements of a loader.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Bytes of a loader's standard error that are kept for the log.
