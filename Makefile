@@ -8,7 +8,8 @@
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
 #             judging, and with Node's engine, from SEED (1) on (up to 8 minutes)
 # make check  formatting, lints, documentation, dependencies
-# make bench  measures the gateway against ceilings of the same run, and writes the figures into BENCHMARKS.md (8 to 10 minutes)
+# make bench  measures the gateway against ceilings of the same run, over the socket file and over TCP, and writes the figures into
+#             BENCHMARKS.md (20 minutes)
 #             bench-quick: the same for less long, printed only; bench-instructions: instructions for each step, by callgrind
 #             profile: in which symbols the gateway's time goes
 # make release-profile  notes what runs how often under load, for `make release` (as long as two builds of that kind)
