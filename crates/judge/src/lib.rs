@@ -27,6 +27,7 @@ mod contract;
 mod core_module;
 mod directory;
 mod engine;
+mod entry;
 mod extras;
 mod figures;
 mod files;

@@ -5,7 +5,8 @@ use std::io::{Read as _, Write as _};
 use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;
 use crate::directory::{self, Signature};
-use crate::lifecycle::{MISSING_MAX, RETRY_PAUSE, SETTLE, unload_at};
+use crate::entry::{RETRY_PAUSE, SETTLE};
+use crate::lifecycle::{MISSING_MAX, unload_at};
 
 pub(super) fn salted(salt: &str) -> Vec<u8> {
     Guest { salt, ..Guest::default() }.core()
