@@ -1,7 +1,9 @@
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
+use tokio::time::sleep;
 
+use super::queue::SWEEP_EVERY;
 use super::*;
 use crate::share::{Budget, Share};
 
