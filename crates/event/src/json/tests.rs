@@ -1,5 +1,8 @@
 //! What the scan takes, and what it says of the rest.
 
+use super::number::{Plain, plain};
+use super::scan::{POINTER_BYTES_MAX, SCRATCH_KEPT_MAX};
+use super::text::plain_end;
 use super::*;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
