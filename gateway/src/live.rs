@@ -1,8 +1,8 @@
-//! Every outcome as it happens, for those who watch (server-sent events). While nobody does, a request pays one atomic
-//! load and allocates nothing. With readers, outcomes gather for a tenth of a second within a budget, are written as text
-//! once, and go to all readers as one shared page, so that hundreds of them cost senders nothing. What exceeds the
-//! budget is counted and told; a reader that falls behind is told how much it missed, and goes on from there. One that
-//! takes nothing at all is ended by the server, which bounds how long a peer may read nothing.
+//! Sends every outcome to the readers of live outcomes as it happens (server-sent events). Without a reader, a request pays
+//! one atomic load and allocates nothing. With readers, outcomes gather for a tenth of a second within a budget, become text
+//! once, and go to all readers as one shared page, so that hundreds of readers cost senders nothing. Outcomes beyond the
+//! budget are counted in the next page. A reader that falls behind gets the number of outcomes that it missed, and goes on
+//! from there. The server ends a reader that takes nothing at all.
 
 use std::fmt::Write as _;
 use std::mem;
@@ -31,81 +31,90 @@ use crate::server::HalfClosed;
 use crate::share::{Budget, Held, Share};
 use crate::trust::StillKnown;
 
-/// How long outcomes gather before they are told.
+/// How long outcomes gather before the readers get them.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The heartbeat of a reader that has closed its sending half: if it is gone, the second one cannot be written.
+/// Heartbeat for a reader that has closed its sending half. If the reader is gone, writing the second one fails.
 const HEARTBEAT_HALF_CLOSED: Duration = Duration::from_secs(1);
 /// Windows in a second.
 const WINDOWS: usize = 10;
-/// Pages that a reader may fall behind before it misses some.
+/// Pages that a reader may fall behind before it misses outcomes.
 const PAGES_MAX: usize = 64;
-/// Characters of a violation's texts that are told; the dead letter has the rest.
+/// Characters of a violation's texts that readers get. The dead letter has the rest.
 const VIOLATION_CHARACTERS_MAX: usize = 200;
-/// The words for outcomes, in the order in which they are counted.
+/// The words for outcomes, in the order of the counts.
 const WORDS: [&str; 5] = ["stored", "duplicate", "rejected", "quarantined", "unfinished"];
-/// The first of them that is no good one.
+/// Index of the first word that is not of a good outcome.
 const FIRST_BAD: usize = 2;
 
-/// Bounds of watching.
+/// Bounds of the readers of live outcomes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Readers at once.
+    /// Most readers at once.
     pub readers_max: usize,
-    /// How many of them an application that is alone may have, in percent.
+    /// Percent of these that one application may have alone.
     pub share_percent: usize,
-    /// Time without anything to tell after which a reader is told that the gateway lives.
+    /// Time without outcomes after which a reader gets a heartbeat.
     pub heartbeat: Duration,
-    /// Outcomes told in a second, of stored and duplicate ones, and as many of the others.
+    /// Most outcomes of a second that readers get: of stored and duplicate events, and as many of all others.
     pub events_per_second_max: usize,
 }
 
-/// Where requests tell their outcomes and readers find them.
+/// The place between requests, which add outcomes, and readers, which get them as pages.
 #[derive(Debug)]
 pub struct Live {
+    /// Room for readers. Each holds a unit of it.
     readers: Arc<Budget>,
     limits: Limits,
+    /// Outcomes since the last page. Requests add to it, and the next page takes it.
     window: Mutex<Window>,
+    /// Sends each page to all readers.
     pages: broadcast::Sender<Arc<Page>>,
+    /// Wakes the writer of pages when a first reader comes.
     appeared: Notify,
+    /// Ends all readers when the gateway stops.
     ended: CancellationToken,
-    /// Outcomes that were handed out in pages, those left out among them.
+    /// Outcomes of all pages, left out ones included. New readers begin to count from here.
     told: AtomicU64,
+    /// Outcomes beyond the budget. Metrics read it.
     left_out: AtomicU64,
+    /// Outcomes that slow readers missed. Metrics read it.
     missed: AtomicU64,
 }
 
-/// What a request notes of an event while it is judged, if somebody watches.
+/// The notes of a request on one event, taken while it is judged if there is a reader.
 #[derive(Debug)]
 pub struct Watched {
-    /// The event's session, where it could be read.
+    /// The event's session, if it could be read.
     pub session_id: Option<Uuid>,
-    /// The event's category, where it could be read.
+    /// The event's category, if it could be read.
     pub category: Option<Text>,
-    /// The event's name, where it could be read.
+    /// The event's name, if it could be read.
     pub name: Option<Text>,
     /// The module that judged it.
     pub module: Option<Digest>,
-    /// The first reason for which it was rejected, as it is kept.
+    /// The first reason of its rejection, as it is kept.
     pub reason: Option<Why>,
 }
 
-/// A violation without its message, which may quote what was refused.
+/// A violation without its message, which may quote a part of the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Why {
     pointer: String,
     code: String,
 }
 
-/// What has gathered.
+/// The outcomes since the last page.
 #[derive(Debug, Default)]
 struct Window {
+    /// Outcomes for the next page.
     notes: Vec<Note>,
-    /// Taken of the budget: by stored and duplicate events, by others.
+    /// Units of the budget that are taken: by stored and duplicate events, and by all others.
     taken: [usize; 2],
+    /// Outcomes beyond the budget, for each word.
     left_out: [u64; WORDS.len()],
 }
 
-/// One outcome, with nothing that belongs to its request: that is freed long before.
+/// One outcome. It owns its texts, since the request ends long before the page.
 #[derive(Debug)]
 struct Note {
     kind: usize,
@@ -120,12 +129,12 @@ struct Note {
     at_us: i64,
 }
 
-/// What all readers are told of a window.
+/// The outcomes of a window, for all readers.
 #[derive(Debug)]
 struct Page {
     messages: Vec<Message>,
     left_out: [u64; WORDS.len()],
-    /// How many outcomes all pages before it had, those left out among them.
+    /// Outcomes of all pages before this one, left out ones included. Readers find out from it what they missed.
     before: u64,
 }
 
@@ -139,7 +148,7 @@ struct Message {
 }
 
 impl Live {
-    /// Nobody watches yet.
+    /// Without a reader so far.
     pub fn new(limits: Limits) -> Self {
         Self {
             readers: Budget::new(limits.readers_max, limits.share_percent),
@@ -154,38 +163,38 @@ impl Live {
         }
     }
 
-    /// Whether anybody watches. All that a request pays if not.
+    /// Whether there is a reader. Without one, a request pays nothing else.
     pub fn watched(&self) -> bool {
         self.readers() > 0
     }
 
-    /// How many watch.
+    /// Number of readers.
     pub fn readers(&self) -> usize {
         self.readers.total().saturating_sub(self.readers.free())
     }
 
-    /// Outcomes that were told to nobody although somebody watched, because there were too many.
+    /// Outcomes beyond the budget, which no reader got.
     pub fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
     }
 
-    /// Outcomes that readers missed because they were too slow, summed over readers.
+    /// Outcomes that slow readers missed, summed over readers.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Ends all readers, and lets none in.
+    /// Ends all readers, and rejects new ones.
     pub fn end(&self) {
         self.ended.cancel();
     }
 
-    /// Tells the outcomes of a request, in the order of its events.
+    /// Adds the outcomes of a request, in the order of its events.
     pub fn tell(&self, application: &str, outcomes: &[Outcome], watched: Vec<Watched>, at_us: i64) {
         let budget = (self.limits.events_per_second_max / WINDOWS).max(1);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         for (outcome, watched) in outcomes.iter().zip(watched) {
             let kind = kind(outcome);
-            // Apart, so that a flood of good events does not hide the few bad ones.
+            // Each kind has a budget, so that a flood of good events does not hide the few bad ones.
             let taken = &mut window.taken[usize::from(kind >= FIRST_BAD)];
             if *taken < budget {
                 *taken += 1;
@@ -196,12 +205,12 @@ impl Live {
         }
     }
 
-    /// Hands what has gathered to the readers, for as long as it is polled. Sleeps while there are none.
+    /// Sends a page for each window to the readers, as long as it is polled. Sleeps while there are none.
     pub async fn run(&self) {
         loop {
             while !self.watched() {
                 let appeared: Notified<'_> = self.appeared.notified();
-                // What was noted for a reader that has left is of no use to the next one.
+                // The next reader has no use for the notes of one that has left.
                 drop(self.gathered());
                 appeared.await;
             }
@@ -219,7 +228,7 @@ impl Live {
 
     fn hand_out(&self, messages: Vec<Message>, left_out: [u64; WORDS.len()], count: u64) {
         let before = self.told.fetch_add(count, Ordering::Relaxed);
-        // Without a reader left, nobody is to be told.
+        // Sending fails only if no reader is left.
         let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
     }
 
@@ -240,13 +249,13 @@ impl Live {
     }
 }
 
-/// A reader's place among those that are allowed.
+/// A reader's unit of the room for readers. Dropping it gives the unit back.
 struct Place {
     live: Arc<Live>,
     _room: Held,
 }
 
-/// What a reader is told last.
+/// The last message to a reader.
 const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
 
 /// `GET /v1/live`: outcomes as server-sent events, until the reader leaves, may not read any more, or the gateway stops.
@@ -266,10 +275,10 @@ pub fn watch(
     Ok(response::event_stream(stream(Reader::new(place, filter, half_closed, still_known))))
 }
 
-/// Which outcomes a reader is told.
+/// The outcomes that a reader asks for.
 #[derive(Debug, Default)]
 struct Filter {
-    /// By place in [`WORDS`].
+    /// For each of [`WORDS`], whether the reader wants it.
     kinds: [bool; WORDS.len()],
     application: Option<String>,
     category: Option<String>,
@@ -300,29 +309,29 @@ impl Filter {
     }
 }
 
-/// One who watches.
+/// One reader of live outcomes.
 struct Reader {
     pages: broadcast::Receiver<Arc<Page>>,
     filter: Filter,
     place: Place,
     half_closed: Arc<HalfClosed>,
-    /// It has closed its sending half, and is written to more often: nothing else tells whether it is gone.
+    /// It has closed its sending half, and gets heartbeats more often: only a failed write shows that it is gone.
     in_doubt: bool,
-    /// Looked at before it is told anything.
+    /// Checked before each message.
     still_known: StillKnown,
-    /// How many outcomes there were up to here.
+    /// Number of outcomes up to here. Compared with the next page to find out what the reader missed.
     expected: u64,
 }
 
 impl Reader {
     fn new(place: Place, filter: Filter, half_closed: Arc<HalfClosed>, still_known: StillKnown) -> Self {
-        // In this order: a page that comes between is one that this reader gets, and none of it counts as missed.
+        // Subscribed first: the reader gets a page that comes in between, and none of it counts as missed.
         let pages = place.live.pages.subscribe();
         let expected = place.live.told.load(Ordering::Relaxed);
         Self { pages, filter, place, half_closed, in_doubt: false, still_known, expected }
     }
 
-    /// What there is to tell next, and whether it is the last.
+    /// Waits for the next message, and returns with it whether it is the last.
     async fn next(&mut self) -> (Bytes, bool) {
         let next = self.news().await;
         if (self.still_known)() { next } else { (END, true) }
@@ -344,7 +353,7 @@ impl Reader {
                             return (text.into(), false);
                         }
                     }
-                    // The next page tells how much was missed.
+                    // The next page shows how much the reader missed.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return (Bytes::new(), true),
                 },
@@ -379,7 +388,7 @@ impl Reader {
 }
 
 fn stream(reader: Reader) -> impl Stream<Item = Bytes> + Send + 'static {
-    // The first line goes out at once, so that the reader knows that it is connected.
+    // The first line is sent at once, so that the reader knows that it is connected.
     let hello = Bytes::from_static(b"retry: 1000\n\n");
     unfold((Some(reader), Some(hello)), async |(reader, hello)| {
         let mut reader = reader?;
@@ -431,7 +440,7 @@ impl Note {
 }
 
 impl Why {
-    /// As much of a violation as is told.
+    /// The part of a violation that readers get.
     pub fn of(violation: &Violation) -> Self {
         let cut = |text: &str| text.chars().take(VIOLATION_CHARACTERS_MAX).collect::<String>();
         Self { pointer: cut(&violation.pointer), code: cut(&violation.code) }
@@ -460,135 +469,4 @@ impl From<Note> for Message {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::share::Full;
-    use eye_event::verdict::{Unfinished, UnfinishedCode};
-
-    fn live(events_per_second_max: usize) -> Arc<Live> {
-        let heartbeat = Duration::from_secs(10);
-        Arc::new(Live::new(Limits { readers_max: 2, share_percent: 100, heartbeat, events_per_second_max }))
-    }
-
-    fn reader(live: &Arc<Live>, query: &str) -> Reader {
-        let filter = Filter::read(Some(query)).expect("a filter");
-        Reader::new(live.admit(&Arc::default()).expect("room"), filter, Arc::default(), Box::new(|| true))
-    }
-
-    fn tell(live: &Live, stored: usize, rejected: usize) {
-        let outcome = |place: usize| {
-            if place < stored {
-                Outcome::Stored { id: Uuid::from_u128(place as u128) }
-            } else if place.is_multiple_of(2) {
-                Outcome::Quarantined { id: Uuid::from_u128(place as u128), code: "trap".into() }
-            } else {
-                let (id, why) = (Some(Uuid::from_u128(place as u128)), Unfinished::of(UnfinishedCode::ModuleBusy));
-                Outcome::Unfinished { id, why }
-            }
-        };
-        let outcomes: Vec<Outcome> = (0..stored + rejected).map(outcome).collect();
-        let watched = |_: &Outcome| Watched {
-            session_id: None,
-            category: Some("a".into()),
-            name: None,
-            module: None,
-            reason: None,
-        };
-        live.tell("shop", &outcomes, outcomes.iter().map(watched).collect(), 0);
-    }
-
-    fn page(live: &Live) {
-        let Window { notes, left_out, .. } = live.gathered();
-        let count = notes.len() as u64 + left_out.iter().sum::<u64>();
-        live.hand_out(notes.into_iter().map(Message::from).collect(), left_out, count);
-    }
-
-    async fn text(reader: &mut Reader) -> String {
-        String::from_utf8(reader.next().await.0.to_vec()).expect("text")
-    }
-
-    #[tokio::test]
-    async fn a_flood_of_good_events_hides_no_bad_one_and_is_told() {
-        let live = live(100);
-        let (mut all, mut bad) = (reader(&live, ""), reader(&live, "outcome=quarantined,unfinished"));
-        tell(&live, 1_000, 3);
-        page(&live);
-        let seen = text(&mut all).await;
-        assert_eq!(seen.matches("\"outcome\":\"stored\"").count(), 10);
-        assert_eq!(seen.matches("\"outcome\":\"quarantined\"").count(), 2);
-        assert_eq!(seen.matches("\"code\":\"module_busy\"").count(), 1);
-        assert!(seen.ends_with("event: sampled\ndata: {\"left_out\":{\"duplicate\":0,\"quarantined\":0,\"rejected\":0,\"stored\":990,\"unfinished\":0}}\n\n"), "{seen}");
-        let seen = text(&mut bad).await;
-        assert_eq!((seen.matches("event: outcome").count(), seen.contains("sampled")), (3, false), "{seen}");
-    }
-
-    #[tokio::test]
-    async fn a_slow_reader_is_told_how_much_it_missed_and_goes_on() {
-        let live = live(1_000);
-        let mut slow = reader(&live, "category=a&application=shop");
-        tell(&live, 1, 0);
-        page(&live);
-        assert_eq!(text(&mut slow).await.matches("event: outcome").count(), 1);
-        let mut late = reader(&live, "");
-        for _ in 0..PAGES_MAX + 5 {
-            tell(&live, 2, 1);
-            page(&live);
-        }
-        let seen = text(&mut slow).await;
-        assert!(seen.starts_with("event: missed\ndata: {\"missed\":15}\n\n"), "{seen}");
-        assert_eq!((seen.matches("event: outcome").count(), live.missed()), (3, 15));
-        let seen = text(&mut late).await;
-        assert!(seen.starts_with("event: missed\ndata: {\"missed\":15}\n\n"), "also before its first page: {seen}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_quiet_reader_hears_that_the_gateway_lives_and_that_it_ends() {
-        let live = live(1_000);
-        let mut quiet = reader(&live, "name=none");
-        tell(&live, 1, 0);
-        page(&live);
-        assert!(text(&mut quiet).await.starts_with(": "));
-        live.end();
-        assert_eq!(quiet.next().await, (END, true));
-        assert!(matches!(live.admit(&Arc::default()), Err(Refusal::Draining)));
-    }
-
-    #[test]
-    fn one_application_does_not_take_all_places() {
-        let limits =
-            Limits { readers_max: 8, share_percent: 75, heartbeat: Duration::from_secs(10), events_per_second_max: 10 };
-        let (live, greedy, other) = (Arc::new(Live::new(limits)), Arc::default(), Arc::default());
-        let taken: Vec<_> = std::iter::from_fn(|| live.admit(&greedy).ok()).collect();
-        assert_eq!((taken.len(), live.readers()), (6, 6));
-        let refused = live.admit(&greedy).err();
-        assert_eq!(refused, Some(Refusal::TooManyReaders { limit: 8, full: Full::Application }));
-        assert!(live.admit(&other).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_may_be_gone_is_written_to_once_a_second() {
-        let (live, half_closed) = (live(1_000), Arc::<HalfClosed>::default());
-        let place = live.admit(&Arc::default()).expect("room");
-        let mut reader = Reader::new(place, Filter::default(), Arc::clone(&half_closed), Box::new(|| true));
-        let start = Instant::now();
-        let mut looks = Vec::new();
-        for _ in 0..3 {
-            assert!(text(&mut reader).await.starts_with(": "));
-            looks.push(start.elapsed().as_secs());
-            half_closed.set();
-        }
-        assert_eq!(looks, [10, 10, 11], "at once, and then each second");
-    }
-
-    #[test]
-    fn places_are_bounded_and_come_back() {
-        let (live, share) = (live(1_000), Arc::default());
-        let (one, _two) = (live.admit(&share).expect("room"), live.admit(&share).expect("room"));
-        assert!(live.watched());
-        let refused = live.admit(&share).err();
-        assert_eq!(refused, Some(Refusal::TooManyReaders { limit: 2, full: Full::All }));
-        drop(one);
-        assert!(live.admit(&share).is_ok());
-        assert!(Filter::read(Some("outcome=lost")).is_err() && Filter::read(Some("x=1")).is_err());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Outcomes as HTTP answers: status, headers, body.
+//! Turns outcomes into HTTP answers: status, headers, body.
 
 use std::convert::Infallible;
 
@@ -41,7 +41,7 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     answer(status, JSON, body.into())
 }
 
-/// The formats in which figures are told.
+/// The formats of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figures {
     /// OpenMetrics 1.0.
@@ -60,7 +60,7 @@ impl Figures {
     }
 }
 
-/// The figures, in one of the formats that Prometheus reads.
+/// The answer of `/metrics`, in one of the formats that Prometheus reads.
 pub fn metrics(text: String, format: Figures) -> Response {
     let content_type = HeaderValue::from_static(match format {
         Figures::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -71,7 +71,7 @@ pub fn metrics(text: String, format: Figures) -> Response {
     response
 }
 
-/// A page for people, in the format that their client prefers. `policy` is the Content Security Policy to which a browser holds it.
+/// A page for people, in the format that their client prefers. `policy` is the Content Security Policy of the page.
 pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static str) -> Response {
     let mut response = answer(StatusCode::OK, HeaderValue::from_static(content_type), text.into());
     let headers = response.headers_mut();
@@ -81,19 +81,19 @@ pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static
     response
 }
 
-/// An answer of a read, which is another one when other things are accepted.
+/// An answer of a read. It varies with the `Accept` headers.
 pub fn read(body: impl Into<Bytes>) -> Response {
     varying(json(StatusCode::OK, body))
 }
 
-/// An answer of lines that are made while they are sent.
+/// An answer of lines. The stream makes each while the answer is sent.
 pub fn lines(pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Response {
     let mut response = Response::new(Body::stream(StreamBody::new(pieces.map_ok(Frame::data))));
     response.headers_mut().insert(CONTENT_TYPE, LINES);
     varying(response)
 }
 
-/// Says that a body is compressed.
+/// Adds the headers of a compressed body.
 pub fn compressed(mut response: Response, encoding: Encoding) -> Response {
     if let Some(word) = encoding.as_str() {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(word));
@@ -106,7 +106,7 @@ fn varying(mut response: Response) -> Response {
     response
 }
 
-/// An answer of server-sent events, for as long as there are any.
+/// An answer of server-sent events, as long as the stream has any.
 pub fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
     let frames = events.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
     let mut response = Response::new(Body::stream(StreamBody::new(frames)));
@@ -130,19 +130,19 @@ fn written(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("answers are structs with text keys, which always serialize").into()
 }
 
-/// 201: the event is committed.
+/// 201: the event was committed.
 pub fn stored(id: Uuid, dry_run: bool) -> Response {
     let rest: &[u8] = if dry_run { br#"","would":"stored"}"# } else { br#"","outcome":"stored"}"# };
     json(StatusCode::CREATED, brief(id, rest))
 }
 
-/// 200: an event with this id was committed before; nothing was written again.
+/// 200: an event with this id had been committed before, and nothing was written.
 pub fn duplicate(id: Uuid, dry_run: bool) -> Response {
     let rest: &[u8] = if dry_run { br#"","would":"duplicate"}"# } else { br#"","outcome":"duplicate"}"# };
     json(StatusCode::OK, brief(id, rest))
 }
 
-/// One allocation, no serializer: this is the answer to nearly every request.
+/// The text with one allocation and no serializer, since this is the answer to nearly every request.
 fn brief(id: Uuid, rest: &[u8]) -> Vec<u8> {
     let start = br#"{"id":""#;
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
@@ -150,13 +150,13 @@ fn brief(id: Uuid, rest: &[u8]) -> Vec<u8> {
     [start, id, rest].concat()
 }
 
-/// What is said of an event.
+/// An event's outcome as a member of an answer.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Said {
-    /// How it ended; null while it has no outcome.
+    /// The outcome; null for an unfinished event.
     Outcome(Option<&'static str>),
-    /// How it would have ended: nothing was done.
+    /// The outcome that it would have had. The gateway did nothing.
     Would(Option<&'static str>),
 }
 
@@ -179,7 +179,7 @@ pub fn quarantined(id: Uuid, code: &str, dry_run: bool) -> Response {
     json(StatusCode::ACCEPTED, written(&body))
 }
 
-/// 422: the event breaks the envelope's or its validator's rules. 403: the application may not send its type.
+/// 422: the event breaks rules of the envelope or of its validator. 403: the application may not send its type.
 pub fn rejected(
     code: RejectionCode,
     id: Option<Uuid>,
@@ -199,7 +199,7 @@ pub fn rejected(
         id: Option<Uuid>,
         violations: &'a [Violation],
         validator: Option<&'a JudgedBy>,
-        /// In a dry run: what it would have been.
+        /// In a dry run, the outcome that it would have had.
         #[serde(skip_serializing_if = "Option::is_none")]
         would: Option<&'static str>,
     }
@@ -242,7 +242,7 @@ pub fn rejected(
     answer(status, PROBLEM, written(&body))
 }
 
-/// 503: the event has no outcome yet. Nothing of it is kept, so its sender sends it again.
+/// 503: the event has no outcome yet. The gateway keeps nothing of it, so the sender sends it again.
 pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
     #[derive(Serialize)]
     struct Problem {
@@ -289,7 +289,7 @@ pub fn unfinished(id: Option<Uuid>, why: Unfinished) -> Response {
     response
 }
 
-/// The answer to a request that carried one event; of a dry run, the same with what would have become of it.
+/// The answer to a request with one event. In a dry run, the same with the outcome that the event would have had.
 pub fn one(outcome: &Outcome, dry_run: bool) -> Response {
     match outcome {
         Outcome::Stored { id } => stored(*id, dry_run),
@@ -304,7 +304,7 @@ pub fn one(outcome: &Outcome, dry_run: bool) -> Response {
 
 #[derive(Serialize)]
 struct Many<'a> {
-    /// True where nothing was done.
+    /// True in a dry run.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
     stored: usize,
@@ -323,7 +323,7 @@ struct Line<'a> {
     said: Said,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
-    /// In seconds.
+    /// Seconds until the sender may send the event again.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -332,8 +332,8 @@ struct Line<'a> {
     violations_omitted: Option<usize>,
 }
 
-/// The answer to a request that carried many events, in the order in which they came: 200 if all are stored or
-/// duplicate, else 207. Only those not stored have a line.
+/// The answer to a request with many events, in their order: 200 if all are stored or duplicate, otherwise 207. Stored events
+/// have no line.
 pub fn many(outcomes: &[Outcome], dry_run: bool) -> Response {
     let mut body =
         Many { dry_run, stored: 0, duplicate: 0, rejected: 0, quarantined: 0, unfinished: 0, results: Vec::new() };
@@ -373,200 +373,4 @@ pub fn many(outcomes: &[Outcome], dry_run: bool) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use http_body_util::BodyExt as _;
-    use hyper::header::{ALLOW, WWW_AUTHENTICATE};
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::share::Full;
-    use eye_event::verdict::Digest;
-
-    const ID: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
-
-    fn parts(response: Response) -> (StatusCode, hyper::HeaderMap, Value) {
-        let (head, mut body) = response.into_parts();
-        let frame = body.frame().now_or_never().expect("it is there").expect("a piece").expect("it does not end early");
-        let bytes = frame.into_data().expect("bytes");
-        let body = serde_json::from_slice(&bytes).expect("answers are JSON");
-        (head.status, head.headers, body)
-    }
-
-    fn rejection(id: Option<Uuid>, judged: bool) -> Outcome {
-        Outcome::Rejected {
-            id,
-            code: if judged { RejectionCode::Rule } else { RejectionCode::Envelope },
-            violations: vec![Violation {
-                pointer: "/price".to_owned(),
-                code: "negative".into(),
-                message: "must not be negative".into(),
-            }],
-            omitted: 0,
-            validator: judged.then(|| JudgedBy { event_type: "shop/sale".to_owned(), digest: Digest([0xab; 32]) }),
-        }
-    }
-
-    #[test]
-    fn one_event() {
-        let (status, headers, body) = parts(one(&Outcome::Stored { id: ID }, false));
-        assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::CREATED, &JSON));
-        assert_eq!(body, json!({"id": ID, "outcome": "stored"}));
-        let (status, _, body) = parts(one(&Outcome::Duplicate { id: ID }, false));
-        assert_eq!(status, StatusCode::OK);
-        assert_eq!(body, json!({"id": ID, "outcome": "duplicate"}));
-        let code = "deadline".into();
-        let (status, _, body) = parts(one(&Outcome::Quarantined { id: ID, code }, false));
-        assert_eq!(status, StatusCode::ACCEPTED);
-        assert_eq!(body, json!({"id": ID, "outcome": "quarantined", "code": "deadline"}));
-    }
-
-    #[test]
-    fn an_event_without_an_outcome_is_to_be_sent_again() {
-        for code in UnfinishedCode::ALL {
-            let why = Unfinished { code, retry_after_seconds: 7 };
-            let (status, headers, body) = parts(one(&Outcome::Unfinished { id: Some(ID), why }, false));
-            assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &PROBLEM));
-            assert_eq!(headers[RETRY_AFTER], "7");
-            assert_eq!((&body["code"], &body["id"]), (&json!(code.as_str()), &json!(ID)));
-            assert_eq!(body["type"], format!("/problems/{}", code.as_str()));
-            let detail = body["detail"].as_str().expect("a text");
-            assert!(detail.contains("nothing of it is kept") && !detail.contains("  "), "{detail}");
-        }
-        let why = Unfinished::of(UnfinishedCode::ModuleLoading);
-        let mixed = [Outcome::Stored { id: ID }, Outcome::Unfinished { id: Some(ID), why }];
-        let (status, _, body) = parts(many(&mixed, false));
-        assert_eq!(status, StatusCode::MULTI_STATUS);
-        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 0, "unfinished": 1, "results": [
-            {"index": 1, "id": ID, "outcome": null, "code": "module_loading", "retry_after": 1},
-        ]});
-        assert_eq!(body, expected);
-    }
-
-    #[test]
-    fn a_dry_run_says_what_would_be_with_the_same_status() {
-        let quarantined = || Outcome::Quarantined { id: ID, code: "trap".into() };
-        for (outcome, would) in [
-            (Outcome::Stored { id: ID }, json!({"id": ID, "would": "stored"})),
-            (Outcome::Duplicate { id: ID }, json!({"id": ID, "would": "duplicate"})),
-            (quarantined(), json!({"id": ID, "would": "quarantined", "code": "trap"})),
-        ] {
-            let (real, dry) = (parts(one(&outcome, false)), parts(one(&outcome, true)));
-            assert_eq!((real.0, dry.2), (dry.0, would));
-        }
-        let (status, _, body) = parts(one(&rejection(Some(ID), true), true));
-        assert_eq!((status, &body["would"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("rejected")));
-        let why = Unfinished::of(UnfinishedCode::ModuleBusy);
-        let all = [Outcome::Stored { id: ID }, quarantined(), Outcome::Unfinished { id: Some(ID), why }];
-        let (status, _, body) = parts(many(&all, true));
-        assert_eq!(status, StatusCode::MULTI_STATUS);
-        let expected = json!({"dry_run": true, "stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 1, "unfinished": 1,
-        "results": [
-            {"index": 1, "id": ID, "would": "quarantined", "code": "trap"},
-            {"index": 2, "id": ID, "would": null, "code": "module_busy", "retry_after": 1},
-        ]});
-        assert_eq!(body, expected);
-    }
-
-    #[test]
-    fn one_event_rejected() {
-        let (status, headers, body) = parts(one(&rejection(Some(ID), true), false));
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(headers[CONTENT_TYPE], PROBLEM);
-        assert_eq!(body["type"], "/problems/rule");
-        assert_eq!((&body["code"], &body["id"]), (&json!("rule"), &json!(ID)));
-        assert_eq!(
-            body["violations"],
-            json!([{"pointer": "/price", "code": "negative", "message": "must not be negative"}])
-        );
-        let digest = "ab".repeat(32);
-        assert_eq!(body["validator"], json!({"event_type": "shop/sale", "digest": digest}));
-        let (_, _, body) = parts(one(&rejection(None, false), false));
-        assert_eq!(body["code"], "envelope");
-        let object = body.as_object().expect("an object");
-        assert_eq!((&object["id"], &object["validator"]), (&Value::Null, &Value::Null));
-    }
-
-    #[test]
-    fn many_events() {
-        let fine = [Outcome::Stored { id: ID }, Outcome::Duplicate { id: ID }];
-        let (status, _, body) = parts(many(&fine, false));
-        assert_eq!(status, StatusCode::OK);
-        let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0, "unfinished": 0,
-            "results": [{"index": 1, "id": ID, "outcome": "duplicate"}]});
-        assert_eq!(body, expected);
-        let mixed =
-            [Outcome::Stored { id: ID }, rejection(None, false), Outcome::Quarantined { id: ID, code: "trap".into() }];
-        let (status, _, body) = parts(many(&mixed, false));
-        assert_eq!(status, StatusCode::MULTI_STATUS);
-        let violation = json!({"pointer": "/price", "code": "negative", "message": "must not be negative"});
-        let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "unfinished": 0, "results": [
-            {"index": 1, "id": null, "outcome": "rejected", "code": "envelope", "violations": [violation]},
-            {"index": 2, "id": ID, "outcome": "quarantined", "code": "trap"},
-        ]});
-        assert_eq!(body, expected);
-    }
-
-    #[test]
-    fn violations_that_are_left_out_are_counted() {
-        let code = RejectionCode::Rule;
-        let cut = Outcome::Rejected { id: Some(ID), code, violations: Vec::new(), omitted: 37, validator: None };
-        let (status, _, body) = parts(many(&[cut], false));
-        assert_eq!(status, StatusCode::MULTI_STATUS);
-        let line = json!({"index": 0, "id": ID, "outcome": "rejected", "code": "rule", "violations": [],
-            "violations_omitted": 37});
-        assert_eq!(body["results"], json!([line]));
-    }
-
-    #[test]
-    fn refusals_are_problems_that_say_how_to_mend_them() {
-        let refusals = [
-            Refusal::NotJson { line: 3, column: 7, message: "expected `,`".to_owned() },
-            Refusal::Empty,
-            Refusal::TooLarge { limit_bytes: 10 },
-            Refusal::TooManyEvents { limit: 10 },
-            Refusal::WrongType { found: "text/plain".to_owned() },
-            Refusal::WrongEncoding { found: "br".to_owned() },
-            Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
-            Refusal::Unknown,
-            Refusal::UnnamedProxy,
-            Refusal::NotAllowed { scope: "send" },
-            Refusal::TooManyHeaders { limit: 100 },
-            Refusal::ForeignOrigin,
-            Refusal::ForeignHost,
-            Refusal::RateLimited { retry_after_seconds: 7 },
-            Refusal::Exists { message: "there is already one".to_owned() },
-            Refusal::NotFound,
-            Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
-            Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
-            Refusal::BodyTimeout,
-            Refusal::BodyBroken,
-            Refusal::TooManyReaders { limit: 10, full: Full::All },
-            Refusal::Overloaded,
-            Refusal::DatabaseAway,
-            Refusal::Draining,
-            Refusal::Internal,
-        ];
-        for refusal in refusals {
-            let (expected, code) = (refusal.status(), refusal.code());
-            let (status, headers, body) = parts(refusal.into_response());
-            assert_eq!(status, expected);
-            assert_eq!(headers[CONTENT_TYPE], PROBLEM);
-            assert_eq!(body["status"], status.as_u16());
-            assert_eq!((&body["code"], &body["type"]), (&json!(code), &json!(format!("/problems/{code}"))));
-            assert!(body["title"].is_string());
-            let detail = body["detail"].as_str().expect("a text");
-            assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");
-            let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status);
-            assert_eq!(headers.contains_key(RETRY_AFTER), passing);
-            if code == "rate_limited" {
-                assert_eq!(headers[RETRY_AFTER], "7");
-            }
-            assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
-            assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
-            if code == "not_json" {
-                assert_eq!((&body["line"], &body["column"]), (&json!(3), &json!(7)));
-            }
-        }
-    }
-}
+mod tests;

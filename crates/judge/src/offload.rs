@@ -1,7 +1,7 @@
-//! Calls away from the request threads, for modules that take long: a bounded number at once on tokio's blocking threads, and a
-//! bounded number of events that wait for one. A module gets as many places as its load needs and its cost allows, within
-//! its share, and an application its share of those who wait, so that neither takes them all. An event for which there was no
-//! place in time is not judged, and has no outcome yet.
+//! Calls slow modules away from the request threads: a bounded number at once on tokio's blocking threads, and a bounded
+//! number of events that wait for a place. A module gets as many places as its load needs and its cost allows, within its
+//! share, and an application its share of the waiting events, so that neither takes all. An event that gets no place in time
+//! is not judged and stays unfinished.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,18 +15,18 @@ use super::contract::{CheckAmended, GuestEvent};
 use super::engine::{Sandbox, processor_time};
 use super::module::{Module, Queue};
 
-/// How calls away from the request threads are bounded.
+/// Bounds of the calls away from the request threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffloadLimits {
-    /// Calls at once; 0 for two for each processor.
+    /// Most calls at once; 0 for two for each processor.
     pub places: usize,
-    /// How much of them one module may hold alone, in percent.
+    /// Percent of these that one module may hold alone.
     pub module_share_percent: usize,
-    /// Events that may wait for a place.
+    /// Most events that may wait for a place.
     pub waiting_max: usize,
-    /// Bytes of their data.
+    /// Most bytes of their data.
     pub waiting_bytes_max: usize,
-    /// How much of both one application may fill alone, in percent.
+    /// Percent of both that one application may fill alone.
     pub application_share_percent: usize,
 }
 
@@ -49,12 +49,12 @@ impl OffloadLimits {
     }
 }
 
-/// How long an event may take.
+/// The time that an event may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time {
-    /// Until when it may wait for a place.
+    /// The end of its wait for a place.
     pub(super) place_until: Instant,
-    /// Until when its verdict is waited for, if not as long as it takes.
+    /// The end of the wait for its verdict; none to wait for the whole call.
     pub(super) verdict_until: Option<Instant>,
 }
 
@@ -72,41 +72,45 @@ struct Shared {
 struct State {
     /// Places that are held.
     held: usize,
+    /// Events that wait, and the bytes of their data. New events are compared with the bounds.
     waiting: usize,
     waiting_bytes: usize,
-    /// What each application has of both.
+    /// The part of both that each application has.
     by_application: HashMap<Box<str>, Waiting>,
     /// Modules that hold a place or have events that wait, by their number.
     lanes: HashMap<u64, Lane>,
-    /// How many events have waited so far.
+    /// Number of the last event that waited. An event that gives up finds itself by its number.
     tickets: u64,
-    /// Counts the grants, so that of two modules the one that waited longer comes first.
+    /// Number of the last grant. Of two modules, the one with the older grant comes first.
     grants: u64,
 }
 
+/// The waiting events of one application.
 #[derive(Default, Clone, Copy)]
 struct Waiting {
     events: usize,
     bytes: usize,
 }
 
-/// One module's places, and the events that wait for one: by application, which take turns.
+/// The places of one module, and its waiting events. Its applications take turns.
 #[derive(Default)]
 struct Lane {
     held: usize,
+    /// Most places that its load needs and its cost allows.
     most: usize,
-    /// The grant that it got last.
+    /// Number of its last grant.
     granted: u64,
     turns: VecDeque<(Box<str>, VecDeque<Waiter>)>,
 }
 
+/// A waiting event.
 struct Waiter {
     ticket: u64,
     bytes: usize,
     grant: oneshot::Sender<()>,
 }
 
-/// Whether somebody may have `own` of `all`, of which `free` are left then: a share that shrinks as the room does.
+/// Whether a share may grow to `own` places if that leaves `free` ones. The allowed share shrinks with the room.
 fn within_share(own: usize, free: usize, percent: usize) -> bool {
     own.saturating_mul(100 - percent.min(100)) <= free.saturating_mul(percent)
 }
@@ -121,8 +125,8 @@ impl Offload {
         self.0.lock().waiting
     }
 
-    /// Judges on a blocking thread, if there is a place until then. Unless the event `probes` the module, it must still be
-    /// on the path for this application.
+    /// Judges an event on a blocking thread, if it gets a place in time. Except for a `probe`, the module must still be on the
+    /// path for the application then.
     pub(super) async fn judge(
         &self,
         module: &Arc<Module>,
@@ -142,7 +146,7 @@ impl Offload {
         }
         let (owned, owner) = (Owned::of(&event), module);
         let (module, sandbox, check_amended) = (Arc::clone(module), Arc::clone(sandbox), Arc::clone(check_amended));
-        // The place is given back when the call ends, also when nobody waits for it any more; and a probe ends with it.
+        // The call gives its place back when it ends, even if the request has given up. A probe ends with it.
         let call = tokio::task::spawn_blocking(move || {
             let _held = (place, probe);
             let ran_before = processor_time();
@@ -157,36 +161,37 @@ impl Offload {
         match ended {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(ended)) => std::panic::resume_unwind(ended.into_panic()),
-            // The call goes on within its deadline, and nobody hears of its verdict: the rest of the request cannot wait.
+            // The call goes on within its deadline and its verdict is dropped, since the rest of the request cannot wait.
             Err(_) => Err(owner.busy()),
         }
     }
 
-    /// A place for a call of this module, or nothing when too many wait or time is up.
+    /// Waits for a place for a call of this module; none when too many wait or the time is over.
     async fn place(&self, queue: &Queue, application: &str, bytes: usize, until: Instant) -> Option<Place> {
         let (ticket, granted) = match self.0.ask(queue, application, bytes)? {
             Asked::Granted(place) => return Some(place),
             Asked::Waits(ticket, granted) => (ticket, granted),
         };
-        // Whoever gives up leaves the queue, or gives back what was granted just then.
+        // Dropping `waits` leaves the queue, or gives back a place that was granted at that moment.
         let waits = Waits { shared: &self.0, module: queue.number, application, ticket };
         timeout_at(until, granted).await.ok()?.ok()?;
         Some(waits.granted())
     }
 }
 
+/// The answer to an event that asks for a place.
 enum Asked {
     Granted(Place),
     Waits(u64, oneshot::Receiver<()>),
 }
 
 impl Shared {
-    /// Nothing that runs under the lock can leave it half changed.
+    /// No code under the lock can leave the state half changed, so a poisoned lock is as good.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place if one is free for this module, or one in its queue.
+    /// Returns a place if one is free for this module, or else a place in its queue.
     fn ask(self: &Arc<Self>, queue: &Queue, application: &str, bytes: usize) -> Option<Asked> {
         let mut state = self.lock();
         let most = queue.most(self.places);
@@ -216,7 +221,7 @@ impl Shared {
         Some(Asked::Waits(ticket, granted))
     }
 
-    /// Whether a module may hold one place more.
+    /// Whether a module may hold one more place.
     fn may_hold(&self, state: &State, module: u64) -> bool {
         let Some(lane) = state.lanes.get(&module) else { return false };
         let Some(free) = self.places.checked_sub(state.held + 1) else { return false };
@@ -224,6 +229,7 @@ impl Shared {
         own == 1 || own <= lane.most && within_share(own, free, self.limits.module_share_percent)
     }
 
+    /// Whether one more event of an application may wait.
     fn may_wait(&self, state: &State, application: &str, bytes: usize) -> bool {
         let own = state.by_application.get(application).copied().unwrap_or_default();
         let fits = |own: usize, more: usize, all: usize, most: usize| {
@@ -234,7 +240,7 @@ impl Shared {
             && fits(own.bytes, bytes, state.waiting_bytes, self.limits.waiting_bytes_max)
     }
 
-    /// Gives places that are free to those who wait: to the module that holds the fewest first.
+    /// Gives free places to waiting events: those of the module that holds the fewest places come first.
     fn give(&self, state: &mut State) {
         loop {
             let waits = state.lanes.iter().filter(|(_, lane)| !lane.turns.is_empty());
@@ -245,14 +251,14 @@ impl Shared {
             let Some((application, waiter)) = state.next_of(module) else { return };
             state.left(&application, waiter.bytes);
             state.grant(module);
-            // Whoever does not wait any more has left the queue first.
+            // The event still waits: one that gives up leaves the queue first.
             let _ = waiter.grant.send(());
         }
     }
 }
 
 impl State {
-    /// Takes the next event of a module out of its queue: applications take turns.
+    /// Takes the next event of a module from its queue. Applications take turns.
     fn next_of(&mut self, module: u64) -> Option<(Box<str>, Waiter)> {
         let turns = &mut self.lanes.get_mut(&module)?.turns;
         let (application, mut waiters) = turns.pop_front()?;
@@ -263,7 +269,7 @@ impl State {
         Some((application, waiter))
     }
 
-    /// An event does not wait any more.
+    /// Counts an event that no longer waits.
     fn left(&mut self, application: &str, bytes: usize) {
         self.waiting -= 1;
         self.waiting_bytes -= bytes;
@@ -292,14 +298,14 @@ impl State {
         self.forget(module);
     }
 
-    /// Forgets a module that holds nothing and for which nobody waits.
+    /// Drops a module without places and waiting events.
     fn forget(&mut self, module: u64) {
         if self.lanes.get(&module).is_some_and(|lane| lane.held == 0 && lane.turns.is_empty()) {
             self.lanes.remove(&module);
         }
     }
 
-    /// Takes one that gave up out of the queue. False when it is not there: it was granted a place just then.
+    /// Removes an event that gives up from the queue. Returns false when it is not there, since it was granted a place.
     fn give_up(&mut self, module: u64, application: &str, ticket: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(&module) else { return false };
         let Some(turn) = lane.turns.iter().position(|(name, _)| &**name == application) else { return false };
@@ -315,7 +321,7 @@ impl State {
     }
 }
 
-/// A place, until it is dropped.
+/// A place. Dropping it gives the place back.
 struct Place {
     shared: Arc<Shared>,
     module: u64,
@@ -329,7 +335,7 @@ impl Drop for Place {
     }
 }
 
-/// One who waits, until it is dropped.
+/// A wait for a place. Dropping it gives up.
 struct Waits<'a> {
     shared: &'a Arc<Shared>,
     module: u64,
@@ -355,8 +361,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// A probe, until it is dropped: at the end of its call, or without one when there was no place, or when nobody waited
-/// for it any more.
+/// A probe. Dropping it ends the probe: after its call, or without one when there was no place or the request gave up.
 struct Probing {
     module: Arc<Module>,
     probe: Probe,
@@ -368,7 +373,7 @@ impl Drop for Probing {
     }
 }
 
-/// An event that outlives its request.
+/// An event with its own texts, since the call may outlive the request.
 struct Owned {
     id: String,
     application: String,
@@ -409,116 +414,4 @@ impl Owned {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    const LIMITS: OffloadLimits = OffloadLimits {
-        places: 4,
-        module_share_percent: 75,
-        waiting_max: 8,
-        waiting_bytes_max: 1_000,
-        application_share_percent: 75,
-    };
-
-    fn queue(cost_ms: u64) -> Queue {
-        let queue = Queue::new();
-        queue.ran(Duration::from_millis(cost_ms));
-        queue
-    }
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(60)
-    }
-
-    /// As many places as a module gets without waiting.
-    fn fill(away: &Offload, queue: &Queue) -> Vec<Place> {
-        let take = || away.place(queue, "web", 1, later()).now_or_never().flatten();
-        std::iter::from_fn(take).collect()
-    }
-
-    #[tokio::test]
-    async fn a_module_gets_places_by_its_cost_and_never_all_of_them() {
-        let away = Offload::new(LIMITS);
-        for (cost_ms, places) in [(1, 3), (5, 3), (10, 2), (50, 1), (5_000, 1)] {
-            let held = fill(&away, &queue(cost_ms));
-            assert_eq!(held.len(), places, "{cost_ms} ms");
-            // Another module gets its place at once.
-            assert_eq!(fill(&away, &queue(5_000)).len(), 1, "{cost_ms} ms");
-        }
-        assert_eq!(fill(&away, &Queue::new()).len(), 1, "nobody knows yet what it costs");
-        let state = away.0.lock();
-        assert_eq!((state.held, state.waiting, state.lanes.len(), state.by_application.len()), (0, 0, 0, 0));
-    }
-
-    #[tokio::test]
-    async fn those_who_wait_are_bounded_and_one_application_leaves_room_for_others() {
-        let away = Offload::new(LIMITS);
-        let slow = queue(1_000);
-        let held = fill(&away, &slow);
-        let mut waits = Vec::new();
-        let mut wait = |application: &'static str, bytes| {
-            let mut place = Box::pin(away.place(&slow, application, bytes, later()));
-            match place.as_mut().now_or_never() {
-                None => waits.push(place),
-                Some(place) => assert!(place.is_none(), "there is no place"),
-            }
-            waits.len()
-        };
-        assert_eq!((0..20).map(|_| wait("greedy", 10)).max(), Some(6));
-        assert_eq!(wait("other", 10), 7);
-        assert_eq!(wait("greedy", 10), 7, "who holds more than its share gets nothing");
-        assert_eq!(wait("large", 5_000), 7, "bytes are bounded too");
-        drop(waits);
-        assert_eq!(away.waiting(), 0, "who gives up leaves the queue");
-        drop(held);
-        assert!(away.0.lock().lanes.is_empty());
-    }
-
-    #[tokio::test]
-    async fn applications_take_turns_and_nobody_is_passed_over() {
-        let away = Offload::new(LIMITS);
-        let slow = queue(1_000);
-        let mut held = fill(&away, &slow);
-        let mut waits: Vec<_> = ["a", "a", "a", "b"]
-            .into_iter()
-            .map(|application| (application, Box::pin(away.place(&slow, application, 1, later()))))
-            .collect();
-        for (_, place) in &mut waits {
-            assert!(place.as_mut().now_or_never().is_none());
-        }
-        let mut order = Vec::new();
-        while !waits.is_empty() {
-            held.clear();
-            let granted = waits.iter_mut().position(|(_, place)| match place.as_mut().now_or_never() {
-                Some(place) => {
-                    held.extend(place);
-                    true
-                }
-                None => false,
-            });
-            order.push(waits.remove(granted.expect("one is granted the place")).0);
-        }
-        assert_eq!(order, ["a", "b", "a", "a"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_place_that_is_granted_to_one_who_gives_up_goes_to_the_next() {
-        let away = Offload::new(LIMITS);
-        let slow = queue(1_000);
-        let held = fill(&away, &slow);
-        let mut first = Box::pin(away.place(&slow, "a", 1, later()));
-        let mut second = Box::pin(away.place(&slow, "b", 1, later()));
-        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
-        drop(held);
-        drop(first);
-        assert!(second.await.is_some());
-        let held = fill(&away, &slow);
-        assert!(away.place(&slow, "a", 1, Instant::now() + Duration::from_secs(1)).await.is_none(), "time is up");
-        drop(held);
-        assert!(away.0.lock().lanes.is_empty());
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! The database URL, as libpq has it: several hosts, IPv6, Unix sockets, TLS, times, what kind of server is wanted. What is not
-//! understood is a problem, told in words that never quote the URL: a password may stand wherever a character was not encoded.
+//! Reads the database URL as libpq does: several hosts, IPv6, Unix sockets, TLS, times, the kind of server. An unknown part is
+//! a problem. Messages never quote the URL, since one that is not encoded well may have a part of the password anywhere.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-/// What libpq takes from the environment where a URL is silent.
+/// The variables of the environment that libpq reads where a URL is silent.
 #[derive(Debug, Default)]
 pub struct LibpqEnvironment {
-    /// `PGUSER`, or the name of the system's user.
+    /// `PGUSER`, or the name of the user of the system.
     pub user: Option<String>,
     /// `PGPASSWORD`.
     pub password: Option<String>,
@@ -21,36 +21,36 @@ pub struct LibpqEnvironment {
 const PORT: u16 = 5_432;
 /// Longest wait for a connection to one address of a host, unless the URL says otherwise.
 const CONNECT_TIME: Duration = Duration::from_millis(1_300);
-/// After this long without a byte the other side is asked whether it is still there, so often, and so many times.
+/// Silence after which the kernel probes whether the server is still there, the pause between probes, and their number.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
-/// How long sent bytes may stay without a word that they have arrived.
+/// Longest time that sent bytes may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Hosts of one URL.
+/// Most hosts of one URL.
 const HOSTS_MAX: usize = 32;
 
-/// Where one server listens.
+/// The place where one server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// By name or address; what certificates are held against is the name.
+    /// A name or address, and a port.
     Tcp {
-        /// Its name, which a certificate must have.
+        /// The name of the host. The certificate must have it.
         name: String,
-        /// What is connected to, if that is not the name.
+        /// The address to connect to, if the name is not used for that.
         address: Option<String>,
         port: u16,
     },
     /// A socket file.
     Unix {
         folder: PathBuf,
-        /// A part of its name.
+        /// A part of the name of the file.
         port: u16,
     },
 }
 
 impl Place {
-    /// A socket file's path, as servers name them.
+    /// The path of a socket file, in the form that servers use.
     pub(super) fn file(folder: &Path, port: u16) -> PathBuf {
         folder.join(format!(".s.PGSQL.{port}"))
     }
@@ -66,18 +66,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// How much TLS is wanted.
+/// The wanted protection by TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SslMode {
     Disable,
-    /// Also `allow`: what the server offers is taken either way.
+    /// Also `allow`: in both cases the gateway takes the offer of the server.
     Prefer,
     Require,
     VerifyCa,
     VerifyFull,
 }
 
-/// Which servers will do.
+/// The wanted kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Any,
@@ -88,7 +88,7 @@ pub(super) enum Wanted {
     PreferStandby,
 }
 
-/// All that is needed for a connection.
+/// Everything that a connection needs. The store reads it for each new one.
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) places: Vec<Place>,
@@ -97,22 +97,22 @@ pub(super) struct Address {
     pub(super) passfile: Option<PathBuf>,
     pub(super) database: Option<String>,
     pub(super) ssl_mode: SslMode,
-    /// A file with the roots; without one, those that browsers trust.
+    /// A file with the roots. Without one, the roots that browsers trust.
     pub(super) ssl_root: Option<PathBuf>,
     /// Files with the client's certificate and its key.
     pub(super) ssl_client: Option<(PathBuf, PathBuf)>,
     pub(super) wanted: Wanted,
     pub(super) connect_time: Duration,
-    /// None if turned off.
+    /// None if the URL turns it off.
     pub(super) keepalive: Option<Keepalive>,
-    /// None for what the system does.
+    /// None for the default of the system.
     pub(super) user_timeout: Option<Duration>,
     /// Command-line options for the server process.
     pub(super) options: Option<String>,
     pub(super) application_name: String,
 }
 
-/// When a silent connection is asked whether the other side is still there.
+/// When the kernel probes whether the server of a silent connection is still there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Keepalive {
     pub(super) idle: Duration,
@@ -126,7 +126,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// What the parameters of a URL say, before it is put together.
+/// The parameters of a URL, before they make an address.
 #[derive(Default)]
 struct Given {
     hosts: Option<Vec<String>>,
@@ -134,7 +134,7 @@ struct Given {
     ports: Option<Vec<u16>>,
     user: Option<String>,
     password: Option<String>,
-    /// What comes next may be a part of a password.
+    /// A parameter after the password. Its name may be a part of the password, so no message quotes it.
     after_password: bool,
     passfile: Option<PathBuf>,
     database: Option<String>,
@@ -158,7 +158,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in words that quote nothing of it but the names of parameters.
+    /// A message about the first problem. It quotes nothing of the URL but names of parameters.
     pub(super) fn parse(url: &str) -> Result<Address, String> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err("it must begin with postgres:// or postgresql://".to_owned());
@@ -191,7 +191,7 @@ impl Address {
         given.address()
     }
 
-    /// What is missing is taken from what libpq's variables of the environment say.
+    /// Fills the gaps of the URL from the variables of libpq.
     pub(super) fn or(mut self, user: Option<String>, password: Option<String>, passfile: Option<PathBuf>) -> Address {
         self.user = self.user.or(user);
         self.password = self.password.or(password);
@@ -207,7 +207,7 @@ impl Address {
         self.database.as_deref().unwrap_or_else(|| self.user())
     }
 
-    /// The password for a place, which may stand in a file.
+    /// The password for a place: of the URL, or of the password file.
     pub(super) fn password_for(&self, place: &Place) -> Option<String> {
         self.password.clone().or_else(|| {
             let text = std::fs::read_to_string(self.passfile.as_ref()?).ok()?;
@@ -220,13 +220,13 @@ impl Address {
         })
     }
 
-    /// Whether it leads to one socket file, where nothing is to be chosen, encrypted or kept alive.
+    /// Whether it names one socket file, so that TLS, keepalive and the choice of a server do not apply.
     pub(super) fn is_one_socket(&self) -> bool {
         matches!(self.places[..], [Place::Unix { .. }]) && self.wanted == Wanted::Any
     }
 }
 
-/// The password of a line of a password file, if the line is meant.
+/// The password of a line of a password file, if the line matches.
 fn password_of(line: &str, wanted: [&str; 4]) -> Option<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();
@@ -359,14 +359,14 @@ impl Given {
             password: self.password,
             passfile: self.passfile,
             database: self.database.filter(|name| !name.is_empty()),
-            // As libpq has it, whoever names the roots wants them to be used.
+            // Like in libpq, a URL that names the roots asks for their use.
             ssl_mode: match self.ssl_mode.unwrap_or(SslMode::Prefer) {
                 SslMode::Require if self.ssl_root.is_some() => SslMode::VerifyCa,
                 mode => mode,
             },
             ssl_root: self.ssl_root,
             ssl_client,
-            // Of several the one is wanted that can be written to, since a gateway writes.
+            // With several hosts, the default is a server that can be written to, since a gateway writes.
             wanted: self.wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any }),
             connect_time: asked(self.connect_time, CONNECT_TIME),
             keepalive: (!self.keepalives_off).then(|| Keepalive {
@@ -440,7 +440,7 @@ fn wanted(value: &str) -> Result<Wanted, String> {
     })
 }
 
-/// What follows a password may be a part of it, so it is not named.
+/// The name of a parameter for a message. After a password it may be a part of that, so the message has no name.
 fn unknown(key: &str, after_password: bool) -> String {
     let quotable = key.len() <= 40 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if quotable && !after_password {
@@ -451,101 +451,4 @@ fn unknown(key: &str, after_password: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tcp(name: &str, port: u16) -> Place {
-        Place::Tcp { name: name.to_owned(), address: None, port }
-    }
-
-    fn unix(folder: &str, port: u16) -> Place {
-        Place::Unix { folder: folder.into(), port }
-    }
-
-    fn problem(url: &str) -> String {
-        let problem = Address::parse(url).expect_err(url);
-        for secret in ["hush", "secret"] {
-            assert!(!problem.contains(secret), "{problem}");
-        }
-        problem
-    }
-
-    #[test]
-    fn hosts_are_read_as_libpq_reads_them() {
-        for (url, places) in [
-            ("postgres://u:p@[::1]:5433/d", vec![tcp("::1", 5433)]),
-            ("postgresql://u@h1:1,h2,[fe80::1]:3/d", vec![tcp("h1", 1), tcp("h2", 5432), tcp("fe80::1", 3)]),
-            ("postgres:///d?host=/run/pg,h2&port=7,8", vec![unix("/run/pg", 7), tcp("h2", 8)]),
-            ("postgres://%2Frun%2Fpg/d", vec![unix("/run/pg", 5432)]),
-            ("postgres://postgres@localhost:6000/postgres?host=/a%20b", vec![unix("/a b", 6000)]),
-            ("postgres:///d?host=::1", vec![tcp("::1", 5432)]),
-            ("postgres://", vec![tcp("localhost", 5432)]),
-        ] {
-            assert_eq!(Address::parse(url).expect(url).places, places, "{url}");
-        }
-        let named = Address::parse("postgres://db.example/d?hostaddr=10.0.0.1").expect("a URL");
-        assert_eq!(
-            named.places,
-            [Place::Tcp { name: "db.example".to_owned(), address: Some("10.0.0.1".to_owned()), port: 5432 }]
-        );
-    }
-
-    #[test]
-    fn who_and_how_are_read() {
-        let address = Address::parse(
-            "postgres://a%40b:p%2Fw@h/d%20b?sslmode=verify-full&sslrootcert=/r&sslcert=/c&sslkey=/k&connect_timeout=7\
-             &keepalives_idle=3&keepalives_interval=2&keepalives_count=9&tcp_user_timeout=4000&options=-c%20a%3Db\
-             &application_name=shop&target_session_attrs=primary",
-        )
-        .expect("a URL");
-        assert_eq!((address.user(), address.password.as_deref(), address.database()), ("a@b", Some("p/w"), "d b"));
-        assert_eq!((address.ssl_mode, address.wanted), (SslMode::VerifyFull, Wanted::Primary));
-        assert_eq!(address.ssl_client, Some(("/c".into(), "/k".into())));
-        assert_eq!((address.connect_time.as_secs(), address.user_timeout), (7, Some(Duration::from_secs(4))));
-        let (idle, interval) = (Duration::from_secs(3), Duration::from_secs(2));
-        assert_eq!(address.keepalive, Some(Keepalive { idle, interval, count: 9 }));
-        assert_eq!((address.options.as_deref(), address.application_name.as_str()), (Some("-c a=b"), "shop"));
-        let several = Address::parse("postgres://h1,h2/d").expect("a URL");
-        assert_eq!(several.wanted, Wanted::ReadWrite, "a gateway writes");
-        let rooted = Address::parse("postgres://h/d?sslmode=require&sslrootcert=/r").expect("a URL");
-        assert_eq!(rooted.ssl_mode, SslMode::VerifyCa);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_told_without_the_password() {
-        for (url, words) in [
-            ("mysql://u:hush@h/d", "postgres://"),
-            ("host=h password=hush", "postgres://"),
-            ("postgres://u:hush@h:99999/d", "port"),
-            ("postgres://u:hush@h:0/d", "port"),
-            ("postgres://u:hush@h/d?sslmode=requre", "sslmode must be"),
-            ("postgres://u:hush@h/d?target_session_attrs=writable", "target_session_attrs must be"),
-            ("postgres://u:hush@h/d?connect_timeout=soon", "connect_timeout"),
-            ("postgres://u:hush@h1,h2/d?port=1,2,3", "one port"),
-            ("postgres://u:hush@[::1/d", "bracket"),
-            ("postgres://u:hu@sh@h/d", "%40"),
-            ("postgres://u:hu/secret@h/d", "%2F"),
-            ("postgres://u:hu?secret@h/d", "%3F"),
-            ("postgres://u:hush%zz@h/d", "%25"),
-            ("postgres://u:hush#x@h/d", "%23"),
-            ("postgres://h/d?password=hu&secret=1", "not understood"),
-            ("postgres://u:hu%26@h/d?secret", "name=value"),
-            ("postgres://u:hush@h/d?sslcert=/c", "together"),
-            ("postgres://u:hush@h/d?hostaddr=db.example", "IP"),
-        ] {
-            let told = problem(url);
-            assert!(told.contains(words), "{url}: {told}");
-        }
-        assert_eq!(problem("postgres://h/d?pool_max=3"), "the parameter pool_max is not understood");
-    }
-
-    #[test]
-    fn a_password_file_is_searched_for_the_place() {
-        let wanted = ["h", "5432", "d", "u"];
-        assert_eq!(password_of("h:5432:d:u:pa:ss\\\\", wanted).as_deref(), Some("pa:ss\\"));
-        assert_eq!(password_of("*:*:*:u:x", wanted).as_deref(), Some("x"));
-        for other in ["# h:5432:d:u:x", "h2:*:*:*:x", "h:5432:d:u", ""] {
-            assert_eq!(password_of(other, wanted), None, "{other}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,197 @@
+//! Outcomes and refusals as answers.
+
+use futures_util::FutureExt as _;
+use http_body_util::BodyExt as _;
+use hyper::header::{ALLOW, WWW_AUTHENTICATE};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::share::Full;
+use eye_event::verdict::Digest;
+
+const ID: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+
+fn parts(response: Response) -> (StatusCode, hyper::HeaderMap, Value) {
+    let (head, mut body) = response.into_parts();
+    let frame = body.frame().now_or_never().expect("it is there").expect("a piece").expect("it does not end early");
+    let bytes = frame.into_data().expect("bytes");
+    let body = serde_json::from_slice(&bytes).expect("answers are JSON");
+    (head.status, head.headers, body)
+}
+
+fn rejection(id: Option<Uuid>, judged: bool) -> Outcome {
+    Outcome::Rejected {
+        id,
+        code: if judged { RejectionCode::Rule } else { RejectionCode::Envelope },
+        violations: vec![Violation {
+            pointer: "/price".to_owned(),
+            code: "negative".into(),
+            message: "must not be negative".into(),
+        }],
+        omitted: 0,
+        validator: judged.then(|| JudgedBy { event_type: "shop/sale".to_owned(), digest: Digest([0xab; 32]) }),
+    }
+}
+
+#[test]
+fn one_event() {
+    let (status, headers, body) = parts(one(&Outcome::Stored { id: ID }, false));
+    assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::CREATED, &JSON));
+    assert_eq!(body, json!({"id": ID, "outcome": "stored"}));
+    let (status, _, body) = parts(one(&Outcome::Duplicate { id: ID }, false));
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body, json!({"id": ID, "outcome": "duplicate"}));
+    let code = "deadline".into();
+    let (status, _, body) = parts(one(&Outcome::Quarantined { id: ID, code }, false));
+    assert_eq!(status, StatusCode::ACCEPTED);
+    assert_eq!(body, json!({"id": ID, "outcome": "quarantined", "code": "deadline"}));
+}
+
+#[test]
+fn an_event_without_an_outcome_is_to_be_sent_again() {
+    for code in UnfinishedCode::ALL {
+        let why = Unfinished { code, retry_after_seconds: 7 };
+        let (status, headers, body) = parts(one(&Outcome::Unfinished { id: Some(ID), why }, false));
+        assert_eq!((status, &headers[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &PROBLEM));
+        assert_eq!(headers[RETRY_AFTER], "7");
+        assert_eq!((&body["code"], &body["id"]), (&json!(code.as_str()), &json!(ID)));
+        assert_eq!(body["type"], format!("/problems/{}", code.as_str()));
+        let detail = body["detail"].as_str().expect("a text");
+        assert!(detail.contains("nothing of it is kept") && !detail.contains("  "), "{detail}");
+    }
+    let why = Unfinished::of(UnfinishedCode::ModuleLoading);
+    let mixed = [Outcome::Stored { id: ID }, Outcome::Unfinished { id: Some(ID), why }];
+    let (status, _, body) = parts(many(&mixed, false));
+    assert_eq!(status, StatusCode::MULTI_STATUS);
+    let expected = json!({"stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 0, "unfinished": 1, "results": [
+        {"index": 1, "id": ID, "outcome": null, "code": "module_loading", "retry_after": 1},
+    ]});
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_with_the_same_status() {
+    let quarantined = || Outcome::Quarantined { id: ID, code: "trap".into() };
+    for (outcome, would) in [
+        (Outcome::Stored { id: ID }, json!({"id": ID, "would": "stored"})),
+        (Outcome::Duplicate { id: ID }, json!({"id": ID, "would": "duplicate"})),
+        (quarantined(), json!({"id": ID, "would": "quarantined", "code": "trap"})),
+    ] {
+        let (real, dry) = (parts(one(&outcome, false)), parts(one(&outcome, true)));
+        assert_eq!((real.0, dry.2), (dry.0, would));
+    }
+    let (status, _, body) = parts(one(&rejection(Some(ID), true), true));
+    assert_eq!((status, &body["would"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("rejected")));
+    let why = Unfinished::of(UnfinishedCode::ModuleBusy);
+    let all = [Outcome::Stored { id: ID }, quarantined(), Outcome::Unfinished { id: Some(ID), why }];
+    let (status, _, body) = parts(many(&all, true));
+    assert_eq!(status, StatusCode::MULTI_STATUS);
+    let expected = json!({"dry_run": true, "stored": 1, "duplicate": 0, "rejected": 0, "quarantined": 1, "unfinished": 1,
+    "results": [
+        {"index": 1, "id": ID, "would": "quarantined", "code": "trap"},
+        {"index": 2, "id": ID, "would": null, "code": "module_busy", "retry_after": 1},
+    ]});
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn one_event_rejected() {
+    let (status, headers, body) = parts(one(&rejection(Some(ID), true), false));
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(headers[CONTENT_TYPE], PROBLEM);
+    assert_eq!(body["type"], "/problems/rule");
+    assert_eq!((&body["code"], &body["id"]), (&json!("rule"), &json!(ID)));
+    assert_eq!(
+        body["violations"],
+        json!([{"pointer": "/price", "code": "negative", "message": "must not be negative"}])
+    );
+    let digest = "ab".repeat(32);
+    assert_eq!(body["validator"], json!({"event_type": "shop/sale", "digest": digest}));
+    let (_, _, body) = parts(one(&rejection(None, false), false));
+    assert_eq!(body["code"], "envelope");
+    let object = body.as_object().expect("an object");
+    assert_eq!((&object["id"], &object["validator"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn many_events() {
+    let fine = [Outcome::Stored { id: ID }, Outcome::Duplicate { id: ID }];
+    let (status, _, body) = parts(many(&fine, false));
+    assert_eq!(status, StatusCode::OK);
+    let expected = json!({"stored": 1, "duplicate": 1, "rejected": 0, "quarantined": 0, "unfinished": 0,
+        "results": [{"index": 1, "id": ID, "outcome": "duplicate"}]});
+    assert_eq!(body, expected);
+    let mixed =
+        [Outcome::Stored { id: ID }, rejection(None, false), Outcome::Quarantined { id: ID, code: "trap".into() }];
+    let (status, _, body) = parts(many(&mixed, false));
+    assert_eq!(status, StatusCode::MULTI_STATUS);
+    let violation = json!({"pointer": "/price", "code": "negative", "message": "must not be negative"});
+    let expected = json!({"stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 1, "unfinished": 0, "results": [
+        {"index": 1, "id": null, "outcome": "rejected", "code": "envelope", "violations": [violation]},
+        {"index": 2, "id": ID, "outcome": "quarantined", "code": "trap"},
+    ]});
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn violations_that_are_left_out_are_counted() {
+    let code = RejectionCode::Rule;
+    let cut = Outcome::Rejected { id: Some(ID), code, violations: Vec::new(), omitted: 37, validator: None };
+    let (status, _, body) = parts(many(&[cut], false));
+    assert_eq!(status, StatusCode::MULTI_STATUS);
+    let line = json!({"index": 0, "id": ID, "outcome": "rejected", "code": "rule", "violations": [],
+        "violations_omitted": 37});
+    assert_eq!(body["results"], json!([line]));
+}
+
+#[test]
+fn refusals_are_problems_that_say_how_to_mend_them() {
+    let refusals = [
+        Refusal::NotJson { line: 3, column: 7, message: "expected `,`".to_owned() },
+        Refusal::Empty,
+        Refusal::TooLarge { limit_bytes: 10 },
+        Refusal::TooManyEvents { limit: 10 },
+        Refusal::WrongType { found: "text/plain".to_owned() },
+        Refusal::WrongEncoding { found: "br".to_owned() },
+        Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
+        Refusal::Unknown,
+        Refusal::UnnamedProxy,
+        Refusal::NotAllowed { scope: "send" },
+        Refusal::TooManyHeaders { limit: 100 },
+        Refusal::ForeignOrigin,
+        Refusal::ForeignHost,
+        Refusal::RateLimited { retry_after_seconds: 7 },
+        Refusal::Exists { message: "there is already one".to_owned() },
+        Refusal::NotFound,
+        Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
+        Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
+        Refusal::BodyTimeout,
+        Refusal::BodyBroken,
+        Refusal::TooManyReaders { limit: 10, full: Full::All },
+        Refusal::Overloaded,
+        Refusal::DatabaseAway,
+        Refusal::Draining,
+        Refusal::Internal,
+    ];
+    for refusal in refusals {
+        let (expected, code) = (refusal.status(), refusal.code());
+        let (status, headers, body) = parts(refusal.into_response());
+        assert_eq!(status, expected);
+        assert_eq!(headers[CONTENT_TYPE], PROBLEM);
+        assert_eq!(body["status"], status.as_u16());
+        assert_eq!((&body["code"], &body["type"]), (&json!(code), &json!(format!("/problems/{code}"))));
+        assert!(body["title"].is_string());
+        let detail = body["detail"].as_str().expect("a text");
+        assert!(detail.len() > 10 && !detail.contains("  "), "{detail}");
+        let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        assert_eq!(headers.contains_key(RETRY_AFTER), passing);
+        if code == "rate_limited" {
+            assert_eq!(headers[RETRY_AFTER], "7");
+        }
+        assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
+        if code == "not_json" {
+            assert_eq!((&body["line"], &body["column"]), (&json!(3), &json!(7)));
+        }
+    }
+}
