@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
+use crate::hex::{self, Hex};
+
 /// One reason why an event is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
@@ -187,7 +189,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        fmt::Display::fmt(&Hex(&self.0), formatter)
     }
 }
 
@@ -212,18 +214,10 @@ impl FromStr for Digest {
     type Err = NotADigest;
 
     fn from_str(text: &str) -> Result<Self, NotADigest> {
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 {
             return Err(NotADigest);
         }
-        let mut own = [0; 32];
-        for (byte, pair) in own.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = str::from_utf8(pair).map_err(|_| NotADigest)?;
-            if pair.starts_with('+') {
-                return Err(NotADigest);
-            }
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADigest)?;
-        }
-        Ok(Self(own))
+        hex::read(text).and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(NotADigest)
     }
 }
 

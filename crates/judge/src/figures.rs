@@ -1,28 +1,38 @@
-//! What a module has done so far: counters and a histogram of judging times, all atomic, so that an event pays a few
-//! uncontended additions and no lock.
+//! Counters of one module and a histogram of its judging times, all atomic, so that an event pays a few uncontended
+//! additions and no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use eye_event::figures::Distribution;
+use eye_event::figures::{Distribution, Histogram};
 use eye_event::verdict::{FaultCode, Verdict};
 use serde::Serialize;
 
-/// Four buckets for each doubling of nanoseconds, up to a minute.
-const BUCKETS: usize = 144;
+/// Upper bounds of judging times in nanoseconds, up to a minute: four for each doubling, from 4 to 8 nanoseconds on.
+static BOUNDS_NS: [u64; 135] = {
+    let mut bounds = [0; 135];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = (5 + at as u64 % 4) << (at / 4);
+        at += 1;
+    }
+    bounds
+};
 
-/// The first doubling that a distribution shows apart: what is shorter than half a microsecond falls in with it.
-const SHORTEST: usize = 8;
+/// Longest time that quantiles show, in microseconds: the next bound after the last.
+const LONGEST_US: f64 = (8_u64 << 33) as f64 / 1e3;
 
-/// The running figures of one module.
+/// First doubling that a distribution shows apart. Shorter times than half a microsecond fall into the same bucket.
+const SHORTEST_NS: u64 = 512;
+
+/// The running figures of one module. Each call records here; reports and metrics read.
 #[derive(Debug)]
 pub(super) struct Figures {
     accepted: AtomicU64,
     amended: AtomicU64,
     rejected: AtomicU64,
     faulted: [AtomicU64; FaultCode::ALL.len()],
-    times: [AtomicU64; BUCKETS],
-    time_ns: AtomicU64,
+    times_ns: Histogram,
 }
 
 impl Default for Figures {
@@ -32,13 +42,12 @@ impl Default for Figures {
             amended: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             faulted: Default::default(),
-            times: std::array::from_fn(|_| AtomicU64::new(0)),
-            time_ns: AtomicU64::new(0),
+            times_ns: Histogram::new(&BOUNDS_NS),
         }
     }
 }
 
-/// How often a module has said what.
+/// Verdicts and faults of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Events accepted as they were.
@@ -51,12 +60,12 @@ pub struct Counts {
     pub faulted: std::collections::BTreeMap<&'static str, u64>,
 }
 
-/// How long judging took, in microseconds; nothing before the first event.
+/// Quantiles of judging times, in microseconds; none before the first event.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Times {
-    /// Half of all calls took at most so long.
+    /// Half of all calls took at most this long.
     pub p50_us: f64,
-    /// All but one in a hundred took at most so long.
+    /// All but one in a hundred took at most this long.
     pub p99_us: f64,
 }
 
@@ -70,32 +79,30 @@ impl Figures {
             Err(code) => &self.faulted[code.index()],
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.times[bucket(took)].fetch_add(1, Ordering::Relaxed);
-        self.time_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.times_ns.record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Takes over the judging times of another, so that a sum over modules does not shrink when one of them goes.
+    /// Adds the judging times of another module, so that a sum over modules does not shrink when one of them goes.
     pub(super) fn add_times(&self, other: &Self) {
-        for (own, other) in self.times.iter().zip(&other.times) {
-            own.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        self.time_ns.fetch_add(other.time_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.times_ns.add(&other.times_ns);
     }
 
     /// All judging times, in seconds, with a bucket for each doubling from half a microsecond to a minute.
     pub(super) fn distribution(&self) -> Distribution {
-        let counts = self.times.each_ref().map(|count| count.load(Ordering::Relaxed));
-        let mut buckets = Vec::with_capacity(BUCKETS / 4);
-        let mut below = counts[..SHORTEST * 4].iter().sum::<u64>();
-        for (doubling, quarters) in counts.chunks(4).enumerate().skip(SHORTEST) {
-            let last = doubling == BUCKETS / 4 - 1;
-            let bound = if last { f64::INFINITY } else { upper_us(doubling * 4 + 3) / 1e6 };
-            buckets.push((bound, std::mem::take(&mut below) + quarters.iter().sum::<u64>()));
+        let Distribution { buckets: quarters, sum } = self.times_ns.distribution(1e9);
+        // A bound that the distribution shows, or none for the bucket of the longest times.
+        let is_shown = |bound: Option<&u64>| bound.is_none_or(|ns| ns.is_power_of_two() && *ns >= SHORTEST_NS);
+        let (mut buckets, mut below) = (Vec::new(), 0);
+        for (at, (bound, count)) in quarters.into_iter().enumerate() {
+            below += count;
+            if is_shown(BOUNDS_NS.get(at)) {
+                buckets.push((bound, std::mem::take(&mut below)));
+            }
         }
-        Distribution { buckets, sum: self.time_ns.load(Ordering::Relaxed) as f64 / 1e9 }
+        Distribution { buckets, sum }
     }
 
-    /// Counts a fault without a call, which takes no time worth telling.
+    /// Counts a fault without a call. It takes no judging time.
     pub(super) fn record_uncalled(&self, code: FaultCode) {
         self.faulted[code.index()].fetch_add(1, Ordering::Relaxed);
     }
@@ -111,31 +118,10 @@ impl Figures {
     }
 
     pub(super) fn times(&self) -> Option<Times> {
-        let counts: Vec<u64> = self.times.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let total: u64 = counts.iter().sum();
-        let quantile = |hundredths: u64| {
-            let mut left = (total * hundredths).div_ceil(100);
-            let place = counts.iter().position(|&count| {
-                let found = count >= left;
-                left = left.saturating_sub(count);
-                found
-            });
-            upper_us(place.unwrap_or(BUCKETS - 1))
-        };
-        (total > 0).then(|| Times { p50_us: quantile(50), p99_us: quantile(99) })
+        let found = self.times_ns.distribution(1e3);
+        let quantile = |hundredths| found.quantile(hundredths).map(|us| us.min(LONGEST_US));
+        Some(Times { p50_us: quantile(50)?, p99_us: quantile(99)? })
     }
-}
-
-fn bucket(took: Duration) -> usize {
-    let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(4);
-    let doubling = ns.ilog2();
-    let quarter = (ns >> (doubling - 2)) & 3;
-    ((doubling as usize) * 4 + quarter as usize).min(BUCKETS - 1)
-}
-
-fn upper_us(bucket: usize) -> f64 {
-    let (doubling, quarter) = (bucket / 4, bucket % 4);
-    2_f64.powi(i32::try_from(doubling).unwrap_or(i32::MAX)) * (1.25 + 0.25 * quarter as f64) / 1_000.0
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! secret: it holds nothing that the page before did not show.
 
 use chrono::{DateTime, Datelike as _};
+use eye_event::hex::{self, Hex};
 use ring::digest;
 use uuid::Uuid;
 
@@ -88,10 +89,7 @@ impl Place for CountPosition {
 /// The cursor of a place in a query. `query` is all that the query is told by, but for how much of it is wanted.
 pub(super) fn write(query: &str, place: &impl Place) -> String {
     let place = place.write();
-    let mut text = String::from(VERSION);
-    hex(&mut text, &check(query, &place));
-    hex(&mut text, place.as_bytes());
-    text
+    format!("{VERSION}{}{}", Hex(&check(query, &place)), Hex(place.as_bytes()))
 }
 
 /// The place that a cursor of this very query names.
@@ -104,7 +102,7 @@ pub(super) fn read<P: Place>(query: &str, text: &str) -> Result<P, Refusal> {
         )
     };
     let rest = text.strip_prefix(VERSION).ok_or_else(refusal)?;
-    let bytes = unhex(rest).ok_or_else(refusal)?;
+    let bytes = hex::read(rest).ok_or_else(refusal)?;
     let (given, place) = bytes.split_at_checked(CHECK_BYTES).ok_or_else(refusal)?;
     let place = std::str::from_utf8(place).map_err(|_| refusal())?;
     if check(query, place) != given {
@@ -121,20 +119,6 @@ fn check(query: &str, place: &str) -> [u8; CHECK_BYTES] {
     let mut check = [0; CHECK_BYTES];
     check.copy_from_slice(&context.finish().as_ref()[..CHECK_BYTES]);
     check
-}
-
-fn hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        for half in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(half), 16).expect("four bits"));
-        }
-    }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 /// For fuzzing: whatever text names a place of some kind, the place survives being written, and a cursor as well.

@@ -1,6 +1,7 @@
 //! Names the kind of a file that is no WebAssembly, by its first bytes. Each kind has another cause, and so another way
 //! to mend it.
 
+use eye_event::hex::Hex;
 use eye_event::legible::legible;
 
 use super::Refusal;
@@ -75,7 +76,7 @@ fn name(bytes: &[u8]) -> (String, String) {
         // The cut to 4,096 bytes may have split a character.
         Err(error) if error.error_len().is_none() => words(str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("")),
         Err(_) => {
-            let first: Vec<_> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let first: Vec<_> = bytes.iter().take(8).map(|byte| Hex(&[*byte]).to_string()).collect();
             let found = format!("{} bytes of another kind, which begin with {}", bytes.len(), first.join(" "));
             (found, "put the module here that the build made, a file that begins with 00 61 73 6d".into())
         }
