@@ -1,36 +1,40 @@
-//! The settings: defaults, then the file, then the environment, then flags, proved as a whole. All problems are told at
-//! once, each with its place. Only this file reads the environment.
+//! Gathers the settings: defaults, then the file, then the environment, then flags. It proves them as a whole and reports
+//! all problems at once, each with its place. Only this file reads the environment. `config/settings.rs` has a row for each
+//! setting.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use eye_judge::LoaderLimits;
-use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
-use crate::telemetry::LogFormat;
-use crate::tls::Files;
-use crate::trust::{self, event_types::EventTypes, forwarded::Told};
 use crate::{postgres, store};
 
+mod kind;
 pub mod parts;
 mod settings;
 
-pub use settings::{Kind, SETTINGS, Setting};
-use settings::{RENAMED, words};
+pub use kind::Kind;
+pub use settings::{Config, SETTINGS, Setting};
 
 /// Prefix of the environment's variables.
 const PREFIX: &str = "EYE_";
 
-/// A text that nobody may see: printing it prints nothing of it.
+/// Beginning of the example file.
+const EXAMPLE_HEAD: &str = "\
+# Every setting of The Eye, with its default. A file has only those that differ: copy a line, take `#: ` off, change it.
+# The environment's EYE_<KEY> wins over the file, and a flag over both. `eye config check` shows what is in force.
+";
+
+/// Longest line of the documentation in the example file, without its `# `.
+const EXAMPLE_LINE_BYTES_MAX: usize = 118;
+
+/// A text that stays secret: its `Debug` prints nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for where it is used.
+    /// The text itself, for the code that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -42,129 +46,32 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What happens to events that no module serves.
+/// What the gateway does with events that no module serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownEventType {
-    /// They are stored.
+    /// It stores them.
     Accept,
-    /// They are rejected.
+    /// It rejects them.
     Reject,
 }
 
-/// The proved settings. `settings.rs` says what each means; the units are in the names.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "settings.rs and eye.example.toml document each by the same name")]
-pub struct Config {
-    pub listen: SocketAddr,
-    pub metrics_listen: Option<SocketAddr>,
-    pub metrics_event_types_max: usize,
-    pub database_url: Option<Secret>,
-    pub postgres_bin: Option<PathBuf>,
-    pub modules: PathBuf,
-    pub data_dir: PathBuf,
-    pub request_bytes_max: usize,
-    pub events_per_request_max: usize,
-    pub connections_max: usize,
-    pub header_read_ms: u64,
-    pub connections_per_peer_max: usize,
-    pub header_bytes_max: usize,
-    pub headers_max: usize,
-    pub idle_ms: u64,
-    pub write_ms: u64,
-    pub linger_ms: u64,
-    pub linger_bytes_max: usize,
-    pub http2_streams_max: u32,
-    pub http2_resets_max: usize,
-    pub http2_stream_window_bytes: u32,
-    pub http2_connection_window_bytes: u32,
-    pub http2_ping_ms: u64,
-    pub tls_handshake_ms: u64,
-    pub proxy_header_bytes_max: usize,
-    pub tls: Option<Files>,
-    pub trusted_proxies: Vec<IpNet>,
-    pub forwarded_header: Told,
-    pub proxy_protocol: bool,
-    pub applications_poll_ms: u64,
-    pub cors_origins: Vec<String>,
-    pub hosts: Vec<String>,
-    pub body_read_ms: u64,
-    pub answer_ms: u64,
-    pub drain_ms: u64,
-    pub data_bytes_max: usize,
-    pub nesting_max: usize,
-    pub number_digits_max: usize,
-    pub event_types_max: usize,
-    pub future_seconds_max: u64,
-    pub batch_events_max: usize,
-    pub batch_bytes_max: usize,
-    pub batch_age_ms: u64,
-    pub writers: usize,
-    pub in_flight_bytes_max: usize,
-    pub queue_requests_max: usize,
-    pub queue_wait_percent: u32,
-    pub application_share_percent: usize,
-    pub flush_ms: u64,
-    pub dead_letter_raw_bytes_max: usize,
-    pub scrub_grace_days: u64,
-    pub scrub_seconds: u64,
-    pub scrub_letters_max: u32,
-    pub dead_letter_queue_bytes_max: usize,
-    pub dead_letters_bytes_max: i64,
-    pub dead_letters_days: u64,
-    pub events_days: u64,
-    pub counts_minute_days: u64,
-    pub partitions_ahead_months: u32,
-    pub event_partitions_max: usize,
-    pub retention_seconds: u64,
-    pub clock_skew_max_s: u64,
-    pub live_readers_max: usize,
-    pub live_heartbeat_ms: u64,
-    pub live_events_per_second_max: usize,
-    pub read_connections: u32,
-    pub read_ms: u64,
-    pub read_wait_ms: u64,
-    pub page_bytes_max: usize,
-    pub answers_bytes_max: usize,
-    pub answer_violations_bytes_max: usize,
-    pub streams_max: usize,
-    pub stream_stall_ms: u64,
-    pub unknown_event_type: UnknownEventType,
-    pub require_module: Arc<EventTypes>,
-    pub ready_requires_modules: bool,
-    pub deadline_ms: u64,
-    pub memory_bytes_max: usize,
-    pub output_bytes_max: usize,
-    pub violations_max: usize,
-    pub modules_memory_bytes_max: usize,
-    pub slow_calls_max: usize,
-    pub slow_module_share_percent: usize,
-    pub slow_waiting_max: usize,
-    pub slow_waiting_bytes_max: usize,
-    pub judge_wait_percent: u32,
-    pub rejudge_events_per_second_max: u32,
-    pub loader: LoaderLimits,
-    pub rescan_seconds: u64,
-    pub log_format: LogFormat,
-    pub log_level: String,
-}
-
-/// Everything that is wrong with the settings, a line each.
+/// All problems of the settings, a line for each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct Problems(pub Vec<String>);
 
-/// A value, with the place that gave it.
+/// The text of a setting, and the place that gave it.
 #[derive(Clone, Debug)]
 struct Sourced {
     text: String,
     origin: String,
 }
 
-/// All settings with their values and where each came from.
+/// The texts of all settings, and where each came from.
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Sourced>,
-    /// What was understood, and should be written otherwise.
+    /// Former names that the sources use. Commands print them.
     warnings: Vec<String>,
 }
 
@@ -204,7 +111,7 @@ impl Settings {
         if let Some((name, text)) = file {
             read_file(name, text, &mut values, &mut warnings, &mut problems);
         }
-        // Of a setting that is given by both of its names, the name of now counts.
+        // If a setting has both its former and its current name, the current one counts.
         let mut environment: Vec<(String, String)> = environment.collect();
         environment.sort_by_key(|(name, _)| !is_former(name.strip_prefix(PREFIX).unwrap_or_default()));
         for (name, value) in environment {
@@ -234,26 +141,17 @@ impl Settings {
             return Err(Problems(problems));
         }
         let settings = Self { values, warnings };
-        let config = settings.config();
-        let mut problems = relations(&config);
-        if settings.path("tls_certificate").is_some() != settings.path("tls_key").is_some() {
-            problems.push("tls_certificate and tls_key must be given both or not at all".to_owned());
-        }
-        if settings.path("tls_client_ca").is_some() && config.tls.is_none() {
-            problems.push(
-                "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates"
-                    .to_owned(),
-            );
-        }
+        let config = Config::read(|key| settings.text(key)).expect("each text was checked against its kind");
+        let problems = relations(&config);
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
-    /// What was understood, and should be written otherwise before the next release.
+    /// Former names that the sources use, and that the next release does not know.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// A line for each setting: its value, secrets hidden, and where it came from.
+    /// A line for each setting: its text, secrets hidden, and where it came from.
     pub fn show(&self) -> String {
         let mut shown = String::new();
         for setting in SETTINGS {
@@ -272,142 +170,6 @@ impl Settings {
     fn text(&self, key: &str) -> &str {
         &self.values.get(key).expect("the key is in SETTINGS, as a test holds").text
     }
-
-    fn number<T: TryFrom<u64>>(&self, key: &str) -> T {
-        let number = self.text(key).parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
-        number.expect("checked against the setting's range")
-    }
-
-    fn path(&self, key: &str) -> Option<PathBuf> {
-        Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
-    }
-
-    fn loader(&self) -> LoaderLimits {
-        LoaderLimits {
-            memory_bytes: self.number("loader_memory_bytes"),
-            memory_per_byte: self.number("loader_memory_per_byte"),
-            processor_ms: self.number("loader_processor_ms"),
-            processor_ms_per_mib: self.number("loader_processor_ms_per_mib"),
-            quick_ms: self.number("loader_quick_ms"),
-            wall_factor: self.number("loader_wall_factor"),
-            self_test_ms: self.number("loader_self_test_ms"),
-            stack_bytes: self.number("loader_stack_bytes"),
-            bounds_percent: self.number("loader_bounds_percent"),
-        }
-    }
-
-    #[expect(clippy::too_many_lines, reason = "it is a table with a line for each setting")]
-    fn config(&self) -> Config {
-        let url = Some(self.text("database_url")).filter(|url| !url.is_empty());
-        Config {
-            listen: self.text("listen").parse().expect("checked to be an address"),
-            metrics_listen: self.text("metrics_listen").parse().ok(),
-            metrics_event_types_max: self.number("metrics_event_types_max"),
-            database_url: url.map(|url| Secret(url.to_owned())),
-            postgres_bin: self.path("postgres_bin"),
-            modules: self.path("modules").expect("checked not to be empty"),
-            data_dir: self.path("data_dir").expect("checked not to be empty"),
-            request_bytes_max: self.number("request_bytes_max"),
-            events_per_request_max: self.number("events_per_request_max"),
-            connections_max: self.number("connections_max"),
-            header_read_ms: self.number("header_read_ms"),
-            connections_per_peer_max: self.number("connections_per_peer_max"),
-            header_bytes_max: self.number("header_bytes_max"),
-            headers_max: self.number("headers_max"),
-            idle_ms: self.number("idle_ms"),
-            write_ms: self.number("write_ms"),
-            linger_ms: self.number("linger_ms"),
-            linger_bytes_max: self.number("linger_bytes_max"),
-            http2_streams_max: self.number("http2_streams_max"),
-            http2_resets_max: self.number("http2_resets_max"),
-            http2_stream_window_bytes: self.number("http2_stream_window_bytes"),
-            http2_connection_window_bytes: self.number("http2_connection_window_bytes"),
-            http2_ping_ms: self.number("http2_ping_ms"),
-            tls_handshake_ms: self.number("tls_handshake_ms"),
-            proxy_header_bytes_max: self.number("proxy_header_bytes_max"),
-            tls: self.path("tls_certificate").zip(self.path("tls_key")).map(|(certificate, key)| Files {
-                certificate,
-                key,
-                client_ca: self.path("tls_client_ca"),
-            }),
-            trusted_proxies: words(self.text("trusted_proxies"))
-                .filter_map(|word| word.parse().ok())
-                .map(trust::canonical)
-                .collect(),
-            forwarded_header: match self.text("forwarded_header") {
-                "forwarded" => Told::Forwarded,
-                _ => Told::XForwardedFor,
-            },
-            proxy_protocol: self.text("proxy_protocol") == "required",
-            applications_poll_ms: self.number("applications_poll_ms"),
-            cors_origins: words(self.text("cors_origins")).map(str::to_owned).collect(),
-            hosts: words(self.text("hosts")).map(str::to_owned).collect(),
-            body_read_ms: self.number("body_read_ms"),
-            answer_ms: self.number("answer_ms"),
-            drain_ms: self.number("drain_ms"),
-            data_bytes_max: self.number("data_bytes_max"),
-            nesting_max: self.number("nesting_max"),
-            number_digits_max: self.number("number_digits_max"),
-            event_types_max: self.number("event_types_max"),
-            future_seconds_max: self.number("future_seconds_max"),
-            batch_events_max: self.number("batch_events_max"),
-            batch_bytes_max: self.number("batch_bytes_max"),
-            batch_age_ms: self.number("batch_age_ms"),
-            writers: self.number("writers"),
-            in_flight_bytes_max: self.number("in_flight_bytes_max"),
-            queue_requests_max: self.number("queue_requests_max"),
-            queue_wait_percent: self.number("queue_wait_percent"),
-            application_share_percent: self.number("application_share_percent"),
-            flush_ms: self.number("flush_ms"),
-            dead_letter_raw_bytes_max: self.number("dead_letter_raw_bytes_max"),
-            scrub_grace_days: self.number("scrub_grace_days"),
-            scrub_seconds: self.number("scrub_seconds"),
-            scrub_letters_max: self.number("scrub_letters_max"),
-            dead_letter_queue_bytes_max: self.number("dead_letter_queue_bytes_max"),
-            dead_letters_bytes_max: self.number("dead_letters_bytes_max"),
-            dead_letters_days: self.number("dead_letters_days"),
-            events_days: self.number("events_days"),
-            counts_minute_days: self.number("counts_minute_days"),
-            partitions_ahead_months: self.number("partitions_ahead_months"),
-            event_partitions_max: self.number("event_partitions_max"),
-            retention_seconds: self.number("retention_seconds"),
-            clock_skew_max_s: self.number("clock_skew_max_s"),
-            live_readers_max: self.number("live_readers_max"),
-            live_heartbeat_ms: self.number("live_heartbeat_ms"),
-            live_events_per_second_max: self.number("live_events_per_second_max"),
-            read_connections: self.number("read_connections"),
-            read_ms: self.number("read_ms"),
-            read_wait_ms: self.number("read_wait_ms"),
-            page_bytes_max: self.number("page_bytes_max"),
-            answers_bytes_max: self.number("answers_bytes_max"),
-            answer_violations_bytes_max: self.number("answer_violations_bytes_max"),
-            streams_max: self.number("streams_max"),
-            stream_stall_ms: self.number("stream_stall_ms"),
-            unknown_event_type: match self.text("unknown_event_type") {
-                "reject" => UnknownEventType::Reject,
-                _ => UnknownEventType::Accept,
-            },
-            require_module: EventTypes::parse(&words(self.text("require_module")).collect::<Vec<_>>())
-                .map(Arc::new)
-                .expect("checked to be event types"),
-            ready_requires_modules: self.text("ready_requires_modules") == "true",
-            deadline_ms: self.number("deadline_ms"),
-            memory_bytes_max: self.number("memory_bytes_max"),
-            output_bytes_max: self.number("output_bytes_max"),
-            violations_max: self.number("violations_max"),
-            modules_memory_bytes_max: self.number("modules_memory_bytes_max"),
-            slow_calls_max: self.number("slow_calls_max"),
-            slow_module_share_percent: self.number("slow_module_share_percent"),
-            slow_waiting_max: self.number("slow_waiting_max"),
-            slow_waiting_bytes_max: self.number("slow_waiting_bytes_max"),
-            judge_wait_percent: self.number("judge_wait_percent"),
-            rejudge_events_per_second_max: self.number("rejudge_events_per_second_max"),
-            loader: self.loader(),
-            rescan_seconds: self.number("rescan_seconds"),
-            log_format: if self.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
-            log_level: self.text("log_level").to_owned(),
-        }
-    }
 }
 
 impl Config {
@@ -418,13 +180,61 @@ impl Config {
             bin_dir: self.postgres_bin.clone(),
             search_path: std::env::var_os("PATH"),
             temp_dir: std::env::temp_dir(),
-            // The writers of events, that of dead letters, and the one that hears of changed applications.
+            // The writers of events, the one of dead letters, and the listener for changed applications.
             connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
     }
 }
 
-/// Reads what libpq takes from the environment where a URL is silent.
+/// The example file: every setting, commented out, with its documentation, its bounds and its default.
+pub fn example() -> String {
+    let mut text = EXAMPLE_HEAD.to_owned();
+    let mut group = "";
+    for setting in SETTINGS {
+        if setting.group != group {
+            group = setting.group;
+            text.push_str(&format!("\n## {group}\n"));
+        }
+        text.push('\n');
+        for line in wrapped(setting.consequence) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        let default = match setting.kind {
+            Kind::Integer { min, max, unit } => {
+                text.push_str(format!("# From {min} to {max} {unit}").trim_end());
+                text.push_str(".\n");
+                setting.default.to_owned()
+            }
+            Kind::Switch => setting.default.to_owned(),
+            Kind::Choice(words) => {
+                text.push_str(&format!("# One of {}.\n", words.join(", ")));
+                format!("{:?}", setting.default)
+            }
+            _ => format!("{:?}", setting.default),
+        };
+        text.push_str(&format!("#: {} = {default}\n", setting.key));
+    }
+    text
+}
+
+/// The lines of a text that fit into the example file.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().expect("there is one from the start");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.len() + 1 + word.len() <= EXAMPLE_LINE_BYTES_MAX {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+/// Reads the variables that libpq takes where a URL is silent.
 pub fn libpq_environment() -> store::LibpqEnvironment {
     let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     store::LibpqEnvironment {
@@ -436,21 +246,22 @@ pub fn libpq_environment() -> store::LibpqEnvironment {
     }
 }
 
-/// Whether a setting had this name before.
+/// Whether a setting had this name before, in either case.
 fn is_former(key: &str) -> bool {
-    RENAMED.iter().any(|(former, _)| former.eq_ignore_ascii_case(key))
+    SETTINGS.iter().flat_map(|setting| setting.former).any(|former| former.eq_ignore_ascii_case(key))
 }
 
-/// The setting of this name. One that was renamed is known by its former name for a release, with a warning.
+/// The setting of this name. A former name gets a warning.
 fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'static Setting> {
-    let renamed = RENAMED.iter().find(|(former, _)| *former == key);
-    if let Some((former, now)) = renamed {
-        warnings.push(format!("{origin}: {former} is called {now} now; the next release knows {now} alone"));
+    let found = SETTINGS.iter().find(|setting| setting.key == key || setting.former.contains(&key))?;
+    let now = found.key;
+    if now != key {
+        warnings.push(format!("{origin}: {key} is called {now} now; the next release knows {now} alone"));
     }
-    let key = renamed.map_or(key, |(_, now)| now);
-    SETTINGS.iter().find(|setting| setting.key == key)
+    Some(found)
 }
 
+/// Takes the settings of a file.
 fn read_file(
     name: &str,
     text: &str,
@@ -507,7 +318,7 @@ fn nearest(key: &str) -> String {
     best.map_or_else(|| "; `eye config check` lists all".to_owned(), |setting| format!("; is {} meant?", setting.key))
 }
 
-/// What must hold between settings.
+/// Returns the rules between settings that do not hold.
 fn relations(config: &Config) -> Vec<String> {
     let rules = [
         (
@@ -546,6 +357,14 @@ fn relations(config: &Config) -> Vec<String> {
         (
             !config.proxy_protocol || !config.trusted_proxies.is_empty(),
             "proxy_protocol needs trusted_proxies: otherwise every caller could say who it is",
+        ),
+        (
+            config.tls_certificate.is_some() == config.tls_key.is_some(),
+            "tls_certificate and tls_key must be given both or not at all",
+        ),
+        (
+            config.tls_client_ca.is_none() || config.tls_certificate.is_some() && config.tls_key.is_some(),
+            "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates",
         ),
     ];
     rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()

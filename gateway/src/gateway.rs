@@ -248,7 +248,7 @@ pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let tls = config.tls.clone().map(Tls::load).transpose().context("TLS")?;
+    let tls = parts::tls_files(&config).map(Tls::load).transpose().context("TLS")?;
     warn_of_open_doors(&config, listener.address());
     let own = match &config.database_url {
         Some(_) => None,
@@ -283,7 +283,7 @@ async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, 
 
 /// Warns when anybody on the way could read what is sent.
 fn warn_of_open_doors(config: &Config, address: SocketAddr) {
-    if config.tls.is_none() && !address.ip().is_loopback() {
+    if config.tls_certificate.is_none() && !address.ip().is_loopback() {
         tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
     }
 }

@@ -1,5 +1,5 @@
-//! What the parts of a gateway are given of the configuration. The parts have limits and options of their own and know no
-//! configuration; here is the one place that makes the ones of the other.
+//! Makes the limits and options of each part of a gateway from the configuration. The parts do not know the configuration;
+//! this file is the one place that knows both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::live;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
 use crate::server::{Admission, ServerLimits};
-use crate::tls::Tls;
+use crate::tls::{Files, Tls};
 
 /// The gateway's own rules for events.
 pub fn rules(config: &Config) -> Rules {
@@ -35,7 +35,7 @@ pub fn check_amended(rules: Rules) -> eye_judge::CheckAmended {
     Arc::new(move |data| envelope::check_data(data, &rules))
 }
 
-/// How validators are run.
+/// Options of the validators.
 pub fn validator_options(config: &Config) -> eye_judge::Options {
     let rules = rules(config);
     eye_judge::Options {
@@ -57,17 +57,32 @@ pub fn validator_options(config: &Config) -> eye_judge::Options {
             output_bytes_max: config.output_bytes_max,
             violations_max: config.violations_max,
         },
-        // Beyond the time to answer a sender would hear of no fault.
+        // A longer deadline would end after the answer, so that no sender would learn of the fault.
         deadline_ms_max: config.answer_ms.saturating_sub(1),
         shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: check_amended(rules),
-        loading: eye_judge::Loading::by_this_program(config.loader, rules),
+        loading: eye_judge::Loading::by_this_program(loader_limits(config), rules),
     }
 }
 
-/// What all modules share. Half of the time that an answer may still take after the wait for modules is for judging, the other
-/// half for the write.
+/// Bounds of the processes that load modules.
+fn loader_limits(config: &Config) -> eye_judge::LoaderLimits {
+    eye_judge::LoaderLimits {
+        memory_bytes: config.loader_memory_bytes,
+        memory_per_byte: config.loader_memory_per_byte,
+        processor_ms: config.loader_processor_ms,
+        processor_ms_per_mib: config.loader_processor_ms_per_mib,
+        quick_ms: config.loader_quick_ms,
+        wall_factor: config.loader_wall_factor,
+        self_test_ms: config.loader_self_test_ms,
+        stack_bytes: config.loader_stack_bytes,
+        bounds_percent: config.loader_bounds_percent,
+    }
+}
+
+/// Bounds that all modules share. An answer waits for modules first; judging gets half of the time that is left then, and
+/// the write the other half.
 fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     let answer = Duration::from_millis(config.answer_ms);
     let wait = answer * config.judge_wait_percent / 100;
@@ -85,7 +100,7 @@ fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     }
 }
 
-/// How batches are made. A request waits for a writer for a part of its time to answer; the rest is for the write.
+/// Bounds of a batch. A request waits for a writer for a part of its time to answer; the write gets the rest.
 pub fn batch_limits(config: &Config) -> batch::Limits {
     batch::Limits {
         events_max: config.batch_events_max,
@@ -96,7 +111,7 @@ pub fn batch_limits(config: &Config) -> batch::Limits {
     }
 }
 
-/// From the end of a request's body to its answer.
+/// Longest time from the end of a request's body to its answer.
 pub fn answer(config: &Config) -> Duration {
     Duration::from_millis(config.answer_ms)
 }
@@ -116,7 +131,7 @@ pub fn ingest_limits(config: &Config) -> IngestLimits {
     }
 }
 
-/// What those who watch outcomes may take.
+/// Bounds of the readers of live outcomes.
 pub fn live_limits(config: &Config) -> live::Limits {
     live::Limits {
         readers_max: config.live_readers_max,
@@ -126,7 +141,7 @@ pub fn live_limits(config: &Config) -> live::Limits {
     }
 }
 
-/// What the listener allows its peers.
+/// Bounds of connections.
 pub fn server_limits(config: &Config) -> ServerLimits {
     ServerLimits {
         connections_max: config.connections_max,
@@ -149,12 +164,18 @@ pub fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
-/// What every new connection passes.
+/// The files of TLS; none without a certificate.
+pub fn tls_files(config: &Config) -> Option<Files> {
+    let (certificate, key) = config.tls_certificate.clone().zip(config.tls_key.clone())?;
+    Some(Files { certificate, key, client_ca: config.tls_client_ca.clone() })
+}
+
+/// The checks of each new connection.
 pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
     Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
 }
 
-/// What retention may keep.
+/// Bounds of what retention keeps.
 pub fn retention_policy(config: &Config) -> Policy {
     Policy {
         events_days: config.events_days,
@@ -167,7 +188,7 @@ pub fn retention_policy(config: &Config) -> Policy {
     }
 }
 
-/// How older dead letters are scrubbed.
+/// Bounds of the scrubbing of older dead letters.
 pub fn scrub_limits(config: &Config) -> ScrubLimits {
     let days = i64::try_from(config.scrub_grace_days).unwrap_or(i64::MAX);
     ScrubLimits {

@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::telemetry::LogFormat;
 
 fn load(
     file: &str,
@@ -100,16 +103,39 @@ fn a_database_url_that_is_not_understood_is_a_problem_in_words() {
         .expect("sound");
 }
 
+/// With `EYE_UPDATE_PAGES` set, the example file becomes what the rows make.
+#[test]
+fn the_example_file_is_made_of_the_rows() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/eye.example.toml");
+    let made = example();
+    if std::env::var_os("EYE_UPDATE_PAGES").is_some() {
+        std::fs::write(&file, &made).expect("the example file");
+    }
+    let written = std::fs::read_to_string(&file).expect("the example file");
+    assert!(written == made, "docs/eye.example.toml differs from the rows: run this test with EYE_UPDATE_PAGES=1");
+}
+
 #[test]
 fn the_example_file_has_every_setting_with_its_default_and_its_consequence() {
-    let example = include_str!("../../eye.example.toml");
+    let example = example();
     let uncommented: String =
         example.lines().filter_map(|line| line.strip_prefix("#: ")).map(|line| format!("{line}\n")).collect();
     let (settings, _) = load(&uncommented, &[], &[]).expect("the example is sound");
+    let words = |text: &str| text.replace("\n# ", " ");
     for setting in SETTINGS {
         let given = &settings.values[setting.key];
         assert!(given.origin.starts_with("eye.toml"), "{} is missing", setting.key);
         assert_eq!(given.text, setting.default, "{}", setting.key);
-        assert!(example.contains(setting.consequence), "{} says something else", setting.key);
+        assert!(words(&example).contains(setting.consequence), "{} says something else", setting.key);
+    }
+    assert!(example.lines().all(|line| line.len() <= 120), "lines fit on a screen");
+}
+
+#[test]
+fn no_name_is_given_twice() {
+    let names = SETTINGS.iter().flat_map(|setting| std::iter::once(&setting.key).chain(setting.former));
+    let mut seen = BTreeSet::new();
+    for name in names {
+        assert!(seen.insert(name), "{name} is given twice");
     }
 }

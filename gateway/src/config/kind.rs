@@ -1,0 +1,140 @@
+//! The kinds of settings: which texts are allowed, and how a message describes them.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use crate::trust::event_types::EventTypes;
+
+/// What the text of a setting may be.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A whole number.
+    Integer {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// What it counts, for the example file; empty where the name says it.
+        unit: &'static str,
+    },
+    /// An address and a port.
+    Address,
+    /// An address and a port, or empty for none.
+    OptionalAddress,
+    /// A path, not empty.
+    Path,
+    /// A path, or empty for none.
+    OptionalPath,
+    /// A text that the gateway never prints, or empty for none.
+    Secret,
+    /// Networks (CIDR), separated by commas.
+    Networks,
+    /// Origins of pages, separated by commas.
+    Origins,
+    /// Host names, separated by commas.
+    Hosts,
+    /// Event types, as applications have them, separated by commas.
+    EventTypes,
+    /// True or false.
+    Switch,
+    /// One of these.
+    Choice(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Returns why a text is not of this kind.
+    pub(super) fn check(self, text: &str) -> Result<(), String> {
+        let fits = match self {
+            Self::Integer { min, max, .. } => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
+            Self::Address => text.parse::<SocketAddr>().is_ok(),
+            Self::OptionalAddress => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
+            Self::Path => !text.is_empty(),
+            Self::OptionalPath | Self::Secret => true,
+            Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
+            Self::Origins => words(text).all(is_origin),
+            Self::Hosts => words(text).all(is_host),
+            Self::EventTypes => EventTypes::parse(&words(text).collect::<Vec<_>>()).is_ok(),
+            Self::Switch => matches!(text, "true" | "false"),
+            Self::Choice(words) => words.contains(&text),
+        };
+        if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
+    }
+
+    /// What a text of this kind is, as a part of a message.
+    pub(super) fn wanted(self) -> String {
+        match self {
+            Self::Integer { min, max, .. } => format!("a whole number from {min} to {max}"),
+            Self::Address => "an address and a port, such as 127.0.0.1:8000".to_owned(),
+            Self::OptionalAddress => "an address and a port, such as 127.0.0.1:9000, or empty".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::OptionalPath => "a path, or empty".to_owned(),
+            Self::Secret => "a text".to_owned(),
+            Self::Networks => "networks such as 10.0.0.0/8, separated by commas".to_owned(),
+            Self::Origins => "origins such as https://shop.example, separated by commas".to_owned(),
+            Self::Hosts => "host names such as eye.example, without a port, separated by commas".to_owned(),
+            Self::EventTypes => {
+                "event types such as shop/sale or shop/*, percent-encoded where a name holds a comma, separated by commas"
+                    .to_owned()
+            }
+            Self::Switch => "true or false".to_owned(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+        }
+    }
+}
+
+/// Returns the words of a list.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// Whether a text is an origin as browsers write it: a scheme and a host, in small letters, and nothing after them.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]_".contains(&byte);
+    host.is_some_and(|host| !host.is_empty() && host.bytes().all(allowed))
+}
+
+/// Whether a text is a host name without scheme, port or path.
+fn is_host(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+const fn number(min: u64, max: u64, unit: &'static str) -> Kind {
+    Kind::Integer { min, max, unit }
+}
+
+/// A number without a unit.
+pub(super) const fn count(min: u64, max: u64) -> Kind {
+    number(min, max, "")
+}
+
+/// A number of bytes.
+pub(super) const fn bytes(min: u64, max: u64) -> Kind {
+    number(min, max, "bytes")
+}
+
+/// A duration in milliseconds.
+pub(super) const fn milliseconds(min: u64, max: u64) -> Kind {
+    number(min, max, "milliseconds")
+}
+
+/// A duration in seconds.
+pub(super) const fn seconds(min: u64, max: u64) -> Kind {
+    number(min, max, "seconds")
+}
+
+/// A duration in days.
+pub(super) const fn days(min: u64, max: u64) -> Kind {
+    number(min, max, "days")
+}
+
+/// A duration in months.
+pub(super) const fn months(min: u64, max: u64) -> Kind {
+    number(min, max, "months")
+}
+
+/// A part in percent.
+pub(super) const fn percent(min: u64, max: u64) -> Kind {
+    number(min, max, "percent")
+}
