@@ -27,6 +27,7 @@ mod overload;
 mod problems;
 mod program;
 mod reading;
+mod request_ids;
 mod retention;
 mod secrets;
 mod sharing;

@@ -88,6 +88,8 @@ fn letter(number: u128) -> DeadLetter {
         raw_bytes: 2,
         raw_digest: None,
         last_words: None,
+        request_id: Some("a request".to_owned()),
+        traceparent: Some("its trace".to_owned()),
     }
 }
 
@@ -755,6 +757,17 @@ async fn a_batch_costs_the_round_trip_of_its_commit_and_no_more() {
     let before = proxy.trips();
     letters.write(&refs(&[letter(2), letter(3)])).await.expect("written");
     assert_eq!(proxy.trips() - before, 1, "dead letters");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_names_its_request_on_the_conflict_path_too() {
+    let server = Server::start();
+    let store = migrated(&server).await;
+    let mut letters = store.dead_letter_sink();
+    letters.write(&refs(&[letter(1)])).await.expect("written");
+    letters.write(&refs(&[letter(1), letter(2)])).await.expect("written");
+    let named = "select count(*) from dead_letters where request_id = 'a request' and traceparent = 'its trace'";
+    assert_eq!(count(&server, named).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,6 +74,7 @@ fn each_concern_has_one_owner() {
             "server",
             "router",
             "requests.rs",
+            "request_ids.rs",
             "body.rs",
             "response.rs",
             "response/body.rs",

@@ -264,6 +264,8 @@ mod tests {
             raw_bytes: 0,
             raw_digest: None,
             last_words: None,
+            request_id: None,
+            traceparent: None,
         }
     }
 

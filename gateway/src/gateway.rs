@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::postgres::Postgres;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
+use crate::request_ids::RequestIds;
 use crate::requests::Requests;
 use crate::response::UnsentAnswers;
 use crate::retention::Retention;
@@ -274,7 +275,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
 async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
     let limits = ServerLimits { connections_max: MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
-    let handler = move |request, _: Peer| {
+    let handler = move |request, _: Peer, _: RequestIds| {
         let router = Arc::clone(&router);
         async move { router.monitoring.answer(request).await }
     };
@@ -340,9 +341,9 @@ async fn serve_on(
     tracing::info!(address = %listener.address(), "the gateway listens");
 
     let router = Arc::clone(&gateway.router);
-    let handler = move |request, peer: Peer| {
+    let handler = move |request, peer: Peer, ids: RequestIds| {
         let router = Arc::clone(&router);
-        async move { pin!(router.answer(request, peer)).await }
+        async move { pin!(router.answer(request, peer, ids)).await }
     };
     let announce = async {
         shutdown.cancelled().await;

@@ -26,6 +26,7 @@ use crate::dead_letters::{DeadLetters, Kept, Rejected};
 use crate::judging::{End, Judged, Judges, Judging, NotStored, Origin};
 use crate::live::{Live, Watched, Why};
 use crate::parameters::Parameters;
+use crate::request_ids::RequestIds;
 use crate::turns::Turns;
 
 use crate::response::{self, Refusal, Response, UnsentAnswers, of_store};
@@ -84,9 +85,13 @@ pub struct Ingest {
 
 /// How a request is to be read, and what is to be done with it.
 #[derive(Clone, Copy)]
-struct Asked {
+struct Asked<'a> {
     format: Format,
     dry_run: bool,
+    /// Dead letters name their request.
+    ids: &'a RequestIds,
+    /// Set once something of the request may be stored.
+    handed: &'a AtomicBool,
 }
 
 impl Ingest {
@@ -95,7 +100,7 @@ impl Ingest {
     /// # Errors
     ///
     /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
-    pub async fn send(&self, request: Request<Incoming>, peer: Peer) -> Result<Response, Refusal> {
+    pub async fn send(&self, request: Request<Incoming>, peer: Peer, ids: &RequestIds) -> Result<Response, Refusal> {
         let application = self.trust.identify(&request, peer)?;
         application.allow(Scope::Ingest)?;
         application.look()?;
@@ -111,8 +116,9 @@ impl Ingest {
             }
         };
         let handed = AtomicBool::new(false);
+        let asked = Asked { format, dry_run, ids, handed: &handed };
         // Pinned here, since it is large, and every function that takes it would move it.
-        let answer = pin!(self.process(&application, received, Asked { format, dry_run }, &handed));
+        let answer = pin!(self.process(&application, received, asked));
         match tokio::time::timeout(self.limits.answer, answer).await {
             Ok(answer) => answer.map(|answer| self.unsent.hold_told(application.share(), answer)),
             // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
@@ -143,11 +149,10 @@ impl Ingest {
         &self,
         application: &Application,
         received: body::Received,
-        Asked { format, dry_run }: Asked,
-        handed: &AtomicBool,
+        asked: Asked<'_>,
     ) -> Result<Response, Refusal> {
         let body::Received { bytes: body, room } = received;
-        let parsed = match envelope::parse(&body, format, &self.judges.rules, self.clock.now_us()) {
+        let parsed = match envelope::parse(&body, asked.format, &self.judges.rules, self.clock.now_us()) {
             Ok(parsed) => parsed,
             Err(unreadable) => {
                 let refusal = self.unreadable_body(unreadable);
@@ -164,14 +169,14 @@ impl Ingest {
         application.take(count.max(1))?;
         // What is in memory from here on is in the elements, and ends with the last row that shares it.
         drop(body);
-        if dry_run {
+        if asked.dry_run {
             // Boxed: it is rare, and its room would be that of every request.
-            return Box::pin(self.try_dry(application, single, elements, room)).await;
+            return Box::pin(self.try_dry(application, single, elements, room, asked.ids)).await;
         }
-        let mut sending = Sending::new(self, application, count, single, room.map(Arc::new));
+        let mut sending = Sending::new(self, application, asked.ids, count, single, room.map(Arc::new));
         sending.judge(elements).await?;
         // From here on something may be stored.
-        handed.store(true, Relaxed);
+        asked.handed.store(true, Relaxed);
         sending.store().await?;
         let watched = sending.watched.take();
         let outcomes = sending.keep_refused().await?;
@@ -192,9 +197,10 @@ impl Ingest {
         single: bool,
         elements: PerEvent<Element>,
         room: Option<Held>,
+        ids: &RequestIds,
     ) -> Result<Response, Refusal> {
         let nowhere = Tallies::new(0);
-        let real = Sending::new(self, application, elements.len(), single, room.map(Arc::new));
+        let real = Sending::new(self, application, ids, elements.len(), single, room.map(Arc::new));
         let mut trying = Sending { tally: nowhere.begin(&application.name), watched: None, dry_run: true, ..real };
         trying.judge(elements).await?;
         let outcomes = trying.foresee().await?;
@@ -243,6 +249,8 @@ type Quarantined = (usize, Option<(Text, Text)>);
 struct Sending<'a> {
     ingest: &'a Ingest,
     application: &'a Application,
+    /// What its dead letters name it by.
+    ids: &'a RequestIds,
     /// It is one event, and no list of them.
     single: bool,
     /// Only what would become of them is asked for.
@@ -274,6 +282,7 @@ impl<'a> Sending<'a> {
     fn new(
         ingest: &'a Ingest,
         application: &'a Application,
+        ids: &'a RequestIds,
         count: usize,
         single: bool,
         room: Option<Arc<Held>>,
@@ -281,6 +290,7 @@ impl<'a> Sending<'a> {
         Self {
             ingest,
             application,
+            ids,
             single,
             dry_run: false,
             room,
@@ -297,7 +307,7 @@ impl<'a> Sending<'a> {
     }
 
     fn origin(&self) -> Origin<'a> {
-        Origin::Sent { application: self.application, dry_run: self.dry_run }
+        Origin::Sent { application: self.application, ids: self.ids, dry_run: self.dry_run }
     }
 
     /// Asks the validator of each event.

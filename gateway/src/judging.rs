@@ -14,6 +14,7 @@ use eye_judge::{Judgement, Keep, Subject, Validators};
 use uuid::Uuid;
 
 use crate::dead_letters;
+use crate::request_ids::RequestIds;
 use crate::store::{self, ApplicationRow, Store, StoredLetter};
 use crate::trust::event_types::EventTypes;
 use crate::trust::{Application, Scope, known_types};
@@ -43,6 +44,8 @@ pub enum Origin<'a> {
     Sent {
         /// Who sent it.
         application: &'a Application,
+        /// The request that it came in.
+        ids: &'a RequestIds,
         /// Only what would become of it is asked for, so it makes no event type.
         dry_run: bool,
     },
@@ -63,6 +66,14 @@ impl Origin<'_> {
         }
     }
 
+    /// The id and the `traceparent` of the request in which the event came first.
+    fn request(&self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::Sent { ids, .. } => (Some(ids.id.to_string()), ids.trace.map(|trace| trace.to_string())),
+            Self::Redriven { letter, .. } => (letter.request_id.clone(), letter.traceparent.clone()),
+        }
+    }
+
     /// Why the application may not have an event of this type stored; `None` when it may.
     fn refusal(&self, category: &str, name: &str) -> Option<&'static str> {
         match self {
@@ -74,8 +85,8 @@ impl Origin<'_> {
     /// Whether the application may have this event type, which may be one more than it had.
     async fn admits(&self, judges: &Judges, category: &str, name: &str) -> Result<bool, store::Error> {
         match self {
-            Self::Sent { application, dry_run: true } => Ok(application.would_admit_type(category, name)),
-            Self::Sent { application, dry_run: false } => Ok(application.admit_type(category, name)),
+            Self::Sent { application, dry_run: true, .. } => Ok(application.would_admit_type(category, name)),
+            Self::Sent { application, dry_run: false, .. } => Ok(application.admit_type(category, name)),
             // A letter that names its type has made it already.
             Self::Redriven { letter, .. } if letter.category.is_some() && letter.name.is_some() => Ok(true),
             Self::Redriven { letter, .. } => {
@@ -467,6 +478,7 @@ fn not_stored(event: &Event, module: Option<Digest>, end: End) -> NotStored {
 
 /// A dead letter without its event.
 fn letter(origin: Origin<'_>, received_at_us: i64, reason: Reason, code: &str, detail: &str) -> DeadLetter {
+    let (request_id, traceparent) = origin.request();
     DeadLetter {
         id: Uuid::now_v7(),
         received_at_us,
@@ -485,6 +497,8 @@ fn letter(origin: Origin<'_>, received_at_us: i64, reason: Reason, code: &str, d
         raw_bytes: 0,
         raw_digest: None,
         last_words: None,
+        request_id,
+        traceparent,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::metrics::{self, Metrics};
 use crate::problems;
 use crate::query::{self, Query, Read, Reader};
 use crate::readiness::Readiness;
+use crate::request_ids::RequestIds;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::Incoming;
@@ -164,11 +165,6 @@ impl Monitoring {
     /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
     /// nothing of what it holds. Such requests are not counted.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
-        let caller_id = response::caller_request_id(request.headers());
-        response::named(self.answer_unnamed(&request).await, caller_id)
-    }
-
-    async fn answer_unnamed(&self, request: &Request<Incoming>) -> Response {
         let found = Found::of(request.uri().path());
         let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
             return Refusal::NotFound.into_response();
@@ -197,10 +193,9 @@ impl Monitoring {
 
 impl Router {
     /// Answers any request.
-    pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response {
-        let caller_id = response::caller_request_id(request.headers());
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds) -> Response {
         if let Some(response) = self.cors.preflight(&request) {
-            return response::named(response, caller_id);
+            return response;
         }
         let began = Instant::now();
         let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
@@ -210,13 +205,13 @@ impl Router {
             admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
         });
         let answered = match admitted {
-            Ok(()) => self.route(request, peer, &mut timer).await,
+            Ok(()) => self.route(request, peer, &ids, &mut timer).await,
             Err(refusal) => Err(refusal),
         };
         let mut response = answered.unwrap_or_else(Refusal::into_response);
         self.cors.mark(origin, &mut response);
         timer.status = Some(response.status());
-        response::named(response, caller_id)
+        response
     }
 
     /// What no route has to look at.
@@ -229,12 +224,13 @@ impl Router {
         &self,
         request: Request<Incoming>,
         peer: Peer,
+        ids: &RequestIds,
         timer: &mut RequestTimer<'_>,
     ) -> Result<Response, Refusal> {
         // What nearly every request asks for: it needs nothing of what follows.
         if request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/post/create") {
             timer.class = RouteClass::Events;
-            return self.ingest.send(request, peer).await;
+            return self.ingest.send(request, peer, ids).await;
         }
         // Apart: it needs several times the room of what sends, and every connection would have it.
         Box::pin(self.route_rest(request, peer, timer)).await

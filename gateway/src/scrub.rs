@@ -307,5 +307,7 @@ fn old(letter: &WalkedLetter, text: &LetterText, violations: Vec<Violation>) -> 
         raw_bytes: 0,
         raw_digest: None,
         last_words: None,
+        request_id: None,
+        traceparent: None,
     }
 }

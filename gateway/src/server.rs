@@ -21,6 +21,7 @@ use self::connection::Connection;
 pub use self::incoming::Incoming;
 pub use self::socket::HalfClosed;
 use crate::log_limit::LogLimit;
+use crate::request_ids::RequestIds;
 use crate::response::Response;
 use crate::trust::Peer;
 
@@ -145,7 +146,7 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `shutdown`, then drains. Returns when all connections have ended, or were cut after the drain time.
+    /// Serves until `shutdown`, then drains. Every answer of the handler names its request by the ids that the handler got. Returns when all connections have ended, or were cut after the drain time.
     pub async fn run<F, Fut>(
         self,
         limits: ServerLimits,
@@ -153,7 +154,7 @@ impl Listener {
         handler: F,
         shutdown: CancellationToken,
     ) where
-        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let tasks = TaskTracker::new();

@@ -11,6 +11,8 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::request_ids::RequestId;
+
 /// Longest line for people. Programs get theirs whole, since half a JSON object is none.
 const LINE_CHARACTERS_MAX: usize = 16_384;
 
@@ -34,26 +36,46 @@ pub fn start(level: &str, format: LogFormat) {
     let log = tracing_subscriber::registry().with(targets);
     // Set up already in a test that starts a second gateway: the first log serves both.
     let _ = match format {
-        LogFormat::Text => log.with(lines.with_writer(|| Lines { characters_max: LINE_CHARACTERS_MAX })).try_init(),
-        LogFormat::Json => log.with(lines.json().with_writer(|| Lines { characters_max: usize::MAX })).try_init(),
+        LogFormat::Text => log.with(lines.with_writer(move || Lines { format })).try_init(),
+        LogFormat::Json => log.with(lines.json().with_writer(move || Lines { format })).try_init(),
     };
 }
 
 /// Standard error, to which each event is written as a whole and becomes one line.
 struct Lines {
-    characters_max: usize,
+    format: LogFormat,
 }
 
 impl Write for Lines {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        let line = one_line(&text, self.characters_max);
+        let characters_max = match self.format {
+            LogFormat::Text => LINE_CHARACTERS_MAX,
+            LogFormat::Json => usize::MAX,
+        };
+        let line = one_line(&text, characters_max);
+        let line = match RequestId::current() {
+            Some(id) => with_request_id(line, &id.to_string(), self.format),
+            None => line,
+        };
         io::stderr().write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+/// A line with the id of the request that it is about, unless it names it already.
+fn with_request_id<'a>(line: Cow<'a, str>, id: &str, format: LogFormat) -> Cow<'a, str> {
+    let text = line.strip_suffix('\n').unwrap_or(&line);
+    if text.contains(id) {
+        return line;
+    }
+    match (format, text.strip_prefix('{')) {
+        (LogFormat::Json, Some(rest)) => format!("{{\"request_id\":\"{id}\",{rest}\n").into(),
+        _ => format!("{text} request_id={id}\n").into(),
     }
 }
 
@@ -89,6 +111,18 @@ mod tests {
         assert_eq!(line, "WARN refused: expected `x\\n2026-11-29T00:00:00Z  INFO all is well` \\u001b[1A\\u202e\n");
         assert_eq!(one_line(&format!("{}\n", "x".repeat(1 << 20)), 10), "xxxxxxxxxx…\n");
         assert_eq!(one_line("no end", 10), "no end");
+    }
+
+    #[test]
+    fn a_line_names_its_request_once() {
+        let id = "5c3f0a91d2e4-8b1f6c0e92a7d354";
+        let with = |line: &'static str, format| with_request_id(line.into(), id, format).into_owned();
+        assert_eq!(with("WARN a read failed\n", LogFormat::Text), format!("WARN a read failed request_id={id}\n"));
+        let line = with("{\"level\":\"WARN\"}\n", LogFormat::Json);
+        assert_eq!(line, format!("{{\"request_id\":\"{id}\",\"level\":\"WARN\"}}\n"));
+        for format in [LogFormat::Text, LogFormat::Json] {
+            assert_eq!(with_request_id(line.clone().into(), id, format), line);
+        }
     }
 
     #[test]

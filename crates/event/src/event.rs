@@ -171,6 +171,10 @@ pub struct DeadLetter {
     /// The text of the module's panic or exception. Only a dead letter with whole bytes keeps it, since the text may
     /// quote them.
     pub last_words: Option<String>,
+    /// The id of the request that it came in.
+    pub request_id: Option<String>,
+    /// The `traceparent` of that request, if it had a valid one.
+    pub traceparent: Option<String>,
 }
 
 #[cfg(test)]

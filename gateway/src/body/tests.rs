@@ -187,7 +187,7 @@ async fn without_room_the_body_is_refused_at_once() {
 /// A server that reads the body and says how long it was.
 async fn server(limits_of_body: BodyLimits, in_flight: &Arc<Budget>) -> Server {
     let in_flight = Arc::clone(in_flight);
-    let handler = move |request: Request<crate::server::Incoming>, _| {
+    let handler = move |request: Request<crate::server::Incoming>, _, _| {
         let in_flight = Arc::clone(&in_flight);
         async move {
             let (head, body) = request.into_parts();
@@ -288,7 +288,7 @@ async fn a_body_that_breaks_off_gives_its_permits_back() {
     let in_flight = budget(10);
     let ended = Arc::new(Notify::new());
     let (shared, end) = (Arc::clone(&in_flight), Arc::clone(&ended));
-    let handler = move |request: Request<crate::server::Incoming>, _| {
+    let handler = move |request: Request<crate::server::Incoming>, _, _| {
         let (in_flight, end) = (Arc::clone(&shared), Arc::clone(&end));
         async move {
             let body = request.into_body();

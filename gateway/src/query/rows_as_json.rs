@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::base64::base64;
 use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
+use crate::traceparent::Traceparent;
 use crate::trust::Scope;
 
 /// Writing to a vector cannot fail.
@@ -147,6 +148,7 @@ fn time(us: i64) -> String {
 pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
     let sha256 = |digest: Option<&[u8]>| digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
+    let trace = letter.traceparent.as_deref().and_then(|trace| Traceparent::parse(trace.as_bytes()));
     let redriven = letter.redriven_at.map(|at| json!({ "at": text(at), "outcome": letter.redriven_as }));
     json!({
         "id": letter.id,
@@ -167,6 +169,9 @@ pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
         "raw_digest": sha256(letter.raw_digest.as_deref()),
         "redrivable": letter.unredrivable().is_none(),
         "redriven": redriven,
+        "request_id": letter.request_id,
+        "trace_id": trace.map(|trace| trace.trace_id().to_string()),
+        "traceparent": letter.traceparent,
     })
 }
 

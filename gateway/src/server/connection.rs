@@ -35,6 +35,7 @@ use super::socket::{Socket, Stream};
 use super::when_woken::WhenWoken;
 use super::{HEADERS_UNASKED, ServerLimits};
 use crate::log_limit::LogLimit;
+use crate::request_ids::RequestIds;
 use crate::response::{self, Body, BodyError, Refusal, Response};
 use crate::tls;
 use crate::trust::Peer;
@@ -61,7 +62,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn serve<F, Fut>(mut self, stream: TcpStream, handler: F)
     where
-        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let _streams = self.cut.clone().drop_guard();
@@ -146,7 +147,7 @@ impl Connection {
     /// Speaks HTTP until the connection ends, is cut, is asked to end, or stays idle.
     async fn converse<F, Fut>(&self, socket: Socket, peer: Peer, activity: &Arc<Activity>, handler: F)
     where
-        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let requests = Arc::clone(activity);
@@ -259,7 +260,7 @@ enum Interruption {
     End,
 }
 
-/// Runs the handler; a panic in it costs this one request.
+/// Runs the handler and names the request in its answer; a panic costs this one request.
 async fn answer<F, Fut>(
     handler: F,
     request: Request<Incoming>,
@@ -267,24 +268,27 @@ async fn answer<F, Fut>(
     mut running: Running,
 ) -> hyper::Response<Counted>
 where
-    F: Fn(Request<Incoming>, Peer) -> Fut,
+    F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut,
     Fut: Future<Output = Response>,
 {
     let version = request.version();
+    let ids = RequestIds::of(request.headers());
+    let (id, of_handler) = (ids.id, ids.clone());
     // In a block of its own: the handler may panic before it gives a future back. It is not used after a panic, so no
     // broken state of it can be seen.
-    let work = pin!(async move { handler(request, peer).await });
-    let mut answer = match AssertUnwindSafe(work).catch_unwind().await {
+    let work = pin!(async move { handler(request, peer, of_handler).await });
+    let answer = match AssertUnwindSafe(id.scope(work)).catch_unwind().await {
         Ok(answer) => answer,
         Err(panic) => {
             static TOLD: LogLimit = LogLimit::new();
             if let Some(more) = TOLD.open() {
                 let reason = reason(panic.as_ref());
-                tracing::error!(peer = ?peer.address, reason, more, "a request panicked");
+                tracing::error!(peer = ?peer.address, request_id = %id, reason, more, "a request panicked");
             }
-            response::named(Refusal::Internal.into_response(), None)
+            Refusal::Internal.into_response()
         }
     };
+    let mut answer = response::named(answer, ids);
     let status = answer.status();
     let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
     if (unread || status == StatusCode::UNAUTHORIZED) && version <= Version::HTTP_11 {

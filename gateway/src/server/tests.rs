@@ -40,7 +40,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start<F, Fut>(limits: ServerLimits, handler: F) -> Self
     where
-        F: Fn(Request<Incoming>, Peer) -> Fut + Clone + Send + 'static,
+        F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -92,7 +92,7 @@ async fn one_answer(stream: &mut TcpStream) -> String {
     text + &String::from_utf8(body).expect("text")
 }
 
-async fn fine(_: Request<Incoming>, _: Peer) -> Response {
+async fn fine(_: Request<Incoming>, _: Peer, _: RequestIds) -> Response {
     json(StatusCode::OK, "{}")
 }
 
@@ -132,11 +132,12 @@ async fn a_later_head_has_its_time_from_its_first_byte_on() {
 #[tokio::test]
 async fn a_body_that_comes_after_its_head_is_no_head() {
     let brief = Duration::from_millis(50);
-    let server = Server::start(ServerLimits { header_read: brief, idle: PATIENCE, ..limits() }, |request, _| async {
-        let body = request.into_body().collect().await.expect("a body").to_bytes();
-        json(StatusCode::OK, body)
-    })
-    .await;
+    let server =
+        Server::start(ServerLimits { header_read: brief, idle: PATIENCE, ..limits() }, |request, _, _| async {
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            json(StatusCode::OK, body)
+        })
+        .await;
     let mut stream = server.connect().await;
     for _ in 0..3 {
         stream.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 2\r\n\r\n").await.expect("open");
@@ -163,7 +164,7 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_peer_that_writes_until_it_cannot_gets_its_answer() {
     let patient = ServerLimits { linger: 2 * PATIENCE, linger_bytes_max: 64 * 1024, ..limits() };
-    let refuse = |_: Request<Incoming>, _: Peer| async { json(StatusCode::PAYLOAD_TOO_LARGE, "{}") };
+    let refuse = |_: Request<Incoming>, _: Peer, _| async { json(StatusCode::PAYLOAD_TOO_LARGE, "{}") };
     let server = Server::start(patient, refuse).await;
     let mut peer = server.connect().await;
     soon(peer.write_all(b"POST / HTTP/1.1\r\nhost: eye\r\ncontent-length: 1000000000\r\n\r\n")).await.expect("a head");
@@ -183,7 +184,7 @@ async fn a_peer_that_writes_until_it_cannot_gets_its_answer() {
 async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_body_in_however_many_pieces() {
     let (looks, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let (counted, waited) = (Arc::clone(&looks), Arc::clone(&go));
-    let handler = move |request: Request<Incoming>, _: Peer| {
+    let handler = move |request: Request<Incoming>, _: Peer, _| {
         let (looks, go) = (Arc::clone(&counted), Arc::clone(&waited));
         async move {
             let work = async {
@@ -252,7 +253,7 @@ async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_bo
 
 #[tokio::test]
 async fn a_body_may_be_taken_by_another_task() {
-    let handler = |request: Request<Incoming>, _: Peer| async {
+    let handler = |request: Request<Incoming>, _: Peer, _| async {
         let taken = tokio::spawn(async { request.into_body().collect().await.expect("a body").to_bytes() });
         json(StatusCode::OK, taken.await.expect("it does not panic"))
     };
@@ -280,7 +281,7 @@ async fn a_body_may_be_taken_by_another_task() {
 
 #[tokio::test]
 async fn who_has_closed_its_sending_half_is_answered_each_time() {
-    let server = Server::start(limits(), |request, _| async {
+    let server = Server::start(limits(), |request, _, _| async {
         let body = request.into_body().collect().await.map(|body| body.to_bytes());
         // Long enough for the end of what the peer sends to be there.
         sleep(Duration::from_millis(10)).await;
@@ -333,7 +334,7 @@ async fn waiting() -> (Server, Arc<Notify>, Arc<Notify>) {
     }
     let (begun, given_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begin, give_up) = (Arc::clone(&begun), Arc::clone(&given_up));
-    let server = Server::start(limits(), move |request: Request<Incoming>, _| {
+    let server = Server::start(limits(), move |request: Request<Incoming>, _, _| {
         let (begin, give_up) = (Arc::clone(&begin), GivenUp(Arc::clone(&give_up)));
         async move {
             let give_up = give_up;
@@ -380,7 +381,7 @@ async fn a_handler_learns_that_its_peer_sends_no_more() {
 
 #[tokio::test]
 async fn a_panic_costs_one_request() {
-    let handler = |request: Request<Incoming>, _| {
+    let handler = |request: Request<Incoming>, _, _| {
         // Before there is a future, and in it.
         assert_ne!(request.uri().path(), "/early");
         async move {
@@ -404,13 +405,13 @@ async fn a_panic_costs_one_request() {
     server.stop().await;
 }
 
-type Gate = Arc<dyn Fn(Request<Incoming>, Peer) -> BoxFuture<'static, Response> + Send + Sync>;
+type Gate = Arc<dyn Fn(Request<Incoming>, Peer, RequestIds) -> BoxFuture<'static, Response> + Send + Sync>;
 
 /// A handler that says when it has begun and waits until it may end.
 fn gate() -> (Arc<Notify>, Arc<Notify>, Gate) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go));
-    let handler: Gate = Arc::new(move |_, _| {
+    let handler: Gate = Arc::new(move |_, _, _| {
         let (begin, wait) = (Arc::clone(&begin), Arc::clone(&wait));
         async move {
             begin.notify_one();
@@ -434,7 +435,7 @@ async fn refuses(address: SocketAddr) {
 #[tokio::test]
 async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
     let (begun, go, handler) = gate();
-    let server = Server::start(limits(), move |request, peer| handler(request, peer)).await;
+    let server = Server::start(limits(), move |request, peer, ids| handler(request, peer, ids)).await;
     let (mut running, mut idle, mut silent) = (server.connect().await, server.connect().await, server.connect().await);
     ask(&mut idle, "/").await;
     soon(begun.notified()).await;
@@ -457,7 +458,7 @@ async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
 #[tokio::test]
 async fn a_drain_finishes_the_streams_of_http2() {
     let (begun, go, handler) = gate();
-    let server = Server::start(limits(), move |request, peer| handler(request, peer)).await;
+    let server = Server::start(limits(), move |request, peer, ids| handler(request, peer, ids)).await;
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     let answer = client.get(format!("http://{}/", server.address)).send();
     let answer = tokio::spawn(answer);
@@ -476,7 +477,7 @@ async fn a_drain_finishes_the_streams_of_http2() {
 async fn what_outlives_the_drain_is_cut() {
     let brief = ServerLimits { drain: Duration::from_millis(50), ..limits() };
     let (begun, _go, handler) = gate();
-    let server = Server::start(brief, move |request, peer| handler(request, peer)).await;
+    let server = Server::start(brief, move |request, peer, ids| handler(request, peer, ids)).await;
     let mut one = server.connect().await;
     ask(&mut one, "/").await;
     soon(begun.notified()).await;
@@ -493,7 +494,7 @@ async fn connections_beyond_the_limit_wait() {
     let single = ServerLimits { connections_max: 1, ..limits() };
     let peers = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&peers);
-    let handler = move |_: Request<Incoming>, peer: Peer| {
+    let handler = move |_: Request<Incoming>, peer: Peer, _| {
         seen.lock().expect("no panic").push(peer.address.expect("no proxy"));
         async { json(StatusCode::OK, "{}") }
     };
@@ -520,7 +521,7 @@ async fn a_reader_that_reads_on_is_not_cut_and_one_that_stops_is() {
     const BYTES: usize = 64 << 20;
     let quick = Duration::from_millis(500);
     let brief = ServerLimits { write: quick, idle: quick, header_read: quick, ..limits() };
-    let handler = |_: Request<Incoming>, _: Peer| async { json(StatusCode::OK, vec![b' '; BYTES]) };
+    let handler = |_: Request<Incoming>, _: Peer, _| async { json(StatusCode::OK, vec![b' '; BYTES]) };
     let server = Server::start(brief, handler).await;
     let mut steady = server.connect().await;
     ask(&mut steady, "/").await;
@@ -578,7 +579,7 @@ async fn next_frame(stream: &mut TcpStream) -> (u8, u8, u32, Vec<u8>) {
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_reset_and_its_connection_goes_on() {
     let write = Duration::from_millis(300);
-    let handler = |request: Request<Incoming>, _: Peer| async move {
+    let handler = |request: Request<Incoming>, _: Peer, _| async move {
         let bytes = request.uri().path().trim_matches('/').parse().expect("a number");
         json(StatusCode::OK, vec![b' '; bytes])
     };

@@ -74,7 +74,7 @@ impl Head {
 
 /// One row of `dead_letters`, in the order of the columns in `write.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
-    fields(out, 17);
+    fields(out, 19);
     timestamp(out, row.received_at_us);
     uuid(out, row.id);
     bytes(out, row.reason.as_str().as_bytes());
@@ -92,6 +92,8 @@ pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     bytes(out, row.kept.as_str().as_bytes());
     optional(out, row.raw_digest, |out, digest| bytes(out, &digest.0));
     optional(out, row.last_words.as_deref(), text);
+    optional(out, row.request_id.as_deref(), text);
+    optional(out, row.traceparent.as_deref(), text);
 }
 
 /// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
@@ -216,10 +218,12 @@ mod tests {
             raw_bytes: usize::MAX,
             raw_digest: None,
             last_words: None,
+            request_id: Some("request".to_owned()),
+            traceparent: None,
         };
         let mut out = Vec::new();
         dead_letter(&row, Ids::default(), &mut out);
-        assert_eq!(&out[..2], &[0, 17]);
+        assert_eq!(&out[..2], &[0, 19]);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("a\u{fffd}b") && text.contains("c\u{fffd}"), "cleaned");
         assert!(!text.contains("\\u0000"), "no NUL escape in the violations");
@@ -227,8 +231,8 @@ mod tests {
         let size = [0, 0, 0, 4, 127, 255, 255, 255];
         assert!(out.windows(8).any(|window| window == size), "a size that fits no integer is the largest one");
         assert!(
-            out.ends_with(b"\0\0\0\x05whole\xff\xff\xff\xff\xff\xff\xff\xff"),
-            "what is kept; no digest, no last words"
+            out.ends_with(b"\0\0\0\x05whole\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x07request\xff\xff\xff\xff"),
+            "what is kept; no digest, no last words; the request, and no trace"
         );
     }
 

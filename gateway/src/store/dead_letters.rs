@@ -17,7 +17,7 @@ const STRETCH_MAX: u32 = 10_000;
 const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
 pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
-     category, name, raw, raw_bytes, kept, raw_digest, last_words, redriven_at, redriven_as";
+     category, name, raw, raw_bytes, kept, raw_digest, last_words, request_id, traceparent, redriven_at, redriven_as";
 
 /// Which dead letters are meant; what is `None` leaves nothing out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +92,10 @@ pub struct StoredLetter {
     pub raw_digest: Option<Vec<u8>>,
     /// The text of the module's panic or exception.
     pub last_words: Option<String>,
+    /// The id of the request that the event came in; none where an earlier release wrote the letter.
+    pub request_id: Option<String>,
+    /// The `traceparent` of that request, if it had a valid one.
+    pub traceparent: Option<String>,
     /// When its event was found to be stored after it was judged again.
     pub redriven_at: Option<DateTime<Utc>>,
     /// `stored` or `duplicate`.
@@ -117,6 +121,8 @@ from_row!(StoredLetter {
     kept,
     raw_digest,
     last_words,
+    request_id,
+    traceparent,
     redriven_at,
     redriven_as
 });
@@ -444,8 +450,8 @@ pub(super) fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&
         "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \
          letter.violations::text as violations, letter.application_id, coalesce(applications.name, '') as application, \
          modules.digest as module, letter.event_id, letter.session_id, letter.category, letter.name, letter.raw_bytes, \
-         octet_length(letter.raw) as raw_kept_bytes, letter.kept, letter.raw_digest, letter.last_words, letter.redriven_at, \
-         letter.redriven_as from (",
+         octet_length(letter.raw) as raw_kept_bytes, letter.kept, letter.raw_digest, letter.last_words, letter.request_id, \
+         letter.traceparent, letter.redriven_at, letter.redriven_as from (",
     );
     page(query);
     query.push(

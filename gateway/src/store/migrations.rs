@@ -31,6 +31,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0014", "secrets"),
     migration!("0015", "retention_rounds"),
     migration!("0016", "last_words"),
+    migration!("0017", "request_ids"),
 ];
 
 /// Runs what is missing of them.

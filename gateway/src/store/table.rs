@@ -21,7 +21,7 @@ macro_rules! event_columns {
 macro_rules! dead_letter_columns {
     () => {
         "received_at, id, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
-         category, name, raw, raw_bytes, kept, raw_digest, last_words"
+         category, name, raw, raw_bytes, kept, raw_digest, last_words, request_id, traceparent"
     };
 }
 
@@ -181,7 +181,8 @@ impl Table for DeadLetters {
         ") select unnest($1::timestamptz[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), \
              unnest($5::text[]), unnest($6::jsonb[]), unnest($7::integer[]), unnest($8::integer[]), \
              unnest($9::uuid[]), unnest($10::uuid[]), unnest($11::text[]), unnest($12::text[]), \
-             unnest($13::bytea[]), unnest($14::integer[]), unnest($15::text[]), unnest($16::bytea[]), unnest($17::text[]) \
+             unnest($13::bytea[]), unnest($14::integer[]), unnest($15::text[]), unnest($16::bytea[]), unnest($17::text[]), \
+             unnest($18::text[]), unnest($19::text[]) \
          on conflict do nothing returning id, received_at"
     );
     // The gateway makes the id of a dead letter, so a row that is there is always its own.
@@ -247,6 +248,8 @@ impl Table for DeadLetters {
             letter.raw_digest.map(|digest| out.extend_from_slice(&digest.0)).is_some()
         });
         texts(arguments, |letter| letter.last_words.as_deref());
+        texts(arguments, |letter| letter.request_id.as_deref());
+        texts(arguments, |letter| letter.traceparent.as_deref());
     }
 
     fn own_columns(_: &[&DeadLetter], _: &[usize], _: &mut Arguments<'_>) {}
@@ -283,7 +286,8 @@ impl Weigh for EventRow {
 impl Weigh for DeadLetter {
     fn bytes(&self) -> usize {
         let violations: usize = self.violations.iter().map(Violation::bytes).sum();
-        let last_words = self.last_words.as_ref().map_or(0, String::len);
-        self.raw.len() + self.detail.len() + last_words + violations + ROW_BYTES
+        let optional = [&self.last_words, &self.request_id, &self.traceparent];
+        let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+        self.raw.len() + self.detail.len() + optional + violations + ROW_BYTES
     }
 }
