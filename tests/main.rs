@@ -1,5 +1,6 @@
 //! The built program, tried from outside: real sockets, a real Postgres, real modules.
 
+mod access_log;
 mod answers;
 mod applications;
 mod attacks;

@@ -169,3 +169,27 @@ async fn a_warning_about_a_request_names_it_at_the_level_of_default() {
         assert!(!other.contains("request_id"), "what is about no request names none: {other}");
     }
 }
+
+#[tokio::test]
+async fn at_the_level_debug_each_request_has_a_span() {
+    let gateway = Setup::default().with("EYE_LOG_LEVEL", "debug").with("EYE_LOG_FORMAT", "json").start().await;
+    let request = gateway.request("POST", "/v1/events").header("content-type", "application/json");
+    let request = request.header("x-request-id", "the-caller.7").header("traceparent", TRACEPARENT);
+    let events = json!([event("a", "b", json!({"secret": "hunter2"})), {}]);
+    let answer = gateway.answer(request.body(events.to_string())).await;
+    let id = request_id(&answer);
+    let line =
+        eventually("the request is logged", async || lines(&gateway, &["the request is answered", &id]).pop()).await;
+    let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+    let span = json!({
+        "name": "request", "request_id": id, "caller_id": "the-caller.7", "trace_id": TRACE, "method": "POST",
+        "route": "/v1/events", "application": "local",
+        "stored": 1, "duplicate": 0, "rejected": 1, "quarantined": 0, "unfinished": 0
+    });
+    assert_eq!((&line["span"], &line["fields"]["status"]), (&span, &json!(207)), "{line}");
+    let read = gateway.get(&format!("/v1/sessions/{SESSION}")).await;
+    let read =
+        eventually("the read is logged", async || lines(&gateway, &["is answered", &request_id(&read)]).pop()).await;
+    assert!(read.contains("\"route\":\"/v1/sessions/{session_id}\"") && !read.contains(SESSION), "{read}");
+    assert!(!gateway.log().contains("hunter2"));
+}

@@ -75,6 +75,7 @@ fn each_concern_has_one_owner() {
             "router",
             "requests.rs",
             "request_ids.rs",
+            "access_log.rs",
             "body.rs",
             "response.rs",
             "response/body.rs",

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access_log::AccessLog;
 use crate::applications::Applications;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
@@ -180,6 +181,7 @@ impl Gateway {
             cors,
             trust: Arc::clone(&trust),
             requests,
+            access_log: Arc::new(AccessLog::new(config.access_log)),
             unsent,
             ingest,
             query,

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot::Receiver;
 use uuid::Uuid;
 
+use crate::access_log::Record;
 use crate::batch::{Batcher, Fate, Fates, Refused};
 use crate::body::{self, BodyLimits};
 use crate::clock::Clock;
@@ -100,8 +101,15 @@ impl Ingest {
     /// # Errors
     ///
     /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
-    pub async fn send(&self, request: Request<Incoming>, peer: Peer, ids: &RequestIds) -> Result<Response, Refusal> {
+    pub async fn send(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        ids: &RequestIds,
+        record: &mut Record,
+    ) -> Result<Response, Refusal> {
         let application = self.trust.identify(&request, peer)?;
+        record.application(&application.name);
         application.allow(Scope::Ingest)?;
         application.look()?;
         let dry_run = dry_run(request.uri().query())?;
@@ -115,10 +123,11 @@ impl Ingest {
                 return Err(refusal);
             }
         };
+        record.bytes_in(received.bytes.len());
         let handed = AtomicBool::new(false);
         let asked = Asked { format, dry_run, ids, handed: &handed };
         // Pinned here, since it is large, and every function that takes it would move it.
-        let answer = pin!(self.process(&application, received, asked));
+        let answer = pin!(self.process(&application, received, asked, record));
         match tokio::time::timeout(self.limits.answer, answer).await {
             Ok(answer) => answer.map(|answer| self.unsent.hold_told(application.share(), answer)),
             // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
@@ -150,6 +159,7 @@ impl Ingest {
         application: &Application,
         received: body::Received,
         asked: Asked<'_>,
+        record: &mut Record,
     ) -> Result<Response, Refusal> {
         let body::Received { bytes: body, room } = received;
         let parsed = match envelope::parse(&body, asked.format, &self.judges.rules, self.clock.now_us()) {
@@ -183,6 +193,7 @@ impl Ingest {
         if let Some(watched) = watched {
             self.live.tell(&application.name, &outcomes, watched, self.clock.now_us());
         }
+        record.outcomes(&outcomes);
         debug_assert_eq!(outcomes.len(), count, "each event has exactly one outcome, or is unfinished");
         Ok(match &outcomes[..] {
             [outcome] if single => response::one(outcome, false),

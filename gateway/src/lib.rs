@@ -10,9 +10,10 @@
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
 //! [`log_limit`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
 //! settings, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
-//! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request, and [`cli`] has a file for each command.
+//! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request and [`access_log`] notes it, and [`cli`] has a file for each command.
 //! [`tally`] counts events, and [`metrics`] shows all figures.
 
+pub mod access_log;
 pub mod applications;
 mod base64;
 pub mod batch;
@@ -27,6 +28,7 @@ pub mod ingest;
 pub mod judging;
 pub mod live;
 pub mod log_limit;
+mod log_queue;
 pub mod metrics;
 pub mod parameters;
 pub mod postgres;

@@ -17,6 +17,7 @@ use crate::server::{Admission, Class, Connections};
 use crate::share::Budget;
 use crate::store::Store;
 use crate::tally::{self, Tallies};
+use crate::telemetry;
 use crate::trust::Trust;
 use crate::trust::security::Kind;
 use crate::unseen::UnseenCounts;
@@ -138,6 +139,7 @@ fn events(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&own.dead_letters.batcher().figures().stored))]);
     let again = UnseenCounts::OUTCOMES.into_iter().zip(own.unseen.counts());
     scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|(outcome, count)| ([outcome.as_str()], Value::Counter(count))));
+    scrape.add(&names::ACCESS_LOG_DROPPED, [([], Value::Counter(telemetry::access_lines_dropped()))]);
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(own.dead_letters.trimmed()))]);
 }
 

@@ -1,6 +1,7 @@
 //! Method and path to handler: one table.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,9 @@ use eye_judge::Validators;
 use hyper::header::{ACCEPT, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
+use tracing::Instrument as _;
 
+use crate::access_log::{AccessLog, Record};
 use crate::applications::Applications;
 use crate::cors::Cors;
 use crate::ingest::Ingest;
@@ -136,6 +139,8 @@ pub struct Router {
     pub trust: Arc<Trust>,
     /// Counts requests by their answers.
     pub requests: Arc<Requests>,
+    /// What is noted of each request.
+    pub access_log: Arc<AccessLog>,
     /// Answers that are not sent yet.
     pub unsent: Arc<UnsentAnswers>,
     /// Sending.
@@ -163,7 +168,7 @@ pub struct Monitoring {
 
 impl Monitoring {
     /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
-    /// nothing of what it holds. Such requests are not counted.
+    /// nothing of what it holds. Such requests are neither counted nor logged.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
         let found = Found::of(request.uri().path());
         let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
@@ -191,9 +196,35 @@ impl Monitoring {
     }
 }
 
+/// What is noted of a request while it is answered: for the figures, and for the log.
+struct Noting<'n, 't> {
+    timer: &'n mut RequestTimer<'t>,
+    record: &'n mut Record,
+}
+
 impl Router {
-    /// Answers any request.
+    /// Answers any request, and notes what is asked for of it.
     pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds) -> Response {
+        let mut record = self.access_log.begin(&ids, request.method(), || self.trust.address_of(&request, peer));
+        let span = record.span();
+        let response = {
+            let answered = pin!(self.answer_noted(request, peer, &ids, &mut record));
+            match span {
+                None => answered.await,
+                Some(span) => answered.instrument(span).await,
+            }
+        };
+        record.status(response.status());
+        response
+    }
+
+    async fn answer_noted(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        ids: &RequestIds,
+        record: &mut Record,
+    ) -> Response {
         if let Some(response) = self.cors.preflight(&request) {
             return response;
         }
@@ -205,7 +236,7 @@ impl Router {
             admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
         });
         let answered = match admitted {
-            Ok(()) => self.route(request, peer, &ids, &mut timer).await,
+            Ok(()) => self.route(request, peer, ids, Noting { timer: &mut timer, record }).await,
             Err(refusal) => Err(refusal),
         };
         let mut response = answered.unwrap_or_else(Refusal::into_response);
@@ -225,15 +256,17 @@ impl Router {
         request: Request<Incoming>,
         peer: Peer,
         ids: &RequestIds,
-        timer: &mut RequestTimer<'_>,
+        noting: Noting<'_, '_>,
     ) -> Result<Response, Refusal> {
         // What nearly every request asks for: it needs nothing of what follows.
-        if request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/post/create") {
-            timer.class = RouteClass::Events;
-            return self.ingest.send(request, peer, ids).await;
+        let sends = ["/v1/events", "/post/create"].into_iter().find(|path| *path == request.uri().path());
+        if let (Some(path), &Method::POST) = (sends, request.method()) {
+            noting.timer.class = RouteClass::Events;
+            noting.record.route(path);
+            return self.ingest.send(request, peer, ids, noting.record).await;
         }
         // Apart: it needs several times the room of what sends, and every connection would have it.
-        Box::pin(self.route_rest(request, peer, timer)).await
+        Box::pin(self.route_rest(request, peer, noting)).await
     }
 
     /// Answers whatever does not send.
@@ -241,11 +274,12 @@ impl Router {
         &self,
         request: Request<Incoming>,
         peer: Peer,
-        timer: &mut RequestTimer<'_>,
+        Noting { timer, record }: Noting<'_, '_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri().clone();
         let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
         timer.class = found.class(request.method());
+        record.route(found.path);
         found.allow(request.method())?;
         match found.path {
             "/healthz" => return Ok(health()),
@@ -256,6 +290,7 @@ impl Router {
             _ => {}
         }
         let caller = self.trust.identify(&request, peer)?;
+        record.application(&caller.name);
         let told = |response| self.unsent.hold_told(caller.share(), response);
         if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications"))
         {

@@ -4,17 +4,29 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use eye_event::legible::{is_hidden, write_legible};
+use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::log_queue::LogQueue;
 use crate::request_ids::RequestId;
+
+/// The target of the lines of the access log. They have a setting of their own and come at every level.
+pub const ACCESS: &str = "eye::access";
 
 /// Longest line for people. Programs get theirs whole, since half a JSON object is none.
 const LINE_CHARACTERS_MAX: usize = 16_384;
+
+/// Lines of the access log on their way out. All others are written at once: there is a bound for how often requests cause one.
+static ACCESS_LINES: LogQueue = LogQueue::new();
+/// Starts the thread that writes them, with the first of them. It ends with the process.
+static ACCESS_WRITER: OnceLock<()> = OnceLock::new();
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,25 +37,63 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log. Later calls change nothing.
-pub fn start(level: &str, format: LogFormat) {
-    let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    // What the driver warns of comes back as an error, and is logged where it is handled.
-    let targets = Targets::new().with_default(level).with_target("sqlx", level.min(LevelFilter::ERROR));
-    // It warns of each watched folder that is removed, since the system ends such a watch by itself.
-    let targets = targets.with_target("notify", level.min(LevelFilter::ERROR));
+/// Starts the log. Of the access log, so many bytes may wait to be written. Later calls change nothing.
+pub fn start(level: &str, format: LogFormat, access_bytes_max: usize) {
     let lines = fmt::layer().with_target(false).with_ansi(false);
-    let log = tracing_subscriber::registry().with(targets);
+    let log = tracing_subscriber::registry().with(targets(level));
+    let output = Output { format, access_bytes_max };
     // Set up already in a test that starts a second gateway: the first log serves both.
     let _ = match format {
-        LogFormat::Text => log.with(lines.with_writer(move || Lines { format })).try_init(),
-        LogFormat::Json => log.with(lines.json().with_writer(move || Lines { format })).try_init(),
+        LogFormat::Text => log.with(lines.with_writer(output)).try_init(),
+        LogFormat::Json => log.with(lines.json().with_span_list(false).with_writer(output)).try_init(),
     };
+}
+
+/// Lines of the access log that were left out, since those before them were not read in time.
+pub fn access_lines_dropped() -> u64 {
+    ACCESS_LINES.dropped()
+}
+
+/// Waits until the access log is written, for so long at most: the last thing that a process does.
+pub fn flush(longest: Duration) {
+    ACCESS_LINES.flush(longest);
+}
+
+fn targets(level: &str) -> Targets {
+    let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
+    Targets::new()
+        .with_default(level)
+        // What the driver warns of comes back as an error, and is logged where it is handled.
+        .with_target("sqlx", level.min(LevelFilter::ERROR))
+        // It warns of each watched folder that is removed, since the system ends such a watch by itself.
+        .with_target("notify", level.min(LevelFilter::ERROR))
+        .with_target(ACCESS, LevelFilter::INFO)
+}
+
+/// Where lines go.
+struct Output {
+    format: LogFormat,
+    access_bytes_max: usize,
+}
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Lines;
+
+    fn make_writer(&'a self) -> Lines {
+        Lines { format: self.format, queue_bytes_max: None }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Lines {
+        let queue_bytes_max = (event.target() == ACCESS).then_some(self.access_bytes_max);
+        Lines { format: self.format, queue_bytes_max }
+    }
 }
 
 /// Standard error, to which each event is written as a whole and becomes one line.
 struct Lines {
     format: LogFormat,
+    /// The line may wait in the queue, which then has so many bytes at most.
+    queue_bytes_max: Option<usize>,
 }
 
 impl Write for Lines {
@@ -58,7 +108,17 @@ impl Write for Lines {
             Some(id) => with_request_id(line, &id.to_string(), self.format),
             None => line,
         };
-        io::stderr().write_all(line.as_bytes())?;
+        match self.queue_bytes_max {
+            Some(bytes_max) => {
+                ACCESS_WRITER.get_or_init(|| {
+                    std::thread::spawn(|| {
+                        ACCESS_LINES.write_to(io::stderr());
+                    });
+                });
+                ACCESS_LINES.push(line.as_bytes(), bytes_max);
+            }
+            None => io::stderr().write_all(line.as_bytes())?,
+        }
         Ok(event.len())
     }
 

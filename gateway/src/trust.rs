@@ -151,6 +151,12 @@ impl Trust {
         forwarded::caller(peer, self.told, values, &self.proxies)
     }
 
+    /// Where a request comes from, for the log: as far as it can be believed, else the other end of the connection.
+    pub fn address_of<B>(&self, request: &Request<B>, peer: Peer) -> Option<IpAddr> {
+        let other_end = peer.address?.ip().to_canonical();
+        Some(self.address(request, other_end).unwrap_or(other_end))
+    }
+
     /// Whether the applications were ever read.
     pub fn known(&self) -> bool {
         self.snapshot.load().is_some()

@@ -1,11 +1,16 @@
 //! `eye serve`: the gateway, until a signal ends it. The first one drains, a second one ends at once.
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
 use crate::{gateway, telemetry};
+
+/// What the last lines of the access log get to be written in.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -27,7 +32,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     flags.extend(arguments.listen.map(|address| ("listen", address)));
     flags.extend(arguments.modules.map(|dir| ("modules", dir)));
     let (settings, config) = arguments.source.gather(flags)?;
-    telemetry::start(&config.log_level, config.log_format);
+    telemetry::start(&config.log_level, config.log_format, config.access_log_bytes_max);
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
@@ -42,15 +47,23 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     };
     let mut serve = std::pin::pin!(gateway::serve(config, !arguments.no_migrate, shutdown.clone()));
-    tokio::select! {
-        served = &mut serve => return Ok(served?),
-        () = next() => shutdown.cancel(),
-    }
-    tokio::select! {
-        served = &mut serve => Ok(served?),
-        () = next() => {
-            tracing::warn!("a second signal: the gateway ends at once");
-            Ok(())
+    let served = tokio::select! {
+        served = &mut serve => Some(served),
+        () = next() => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => {
+            shutdown.cancel();
+            tokio::select! {
+                served = &mut serve => served,
+                () = next() => {
+                    tracing::warn!("a second signal: the gateway ends at once");
+                    Ok(())
+                }
+            }
         }
-    }
+    };
+    telemetry::flush(LAST_LINES);
+    Ok(served?)
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::kind::{Kind, bytes, count, days, milliseconds, months, percent, seconds, words};
 use super::{Secret, UnknownEventType};
+use crate::access_log::AccessLogMode;
 use crate::telemetry::LogFormat;
 use crate::trust::event_types::EventTypes;
 use crate::trust::{self, forwarded::Told};
@@ -114,6 +115,12 @@ impl Value for LogFormat {
             "json" => Some(Self::Json),
             _ => None,
         }
+    }
+}
+
+impl Value for AccessLogMode {
+    fn read(text: &str) -> Option<Self> {
+        Self::WORDS.contains(&text).then(|| Self::of(text))
     }
 }
 
@@ -415,5 +422,10 @@ settings! {
         log_format: LogFormat = "text", Kind::Choice(&["text", "json"]);
         /// The least important lines that are logged.
         log_level: String = "info", Kind::Choice(&["error", "warn", "info", "debug", "trace"]);
+        /// Which requests get a line in the log: none, those that were refused or hold events that were (problems), or
+        /// all.
+        access_log: AccessLogMode = "off", Kind::Choice(&AccessLogMode::WORDS);
+        /// Bytes of those lines that may wait to be written. Lines beyond it are left out, counted and reported.
+        access_log_bytes_max: usize = "1048576", bytes(4096, 1024 * MIB);
     }
 }

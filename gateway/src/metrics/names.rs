@@ -67,6 +67,8 @@ metrics! {
         "Dead letters that were committed.";
     LETTERS_JUDGED_AGAIN = Counter "eye_dead_letters_judged_again_total" ["outcome"]
         "Dead letters that the gateway judged again by itself, because no module had looked at them.";
+    ACCESS_LOG_DROPPED = Counter "eye_access_log_dropped_total" []
+        "Lines of the access log that found no room, since the log's reader was too slow.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
         "Rejected events that were not kept as dead letters: for want of room, refused by Postgres, or lost with their batch or the drain.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]
