@@ -193,7 +193,7 @@ async fn every_route_asks_for_its_scope() {
     let needed = |method: &str, path: &str| match (method, path) {
         (_, "/healthz" | "/readyz" | "/problems/{code}") => None,
         ("POST", "/v1/events" | "/post/create") => Some("ingest"),
-        (_, "/v1/dead-letters/redrive") => Some("admin"),
+        (_, "/v1/dead-letters/redrive" | "/v1/settings/reload") => Some("admin"),
         (_, path) if path.starts_with("/v1/applications") => Some("admin"),
         _ => Some("read"),
     };

@@ -28,6 +28,7 @@ mod overload;
 mod problems;
 mod program;
 mod reading;
+mod reload;
 mod request_ids;
 mod retention;
 mod secrets;

@@ -141,7 +141,7 @@ impl Settings {
             return Err(Problems(problems));
         }
         let settings = Self { values, warnings };
-        let config = Config::read(|key| settings.text(key)).expect("each text was checked against its kind");
+        let config = settings.config();
         let problems = relations(&config);
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
@@ -165,6 +165,26 @@ impl Settings {
             let _ = writeln!(shown, "{} = {value}  # {}", setting.key, given.origin);
         }
         shown
+    }
+
+    /// The keys of all settings, in the order in which they are shown.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        SETTINGS.iter().map(|setting| setting.key)
+    }
+
+    /// Whether a setting has the same value in both, wherever it comes from.
+    pub fn has_same(&self, other: &Self, key: &str) -> bool {
+        self.text(key) == other.text(key)
+    }
+
+    /// Takes one value of `other`.
+    pub fn take(&mut self, other: &Self, key: &'static str) {
+        self.values.insert(key, other.values[key].clone());
+    }
+
+    /// The values that the texts stand for.
+    fn config(&self) -> Config {
+        Config::read(|key| self.text(key)).expect("each text was checked against its kind")
     }
 
     fn text(&self, key: &str) -> &str {

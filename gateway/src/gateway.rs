@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use eye_event::event::EventRow;
 use eye_judge::Validators;
+use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +18,7 @@ use crate::access_log::AccessLog;
 use crate::applications::Applications;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
-use crate::config::{self, Config, parts};
+use crate::config::{self, Config, Settings, parts};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::ingest::Ingest;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::postgres::Postgres;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
+use crate::reload::{self, Reload};
 use crate::request_ids::RequestIds;
 use crate::requests::Requests;
 use crate::response::UnsentAnswers;
@@ -73,6 +75,7 @@ impl Gateway {
         migrates: bool,
         connections: Arc<Connections>,
         admission: Arc<Admission>,
+        Reloading { access_log, reload }: Reloading,
     ) -> anyhow::Result<(Gateway, Vec<Writers>)> {
         let share_percent = config.application_share_percent;
         let store = store_of(config, database_url)?;
@@ -181,12 +184,13 @@ impl Gateway {
             cors,
             trust: Arc::clone(&trust),
             requests,
-            access_log: Arc::new(AccessLog::new(config.access_log)),
+            access_log,
             unsent,
             ingest,
             query,
             applications,
             live: Arc::clone(&live),
+            reload,
             validators: validators.clone(),
             monitoring: Monitoring { metrics, readiness: Arc::clone(&readiness) },
         };
@@ -240,19 +244,56 @@ fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
         .with_partitions_on_demand(config.event_partitions_max, config.events_days))
 }
 
+/// How the configuration was read, and how it is read again.
+pub struct Configured {
+    /// The settings of the start.
+    pub settings: Settings,
+    /// The same, proved.
+    pub config: Config,
+    /// Reads them again.
+    pub read: reload::Read,
+    /// Comes when they are to be read again.
+    pub hangup: Signal,
+}
+
+/// Reading the configuration again, and what follows it.
+#[derive(Clone)]
+struct Reloading {
+    access_log: Arc<AccessLog>,
+    reload: Arc<Reload>,
+}
+
 /// Serves until `shutdown` is cancelled and everything that was taken is finished.
 ///
 /// # Errors
 ///
 /// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
-pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(configured: Configured, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Configured { settings, config, read, hangup } = configured;
+    let access_log = Arc::new(AccessLog::new(config.access_log));
+    let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log)));
+    let reloading = Reloading { access_log, reload: Arc::clone(&reload) };
+    let mut served = pin!(serve_with(&config, reloading, migrate, shutdown));
+    tokio::select! {
+        served = &mut served => return served,
+        () = reload.follow(hangup) => {}
+    }
+    served.await
+}
+
+async fn serve_with(
+    config: &Config,
+    reloading: Reloading,
+    migrate: bool,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let listener = bind(config.listen).await?;
     let monitoring = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let tls = parts::tls_files(&config).map(Tls::load).transpose().context("TLS")?;
-    warn_of_open_doors(&config, listener.address());
+    let tls = parts::tls_files(config).map(Tls::load).transpose().context("TLS")?;
+    warn_of_open_doors(config, listener.address());
     let own = match &config.database_url {
         Some(_) => None,
         // Told to stop meanwhile: what was begun ends as it is dropped.
@@ -262,7 +303,7 @@ pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -
         },
     };
     let sockets = Sockets { listener, monitoring, tls };
-    let served = serve_on(sockets, &config, own.as_ref(), migrate, shutdown).await;
+    let served = serve_on(sockets, config, reloading, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
     }
@@ -301,6 +342,7 @@ struct Sockets {
 async fn serve_on(
     Sockets { listener, monitoring, tls }: Sockets,
     config: &Config,
+    reloading: Reloading,
     own: Option<&Postgres>,
     migrate: bool,
     shutdown: CancellationToken,
@@ -313,7 +355,8 @@ async fn serve_on(
     let limits = parts::server_limits(config);
     let admission = Arc::new(parts::admission(config, tls.clone()));
     let migrates = migrate || own.is_some();
-    let (gateway, writers) = Gateway::build(config, &url, migrates, listener.connections(), Arc::clone(&admission))?;
+    let (gateway, writers) =
+        Gateway::build(config, &url, migrates, listener.connections(), Arc::clone(&admission), reloading)?;
     if own.is_some() {
         let Some(prepared) = shutdown.run_until_cancelled(gateway.tending.prepare_own()).await else {
             gateway.validators.stop().await;

@@ -9,7 +9,7 @@
 //!
 //! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
 //! [`log_limit`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
-//! settings, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
+//! settings, [`reload`] reads them again, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
 //! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request and [`access_log`] notes it, and [`cli`] has a file for each command.
 //! [`tally`] counts events, and [`metrics`] shows all figures.
 
@@ -36,6 +36,7 @@ pub mod problems;
 pub mod query;
 pub mod readiness;
 pub mod redrive;
+pub mod reload;
 pub mod request_ids;
 pub mod requests;
 pub mod response;

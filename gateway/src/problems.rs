@@ -19,6 +19,7 @@ macro_rules! pages {
 }
 
 pages! {
+    bad_configuration
     bad_parameter
     body_broken
     body_corrupt
@@ -163,6 +164,9 @@ mod tests {
             Refusal::ForeignOrigin,
             Refusal::ForeignHost,
             Refusal::RateLimited { retry_after_seconds: 2 },
+            Refusal::BadConfiguration {
+                problems: vec!["/etc/eye.toml:3: log_level must be one of error, warn, info, debug, trace".to_owned()],
+            },
             Refusal::Exists { message: exists.to_owned() },
             Refusal::NotFound,
             Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" },

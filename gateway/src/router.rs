@@ -13,13 +13,16 @@ use tracing::Instrument as _;
 
 use crate::access_log::{AccessLog, Record};
 use crate::applications::Applications;
+use crate::config::Problems;
 use crate::cors::Cors;
 use crate::ingest::Ingest;
 use crate::live::{self, Live};
 use crate::metrics::{self, Metrics};
+use crate::parameters::Parameters;
 use crate::problems;
 use crate::query::{self, Query, Read, Reader};
 use crate::readiness::Readiness;
+use crate::reload::Reload;
 use crate::request_ids::RequestIds;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
@@ -46,6 +49,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/dead-letters/redrive", "POST"),
     ("/v1/live", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
+    ("/v1/settings/reload", "POST"),
     ("/v1/applications", "GET, HEAD, POST"),
     ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
     ("/v1/applications/{name}/rotate", "POST"),
@@ -91,9 +95,13 @@ impl<'a> Found<'a> {
         match self.path {
             "/v1/events" if method == Method::POST => RouteClass::Events,
             "/post/create" => RouteClass::Events,
-            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/problems/{code}" | "/v1/validators" => {
-                RouteClass::Running
-            }
+            "/healthz"
+            | "/readyz"
+            | "/metrics"
+            | "/openapi.json"
+            | "/problems/{code}"
+            | "/v1/validators"
+            | "/v1/settings/reload" => RouteClass::Running,
             path if path.starts_with("/v1/applications") => RouteClass::Running,
             _ => RouteClass::Read,
         }
@@ -151,6 +159,8 @@ pub struct Router {
     pub applications: Applications,
     /// Watching.
     pub live: Arc<Live>,
+    /// Reading the configuration again.
+    pub reload: Arc<Reload>,
     /// What is told of modules.
     pub validators: Validators,
     /// How the gateway does.
@@ -300,9 +310,23 @@ impl Router {
             caller.allow(Scope::Admin)?;
             return query::dead_letters::redrive(&self.query, &caller, request).await.map(told);
         }
+        if found.path == "/v1/settings/reload" {
+            caller.allow(Scope::Admin)?;
+            return self.reload(uri.query()).await.map(told);
+        }
         caller.allow(Scope::Read)?;
         let response = self.read(&caller, request, peer, found).await?;
         self.unsent.hold(caller.answers_share(), response)
+    }
+
+    /// Reads the configuration again.
+    async fn reload(&self, query: Option<&str>) -> Result<Response, Refusal> {
+        Parameters::read(query, &[])?;
+        match self.reload.run_aside().await {
+            Some(Ok(reloaded)) => Ok(response::json(StatusCode::OK, serde_json::json!(reloaded).to_string())),
+            Some(Err(Problems(problems))) => Err(Refusal::BadConfiguration { problems }),
+            None => Err(Refusal::Internal),
+        }
     }
 
     /// Answers what needs the scope to read.

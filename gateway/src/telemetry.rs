@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use eye_event::legible::{is_hidden, write_legible};
 use tracing::Metadata;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::log_queue::LogQueue;
@@ -28,6 +30,9 @@ static ACCESS_LINES: LogQueue = LogQueue::new();
 /// Starts the thread that writes them, with the first of them. It ends with the process.
 static ACCESS_WRITER: OnceLock<()> = OnceLock::new();
 
+/// What decides which lines are logged, once the log was started.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -39,14 +44,26 @@ pub enum LogFormat {
 
 /// Starts the log. Of the access log, so many bytes may wait to be written. Later calls change nothing.
 pub fn start(level: &str, format: LogFormat, access_bytes_max: usize) {
+    let (filter, handle) = reload::Layer::new(targets(level));
     let lines = fmt::layer().with_target(false).with_ansi(false);
-    let log = tracing_subscriber::registry().with(targets(level));
+    let log = tracing_subscriber::registry().with(filter);
     let output = Output { format, access_bytes_max };
-    // Set up already in a test that starts a second gateway: the first log serves both.
-    let _ = match format {
+    let started = match format {
         LogFormat::Text => log.with(lines.with_writer(output)).try_init(),
         LogFormat::Json => log.with(lines.json().with_span_list(false).with_writer(output)).try_init(),
     };
+    // Set up already in a test that starts a second gateway: the first log serves both.
+    if started.is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// Logs lines from this level on from now on.
+pub fn set_level(level: &str) {
+    if let Some(filter) = FILTER.get() {
+        // It fails only when the log is gone.
+        let _ = filter.reload(targets(level));
+    }
 }
 
 /// Lines of the access log that were left out, since those before them were not read in time.

@@ -1,4 +1,5 @@
-//! `eye serve`: the gateway, until a signal ends it. The first one drains, a second one ends at once.
+//! `eye serve`: the gateway, until a signal ends it. The first one drains, a second one ends at once. SIGHUP has it
+//! read the configuration again.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
-use crate::{gateway, telemetry};
+use crate::gateway::{self, Configured};
+use crate::telemetry;
 
 /// What the last lines of the access log get to be written in.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -31,7 +33,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut flags = Vec::new();
     flags.extend(arguments.listen.map(|address| ("listen", address)));
     flags.extend(arguments.modules.map(|dir| ("modules", dir)));
-    let (settings, config) = arguments.source.gather(flags)?;
+    let source = arguments.source;
+    let (settings, config) = source.gather(flags.clone())?;
     telemetry::start(&config.log_level, config.log_format, config.access_log_bytes_max);
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
@@ -40,13 +43,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+    let hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let read = Box::new(move || source.gather(flags.clone()).map(|(settings, _)| settings));
+    let configured = Configured { settings, config, read, hangup };
     let mut next = async || {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     };
-    let mut serve = std::pin::pin!(gateway::serve(config, !arguments.no_migrate, shutdown.clone()));
+    let mut serve = std::pin::pin!(gateway::serve(configured, !arguments.no_migrate, shutdown.clone()));
     let served = tokio::select! {
         served = &mut serve => Some(served),
         () = next() => None,

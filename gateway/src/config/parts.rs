@@ -7,15 +7,30 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use eye_event::envelope::{self, Rules};
 
-use super::{Config, UnknownEventType};
+use super::{Config, Settings, UnknownEventType};
+use crate::access_log::AccessLog;
 use crate::batch;
 use crate::body::BodyLimits;
 use crate::ingest::IngestLimits;
 use crate::live;
+use crate::reload::Changeable;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
 use crate::server::{Admission, ServerLimits};
+use crate::telemetry;
 use crate::tls::{Files, Tls};
+
+/// The settings that are taken over while the gateway runs. A line here lets one more join them.
+pub fn changeable(access_log: &Arc<AccessLog>) -> Vec<Changeable> {
+    fn setting(key: &'static str, take_over: impl Fn(Config) + Send + Sync + 'static) -> Changeable {
+        Changeable { key, take_over: Box::new(move |settings: &Settings| take_over(settings.config())) }
+    }
+    let access_log = Arc::clone(access_log);
+    vec![
+        setting("log_level", |config| telemetry::set_level(&config.log_level)),
+        setting("access_log", move |config| access_log.set(config.access_log)),
+    ]
+}
 
 /// The gateway's own rules for events.
 pub fn rules(config: &Config) -> Rules {

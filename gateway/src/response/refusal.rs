@@ -26,6 +26,8 @@ const OVERLOADED: &str = "There is no room for more events now, and none of this
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
     none is stored twice. An event without an `id` may be stored a second time.";
 const BODY_BROKEN: &str = "The connection broke off before the body was complete. Send the request again.";
+const BAD_CONFIGURATION: &str = "Nothing of it was taken over; the gateway goes on with the settings that it has. Mend what \
+    `problems` lists and send the request again.";
 const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
     time.";
 const READS_FULL_OWN: &str = "The application's own reads fill its share of those that may be at work at once; others can \
@@ -96,6 +98,11 @@ pub enum Refusal {
     RateLimited {
         /// When the same request fits.
         retry_after_seconds: u64,
+    },
+    /// The configuration that is to be read again has problems.
+    BadConfiguration {
+        /// All of them, a line each.
+        problems: Vec<String>,
     },
     /// What the request makes is there already.
     Exists {
@@ -178,6 +185,8 @@ struct Facts<'a> {
     scope: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<&'a [String]>,
     /// Whose room is full: `application` or `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     full: Option<&'static str>,
@@ -219,6 +228,7 @@ impl Refusal {
             | Self::TooManyHeaders { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
+            | Self::BadConfiguration { .. }
             | Self::Exists { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
@@ -248,6 +258,9 @@ impl Refusal {
             Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
             Self::RateLimited { .. } => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
+            }
+            Self::BadConfiguration { .. } => {
+                (S::UNPROCESSABLE_ENTITY, "bad_configuration", "The configuration has problems")
             }
             Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
@@ -311,6 +324,7 @@ impl Refusal {
                 "Nothing of this request was stored. Send it again in {retry_after_seconds} s, or ask for a higher rate."
             )
             .into(),
+            Self::BadConfiguration { .. } => BAD_CONFIGURATION.into(),
             Self::Exists { message } => message.clone().into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
@@ -343,6 +357,7 @@ impl Refusal {
             Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
+            Self::BadConfiguration { problems } => Facts { problems: Some(problems), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
