@@ -97,7 +97,8 @@ bench-instructions: bench-build
 	./setup measure
 	./target/release/instructions
 
-# Where the gateway's time goes, symbol by symbol; half a minute.
+# Where the gateway's time goes, symbol by symbol; half a minute. A gateway with its symbols is another build.
+profile: export CARGO_PROFILE_RELEASE_STRIP = none
 profile: bench-build
 	./setup measure
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
