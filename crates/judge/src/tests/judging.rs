@@ -386,5 +386,6 @@ async fn a_module_whose_instances_are_not_ready_in_time_is_not_taken() {
     let house = House::start(&[("a/b.wasm", &guest.core())], |options| options.limits.deadline_ms = 1).await;
     let report = house.until("a/b", |report| report.last_error.is_some()).await;
     let refusal = report.last_error.expect("refused").refusal;
-    assert!(refusal.expected.contains("within the deadline") && report.digest.is_none(), "{refusal}");
+    // On a machine that is busy `describe` itself is late already.
+    assert!(refusal.to_string().contains("deadline") && report.digest.is_none(), "{refusal}");
 }
