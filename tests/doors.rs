@@ -257,8 +257,9 @@ async fn no_page_can_use_a_browser_on_this_machine() {
             assert_eq!(post(path, headers).await, (403, "foreign_origin".to_owned()), "{path} {headers:?}");
         }
     }
+    assert_eq!(post("/v1/events", &[plain]).await, (415, "wrong_type".to_owned()));
     for path in ["/v1/applications", "/v1/dead-letters/redrive"] {
-        assert_eq!(post(path, &[plain]).await, (415, "wrong_type".to_owned()), "{path}");
+        assert_eq!(post(path, &[]).await, (403, "not_allowed".to_owned()), "{path}");
     }
     // A name that was made to mean this machine.
     let rebound = ("host", "evil.example:8000");
@@ -268,12 +269,12 @@ async fn no_page_can_use_a_browser_on_this_machine() {
     }
     let read = gateway.request("GET", "/v1/events").header("host", "evil.example:8000");
     assert_eq!(gateway.answer(read).await.json()["code"], "foreign_host");
-    let names = gateway.sql("select name, active from applications");
-    assert_eq!(names, "local|t", "nothing has changed");
-    // The gateway's own pages may.
+    let names = gateway.sql("select name, active from applications order by id");
+    assert_eq!(names, "local|t\nadmin.token|t", "nothing has changed");
+    // The gateway's own pages may do what this machine may.
     let own = format!("http://{}", gateway.address());
     let headers = [("host", gateway.address()), ("origin", &own), ("sec-fetch-site", "same-origin")];
-    assert_eq!(post("/v1/applications", &headers).await.0, 201);
+    assert_eq!(post("/v1/events", &headers).await, (422, "envelope".to_owned()));
 }
 
 #[tokio::test]
@@ -456,7 +457,11 @@ const NEWER: Versions = &[&rustls::version::TLS13];
 const BOTH: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 async fn shake(gateway: &Gateway, connector: &TlsConnector) -> TlsStream<TcpStream> {
-    let stream = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
+    shake_at(gateway.address(), connector).await
+}
+
+async fn shake_at(address: &str, connector: &TlsConnector) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(address).await.expect("the gateway listens");
     let name = ServerName::try_from("localhost").expect("a name");
     connector.connect(name, stream).await.expect("the handshake")
 }
@@ -466,11 +471,14 @@ fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 async fn with_tls(authority: &Authority, files: &TempDir) -> Gateway {
+    with_tls_and(Setup::default(), authority, files).await
+}
+
+async fn with_tls_and(setup: Setup, authority: &Authority, files: &TempDir) -> Gateway {
     authority.install(files.path());
     std::fs::write(files.path().join("ca.pem"), &authority.pem).expect("a file");
     let path = |name: &str| files.path().join(name).display().to_string();
-    let setup =
-        Setup::default().with("EYE_TLS_CERTIFICATE", path("certificate.pem")).with("EYE_TLS_KEY", path("key.pem"));
+    let setup = setup.with("EYE_TLS_CERTIFICATE", path("certificate.pem")).with("EYE_TLS_KEY", path("key.pem"));
     let gateway = setup.with("EYE_TLS_CLIENT_CA", path("ca.pem")).listen().await;
     let client = authority.client(None, BOTH);
     eventually("the gateway is ready", async || {
@@ -509,6 +517,45 @@ async fn certificates_change_while_connections_stay() {
     plain.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(!plain.rest().await.starts_with("HTTP/1.1"), "nothing is answered without TLS");
     told_in_the_log(&gateway, "tls_handshake").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_for_administration_speaks_tls_and_commands_prove_it() {
+    let (authority, files) = (Authority::new(), folder());
+    let gateway = with_tls_and(Setup::default().with("EYE_ADMIN_LISTEN", "127.0.0.1:0"), &authority, &files).await;
+    let admin = gateway.announced("reading and administration are answered").expect("the other address");
+    let client = authority.client(None, BOTH);
+    let token = gateway.admin_token().expect("a token");
+    let get = format!("GET /v1/applications HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+    for (address, expected) in [(admin.as_str(), 200), (gateway.address(), 404)] {
+        let mut wire = Wire::over(shake_at(address, &client).await);
+        wire.write(get.as_bytes()).await;
+        assert_eq!(wire.answer().await.expect("an answer").status, expected, "{address}");
+    }
+    let mut plain = Wire::connect(&admin).await;
+    plain.write(get.as_bytes()).await;
+    assert!(!plain.rest().await.starts_with("HTTP/1.1"), "nothing is answered without TLS");
+
+    // A command proves the certificate, or sends nothing.
+    let url = format!("https://localhost:{}", admin.rsplit_once(':').expect("a port").1);
+    let list = |roots: Option<&str>| {
+        let mut command = gateway.command_beside(&["app", "list"]);
+        command.env("EYE_GATEWAY", &url).env("EYE_TOKEN", &token).env_remove("SSL_CERT_FILE");
+        if let Some(file) = roots {
+            command.env("SSL_CERT_FILE", files.path().join(file));
+        }
+        command.output().expect("the built program")
+    };
+    let listed = list(Some("ca.pem"));
+    assert!(
+        listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("admin.token\tactive"),
+        "{listed:?}"
+    );
+    for roots in [None, Some("key.pem")] {
+        let refused = list(roots);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && (said.contains("TLS") || said.contains("SSL_CERT_FILE")), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -561,13 +608,15 @@ async fn a_client_certificate_proves_its_application() {
     let digest = eye_event::verdict::Digest::of(&certificate).to_string();
     let mut admin = Wire::over(shake(&gateway, &authority.client(None, BOTH)).await);
     let body = json!({"name": "till", "certificates": [digest]}).to_string();
-    let added = admin.post("/v1/applications", &[], &body).await.expect("an answer");
+    let token = format!("Bearer {}", gateway.admin_token().expect("a token"));
+    let token = [("authorization", token.as_str())];
+    let added = admin.post("/v1/applications", &token, &body).await.expect("an answer");
     assert_eq!(added.status, 201, "{added:?}");
     let mut till = Wire::over(shake(&gateway, &authority.client(Some((certificate, key)), BOTH)).await);
     assert_eq!(till.send_event(&pageview(), &[]).await, 201);
     let name = gateway.sql("select a.name from events join applications a on a.id = application_id");
     assert_eq!(name, "till");
-    let revoked = admin.post("/v1/applications/till/revoke", &[], "").await.expect("an answer");
+    let revoked = admin.post("/v1/applications/till/revoke", &token, "").await.expect("an answer");
     assert_eq!(revoked.status, 200, "{revoked:?}");
     gateway.sql("delete from applications where name = 'local'");
     eventually("the certificate proves nothing any more, on the open connection too", async || {

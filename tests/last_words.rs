@@ -15,10 +15,11 @@ async fn refused(gateway: &Gateway, event_type: &str, token: Option<&str>) -> Va
     let letters = gateway.get(&format!("/v1/dead-letters?name={name}&limit=1")).await.json();
     let id = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
     assert!(letters["dead_letters"][0].get("last_words").is_none(), "not in lists: {letters}");
-    let mut request = gateway.request("GET", &format!("/v1/dead-letters/{id}"));
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
+    let request = gateway.request("GET", &format!("/v1/dead-letters/{id}"));
+    let request = match token {
+        Some(token) => request.bearer_auth(token),
+        None => gateway.as_admin(request),
+    };
     gateway.answer(request).await.json()
 }
 

@@ -1,6 +1,7 @@
 //! The built program, tried from outside: real sockets, a real Postgres, real modules.
 
 mod access_log;
+mod admin_listen;
 mod answers;
 mod applications;
 mod attacks;
@@ -25,6 +26,7 @@ mod modules;
 mod neighbour;
 mod openapi;
 mod overload;
+mod permissions;
 mod problems;
 mod program;
 mod reading;
@@ -38,5 +40,7 @@ mod store_writer;
 mod support;
 mod swaps;
 mod tidy;
+mod tokens;
+mod trusted;
 mod unseen;
 mod upgrade;

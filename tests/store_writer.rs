@@ -98,7 +98,7 @@ async fn events_are_stored_once_and_read_back_in_order() {
     let server = Server::start();
     let store = migrated(&server).await;
     assert!(store.ready().await);
-    store.ensure_local_application().await.expect("local");
+    store.ensure_local_application(&["ingest".to_owned()]).await.expect("local");
     let mut sink = store.event_sink();
     let mut rows: Vec<EventRow> = (0..2_000).map(row).collect();
     rows.push(later(&rows[3]));
@@ -561,6 +561,7 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     let new = NewApplication {
         name: "shop".to_owned(),
         token_digest: Some(Digest([1; 32])),
+        expires: None,
         certificates: Vec::new(),
         events_per_second: None,
         burst_events: None,
@@ -568,19 +569,20 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
         networks: vec!["10.0.0.0/8".parse().expect("network"), "2001:db8::/32".parse().expect("network")],
         known_by: "both".to_owned(),
         scopes: vec!["ingest".to_owned()],
+        note: String::new(),
     };
     let id = store.application_add(&new).await.expect("added");
     tokio::time::timeout(WAIT, changes.changed()).await.expect("heard").expect("listened");
     assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
-    store.application_rotate("shop", Digest([2; 32])).await.expect("rotated");
-    store.application_rotate("shop", Digest([3; 32])).await.expect("rotated");
-    store.ensure_local_application().await.expect("local");
-    store.ensure_local_application().await.expect("local");
+    store.application_rotate("shop", Digest([2; 32]), None).await.expect("rotated");
+    store.application_rotate("shop", Digest([3; 32]), None).await.expect("rotated");
+    store.ensure_local_application(&["ingest".to_owned()]).await.expect("local");
+    store.ensure_local_application(&["ingest".to_owned()]).await.expect("local");
     let rows = store.applications().await.expect("applications");
     assert_eq!(rows.len(), 2);
-    assert_eq!((rows[0].name.as_str(), rows[0].known_by.as_str(), rows[0].scopes.len()), ("local", "network", 3));
+    assert_eq!((rows[0].name.as_str(), rows[0].known_by.as_str(), rows[0].scopes.len()), ("local", "network", 1));
     assert_eq!((rows[1].id, &rows[1].networks), (id, &new.networks));
-    assert_eq!(rows[1].token_digests, [vec![2; 32], vec![3; 32]]);
+    assert_eq!(rows[1].token_digests, [vec![1; 32], vec![3; 32]]);
     store.application_revoke("shop").await.expect("revoked");
     assert!(matches!(store.application_revoke("shop").await, Err(Error::ApplicationUnknown(_))));
     assert!(!store.applications().await.expect("applications")[1].active);

@@ -86,6 +86,8 @@ fn each_concern_has_one_owner() {
             "query",
             "applications.rs",
             "cors.rs",
+            "cli/app.rs",
+            "cli/remote.rs",
         ],
         &["hyper::"],
     );

@@ -8,7 +8,10 @@ use crate::support::{Answer, Gateway, Setup, event, eventually, module};
 /// Adds an application that may send, and gives its token.
 async fn add(gateway: &Gateway, name: &str) -> String {
     let body = json!({"name": name}).to_string();
-    let request = gateway.request("POST", "/v1/applications").header("content-type", "application/json").body(body);
+    let request = gateway
+        .as_admin(gateway.request("POST", "/v1/applications"))
+        .header("content-type", "application/json")
+        .body(body);
     let answer = gateway.answer(request).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.json()["token"].as_str().expect("a token").to_owned()

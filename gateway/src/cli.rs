@@ -14,6 +14,8 @@ mod dead_letters;
 mod load_module;
 mod migrate;
 mod partitions;
+mod reach;
+mod remote;
 mod retention;
 mod serve;
 mod validator;

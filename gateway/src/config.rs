@@ -12,6 +12,7 @@ use crate::{postgres, store};
 
 mod kind;
 pub mod parts;
+pub mod remote;
 mod settings;
 
 pub use kind::Kind;
@@ -115,7 +116,9 @@ impl Settings {
         let mut environment: Vec<(String, String)> = environment.collect();
         environment.sort_by_key(|(name, _)| !is_former(name.strip_prefix(PREFIX).unwrap_or_default()));
         for (name, value) in environment {
-            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            let Some(key) = name.strip_prefix(PREFIX).filter(|_| !remote::VARIABLES.contains(&&*name)) else {
+                continue;
+            };
             let origin = format!("environment {name}");
             let key = key.to_lowercase();
             match setting(&key, &origin, &mut warnings) {
@@ -185,6 +188,11 @@ impl Settings {
     /// The values that the texts stand for.
     fn config(&self) -> Config {
         Config::read(|key| self.text(key)).expect("each text was checked against its kind")
+    }
+
+    /// Where the value of a setting came from: `default`, a file with its line, a variable of the environment, or a flag.
+    pub fn origin(&self, key: &str) -> &str {
+        &self.values.get(key).expect("the key is in SETTINGS, as a test holds").origin
     }
 
     fn text(&self, key: &str) -> &str {
@@ -373,6 +381,16 @@ fn relations(config: &Config) -> Vec<String> {
         (
             config.page_bytes_max <= config.answers_bytes_max / 2,
             "page_bytes_max must be at most half of answers_bytes_max: such a page could never be answered",
+        ),
+        (
+            config.admin_listen.is_none_or(|address| {
+                address.port() == 0 || (address != config.listen && Some(address) != config.metrics_listen)
+            }),
+            "admin_listen must be another address than listen and metrics_listen",
+        ),
+        (
+            config.admin_token_file.is_none() || config.database_url.is_some(),
+            "admin_token_file is for a database of one's own (database_url): a gateway with a Postgres of its own has the file admin.token in data_dir",
         ),
         (
             !config.proxy_protocol || !config.trusted_proxies.is_empty(),

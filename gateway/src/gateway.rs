@@ -33,14 +33,14 @@ use crate::request_ids::RequestIds;
 use crate::requests::Requests;
 use crate::response::UnsentAnswers;
 use crate::retention::Retention;
-use crate::router::{Monitoring, Router};
+use crate::router::{Door, Monitoring, Router};
 use crate::server::{Admission, Connections, Listener, ServerLimits};
 use crate::share::Budget;
 use crate::store::Store;
 use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
-use crate::trust::{Peer, Trust};
+use crate::trust::{Peer, Trust, own::Local};
 use crate::turns::Turns;
 use crate::unseen::{Unseen, UnseenCounts};
 
@@ -48,6 +48,8 @@ use crate::unseen::{Unseen, UnseenCounts};
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// Connections at once to the address for monitoring.
 const MONITORING_CONNECTIONS_MAX: usize = 64;
+/// Connections at once to the address for reading and administration, if it is another than that for senders.
+const ADMIN_CONNECTIONS_MAX: usize = 1_024;
 /// What a scrape that is under way gets when the gateway ends.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 
@@ -91,9 +93,9 @@ impl Gateway {
         ));
         let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
         let clock = Arc::new(Clock::default());
-        let embedded = config.database_url.is_none();
         let in_flight = Budget::new(config.in_flight_bytes_max / 1024, share_percent);
-        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), embedded)
+        let local = if config.database_url.is_none() { config.local } else { Local::Off };
+        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), local)
             .with_event_types_max(config.event_types_max);
         let trust = Arc::new(trust);
         let retention = Retention::new(parts::retention_policy(config), Duration::from_secs(config.retention_seconds));
@@ -200,6 +202,8 @@ impl Gateway {
             rules: judges.rules,
             validators: validators.clone(),
             trust: Arc::clone(&trust),
+            local,
+            first_admin: parts::first_admin(config),
             retention,
             readiness: Arc::clone(&readiness),
             scrub: parts::scrub_limits(config),
@@ -229,6 +233,20 @@ impl Gateway {
             dead_letters,
         };
         Ok((gateway, vec![event_writers, dead_writers]))
+    }
+
+    /// Begins what a gateway does beside answering, until told to stop.
+    fn tend(&self, config: &Config, tasks: &TaskTracker, stop: &CancellationToken, shutdown: &CancellationToken) {
+        let tending = &self.tending;
+        tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), shutdown.clone()));
+        tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
+        tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
+        tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
+        tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
+        let poll = Duration::from_millis(config.applications_poll_ms);
+        tasks.spawn(Arc::clone(&self.trust).follow(self.store.clone(), poll, stop.clone()));
+        let (live, ended) = (Arc::clone(&self.live), stop.clone());
+        tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     }
 }
 
@@ -288,12 +306,16 @@ async fn serve_with(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = bind(config.listen).await?;
-    let monitoring = match config.metrics_listen {
-        Some(address) => Some(bind(address).await?),
-        None => None,
+    let bind_beside = async |address: Option<SocketAddr>| match address {
+        Some(address) => bind(address).await.map(Some),
+        None => Ok(None),
     };
+    let monitoring = bind_beside(config.metrics_listen).await?;
+    let admin = bind_beside(config.admin_listen).await?.map(|admin| admin.counted_with(&listener));
     let tls = parts::tls_files(config).map(Tls::load).transpose().context("TLS")?;
-    warn_of_open_doors(config, listener.address());
+    for door in std::iter::once(&listener).chain(&admin) {
+        warn_of_open_doors(config, door.address());
+    }
     let own = match &config.database_url {
         Some(_) => None,
         // Told to stop meanwhile: what was begun ends as it is dropped.
@@ -302,7 +324,7 @@ async fn serve_with(
             None => return Ok(()),
         },
     };
-    let sockets = Sockets { listener, monitoring, tls };
+    let sockets = Sockets { listener, admin, monitoring, tls };
     let served = serve_on(sockets, config, reloading, own.as_ref(), migrate, shutdown).await;
     if let Some(own) = own {
         own.stop().await;
@@ -335,12 +357,14 @@ fn warn_of_open_doors(config: &Config, address: SocketAddr) {
 /// What the gateway listens on.
 struct Sockets {
     listener: Listener,
+    /// Where reading and administration are answered, if not by the first.
+    admin: Option<Listener>,
     monitoring: Option<Listener>,
     tls: Option<Arc<Tls>>,
 }
 
 async fn serve_on(
-    Sockets { listener, monitoring, tls }: Sockets,
+    Sockets { listener, admin, monitoring, tls }: Sockets,
     config: &Config,
     reloading: Reloading,
     own: Option<&Postgres>,
@@ -365,30 +389,33 @@ async fn serve_on(
         prepared.context("the schema of the embedded Postgres")?;
     }
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let tending = &gateway.tending;
-    tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), shutdown.clone()));
-    tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
-    tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
-    tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
-    let poll = Duration::from_millis(config.applications_poll_ms);
-    tasks.spawn(Arc::clone(&gateway.trust).follow(gateway.store.clone(), poll, stop.clone()));
+    gateway.tend(config, &tasks, &stop, &shutdown);
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway.router), limits, monitoring, stop.clone()));
     }
     if let Some(tls) = tls {
         tasks.spawn(tls.follow(stop.clone()));
     }
-    let (live, ended) = (Arc::clone(&gateway.live), stop.clone());
-    tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     let (unseen, ended) = (gateway.unseen, shutdown.clone());
     tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 
-    let router = Arc::clone(&gateway.router);
-    let handler = move |request, peer: Peer, ids: RequestIds| {
-        let router = Arc::clone(&router);
-        async move { pin!(router.answer(request, peer, ids)).await }
+    let router = &gateway.router;
+    let handler = |door: Door| {
+        let router = Arc::clone(router);
+        move |request, peer: Peer, ids: RequestIds| {
+            let router = Arc::clone(&router);
+            async move { pin!(router.answer(request, peer, ids, door)).await }
+        }
+    };
+    let first = if admin.is_some() { Door::Sending } else { Door::Whole };
+    let serving = listener.run(limits, Arc::clone(&admission), handler(first), shutdown.clone());
+    let administrating = async {
+        let Some(admin) = admin else { return };
+        tracing::info!(address = %admin.address(), "reading and administration are answered");
+        let limits = ServerLimits { connections_max: limits.connections_max.min(ADMIN_CONNECTIONS_MAX), ..limits };
+        admin.run(limits, admission, handler(Door::Whole), shutdown.clone()).await;
     };
     let announce = async {
         shutdown.cancelled().await;
@@ -398,7 +425,7 @@ async fn serve_on(
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     };
-    let ((), since) = tokio::join!(listener.run(limits, admission, handler, shutdown.clone()), announce);
+    let ((), (), since) = tokio::join!(serving, administrating, announce);
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {

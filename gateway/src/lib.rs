@@ -7,7 +7,7 @@
 //! keeps the rest, and [`response`] says what became of each; [`problems`] explains every code. [`query`] reads back, [`redrive`] judges dead letters again,
 //! [`unseen`] those that no module has looked at, and [`live`] shows outcomes as they happen.
 //!
-//! Around that path: [`applications`] manages who may call, [`share`] keeps one of them from taking all the room,
+//! Around that path: [`applications`] manages who may call, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! [`log_limit`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
 //! settings, [`reload`] reads them again, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
 //! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request and [`access_log`] notes it, and [`cli`] has a file for each command.
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod cors;
 pub mod dead_letters;
+pub mod first_admin;
 pub mod gateway;
 pub mod ingest;
 pub mod judging;

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -190,6 +191,34 @@ impl Postgres {
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(cluster, server, stopped));
         Ok(Postgres { url, stop, supervisor, _lock: lock })
+    }
+
+    /// The URL of the server that runs on a data dir, of a gateway that is at work or was killed; `None` if none runs there.
+    /// Starts and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: a server runs there that this user may not reach. [`Error::NotOurs`]: its socket is somebody else's.
+    pub fn running(options: &Options) -> Result<Option<String>, Error> {
+        let Ok(data_dir) = fs::canonicalize(&options.data_dir) else { return Ok(None) };
+        let socket_dir = socket_dir(&data_dir, &options.temp_dir);
+        let socket = socket_dir.join(format!(".s.PGSQL.{PORT}"));
+        // Under the temporary directory anybody could have made one. The cluster is where only its owner can be.
+        let owner = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir).map(|found| found.uid());
+        let (cluster, folder) = (owner(&data_dir.join("postgres")), owner(&socket_dir));
+        match folder {
+            Some(owner) if cluster.is_some_and(|cluster| cluster != owner) => {
+                return Err(Error::NotOurs { path: socket_dir, owner });
+            }
+            _ => {}
+        }
+        match UnixStream::connect(&socket) {
+            Ok(_) => Ok(Some(url(&socket_dir))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
+            Err(error) => Err(io_error("reach", &socket)(error)),
+        }
     }
 
     /// The database's URL, over the Unix socket, as libpq and sqlx read it. It stays the same over restarts.

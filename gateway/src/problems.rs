@@ -48,8 +48,11 @@ pages! {
     rate_limited
     read_slow
     reads_full
+    revoked
     rule
     stack
+    token_expired
+    tokens_in_use
     too_large
     too_many_events
     too_many_headers
@@ -149,6 +152,9 @@ mod tests {
     /// One of each refusal, as the pages show it.
     fn refusals() -> Vec<Refusal> {
         let exists = "there is already an application named shop. Choose another name.";
+        let revoked = "shop was revoked, and stays so: add an application of another name";
+        let in_use = "shop has two tokens that were both used within a day, and a third would end one of them: end the older \
+                      one first, with `eye app rotate shop --expire-old`";
         vec![
             Refusal::NotJson { line: 1, column: 16, message: "expected a value".to_owned() },
             Refusal::Empty,
@@ -158,8 +164,10 @@ mod tests {
             Refusal::WrongEncoding { found: "br".to_owned() },
             Refusal::BodyCorrupt { encoding: "gzip", message: "invalid gzip header".to_owned() },
             Refusal::Unknown,
+            Refusal::TokenExpired,
             Refusal::UnnamedProxy,
             Refusal::NotAllowed { scope: "read" },
+            Refusal::NotAllowedHere { scope: "admin" },
             Refusal::TooManyHeaders { limit: 100 },
             Refusal::ForeignOrigin,
             Refusal::ForeignHost,
@@ -168,6 +176,8 @@ mod tests {
                 problems: vec!["/etc/eye.toml:3: log_level must be one of error, warn, info, debug, trace".to_owned()],
             },
             Refusal::Exists { message: exists.to_owned() },
+            Refusal::Revoked { message: revoked.to_owned() },
+            Refusal::TokensInUse { message: in_use.to_owned() },
             Refusal::NotFound,
             Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" },
             Refusal::BadParameter { name: "limit".into(), message: "must be a whole number from 1 to 1000".into() },

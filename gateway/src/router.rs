@@ -167,6 +167,25 @@ pub struct Router {
     pub monitoring: Monitoring,
 }
 
+/// By which of the gateway's addresses a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The one that answers all.
+    Whole,
+    /// The one for senders, where reading and administration have an address of their own.
+    Sending,
+}
+
+impl Door {
+    /// Whether a request is answered here. Of what is not, nothing tells that it is there at all.
+    fn opens(self, request: &Request<Incoming>) -> bool {
+        let path = request.uri().path();
+        let is_sent = || request.method() == Method::POST && matches!(path, "/v1/events" | "/post/create");
+        let is_open = || matches!(path, "/healthz" | "/readyz") || fits("/problems/{code}", path);
+        self == Self::Whole || is_sent() || is_open()
+    }
+}
+
 /// How the gateway does, for those who watch over it.
 #[derive(Debug)]
 pub struct Monitoring {
@@ -213,12 +232,12 @@ struct Noting<'n, 't> {
 }
 
 impl Router {
-    /// Answers any request, and notes what is asked for of it.
-    pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds) -> Response {
+    /// Answers any request that came by this address, and notes what is asked for of it.
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds, door: Door) -> Response {
         let mut record = self.access_log.begin(&ids, request.method(), || self.trust.address_of(&request, peer));
         let span = record.span();
         let response = {
-            let answered = pin!(self.answer_noted(request, peer, &ids, &mut record));
+            let answered = pin!(self.answer_noted(request, peer, &ids, door, &mut record));
             match span {
                 None => answered.await,
                 Some(span) => answered.instrument(span).await,
@@ -233,6 +252,7 @@ impl Router {
         request: Request<Incoming>,
         peer: Peer,
         ids: &RequestIds,
+        door: Door,
         record: &mut Record,
     ) -> Response {
         if let Some(response) = self.cors.preflight(&request) {
@@ -241,7 +261,9 @@ impl Router {
         let began = Instant::now();
         let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
         let origin = self.cors.sending_origin(&request);
-        let admitted = self.examine(request.headers()).and_then(|()| {
+        let examined = self.examine(request.headers());
+        let examined = examined.and_then(|()| if door.opens(&request) { Ok(()) } else { Err(Refusal::NotFound) });
+        let admitted = examined.and_then(|()| {
             let admitted = self.cors.admit(&request, origin.is_some());
             admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
         });

@@ -136,6 +136,12 @@ impl Listener {
         Ok(Self { listener, address, connections: Arc::default() })
     }
 
+    /// Counts its connections with those of another one.
+    #[must_use]
+    pub fn counted_with(self, other: &Self) -> Self {
+        Self { connections: Arc::clone(&other.connections), ..self }
+    }
+
     /// What it counts.
     pub fn connections(&self) -> Arc<Connections> {
         Arc::clone(&self.connections)

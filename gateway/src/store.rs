@@ -4,13 +4,16 @@
 //! the gateway itself asks (is the database there, who may call, fold the counts) has a pool of two, so that no reader can
 //! make the gateway look unready.
 
-/// Lets a struct be read from a row that has a column for each of its fields. The derive of sqlx would compile the driver a
-/// second time, for the compiler.
+/// Lets a struct be read from a row that has a column for each of its fields, but for those that are filled later. The derive
+/// of sqlx would compile the driver a second time, for the compiler.
 macro_rules! from_row {
-    ($name:ident { $($field:ident),* $(,)? }) => {
+    ($name:ident { $($field:ident),* $(,)? } $(empty { $($empty:ident),* })?) => {
         impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for $name {
             fn from_row(row: &'r sqlx::postgres::PgRow) -> sqlx::Result<Self> {
-                Ok(Self { $($field: sqlx::Row::try_get(row, stringify!($field))?),* })
+                Ok(Self {
+                    $($field: sqlx::Row::try_get(row, stringify!($field))?,)*
+                    $($($empty: Default::default(),)*)?
+                })
             }
         }
     };
@@ -35,6 +38,7 @@ mod schema;
 mod scrub;
 mod table;
 mod tls;
+mod tokens;
 mod unseen;
 mod url;
 mod wire;
@@ -52,7 +56,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
-pub use applications::{ApplicationChange, ApplicationChanges, ApplicationRow, NewApplication, RateLimit};
+pub use applications::{
+    ApplicationChange, ApplicationChanges, ApplicationRow, Ensured, NewApplication, RateLimit, State,
+};
 use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
@@ -69,6 +75,7 @@ pub use retention::{Cause, Removed, Strays, Taken, Tending};
 pub use schema::Schema;
 use schema::SchemaGate;
 pub use scrub::{LetterText, Pass, RedactingRow, Rewritten, Scrubbing, UNREAD, WalkedLetter};
+pub use tokens::{Expiry, TokenFacts};
 pub use unseen::{Seen, UnseenLane, UnseenTurn};
 pub use url::LibpqEnvironment;
 use url::{Address, Place};
@@ -139,6 +146,18 @@ pub enum Error {
     /// There is no active application of this name.
     #[error("there is no active application named {0} for which this can be done")]
     ApplicationUnknown(String),
+    /// What was revoked stays so.
+    #[error("{0} was revoked, and stays so: add an application of another name")]
+    ApplicationRevoked(String),
+    /// A new token would end one that is in use.
+    #[error(
+        "{0} has two tokens that were both used within a day, and a third would end one of them: end the older one first, with \
+         `eye app rotate {0} --expire-old`"
+    )]
+    TokensInUse(String),
+    /// A token would be over when it is made.
+    #[error("the token would end before it begins: give a time that is ahead")]
+    ExpiryPassed,
     /// An application cannot be known by a network that it does not have.
     #[error("{0} would be known by its network and has none: give it a network, or let it be known by its token")]
     ApplicationWithoutNetwork(String),

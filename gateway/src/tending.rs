@@ -11,11 +11,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::first_admin::{self, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
 use crate::scrub::{Scrub, ScrubLimits};
 use crate::store::{self, FOLD_ROWS_MAX, Store};
 use crate::trust::Trust;
+use crate::trust::own::Local;
 
 /// How long to wait before the database is asked again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
@@ -25,6 +27,11 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const TAKING_EVERY: Duration = Duration::from_secs(1);
 /// How often the database is looked at.
 const DATABASE_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether tokens were used for the first time, and how often all uses are noted.
+const USES_LOOK: Duration = Duration::from_secs(1);
+const USES_NOTED: Duration = Duration::from_secs(60);
+/// How long the end of a gateway waits for the last of them.
+const USES_LAST: Duration = Duration::from_secs(1);
 /// How often counts are folded. Until then readers add them up themselves.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How many times as long as a fold took the next one waits, when there is more to fold. Batches share the database's
@@ -46,6 +53,10 @@ pub struct Tending {
     pub validators: Validators,
     /// Who may call, as soon as the schema is there.
     pub trust: Arc<Trust>,
+    /// What callers from this machine may do.
+    pub local: Local,
+    /// The administrator that the gateway makes by itself.
+    pub first_admin: FirstAdmin,
     /// What is kept, and for how long.
     pub retention: Arc<Retention>,
     /// Is told when the schema is known.
@@ -68,7 +79,12 @@ impl Tending {
     pub async fn prepare_own(&self) -> Result<(), store::Error> {
         let once = async || {
             self.store.migrate().await?;
-            self.store.ensure_local_application().await?;
+            self.store.ensure_local_application(&self.local.words()).await?;
+            match self.first_admin.register(&self.store).await {
+                Err(first_admin::Error::Store(error)) => return Err(error),
+                Err(error) => tracing::error!(%error, "there is no token of the administrator"),
+                Ok(()) => {}
+            }
             self.scrub().note().await?;
             self.trust.refresh(&self.store).await
         };
@@ -80,7 +96,28 @@ impl Tending {
             tokio::time::sleep(DATABASE_RETRY).await;
         }
         self.readiness.set_migrated();
+        self.first_admin.say_who_is_trusted(&self.trust, self.local);
         Ok(())
+    }
+
+    /// The same for a database of one's own, as soon as its schema is there; what cannot be done is told and left.
+    async fn greet(&self) {
+        loop {
+            let registered = self.first_admin.register(&self.store).await;
+            let read = match registered {
+                Err(first_admin::Error::Store(error)) => Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "the first administrator could not be registered");
+                    self.trust.refresh(&self.store).await
+                }
+                Ok(()) => self.trust.refresh(&self.store).await,
+            };
+            match read {
+                Ok(()) => break self.first_admin.say_who_is_trusted(&self.trust, self.local),
+                Err(store::Error::Away(_) | store::Error::Slow(_)) => tokio::time::sleep(DATABASE_RETRY).await,
+                Err(error) => break tracing::error!(%error, "the first administrator could not be registered"),
+            }
+        }
     }
 
     /// Brings the schema up, or proves it, as soon as the database is there, then keeps the tables within their bounds. Ends
@@ -94,6 +131,9 @@ impl Tending {
             }
             self.readiness.set_migrated();
             tracing::info!("{schema}");
+            if !matches!(self.first_admin, FirstAdmin::InDataDir(_)) {
+                self.greet().await;
+            }
             tokio::select! {
                 refused = self.watch_database() => Err(refused),
                 () = self.retention.tend(&self.store, &self.clock) => Ok(()),
@@ -182,6 +222,39 @@ impl Tending {
             }
         };
         until(&stop, scrub).await;
+    }
+
+    /// Notes which tokens were used: the first use of each within a second, all others once a minute.
+    pub async fn note_uses(self: Arc<Self>, stop: CancellationToken) {
+        let note = async {
+            let (mut ticks, mut all_at, mut told) = (every(USES_LOOK), Instant::now() + USES_NOTED, false);
+            loop {
+                ticks.tick().await;
+                if !self.readiness.is_migrated() {
+                    continue;
+                }
+                let all = Instant::now() >= all_at;
+                if all {
+                    all_at = Instant::now() + USES_NOTED;
+                    // Where the role may not change applications, another gateway does it; no gateway of now needs it.
+                    if let Err(error) = self.store.retire_expired().await {
+                        tracing::debug!(%error, "tokens whose time is over could not be ended");
+                    }
+                }
+                match self.trust.note_uses(&self.store, all).await {
+                    Ok(()) => told = false,
+                    // Nothing but what people see of tokens hangs on it.
+                    Err(error) if !told => {
+                        tracing::warn!(%error, "the uses of tokens could not be noted; trying again");
+                        told = true;
+                    }
+                    Err(_) => {}
+                }
+            }
+        };
+        until(&stop, note).await;
+        // A database that hangs must not hold up the end; what is left is lost then.
+        let _lost = tokio::time::timeout(USES_LAST, self.trust.note_uses(&self.store, true)).await;
     }
 
     /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails

@@ -3,7 +3,7 @@
 //! connections that are open keep what they began with. Only this file names rustls.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use arc_swap::ArcSwap;
 use eye_event::verdict::Digest;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 /// How often the files are looked at.
@@ -186,4 +186,49 @@ impl Tls {
 pub fn client_certificate(stream: &TlsStream) -> Option<Digest> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().map(|certificate| Digest::of(certificate))
+}
+
+/// What a client of a gateway believes certificates by.
+#[derive(Debug)]
+pub struct Roots(RootCertStore);
+
+impl Roots {
+    /// Those in a file, in PEM, or those of the web.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or holds none.
+    pub fn read(file: Option<&Path>) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        let Some(file) = file else {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            return Ok(Self(roots));
+        };
+        let name = file.display().to_string();
+        let bytes = std::fs::read(file).map_err(|error| Error::Unreadable(name.clone(), error))?;
+        let found = certificates(&bytes).ok_or(Error::Empty(name, "certificate"))?;
+        // A bundle may hold some that are no roots to this library.
+        roots.add_parsable_certificates(found);
+        Ok(Self(roots))
+    }
+}
+
+/// Shakes hands with a gateway as its client, and proves its certificate.
+///
+/// # Errors
+///
+/// The certificate is not believed, or the peer is gone. The caller sets the time limit.
+pub async fn connect(
+    host: &str,
+    stream: TcpStream,
+    roots: &Roots,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots.0.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

@@ -7,27 +7,34 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use eye_event::verdict::Digest;
-use hyper::Request;
-use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Version};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::forwarded::Told;
+use self::host::{is_loopback, only_ours};
+use self::own::Local;
 use self::security::{Kind, Security};
 use self::snapshot::{Caller, Snapshot, Stranger};
+use self::uses::LiveToken;
 use crate::response::Refusal;
 use crate::store::Store;
 
 mod application;
 pub mod event_types;
 pub mod forwarded;
+pub mod host;
 pub mod known_types;
+pub mod own;
 pub mod proxy_protocol;
 pub mod rate;
+mod relayed;
 pub mod security;
 mod snapshot;
 pub mod token;
+mod uses;
 
 pub use self::application::{Application, Scope};
 
@@ -36,13 +43,6 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How often the gateway reads the event types of each application. Meanwhile it knows those that it has seen itself.
 const KNOWN_TYPES_READ: Duration = Duration::from_secs(60);
-
-/// Headers that proxies add, by standard or by convention.
-static ADDED_BY_PROXIES: [HeaderName; 4] =
-    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
-
-/// The application of the embedded database. It is trusted from this machine there, and nowhere else.
-pub const LOCAL: &str = "local";
 
 /// Returns whether a caller is still known and may still read. Long answers call it again and again.
 pub type StillKnown = Box<dyn Fn() -> bool + Send + Sync>;
@@ -74,23 +74,17 @@ pub(crate) fn host<B>(request: &Request<B>) -> Option<&str> {
     target.or_else(|| request.headers().get(HOST)?.to_str().ok())
 }
 
-/// Whether a host is `localhost` or an address, which no other site can have resolved, or one of `names`. Browsers always
-/// send a host, so a request without one is fine.
-fn only_ours(host: Option<&str>, names: &[String]) -> bool {
-    let Some(host) = host else { return true };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    };
-    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok()
-        || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+/// Whether a request names this machine as the one that it is meant for, wherever it names one.
+fn asks_for_loopback<B>(request: &Request<B>) -> bool {
+    let target = request.uri().authority().map(hyper::http::uri::Authority::as_str);
+    let headers = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let mut hosts = target.into_iter().chain(headers).map(is_loopback).peekable();
+    hosts.peek().is_some() && hosts.all(|is_loopback| is_loopback)
 }
 
 /// Whether the headers include one that proxies add.
 fn passed_on(headers: &HeaderMap) -> bool {
-    ADDED_BY_PROXIES.iter().any(|name| headers.contains_key(name))
+    headers.keys().map(HeaderName::as_str).any(relayed::is_sign)
 }
 
 /// The trusted applications, as of the last look at the database.
@@ -102,8 +96,8 @@ pub struct Trust {
     told: Told,
     /// Host names of the gateway. Without any, each request may name another.
     hosts: Vec<String>,
-    /// Whether the gateway runs a Postgres of its own. Snapshots include [`LOCAL`] only then.
-    embedded: bool,
+    /// What [`LOCAL`](own::LOCAL) may do; nothing where the gateway has no Postgres of its own.
+    local: Local,
     /// Most event types of an application; `None` for any number.
     event_types_max: Option<usize>,
     /// Each request reads it once; a refresh replaces it. Empty until the first one.
@@ -118,9 +112,9 @@ pub struct Trust {
 
 impl Trust {
     /// No applications yet. `proxies` are believed about the address of a caller, in the header `told`. A caller without a
-    /// token must name one of `hosts`, if there are any. [`LOCAL`] is known only if the Postgres is `embedded`.
-    pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, embedded: bool) -> Self {
-        Self { proxies, told, hosts, embedded, ..Self::default() }
+    /// token must name one of `hosts`, if there are any. Callers from this machine may do what `local` says.
+    pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, local: Local) -> Self {
+        Self { proxies, told, hosts, local, ..Self::default() }
     }
 
     /// The same, with a bound for the event types of each application.
@@ -131,6 +125,7 @@ impl Trust {
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
         let header = request.headers().get(AUTHORIZATION);
         let address = peer.address.and_then(|address| self.address(request, address.ip().to_canonical()));
+        let is_here = address.is_some_and(|address| address.is_loopback());
         Caller {
             address,
             token: header.map(|header| bearer(header.as_bytes()).map(Digest::of)),
@@ -138,7 +133,9 @@ impl Trust {
             meant_for_us: header.is_some() || only_ours(host(request), &self.hosts),
             must_be_meant: !self.hosts.is_empty(),
             // Proxies are not believed about callers on this machine, so this is the other end of the connection.
-            relayed: address.is_some_and(|address| address.is_loopback()) && passed_on(request.headers()),
+            relayed: is_here && passed_on(request.headers()),
+            is_modern: request.version() >= Version::HTTP_11,
+            for_loopback: is_here && asks_for_loopback(request),
         }
     }
 
@@ -177,9 +174,10 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`]; [`Refusal::UnnamedProxy`] for a caller that only its network identifies, if a proxy on this machine
-    /// may have relayed it; [`Refusal::ForeignHost`] for a caller that is known by being on this machine (or, with `hosts`, by
-    /// any network or a certificate) and names another host; or [`Refusal::DatabaseAway`] before the first snapshot.
+    /// [`Refusal::Unknown`]; [`Refusal::TokenExpired`]; [`Refusal::UnnamedProxy`] for a caller that only its network identifies,
+    /// if a proxy on this machine may have relayed it; [`Refusal::ForeignHost`] for a caller that is known by being on this
+    /// machine (or, with `hosts`, by any network or a certificate) and names another host; or [`Refusal::DatabaseAway`] before
+    /// the first snapshot.
     pub fn identify<B>(&self, request: &Request<B>, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
@@ -193,6 +191,10 @@ impl Trust {
                 self.security.refused(kind, &application.name, application.refused());
                 Refusal::Unknown
             }
+            Stranger::Expired(application) => {
+                self.security.refused(Kind::ExpiredToken, &application.name, application.refused());
+                Refusal::TokenExpired
+            }
             Stranger::Relayed(application) => {
                 self.security.refused(Kind::UnnamedProxy, &application.name, application.refused());
                 Refusal::UnnamedProxy
@@ -202,6 +204,18 @@ impl Trust {
                 Refusal::ForeignHost
             }
         })
+    }
+
+    /// The applications that could call now: neither suspended nor revoked, with a way to know them.
+    pub fn callable(&self) -> Vec<Arc<Application>> {
+        self.snapshot.load().as_ref().map(|snapshot| snapshot.callable()).unwrap_or_default()
+    }
+
+    /// The names of applications that are known by their network alone, each with that network; the smallest networks first.
+    pub fn known_by_network(&self) -> Vec<(String, IpNet)> {
+        let snapshot = self.snapshot.load();
+        let all = snapshot.iter().flat_map(|snapshot| snapshot.by_network());
+        all.map(|(network, application)| (application.name.clone(), *network)).collect()
     }
 
     /// Counts and logs a call that a page of another site had a browser make.
@@ -261,6 +275,26 @@ impl Trust {
         *read = Some(Instant::now());
     }
 
+    /// Notes in the database which tokens were used: the first use of each, and with `all` those since the last note.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store. The next call notes what this one could not.
+    pub async fn note_uses(&self, store: &Store, all: bool) -> Result<(), crate::store::Error> {
+        let snapshot = self.snapshot.load_full();
+        let live = snapshot.iter().flat_map(|snapshot| snapshot.live_tokens());
+        let used: Vec<(&LiveToken, (Digest, i32))> = live.filter_map(|token| Some((token, token.take(all)?))).collect();
+        if used.is_empty() {
+            return Ok(());
+        }
+        let uses: Vec<(Digest, i32)> = used.iter().map(|(_, one)| *one).collect();
+        let noted = store.note_uses(&uses).await;
+        if noted.is_err() {
+            used.iter().for_each(|(token, _)| token.put_back());
+        }
+        noted
+    }
+
     /// Keeps the snapshot fresh until `stop`: on each notification, and every `poll` for changes without one.
     pub async fn follow(self: Arc<Self>, store: Store, poll: Duration, stop: CancellationToken) {
         let follow = async {
@@ -310,24 +344,6 @@ mod tests {
         ] {
             let network = |text: &str| text.parse::<IpNet>().expect("a network");
             assert_eq!(canonical(network(written)), network(meant), "{written}");
-        }
-    }
-
-    #[test]
-    fn only_localhost_and_addresses_are_names_that_no_other_site_can_have() {
-        let ours = ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000", "10.1.2.3:80"];
-        for host in ours {
-            assert!(only_ours(Some(host), &[]), "{host}");
-        }
-        assert!(only_ours(None, &[]));
-        for host in
-            ["eye", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", ":80", "[x]:80"]
-        {
-            assert!(!only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
-        }
-        for host in ["gate.example", "Gate.Example:8000"] {
-            assert!(only_ours(Some(host), &["gate.example".to_owned()]), "{host}");
-            assert!(!only_ours(Some(host), &[]), "{host}");
         }
     }
 }

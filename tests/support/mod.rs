@@ -339,6 +339,13 @@ impl Gateway {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// A command of the program in the gateway's folder, with nothing said of where the gateway and its data are.
+    pub(crate) fn command_beside(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
     /// The same on a database that is named, as beside a running gateway.
     pub(crate) fn command_line_on(&self, database_url: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
@@ -370,8 +377,13 @@ impl Gateway {
     }
 
     pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.request_at(&self.address, method, path)
+    }
+
+    /// The same at another of its addresses.
+    pub(crate) fn request_at(&self, address: &str, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
-        self.client.request(method, format!("http://{}{path}", self.address))
+        self.client.request(method, format!("http://{address}{path}"))
     }
 
     pub(crate) async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
@@ -387,8 +399,29 @@ impl Gateway {
         Answer { status, headers, text }
     }
 
+    /// The token of the administrator that the gateway has made, if it runs a Postgres of its own.
+    pub(crate) fn admin_token(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.data_dir().join("admin.token")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// The same request with that token.
+    pub(crate) fn as_admin(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match self.admin_token() {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// A request to a path, with the token of the administrator where callers from this machine may not do it.
+    fn asking(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let request = self.request(method, path);
+        let is_more = ["/v1/applications", "/v1/dead-letters/"].iter().any(|start| path.starts_with(start));
+        if is_more { self.as_admin(request) } else { request }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.answer(self.request("GET", path)).await
+        self.answer(self.asking("GET", path)).await
     }
 
     /// Waits until it says that it is not ready; what the database said last holds for a moment.
@@ -406,7 +439,7 @@ impl Gateway {
     /// Sends a body as it is.
     pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
         let header = HeaderName::from_static("content-type");
-        self.answer(self.request("POST", path).header(header, content_type).body(body)).await
+        self.answer(self.asking("POST", path).header(header, content_type).body(body)).await
     }
 
     /// Sends one event, or an array of them.

@@ -1,21 +1,19 @@
-//! `eye app`: the applications that may send and read. A token is printed once and kept nowhere; the database has its
-//! digest.
-
-use std::time::Duration;
+//! `eye app`: the applications that may send and read, changed in the database or over HTTP. A token is printed once and
+//! kept nowhere; the database has its digest.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use hyper::Method;
 use ipnet::IpNet;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
 
+use super::reach::Reached;
+use super::remote::Gateway;
 use super::{Failure, ScopeName, Source};
-use crate::applications::{Change, Wanted};
-use crate::config::{self, Config};
-use crate::postgres::Postgres;
-use crate::store::{ApplicationRow, Store};
+use crate::applications::{Change, Wanted, expiry, shown_row};
+use crate::store::Store;
 use crate::trust::{Scope, token};
-
-/// Longest time for one statement.
-const STATEMENT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -25,7 +23,8 @@ pub(super) enum Command {
     List(Source),
     /// Change what an application may do, or suspend it
     Change(Changed),
-    /// Give an application a new token; the one before it stays live until it is ended
+    /// Give an application a new token; the one in use stays live until it is ended. A second try replaces a new one that
+    /// nobody has used
     Rotate(Rotate),
     /// End an application: its tokens and networks stop working everywhere within a second
     Revoke(Named),
@@ -56,6 +55,15 @@ pub(super) struct Add {
     /// What it may send: category/name or category/*, percent-encoded [default: all]
     #[arg(long, value_name = "PATTERN")]
     event_type: Vec<String>,
+    /// When its token ends: 90d, 12h, 30m, a date or a time [default: never]
+    #[arg(long, value_name = "WHEN", requires = "token")]
+    expires: Option<String>,
+    /// What to remember of it
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Let very wide networks have the scopes raw and admin
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -91,9 +99,15 @@ pub(super) struct Changed {
     /// Let it send every event type
     #[arg(long, conflicts_with = "event_type")]
     any_event_type: bool,
-    /// Suspend it (false), or let it in again (true)
+    /// Suspend it (false), or let it in again (true); what was revoked stays so
     #[arg(long)]
     active: Option<bool>,
+    /// What to remember of it instead; an empty text for nothing
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Let very wide networks have the scopes raw and admin
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -105,6 +119,9 @@ pub(super) struct Rotate {
     /// Make no token, but end all of them except the newest: the second half of a rotation
     #[arg(long)]
     expire_old: bool,
+    /// When the new token ends: 90d, 12h, 30m, a date or a time [default: never]
+    #[arg(long, value_name = "WHEN", conflicts_with = "expire_old")]
+    expires: Option<String>,
     #[command(flatten)]
     source: Source,
 }
@@ -117,51 +134,6 @@ pub(super) struct Named {
     source: Source,
 }
 
-/// The database that a command works on: the configured one, or the embedded one, started for the command.
-pub(super) struct Database {
-    store: Store,
-    own: Option<Postgres>,
-}
-
-impl Database {
-    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
-        let own = match &config.database_url {
-            Some(_) => None,
-            None => Some(Postgres::start(&config.postgres_options()).await.context(
-                "the embedded Postgres; while a gateway runs on this data dir, name its database with --database-url",
-            )?),
-        };
-        let url = match (&own, &config.database_url) {
-            (Some(own), _) => own.url().to_owned(),
-            (None, url) => url.as_ref().map(|url| url.expose().to_owned()).unwrap_or_default(),
-        };
-        let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
-        Ok(Self { store, own })
-    }
-
-    /// Opens a database whose schema serves this program. Commands change no schema.
-    pub(super) async fn open_proved(config: &Config) -> anyhow::Result<Self> {
-        let database = Self::open(config).await?;
-        match database.store.prove_schema().await {
-            Ok(_) => Ok(database),
-            Err(error) => {
-                database.close().await;
-                Err(error.into())
-            }
-        }
-    }
-
-    pub(super) fn store(&self) -> &Store {
-        &self.store
-    }
-
-    pub(super) async fn close(self) {
-        if let Some(own) = self.own {
-            own.stop().await;
-        }
-    }
-}
-
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let source = match &command {
         Command::Add(add) => &add.source,
@@ -170,27 +142,20 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Rotate(rotate) => &rotate.source,
         Command::Revoke(named) => &named.source,
     };
-    let (_, config) = source.gather(Vec::new())?;
-    let database = Database::open_proved(&config).await?;
-    let done = work(database.store(), command).await;
-    database.close().await;
-    Ok(done?)
+    match Reached::find(source).await? {
+        Reached::Database(database) => {
+            let done = work(database.store(), command).await;
+            database.close().await;
+            Ok(done?)
+        }
+        Reached::Gateway(gateway) => Ok(ask(&gateway, command).await?),
+    }
 }
 
 async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Add(add) => {
-            let wanted = Wanted {
-                name: add.name,
-                token: Some(add.token),
-                networks: add.network,
-                certificates: add.certificate_sha256,
-                scopes: scopes(&add.scope),
-                events_per_second: add.events_per_second,
-                burst_events: add.burst_events,
-                event_types: add.event_type,
-            };
-            let (new, token) = wanted.prove()?;
+            let (new, token) = add.wanted().prove()?;
             store.application_add(&new).await?;
             if let Some(token) = token {
                 say(&token);
@@ -198,19 +163,60 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
         }
         Command::List(_) => {
             for row in store.applications().await? {
-                say(&line(&row));
+                say(&line(&shown_row(&row, None)));
             }
         }
         Command::Change(changed) => {
-            store.application_change(&changed.name, &changed.change().prove()?).await?;
+            let current = store.application(&changed.name).await?;
+            store.application_change(&changed.name, &changed.change().prove(&current)?).await?;
         }
         Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name).await?,
         Command::Rotate(rotate) => {
+            let expires_at = match &rotate.expires {
+                Some(expires) => Some(store.expires_at(expiry(expires)?).await?),
+                None => None,
+            };
             let (token, digest) = token::make()?;
-            store.application_rotate(&rotate.name, digest).await?;
+            store.application_rotate(&rotate.name, digest, expires_at).await?;
             say(&token);
         }
         Command::Revoke(named) => store.application_revoke(&named.name).await?,
+    }
+    Ok(())
+}
+
+/// The same over HTTP, as anybody could ask it.
+async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
+    let path =
+        |name: &str, rest: &str| format!("/v1/applications/{}{rest}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+    let answer = match command {
+        Command::Add(add) => {
+            let wanted = serde_json::to_value(add.wanted())?;
+            gateway.ask(Method::POST, "/v1/applications", Some(wanted)).await?
+        }
+        Command::List(_) => {
+            let list = gateway.ask(Method::GET, "/v1/applications", None).await?;
+            let applications = list["applications"].as_array().context("its answer is no list of applications")?;
+            for application in applications {
+                say(&line(application));
+            }
+            return Ok(());
+        }
+        Command::Change(changed) => {
+            let change = serde_json::to_value(changed.change())?;
+            gateway.ask(Method::PATCH, &path(&changed.name, ""), Some(change)).await?
+        }
+        Command::Rotate(rotate) => {
+            let mut rotation = json!({"expire_old": rotate.expire_old});
+            if let Some(expires) = &rotate.expires {
+                rotation["expires"] = expires.as_str().into();
+            }
+            gateway.ask(Method::POST, &path(&rotate.name, "/rotate"), Some(rotation)).await?
+        }
+        Command::Revoke(named) => gateway.ask(Method::POST, &path(&named.name, "/revoke"), None).await?,
+    };
+    if let Some(token) = answer["token"].as_str() {
+        say(token);
     }
     Ok(())
 }
@@ -220,22 +226,53 @@ fn say(text: &str) {
     println!("{text}");
 }
 
-fn line(row: &ApplicationRow) -> String {
-    let networks: Vec<String> = row.networks.iter().map(ToString::to_string).collect();
-    let (state, tokens) = (if row.active { "active" } else { "revoked" }, row.token_digests.len());
-    let rate = row.rate_limit().map_or_else(
-        || "any rate".to_owned(),
-        |limit| format!("{} events/s, {} at once", limit.events_per_second, limit.burst_events),
-    );
-    let types = if row.event_types.is_empty() { "all types".to_owned() } else { row.event_types.join(" ") };
+/// A line of the list, of an application as answers show it.
+fn line(shown: &Value) -> String {
+    let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
+    let list = |key: &str| shown[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let words = |key: &str| list(key).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    let tokens = list("token_details");
+    let of_tokens = |key: &'static str| tokens.iter().filter_map(move |token| token[key].as_str());
+    let used = match (tokens.is_empty(), of_tokens("last_used_at").max()) {
+        (true, _) => "-",
+        (false, used) => used.unwrap_or("never"),
+    };
+    // The first of the ends is the one to know of.
+    let ends = of_tokens("expires_at").min().unwrap_or("-");
+    let rate = match (shown["events_per_second"].as_u64(), shown["burst_events"].as_u64()) {
+        (Some(rate), Some(burst)) => format!("{rate} events/s, {burst} at once"),
+        _ => "any rate".to_owned(),
+    };
+    let types = if list("event_types").is_empty() { "all types".to_owned() } else { words("event_types") };
     format!(
-        "{}\t{state}\tby {}\ttokens {tokens}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}",
-        row.name,
-        row.known_by,
-        row.certificate_digests.len(),
-        networks.join(" "),
-        row.scopes.join(" ")
+        "{}\t{}\tby {}\ttokens {}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}\tused {used}\texpires {ends}\t{}",
+        text("name"),
+        text("state"),
+        text("known_by"),
+        shown["tokens"],
+        list("certificates").len(),
+        words("networks"),
+        words("scopes"),
+        text("note")
     )
+}
+
+impl Add {
+    fn wanted(self) -> Wanted {
+        Wanted {
+            name: self.name,
+            token: Some(self.token),
+            networks: self.network,
+            certificates: self.certificate_sha256,
+            scopes: scopes(&self.scope),
+            events_per_second: self.events_per_second,
+            burst_events: self.burst_events,
+            event_types: self.event_type,
+            expires: self.expires,
+            note: self.note,
+            force: self.force,
+        }
+    }
 }
 
 impl Changed {
@@ -253,6 +290,8 @@ impl Changed {
             burst_events: self.burst_events,
             event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
             active: self.active,
+            note: self.note.clone(),
+            force: self.force,
         }
     }
 }

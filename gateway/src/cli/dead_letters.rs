@@ -11,7 +11,8 @@ use eye_event::outcome::OutcomeKind;
 use eye_judge::{Options, Validators};
 use uuid::Uuid;
 
-use super::{Failure, Source, app};
+use super::reach::Database;
+use super::{Failure, Source};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
 use crate::config::{Config, parts};
@@ -130,8 +131,8 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Redrive(again) => (&again.source, flag(&again.modules)),
         Command::Scrub(scrubs) => (&scrubs.source, flag(&scrubs.modules)),
     };
-    let (_, config) = source.gather(flags)?;
-    let database = app::Database::open_proved(&config).await?;
+    let (settings, config) = source.gather(flags)?;
+    let database = Database::find_proved(&settings, &config).await?;
     let done = work(database.store(), &config, command).await;
     database.close().await;
     Ok(done?)

@@ -4,7 +4,8 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 
-use super::{Failure, Source, app};
+use super::reach::Database;
+use super::{Failure, Source};
 use crate::store::Partition;
 
 #[derive(Debug, Subcommand)]
@@ -16,8 +17,8 @@ pub(super) enum Command {
 #[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let Command::List(source) = command;
-    let (_, config) = source.gather(Vec::new())?;
-    let database = app::Database::open_proved(&config).await?;
+    let (settings, config) = source.gather(Vec::new())?;
+    let database = Database::find_proved(&settings, &config).await?;
     let partitions = database.store().partitions().await;
     database.close().await;
     for partition in partitions.map_err(anyhow::Error::from)? {

@@ -3,7 +3,8 @@
 
 use clap::Subcommand;
 
-use super::{Failure, Source, app};
+use super::reach::Database;
+use super::{Failure, Source};
 use crate::retention::due::{Announcement, NOTICE, Rule};
 use crate::store::Store;
 
@@ -17,8 +18,8 @@ pub(super) enum Command {
 
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let (Command::Show(source) | Command::Confirm(source)) = &command;
-    let (_, config) = source.gather(Vec::new())?;
-    let database = app::Database::open_proved(&config).await?;
+    let (settings, config) = source.gather(Vec::new())?;
+    let database = Database::find_proved(&settings, &config).await?;
     let done = work(database.store(), &command).await;
     database.close().await;
     Ok(done?)

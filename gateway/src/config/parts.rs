@@ -11,6 +11,7 @@ use super::{Config, Settings, UnknownEventType};
 use crate::access_log::AccessLog;
 use crate::batch;
 use crate::body::BodyLimits;
+use crate::first_admin::FirstAdmin;
 use crate::ingest::IngestLimits;
 use crate::live;
 use crate::reload::Changeable;
@@ -188,6 +189,15 @@ pub fn tls_files(config: &Config) -> Option<Files> {
 /// The checks of each new connection.
 pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
     Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
+}
+
+/// Where the token of the first administrator is.
+pub fn first_admin(config: &Config) -> FirstAdmin {
+    match (&config.database_url, &config.admin_token_file) {
+        (None, _) => FirstAdmin::InDataDir(config.data_dir.clone()),
+        (Some(_), Some(file)) => FirstAdmin::InFile(file.clone()),
+        (Some(_), None) => FirstAdmin::Nowhere,
+    }
 }
 
 /// Bounds of what retention keeps.

@@ -12,7 +12,7 @@ use super::{Secret, UnknownEventType};
 use crate::access_log::AccessLogMode;
 use crate::telemetry::LogFormat;
 use crate::trust::event_types::EventTypes;
-use crate::trust::{self, forwarded::Told};
+use crate::trust::{self, forwarded::Told, own::Local};
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,12 @@ impl Value for Told {
     }
 }
 
+impl Value for Local {
+    fn read(text: &str) -> Option<Self> {
+        ["off", "ingest", "read"].contains(&text).then(|| Self::of_word(text))
+    }
+}
+
 impl Value for UnknownEventType {
     fn read(text: &str) -> Option<Self> {
         match text {
@@ -166,6 +172,10 @@ settings! {
         listen: SocketAddr = "127.0.0.1:8000", Kind::Address;
         /// Where /metrics, /healthz and /readyz are answered without a token, and nothing else. Empty: nowhere.
         metrics_listen: Option<SocketAddr> = "", Kind::OptionalAddress;
+        /// Where all paths are answered, while `listen` then answers POST /v1/events, POST /post/create, /healthz, /readyz
+        /// and /problems/CODE alone, and all else with 404. TLS, PROXY headers and tokens are as on `listen`. Empty:
+        /// `listen` answers all.
+        admin_listen: Option<SocketAddr> = "", Kind::OptionalAddress;
         /// Event types that are counted apart in /metrics. Further ones are counted together, as other.
         metrics_event_types_max: usize = "500", count(1, 100_000);
         /// postgres://user:password@host:port/database, as libpq has it: several hosts, sslmode and the like; what is
@@ -223,6 +233,14 @@ settings! {
         /// The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one.
         /// Empty: none are asked for.
         tls_client_ca: Option<PathBuf> = "", Kind::OptionalPath;
+        /// What callers from this machine may do without a token, as the application `local`, where the gateway runs a
+        /// Postgres of its own: nothing, send, or send and read. More than that needs a token, such as that of the file
+        /// admin.token in data_dir. With a database of one's own nobody is `local`.
+        local: Local = "read", Kind::Choice(&["off", "ingest", "read"]);
+        /// A file with a token of 32 characters or more, which the gateway registers at its start as the application
+        /// `bootstrap` with the scope `admin` while no other application has that scope. For a database of one's own.
+        /// Empty: none.
+        admin_token_file: Option<PathBuf> = "", Kind::OptionalPath;
         /// The networks (CIDR) of proxies that are believed who calls. An address that only they can claim must not be
         /// in an application's networks.
         trusted_proxies: Vec<IpNet> = "", Kind::Networks;

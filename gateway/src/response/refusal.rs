@@ -14,13 +14,17 @@ use crate::share::Full;
 // The longer details.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
-const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, which may call for anybody, so \
-    calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send a token.";
+const TOKEN_EXPIRED: &str = "The token was given for a time, and that is over. Ask for a new one: `eye app rotate NAME` makes \
+    it.";
+const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, or by HTTP/1.0 as from one. A \
+    proxy may call for anybody, so calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send \
+    a token.";
 const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
     could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
 const FOREIGN_HOST: &str = "Who is known by where it calls from, or by a certificate, must call the gateway by a name of \
-    its own, so that no page can use its browser: `localhost`, an address, or one of the setting `hosts`. Use one of these in \
-    the URL, or send an `Authorization` header.";
+    its own, so that neither a page nor a proxy can use its place: `localhost` or a loopback address for callers from the \
+    gateway's own machine, else an address or one of the setting `hosts`. Use one of these in the URL, or send an \
+    `Authorization` header.";
 const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
@@ -78,10 +82,17 @@ pub enum Refusal {
     },
     /// The sender is not a known application.
     Unknown,
+    /// The sender's token was one, and its time is over.
+    TokenExpired,
     /// Only calling from this machine would make the sender known, and a proxy that nobody named passed the request on.
     UnnamedProxy,
     /// The application lacks a scope.
     NotAllowed {
+        /// The scope that it lacks.
+        scope: &'static str,
+    },
+    /// The caller is known by calling from the gateway's own machine, which is not trusted with this scope.
+    NotAllowedHere {
         /// The scope that it lacks.
         scope: &'static str,
     },
@@ -107,6 +118,16 @@ pub enum Refusal {
     /// What the request makes is there already.
     Exists {
         /// What it is.
+        message: String,
+    },
+    /// The application was revoked, and stays so.
+    Revoked {
+        /// What was asked and cannot be.
+        message: String,
+    },
+    /// The application has two tokens that are in use, and a third would end one of them.
+    TokensInUse {
+        /// What to do first.
         message: String,
     },
     /// There is nothing at this path.
@@ -223,13 +244,17 @@ impl Refusal {
             | Self::WrongEncoding { .. }
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::TokenExpired
             | Self::UnnamedProxy
             | Self::NotAllowed { .. }
+            | Self::NotAllowedHere { .. }
             | Self::TooManyHeaders { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::BadConfiguration { .. }
             | Self::Exists { .. }
+            | Self::Revoked { .. }
+            | Self::TokensInUse { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BadParameter { .. } => Retry::Never,
@@ -249,8 +274,11 @@ impl Refusal {
             }
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
+            Self::TokenExpired => (S::UNAUTHORIZED, "token_expired", "The time of the token is over"),
             Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "A proxy that is not named sent this"),
-            Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
+            Self::NotAllowed { .. } | Self::NotAllowedHere { .. } => {
+                (S::FORBIDDEN, "not_allowed", "The application may not do this")
+            }
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
             }
@@ -263,6 +291,8 @@ impl Refusal {
                 (S::UNPROCESSABLE_ENTITY, "bad_configuration", "The configuration has problems")
             }
             Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
+            Self::Revoked { .. } => (S::CONFLICT, "revoked", "The application was revoked"),
+            Self::TokensInUse { .. } => (S::CONFLICT, "tokens_in_use", "Two tokens are in use"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
@@ -313,10 +343,17 @@ impl Refusal {
             )
             .into(),
             Self::Unknown => UNKNOWN.into(),
+            Self::TokenExpired => TOKEN_EXPIRED.into(),
             Self::UnnamedProxy => UNNAMED_PROXY.into(),
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
+            Self::NotAllowedHere { scope } => format!(
+                "This needs the scope `{scope}`, and callers from the gateway's own machine have it by a token alone. Send \
+                 `Authorization: Bearer <token>`; the token of the administrator is the file `admin.token` in the gateway's \
+                 data dir."
+            )
+            .into(),
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
             Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
             Self::ForeignHost => FOREIGN_HOST.into(),
@@ -325,7 +362,7 @@ impl Refusal {
             )
             .into(),
             Self::BadConfiguration { .. } => BAD_CONFIGURATION.into(),
-            Self::Exists { message } => message.clone().into(),
+            Self::Exists { message } | Self::Revoked { message } | Self::TokensInUse { message } => message.clone().into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
@@ -356,17 +393,20 @@ impl Refusal {
             Self::TooManyReaders { limit, full } => Facts { limit: Some(*limit), full: Some(full.as_str()), ..none },
             Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
             Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
-            Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
+            Self::NotAllowed { scope } | Self::NotAllowedHere { scope } => Facts { scope: Some(scope), ..none },
             Self::BadConfiguration { problems } => Facts { problems: Some(problems), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
+            | Self::TokenExpired
             | Self::UnnamedProxy
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::RateLimited { .. }
             | Self::Exists { .. }
+            | Self::Revoked { .. }
+            | Self::TokensInUse { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout

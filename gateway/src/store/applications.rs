@@ -1,5 +1,6 @@
 //! Applications: who may send and read. Tokens never come here, only their digests.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use eye_event::verdict::Digest;
 use ipnet::IpNet;
 use sqlx::postgres::PgListener;
 
+use super::tokens::{Expiry, TokenFacts};
 use super::{Error, Store, greeted};
 
 /// What an application may send.
@@ -22,13 +24,13 @@ pub struct RateLimit {
 const CHANNEL: &str = "eye_applications";
 
 /// An application as the database has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApplicationRow {
     /// Its number, as events hold it.
     pub id: i32,
     /// Its name.
     pub name: String,
-    /// SHA-256 of each live token, the newest last.
+    /// SHA-256 of each token that was not ended, the newest last.
     pub token_digests: Vec<Vec<u8>>,
     /// SHA-256 of the last tokens that ended.
     pub retired_token_digests: Vec<Vec<u8>>,
@@ -48,8 +50,36 @@ pub struct ApplicationRow {
     pub event_types: Vec<String>,
     /// False while it is suspended, and once it is revoked.
     pub active: bool,
+    /// When it was revoked, for ever.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// What its operators want to remember of it.
+    pub note: String,
     /// When it was added.
     pub created_at: DateTime<Utc>,
+    /// What is known of its tokens, live ones and others, in no order.
+    pub tokens: Vec<TokenFacts>,
+}
+
+/// Whether an application may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It may.
+    Active,
+    /// It may not, until somebody lets it in again.
+    Suspended,
+    /// It may not, for ever.
+    Revoked,
+}
+
+impl State {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Revoked => "revoked",
+        }
+    }
 }
 
 from_row!(ApplicationRow {
@@ -65,10 +95,26 @@ from_row!(ApplicationRow {
     burst_events,
     event_types,
     active,
+    revoked_at,
+    note,
     created_at
-});
+} empty { tokens });
 
 impl ApplicationRow {
+    /// Whether it may call.
+    pub fn state(&self) -> State {
+        match (self.active, self.revoked_at) {
+            (true, _) => State::Active,
+            (false, None) => State::Suspended,
+            (false, Some(_)) => State::Revoked,
+        }
+    }
+
+    /// What is known of the token of this digest.
+    pub fn token(&self, digest: &[u8]) -> Option<&TokenFacts> {
+        self.tokens.iter().find(|facts| facts.digest == digest)
+    }
+
     /// Its rate limit, if it has one.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         let positive = |number: Option<i32>| NonZeroU32::new(u32::try_from(number?).ok()?);
@@ -85,6 +131,8 @@ pub struct NewApplication {
     pub name: String,
     /// SHA-256 of its token, if it has one.
     pub token_digest: Option<Digest>,
+    /// When that token ends.
+    pub expires: Option<Expiry>,
     /// SHA-256 of each client certificate that proves it.
     pub certificates: Vec<Digest>,
     /// The networks from which it is known.
@@ -99,6 +147,8 @@ pub struct NewApplication {
     pub burst_events: Option<i32>,
     /// Patterns of the event types that it may send; empty for all.
     pub event_types: Vec<String>,
+    /// What its operators want to remember of it.
+    pub note: String,
 }
 
 /// What is to be different about an application; `None` leaves it as it is.
@@ -118,6 +168,21 @@ pub struct ApplicationChange {
     pub event_types: Option<Vec<String>>,
     /// False suspends it.
     pub active: Option<bool>,
+    /// What its operators want to remember of it.
+    pub note: Option<String>,
+}
+
+/// What became of an administrator that a gateway makes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was made, or was given the token.
+    Made,
+    /// It was there with the token.
+    Known,
+    /// It is there, and the token is one that was ended.
+    TokenEnded,
+    /// It is there, and was suspended or revoked.
+    Closed,
 }
 
 /// Tells when the applications have changed.
@@ -140,9 +205,28 @@ impl Store {
     pub async fn applications(&self) -> Result<Vec<ApplicationRow>, Error> {
         let query = sqlx::query_as(
             "select id, name, token_digests, retired_token_digests, certificate_digests, networks, known_by, scopes, \
-                 events_per_second, burst_events, event_types, active, created_at from applications order by name",
+                 events_per_second, burst_events, event_types, active, revoked_at, note, created_at \
+             from applications order by name",
         );
-        self.ask(query.fetch_all(&self.own)).await
+        let mut rows: Vec<ApplicationRow> = self.ask(query.fetch_all(&self.own)).await?;
+        // Asked for later, so that nothing is missing of a token that is in a row: both are committed in one.
+        let mut facts: HashMap<Vec<u8>, TokenFacts> =
+            self.token_facts().await?.into_iter().map(|facts| (facts.digest.clone(), facts)).collect();
+        for row in &mut rows {
+            let digests = row.token_digests.iter().chain(&row.retired_token_digests);
+            row.tokens = digests.filter_map(|digest| facts.remove(digest)).collect();
+        }
+        Ok(rows)
+    }
+
+    /// The application of this name, revoked ones too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ApplicationUnknown`].
+    pub async fn application(&self, name: &str) -> Result<ApplicationRow, Error> {
+        let found = self.applications().await?.into_iter().find(|row| row.name == name);
+        found.ok_or_else(|| Error::ApplicationUnknown(name.to_owned()))
     }
 
     /// Each application's number with the category and the name of an event type that it has sent, as far as the counts are
@@ -178,10 +262,20 @@ impl Store {
 
     /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
     pub async fn application_add(&self, new: &NewApplication) -> Result<i32, Error> {
+        let expires_at = match new.expires.filter(|_| new.token_digest.is_some()) {
+            Some(expires) => Some(self.expires_at(expires).await?),
+            None => None,
+        };
         let query = sqlx::query_scalar(
-            "insert into applications (name, token_digests, networks, known_by, scopes, certificate_digests, \
-                 events_per_second, burst_events, event_types) \
-             values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9) on conflict (name) do nothing returning id",
+            "with added as ( \
+                 insert into applications (name, token_digests, networks, known_by, scopes, certificate_digests, \
+                     events_per_second, burst_events, event_types, note) \
+                 values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9, $10) on conflict (name) do nothing returning id \
+             ), noted as ( \
+                 insert into application_tokens (digest, application_id, expires_at) \
+                 select digest, added.id, $11 from added, unnest($2) digest on conflict (digest) do nothing \
+             ) \
+             select id from added",
         )
         .bind(&new.name)
         .bind(bytes(new.token_digest.as_slice()))
@@ -191,46 +285,19 @@ impl Store {
         .bind(bytes(&new.certificates))
         .bind(new.events_per_second)
         .bind(new.burst_events)
-        .bind(&new.event_types);
+        .bind(&new.event_types)
+        .bind(&new.note)
+        .bind(expires_at);
         let id: Option<i32> = self.ask(query.fetch_optional(&self.own)).await?;
         id.ok_or_else(|| Error::ApplicationExists(new.name.clone()))
     }
 
-    /// Gives an application a new token. The newest of the former ones stays live until the next rotation or until
-    /// [`Store::application_expire`], so that senders can change over; at most two live at once. An application that is
-    /// known by its network alone has no use for one.
-    pub async fn application_rotate(&self, name: &str, token_digest: Digest) -> Result<(), Error> {
-        let query = sqlx::query(
-            "update applications set \
-                 token_digests = token_digests[cardinality(token_digests):] || array[$2::bytea], \
-                 retired_token_digests = \
-                     (token_digests[:cardinality(token_digests) - 1] || retired_token_digests)[:16] \
-             where name = $1 and active and known_by <> 'network'",
-        )
-        .bind(name)
-        .bind(&token_digest.0[..]);
-        self.changed_one(name, query).await
-    }
-
-    /// Ends all tokens of an application but the newest: the second half of a rotation.
-    pub async fn application_expire(&self, name: &str) -> Result<(), Error> {
-        let query = sqlx::query(
-            "update applications set \
-                 token_digests = token_digests[cardinality(token_digests):], \
-                 retired_token_digests = \
-                     (token_digests[:cardinality(token_digests) - 1] || retired_token_digests)[:16] \
-             where name = $1 and active and known_by <> 'network'",
-        )
-        .bind(name);
-        self.changed_one(name, query).await
-    }
-
-    /// Ends an application. The row stays, because events name it; its tokens and certificates go.
+    /// Ends an application for ever. The row stays, because events name it; its tokens and certificates go.
     pub async fn application_revoke(&self, name: &str) -> Result<(), Error> {
         let query = sqlx::query(
-            "update applications set active = false, token_digests = '{}', certificate_digests = '{}', \
-                 retired_token_digests = (token_digests || retired_token_digests)[:16] \
-             where name = $1 and (active or token_digests <> '{}' or certificate_digests <> '{}')",
+            "update applications set active = false, revoked_at = now(), token_digests = '{}', \
+                 certificate_digests = '{}', retired_token_digests = (token_digests || retired_token_digests)[:16] \
+             where name = $1 and revoked_at is null",
         )
         .bind(name);
         self.changed_one(name, query).await
@@ -240,7 +307,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationWithoutNetwork`] when it would be known by a network and has none;
+    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationRevoked`]; [`Error::ApplicationWithoutNetwork`] when it would be known by a network and has none;
     /// [`Error::ApplicationNetworksUnused`] when it is given networks and would still be known from everywhere.
     pub async fn application_change(&self, name: &str, change: &ApplicationChange) -> Result<(), Error> {
         let (rate, burst) = change.rate.flatten().unzip();
@@ -250,8 +317,8 @@ impl Store {
                  certificate_digests = coalesce($4, certificate_digests), scopes = coalesce($5, scopes), \
                  events_per_second = case when $6 then $7 else events_per_second end, \
                  burst_events = case when $6 then $8 else burst_events end, \
-                 event_types = coalesce($9, event_types), active = coalesce($10, active) \
-             where name = $1 and not (coalesce($3, known_by) = 'token' and cardinality(coalesce($2::cidr[], '{}')) > 0)",
+                 event_types = coalesce($9, event_types), active = coalesce($10, active), note = coalesce($11, note) \
+             where name = $1 and revoked_at is null and not (coalesce($3, known_by) = 'token' and cardinality(coalesce($2::cidr[], '{}')) > 0)",
         )
         .bind(name)
         .bind(&change.networks)
@@ -262,28 +329,75 @@ impl Store {
         .bind(rate)
         .bind(burst.flatten())
         .bind(&change.event_types)
-        .bind(change.active);
+        .bind(change.active)
+        .bind(&change.note);
         match self.changed_one(name, query).await {
-            Err(Error::ApplicationUnknown(_)) if self.application_exists(name).await? => {
-                Err(Error::ApplicationNetworksUnused(name.to_owned()))
-            }
+            Err(Error::ApplicationUnknown(_)) => Err(match self.application(name).await?.state() {
+                State::Revoked => Error::ApplicationRevoked(name.to_owned()),
+                State::Active | State::Suspended => Error::ApplicationNetworksUnused(name.to_owned()),
+            }),
             changed => changed,
         }
     }
 
-    async fn application_exists(&self, name: &str) -> Result<bool, Error> {
-        let query = sqlx::query_scalar("select exists (select from applications where name = $1)").bind(name);
-        self.ask(query.fetch_one(&self.own)).await
-    }
-
-    /// Makes the application `local` of the embedded default, trusted from loopback, if it is not there.
-    pub async fn ensure_local_application(&self) -> Result<(), Error> {
+    /// Makes the application `local` of the embedded default, trusted from loopback, if it is not there, and gives it these
+    /// scopes.
+    pub async fn ensure_local_application(&self, scopes: &[String]) -> Result<(), Error> {
         let query = sqlx::query(
             "insert into applications (name, networks, known_by, scopes) \
-             values ('local', '{127.0.0.0/8, ::1/128}', 'network', '{ingest, read, admin}') on conflict do nothing",
-        );
+             values ('local', '{127.0.0.0/8, ::1/128}', 'network', $1) \
+             on conflict (name) do update set scopes = excluded.scopes \
+             where applications.known_by = 'network' and applications.scopes is distinct from excluded.scopes",
+        )
+        .bind(scopes);
         self.ask(query.execute(&self.own)).await?;
         Ok(())
+    }
+
+    /// Makes an administrator that is known by this token, or gives it this token if it has another one.
+    pub async fn ensure_administrator(&self, name: &str, token: Digest) -> Result<Ensured, Error> {
+        let insert = sqlx::query(
+            "insert into applications (name, token_digests, known_by, scopes) \
+             values ($1, array[$2::bytea], 'token', '{admin}') on conflict (name) do nothing",
+        )
+        .bind(name)
+        .bind(&token.0[..]);
+        let made = self.ask(insert.execute(&self.own)).await?.rows_affected() > 0;
+        let update = sqlx::query(
+            "update applications set token_digests = array[$2::bytea], \
+                 retired_token_digests = (token_digests || retired_token_digests)[:16] \
+             where name = $1 and active and not token_digests @> array[$2::bytea] \
+                 and not retired_token_digests @> array[$2::bytea]",
+        )
+        .bind(name)
+        .bind(&token.0[..]);
+        let changed = self.ask(update.execute(&self.own)).await?.rows_affected() > 0;
+        let found: (bool, bool) = self
+            .ask(
+                sqlx::query_as("select active, token_digests @> array[$2::bytea] from applications where name = $1")
+                    .bind(name)
+                    .bind(&token.0[..])
+                    .fetch_one(&self.own),
+            )
+            .await?;
+        Ok(match found {
+            (true, true) if made || changed => Ensured::Made,
+            (true, true) => Ensured::Known,
+            (true, false) => Ensured::TokenEnded,
+            (false, _) => Ensured::Closed,
+        })
+    }
+
+    /// Whether an application other than `besides` may administrate, and could call.
+    pub async fn has_administrator(&self, besides: &[&str]) -> Result<bool, Error> {
+        let query = sqlx::query_scalar(
+            "select exists (select from applications where active and scopes @> '{admin}' and name <> all($1) \
+                 and (cardinality(certificate_digests) > 0 or known_by = 'network' or exists ( \
+                     select from unnest(token_digests) live where not exists (select from application_tokens \
+                         where application_tokens.digest = live and application_tokens.expires_at <= now()))))",
+        )
+        .bind(besides);
+        self.ask(query.fetch_one(&self.own)).await
     }
 
     /// Begins to listen for changes of the applications, on a connection of its own.
@@ -300,7 +414,7 @@ impl Store {
         Ok(ApplicationChanges(listener.await?))
     }
 
-    async fn changed_one(
+    pub(super) async fn changed_one(
         &self,
         name: &str,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,

@@ -24,7 +24,7 @@ const FORGOTTEN: [&str; 3] = ["26000", "42P05", "08P01"];
 const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || wanted.table_name, ', '), '') \
      from (values ('events', 'select'), ('events', 'insert'), ('dead_letters', 'select'), ('dead_letters', 'insert'), \
          ('dead_letters', 'update'), ('event_types', 'select'), ('event_types', 'insert'), ('modules', 'select'), \
-         ('modules', 'insert'), ('applications', 'select'), ('count_deltas', 'select'), ('count_deltas', 'insert'), \
+         ('modules', 'insert'), ('applications', 'select'), ('application_tokens', 'select'), ('count_deltas', 'select'), ('count_deltas', 'insert'), \
          ('count_deltas', 'delete'), ('counts', 'select'), ('counts', 'insert'), ('counts', 'update'), ('counts', 'delete') \
      ) wanted (table_name, right_name) \
      where to_regclass(wanted.table_name) is not null \

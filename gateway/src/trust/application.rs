@@ -71,6 +71,8 @@ pub struct Application {
     networks: Vec<IpNet>,
     /// The application must call from its networks even with a token or a certificate.
     pub(super) needs_network: bool,
+    /// It is what callers from this machine are without a token. A refusal then says how to get one.
+    is_local: bool,
     /// The event types that it may send; `None` for all.
     event_types: Option<EventTypes>,
     /// The event types that it has sent so far.
@@ -115,6 +117,7 @@ impl Application {
             scopes: row.scopes.clone(),
             networks: row.networks.iter().copied().map(canonical).collect(),
             needs_network: row.known_by == "both",
+            is_local: false,
             event_types: (!row.event_types.is_empty()).then(types),
             rate,
             shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
@@ -123,6 +126,21 @@ impl Application {
             known_types_max: trust.event_types_max.unwrap_or(usize::MAX),
             security: Arc::clone(&trust.security),
         }
+    }
+
+    /// Makes it the application of callers from this machine, with these scopes and networks.
+    pub(super) fn become_local(&mut self, scopes: Vec<String>, networks: Vec<IpNet>) {
+        (self.is_local, self.scopes, self.networks) = (true, scopes, networks);
+    }
+
+    /// Whether it is the application of callers from this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// The networks that it calls from.
+    pub(super) fn networks(&self) -> &[IpNet] {
+        &self.networks
     }
 
     /// Rejects an application that lacks `scope`.
@@ -135,7 +153,8 @@ impl Application {
             Ok(())
         } else {
             self.security.refused(Kind::Scope, &self.name, &self.refused);
-            Err(Refusal::NotAllowed { scope: scope.as_str() })
+            let scope = scope.as_str();
+            Err(if self.is_local { Refusal::NotAllowedHere { scope } } else { Refusal::NotAllowed { scope } })
         }
     }
 

@@ -23,6 +23,8 @@ pub enum Kind {
     UnknownToken,
     /// A token that has ended.
     RevokedToken,
+    /// A token whose time is over.
+    ExpiredToken,
     /// No token, and from no application's network; or a token from outside of its application's networks.
     UnknownNetwork,
     /// A scope that the application lacks.
@@ -39,9 +41,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UnknownToken,
         Self::RevokedToken,
+        Self::ExpiredToken,
         Self::UnknownNetwork,
         Self::Scope,
         Self::RateLimited,
@@ -55,6 +58,7 @@ impl Kind {
         match self {
             Self::UnknownToken => "unknown_token",
             Self::RevokedToken => "revoked_token",
+            Self::ExpiredToken => "expired_token",
             Self::UnknownNetwork => "unknown_network",
             Self::Scope => "scope",
             Self::RateLimited => "rate_limited",

@@ -2,16 +2,24 @@
 //! the old one as a whole.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use eye_event::verdict::Digest;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::Trust;
 use super::application::Application;
+use super::own::{LOCAL, Local};
 use super::security::Kind;
-use super::{LOCAL, Trust, canonical};
-use crate::store::ApplicationRow;
+use super::uses::LiveToken;
+use crate::store::{ApplicationRow, TokenFacts};
+
+/// The networks of this machine itself.
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
 
 /// The parts of a request that identify its sender.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +36,10 @@ pub(super) struct Caller {
     pub(super) must_be_meant: bool,
     /// Whether it came from this machine through a proxy that the settings do not name. Any sender may be behind that.
     pub(super) relayed: bool,
+    /// Whether it came by HTTP/1.1 or newer, as programs on this machine send. Proxies still use the older one.
+    pub(super) is_modern: bool,
+    /// Whether every host that it names is this machine.
+    pub(super) for_loopback: bool,
 }
 
 /// Why a caller is not known.
@@ -36,6 +48,8 @@ pub(super) enum Stranger<'a> {
     Nobody(Kind),
     /// An application matches, but may not call in this way.
     Known(Kind, &'a Application),
+    /// The time of its token is over.
+    Expired(&'a Application),
     /// A page had the name of another site resolved to this machine, or to the gateway, and its browser calls.
     Page(&'a Application),
     /// A proxy on this machine that the settings do not name may speak for any sender.
@@ -46,9 +60,20 @@ pub(super) enum Stranger<'a> {
 #[derive(Debug)]
 enum Token {
     /// It identifies its application.
-    Live(Arc<Application>),
+    Live(Arc<Application>, LiveToken),
     /// It has ended. The snapshot knows it so that its use is counted.
     Retired(Arc<Application>),
+    /// Its time is over.
+    Expired(Arc<Application>),
+}
+
+impl Token {
+    fn live(&self) -> Option<&LiveToken> {
+        match self {
+            Self::Live(_, token) => Some(token),
+            Self::Retired(_) | Self::Expired(_) => None,
+        }
+    }
 }
 
 /// All applications as of one look at the database.
@@ -68,26 +93,39 @@ impl Snapshot {
         let mut snapshot = Self::default();
         for row in rows {
             // A database that was embedded once must not open its later gateways to every user of their machines.
-            if row.name == LOCAL && row.known_by == "network" && !trust.embedded {
+            let is_local = row.name == LOCAL && row.known_by == "network";
+            if is_local && trust.local == Local::Off {
                 continue;
             }
+            let tokens_before = before.map(|before| &before.by_token);
             let before = before.and_then(|before| before.by_id.get(&row.id));
-            let application = Arc::new(Application::new(&row, before, trust));
+            let mut application = Application::new(&row, before, trust);
+            if is_local {
+                // The settings say how far this machine is trusted, whatever the row says.
+                application.become_local(trust.local.words(), LOOPBACK.to_vec());
+            }
+            let application = Arc::new(application);
             snapshot.by_id.insert(row.id, Arc::clone(&application));
             let ended = if row.active { &[][..] } else { &row.token_digests };
             for digest in row.retired_token_digests.iter().chain(ended).filter_map(|digest| exact(digest)) {
-                snapshot.by_token.entry(digest).or_insert_with(|| Token::Retired(Arc::clone(&application)));
+                let expired = row.active && row.token(&digest.0).is_some_and(TokenFacts::is_expired);
+                snapshot.by_token.entry(digest).or_insert_with(|| match expired {
+                    true => Token::Expired(Arc::clone(&application)),
+                    false => Token::Retired(Arc::clone(&application)),
+                });
             }
             if !row.active {
                 continue;
             }
             if row.known_by == "network" {
-                let networks = row.networks.iter().map(|network| (canonical(*network), Arc::clone(&application)));
+                let networks = application.networks().iter().map(|network| (*network, Arc::clone(&application)));
                 snapshot.by_network.extend(networks);
                 continue;
             }
             for digest in row.token_digests.iter().filter_map(|digest| exact(digest)) {
-                snapshot.by_token.insert(digest, Token::Live(Arc::clone(&application)));
+                let before = tokens_before.and_then(|tokens| tokens.get(&digest)).and_then(Token::live);
+                let live = LiveToken::new(digest, row.id, row.token(&digest.0), before);
+                snapshot.by_token.insert(digest, Token::Live(Arc::clone(&application), live));
             }
             for digest in row.certificate_digests.iter().filter_map(|digest| exact(digest)) {
                 snapshot.by_certificate.insert(digest, Arc::clone(&application));
@@ -101,7 +139,14 @@ impl Snapshot {
     pub(super) fn find(&self, caller: &Caller) -> Result<&Arc<Application>, Stranger<'_>> {
         let proved = match caller.token {
             Some(token) => match token.and_then(|token| self.by_token.get(&token)) {
-                Some(Token::Live(application)) => Some(application),
+                Some(Token::Live(application, token)) if token.is_expired() => {
+                    return Err(Stranger::Expired(application));
+                }
+                Some(Token::Live(application, token)) => {
+                    token.is_used();
+                    Some(application)
+                }
+                Some(Token::Expired(application)) => return Err(Stranger::Expired(application)),
                 Some(Token::Retired(application)) => return Err(Stranger::Known(Kind::RevokedToken, application)),
                 None => return Err(Stranger::Nobody(Kind::UnknownToken)),
             },
@@ -122,8 +167,11 @@ impl Snapshot {
         let Some(address) = caller.address else { return Err(Stranger::Nobody(Kind::UnknownNetwork)) };
         let home = self.by_network.iter().find(|(network, _)| network.contains(&address));
         let (_, application) = home.ok_or(Stranger::Nobody(Kind::UnknownNetwork))?;
-        if caller.relayed {
+        if caller.relayed || application.is_local() && !caller.is_modern {
             return Err(Stranger::Relayed(application));
+        }
+        if application.is_local() && !caller.for_loopback {
+            return Err(Stranger::Page(application));
         }
         // A page can have its own name resolved to this machine, so that its browser calls from here; or to the gateway, so
         // that it calls from a known network.
@@ -131,6 +179,28 @@ impl Snapshot {
             return Err(Stranger::Page(application));
         }
         Ok(application)
+    }
+
+    /// The applications that could call now.
+    pub(super) fn callable(&self) -> Vec<Arc<Application>> {
+        let by_token = self.by_token.values().filter_map(|token| match token {
+            Token::Live(application, token) => Some(application).filter(|_| !token.is_expired()),
+            Token::Retired(_) | Token::Expired(_) => None,
+        });
+        let by_network = self.by_network.iter().map(|(_, application)| application);
+        let all = by_token.chain(self.by_certificate.values()).chain(by_network);
+        let by_id: HashMap<i32, &Arc<Application>> = all.map(|application| (application.id, application)).collect();
+        by_id.into_values().cloned().collect()
+    }
+
+    /// The networks that alone identify an application, the smallest first.
+    pub(super) fn by_network(&self) -> &[(IpNet, Arc<Application>)] {
+        &self.by_network
+    }
+
+    /// The tokens that identify an application, whose uses are noted.
+    pub(super) fn live_tokens(&self) -> impl Iterator<Item = &LiveToken> {
+        self.by_token.values().filter_map(Token::live)
     }
 }
 

@@ -1,0 +1,58 @@
+//! An application as answers and the command show it. Digests of tokens are nobody's business; those of certificates are what
+//! people compare.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use eye_event::verdict::Digest;
+use serde_json::{Value, json};
+
+use crate::store::{ApplicationRow, TokenFacts};
+use crate::trust::Application;
+use crate::trust::security::Kind;
+
+/// An application as answers show it, with what this gateway knows of it, if it is one.
+pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
+    let certificates: Vec<String> = row
+        .certificate_digests
+        .iter()
+        .filter_map(|digest| digest[..].try_into().ok())
+        .map(|digest| Digest(digest).to_string())
+        .collect();
+    let limit = row.rate_limit();
+    let refused = known.map(|known| {
+        let counts = Kind::ALL.map(|kind| (kind.as_str().to_owned(), Value::from(known.refused().get(kind))));
+        Value::Object(counts.into_iter().filter(|(_, count)| *count != 0).collect())
+    });
+    let live = row.token_digests.iter().map(|digest| row.token(digest));
+    let live = live.filter(|facts| !facts.is_some_and(TokenFacts::is_expired));
+    let tokens: Vec<Value> = live
+        .map(|facts| {
+            json!({
+                "created_at": facts.and_then(|facts| facts.created_at).map(time),
+                "expires_at": facts.and_then(|facts| facts.expires_at).map(time),
+                "last_used_at": facts.and_then(|facts| facts.last_used_at).map(time),
+            })
+        })
+        .collect();
+    json!({
+        "name": row.name,
+        "state": row.state().as_str(),
+        "active": row.active,
+        "revoked_at": row.revoked_at.map(time),
+        "note": row.note,
+        "known_by": row.known_by,
+        "tokens": tokens.len(),
+        "token_details": tokens,
+        "certificates": certificates,
+        "networks": row.networks,
+        "scopes": row.scopes,
+        "events_per_second": limit.map(|limit| limit.events_per_second.get()),
+        "burst_events": limit.map(|limit| limit.burst_events.get()),
+        "event_types": row.event_types,
+        "created_at": time(row.created_at),
+        "refused": refused,
+    })
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}

@@ -1,0 +1,499 @@
+//! What an application may be, as a person or a program describes it: the checks are the same for the command and for
+//! `/v1/applications`.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
+use eye_event::legible::is_hidden;
+use eye_event::verdict::Digest;
+use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::response::Refusal;
+use crate::store::{ApplicationChange, ApplicationRow, Expiry, NewApplication};
+use crate::trust::event_types::EventTypes;
+use crate::trust::{self, Scope, own, token};
+
+/// Most networks, certificates and event types of an application, each.
+const LIST_MAX: usize = 1_000;
+/// The highest rate, which is also the most events at once.
+const RATE_MAX: i32 = 1_000_000;
+/// Longest name, in characters.
+const NAME_CHARACTERS_MAX: usize = 200;
+/// Longest note, in characters.
+const NOTE_CHARACTERS_MAX: usize = 500;
+/// Longest life of a token that is given as a time from now on.
+const EXPIRES_DAYS_MAX: u64 = 3_650;
+/// Networks that are larger than these are no home of anybody: one in 256 of all addresses, and what a registry
+/// gives a provider. Private ones of IPv6 have their own size.
+const IPV4_PREFIX_MIN: u8 = 8;
+const IPV6_PREFIX_MIN: u8 = 32;
+const IPV6_PRIVATE: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+
+/// An application to be added, as a person or a program describes it.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wanted {
+    /// Its name, which it keeps for ever.
+    pub name: String,
+    /// Whether to make a token; by default, if there is nothing else that proves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<bool>,
+    /// The networks from which it is known; together with a token or certificate only both count.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
+    /// SHA-256 of client certificates that prove it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<String>,
+    /// What it may do; sending events if nothing is said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Events in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_per_second: Option<i32>,
+    /// Events at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_events: Option<i32>,
+    /// Event types that it may send; all if nothing is said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub event_types: Vec<String>,
+    /// When its token ends: after `90d`, `12h` or `30m`, or at a date or time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// What its operators want to remember of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Whether very wide networks may have the scopes `raw` and `admin`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// What a description breaks: the field, and how to mend it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    field: &'static str,
+    problem: String,
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        Self::BadParameter { name: invalid.field.into(), message: invalid.problem.into() }
+    }
+}
+
+fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { field, problem: problem.into() })
+}
+
+impl Wanted {
+    /// Checks it, and makes its token if it is to have one: what the database keeps, and the token for its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`], the first that is found.
+    pub fn prove(self) -> Result<(NewApplication, Option<String>), Invalid> {
+        let length = self.name.chars().count();
+        if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(is_hidden) {
+            return invalid(
+                "name",
+                format!(
+                    "give 1 to {NAME_CHARACTERS_MAX} characters, none of which is hidden, such as a line end or a mark of direction"
+                ),
+            );
+        }
+        if own::is_own(&self.name) {
+            return invalid("name", "gateways make the application of this name by themselves; choose another");
+        }
+        let certificates = certificates(&self.certificates)?;
+        let wants_token = self.token.unwrap_or(self.networks.is_empty() && certificates.is_empty());
+        let secret = wants_token || !certificates.is_empty();
+        if !secret && self.networks.is_empty() {
+            return invalid(
+                "networks",
+                "say how it is known: a token, a certificate, a network, or a network with one",
+            );
+        }
+        let made = match wants_token.then(token::make).transpose() {
+            Ok(made) => made,
+            Err(error) => return invalid("token", error.to_string()),
+        };
+        let (token, token_digest) = made.unzip();
+        let expires = self.expires.as_deref().map(expiry).transpose()?;
+        if expires.is_some() && token.is_none() {
+            return invalid("expires", "only a token has an end, and none is made here");
+        }
+        let known_by = match (secret, self.networks.is_empty()) {
+            (true, true) => "token",
+            (true, false) => "both",
+            (false, _) => "network",
+        };
+        rate(self.events_per_second, self.burst_events)?;
+        let scopes = if self.scopes.is_empty() { vec![Scope::Ingest.as_str().to_owned()] } else { self.scopes };
+        let (networks, scopes) = (networks(&self.networks)?, checked_scopes(scopes)?);
+        narrow_enough(&networks, &scopes, self.force)?;
+        let new = NewApplication {
+            name: self.name,
+            token_digest,
+            expires,
+            certificates,
+            networks,
+            known_by: known_by.to_owned(),
+            scopes,
+            events_per_second: self.events_per_second,
+            burst_events: self.burst_events,
+            event_types: event_types(self.event_types)?,
+            note: note(self.note)?.unwrap_or_default(),
+        };
+        Ok((new, token))
+    }
+}
+
+/// What is to be different about an application.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    /// The networks from which it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<IpNet>>,
+    /// What proves it: `token` (or certificate), `network` or `both`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known_by: Option<String>,
+    /// SHA-256 of client certificates that prove it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Vec<String>>,
+    /// What it may do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+    /// Events in a second; null takes the limit away.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub events_per_second: Option<Option<i32>>,
+    /// Events at once; only together with `events_per_second`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_events: Option<i32>,
+    /// Event types that it may send; an empty list allows all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_types: Option<Vec<String>>,
+    /// False suspends it, true lets it in again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+    /// What its operators want to remember of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Whether very wide networks may have the scopes `raw` and `admin`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// Tells a null from a field that is not there.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i32>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl Change {
+    /// Checks it against what the application is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`], the first that is found.
+    pub fn prove(self, current: &ApplicationRow) -> Result<ApplicationChange, Invalid> {
+        let is_known_otherwise = self.networks.is_some() || self.known_by.is_some() || self.certificates.is_some();
+        if current.name == own::LOCAL && (is_known_otherwise || self.scopes.is_some()) {
+            return invalid(
+                "name",
+                "what callers from this machine may do without a token is for the setting `local` to say",
+            );
+        }
+        if let Some(word) = self.known_by.as_deref().filter(|word| !["token", "network", "both"].contains(word)) {
+            return invalid("known_by", format!("`{word}` is none of token, network, both"));
+        }
+        if self.burst_events.is_some() && self.events_per_second.is_none() {
+            return invalid("burst_events", "give events_per_second with it");
+        }
+        rate(self.events_per_second.flatten(), self.burst_events)?;
+        let (networks, scopes) =
+            (self.networks.as_deref().map(networks).transpose()?, self.scopes.map(checked_scopes).transpose()?);
+        if networks.is_some() || scopes.is_some() || self.known_by.is_some() {
+            let (networks, scopes) = (networks.as_ref(), scopes.as_ref());
+            narrow_enough(networks.unwrap_or(&current.networks), scopes.unwrap_or(&current.scopes), self.force)?;
+        }
+        Ok(ApplicationChange {
+            networks,
+            known_by: self.known_by,
+            certificates: self.certificates.as_deref().map(certificates).transpose()?,
+            scopes,
+            rate: self.events_per_second.map(|rate| rate.map(|rate| (rate, self.burst_events))),
+            event_types: self.event_types.map(event_types).transpose()?,
+            active: self.active,
+            note: note(self.note)?,
+        })
+    }
+}
+
+fn certificates(texts: &[String]) -> Result<Vec<Digest>, Invalid> {
+    few("certificates", texts.len())?;
+    let digest = |text: &String| {
+        // As openssl prints them, with colons, too.
+        let plain: String = text.chars().filter(|character| *character != ':').collect();
+        let digest = plain.to_lowercase().parse().ok();
+        digest.map_or_else(|| invalid("certificates", "give the SHA-256 of a certificate: 64 hexadecimal digits"), Ok)
+    };
+    texts.iter().map(digest).collect()
+}
+
+fn networks(networks: &[IpNet]) -> Result<Vec<IpNet>, Invalid> {
+    few("networks", networks.len())?;
+    Ok(networks.iter().map(IpNet::trunc).map(trust::canonical).collect())
+}
+
+fn checked_scopes(scopes: Vec<String>) -> Result<Vec<String>, Invalid> {
+    let known = Scope::ALL.map(Scope::as_str);
+    few("scopes", scopes.len())?;
+    match scopes.iter().find(|scope| !known.contains(&scope.as_str())) {
+        Some(scope) => invalid("scopes", format!("`{scope}` is none of {}", known.join(", "))),
+        None => Ok(scopes),
+    }
+}
+
+fn event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
+    few("event_types", patterns.len())?;
+    match EventTypes::parse(&patterns) {
+        Ok(_) => Ok(patterns),
+        Err(problem) => invalid("event_types", problem),
+    }
+}
+
+fn rate(events_per_second: Option<i32>, burst_events: Option<i32>) -> Result<(), Invalid> {
+    for (field, number) in [("events_per_second", events_per_second), ("burst_events", burst_events)] {
+        if number.is_some_and(|number| !(1..=RATE_MAX).contains(&number)) {
+            return invalid(field, format!("give 1 to {RATE_MAX}"));
+        }
+    }
+    if burst_events.is_some() && events_per_second.is_none() {
+        return invalid("burst_events", "give events_per_second with it");
+    }
+    Ok(())
+}
+
+fn few(field: &'static str, count: usize) -> Result<(), Invalid> {
+    if count > LIST_MAX { invalid(field, format!("give {LIST_MAX} at most")) } else { Ok(()) }
+}
+
+/// Refuses networks that are no home of anybody together with scopes that must not be anybody's.
+fn narrow_enough(networks: &[IpNet], scopes: &[String], force: bool) -> Result<(), Invalid> {
+    let wide = networks.iter().map(|network| trust::canonical(*network)).find(|network| match network {
+        IpNet::V4(network) => network.prefix_len() < IPV4_PREFIX_MIN,
+        IpNet::V6(network) => network.prefix_len() < IPV6_PREFIX_MIN && !IPV6_PRIVATE.contains(network),
+    });
+    let much = [Scope::Admin, Scope::Raw].into_iter().find(|scope| scopes.iter().any(|word| word == scope.as_str()));
+    match (wide, much) {
+        (Some(network), Some(scope)) if !force => invalid(
+            "networks",
+            format!(
+                "{network} is a large part of the internet, and the scope `{}` is much: name smaller networks, or say that you \
+                 mean it (`--force`, or `\"force\":true`)",
+                scope.as_str()
+            ),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn note(note: Option<String>) -> Result<Option<String>, Invalid> {
+    match &note {
+        Some(text) if text.chars().count() > NOTE_CHARACTERS_MAX || text.chars().any(is_hidden) => invalid(
+            "note",
+            format!("give {NOTE_CHARACTERS_MAX} characters at most, none of which is hidden, such as a line end"),
+        ),
+        _ => Ok(note),
+    }
+}
+
+/// When a token is to end: `90d`, `12h`, `30m`, `2027-01-31` (as that day begins, in UTC) or RFC 3339.
+///
+/// # Errors
+///
+/// [`Invalid`].
+pub fn expiry(text: &str) -> Result<Expiry, Invalid> {
+    let wrong = || {
+        invalid(
+            "expires",
+            format!(
+                "`{}` is no time: give how long, such as 90d, 12h or 30m ({EXPIRES_DAYS_MAX}d at most), a date such as \
+                 2027-01-31, or a time such as 2027-01-31T12:00:00Z",
+                text.chars().filter(|character| !is_hidden(*character)).take(40).collect::<String>()
+            ),
+        )
+    };
+    let unit = match text.bytes().last() {
+        Some(b'd') => 86_400,
+        Some(b'h') => 3_600,
+        Some(b'm') => 60,
+        _ => 0,
+    };
+    if let Some(number) = text.get(..text.len().saturating_sub(1)).filter(|_| unit > 0) {
+        let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        return match seconds.filter(|seconds| (1..=EXPIRES_DAYS_MAX * 86_400).contains(seconds)) {
+            Some(seconds) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Ok(Expiry::After(Duration::from_secs(seconds)))
+            }
+            _ => wrong(),
+        };
+    }
+    let day = || text.parse::<NaiveDate>().ok().and_then(|day| day.and_hms_opt(0, 0, 0)).map(|time| time.and_utc());
+    let time = DateTime::parse_from_rfc3339(text).ok().map(|time| time.with_timezone(&Utc)).or_else(day);
+    match time.filter(|time| (1..=9_999).contains(&time.year())) {
+        Some(time) => Ok(Expiry::At(time)),
+        None => wrong(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn wanted(body: Value) -> Result<(NewApplication, Option<String>), Invalid> {
+        serde_json::from_value::<Wanted>(body).expect("the shape is right").prove()
+    }
+
+    fn row(name: &str) -> ApplicationRow {
+        ApplicationRow {
+            id: 1,
+            name: name.to_owned(),
+            token_digests: Vec::new(),
+            retired_token_digests: Vec::new(),
+            certificate_digests: Vec::new(),
+            networks: Vec::new(),
+            known_by: "token".to_owned(),
+            scopes: vec!["ingest".to_owned()],
+            events_per_second: None,
+            burst_events: None,
+            event_types: Vec::new(),
+            active: true,
+            revoked_at: None,
+            note: String::new(),
+            created_at: DateTime::UNIX_EPOCH,
+            tokens: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_large_part_of_the_internet_gets_no_large_scope_unless_it_is_meant() {
+        for (network, is_wide) in [
+            ("0.0.0.0/0", true),
+            ("::/0", true),
+            ("128.0.0.0/1", true),
+            ("12.0.0.0/7", true),
+            ("2000::/3", true),
+            ("2001::/16", true),
+            ("::ffff:0.0.0.0/96", true),
+            ("10.0.0.0/8", false),
+            ("203.0.113.0/24", false),
+            ("2001:db8::/32", false),
+            ("fd00::/8", false),
+            ("fc00::/7", false),
+        ] {
+            for (scope, is_much) in [("ingest", false), ("read", false), ("raw", true), ("admin", true)] {
+                let body = |force| json!({"name": "a", "networks": [network], "scopes": [scope], "force": force});
+                assert_eq!(wanted(body(false)).is_err(), is_wide && is_much, "{network} {scope}");
+                assert!(wanted(body(true)).is_ok(), "{network} {scope}");
+                let change = |current: ApplicationRow, body: Value| {
+                    serde_json::from_value::<Change>(body).expect("the shape").prove(&current).is_err()
+                };
+                let known = ApplicationRow {
+                    networks: vec![network.parse().expect("a network")],
+                    known_by: "both".to_owned(),
+                    ..row("a")
+                };
+                assert_eq!(change(known.clone(), json!({"scopes": [scope]})), is_wide && is_much, "{network} {scope}");
+                assert!(!change(known.clone(), json!({"scopes": [scope], "force": true})));
+                let scoped = ApplicationRow { scopes: vec![scope.to_owned()], ..known };
+                assert!(
+                    !change(scoped.clone(), json!({"active": false})),
+                    "what is there is not looked at for nothing"
+                );
+                assert_eq!(change(scoped, json!({"known_by": "network"})), is_wide && is_much, "{network} {scope}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_ends_after_a_time_or_at_one() {
+        let at = |text: &str| Ok(Expiry::At(text.parse().expect("a time")));
+        let after = |seconds| Ok(Expiry::After(Duration::from_secs(seconds)));
+        assert_eq!(expiry("90d"), after(90 * 86_400));
+        assert_eq!((expiry("12h"), expiry("1m")), (after(43_200), after(60)));
+        assert_eq!(expiry("2027-01-31"), at("2027-01-31T00:00:00Z"));
+        assert_eq!(expiry("2027-01-31T12:00:00+02:00"), at("2027-01-31T10:00:00Z"));
+        for wrong in [
+            "",
+            "d",
+            "0d",
+            "-1d",
+            "+1d",
+            "1.5h",
+            "90",
+            "90 d",
+            "3651d",
+            "99999999999999999999d",
+            "soon",
+            "2027-13-01",
+            "\u{e9}d",
+        ] {
+            assert!(expiry(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            wanted(json!({"name": "a", "networks": ["10.0.0.0/8"], "expires": "1d"})).expect_err("no token").field,
+            "expires"
+        );
+    }
+
+    #[test]
+    fn what_proves_an_application_follows_from_what_it_is_given() {
+        let digest = "AB:".repeat(31) + "ab";
+        for (body, known_by, has_token) in [
+            (json!({"name": "a"}), "token", true),
+            (json!({"name": "a", "networks": ["10.0.0.0/8"]}), "network", false),
+            (json!({"name": "a", "networks": ["10.0.0.0/8"], "token": true}), "both", true),
+            (json!({"name": "a", "certificates": [digest]}), "token", false),
+            (json!({"name": "a", "certificates": [digest], "networks": ["::/0"]}), "both", false),
+        ] {
+            let (new, token) = wanted(body.clone()).expect("sound");
+            assert_eq!((new.known_by.as_str(), token.is_some()), (known_by, has_token), "{body}");
+            assert_eq!(new.token_digest, token.map(|token| Digest::of(token.as_bytes())), "only the digest is kept");
+            assert_eq!(new.scopes, ["ingest"]);
+        }
+    }
+
+    #[test]
+    fn what_no_application_can_be_is_refused_with_its_field() {
+        for (body, field) in [
+            (json!({"name": ""}), "name"),
+            (json!({"name": "x".repeat(201)}), "name"),
+            (json!({"name": "local"}), "name"),
+            (json!({"name": "a", "token": false}), "networks"),
+            (json!({"name": "a", "certificates": ["abc"]}), "certificates"),
+            (json!({"name": "a", "scopes": ["root"]}), "scopes"),
+            (json!({"name": "a", "events_per_second": 0}), "events_per_second"),
+            (json!({"name": "a", "burst_events": 5}), "burst_events"),
+            (json!({"name": "a", "event_types": ["shop"]}), "event_types"),
+            (json!({"name": "a", "expires": "soon"}), "expires"),
+            (json!({"name": "a", "note": "a\nb"}), "note"),
+            (json!({"name": "a", "note": "x".repeat(501)}), "note"),
+        ] {
+            assert_eq!(wanted(body).expect_err("refused").field, field);
+        }
+        let change_of = |name: &str, body| serde_json::from_value::<Change>(body).expect("the shape").prove(&row(name));
+        let change = |body| change_of("a", body);
+        assert_eq!(change(json!({"known_by": "luck"})).expect_err("refused").field, "known_by");
+        for body in [json!({"scopes": ["admin"]}), json!({"networks": ["0.0.0.0/0"]}), json!({"known_by": "both"})] {
+            assert_eq!(change_of("local", body).expect_err("refused").field, "name");
+        }
+        assert!(change_of("local", json!({"active": false})).is_ok());
+        let unlimited = change(json!({"events_per_second": null})).expect("sound");
+        assert_eq!((unlimited.rate, change(json!({})).expect("sound").rate), (Some(None), None));
+    }
+}

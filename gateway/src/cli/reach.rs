@@ -1,0 +1,177 @@
+//! What a command works on: a database or a gateway, found in one order for all commands, and told on standard error.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::remote::{Gateway, shown};
+use super::{Failure, Source};
+use crate::config::{self, Config, Settings, remote};
+use crate::postgres::Postgres;
+use crate::store::Store;
+
+/// Longest time for one statement.
+const STATEMENT: Duration = Duration::from_secs(10);
+
+/// What a command works on.
+pub(super) enum Reached {
+    /// The tables themselves.
+    Database(Box<Database>),
+    /// A gateway, over HTTP.
+    Gateway(Gateway),
+}
+
+/// Where that was found.
+#[derive(Debug)]
+enum Way {
+    /// The database that the settings name.
+    Named,
+    /// The gateway that the environment names.
+    Remote(remote::Remote),
+    /// The embedded database of the data dir.
+    DataDir,
+}
+
+impl Way {
+    /// Flags (and the file that a flag names) come first, then `EYE_GATEWAY`, then `EYE_DATABASE_URL`, then the data dir. A
+    /// data dir that a flag names comes before a gateway, and never before a database, which it belongs to as well.
+    fn choose(settings: &Settings, config: &Config, remote: Option<remote::Remote>) -> Self {
+        let is_variable = |key: &str| settings.origin(key).starts_with("environment ");
+        let is_named = config.database_url.is_some();
+        if is_named && !is_variable("database_url") {
+            return Self::Named;
+        }
+        let dir_by_flag = settings.origin("data_dir").starts_with("flag ");
+        match remote {
+            Some(remote) if is_named || !dir_by_flag => Self::Remote(remote),
+            _ if is_named => Self::Named,
+            _ => Self::DataDir,
+        }
+    }
+}
+
+/// The database that a command works on: a named one, or the embedded one.
+pub(super) struct Database {
+    store: Store,
+    own: Option<Postgres>,
+}
+
+impl Database {
+    /// The database of a command that can work on nothing else. With `starts`, the embedded one is started where it does not
+    /// run.
+    pub(super) async fn find(settings: &Settings, config: &Config, starts: bool) -> anyhow::Result<Self> {
+        let way = Way::choose(settings, config, remote::named());
+        if let Way::Remote(remote) = &way {
+            anyhow::bail!(
+                "EYE_GATEWAY names the gateway {}, and this command works on a database alone: unset EYE_GATEWAY, or name the \
+                 database with --database-url, or the data dir of a gateway on this machine with --data-dir",
+                shown(&remote.url)
+            );
+        }
+        Self::open(&way, settings, config, starts).await
+    }
+
+    /// The same, of a schema that serves this program. Commands change no schema.
+    pub(super) async fn find_proved(settings: &Settings, config: &Config) -> anyhow::Result<Self> {
+        Self::find(settings, config, false).await?.proved().await
+    }
+
+    async fn open(way: &Way, settings: &Settings, config: &Config, starts: bool) -> anyhow::Result<Self> {
+        let data_dir = config.data_dir.display();
+        let (url, own) = match (way, &config.database_url) {
+            (Way::Named, Some(url)) => {
+                tell(&format!("on the database of {}", settings.origin("database_url")));
+                (url.expose().to_owned(), None)
+            }
+            _ => match Postgres::running(&config.postgres_options())? {
+                Some(url) => {
+                    tell(&format!("on the database in the data dir {data_dir}, whose gateway runs"));
+                    (url, None)
+                }
+                None if starts => {
+                    tell(&format!("on the database in the data dir {data_dir}, started for this command"));
+                    let own = Postgres::start(&config.postgres_options()).await.context("the embedded Postgres")?;
+                    (own.url().to_owned(), Some(own))
+                }
+                None => anyhow::bail!(
+                    "no gateway runs on the data dir {data_dir} ({}): start it (`eye serve`), name its data dir \
+                     (--data-dir), a database (--database-url, EYE_DATABASE_URL), or for `eye app` a gateway (EYE_GATEWAY \
+                     with EYE_TOKEN)",
+                    settings.origin("data_dir")
+                ),
+            },
+        };
+        let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
+        Ok(Self { store, own })
+    }
+
+    async fn proved(self) -> anyhow::Result<Self> {
+        match self.store.prove_schema().await {
+            Ok(_) => Ok(self),
+            Err(error) => {
+                self.close().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(own) = self.own {
+            own.stop().await;
+        }
+    }
+}
+
+impl Reached {
+    /// What a command works on that can do with either.
+    pub(super) async fn find(source: &Source) -> Result<Self, Failure> {
+        let (settings, config) = source.gather(Vec::new())?;
+        let way = Way::choose(&settings, &config, remote::named());
+        if let Way::Remote(remote) = way {
+            let (gateway, token_from) = Gateway::new(remote, &config.data_dir)?;
+            tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
+            return Ok(Self::Gateway(gateway));
+        }
+        let database = Database::open(&way, &settings, &config, false).await?;
+        Ok(Self::Database(Box::new(database.proved().await?)))
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what a command works on is for the person who runs it, beside what it prints")]
+fn tell(what: &str) {
+    eprintln!("eye: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, String)], remote: bool) -> String {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let file = Some(("eye.toml", file)).filter(|(_, text)| !text.is_empty());
+        let (settings, config) = Settings::from_parts(file, environment, flags).expect("sound");
+        let remote = remote.then(|| remote::Remote { url: "http://h".to_owned(), token: None, roots: None });
+        let way = format!("{:?}", Way::choose(&settings, &config, remote));
+        way.split(['(', ' ']).next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn flags_come_first_then_a_gateway_then_a_database_then_the_data_dir() {
+        let url = "postgres://u@h/d";
+        let (variable, flag) = ([("EYE_DATABASE_URL", url)], [("database_url", url.to_owned())]);
+        let (file, dir) = (format!("database_url = \"{url}\"\n"), [("data_dir", "d".to_owned())]);
+        assert_eq!(way("", &[], &[], false), "DataDir");
+        assert_eq!(way("", &[], &[], true), "Remote");
+        assert_eq!(way("", &variable, &[], false), "Named");
+        assert_eq!(way("", &variable, &[], true), "Remote");
+        assert_eq!(way("", &[], &flag, true), "Named");
+        assert_eq!(way(&file, &[], &[], true), "Named");
+        assert_eq!(way("", &[], &dir, true), "DataDir");
+        assert_eq!(way("", &variable, &dir, true), "Remote");
+        assert_eq!(way("", &variable, &dir, false), "Named");
+    }
+}

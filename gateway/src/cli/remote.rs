@@ -1,0 +1,212 @@
+//! A gateway that a command asks over HTTP. A token goes to it over TLS, or stays on this machine.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::remote::Remote;
+use crate::first_admin;
+use crate::tls::{self, Roots};
+use crate::trust::host::is_loopback;
+
+/// From the first byte to the last, of one request.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Largest answer that is read: a thousand applications with a thousand networks each.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A gateway elsewhere, and what opens it.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    url: Uri,
+    token: String,
+    roots: Option<Roots>,
+}
+
+impl Gateway {
+    /// The gateway that the environment names, and where its token was found: in `EYE_TOKEN`, or for one on this machine in the
+    /// data dir.
+    pub(super) fn new(remote: Remote, data_dir: &Path) -> anyhow::Result<(Self, String)> {
+        let told = shown(&remote.url);
+        let wrong = format!("EYE_GATEWAY is {told}, and must be such as https://eye.example or http://127.0.0.1:8000");
+        let url: Uri = remote.url.parse().context(wrong.clone())?;
+        let host = url.host().context(wrong.clone())?.to_owned();
+        ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none(), wrong);
+        ensure!(!url.authority().is_some_and(|authority| authority.as_str().contains('@')), wrong);
+        let is_here = is_loopback(&host);
+        let secure = url.scheme_str() == Some("https");
+        ensure!(
+            secure || is_here,
+            "EYE_GATEWAY is {told}: over plain HTTP everybody on the way could read the token, so none is sent beyond this \
+             machine; use https"
+        );
+        let (token, token_from) = match remote.token {
+            Some(token) => (token.expose().to_owned(), "EYE_TOKEN".to_owned()),
+            None if is_here => {
+                let file = first_admin::token_file(data_dir);
+                let missing = || format!("EYE_TOKEN is not set, and there is no token in {}", file.display());
+                (first_admin::read(&file).with_context(missing)?.with_context(missing)?, file.display().to_string())
+            }
+            None => bail!("EYE_GATEWAY names {told}, and EYE_TOKEN, which opens it, is not set"),
+        };
+        ensure!(token.bytes().all(|byte| byte.is_ascii_graphic()), "the token of {token_from} is none");
+        let roots = secure.then(|| Roots::read(remote.roots.as_deref())).transpose().context("SSL_CERT_FILE")?;
+        Ok((Self { url, token, roots }, token_from))
+    }
+
+    /// Its URL.
+    pub(super) fn url(&self) -> String {
+        self.url.to_string().trim_end_matches('/').to_owned()
+    }
+
+    /// Asks, and gives the JSON of the answer.
+    ///
+    /// # Errors
+    ///
+    /// The words of the gateway, if it refuses; else why there is no answer.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let asked = timeout(ANSWER, self.answer(method, path, body)).await;
+        let answered = asked.map_err(|_| anyhow::anyhow!("it did not answer within {} s", ANSWER.as_secs()));
+        answered.and_then(|answered| answered).with_context(|| format!("the gateway {}", self.url()))
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let host = self.url.host().context("no host")?;
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let port = self.url.port_u16().unwrap_or(if self.roots.is_some() { 443 } else { 80 });
+        let authority = self.url.authority().context("no host")?.as_str();
+        let path = format!("{}{path}", self.url.path().trim_end_matches('/'));
+        let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+        request = request.header(AUTHORIZATION, format!("Bearer {}", self.token)).header(ACCEPT, "application/json");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = request.body(Full::new(body))?;
+        let path = request.uri().path().to_owned();
+        let stream = connect(name, port, self.roots.is_none()).await?;
+        let (status, bytes) = match &self.roots {
+            None => exchange(stream, request).await?,
+            Some(roots) => exchange(tls::connect(name, stream, roots).await.context("TLS")?, request).await?,
+        };
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if (200..300).contains(&status) {
+            ensure!(json.is_object(), "its answer is not JSON: is it a gateway?");
+            return Ok(json);
+        }
+        match (json["code"].as_str(), json["detail"].as_str()) {
+            (Some("not_found"), _) if path.ends_with("/v1/applications") => bail!(
+                "it answers 404 for applications: if it has an address of its own for administration (admin_listen), name that"
+            ),
+            (Some(code), Some(detail)) => bail!("refused with {status} ({code}): {detail}"),
+            _ => bail!("refused with {status}, and not in the words of a gateway"),
+        }
+    }
+}
+
+/// A URL as far as it may be shown: a password in it is nobody's business.
+pub(super) fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+}
+
+/// Connects to one of the addresses of a name; over plain HTTP to none beyond this machine.
+async fn connect(name: &str, port: u16, is_plain: bool) -> anyhow::Result<TcpStream> {
+    let found = tokio::net::lookup_host((name, port)).await.context("it is not found")?;
+    let addresses: Vec<SocketAddr> =
+        found.filter(|address| !is_plain || address.ip().to_canonical().is_loopback()).collect();
+    ensure!(!addresses.is_empty(), "it is not on this machine, and plain HTTP goes no further");
+    Ok(TcpStream::connect(&addresses[..]).await?)
+}
+
+/// Sends a request, and reads the answer to its end.
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<(u16, Vec<u8>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answered = async move { whole(sender.send_request(request).await?).await };
+    // What was read is there even after the connection has ended, and how it ended is told to whoever waits for an answer.
+    let driven = async move {
+        let _ended = connection.await;
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        answered = answered => answered,
+        () = driven => bail!("the connection has ended"),
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> anyhow::Result<(u16, Vec<u8>)> {
+    let status = response.status().as_u16();
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            ensure!(bytes.len() + data.len() <= ANSWER_BYTES_MAX, "its answer is larger than {ANSWER_BYTES_MAX} bytes");
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok((status, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn gateway(url: &str) -> anyhow::Result<(Gateway, String)> {
+        let environment =
+            [("EYE_DATABASE_URL".to_owned(), "postgres://u:eye_token_of_thirty_two_characters@h/d".to_owned())];
+        let (_, config) = Settings::from_parts(None, environment.into_iter(), &[]).expect("sound");
+        // Any secret will do.
+        Gateway::new(Remote { url: url.to_owned(), token: config.database_url, roots: None }, Path::new("/nowhere"))
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_shown() {
+        assert_eq!(shown("https://u:hush@h:1/x"), "https://h:1/x");
+        assert_eq!(shown("https://u:hu@sh@h"), "https://h");
+        assert_eq!(shown("h:8000"), "h:8000");
+    }
+
+    #[test]
+    fn a_token_goes_nowhere_over_plain_http() {
+        for url in [
+            "http://127.0.0.1:8000",
+            "http://localhost",
+            "http://[::1]:8000/",
+            "https://eye.example",
+            "https://10.0.0.1/eye",
+        ] {
+            assert!(gateway(url).is_ok(), "{url}: {:?}", gateway(url).err());
+        }
+        for url in
+            ["http://eye.example", "http://10.0.0.1:8000", "http://localhost.evil.example", "http://[2001:db8::1]"]
+        {
+            let error = format!("{:#}", gateway(url).expect_err(url));
+            assert!(error.contains("plain HTTP"), "{error}");
+        }
+        for url in
+            ["eye.example", "ftp://eye.example", "https://u:hush@eye.example", "https://eye.example?x=1", "https://"]
+        {
+            let error = format!("{:#}", gateway(url).expect_err(url));
+            assert!(error.contains("must be such as") && !error.contains("hush"), "{error}");
+        }
+        let remote = Remote { url: "https://eye.example".to_owned(), token: None, roots: None };
+        let error = format!("{:#}", Gateway::new(remote, Path::new("/nowhere")).expect_err("no token"));
+        assert!(error.contains("EYE_TOKEN"), "{error}");
+    }
+}
