@@ -34,9 +34,8 @@ DIST = $(if $(wildcard $(PROFILE)),CARGO_ENCODED_RUSTFLAGS="-Cprofile-use=$(CURD
 # Processor seconds of the first build, on a processor of 2.8 GHz whose two threads share a core.
 FIRST_BUILD_S = 600
 
-# The benchmark has the ceilings in it, which must not sink with a way to build that is made for the gateway: as one piece,
-# without a profile. The first time, that builds every crate once more.
-BENCH = CARGO_PROFILE_RELEASE_LTO=fat cargo build --release -p eye-bench
+# The benchmark has the ceilings in it, and is built as the gateway is.
+BENCH = cargo build --release -p eye-bench
 
 run: setup announce
 	validators/install --modules modules
