@@ -15,6 +15,7 @@ mod doors;
 mod doubt;
 mod dry_run;
 mod hostile;
+mod http_forms;
 mod json_against_postgres;
 mod judging;
 mod last_words;

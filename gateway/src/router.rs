@@ -19,7 +19,7 @@ use crate::query::{self, Query, Read, Reader};
 use crate::readiness::Readiness;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
-use crate::server::Incoming;
+use crate::server::{Incoming, form};
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that is looked at. The longest one that means something names a category of 200 characters, each of which
@@ -169,6 +169,9 @@ impl Monitoring {
     }
 
     async fn answer_unnamed(&self, request: &Request<Incoming>) -> Response {
+        if let Err(refusal) = form::prove(request) {
+            return refusal.into_response();
+        }
         let found = Found::of(request.uri().path());
         let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
             return Refusal::NotFound.into_response();
@@ -199,16 +202,14 @@ impl Router {
     /// Answers any request.
     pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response {
         let caller_id = response::caller_request_id(request.headers());
-        if let Some(response) = self.cors.preflight(&request) {
+        let form = self.examine(&request);
+        if let Some(response) = self.cors.preflight(&request).filter(|_| form.is_ok()) {
             return response::named(response, caller_id);
         }
         let began = Instant::now();
         let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
         let origin = self.cors.sending_origin(&request);
-        let admitted = self.examine(request.headers()).and_then(|()| {
-            let admitted = self.cors.admit(&request, origin.is_some());
-            admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
-        });
+        let admitted = form.and_then(|()| self.admit(&request, peer, origin.is_some()));
         let answered = match admitted {
             Ok(()) => self.route(request, peer, &mut timer).await,
             Err(refusal) => Err(refusal),
@@ -220,9 +221,18 @@ impl Router {
     }
 
     /// What no route has to look at.
-    fn examine(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn examine(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         let limit = self.headers_max;
-        if headers.len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { Ok(()) }
+        if request.headers().len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { form::prove(request) }
+    }
+
+    /// Refuses what a page of another site has a browser send, where there is something that it could do. What is not there is
+    /// not there for any page, whatever the settings allow it.
+    fn admit(&self, request: &Request<Incoming>, peer: Peer, allowed: bool) -> Result<(), Refusal> {
+        let Err(foreign) = self.cors.admit(request, allowed) else { return Ok(()) };
+        Found::of(request.uri().path()).ok_or(Refusal::NotFound)?.allow(request.method())?;
+        self.trust.foreign_page(request, peer);
+        Err(foreign)
     }
 
     async fn route(

@@ -3,6 +3,7 @@
 pub(crate) mod bombs;
 pub(crate) mod cluster;
 pub(crate) mod figures;
+pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
@@ -398,7 +399,8 @@ impl Gateway {
 
     /// What `/metrics` tells now.
     pub(crate) async fn figures(&self) -> figures::Figures {
-        let answer = self.get("/metrics").await;
+        let request = self.request("GET", "/metrics").header("accept", figures::FORMAT);
+        let answer = self.answer(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         figures::Figures::read(&answer.text)
     }

@@ -138,6 +138,7 @@ pub fn server_limits(config: &Config) -> ServerLimits {
         write: Duration::from_millis(config.write_ms),
         http2_streams_max: config.http2_streams_max,
         http2_resets_max: config.http2_resets_max,
+        http2_control_frames_per_second_max: config.http2_control_frames_per_second_max,
         http2_stream_window_bytes: config.http2_stream_window_bytes,
         http2_connection_window_bytes: config.http2_connection_window_bytes,
         http2_ping: Duration::from_millis(config.http2_ping_ms),

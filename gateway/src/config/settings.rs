@@ -194,6 +194,12 @@ pub const SETTINGS: &[Setting] = &[
         "Requests that an HTTP/2 peer may take back before they were looked at. One more ends its connection.",
     ),
     set(
+        "http2_control_frames_per_second_max",
+        number(10, 1_000_000),
+        "1000",
+        "Frames of one HTTP/2 connection in a second that are no request and no body, over ten seconds; each request and each piece of an answer allows four more. One more ends the connection with ENHANCE_YOUR_CALM.",
+    ),
+    set(
         "http2_stream_window_bytes",
         number(65_535, 1024 * MIB),
         "262144",

@@ -148,7 +148,7 @@ metrics! {
     CONNECTIONS_FULL = Counter "eye_connections_full_total" []
         "Times that as many connections were open as may, so that new ones had to wait.";
     CONNECTIONS_REFUSED = Counter "eye_connections_refused_total" ["class"]
-        "Connections that were closed before they spoke HTTP.";
+        "Connections that were closed before they spoke HTTP, or for a flood of HTTP/2 frames.";
     CALLERS_REFUSED = Counter "eye_callers_refused_total" ["application", "kind"]
         "Refusals of known applications.";
     STRANGERS_REFUSED = Counter "eye_strangers_refused_total" ["kind"]

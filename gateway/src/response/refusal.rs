@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use super::{PROBLEM, Response, answer, written};
@@ -87,6 +87,16 @@ pub enum Refusal {
     TooManyHeaders {
         /// How many it may have.
         limit: usize,
+    },
+    /// The request is meant for no host, or it cannot be known for which.
+    BadHost {
+        /// What the request has or lacks.
+        found: &'static str,
+    },
+    /// The body is in a `Transfer-Encoding` other than chunks.
+    WrongTransferEncoding {
+        /// What the request said.
+        found: String,
     },
     /// A page of another site had a browser send this.
     ForeignOrigin,
@@ -217,6 +227,8 @@ impl Refusal {
             | Self::UnnamedProxy
             | Self::NotAllowed { .. }
             | Self::TooManyHeaders { .. }
+            | Self::BadHost { .. }
+            | Self::WrongTransferEncoding { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::Exists { .. }
@@ -243,6 +255,10 @@ impl Refusal {
             Self::NotAllowed { .. } => (S::FORBIDDEN, "not_allowed", "The application may not do this"),
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
+            }
+            Self::BadHost { .. } => (S::BAD_REQUEST, "bad_host", "The request does not say for which host it is"),
+            Self::WrongTransferEncoding { .. } => {
+                (S::NOT_IMPLEMENTED, "wrong_transfer_encoding", "The transfer encoding is not known")
             }
             Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent this"),
             Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
@@ -305,6 +321,15 @@ impl Refusal {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
+            Self::BadHost { found } => format!(
+                "The request {found}. Send one `Host` with a name or an address, and a port if it has one."
+            )
+            .into(),
+            Self::WrongTransferEncoding { found } => format!(
+                "The transfer encoding `{found}` is not read here. Send `Transfer-Encoding: chunked` alone, or a \
+                 `Content-Length`; a compressed body names its compression in `Content-Encoding`."
+            )
+            .into(),
             Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
             Self::ForeignHost => FOREIGN_HOST.into(),
             Self::RateLimited { retry_after_seconds } => format!(
@@ -341,13 +366,16 @@ impl Refusal {
             Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
             Self::TooManyReaders { limit, full } => Facts { limit: Some(*limit), full: Some(full.as_str()), ..none },
             Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
-            Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
+            Self::WrongType { found } | Self::WrongEncoding { found } | Self::WrongTransferEncoding { found } => {
+                Facts { found: Some(found), ..none }
+            }
             Self::NotAllowed { scope } => Facts { scope: Some(scope), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
             | Self::UnnamedProxy
+            | Self::BadHost { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::RateLimited { .. }
@@ -402,6 +430,10 @@ impl Refusal {
         }
         if let Self::RateLimited { retry_after_seconds } = self {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
+        }
+        if let Self::BadHost { .. } | Self::WrongTransferEncoding { .. } = self {
+            // Whoever passed it on may have understood it in another way, and what follows may be a part of it.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use uuid::Uuid;
 
 use super::{PROBLEM, Response};
@@ -51,6 +51,8 @@ pub fn named(response: Response, caller: Option<HeaderValue>) -> Response {
     let is_problem = head.headers.get(CONTENT_TYPE) == Some(&PROBLEM);
     let body = if is_problem { body.with_member(&format!("\"request_id\":\"{name}\"")) } else { body };
     head.headers.insert(REQUEST_ID, HeaderValue::try_from(name).expect("hexadecimal digits"));
+    // A browser must not take what an event holds for a page or a script, whatever its content type.
+    head.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(caller) = caller {
         head.headers.insert(CALLER_REQUEST_ID, caller);
     }
