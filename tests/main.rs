@@ -5,6 +5,7 @@ mod applications;
 mod attacks;
 mod away;
 mod bombs;
+mod causes;
 mod clocks;
 mod crash_loop;
 mod database;

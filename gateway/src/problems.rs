@@ -38,6 +38,7 @@ pages! {
     module_busy
     module_loading
     module_unavailable
+    no_descriptors
     not_allowed
     not_found
     not_json
@@ -177,6 +178,7 @@ mod tests {
             Refusal::Overloaded,
             Refusal::DatabaseAway,
             Refusal::ReadAway,
+            Refusal::NoDescriptors,
             Refusal::ReadsFull { full: Full::Application },
             Refusal::ReadsFull { full: Full::All },
             Refusal::ReadSlow { limit_ms: 5_000 },

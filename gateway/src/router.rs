@@ -214,6 +214,11 @@ impl Router {
             Ok(()) => self.route(request, peer, &mut timer).await,
             Err(refusal) => Err(refusal),
         };
+        let answered = answered.map_err(|refusal| match refusal {
+            // Said of the database alone.
+            Refusal::DatabaseAway | Refusal::ReadAway if self.query.store.lacks_descriptors() => Refusal::NoDescriptors,
+            refusal => refusal,
+        });
         let mut response = answered.unwrap_or_else(Refusal::into_response);
         self.cors.mark(origin, &mut response);
         timer.status = Some(response.status());

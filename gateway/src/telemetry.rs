@@ -26,8 +26,9 @@ pub enum LogFormat {
 /// Starts the log. Later calls change nothing.
 pub fn start(level: &str, format: LogFormat) {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    // What the driver warns of comes back as an error, and is logged where it is handled.
-    let targets = Targets::new().with_default(level).with_target("sqlx", level.min(LevelFilter::ERROR));
+    // What the driver warns of comes back as an error, and is logged where it is handled, once.
+    let driver = if level > LevelFilter::INFO { level } else { LevelFilter::OFF };
+    let targets = Targets::new().with_default(level).with_target("sqlx", driver);
     // It warns of each watched folder that is removed, since the system ends such a watch by itself.
     let targets = targets.with_target("notify", level.min(LevelFilter::ERROR));
     let lines = fmt::layer().with_target(false).with_ansi(false);

@@ -136,7 +136,15 @@ impl Database {
             (None, url) => url.as_ref().map(|url| url.expose().to_owned()).unwrap_or_default(),
         };
         let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
-        Ok(Self { store, own })
+        let database = Self { store, own };
+        // A pool would try on until its time is over, and not say why.
+        match database.store.reach().await {
+            Ok(()) => Ok(database),
+            Err(cause) => {
+                database.close().await;
+                Err(anyhow::anyhow!("no connection to the database: {cause}"))
+            }
+        }
     }
 
     /// Opens a database whose schema serves this program. Commands change no schema.

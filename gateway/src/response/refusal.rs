@@ -30,6 +30,8 @@ const READS_FULL: &str = "As many reads are at work as may be at once. Try again
     time.";
 const READS_FULL_OWN: &str = "The application's own reads fill its share of those that may be at work at once; others can \
     still read. Wait for one of them to end, then try again.";
+const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have, so it gets no connection to its database. Events \
+    with an `id` can be sent again safely, after a pause; a read changed nothing.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -153,6 +155,8 @@ pub enum Refusal {
     },
     /// The database does not answer a read.
     ReadAway,
+    /// The gateway may open no more files, so it gets no connection to the database.
+    NoDescriptors,
     /// The gateway is shutting down.
     Draining,
     /// The gateway failed.
@@ -215,6 +219,7 @@ impl Refusal {
             | Self::ReadsFull { .. }
             | Self::ReadSlow { .. }
             | Self::ReadAway
+            | Self::NoDescriptors
             | Self::Draining => Retry::After,
             Self::NotJson { .. }
             | Self::Empty
@@ -279,6 +284,7 @@ impl Refusal {
             Self::ReadsFull { .. } => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
             Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::NoDescriptors => (S::SERVICE_UNAVAILABLE, "no_descriptors", "The gateway has too many open files"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
@@ -353,6 +359,7 @@ impl Refusal {
             )
             .into(),
             Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
+            Self::NoDescriptors => NO_DESCRIPTORS.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
             Self::Internal => INTERNAL.into(),
         }
@@ -388,6 +395,7 @@ impl Refusal {
             | Self::DatabaseAway
             | Self::ReadSlow { .. }
             | Self::ReadAway
+            | Self::NoDescriptors
             | Self::Draining
             | Self::Internal => none,
         }
