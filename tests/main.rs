@@ -37,5 +37,6 @@ mod store_writer;
 mod support;
 mod swaps;
 mod tidy;
+mod tls;
 mod unseen;
 mod upgrade;

@@ -331,6 +331,7 @@ impl Settings {
                 certificate,
                 key,
                 client_ca: self.path("tls_client_ca"),
+                client_required: self.text("tls_client_auth") == "required",
             }),
             trusted_proxies: words(self.text("trusted_proxies"))
                 .filter_map(|word| word.parse().ok())

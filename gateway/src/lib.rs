@@ -17,6 +17,7 @@ pub mod applications;
 mod base64;
 pub mod batch;
 pub mod body;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;

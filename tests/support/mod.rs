@@ -1,5 +1,6 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
+pub(crate) mod authority;
 pub(crate) mod bombs;
 pub(crate) mod cluster;
 pub(crate) mod figures;

@@ -238,6 +238,12 @@ pub const SETTINGS: &[Setting] = &[
         "The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one. Empty: none are asked for.",
     ),
     set(
+        "tls_client_auth",
+        Kind::Choice(&["optional", "required"]),
+        "optional",
+        "Whether every connection must show a certificate that comes from tls_client_ca. Optional: a caller without one may show a token.",
+    ),
+    set(
         "trusted_proxies",
         Kind::Networks,
         "",

@@ -155,6 +155,8 @@ metrics! {
         "Refusals of callers that are no known application.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
         "Times that accepting failed for want of descriptors or memory.";
+    TLS_EXPIRES = Gauge "eye_tls_certificate_expires_seconds" []
+        "When the TLS certificate in force ends, in seconds since 1970; 0 without TLS.";
     LIVE_READERS = Gauge "eye_live_readers" []
         "Readers of /v1/live.";
     LIVE_LEFT_OUT = Counter "eye_live_left_out_outcomes_total" []
