@@ -10,6 +10,7 @@ mod clocks;
 mod crash_loop;
 mod database;
 mod dead_letters;
+mod descriptors;
 mod disk_full;
 mod docs;
 mod doors;

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, parts};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
+use crate::descriptors;
 use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
@@ -42,8 +43,6 @@ use crate::unseen::{Unseen, UnseenCounts};
 
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// Connections at once to the address for monitoring.
-const MONITORING_CONNECTIONS_MAX: usize = 64;
 /// What a scrape that is under way gets when the gateway ends.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 
@@ -243,6 +242,7 @@ fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
 ///
 /// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
 pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = Config { connections_max: connections_max(&config)?, ..config };
     let listener = bind(config.listen).await?;
     let monitoring = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
@@ -266,6 +266,27 @@ pub async fn serve(config: Config, migrate: bool, shutdown: CancellationToken) -
     served
 }
 
+/// How many connections the limit of open files leaves, which is raised as far as it may be.
+fn connections_max(config: &Config) -> anyhow::Result<usize> {
+    let files_max = descriptors::raise();
+    let limit = files_max.unwrap_or(u64::MAX);
+    let most = parts::connections_max(config, files_max).map_err(|kept| {
+        anyhow::anyhow!(
+            "the limit of open files is {limit}, and the database, modules and files need {kept} before the first \
+             connection: raise it (ulimit -n, or LimitNOFILE of the unit)"
+        )
+    })?;
+    if most < config.connections_max {
+        tracing::warn!(
+            connections_max = config.connections_max,
+            possible = most,
+            open_files_max = limit,
+            "fewer connections than connections_max may be open: raise the limit of open files, or lower connections_max"
+        );
+    }
+    Ok(most)
+}
+
 async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
     Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
@@ -273,7 +294,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
 /// Answers on the address for monitoring, also while the gateway drains.
 async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
-    let limits = ServerLimits { connections_max: MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
+    let limits = ServerLimits { connections_max: parts::MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
     let handler = move |request, _: Peer| {
         let router = Arc::clone(&router);
         async move { router.monitoring.answer(request).await }

@@ -150,6 +150,34 @@ pub fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
+/// Files beside those of the database and of connections: the loaders of modules with their pipes, modules and their history,
+/// the log, the listeners, what watches folders.
+const FILES_RESERVED: u64 = 128;
+/// Connections of sqlx beside those for reading: for the gateway's own questions, for looks, for what listens and tends.
+const OTHER_CONNECTIONS: u64 = 12;
+/// Files of one connection of sqlx: both ends of the bridge, and the socket behind it.
+const FILES_OF_A_CONNECTION: u64 = 3;
+/// Connections at once to the address for monitoring.
+pub const MONITORING_CONNECTIONS_MAX: usize = 64;
+
+/// How many connections may be open at once when the process may open so many files, and what is kept of these for all else:
+/// the database, modules and files. Never more than `connections_max`.
+///
+/// # Errors
+///
+/// What is kept, if nothing remains.
+pub fn connections_max(config: &Config, files_max: Option<u64>) -> Result<usize, u64> {
+    let monitoring = if config.metrics_listen.is_some() { MONITORING_CONNECTIONS_MAX as u64 } else { 0 };
+    let writers = config.writers as u64 + 1;
+    let sqlx = (u64::from(config.read_connections) + OTHER_CONNECTIONS) * FILES_OF_A_CONNECTION;
+    let kept = FILES_RESERVED + monitoring + writers + sqlx;
+    let Some(files_max) = files_max else { return Ok(config.connections_max) };
+    match files_max.saturating_sub(kept) {
+        0 => Err(kept),
+        left => Ok(config.connections_max.min(usize::try_from(left).unwrap_or(usize::MAX))),
+    }
+}
+
 /// What every new connection passes.
 pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
     Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
