@@ -7,6 +7,7 @@ mod away;
 mod bombs;
 mod causes;
 mod clocks;
+mod commands;
 mod crash_loop;
 mod database;
 mod dead_letters;

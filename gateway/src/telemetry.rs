@@ -49,12 +49,14 @@ impl Write for Lines {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = one_line(&text, self.characters_max);
-        io::stderr().write_all(line.as_bytes())?;
+        // Nothing can be told when even this cannot be written, as when whoever read the log has gone; the gateway goes on.
+        let _ = io::stderr().write_all(line.as_bytes());
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

@@ -7,12 +7,14 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
+use super::app_removals::Removals;
+use super::output::say;
 use super::{Failure, ScopeName, Source};
 use crate::applications::{Change, Wanted};
 use crate::config::{self, Config};
 use crate::postgres::Postgres;
 use crate::store::{ApplicationRow, Store};
-use crate::trust::{Scope, token};
+use crate::trust::token;
 
 /// Longest time for one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -94,6 +96,8 @@ pub(super) struct Changed {
     /// Suspend it (false), or let it in again (true)
     #[arg(long)]
     active: Option<bool>,
+    #[command(flatten)]
+    removals: Removals,
     #[command(flatten)]
     source: Source,
 }
@@ -193,7 +197,7 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
                 token: Some(add.token),
                 networks: add.network,
                 certificates: add.certificate_sha256,
-                scopes: scopes(&add.scope),
+                scopes: ScopeName::words(&add.scope),
                 events_per_second: add.events_per_second,
                 burst_events: add.burst_events,
                 event_types: add.event_type,
@@ -201,31 +205,33 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
             let (new, token) = wanted.prove()?;
             store.application_add(&new).await?;
             if let Some(token) = token {
-                say(&token);
+                say(&token)?;
             }
         }
         Command::List(_) => {
             for row in store.applications().await? {
-                say(&line(&row));
+                say(line(&row))?;
             }
         }
         Command::Change(changed) => {
-            store.application_change(&changed.name, &changed.change().prove()?).await?;
+            let mut change = changed.change();
+            if !changed.removals.are_none() {
+                let rows = store.applications().await?;
+                let row = rows.iter().find(|row| row.name == changed.name);
+                let row = row.with_context(|| format!("there is no application named {}", changed.name))?;
+                changed.removals.take_from(row, &mut change)?;
+            }
+            store.application_change(&changed.name, &change.prove()?).await?;
         }
         Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name).await?,
         Command::Rotate(rotate) => {
             let (token, digest) = token::make()?;
             store.application_rotate(&rotate.name, digest).await?;
-            say(&token);
+            say(&token)?;
         }
         Command::Revoke(named) => store.application_revoke(&named.name).await?,
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
-fn say(text: &str) {
-    println!("{text}");
 }
 
 fn line(row: &ApplicationRow) -> String {
@@ -256,21 +262,11 @@ impl Changed {
             networks: some(&self.network),
             known_by: self.known_by.clone(),
             certificates: some(&self.certificate_sha256),
-            scopes: some(&scopes(&self.scope)),
+            scopes: some(&ScopeName::words(&self.scope)),
             events_per_second: rate,
             burst_events: self.burst_events,
             event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
             active: self.active,
         }
     }
-}
-
-fn scopes(names: &[ScopeName]) -> Vec<String> {
-    let word = |name: &ScopeName| match name {
-        ScopeName::Ingest => Scope::Ingest,
-        ScopeName::Read => Scope::Read,
-        ScopeName::Raw => Scope::Raw,
-        ScopeName::Admin => Scope::Admin,
-    };
-    names.iter().map(|name| word(name).as_str().to_owned()).collect()
 }

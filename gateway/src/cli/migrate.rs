@@ -2,14 +2,14 @@
 
 use anyhow::Context as _;
 
+use super::output::say;
 use super::{Failure, Source, app};
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 pub(super) async fn run(source: Source) -> Result<(), Failure> {
     let (_, config) = source.gather(Vec::new())?;
     let database = app::Database::open(&config).await?;
     let migrated = database.store().migrate().await.context("the schema could not be brought up");
     database.close().await;
-    println!("{}", migrated?);
+    say(migrated?)?;
     Ok(())
 }
