@@ -17,6 +17,7 @@ mod docs;
 mod doors;
 mod doubt;
 mod dry_run;
+mod environment;
 mod hostile;
 mod http_forms;
 mod json_against_postgres;

@@ -84,6 +84,14 @@ impl Source {
         flags.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
         Settings::gather(self.config.as_deref(), &flags)
     }
+
+    /// The same, with a look at the files and folders that the settings name.
+    fn prove(&self) -> Result<(Settings, Config), Problems> {
+        let mut flags = Vec::new();
+        flags.extend(self.database_url.clone().map(|url| ("database_url", url)));
+        flags.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
+        Settings::prove(self.config.as_deref(), &flags)
+    }
 }
 
 /// What an application may do.

@@ -1,7 +1,8 @@
 //! The settings: defaults, then the file, then the environment, then flags, proved as a whole. All problems are told at
-//! once, each with its place. Only this file reads the environment.
+//! once, each with its place. Only this file and `config/environment.rs` read the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,14 +17,21 @@ use crate::tls::Files;
 use crate::trust::{self, event_types::EventTypes, forwarded::Told};
 use crate::{postgres, store};
 
+mod environment;
+mod origins;
 pub mod parts;
+mod proofs;
+mod relations;
 mod settings;
+mod text_file;
 
 pub use settings::{Kind, SETTINGS, Setting};
 use settings::{RENAMED, words};
 
-/// Prefix of the environment's variables.
-const PREFIX: &str = "EYE_";
+/// The largest settings' file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What libpq takes as texts from the environment where a URL is silent.
+const LIBPQ_TEXTS: [&str; 2] = ["PGUSER", "PGPASSWORD"];
 
 /// A text that nobody may see: printing it prints nothing of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -165,6 +173,8 @@ struct Sourced {
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Sourced>,
+    /// The file that was read.
+    file: Option<PathBuf>,
     /// What was understood, and should be written otherwise.
     warnings: Vec<String>,
 }
@@ -176,16 +186,39 @@ impl Settings {
     ///
     /// [`Problems`], all of them.
     pub fn gather(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<(Self, Config), Problems> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let text = match file.map(|file| (file, std::fs::read_to_string(file))) {
+        Self::from_all(file, flags, false)
+    }
+
+    /// The same, with a look at all files and folders that the settings name: what is wrong with those is told with all else.
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`], all of them.
+    pub fn prove(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<(Self, Config), Problems> {
+        Self::from_all(file, flags, true)
+    }
+
+    fn from_all(
+        file: Option<&Path>,
+        flags: &[(&'static str, String)],
+        looks: bool,
+    ) -> Result<(Self, Config), Problems> {
+        let mut problems = Vec::new();
+        let text = file.map(|file| (file.display().to_string(), text_file::read(file, FILE_BYTES_MAX)));
+        let given = match &text {
             None => None,
-            Some((file, Ok(text))) => Some((file.display().to_string(), text)),
-            Some((file, Err(error))) => {
-                return Err(Problems(vec![format!("{}: cannot be read: {error}", file.display())]));
+            Some((name, Ok(text))) => Some((name.as_str(), text.as_str())),
+            Some((_, Err(problem))) => {
+                problems.push(problem.clone());
+                None
             }
         };
-        Self::from_parts(text.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), environment, flags)
+        for name in LIBPQ_TEXTS {
+            if std::env::var_os(name).is_some_and(|value| value.to_str().is_none()) {
+                problems.push(format!("environment {name}: its value is no UTF-8"));
+            }
+        }
+        Self::from_sources(given, file, std::env::vars_os(), flags, looks, problems)
     }
 
     /// The same, from a file's name and text and from given variables.
@@ -195,35 +228,46 @@ impl Settings {
     /// [`Problems`], all of them.
     pub fn from_parts(
         file: Option<(&str, &str)>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
         flags: &[(&'static str, String)],
     ) -> Result<(Self, Config), Problems> {
-        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        Self::from_sources(file, None, environment, flags, false, Vec::new())
+    }
+
+    fn from_sources(
+        file: Option<(&str, &str)>,
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        flags: &[(&'static str, String)],
+        looks: bool,
+        mut problems: Vec<String>,
+    ) -> Result<(Self, Config), Problems> {
+        let (mut warnings, mut wrong) = (Vec::new(), BTreeSet::new());
         let given = |text: &str, origin: String| Sourced { text: text.to_owned(), origin };
         let mut values: BTreeMap<_, _> =
             SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
         if let Some((name, text)) = file {
-            read_file(name, text, &mut values, &mut warnings, &mut problems);
+            read_file(name, text, &mut values, &mut warnings, &mut wrong, &mut problems);
         }
         // Of a setting that is given by both of its names, the name of now counts.
-        let mut environment: Vec<(String, String)> = environment.collect();
-        environment.sort_by_key(|(name, _)| !is_former(name.strip_prefix(PREFIX).unwrap_or_default()));
-        for (name, value) in environment {
-            let Some(key) = name.strip_prefix(PREFIX) else { continue };
-            let origin = format!("environment {name}");
-            let key = key.to_lowercase();
+        let mut environment = environment::read(environment, &mut problems);
+        environment.sort_by_key(|variable| !is_former(&variable.key));
+        for environment::Variable { key, text, origin, .. } in environment {
             match setting(&key, &origin, &mut warnings) {
-                Some(setting) => drop(values.insert(setting.key, given(&value, origin))),
-                None => problems.push(format!("environment {name}: there is no such setting{}", nearest(&key))),
+                Some(setting) => drop(values.insert(setting.key, given(&text, origin))),
+                None => problems.push(format!("{origin}: there is no such setting{}", nearest(&key))),
             }
         }
         for (key, value) in flags {
             values.insert(key, given(value, format!("flag --{}", key.replace('_', "-"))));
         }
         for setting in SETTINGS {
-            let given = &values[setting.key];
-            if let Err(problem) = setting.kind.check(&given.text) {
-                problems.push(format!("{}: {} {problem}", given.origin, setting.key));
+            let sourced = &values[setting.key];
+            if let Err(problem) = setting.kind.check(&sourced.text) {
+                problems.push(format!("{}: {} {problem}", sourced.origin, setting.key));
+                wrong.insert(setting.key);
+                // In its place meanwhile, so that all others can be held against each other.
+                values.insert(setting.key, given(setting.default, sourced.origin.clone()));
             }
         }
         let url = &values["database_url"];
@@ -231,20 +275,16 @@ impl Settings {
         {
             problems.push(format!("{}: database_url cannot be used: {problem}", url.origin));
         }
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
-        let settings = Self { values, warnings };
+        let mut settings = Self { values, file: path.map(Path::to_owned), warnings };
         let config = settings.config();
-        let mut problems = relations(&config);
-        if settings.path("tls_certificate").is_some() != settings.path("tls_key").is_some() {
-            problems.push("tls_certificate and tls_key must be given both or not at all".to_owned());
-        }
-        if settings.path("tls_client_ca").is_some() && config.tls.is_none() {
-            problems.push(
-                "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates"
-                    .to_owned(),
-            );
+        let is_wrong = |key: &str| wrong.contains(key);
+        problems.extend(relations::broken(&settings, &config, is_wrong));
+        if looks {
+            let found = proofs::look(&settings, &config, is_wrong);
+            problems.extend(found.problems);
+            settings.warnings.extend(found.warnings);
+        } else {
+            settings.warnings.extend(proofs::open_secrets(&settings));
         }
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
@@ -429,10 +469,11 @@ impl Config {
 
 /// Reads what libpq takes from the environment where a URL is silent.
 pub fn libpq_environment() -> store::LibpqEnvironment {
-    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let given = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let text = |name| given(name).and_then(|value| value.into_string().ok());
     store::LibpqEnvironment {
-        user: given("PGUSER").or_else(|| given("USER")),
-        password: given("PGPASSWORD"),
+        user: text("PGUSER").or_else(|| text("USER")),
+        password: text("PGPASSWORD"),
         passfile: given("PGPASSFILE")
             .map(PathBuf::from)
             .or_else(|| given("HOME").map(|home| PathBuf::from(home).join(".pgpass"))),
@@ -459,6 +500,7 @@ fn read_file(
     text: &str,
     values: &mut BTreeMap<&'static str, Sourced>,
     warnings: &mut Vec<String>,
+    wrong: &mut BTreeSet<&'static str>,
     problems: &mut Vec<String>,
 ) {
     let line = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
@@ -492,6 +534,7 @@ fn read_file(
                     kind.wanted(),
                     other.type_str()
                 ));
+                wrong.insert(setting.key);
                 continue;
             }
         };
@@ -508,50 +551,6 @@ fn nearest(key: &str) -> String {
     };
     let best = SETTINGS.iter().max_by_key(|setting| shared(setting.key)).filter(|setting| shared(setting.key) >= 4);
     best.map_or_else(|| "; `eye config check` lists all".to_owned(), |setting| format!("; is {} meant?", setting.key))
-}
-
-/// What must hold between settings.
-fn relations(config: &Config) -> Vec<String> {
-    let rules = [
-        (
-            config.data_bytes_max <= config.request_bytes_max,
-            "data_bytes_max must not exceed request_bytes_max: such data could never arrive",
-        ),
-        (
-            config.request_bytes_max <= config.in_flight_bytes_max,
-            "request_bytes_max must not exceed in_flight_bytes_max: such a request could never be taken",
-        ),
-        (
-            config.data_bytes_max <= config.batch_bytes_max,
-            "data_bytes_max must not exceed batch_bytes_max: such an event would fit into no batch",
-        ),
-        (
-            config.batch_age_ms < config.answer_ms,
-            "batch_age_ms must be less than answer_ms: no answer would be in time",
-        ),
-        (config.deadline_ms < config.answer_ms, "deadline_ms must be less than answer_ms: no answer would be in time"),
-        (
-            config.output_bytes_max <= config.memory_bytes_max,
-            "output_bytes_max must not exceed memory_bytes_max: a validator could never return so much",
-        ),
-        (
-            config.data_bytes_max <= config.slow_waiting_bytes_max,
-            "data_bytes_max must not exceed slow_waiting_bytes_max: such an event could never wait for a slow module",
-        ),
-        (
-            config.dead_letter_raw_bytes_max <= config.dead_letter_queue_bytes_max,
-            "dead_letter_raw_bytes_max must not exceed dead_letter_queue_bytes_max: such a dead letter would never be kept",
-        ),
-        (
-            config.page_bytes_max <= config.answers_bytes_max / 2,
-            "page_bytes_max must be at most half of answers_bytes_max: such a page could never be answered",
-        ),
-        (
-            !config.proxy_protocol || !config.trusted_proxies.is_empty(),
-            "proxy_protocol needs trusted_proxies: otherwise every caller could say who it is",
-        ),
-    ];
-    rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::output::{say, warn};
 use super::{Failure, Source};
 
 pub(super) fn run(source: &Source) -> Result<(), Failure> {
-    let (settings, _) = source.gather(Vec::new())?;
+    let (settings, _) = source.prove()?;
     for warning in settings.warnings() {
         warn(format_args!("warning: {warning}"));
     }
