@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use crate::support::cluster::Server;
-use crate::support::figures::Figures;
+use crate::support::figures::{FORMAT, Figures};
 use crate::support::proxy::{At, Fault, How, Proxy};
 use crate::support::{Setup, event, eventually, pageview};
 
@@ -27,7 +27,7 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     // A caller from this machine is no administrator, so one of its requests is refused and counted.
     assert_eq!(gateway.answer(gateway.request("GET", "/v1/applications")).await.status, 403);
-    let answer = gateway.get("/metrics").await;
+    let answer = gateway.answer(gateway.request("GET", "/metrics").header("accept", FORMAT)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     // Reading it holds each line against the format.
@@ -42,10 +42,10 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
 }
 
 #[tokio::test]
-async fn a_scraper_that_knows_no_openmetrics_gets_the_older_text() {
+async fn a_scraper_that_does_not_ask_for_openmetrics_gets_the_older_text() {
     let gateway = Setup::default().with("EYE_METRICS_LISTEN", "127.0.0.1:0").start().await;
     assert_eq!(gateway.send(&pageview()).await.status, 201);
-    let plain = gateway.answer(gateway.request("GET", "/metrics").header("accept", "text/plain;version=0.0.4")).await;
+    let plain = gateway.get("/metrics").await;
     assert_eq!(plain.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     let heads: BTreeMap<&str, &str> = plain
         .text
@@ -61,9 +61,20 @@ async fn a_scraper_that_knows_no_openmetrics_gets_the_older_text() {
     assert!(plain.text.contains("\neye_events_total{application=\"local\",outcome=\"stored\"} 1\n"), "{}", plain.text);
     let monitoring = gateway.announced("monitoring is answered").expect("its address");
     let client = reqwest::Client::new();
-    for (accept, wanted) in
-        [("application/openmetrics-text;q=0, */*", "text/plain"), ("*/*", "application/openmetrics-text")]
-    {
+    let (older, newer) = ("text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0");
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+        application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+        text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    for (accept, wanted) in [
+        ("*/*", older),
+        ("text/html, application/xhtml+xml, */*;q=0.8", older),
+        ("image/png", older),
+        ("application/openmetrics-text;q=0, */*", older),
+        ("application/openmetrics-text;q=0.2, text/plain;q=0.3", older),
+        ("application/openmetrics-text", newer),
+        ("application/openmetrics-text;q=0.3, text/plain;q=0.2", newer),
+        (prometheus, newer),
+    ] {
         let request = client.get(format!("http://{monitoring}/metrics")).header("accept", accept);
         let told =
             request.send().await.expect("an answer").headers()["content-type"].to_str().expect("text").to_owned();
@@ -143,7 +154,8 @@ async fn only_readers_may_ask_and_anybody_on_the_address_for_monitoring() {
     // What openapi.json says is of the other address.
     let ask = async |method: &str, path: &str| {
         let method = method.parse().expect("a method");
-        let request = reqwest::Client::new().request(method, format!("http://{address}{path}"));
+        let request =
+            reqwest::Client::new().request(method, format!("http://{address}{path}")).header("accept", FORMAT);
         let response = request.send().await.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("text"))
     };

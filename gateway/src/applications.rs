@@ -186,7 +186,14 @@ fn refusal(error: store::Error) -> Refusal {
         }
         E::Busy => Refusal::ReadsFull { full: Full::All },
         E::Away(_) | E::Slow(_) => Refusal::DatabaseAway,
-        E::Url(_) | E::Bridge(_) | E::Refused(_) | E::Migrate(_) | E::SchemaBehind { .. } | E::SchemaFloor { .. } => {
+        E::NoDescriptors => Refusal::NoDescriptors,
+        E::Url(_)
+        | E::Bridge(_)
+        | E::Refused(_)
+        | E::Hidden(_)
+        | E::Migrate(_)
+        | E::SchemaBehind { .. }
+        | E::SchemaFloor { .. } => {
             tracing::error!(%error, "the applications cannot be read or changed");
             Refusal::Internal
         }

@@ -7,12 +7,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use eye_judge::LOADER_COMMAND;
 
 use crate::config::{Config, Problems, Settings};
+use crate::trust::Scope;
 
 mod app;
+mod app_removals;
 mod config_check;
 mod dead_letters;
 mod load_module;
 mod migrate;
+mod output;
 mod partitions;
 mod reach;
 mod remote;
@@ -83,6 +86,14 @@ impl Source {
         flags.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
         Settings::gather(self.config.as_deref(), &flags)
     }
+
+    /// The same, with a look at the files and folders that the settings name.
+    fn prove(&self) -> Result<(Settings, Config), Problems> {
+        let mut flags = Vec::new();
+        flags.extend(self.database_url.clone().map(|url| ("database_url", url)));
+        flags.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
+        Settings::prove(self.config.as_deref(), &flags)
+    }
 }
 
 /// What an application may do.
@@ -94,6 +105,19 @@ enum ScopeName {
     Admin,
 }
 
+impl ScopeName {
+    /// The scopes as the database has them.
+    fn words(names: &[Self]) -> Vec<String> {
+        let word = |name: &Self| match name {
+            Self::Ingest => Scope::Ingest,
+            Self::Read => Scope::Read,
+            Self::Raw => Scope::Raw,
+            Self::Admin => Scope::Admin,
+        };
+        names.iter().map(|name| word(name).as_str().to_owned()).collect()
+    }
+}
+
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -103,6 +127,13 @@ pub enum Failure {
     /// It was tried, and failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// Whether it is only that nobody reads the output any more. That is told to nobody, and is no failure.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is::<output::ClosedPipe>())
+    }
 }
 
 impl Cli {

@@ -1,8 +1,9 @@
 //! Gathers the settings: defaults, then the file, then the environment, then flags. It proves them as a whole and reports
-//! all problems at once, each with its place. Only this file reads the environment. `config/settings.rs` has a row for each
-//! setting.
+//! all problems at once, each with its place. Only this file and
+//! `config/environment.rs` read the environment. `config/settings.rs` has a row for each setting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -10,16 +11,23 @@ use toml::de::{DeTable, DeValue};
 
 use crate::{postgres, store};
 
+mod environment;
 mod kind;
+mod origins;
 pub mod parts;
+mod proofs;
+mod relations;
 pub mod remote;
 mod settings;
+mod text_file;
 
 pub use kind::Kind;
 pub use settings::{Config, SETTINGS, Setting};
 
-/// Prefix of the environment's variables.
-const PREFIX: &str = "EYE_";
+/// The largest settings' file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What libpq takes as texts from the environment where a URL is silent.
+const LIBPQ_TEXTS: [&str; 2] = ["PGUSER", "PGPASSWORD"];
 
 /// Beginning of the example file.
 const EXAMPLE_HEAD: &str = "\
@@ -72,7 +80,9 @@ struct Sourced {
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Sourced>,
-    /// Former names that the sources use. Commands print them.
+    /// The file that was read. Proofs of what it holds look at it.
+    file: Option<PathBuf>,
+    /// Former names that the sources use, and values that are better written otherwise. Commands print them.
     warnings: Vec<String>,
 }
 
@@ -83,16 +93,39 @@ impl Settings {
     ///
     /// [`Problems`], all of them.
     pub fn gather(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<(Self, Config), Problems> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let text = match file.map(|file| (file, std::fs::read_to_string(file))) {
+        Self::from_all(file, flags, false)
+    }
+
+    /// The same, with a look at all files and folders that the settings name: what is wrong with those is told with all else.
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`], all of them.
+    pub fn prove(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<(Self, Config), Problems> {
+        Self::from_all(file, flags, true)
+    }
+
+    fn from_all(
+        file: Option<&Path>,
+        flags: &[(&'static str, String)],
+        looks: bool,
+    ) -> Result<(Self, Config), Problems> {
+        let mut problems = Vec::new();
+        let text = file.map(|file| (file.display().to_string(), text_file::read(file, FILE_BYTES_MAX)));
+        let given = match &text {
             None => None,
-            Some((file, Ok(text))) => Some((file.display().to_string(), text)),
-            Some((file, Err(error))) => {
-                return Err(Problems(vec![format!("{}: cannot be read: {error}", file.display())]));
+            Some((name, Ok(text))) => Some((name.as_str(), text.as_str())),
+            Some((_, Err(problem))) => {
+                problems.push(problem.clone());
+                None
             }
         };
-        Self::from_parts(text.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), environment, flags)
+        for name in LIBPQ_TEXTS {
+            if std::env::var_os(name).is_some_and(|value| value.to_str().is_none()) {
+                problems.push(format!("environment {name}: its value is no UTF-8"));
+            }
+        }
+        Self::from_sources(given, file, std::env::vars_os(), flags, looks, problems)
     }
 
     /// The same, from a file's name and text and from given variables.
@@ -102,37 +135,46 @@ impl Settings {
     /// [`Problems`], all of them.
     pub fn from_parts(
         file: Option<(&str, &str)>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
         flags: &[(&'static str, String)],
     ) -> Result<(Self, Config), Problems> {
-        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        Self::from_sources(file, None, environment, flags, false, Vec::new())
+    }
+
+    fn from_sources(
+        file: Option<(&str, &str)>,
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        flags: &[(&'static str, String)],
+        looks: bool,
+        mut problems: Vec<String>,
+    ) -> Result<(Self, Config), Problems> {
+        let (mut warnings, mut wrong) = (Vec::new(), BTreeSet::new());
         let given = |text: &str, origin: String| Sourced { text: text.to_owned(), origin };
         let mut values: BTreeMap<_, _> =
             SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
         if let Some((name, text)) = file {
-            read_file(name, text, &mut values, &mut warnings, &mut problems);
+            read_file(name, text, &mut values, &mut warnings, &mut wrong, &mut problems);
         }
         // If a setting has both its former and its current name, the current one counts.
-        let mut environment: Vec<(String, String)> = environment.collect();
-        environment.sort_by_key(|(name, _)| !is_former(name.strip_prefix(PREFIX).unwrap_or_default()));
-        for (name, value) in environment {
-            let Some(key) = name.strip_prefix(PREFIX).filter(|_| !remote::VARIABLES.contains(&&*name)) else {
-                continue;
-            };
-            let origin = format!("environment {name}");
-            let key = key.to_lowercase();
+        let mut environment = environment::read(environment, &mut problems);
+        environment.sort_by_key(|variable| !is_former(&variable.key));
+        for environment::Variable { key, text, origin, .. } in environment {
             match setting(&key, &origin, &mut warnings) {
-                Some(setting) => drop(values.insert(setting.key, given(&value, origin))),
-                None => problems.push(format!("environment {name}: there is no such setting{}", nearest(&key))),
+                Some(setting) => drop(values.insert(setting.key, given(&text, origin))),
+                None => problems.push(format!("{origin}: there is no such setting{}", nearest(&key))),
             }
         }
         for (key, value) in flags {
             values.insert(key, given(value, format!("flag --{}", key.replace('_', "-"))));
         }
         for setting in SETTINGS {
-            let given = &values[setting.key];
-            if let Err(problem) = setting.kind.check(&given.text) {
-                problems.push(format!("{}: {} {problem}", given.origin, setting.key));
+            let sourced = &values[setting.key];
+            if let Err(problem) = setting.kind.check(&sourced.text) {
+                problems.push(format!("{}: {} {problem}", sourced.origin, setting.key));
+                wrong.insert(setting.key);
+                // In its place meanwhile, so that all others can be held against each other.
+                values.insert(setting.key, given(setting.default, sourced.origin.clone()));
             }
         }
         let url = &values["database_url"];
@@ -140,12 +182,17 @@ impl Settings {
         {
             problems.push(format!("{}: database_url cannot be used: {problem}", url.origin));
         }
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
-        let settings = Self { values, warnings };
+        let mut settings = Self { values, file: path.map(Path::to_owned), warnings };
         let config = settings.config();
-        let problems = relations(&config);
+        let is_wrong = |key: &str| wrong.contains(key);
+        problems.extend(relations::broken(&settings, &config, is_wrong));
+        if looks {
+            let found = proofs::look(&settings, &config, is_wrong);
+            problems.extend(found.problems);
+            settings.warnings.extend(found.warnings);
+        } else {
+            settings.warnings.extend(proofs::open_secrets(&settings));
+        }
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
@@ -193,6 +240,10 @@ impl Settings {
     /// Where the value of a setting came from: `default`, a file with its line, a variable of the environment, or a flag.
     pub fn origin(&self, key: &str) -> &str {
         &self.values.get(key).expect("the key is in SETTINGS, as a test holds").origin
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
     fn text(&self, key: &str) -> &str {
@@ -264,10 +315,11 @@ fn wrapped(text: &str) -> Vec<String> {
 
 /// Reads the variables that libpq takes where a URL is silent.
 pub fn libpq_environment() -> store::LibpqEnvironment {
-    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let given = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let text = |name| given(name).and_then(|value| value.into_string().ok());
     store::LibpqEnvironment {
-        user: given("PGUSER").or_else(|| given("USER")),
-        password: given("PGPASSWORD"),
+        user: text("PGUSER").or_else(|| text("USER")),
+        password: text("PGPASSWORD"),
         passfile: given("PGPASSFILE")
             .map(PathBuf::from)
             .or_else(|| given("HOME").map(|home| PathBuf::from(home).join(".pgpass"))),
@@ -295,6 +347,7 @@ fn read_file(
     text: &str,
     values: &mut BTreeMap<&'static str, Sourced>,
     warnings: &mut Vec<String>,
+    wrong: &mut BTreeSet<&'static str>,
     problems: &mut Vec<String>,
 ) {
     let line = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
@@ -328,6 +381,7 @@ fn read_file(
                     kind.wanted(),
                     other.type_str()
                 ));
+                wrong.insert(setting.key);
                 continue;
             }
         };
@@ -344,68 +398,6 @@ fn nearest(key: &str) -> String {
     };
     let best = SETTINGS.iter().max_by_key(|setting| shared(setting.key)).filter(|setting| shared(setting.key) >= 4);
     best.map_or_else(|| "; `eye config check` lists all".to_owned(), |setting| format!("; is {} meant?", setting.key))
-}
-
-/// Returns the rules between settings that do not hold.
-fn relations(config: &Config) -> Vec<String> {
-    let rules = [
-        (
-            config.data_bytes_max <= config.request_bytes_max,
-            "data_bytes_max must not exceed request_bytes_max: such data could never arrive",
-        ),
-        (
-            config.request_bytes_max <= config.in_flight_bytes_max,
-            "request_bytes_max must not exceed in_flight_bytes_max: such a request could never be taken",
-        ),
-        (
-            config.data_bytes_max <= config.batch_bytes_max,
-            "data_bytes_max must not exceed batch_bytes_max: such an event would fit into no batch",
-        ),
-        (
-            config.batch_age_ms < config.answer_ms,
-            "batch_age_ms must be less than answer_ms: no answer would be in time",
-        ),
-        (config.deadline_ms < config.answer_ms, "deadline_ms must be less than answer_ms: no answer would be in time"),
-        (
-            config.output_bytes_max <= config.memory_bytes_max,
-            "output_bytes_max must not exceed memory_bytes_max: a validator could never return so much",
-        ),
-        (
-            config.data_bytes_max <= config.slow_waiting_bytes_max,
-            "data_bytes_max must not exceed slow_waiting_bytes_max: such an event could never wait for a slow module",
-        ),
-        (
-            config.dead_letter_raw_bytes_max <= config.dead_letter_queue_bytes_max,
-            "dead_letter_raw_bytes_max must not exceed dead_letter_queue_bytes_max: such a dead letter would never be kept",
-        ),
-        (
-            config.page_bytes_max <= config.answers_bytes_max / 2,
-            "page_bytes_max must be at most half of answers_bytes_max: such a page could never be answered",
-        ),
-        (
-            config.admin_listen.is_none_or(|address| {
-                address.port() == 0 || (address != config.listen && Some(address) != config.metrics_listen)
-            }),
-            "admin_listen must be another address than listen and metrics_listen",
-        ),
-        (
-            config.admin_token_file.is_none() || config.database_url.is_some(),
-            "admin_token_file is for a database of one's own (database_url): a gateway with a Postgres of its own has the file admin.token in data_dir",
-        ),
-        (
-            !config.proxy_protocol || !config.trusted_proxies.is_empty(),
-            "proxy_protocol needs trusted_proxies: otherwise every caller could say who it is",
-        ),
-        (
-            config.tls_certificate.is_some() == config.tls_key.is_some(),
-            "tls_certificate and tls_key must be given both or not at all",
-        ),
-        (
-            config.tls_client_ca.is_none() || config.tls_certificate.is_some() && config.tls_key.is_some(),
-            "tls_client_ca needs tls_certificate and tls_key: without TLS there are no client certificates",
-        ),
-    ];
-    rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
 }
 
 #[cfg(test)]

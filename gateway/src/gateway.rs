@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
+use crate::descriptors;
 use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
@@ -46,8 +47,6 @@ use crate::unseen::{Unseen, UnseenCounts};
 
 /// What the writers get to finish in even if the connections have used up all of the time to drain.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// Connections at once to the address for monitoring.
-const MONITORING_CONNECTIONS_MAX: usize = 64;
 /// Connections at once to the address for reading and administration, if it is another than that for senders.
 const ADMIN_CONNECTIONS_MAX: usize = 1_024;
 /// What a scrape that is under way gets when the gateway ends.
@@ -288,6 +287,7 @@ struct Reloading {
 /// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
 pub async fn serve(configured: Configured, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Configured { settings, config, read, hangup } = configured;
+    let config = Config { connections_max: connections_max(&config)?, ..config };
     let access_log = Arc::new(AccessLog::new(config.access_log));
     let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log)));
     let reloading = Reloading { access_log, reload: Arc::clone(&reload) };
@@ -332,6 +332,27 @@ async fn serve_with(
     served
 }
 
+/// How many connections the limit of open files leaves, which is raised as far as it may be.
+fn connections_max(config: &Config) -> anyhow::Result<usize> {
+    let files_max = descriptors::raise();
+    let limit = files_max.unwrap_or(u64::MAX);
+    let most = parts::connections_max(config, files_max).map_err(|kept| {
+        anyhow::anyhow!(
+            "the limit of open files is {limit}, and the database, modules and files need {kept} before the first \
+             connection: raise it (ulimit -n, or LimitNOFILE of the unit)"
+        )
+    })?;
+    if most < config.connections_max {
+        tracing::warn!(
+            connections_max = config.connections_max,
+            possible = most,
+            open_files_max = limit,
+            "fewer connections than connections_max may be open: raise the limit of open files, or lower connections_max"
+        );
+    }
+    Ok(most)
+}
+
 async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
     Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
@@ -339,7 +360,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
 /// Answers on the address for monitoring, also while the gateway drains.
 async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
-    let limits = ServerLimits { connections_max: MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
+    let limits = ServerLimits { connections_max: parts::MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
     let handler = move |request, _: Peer, _: RequestIds| {
         let router = Arc::clone(&router);
         async move { router.monitoring.answer(request).await }

@@ -8,7 +8,7 @@
 //! [`unseen`] those that no module has looked at, and [`live`] shows outcomes as they happen.
 //!
 //! Around that path: [`applications`] manages who may call, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
-//! [`log_limit`] keeps a flood out of the log, [`tls`] and [`cors`] are what some callers need besides, [`config`] proves the
+//! [`log_limit`] keeps a flood out of the log, [`descriptors`] says how many files may be open, [`tls`] (by whose [`certificate`]) and [`cors`] are what some callers need besides, [`config`] proves the
 //! settings, [`reload`] reads them again, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
 //! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request and [`access_log`] notes it, and [`cli`] has a file for each command.
 //! [`tally`] counts events, and [`metrics`] shows all figures.
@@ -18,11 +18,13 @@ pub mod applications;
 mod base64;
 pub mod batch;
 pub mod body;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cors;
 pub mod dead_letters;
+pub mod descriptors;
 pub mod first_admin;
 pub mod gateway;
 pub mod ingest;

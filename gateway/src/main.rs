@@ -1,5 +1,6 @@
 //! Arguments to command, and the program's exit codes: 0, 1 when it failed, 64 for wrong usage or configuration.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -8,7 +9,6 @@ use eye::cli::{Cli, Failure};
 /// Wrong usage or configuration, as sysexits.h has it.
 const USAGE: u8 = 64;
 
-#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -20,8 +20,9 @@ fn main() -> ExitCode {
     };
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("eye: {failure}");
+            let _ = writeln!(std::io::stderr(), "eye: {failure}");
             match failure {
                 Failure::Configuration(_) => ExitCode::from(USAGE),
                 Failure::Failed(_) => ExitCode::FAILURE,

@@ -286,6 +286,8 @@ fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
     let classes = Class::ALL.map(|class| ([class.as_str()], Value::Counter(own.admission.refused(class))));
     scrape.add(&names::CONNECTIONS_REFUSED, classes);
     scrape.add(&names::CONNECTIONS_FAILED, [([], count(&connections.failed))]);
+    let expires = own.admission.tls.as_ref().and_then(|tls| tls.expires_at_s()).unwrap_or_default();
+    scrape.add(&names::TLS_EXPIRES, [([], gauge(expires as f64))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
     scrape.add(&names::READY, [([], truth(own.readiness.look_with(database_up).ready()))]);
     scrape.add(&names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], gauge(1.0))]);

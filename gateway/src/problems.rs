@@ -20,6 +20,7 @@ macro_rules! pages {
 
 pages! {
     bad_configuration
+    bad_host
     bad_parameter
     body_broken
     body_corrupt
@@ -38,6 +39,7 @@ pages! {
     module_busy
     module_loading
     module_unavailable
+    no_descriptors
     not_allowed
     not_found
     not_json
@@ -62,6 +64,7 @@ pages! {
     unnamed_proxy
     unstorable
     wrong_encoding
+    wrong_transfer_encoding
     wrong_type
 }
 
@@ -169,6 +172,8 @@ mod tests {
             Refusal::NotAllowed { scope: "read" },
             Refusal::NotAllowedHere { scope: "admin" },
             Refusal::TooManyHeaders { limit: 100 },
+            Refusal::BadHost { found: "has more than one `Host`" },
+            Refusal::WrongTransferEncoding { found: "gzip, chunked".to_owned() },
             Refusal::ForeignOrigin,
             Refusal::ForeignHost,
             Refusal::RateLimited { retry_after_seconds: 2 },
@@ -187,6 +192,7 @@ mod tests {
             Refusal::Overloaded,
             Refusal::DatabaseAway,
             Refusal::ReadAway,
+            Refusal::NoDescriptors,
             Refusal::ReadsFull { full: Full::Application },
             Refusal::ReadsFull { full: Full::All },
             Refusal::ReadSlow { limit_ms: 5_000 },
@@ -351,7 +357,6 @@ mod tests {
         assert!(text.contains("href=\"unstorable\""), "links lead to where pages are served: {text}");
         let policy = headers["content-security-policy"].to_str().expect("text");
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
-        assert_eq!(headers["x-content-type-options"], "nosniff");
         for accept in ["", "*/*", "text/markdown", "text/markdown, text/html;q=0.9", "text/plain", "application/json"] {
             let (_, headers, text) = parts(page("not_kept", accept).expect("a page"));
             assert_eq!(headers["content-type"], "text/markdown; charset=utf-8", "{accept}");

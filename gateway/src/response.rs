@@ -11,7 +11,6 @@ use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -51,11 +50,11 @@ pub enum Figures {
 }
 
 impl Figures {
-    /// The format that an `Accept` header prefers.
+    /// The format that an `Accept` header prefers: the older one unless the newer is asked for by its name.
     pub fn accepted(header: &str) -> Self {
-        match preferred(header, &["application/openmetrics-text", "text/plain"]) {
-            Some(1) => Self::Plain,
-            _ => Self::OpenMetrics,
+        match preferred(header, &["text/plain", "application/openmetrics-text"]) {
+            Some(1) => Self::OpenMetrics,
+            _ => Self::Plain,
         }
     }
 }
@@ -77,7 +76,6 @@ pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -158,10 +158,10 @@ impl Retention {
                 Ok(None) => {}
                 Ok(Some(tending)) => {
                     if let Err(error) = self.rounds(tending, clock).await {
-                        tracing::warn!(%error, "the tables could not be tended; trying again");
+                        warn_of(store, &error, "the tables could not be tended; trying again");
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the tables cannot be tended now; trying again"),
+                Err(error) => warn_of(store, &error, "the tables cannot be tended now; trying again"),
             }
             tokio::time::sleep(self.every).await;
         }
@@ -426,6 +426,15 @@ impl Retention {
 }
 
 /// The time before which things are too old; none when they are kept for ever.
+/// Tells of work that failed and is tried again; not loudly while the database is known to be away, which is told once.
+fn warn_of(store: &Store, error: &Error, what: &str) {
+    if store.is_away() {
+        tracing::debug!(%error, "{what}");
+    } else {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
 fn cutoff(now: DateTime<Utc>, days: u64) -> Option<DateTime<Utc>> {
     if days == 0 { None } else { now.checked_sub_days(Days::new(days)) }
 }

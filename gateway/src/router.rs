@@ -26,7 +26,7 @@ use crate::reload::Reload;
 use crate::request_ids::RequestIds;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
-use crate::server::Incoming;
+use crate::server::{Incoming, form};
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that is looked at. The longest one that means something names a category of 200 characters, each of which
@@ -199,6 +199,9 @@ impl Monitoring {
     /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
     /// nothing of what it holds. Such requests are neither counted nor logged.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
+        if let Err(refusal) = form::prove(&request) {
+            return refusal.into_response();
+        }
         let found = Found::of(request.uri().path());
         let Some(found) = found.filter(|found| matches!(found.path, "/metrics" | "/healthz" | "/readyz")) else {
             return Refusal::NotFound.into_response();
@@ -255,22 +258,24 @@ impl Router {
         door: Door,
         record: &mut Record,
     ) -> Response {
-        if let Some(response) = self.cors.preflight(&request) {
+        let form = self.examine(&request);
+        if let Some(response) = self.cors.preflight(&request).filter(|_| form.is_ok()) {
             return response;
         }
         let began = Instant::now();
         let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
         let origin = self.cors.sending_origin(&request);
-        let examined = self.examine(request.headers());
-        let examined = examined.and_then(|()| if door.opens(&request) { Ok(()) } else { Err(Refusal::NotFound) });
-        let admitted = examined.and_then(|()| {
-            let admitted = self.cors.admit(&request, origin.is_some());
-            admitted.inspect_err(|_| self.trust.foreign_page(&request, peer))
-        });
+        let form = form.and_then(|()| if door.opens(&request) { Ok(()) } else { Err(Refusal::NotFound) });
+        let admitted = form.and_then(|()| self.admit(&request, peer, origin.is_some()));
         let answered = match admitted {
             Ok(()) => self.route(request, peer, ids, Noting { timer: &mut timer, record }).await,
             Err(refusal) => Err(refusal),
         };
+        let answered = answered.map_err(|refusal| match refusal {
+            // Said of the database alone.
+            Refusal::DatabaseAway | Refusal::ReadAway if self.query.store.lacks_descriptors() => Refusal::NoDescriptors,
+            refusal => refusal,
+        });
         let mut response = answered.unwrap_or_else(Refusal::into_response);
         self.cors.mark(origin, &mut response);
         timer.status = Some(response.status());
@@ -278,9 +283,18 @@ impl Router {
     }
 
     /// What no route has to look at.
-    fn examine(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn examine(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         let limit = self.headers_max;
-        if headers.len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { Ok(()) }
+        if request.headers().len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { form::prove(request) }
+    }
+
+    /// Refuses what a page of another site has a browser send, where there is something that it could do. What is not there is
+    /// not there for any page, whatever the settings allow it.
+    fn admit(&self, request: &Request<Incoming>, peer: Peer, allowed: bool) -> Result<(), Refusal> {
+        let Err(foreign) = self.cors.admit(request, allowed) else { return Ok(()) };
+        Found::of(request.uri().path()).ok_or(Refusal::NotFound)?.allow(request.method())?;
+        self.trust.foreign_page(request, peer);
+        Err(foreign)
     }
 
     async fn route(

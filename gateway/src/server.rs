@@ -29,6 +29,8 @@ mod activity;
 mod admission;
 mod connection;
 mod doorbell;
+pub(crate) mod form;
+mod frames;
 mod incoming;
 mod socket;
 mod when_woken;
@@ -67,6 +69,8 @@ pub struct ServerLimits {
     pub http2_streams_max: u32,
     /// The streams that an HTTP/2 peer may reset before they are looked at; one more ends its connection.
     pub http2_resets_max: usize,
+    /// The frames of an HTTP/2 peer in a second that belong to no request and no body; more end its connection.
+    pub http2_control_frames_per_second_max: u64,
     /// What an HTTP/2 peer may send of one body before it is read.
     pub http2_stream_window_bytes: u32,
     /// What an HTTP/2 peer may send of all bodies before they are read.

@@ -21,6 +21,7 @@ macro_rules! from_row {
 
 mod applications;
 mod bridge;
+mod cause;
 mod connection;
 pub mod copy;
 mod counts;
@@ -28,6 +29,7 @@ mod dead_letters;
 mod dial;
 mod hosts;
 mod migrations;
+mod outage;
 mod partitions;
 mod prove;
 mod read;
@@ -63,6 +65,7 @@ use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
 use hosts::Hosts;
+use outage::Outage;
 use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
 use prove::Ground;
@@ -103,10 +106,13 @@ pub enum Error {
     Url(String),
     /// What sqlx connects through could not be made.
     #[error("no socket of its own can be made for the way to the database: {0}")]
-    Bridge(#[source] std::io::Error),
+    Bridge(std::io::Error),
     /// The database does not answer, or not in time.
-    #[error("the database is away: {0}")]
-    Away(#[source] sqlx::Error),
+    #[error("no connection to the database: {}", cause::of(.0))]
+    Away(sqlx::Error),
+    /// The process may open no more files, so the database was not asked.
+    #[error("{}", cause::NO_DESCRIPTORS_WORDS)]
+    NoDescriptors,
     /// All connections for reading are at work, and none became free in time.
     #[error("all connections for reading are at work")]
     Busy,
@@ -114,11 +120,14 @@ pub enum Error {
     #[error("the database took longer than {} ms", .0.as_millis())]
     Slow(Duration),
     /// The database answered with an error.
-    #[error("the database refused: {0}")]
-    Refused(#[source] sqlx::Error),
+    #[error("the database refused: {}", cause::of(.0))]
+    Refused(sqlx::Error),
     /// The schema could not be brought up to date.
-    #[error("the migration failed: {0}")]
-    Migrate(#[source] MigrateError),
+    #[error("the migration failed: {}", migration(.0))]
+    Migrate(MigrateError),
+    /// Something is there that the role may not see.
+    #[error("{0}")]
+    Hidden(String),
     /// The schema lacks versions that this program needs.
     #[error("{}", behind(*.version, *.program))]
     SchemaBehind {
@@ -177,9 +186,19 @@ fn behind(version: i64, program: i64) -> String {
     format!("{found}, and this program needs version {program}: run `eye migrate`, or `eye serve` without --no-migrate")
 }
 
+/// What a migration met.
+fn migration(error: &MigrateError) -> String {
+    match error {
+        MigrateError::Execute(cause) => cause::of(cause),
+        MigrateError::ExecuteMigration(cause, version) => format!("version {version}: {}", cause::of(cause)),
+        other => other.to_string(),
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Error {
         match connection::class(&cause) {
+            _ if cause::sqlx_lacks_descriptors(&cause) => Error::NoDescriptors,
             connection::Class::Lost if !connection::refuses(&cause) => Error::Away(cause),
             _ => Error::Refused(cause),
         }
@@ -229,6 +248,8 @@ pub struct Store {
     folds_failed: Arc<AtomicU64>,
     /// What is known of the database.
     ground: Arc<Ground>,
+    /// Whether reads get no connection.
+    unread: Arc<Outage>,
     /// Writers wait here until the schema is proved.
     schema: SchemaGate,
     /// Keys of events that its writers wrote not long ago.
@@ -289,6 +310,7 @@ impl Store {
             months: Arc::default(),
             folds_failed: Arc::default(),
             ground: Arc::default(),
+            unread: Arc::default(),
             schema: SchemaGate::default(),
             recent: Arc::default(),
         })
@@ -367,7 +389,8 @@ impl Store {
 
     fn writer<T: table::Table>(&self, recent: Option<Arc<RecentKeys>>) -> write::Writer<T> {
         let (hosts, months) = (Arc::clone(&self.hosts), Arc::clone(&self.months));
-        write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone(), recent)
+        let ground = Arc::clone(&self.ground);
+        write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone(), recent, ground)
     }
 
     /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
@@ -382,6 +405,16 @@ impl Store {
 /// Says what is wrong with a database URL, in words that quote nothing of it.
 pub fn url_problem(url: &str) -> Option<String> {
     Address::parse(url).err()
+}
+
+/// Whether a database URL has a password in it.
+pub fn url_has_password(url: &str) -> bool {
+    Address::parse(url).is_ok_and(|address| address.password.is_some())
+}
+
+/// The files that a database URL names, by their parameters.
+pub fn url_files(url: &str) -> Vec<(&'static str, PathBuf)> {
+    Address::parse(url).map(Address::files).unwrap_or_default()
 }
 
 /// A pool whose sessions are told something first.
@@ -420,7 +453,8 @@ fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOption
         .application_name(&address.application_name)
         .log_statements(LevelFilter::Trace)
         .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
-    Ok(match first.and_then(|place| address.password_for(place)) {
+    // A password file that cannot be read is told where a connection is made.
+    Ok(match first.and_then(|place| address.password_for(place).ok().flatten()) {
         Some(password) => options.password(&password),
         None => options,
     })

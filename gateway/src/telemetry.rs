@@ -78,10 +78,11 @@ pub fn flush(longest: Duration) {
 
 fn targets(level: &str) -> Targets {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
+    // Warnings and errors of the driver come back as errors, and are logged once where they are handled.
+    let driver = if level > LevelFilter::INFO { level } else { LevelFilter::OFF };
     Targets::new()
         .with_default(level)
-        // What the driver warns of comes back as an error, and is logged where it is handled.
-        .with_target("sqlx", level.min(LevelFilter::ERROR))
+        .with_target("sqlx", driver)
         // It warns of each watched folder that is removed, since the system ends such a watch by itself.
         .with_target("notify", level.min(LevelFilter::ERROR))
         .with_target(ACCESS, LevelFilter::INFO)
@@ -134,13 +135,15 @@ impl Write for Lines {
                 });
                 ACCESS_LINES.push(line.as_bytes(), bytes_max);
             }
-            None => io::stderr().write_all(line.as_bytes())?,
+            // Nothing can be said when even this cannot be written, as when the reader of the log is gone. The gateway goes on.
+            None => drop(io::stderr().write_all(line.as_bytes())),
         }
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

@@ -88,11 +88,16 @@ impl Tending {
             self.scrub().note().await?;
             self.trust.refresh(&self.store).await
         };
+        let mut told = String::new();
         while let Err(error) = once().await {
             if !matches!(error, store::Error::Away(_) | store::Error::Slow(_)) {
                 return Err(error);
             }
-            tracing::warn!(%error, "the embedded Postgres is not ready; trying again until it is");
+            let cause = error.to_string();
+            if cause != told {
+                tracing::warn!(cause, "the embedded Postgres is not ready; trying again until it is");
+                told = cause;
+            }
             tokio::time::sleep(DATABASE_RETRY).await;
         }
         self.readiness.set_migrated();
@@ -127,7 +132,7 @@ impl Tending {
             let schema = self.prepare_schema().await?;
             // Until it is known whose secrets there are, less is kept of what is refused.
             if let Err(error) = self.scrub().note().await {
-                tracing::warn!(%error, "which validators take secrets out could not be noted; trying again");
+                self.warn(&error, "which validators take secrets out could not be noted; trying again");
             }
             self.readiness.set_migrated();
             tracing::info!("{schema}");
@@ -160,11 +165,22 @@ impl Tending {
                 ended => return ended,
             };
             let cause = error.to_string();
-            if cause != told {
+            // That it is away, and why, is told by `look_at_database`.
+            self.readiness.look().await;
+            if cause != told && !self.store.is_away() {
                 tracing::warn!("the database is not ready, trying again until it is: {cause}");
                 told = cause;
             }
             tokio::time::sleep(DATABASE_RETRY).await;
+        }
+    }
+
+    /// Tells of work that failed and is tried again; not loudly while the database is known to be away, which is told once.
+    fn warn(&self, error: &store::Error, what: &str) {
+        if self.store.is_away() {
+            tracing::debug!(%error, "{what}");
+        } else {
+            tracing::warn!(%error, "{what}");
         }
     }
 
@@ -192,6 +208,7 @@ impl Tending {
             loop {
                 ticks.tick().await;
                 self.readiness.look().await;
+                self.store.tell_outage().await;
             }
         };
         until(&stop, watch).await;
@@ -217,7 +234,7 @@ impl Tending {
                 round_at = Instant::now() + self.scrub.every;
                 match self.scrub().round().await {
                     Ok(_) => known = Some(taking),
-                    Err(error) => tracing::warn!(%error, "older dead letters could not be gone over; trying again"),
+                    Err(error) => self.warn(&error, "older dead letters could not be gone over; trying again"),
                 }
             }
         };
@@ -272,10 +289,10 @@ impl Tending {
                         Ok(taken) if taken < u64::from(rows) => break,
                         Ok(_) => rows = rows.saturating_mul(2).min(FOLD_ROWS_MAX),
                         Err(error @ store::Error::Slow(_)) => {
-                            tracing::warn!(%error, rows, "counts could not be folded; trying half as many");
+                            self.warn(&error, "counts could not be folded; trying half as many");
                             rows = (rows / 2).max(1);
                         }
-                        Err(error @ store::Error::Away(_)) => {
+                        Err(error @ (store::Error::Away(_) | store::Error::NoDescriptors)) => {
                             tracing::debug!(%error, "counts could not be folded");
                             break;
                         }

@@ -1,6 +1,6 @@
 //! TLS for the listener: versions 1.2 and 1.3, the certificate from files that may change at any time, and client
-//! certificates if a CA for them is named. A pair of files that cannot be used leaves the last good one in force;
-//! connections that are open keep what they began with. Only this file names rustls.
+//! certificates if a CA for them is named. A pair of files that cannot be used, or whose certificate is out of date, leaves
+//! the last good one in force; connections that are open keep what they began with. Only this file names rustls.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,6 +19,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
+
+use crate::certificate::Validity;
+use crate::clock::Clock;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,6 +38,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The roots that client certificates must come from; `None` if none are asked for.
     pub client_ca: Option<PathBuf>,
+    /// Whether a peer without such a certificate gets no connection.
+    pub client_required: bool,
 }
 
 /// Why the files cannot be used. Nothing of the key is ever told.
@@ -45,6 +51,9 @@ pub enum Error {
     /// A file does not hold what it should, in PEM.
     #[error("{0} holds no {1} in PEM")]
     Empty(String, &'static str),
+    /// The certificate, or one between it and the root, is not valid now.
+    #[error("{0} {1}")]
+    OutOfDate(String, String),
     /// The parts do not make a whole.
     #[error("the certificate and its key cannot be used: {0}")]
     Unusable(String),
@@ -62,6 +71,33 @@ struct InForce {
     config: Arc<ServerConfig>,
     /// Of all files together; says whether they have changed.
     digest: Digest,
+    /// Of the certificate alone.
+    certificate: Digest,
+    /// For how long the certificate and those between it and the root are valid, as far as they can be read.
+    validity: Option<Validity>,
+}
+
+impl InForce {
+    fn of(contents: &Contents, files: &Files) -> Result<Self, Error> {
+        let config = Arc::new(contents.config(files)?);
+        let (digest, certificate) = (contents.digest(), Digest::of(&contents.certificate));
+        Ok(Self { config, digest, certificate, validity: contents.validity() })
+    }
+
+    /// Refuses a certificate that is not valid at this time.
+    fn prove_date(&self, files: &Files, now: DateTime<Utc>) -> Result<(), Error> {
+        let shown = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let told = |words| Err(Error::OutOfDate(files.certificate.display().to_string(), words));
+        match self.validity {
+            Some(Validity { until, .. }) if until < now => {
+                told(format!("has expired: it was valid until {}", shown(until)))
+            }
+            Some(Validity { from, .. }) if from > now => {
+                told(format!("is not valid yet: it is from {} on; look at the clock of this machine too", shown(from)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the files hold.
@@ -88,6 +124,12 @@ impl Contents {
         Digest::of(&digests.concat())
     }
 
+    /// The time for which all of the chain is valid.
+    fn validity(&self) -> Option<Validity> {
+        let each = certificates(&self.certificate)?.into_iter().filter_map(|certificate| Validity::of(&certificate));
+        each.reduce(|one, other| Validity { from: one.from.max(other.from), until: one.until.min(other.until) })
+    }
+
     fn config(&self, files: &Files) -> Result<ServerConfig, Error> {
         let empty = |path: &PathBuf, what| Error::Empty(path.display().to_string(), what);
         let unusable = |error: &dyn std::error::Error| Error::Unusable(error.to_string());
@@ -104,12 +146,10 @@ impl Contents {
                 for root in certificates(bytes).ok_or_else(|| empty(path, "certificate"))? {
                     roots.add(root).map_err(|error| unusable(&error))?;
                 }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 // A caller without a certificate may still show a token.
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|error| unusable(&error))?;
-                builder.with_client_cert_verifier(verifier)
+                let verifier = if files.client_required { verifier } else { verifier.allow_unauthenticated() };
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| unusable(&error))?)
             }
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
@@ -130,10 +170,17 @@ impl Tls {
     ///
     /// [`Error`], which says what to mend.
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
-        let contents = Contents::read(&files)?;
-        let config = Arc::new(contents.config(&files)?);
-        let in_force = InForce { config, digest: contents.digest() };
+        let in_force = InForce::of(&Contents::read(&files)?, &files)?;
+        // A gateway that did not start would serve those neither who look at no dates.
+        if let Err(error) = in_force.prove_date(&files, now()) {
+            tracing::error!(%error, "callers will refuse the TLS certificate");
+        }
         Ok(Arc::new(Self { files, in_force: ArcSwap::from_pointee(in_force) }))
+    }
+
+    /// The end of the certificate in force, in seconds since 1970.
+    pub fn expires_at_s(&self) -> Option<i64> {
+        self.in_force.load().validity.map(|validity| validity.until.timestamp())
     }
 
     /// Shakes hands with a peer, with the certificate of now.
@@ -150,9 +197,14 @@ impl Tls {
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let follow = async {
             let mut looks = tokio::time::interval(LOOK);
-            let mut refused = None;
+            let (mut refused, mut expired) = (None, false);
             loop {
                 looks.tick().await;
+                let ends = self.in_force.load().validity.is_some_and(|validity| validity.until < now());
+                if ends && !expired {
+                    tracing::error!("the TLS certificate in force has expired: callers will refuse it");
+                }
+                expired = ends;
                 let tls = Arc::clone(&self);
                 let Ok(Err((digest, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
                     refused = None;
@@ -173,13 +225,37 @@ impl Tls {
     fn look(&self) -> Result<(), (Option<Digest>, Error)> {
         let contents = Contents::read(&self.files).map_err(|error| (None, error))?;
         let digest = contents.digest();
-        if digest != self.in_force.load().digest {
-            let config = contents.config(&self.files).map_err(|error| (Some(digest), error))?;
-            self.in_force.store(Arc::new(InForce { config: Arc::new(config), digest }));
+        let before = self.in_force.load();
+        if digest != before.digest {
+            let new = InForce::of(&contents, &self.files).map_err(|error| (Some(digest), error))?;
+            // Another CA is taken over whatever became of the certificate.
+            if new.certificate != before.certificate {
+                new.prove_date(&self.files, now()).map_err(|error| (Some(digest), error))?;
+            }
+            self.in_force.store(Arc::new(new));
             tracing::info!("the new TLS files are in force");
         }
         Ok(())
     }
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(Clock::default().now_us()).unwrap_or_default()
+}
+
+/// All that is wrong with the files, for who looks before anything starts.
+pub fn problems(files: &Files) -> Vec<String> {
+    let named = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+    let unreadable = named.into_iter().flatten().filter_map(|path| {
+        let error = std::fs::read(path).err()?;
+        Some(Error::Unreadable(path.display().to_string(), error).to_string())
+    });
+    let unreadable: Vec<String> = unreadable.collect();
+    if !unreadable.is_empty() {
+        return unreadable;
+    }
+    let whole = Contents::read(files).and_then(|contents| InForce::of(&contents, files));
+    whole.and_then(|whole| whole.prove_date(files, now())).err().map(|error| error.to_string()).into_iter().collect()
 }
 
 /// SHA-256 of the certificate that the client has proved, if it has.

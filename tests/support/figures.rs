@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+/// What asks for that format.
+pub(crate) const FORMAT: &str = "application/openmetrics-text;version=1.0.0";
+
 pub(crate) type Labels = BTreeMap<String, String>;
 
 /// All figures of one scrape.

@@ -1,8 +1,10 @@
 //! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
 
+pub(crate) mod authority;
 pub(crate) mod bombs;
 pub(crate) mod cluster;
 pub(crate) mod figures;
+pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
@@ -120,6 +122,8 @@ pub(crate) struct Setup {
     pub(crate) arguments: Vec<String>,
     /// The gateway makes its own cluster, as at its very first start.
     pub(crate) makes_cluster: bool,
+    /// How many files the program may have open: by default, and at most.
+    pub(crate) open_files: Option<(u64, u64)>,
 }
 
 impl Setup {
@@ -138,6 +142,11 @@ impl Setup {
     /// With no cluster yet, as at the very first start.
     pub(crate) fn without_cluster(self) -> Self {
         Self { makes_cluster: true, ..self }
+    }
+
+    /// With other limits of open files: by default, and at most.
+    pub(crate) fn with_open_files(self, soft: u64, hard: u64) -> Self {
+        Self { open_files: Some((soft, hard)), ..self }
     }
 
     /// With a module at `path` in the modules directory from the start.
@@ -191,6 +200,7 @@ impl Setup {
             client: reqwest::Client::new(),
             environment: self.environment,
             arguments: self.arguments,
+            open_files: self.open_files,
             folder,
         }
     }
@@ -236,6 +246,7 @@ pub(crate) struct Gateway {
     client: reqwest::Client,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    open_files: Option<(u64, u64)>,
     folder: TempDir,
 }
 
@@ -299,7 +310,15 @@ impl Gateway {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        let program = env!("CARGO_BIN_EXE_eye");
+        let mut command = match self.open_files {
+            None => Command::new(program),
+            Some((soft, hard)) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), program]);
+                command
+            }
+        };
         // From the folder and with relative paths, as people start it.
         command.current_dir(self.folder.path());
         command.args(["serve", "--listen", "127.0.0.1:0", "--modules", "modules", "--data-dir", "data"]);
@@ -431,7 +450,8 @@ impl Gateway {
 
     /// What `/metrics` tells now.
     pub(crate) async fn figures(&self) -> figures::Figures {
-        let answer = self.get("/metrics").await;
+        let request = self.request("GET", "/metrics").header("accept", figures::FORMAT);
+        let answer = self.answer(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         figures::Figures::read(&answer.text)
     }

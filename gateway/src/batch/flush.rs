@@ -171,7 +171,11 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     /// Takes a failed write: retries it, splits it in halves, or settles the one item that it was.
     async fn failed(&mut self, failure: Failure, range: Range<usize>, wanted: Vec<usize>, todo: &mut Todo) {
         match failure {
-            Failure::Transient(cause) => self.again(&cause, range, &wanted, todo).await,
+            Failure::Transient(cause) => {
+                // The store logs an outage that lasts.
+                debug!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
+                self.again(range, todo).await;
+            }
             Failure::Data { code, message } => match wanted[..] {
                 [place] => {
                     todo.refused_for_data += 1;
@@ -183,7 +187,9 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
                 // The first time, or with another code, it may pass.
                 if todo.refused_with.as_ref() != Some(&code) {
                     todo.refused_with = Some(code.clone());
-                    return self.again(&format!("{message} (SQLSTATE {code})"), range, &wanted, todo).await;
+                    let items = wanted.len();
+                    warn!(batcher = self.name, items, code, message, "a write was refused and will be tried again");
+                    return self.again(range, todo).await;
                 }
                 match wanted[..] {
                     [_] => {
@@ -200,9 +206,8 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
     }
 
     /// Waits, and puts the range back for a retry.
-    async fn again(&self, cause: &str, range: Range<usize>, wanted: &[usize], todo: &mut Todo) {
+    async fn again(&self, range: Range<usize>, todo: &mut Todo) {
         self.figures.retries.fetch_add(1, Relaxed);
-        warn!(batcher = self.name, items = wanted.len(), cause, "a write failed and will be tried again");
         sleep(jitter(todo.pause)).await;
         todo.pause = (todo.pause * 2).min(RETRY_MOST);
         todo.ranges.push(range);

@@ -8,12 +8,14 @@ use ipnet::IpNet;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
+use super::app_removals::Removals;
+use super::output::say;
 use super::reach::Reached;
 use super::remote::Gateway;
 use super::{Failure, ScopeName, Source};
 use crate::applications::{Change, Wanted, expiry, shown_row};
 use crate::store::Store;
-use crate::trust::{Scope, token};
+use crate::trust::token;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -109,6 +111,8 @@ pub(super) struct Changed {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    removals: Removals,
+    #[command(flatten)]
     source: Source,
 }
 
@@ -158,17 +162,19 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
             let (new, token) = add.wanted().prove()?;
             store.application_add(&new).await?;
             if let Some(token) = token {
-                say(&token);
+                say(&token)?;
             }
         }
         Command::List(_) => {
             for row in store.applications().await? {
-                say(&line(&shown_row(&row, None)));
+                say(line(&shown_row(&row, None)))?;
             }
         }
         Command::Change(changed) => {
             let current = store.application(&changed.name).await?;
-            store.application_change(&changed.name, &changed.change().prove(&current)?).await?;
+            let mut change = changed.change();
+            changed.removals.take_from(&shown_row(&current, None), &mut change)?;
+            store.application_change(&changed.name, &change.prove(&current)?).await?;
         }
         Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name).await?,
         Command::Rotate(rotate) => {
@@ -178,7 +184,7 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
             };
             let (token, digest) = token::make()?;
             store.application_rotate(&rotate.name, digest, expires_at).await?;
-            say(&token);
+            say(&token)?;
         }
         Command::Revoke(named) => store.application_revoke(&named.name).await?,
     }
@@ -198,12 +204,17 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
             let list = gateway.ask(Method::GET, "/v1/applications", None).await?;
             let applications = list["applications"].as_array().context("its answer is no list of applications")?;
             for application in applications {
-                say(&line(application));
+                say(line(application))?;
             }
             return Ok(());
         }
         Command::Change(changed) => {
-            let change = serde_json::to_value(changed.change())?;
+            let mut change = changed.change();
+            if !changed.removals.are_none() {
+                let current = gateway.ask(Method::GET, &path(&changed.name, ""), None).await?;
+                changed.removals.take_from(&current, &mut change)?;
+            }
+            let change = serde_json::to_value(change)?;
             gateway.ask(Method::PATCH, &path(&changed.name, ""), Some(change)).await?
         }
         Command::Rotate(rotate) => {
@@ -216,14 +227,9 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
         Command::Revoke(named) => gateway.ask(Method::POST, &path(&named.name, "/revoke"), None).await?,
     };
     if let Some(token) = answer["token"].as_str() {
-        say(token);
+        say(token)?;
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
-fn say(text: &str) {
-    println!("{text}");
 }
 
 /// A line of the list, of an application as answers show it.
@@ -264,7 +270,7 @@ impl Add {
             token: Some(self.token),
             networks: self.network,
             certificates: self.certificate_sha256,
-            scopes: scopes(&self.scope),
+            scopes: ScopeName::words(&self.scope),
             events_per_second: self.events_per_second,
             burst_events: self.burst_events,
             event_types: self.event_type,
@@ -285,7 +291,7 @@ impl Changed {
             networks: some(&self.network),
             known_by: self.known_by.clone(),
             certificates: some(&self.certificate_sha256),
-            scopes: some(&scopes(&self.scope)),
+            scopes: some(&ScopeName::words(&self.scope)),
             events_per_second: rate,
             burst_events: self.burst_events,
             event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
@@ -294,14 +300,4 @@ impl Changed {
             force: self.force,
         }
     }
-}
-
-fn scopes(names: &[ScopeName]) -> Vec<String> {
-    let word = |name: &ScopeName| match name {
-        ScopeName::Ingest => Scope::Ingest,
-        ScopeName::Read => Scope::Read,
-        ScopeName::Raw => Scope::Raw,
-        ScopeName::Admin => Scope::Admin,
-    };
-    names.iter().map(|name| word(name).as_str().to_owned()).collect()
 }

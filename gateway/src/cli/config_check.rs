@@ -1,13 +1,12 @@
-//! `eye config check`: the settings in force, or everything that is wrong with them.
+//! `eye config check`: the settings in force, or everything that is wrong with them and with the files that they name.
 
+use super::output::{say, warn};
 use super::{Failure, Source};
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what a person asked for goes to standard output")]
 pub(super) fn run(source: &Source) -> Result<(), Failure> {
-    let (settings, _) = source.gather(Vec::new())?;
+    let (settings, _) = source.prove()?;
     for warning in settings.warnings() {
-        eprintln!("warning: {warning}");
+        warn(format_args!("warning: {warning}"));
     }
-    print!("{}", settings.show());
-    Ok(())
+    Ok(say(settings.show().trim_end())?)
 }

@@ -1,6 +1,7 @@
 //! `eye dead-letters`: what was not stored, and judging it again. It works on the database alone; a redrive judges with
 //! the modules directory that the settings name, by the same code as the gateway.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use eye_event::outcome::OutcomeKind;
 use eye_judge::{Options, Validators};
 use uuid::Uuid;
 
+use super::output::say;
 use super::reach::Database;
 use super::{Failure, Source};
 use crate::batch::{Batcher, Limits};
@@ -132,13 +134,28 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Scrub(scrubs) => (&scrubs.source, flag(&scrubs.modules)),
     };
     let (settings, config) = source.gather(flags)?;
+    if matches!(command, Command::Redrive(_) | Command::Scrub(_)) {
+        prove_modules(&config)?;
+    }
     let database = Database::find_proved(&settings, &config).await?;
     let done = work(database.store(), &config, command).await;
     database.close().await;
     Ok(done?)
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+/// Looks whether modules can be read at all. A gateway waits for a directory that cannot be, and nobody waits for a command.
+fn prove_modules(config: &Config) -> anyhow::Result<()> {
+    let shown = config.modules.display();
+    match std::fs::read_dir(&config.modules) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(anyhow::anyhow!("{shown} is no directory; give the directory of the modules with --modules"))
+        }
+        // Event types without a module are judged as `unknown_event_type` has it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        read => read.map(drop).with_context(|| format!("the modules directory {shown} cannot be read")),
+    }
+}
+
 async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(List { filter, limit, .. }) => {
@@ -147,7 +164,7 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
                 let limits = PageLimits { rows: left.min(PAGE), bytes: PAGE_BYTES };
                 let page = store.dead_letters_page(&filter, after, limits).await?;
                 for letter in &page.rows {
-                    println!("{}", letter_json(letter));
+                    say(letter_json(letter))?;
                 }
                 left = left.saturating_sub(u32::try_from(page.rows.len())?);
                 after = page.next;
@@ -159,7 +176,7 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
         Command::Show(show) => {
             let found = store.dead_letter(show.id).await?;
             let (letter, raw) = found.with_context(|| format!("there is no dead letter {}", show.id))?;
-            println!("{:#}", whole_json(&letter, Some(&raw)));
+            say(format_args!("{:#}", whole_json(&letter, Some(&raw))))?;
         }
         Command::Redrive(again) => redrive(store, config, again).await?,
         Command::Scrub(scrubs) => scrub(store, config, scrubs.dry_run).await?,
@@ -168,7 +185,6 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
 }
 
 /// One round after the other, until there is nothing more to go over.
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<()> {
     let rules = parts::rules(config);
     let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
@@ -184,7 +200,7 @@ async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<
             Err(error) => break Err(error.into()),
         };
         for scrubbed in &round {
-            println!("{}", serde_json::to_string(scrubbed)?);
+            say(serde_json::to_string(scrubbed)?)?;
         }
         if dry_run || !round.iter().any(|scrubbed| scrubbed.more) {
             break Ok(());
@@ -227,7 +243,6 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
 }
 
 /// One page after the other, until all that was chosen is done.
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Result<()> {
     let mut request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
     let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);
@@ -238,7 +253,7 @@ async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Res
             .await
             .map_err(|refusal| anyhow::anyhow!("redriving broke off: {}", refusal.code()))?;
         for result in &report.results {
-            println!("{}", serde_json::to_string(result)?);
+            say(serde_json::to_string(result)?)?;
         }
         for (outcome, sum) in &mut sums {
             *sum += report.count(*outcome);
@@ -249,6 +264,5 @@ async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Res
         }
     }
     let words: Vec<String> = sums.iter().map(|(outcome, sum)| format!("{} {sum}", outcome.as_str())).collect();
-    println!("{}{}", if really { "" } else { "dry run: " }, words.join(", "));
-    Ok(())
+    say(format_args!("{}{}", if really { "" } else { "dry run: " }, words.join(", ")))
 }

@@ -4,6 +4,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 
+use super::output::say;
 use super::reach::Database;
 use super::{Failure, Source};
 use crate::store::Partition;
@@ -14,7 +15,6 @@ pub(super) enum Command {
     List(Source),
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let Command::List(source) = command;
     let (settings, config) = source.gather(Vec::new())?;
@@ -22,7 +22,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let partitions = database.store().partitions().await;
     database.close().await;
     for partition in partitions.map_err(anyhow::Error::from)? {
-        println!("{}", line(&partition));
+        say(line(&partition))?;
     }
     Ok(())
 }

@@ -102,7 +102,15 @@ impl Database {
             },
         };
         let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
-        Ok(Self { store, own })
+        let database = Self { store, own };
+        // A pool would try on until its time is over, and not say why.
+        match database.store.reach().await {
+            Ok(()) => Ok(database),
+            Err(cause) => {
+                database.close().await;
+                Err(anyhow::anyhow!("no connection to the database: {cause}"))
+            }
+        }
     }
 
     async fn proved(self) -> anyhow::Result<Self> {
@@ -151,7 +159,7 @@ mod tests {
     use super::*;
 
     fn way(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, String)], remote: bool) -> String {
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let file = Some(("eye.toml", file)).filter(|(_, text)| !text.is_empty());
         let (settings, config) = Settings::from_parts(file, environment, flags).expect("sound");
         let remote = remote.then(|| remote::Remote { url: "http://h".to_owned(), token: None, roots: None });

@@ -168,8 +168,7 @@ mod tests {
     use crate::config::Settings;
 
     fn gateway(url: &str) -> anyhow::Result<(Gateway, String)> {
-        let environment =
-            [("EYE_DATABASE_URL".to_owned(), "postgres://u:eye_token_of_thirty_two_characters@h/d".to_owned())];
+        let environment = [("EYE_DATABASE_URL".into(), "postgres://u:eye_token_of_thirty_two_characters@h/d".into())];
         let (_, config) = Settings::from_parts(None, environment.into_iter(), &[]).expect("sound");
         // Any secret will do.
         Gateway::new(Remote { url: url.to_owned(), token: config.database_url, roots: None }, Path::new("/nowhere"))

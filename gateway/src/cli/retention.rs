@@ -3,6 +3,7 @@
 
 use clap::Subcommand;
 
+use super::output::say;
 use super::reach::Database;
 use super::{Failure, Source};
 use crate::retention::due::{Announcement, NOTICE, Rule};
@@ -25,20 +26,19 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     Ok(done?)
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 async fn work(store: &Store, command: &Command) -> anyhow::Result<()> {
     let announced = store.announced().await?;
     if announced.is_empty() {
-        println!("nothing is announced");
+        say("nothing is announced")?;
     }
     for (rule, announcement) in announced {
         let line = line(rule, &announcement);
         match command {
-            Command::Show(_) => println!("{line}"),
+            Command::Show(_) => say(line)?,
             Command::Confirm(_) if store.confirm_announced(rule, announcement.limit).await? => {
-                println!("confirmed: {line}");
+                say(format_args!("confirmed: {line}"))?;
             }
-            Command::Confirm(_) => println!("{}: not announced any more", rule.as_str()),
+            Command::Confirm(_) => say(format_args!("{}: not announced any more", rule.as_str()))?,
         }
     }
     Ok(())

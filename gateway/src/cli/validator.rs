@@ -1,13 +1,17 @@
 //! `eye validator`: the operator's view of the modules directory and of what served before. It works on the files alone,
 //! so that it needs no running gateway; one that runs takes a rollback over like any other change of the directory.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use eye_event::legible::legible;
 use eye_event::verdict::Digest;
 use eye_judge::{History, Listed, Retired, Roster, Slot, Version};
 
+use super::output::{say, warn};
 use super::{Failure, Source};
+use crate::config::Config;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -64,7 +68,6 @@ fn digest(text: &str) -> Result<Digest, String> {
     text.parse().map_err(|not| format!("{not}; `eye validator history` shows them"))
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     let place = match &command {
         Command::List(place) => place,
@@ -78,23 +81,34 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     let mut roster = Roster::under(&config.data_dir);
     match command {
         Command::List(_) => {
-            for listed in history.list(&config.modules).context("the modules directory cannot be read")? {
-                println!("{}", listed_line(&listed));
+            let all = history.list(&config.modules);
+            let all = all.with_context(|| format!("the modules cannot be listed ({})", looked(&config)))?;
+            if all.is_empty() {
+                warn(format_args!("there is no module, and none is kept ({})", looked(&config)));
+            }
+            for listed in all {
+                say(listed_line(&listed))?;
             }
             let missing = history.missing(&config.modules, &mut roster);
             for slot in missing.context("it cannot be known which modules are missing")? {
-                println!("{slot}\tmissing\t`eye validator retire` confirms that it is gone");
+                say(format_args!("{slot}\tmissing\t`eye validator retire` confirms that it is gone"))?;
             }
         }
         Command::History(typed) => {
-            for version in history.versions(&typed.event_type).context("the history cannot be read")? {
-                println!("{}", line(&version));
+            let versions = history.versions(&typed.event_type);
+            let versions = versions.with_context(|| format!("the history cannot be read ({})", looked(&config)))?;
+            if versions.is_empty() {
+                warn(format_args!("no version of {} is kept ({})", typed.event_type, looked(&config)));
+            }
+            for version in versions {
+                say(line(&version))?;
             }
         }
         Command::Rollback(rollback) => {
             let slot = &rollback.typed.event_type;
-            let version = history.rollback(&config.modules, slot, rollback.digest).map_err(anyhow::Error::from)?;
-            println!("{slot} is back at {}", line(&version));
+            let version = history.rollback(&config.modules, slot, rollback.digest);
+            let version = version.with_context(|| format!("{slot} is not rolled back ({})", looked(&config)))?;
+            say(format_args!("{slot} is back at {}", line(&version)))?;
         }
         Command::Retire(Retire { mut event_types, missing, .. }) => {
             if missing {
@@ -105,19 +119,27 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let mut failed = 0;
             for slot in &event_types {
                 match history.retire(&config.modules, &roster, slot) {
-                    Ok(retired) => println!("{slot} is retired{}", retired_line(&retired)),
+                    Ok(retired) => say(format_args!("{slot} is retired{}", retired_line(&retired)))?,
                     Err(error) => {
-                        println!("{slot} is not retired: {:#}", anyhow::Error::from(error));
+                        say(format_args!("{slot} is not retired: {:#}", anyhow::Error::from(error)))?;
                         failed += 1;
                     }
                 }
             }
             if failed > 0 {
-                return Err(anyhow::anyhow!("{failed} of {} were not retired", event_types.len()).into());
+                let (all, looked) = (event_types.len(), looked(&config));
+                return Err(anyhow::anyhow!("{failed} of {all} were not retired ({looked})").into());
             }
         }
     }
     Ok(())
+}
+
+/// Where a command looked, since it may have been meant for another folder.
+fn looked(config: &Config) -> String {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let (modules, data) = (whole(&config.modules), whole(&config.data_dir));
+    format!("looked in {modules} and {data}; --modules, --data-dir and --config name others")
 }
 
 fn listed_line(listed: &Listed) -> String {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+use super::origins;
 use crate::trust::event_types::EventTypes;
 
 /// What the text of a setting may be.
@@ -52,7 +53,7 @@ impl Kind {
             Self::Path => !text.is_empty(),
             Self::OptionalPath | Self::Secret => true,
             Self::Networks => words(text).all(|word| word.parse::<IpNet>().is_ok()),
-            Self::Origins => words(text).all(is_origin),
+            Self::Origins => return words(text).find_map(origins::problem).map_or(Ok(()), Err),
             Self::Hosts => words(text).all(is_host),
             Self::EventTypes => EventTypes::parse(&words(text).collect::<Vec<_>>()).is_ok(),
             Self::Switch => matches!(text, "true" | "false"),
@@ -86,13 +87,6 @@ impl Kind {
 /// Returns the words of a list.
 pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
-}
-
-/// Whether a text is an origin as browsers write it: a scheme and a host, in small letters, and nothing after them.
-fn is_origin(text: &str) -> bool {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]_".contains(&byte);
-    host.is_some_and(|host| !host.is_empty() && host.bytes().all(allowed))
 }
 
 /// Whether a text is a host name without scheme, port or path.

@@ -169,6 +169,7 @@ pub fn server_limits(config: &Config) -> ServerLimits {
         write: Duration::from_millis(config.write_ms),
         http2_streams_max: config.http2_streams_max,
         http2_resets_max: config.http2_resets_max,
+        http2_control_frames_per_second_max: config.http2_control_frames_per_second_max,
         http2_stream_window_bytes: config.http2_stream_window_bytes,
         http2_connection_window_bytes: config.http2_connection_window_bytes,
         http2_ping: Duration::from_millis(config.http2_ping_ms),
@@ -180,10 +181,38 @@ pub fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
+/// Files beside those of the database and of connections: the loaders of modules with their pipes, modules and their history,
+/// the log, the listeners, what watches folders.
+const FILES_RESERVED: u64 = 128;
+/// Connections of sqlx beside those for reading: for the gateway's own questions, for looks, for what listens and tends.
+const OTHER_CONNECTIONS: u64 = 12;
+/// Files of one connection of sqlx: both ends of the bridge, and the socket behind it.
+const FILES_OF_A_CONNECTION: u64 = 3;
+/// Connections at once to the address for monitoring.
+pub const MONITORING_CONNECTIONS_MAX: usize = 64;
+
+/// How many connections may be open at once when the process may open so many files, and what is kept of these for all else:
+/// the database, modules and files. Never more than `connections_max`.
+///
+/// # Errors
+///
+/// What is kept, if nothing remains.
+pub fn connections_max(config: &Config, files_max: Option<u64>) -> Result<usize, u64> {
+    let monitoring = if config.metrics_listen.is_some() { MONITORING_CONNECTIONS_MAX as u64 } else { 0 };
+    let writers = config.writers as u64 + 1;
+    let sqlx = (u64::from(config.read_connections) + OTHER_CONNECTIONS) * FILES_OF_A_CONNECTION;
+    let kept = FILES_RESERVED + monitoring + writers + sqlx;
+    let Some(files_max) = files_max else { return Ok(config.connections_max) };
+    match files_max.saturating_sub(kept) {
+        0 => Err(kept),
+        left => Ok(config.connections_max.min(usize::try_from(left).unwrap_or(usize::MAX))),
+    }
+}
+
 /// The files of TLS; none without a certificate.
 pub fn tls_files(config: &Config) -> Option<Files> {
     let (certificate, key) = config.tls_certificate.clone().zip(config.tls_key.clone())?;
-    Some(Files { certificate, key, client_ca: config.tls_client_ca.clone() })
+    Some(Files { certificate, key, client_ca: config.tls_client_ca.clone(), client_required: config.tls_client_auth })
 }
 
 /// The checks of each new connection.

@@ -64,7 +64,7 @@ impl Value for bool {
     fn read(text: &str) -> Option<Self> {
         match text {
             "true" | "required" => Some(true),
-            "false" | "off" => Some(false),
+            "false" | "off" | "optional" => Some(false),
             _ => None,
         }
     }
@@ -218,6 +218,9 @@ settings! {
         http2_stream_window_bytes: u32 = "262144", bytes(65_535, 1024 * MIB);
         /// What an HTTP/2 peer may send of all its bodies before they are read.
         http2_connection_window_bytes: u32 = "1048576", bytes(65_535, 1024 * MIB);
+        /// Frames of one HTTP/2 connection in a second that are no request and no body, over ten seconds; each request and
+        /// each piece of an answer allows four more. One more ends the connection with ENHANCE_YOUR_CALM.
+        http2_control_frames_per_second_max: u64 = "1000", count(10, 1_000_000);
         /// How often an HTTP/2 peer is asked whether it is there, and how long it has to answer.
         http2_ping_ms: u64 = "20000", milliseconds(10, DAY_MS);
         /// Time for the TLS handshake. A slower peer is cut off.
@@ -233,6 +236,9 @@ settings! {
         /// The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one.
         /// Empty: none are asked for.
         tls_client_ca: Option<PathBuf> = "", Kind::OptionalPath;
+        /// Whether every connection must show a certificate that comes from tls_client_ca. Optional: a caller without one
+        /// may show a token.
+        tls_client_auth: bool = "optional", Kind::Choice(&["optional", "required"]);
         /// What callers from this machine may do without a token, as the application `local`, where the gateway runs a
         /// Postgres of its own: nothing, send, or send and read. More than that needs a token, such as that of the file
         /// admin.token in data_dir. With a database of one's own nobody is `local`.

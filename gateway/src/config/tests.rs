@@ -8,7 +8,7 @@ fn load(
     environment: &[(&str, &str)],
     flags: &[(&'static str, String)],
 ) -> Result<(Settings, Config), Problems> {
-    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let environment = environment.iter().map(|(name, value)| (OsString::from(*name), OsString::from(*value)));
     Settings::from_parts(Some(("eye.toml", file)), environment, flags)
 }
 
@@ -54,6 +54,140 @@ fn all_problems_are_told_at_once_with_their_places() {
         "environment EYE_NONSENSE",
     ] {
         assert!(problems.iter().any(|problem| problem.starts_with(part)), "{part}: {problems:#?}");
+    }
+}
+
+#[test]
+fn relations_are_told_with_all_else_but_not_of_what_is_wrong_by_itself() {
+    let file = "writers = 0\nrequest_bytes_max = 1000\nanswer_ms = \"soon\"\nbatch_age_ms = 59000\n";
+    let Problems(problems) = load(file, &[], &[]).expect_err("problems");
+    let told = |words: &str| problems.iter().filter(|problem| problem.contains(words)).count();
+    assert_eq!(
+        (told("writers must be"), told("data_bytes_max must not exceed request_bytes_max")),
+        (1, 1),
+        "{problems:#?}"
+    );
+    assert_eq!((told("answer_ms must be"), told("batch_age_ms must be less")), (1, 0), "{problems:#?}");
+    let same = "listen = \"0.0.0.0:8000\"\nmetrics_listen = \"127.0.0.1:8000\"\n";
+    let Problems(problems) = load(same, &[], &[]).expect_err("one address");
+    assert!(problems.len() == 1 && problems[0].contains("metrics_listen must be another"), "{problems:#?}");
+    let Problems(problems) = load("tls_client_auth = \"required\"\n", &[], &[]).expect_err("no CA");
+    assert!(problems.len() == 1 && problems[0].contains("needs tls_client_ca"), "{problems:#?}");
+}
+
+#[test]
+fn what_kubernetes_makes_for_a_service_is_no_setting_and_neither_is_what_is_empty() {
+    let made = [
+        ("EYE_PORT", "tcp://10.96.0.7:8000"),
+        ("EYE_SERVICE_HOST", "10.96.0.7"),
+        ("EYE_SERVICE_PORT", "8000"),
+        ("EYE_SERVICE_PORT_HTTP", "8000"),
+        ("EYE_SERVICE_PORT_METRICS_TLS", "9000"),
+        ("EYE_PORT_8000_TCP", "tcp://10.96.0.7:8000"),
+        ("EYE_PORT_8000_TCP_ADDR", "10.96.0.7"),
+        ("EYE_PORT_8000_TCP_PORT", "8000"),
+        ("EYE_PORT_8000_TCP_PROTO", "tcp"),
+        ("EYE_PORT_53_UDP", "udp://[fd00::7]:53"),
+        ("EYE_PORT_53_UDP_PROTO", "udp"),
+        ("EYE_PORT_36412_SCTP_ADDR", "fd00::7"),
+        ("EYE_POSTGRES_SERVICE_HOST", "10.96.0.8"),
+        ("EYE_POSTGRES_PORT", "tcp://10.96.0.8:5432"),
+        ("EYE_POSTGRES_PORT_5432_TCP_PROTO", "tcp"),
+        ("EYE_GATEWAY", "https://eye.example"),
+        ("EYE_TOKEN", "eye_0"),
+        ("EYE_NONSENSE", ""),
+        ("EYE_WRITERS", ""),
+        ("EYE_DATABASE_URL", ""),
+        ("EYE_LISTEN_FILE", ""),
+    ];
+    let file = "database_url = \"postgres://u@h/d\"\nwriters = 3\n";
+    let (settings, config) = load(file, &made, &[]).expect("no settings");
+    assert_eq!((config.writers, config.database_url.as_ref().map(Secret::expose)), (3, Some("postgres://u@h/d")));
+    assert!(settings.warnings().is_empty());
+    for (name, value) in [
+        ("EYE_PORT", "8000"),
+        ("EYE_PORT_HTTP", "8000"),
+        ("EYE_PORT_99999_TCP_ADDR", "10.96.0.7"),
+        ("EYE_PORT_8000_HTTP_ADDR", "10.96.0.7"),
+        ("EYE_SERVICE", "x"),
+        ("EYE_HOST", "x"),
+        ("EYE_NONSENSE_FILE", "x"),
+    ] {
+        let Problems(problems) = load("", &[(name, value)], &[]).expect_err(name);
+        assert!(problems.len() == 1 && problems[0].contains(name), "{problems:#?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_utf_8_is_a_problem_that_names_its_variable() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bad = || OsString::from_vec(b"\xff\xfe".to_vec());
+    let named = |name: &str| [(OsString::from(name), bad())].into_iter();
+    for name in ["EYE_DATABASE_URL", "EYE_WRITERS", "EYE_NONSENSE", "EYE_DATABASE_URL_FILE"] {
+        let Problems(problems) = Settings::from_parts(None, named(name), &[]).expect_err(name);
+        assert_eq!(problems, [format!("environment {name}: its value is no UTF-8")]);
+    }
+    Settings::from_parts(None, named("OTHER"), &[]).expect("none of ours");
+    let odd = OsString::from_vec(b"EYE_\xff".to_vec());
+    let Problems(problems) = Settings::from_parts(None, [(odd, "x".into())].into_iter(), &[]).expect_err("odd");
+    assert!(problems.len() == 1 && problems[0].contains("environment EYE_"), "{problems:#?}");
+}
+
+#[test]
+fn any_setting_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (url, writers, hosts) =
+        (file("url", b"postgres://u:hush@h/d\r\n"), file("writers", b"4\n"), file("hosts", b"eye.example, eye"));
+    let given = [
+        ("EYE_DATABASE_URL_FILE", &*url),
+        ("EYE_WRITERS_FILE", &*writers),
+        ("EYE_HOSTS_FILE", &*hosts),
+        ("EYE_QUEUE_PARCELS_MAX_FILE", &*writers),
+    ];
+    let (settings, config) = load("writers = 3\n", &given, &[]).expect("sound");
+    assert_eq!(config.database_url.expect("given").expose(), "postgres://u:hush@h/d");
+    assert_eq!((config.writers, config.hosts.len(), config.queue_requests_max), (4, 2, 4));
+    let shown = settings.show();
+    assert!(shown.contains(&format!("writers = 4  # environment EYE_WRITERS_FILE ({writers})")), "{shown}");
+    assert!(!shown.contains("hush"), "{shown}");
+
+    let missing = folder.path().join("missing").display().to_string();
+    let (empty, binary, large) = (file("empty", b"\n"), file("binary", b"\xff"), file("large", &vec![b'1'; 65_537]));
+    for (path, words) in [
+        (&*missing, "cannot be read"),
+        (&*empty, "is empty"),
+        (&*binary, "no UTF-8"),
+        (&*large, "more than 65536 bytes"),
+        (&*folder.path().display().to_string(), "cannot be read"),
+    ] {
+        let Problems(problems) = load("", &[("EYE_DATABASE_URL_FILE", path)], &[]).expect_err(path);
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        for part in ["EYE_DATABASE_URL_FILE", path, words] {
+            assert!(problems[0].contains(part), "{part}: {problems:#?}");
+        }
+    }
+    let both = [("EYE_DATABASE_URL_FILE", &*url), ("EYE_DATABASE_URL", "postgres://u@h/other")];
+    let Problems(problems) = load("", &both, &[]).expect_err("both");
+    assert!(problems.len() == 1 && problems[0].contains("EYE_DATABASE_URL_FILE is given too"), "{problems:#?}");
+    let wrong = [("EYE_WRITERS_FILE", &*url)];
+    let Problems(problems) = load("", &wrong, &[]).expect_err("no number");
+    assert!(problems.len() == 1 && problems[0].contains("EYE_WRITERS_FILE"), "{problems:#?}");
+}
+
+#[test]
+fn an_origin_that_no_browser_sends_is_a_problem_that_says_why() {
+    for (origins, words) in [
+        ("https://x:443", "leave out the port"),
+        ("https://x.example, https://y.example/", "also a slash"),
+        ("https://x.example/cart", "after the host"),
+    ] {
+        let Problems(problems) = load("", &[("EYE_CORS_ORIGINS", origins)], &[]).expect_err(origins);
+        assert!(problems.len() == 1 && problems[0].contains(words), "{problems:#?}");
     }
 }
 

@@ -150,13 +150,15 @@ metrics! {
     CONNECTIONS_FULL = Counter "eye_connections_full_total" []
         "Times that as many connections were open as may, so that new ones had to wait.";
     CONNECTIONS_REFUSED = Counter "eye_connections_refused_total" ["class"]
-        "Connections that were closed before they spoke HTTP.";
+        "Connections that were closed before they spoke HTTP, or for a flood of HTTP/2 frames.";
     CALLERS_REFUSED = Counter "eye_callers_refused_total" ["application", "kind"]
         "Refusals of known applications.";
     STRANGERS_REFUSED = Counter "eye_strangers_refused_total" ["kind"]
         "Refusals of callers that are no known application.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
         "Times that accepting failed for want of descriptors or memory.";
+    TLS_EXPIRES = Gauge "eye_tls_certificate_expires_seconds" []
+        "When the TLS certificate in force ends, in seconds since 1970; 0 without TLS.";
     LIVE_READERS = Gauge "eye_live_readers" []
         "Readers of /v1/live.";
     LIVE_LEFT_OUT = Counter "eye_live_left_out_outcomes_total" []

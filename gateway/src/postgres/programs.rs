@@ -87,10 +87,11 @@ pub(super) struct Programs {
 impl Programs {
     /// The programs for the cluster if it is there, else those for a new one.
     pub(super) async fn find(options: &Options, cluster_dir: &Path, user: Option<&User>) -> Result<Programs, Error> {
-        let needed = match cluster_dir.exists() {
-            true => Some(cluster_version(cluster_dir)?),
-            false => None,
-        };
+        let there = cluster_dir.try_exists().map_err(io_error("look for", cluster_dir))?;
+        let needed = if there { Some(cluster_version(cluster_dir)?) } else { None };
+        if let Some(folder) = &options.bin_dir {
+            folder.join("postgres").try_exists().map_err(io_error("look into", folder))?;
+        }
         let folders = folders(options.bin_dir.as_deref(), options.search_path.as_deref(), Path::new("/"));
         let mut found = Vec::new();
         for folder in folders {
@@ -138,10 +139,14 @@ pub(super) fn parse_version(output: &str) -> Option<u32> {
 
 /// The major version that made a cluster.
 pub(super) fn cluster_version(cluster_dir: &Path) -> Result<u32, Error> {
-    fs::read_to_string(cluster_dir.join("PG_VERSION"))
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .ok_or_else(|| Error::NotACluster(cluster_dir.to_owned()))
+    let file = cluster_dir.join("PG_VERSION");
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        // What may not be read may well be a cluster.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(io_error("read", &file)(error)),
+        Err(_) => return Err(Error::NotACluster(cluster_dir.to_owned())),
+    };
+    text.trim().parse().map_err(|_| Error::NotACluster(cluster_dir.to_owned()))
 }
 
 /// The folders to look in, first choice first: the named one, the search path, then the system's, newest first.

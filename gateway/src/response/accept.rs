@@ -109,12 +109,18 @@ mod tests {
 
     #[test]
     fn a_scraper_gets_the_format_that_it_wants() {
-        let offers = ["application/openmetrics-text", "text/plain"];
+        let offers = ["text/plain", "application/openmetrics-text"];
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-        for (header, wanted) in
-            [(prometheus, 0), ("text/plain;version=0.0.4;q=0.5, */*;q=0.1", 1), ("text/*", 1), ("*/*", 0)]
-        {
+        for (header, wanted) in [
+            (prometheus, 1),
+            ("text/plain;version=0.0.4;q=0.5, */*;q=0.1", 0),
+            ("application/openmetrics-text;q=0.2, text/plain;q=0.3", 0),
+            ("text/*", 0),
+            ("*/*", 0),
+            ("", 0),
+            ("application/openmetrics-text, */*", 1),
+        ] {
             assert_eq!(preferred(header, &offers), Some(wanted), "{header}");
         }
     }

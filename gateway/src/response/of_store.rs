@@ -11,16 +11,21 @@ pub(crate) fn of_store(error: Error) -> Refusal {
     match error {
         Error::Busy => Refusal::ReadsFull { full: Full::All },
         Error::Slow(limit) => Refusal::ReadSlow { limit_ms: limit.as_millis() },
-        Error::Refused(_) => {
+        Error::Refused(_) | Error::Hidden(_) => {
             if let Some(more) = FAILED.open() {
                 tracing::error!(%error, more, "a read failed");
             }
             Refusal::Internal
         }
-        error => {
+        Error::NoDescriptors => {
             if let Some(more) = FAILED.open() {
                 tracing::warn!(%error, more, "a read failed");
             }
+            Refusal::NoDescriptors
+        }
+        // The store tells of it once.
+        error => {
+            tracing::debug!(%error, "a read failed");
             Refusal::ReadAway
         }
     }

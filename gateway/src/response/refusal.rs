@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use super::{PROBLEM, Response, answer, written};
@@ -36,6 +36,8 @@ const READS_FULL: &str = "As many reads are at work as may be at once. Try again
     time.";
 const READS_FULL_OWN: &str = "The application's own reads fill its share of those that may be at work at once; others can \
     still read. Wait for one of them to end, then try again.";
+const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have, so it gets no connection to its database. Events \
+    with an `id` can be sent again safely, after a pause; a read changed nothing.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -100,6 +102,16 @@ pub enum Refusal {
     TooManyHeaders {
         /// How many it may have.
         limit: usize,
+    },
+    /// The request is meant for no host, or it cannot be known for which.
+    BadHost {
+        /// What the request has or lacks.
+        found: &'static str,
+    },
+    /// The body is in a `Transfer-Encoding` other than chunks.
+    WrongTransferEncoding {
+        /// What the request said.
+        found: String,
     },
     /// A page of another site had a browser send this.
     ForeignOrigin,
@@ -171,6 +183,8 @@ pub enum Refusal {
     },
     /// The database does not answer a read.
     ReadAway,
+    /// The gateway may open no more files, so it gets no connection to the database.
+    NoDescriptors,
     /// The gateway is shutting down.
     Draining,
     /// The gateway failed.
@@ -235,6 +249,7 @@ impl Refusal {
             | Self::ReadsFull { .. }
             | Self::ReadSlow { .. }
             | Self::ReadAway
+            | Self::NoDescriptors
             | Self::Draining => Retry::After,
             Self::NotJson { .. }
             | Self::Empty
@@ -249,6 +264,8 @@ impl Refusal {
             | Self::NotAllowed { .. }
             | Self::NotAllowedHere { .. }
             | Self::TooManyHeaders { .. }
+            | Self::BadHost { .. }
+            | Self::WrongTransferEncoding { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::BadConfiguration { .. }
@@ -282,6 +299,10 @@ impl Refusal {
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
             }
+            Self::BadHost { .. } => (S::BAD_REQUEST, "bad_host", "The request does not say for which host it is"),
+            Self::WrongTransferEncoding { .. } => {
+                (S::NOT_IMPLEMENTED, "wrong_transfer_encoding", "The transfer encoding is not known")
+            }
             Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent this"),
             Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
             Self::RateLimited { .. } => {
@@ -306,6 +327,7 @@ impl Refusal {
             Self::ReadsFull { .. } => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
             Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::NoDescriptors => (S::SERVICE_UNAVAILABLE, "no_descriptors", "The gateway has too many open files"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
@@ -355,6 +377,15 @@ impl Refusal {
             )
             .into(),
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
+            Self::BadHost { found } => format!(
+                "The request {found}. Send one `Host` with a name or an address, and a port if it has one."
+            )
+            .into(),
+            Self::WrongTransferEncoding { found } => format!(
+                "The transfer encoding `{found}` is not read here. Send `Transfer-Encoding: chunked` alone, or a \
+                 `Content-Length`; a compressed body names its compression in `Content-Encoding`."
+            )
+            .into(),
             Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
             Self::ForeignHost => FOREIGN_HOST.into(),
             Self::RateLimited { retry_after_seconds } => format!(
@@ -379,6 +410,7 @@ impl Refusal {
             )
             .into(),
             Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
+            Self::NoDescriptors => NO_DESCRIPTORS.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
             Self::Internal => INTERNAL.into(),
         }
@@ -392,7 +424,9 @@ impl Refusal {
             Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
             Self::TooManyReaders { limit, full } => Facts { limit: Some(*limit), full: Some(full.as_str()), ..none },
             Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
-            Self::WrongType { found } | Self::WrongEncoding { found } => Facts { found: Some(found), ..none },
+            Self::WrongType { found } | Self::WrongEncoding { found } | Self::WrongTransferEncoding { found } => {
+                Facts { found: Some(found), ..none }
+            }
             Self::NotAllowed { scope } | Self::NotAllowedHere { scope } => Facts { scope: Some(scope), ..none },
             Self::BadConfiguration { problems } => Facts { problems: Some(problems), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
@@ -401,6 +435,7 @@ impl Refusal {
             | Self::Unknown
             | Self::TokenExpired
             | Self::UnnamedProxy
+            | Self::BadHost { .. }
             | Self::ForeignOrigin
             | Self::ForeignHost
             | Self::RateLimited { .. }
@@ -415,6 +450,7 @@ impl Refusal {
             | Self::DatabaseAway
             | Self::ReadSlow { .. }
             | Self::ReadAway
+            | Self::NoDescriptors
             | Self::Draining
             | Self::Internal => none,
         }
@@ -457,6 +493,10 @@ impl Refusal {
         }
         if let Self::RateLimited { retry_after_seconds } = self {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
+        }
+        if let Self::BadHost { .. } | Self::WrongTransferEncoding { .. } = self {
+            // Whoever passed it on may have understood it in another way, and what follows may be a part of it.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

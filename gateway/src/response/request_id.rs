@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 
 use super::{PROBLEM, Response};
 use crate::request_ids::{REQUEST_ID, RequestIds};
@@ -24,6 +24,8 @@ pub fn named(response: Response, ids: RequestIds) -> Response {
         Some(trace) => body.with_member(&format!("\"request_id\":\"{id}\",\"trace_id\":\"{}\"", trace.trace_id())),
     };
     head.headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal digits"));
+    // A browser must not take what an event holds for a page or a script, whatever its content type.
+    head.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(caller) = ids.caller {
         head.headers.insert(CALLER_REQUEST_ID, caller);
     }

@@ -2,8 +2,8 @@
 //! does not come in one piece. It decides nothing and ends nothing; `connection.rs` asks it and does.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use hyper::{StatusCode, Version};
@@ -11,6 +11,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::ServerLimits;
+use super::frames::FAREWELL_BYTES;
+
+/// What of a body goes into one frame, unless the peer wants larger ones.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What a connection is doing, for its idle deadline.
 #[derive(Debug)]
@@ -18,6 +22,10 @@ pub(super) struct Activity {
     state: Mutex<ActivityState>,
     /// A request has begun or ended since the last look for a head.
     ran: AtomicBool,
+    /// Pieces of answers that were handed on, over HTTP/2.
+    pieces: AtomicU64,
+    /// What the peer is told that sent too many frames, if it can be told.
+    farewell: OnceLock<Option<[u8; FAREWELL_BYTES]>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +86,8 @@ impl Activity {
             refused: false,
             since: Instant::now(),
         };
-        Self { state: Mutex::new(state), ran: AtomicBool::new(false) }
+        let (pieces, farewell) = Default::default();
+        Self { state: Mutex::new(state), ran: AtomicBool::new(false), pieces, farewell }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
@@ -98,6 +107,22 @@ impl Activity {
     /// Whether a request is not over, or a piece of an answer not written.
     pub(super) fn runs(&self) -> bool {
         self.with(|state| state.running) > 0
+    }
+
+    /// Pieces of answers that the peer was sent so far, for each of which it may have something to say.
+    pub(super) fn pieces(&self) -> u64 {
+        self.pieces.load(Relaxed)
+    }
+
+    /// The connection ends for the peer's frames, with these bytes as the last ones.
+    pub(super) fn flooded(&self, farewell: Option<[u8; FAREWELL_BYTES]>) {
+        // The first reason stays.
+        let _ = self.farewell.set(farewell);
+    }
+
+    /// What the peer is still to be told, if its frames ended the connection: it may be nothing.
+    pub(super) fn farewell(&self) -> Option<&[u8]> {
+        self.farewell.get().map(|bytes| bytes.as_ref().map_or(&[][..], |bytes| &bytes[..]))
     }
 
     /// Notes the task of the stream of the request that began last.
@@ -223,6 +248,12 @@ impl Running {
             state.refused = status.is_client_error() || status.is_server_error();
             state.note(*exchange, unsent, true);
         });
+    }
+
+    /// Notes that so many bytes of its answer were handed on.
+    pub(super) fn sent(&self, bytes: usize) {
+        let pieces = 1 + bytes / PIECE_BYTES;
+        self.activity.pieces.fetch_add(u64::try_from(pieces).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Notes whether the peer has something to take, from now on.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::log_limit::LogLimit;
 use crate::tls::Tls;
 
-/// Why a connection did not get in.
+/// Why a connection did not get in, or was ended for what came on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Its network has as many as it may have.
@@ -20,11 +20,13 @@ pub enum Class {
     ProxyHeader,
     /// No TLS handshake, or too late.
     Handshake,
+    /// More HTTP/2 frames beside its requests than anybody needs.
+    Frames,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::TooMany, Self::ProxyHeader, Self::Handshake];
+    pub const ALL: [Self; 4] = [Self::TooMany, Self::ProxyHeader, Self::Handshake, Self::Frames];
 
     /// The stable word, for logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Class {
             Self::TooMany => "too_many_from_peer",
             Self::ProxyHeader => "proxy_header",
             Self::Handshake => "tls_handshake",
+            Self::Frames => "http2_frames",
         }
     }
 }

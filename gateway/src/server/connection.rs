@@ -78,12 +78,16 @@ impl Connection {
         };
         let Some((stream, peer, _place)) = greeted else { return };
         let activity = Arc::new(Activity::new());
-        let (socket, mut stream) = Socket::new(stream, self.limits.write);
+        let (socket, mut stream) = Socket::new(stream, &self.limits, Arc::clone(&activity));
         self.converse(socket, peer, &activity, handler).await;
-        if let (true, Ok(stream)) = (activity.refused(), stream.try_recv()) {
+        let farewell = activity.farewell();
+        if farewell.is_some() {
+            let _: Option<()> = self.admission.refuse(Class::Frames, peer.address.unwrap_or(self.peer));
+        }
+        if let (true, Ok(stream)) = (farewell.is_some() || activity.refused(), stream.try_recv()) {
             tokio::select! {
                 () = self.cut.cancelled() => {}
-                () = linger(stream, &self.limits) => {}
+                () = linger(stream, farewell.unwrap_or_default(), &self.limits) => {}
             }
         }
     }
@@ -311,12 +315,14 @@ fn reason(panic: &(dyn Any + Send)) -> &str {
 
 /// Closing a socket that still has unread bytes makes the kernel reset it, and the reset can overtake the answer. So a
 /// peer that was refused in the middle of its body may send on for a moment, into nothing. One that sends more than is
-/// thrown away is read no further, but not closed either: it cannot write, and may find the answer meanwhile.
-async fn linger(mut stream: Stream, limits: &ServerLimits) {
+/// thrown away is read no further, but not closed either: it cannot write, and may find the answer meanwhile. `last_bytes` are
+/// what it is still to be told.
+async fn linger(mut stream: Stream, last_bytes: &[u8], limits: &ServerLimits) {
     if limits.linger_bytes_max == 0 {
         return;
     }
     let discard = async {
+        stream.write_all(last_bytes).await?;
         stream.shutdown().await?;
         let mut buffer = vec![0; 16 * 1024];
         let mut discarded = 0;
@@ -367,6 +373,10 @@ impl HttpBody for Counted {
             }
         };
         let frame = frame.map(|frame| frame.map_data(|bytes| self.on_its_way(bytes)));
+        if self.multiplexed {
+            let bytes = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+            self.running.sent(bytes);
+        }
         // After the last piece the body ends anyway.
         if !self.is_end_stream() {
             self.running.waits_for_peer(true);

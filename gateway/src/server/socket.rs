@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::ServerLimits;
+use super::activity::Activity;
+use super::frames::Frames;
 use crate::tls::TlsStream;
 
 /// How often a peer that is not read is looked after.
@@ -128,6 +131,11 @@ pub(super) struct Socket {
     /// Set whenever bytes came.
     heard: Arc<AtomicBool>,
     half_closed: Arc<HalfClosed>,
+    /// Counts what an HTTP/2 peer sends beside its requests.
+    frames: Frames,
+    activity: Arc<Activity>,
+    /// The last write took all that it was given, so that another frame may follow.
+    at_boundary: bool,
     /// Longest time for which a write may make no progress.
     write: Duration,
     /// Runs while a write waits for the peer; kept between waits, so that it is made once.
@@ -136,11 +144,25 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, write: Duration) -> (Self, oneshot::Receiver<Stream>) {
+    pub(super) fn new(
+        stream: Stream,
+        limits: &ServerLimits,
+        activity: Arc<Activity>,
+    ) -> (Self, oneshot::Receiver<Stream>) {
         let (back, receiver) = oneshot::channel();
         let (heard, half_closed) = Default::default();
-        let socket =
-            Self { stream: Some(stream), back: Some(back), heard, half_closed, write, waiting: None, stalled: false };
+        let socket = Self {
+            stream: Some(stream),
+            back: Some(back),
+            heard,
+            half_closed,
+            frames: Frames::new(limits.http2_control_frames_per_second_max),
+            activity,
+            at_boundary: true,
+            write: limits.write,
+            waiting: None,
+            stalled: false,
+        };
         (socket, receiver)
     }
 
@@ -179,6 +201,16 @@ impl Socket {
         Pin::new(self.stream.as_mut().expect("only drop takes the stream"))
     }
 
+    /// Ends a conversation whose peer sends too many frames. In the middle of a frame of ours nothing can be told any more.
+    fn flooded(&mut self) -> io::Error {
+        self.activity.flooded(self.at_boundary.then(|| self.frames.farewell()));
+        io::Error::other("the peer sends too many frames beside its requests")
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>, given: usize) {
+        self.at_boundary = matches!(written, Poll::Ready(Ok(taken)) if *taken == given);
+    }
+
     /// What a write came to, or its failure once the peer has read nothing for too long.
     fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
@@ -211,6 +243,9 @@ impl AsyncRead for Socket {
         let read = socket.stream().poll_read(cx, buffer);
         if buffer.filled().len() > before {
             socket.heard.store(true, Relaxed);
+            if !socket.frames.take(&buffer.filled()[before..], socket.activity.pieces()) {
+                return Poll::Ready(Err(socket.flooded()));
+            }
         }
         read
     }
@@ -220,6 +255,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let socket = self.get_mut();
         let written = socket.stream().poll_write(cx, bytes);
+        socket.wrote(&written, bytes.len());
         socket.timed(cx, written)
     }
 
@@ -254,6 +290,7 @@ impl AsyncWrite for Socket {
         } else {
             socket.stream().poll_write_vectored(cx, slices)
         };
+        socket.wrote(&written, bytes);
         socket.timed(cx, written)
     }
 

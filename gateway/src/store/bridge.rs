@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::cause;
 use super::hosts::Hosts;
 
 const UP_BYTES: usize = 8 << 10;
@@ -53,6 +54,7 @@ async fn listen(listener: UnixListener, hosts: Arc<Hosts>) {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else {
                     // Out of descriptors, most likely. Whoever waits has a time limit.
+                    hosts.note_no_descriptors();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
@@ -73,7 +75,7 @@ fn is_own(client: &UnixStream) -> bool {
 async fn carry(mut client: UnixStream, hosts: Arc<Hosts>) {
     let server = match hosts.socket().await {
         Ok(server) => server,
-        Err(cause) => return tell(&mut client, &cause).await,
+        Err(why) => return tell(&mut client, &why).await,
     };
     let (from_client, mut to_client) = client.into_split();
     let (from_server, mut to_server) = tokio::io::split(server);
@@ -95,12 +97,13 @@ async fn carry(mut client: UnixStream, hosts: Arc<Hosts>) {
 }
 
 /// Says why there is no server, as a server would.
-async fn tell(client: &mut UnixStream, cause: &io::Error) {
+async fn tell(client: &mut UnixStream, why: &io::Error) {
     let said = async {
         // What the client sends first; it listens afterwards.
         let mut begun = [0; 1_024];
         let _heard = client.read(&mut begun).await?;
-        let fields = format!("SFATAL\0VFATAL\0C08001\0M{cause}\0\0");
+        let code = if cause::lacks_descriptors(why) { cause::NO_DESCRIPTORS } else { "08001" };
+        let fields = format!("SFATAL\0VFATAL\0C{code}\0M{why}\0\0");
         let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX);
         client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields.as_bytes()].concat()).await?;
         client.shutdown().await

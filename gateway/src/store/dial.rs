@@ -7,8 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::tls;
 use super::url::{Address, Place, SslMode};
+use super::{cause, tls};
 
 /// The message that asks for TLS: its length, and a number that is no version.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -31,7 +31,7 @@ pub(super) async fn dial(address: &Address, place: &Place) -> io::Result<Stream>
             tcp(address, name, number.as_deref().unwrap_or(name), *port).await
         }
     };
-    stream.map_err(|cause| io::Error::new(cause.kind(), format!("{place}: {cause}")))
+    stream.map_err(|cause| cause::unreached(place, cause))
 }
 
 async fn within<T>(address: &Address, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -61,14 +61,18 @@ async fn tcp(address: &Address, name: &str, at: &str, port: u16) -> io::Result<S
             Err(cause) => Err(cause),
         },
         b'N' if preferred => Ok(Box::new(stream)),
-        b'N' => Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
-        _ => Err(io::Error::other("what answers there is no Postgres")),
+        b'N' => Err(io::Error::other(
+            "the server has no TLS, and sslmode asks for it; switch ssl on there, or use sslmode=prefer",
+        )),
+        _ => Err(io::Error::other("what answers there is no Postgres; mend the host and the port in database_url")),
     }
 }
 
 /// Connects to the first address of a host that answers.
 async fn reach(address: &Address, host: &str, port: u16) -> io::Result<TcpStream> {
-    let found = within(address, tokio::net::lookup_host((host, port))).await?;
+    let found = within(address, tokio::net::lookup_host((host, port))).await.map_err(|cause| {
+        if cause.kind() == io::ErrorKind::TimedOut { cause } else { cause::unresolved(host, &cause) }
+    })?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for at in found {
         match within(address, TcpStream::connect(at)).await {

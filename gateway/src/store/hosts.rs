@@ -2,11 +2,13 @@
 //! anew when that one is gone or is not what is wanted any more.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cause;
 use super::dial::{Stream, dial};
 use super::url::{Address, Place, Wanted};
 use super::wire::{Fault, Wire, broken};
@@ -28,6 +30,8 @@ struct Standing {
 pub(super) struct Hosts {
     address: Address,
     known: Mutex<Known>,
+    /// The last connection could not be had because the process may open no more files.
+    lacks_descriptors: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -41,7 +45,7 @@ struct Known {
 impl Hosts {
     pub(super) fn new(address: Address) -> Hosts {
         let known = Known { chosen: None, shunned: vec![None; address.places.len()] };
-        Hosts { address, known: Mutex::new(known) }
+        Hosts { address, known: Mutex::new(known), lacks_descriptors: AtomicBool::new(false) }
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -83,6 +87,21 @@ impl Hosts {
         });
     }
 
+    /// Whether the last connection could not be had because the process may open no more files.
+    pub(super) fn lacks_descriptors(&self) -> bool {
+        self.lacks_descriptors.load(Relaxed)
+    }
+
+    /// The bridge got no socket for somebody who asks it.
+    pub(super) fn note_no_descriptors(&self) {
+        self.lacks_descriptors.store(true, Relaxed);
+    }
+
+    fn note_descriptors(&self, fault: &Fault) {
+        let lacks = matches!(fault, Fault::Broken(cause) if cause::lacks_descriptors(cause));
+        self.lacks_descriptors.store(lacks, Relaxed);
+    }
+
     /// The connection shows that the server is not what it was believed to be.
     pub(super) fn doubt(&self) {
         self.known(|known| known.chosen = None);
@@ -109,10 +128,17 @@ impl Hosts {
                 match tried.await {
                     Ok(wire) => {
                         self.choose(at);
+                        self.lacks_descriptors.store(false, Relaxed);
                         return Ok(wire);
                     }
-                    Err(fault) if only => return Err(fault),
-                    Err(fault) => problems.push(told(place, &fault)),
+                    Err(fault) => {
+                        let fault = explained(fault);
+                        self.note_descriptors(&fault);
+                        if only {
+                            return Err(fault);
+                        }
+                        problems.push(told(place, &fault));
+                    }
                 }
             }
         }
@@ -138,7 +164,12 @@ impl Hosts {
             match dial(&self.address, &self.address.places[at]).await {
                 Ok(stream) => {
                     self.choose(at);
+                    self.lacks_descriptors.store(false, Relaxed);
                     return Ok(stream);
+                }
+                Err(cause) if cause::lacks_descriptors(&cause) => {
+                    self.lacks_descriptors.store(true, Relaxed);
+                    return Err(cause);
                 }
                 Err(cause) => problems.push(cause.to_string()),
             }
@@ -150,10 +181,21 @@ impl Hosts {
     }
 }
 
+/// What a server said that let nobody in, with what to do about it.
+fn explained(fault: Fault) -> Fault {
+    match fault {
+        Fault::Refused(mut refusal) => {
+            refusal.message = cause::mended(&refusal.code, &refusal.message);
+            Fault::Refused(refusal)
+        }
+        broken @ Fault::Broken(_) => broken,
+    }
+}
+
 fn told(place: &Place, fault: &Fault) -> String {
     let words = fault.to_string();
     // A socket that could not be had has named it already.
-    if words.starts_with(&place.to_string()) { words } else { format!("{place}: {words}") }
+    if words.contains(&place.to_string()) { words } else { format!("{place}: {words}") }
 }
 
 /// Says why a server is not what is wanted, if it is not.

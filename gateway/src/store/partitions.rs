@@ -10,7 +10,7 @@ use chrono::{DateTime, Datelike as _, Months, NaiveDate, NaiveDateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row as _};
 use tokio::time::{Instant, timeout};
 
-use super::{Error, Store};
+use super::{Error, Store, cause};
 
 /// Longest wait for one lock. Writers stand behind whoever waits for a lock.
 const LOCK_MS: u64 = 30;
@@ -313,7 +313,7 @@ impl OnDemand {
         let made = timeout(COVER_TIME, async { self.make(&mut *pool.acquire().await?, missing).await });
         match made.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a partition could not be made on demand"),
+            Ok(Err(error)) => tracing::warn!(cause = cause::of(&error), "a partition could not be made on demand"),
             Err(_) => tracing::warn!("a partition could not be made on demand in time"),
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::outage::{Outage, Word, shown};
 use super::wire::{Fault, Row, Wire, broken};
-use super::{Error, READY_TIME, Store, connection};
+use super::{Error, READY_TIME, Store, cause, connection};
 
 /// Locks of one transaction below which a read across years may find none.
 const LOCKS_MIN: i32 = 256;
@@ -30,6 +31,12 @@ const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || 
      where to_regclass(wanted.table_name) is not null \
          and not has_table_privilege(to_regclass(wanted.table_name), wanted.right_name)";
 
+/// The schema of the tables, if the role may not use it: its tables look as if they were absent then.
+const UNUSABLE: &str = "select pg_namespace.nspname::text from pg_class \
+     join pg_namespace on pg_namespace.oid = pg_class.relnamespace \
+     where pg_class.relname = '_sqlx_migrations' and pg_class.relkind in ('r', 'p') \
+         and to_regclass('events') is null and not has_schema_privilege(pg_namespace.oid, 'usage')";
+
 const FACTS: &str = "select current_setting('server_encoding'), current_setting('max_locks_per_transaction')::integer, \
      to_regclass('events') is not null";
 
@@ -38,12 +45,20 @@ const FACTS: &str = "select current_setting('server_encoding'), current_setting(
 pub(super) struct Ground {
     /// Proved since the database was last away.
     proved: AtomicBool,
-    away: AtomicBool,
+    /// While it is away, and until it is told why.
+    outage: Outage,
+    /// What the last look met that found it away.
+    met: Mutex<String>,
     locks_told: AtomicBool,
     problem: Mutex<Option<String>>,
 }
 
 impl Ground {
+    /// Whether the last look found the database away: then it is told, and nobody else need tell of what follows from it.
+    pub(super) fn is_away(&self) -> bool {
+        self.outage.is_on()
+    }
+
     fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -72,8 +87,8 @@ impl Store {
     pub async fn ready(&self) -> bool {
         match timeout(READY_TIME, self.is_read_only()).await {
             Ok(Ok(read_only)) => {
-                if self.ground.away.swap(false, Relaxed) {
-                    tracing::info!("the database is back");
+                if let Some(time) = self.ground.outage.works() {
+                    tracing::info!(after = shown(time), "the database is back");
                 }
                 self.stands(read_only).await
             }
@@ -82,17 +97,66 @@ impl Store {
                 self.ground.proved.store(false, Relaxed);
                 self.stands(None).await
             }
-            Ok(Err(cause)) => self.is_away(&Error::from(cause).to_string()),
-            Err(_) => self.is_away(&Error::Slow(READY_TIME).to_string()),
+            Ok(Err(cause)) => self.found_away(cause::of(&cause)),
+            Err(_) => self.found_away(Error::Slow(READY_TIME).to_string()),
         }
     }
 
-    fn is_away(&self, cause: &str) -> bool {
+    fn found_away(&self, met: String) -> bool {
         self.ground.proved.store(false, Relaxed);
-        if !self.ground.away.swap(true, Relaxed) {
-            tracing::warn!(cause, "the database does not answer");
-        }
+        self.ground.outage.begins();
+        *self.ground.met.lock().unwrap_or_else(PoisonError::into_inner) = met;
         false
+    }
+
+    /// Whether the database was away at the last look.
+    pub fn is_away(&self) -> bool {
+        self.ground.is_away()
+    }
+
+    /// Whether the last connection could not be had because the process may open no more files.
+    pub fn lacks_descriptors(&self) -> bool {
+        self.hosts.lacks_descriptors()
+    }
+
+    /// Tells that the database is away, if the last look found it so, with the cause: once, and once more for each other
+    /// cause. That it is back is told by the look that finds it so.
+    pub async fn tell_outage(&self) {
+        if !self.ground.is_away() {
+            return;
+        }
+        let met = self.ground.met.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cause = self.reach().await.err().unwrap_or(met);
+        // Another look may have found it back meanwhile.
+        if !self.ground.is_away() {
+            return;
+        }
+        match self.ground.outage.fails(&cause, Duration::ZERO) {
+            Some(Word::Begins) if self.lacks_descriptors() => {
+                tracing::warn!(%cause, "the database cannot be asked");
+            }
+            Some(Word::Begins) => tracing::warn!(%cause, "the database is away"),
+            Some(Word::Changes) => tracing::warn!(%cause, "the database is still away, for another cause"),
+            None => {}
+        }
+    }
+
+    /// Connects to the database, past all pools, and says in one sentence why that cannot be done: a pool tries on until
+    /// its time is over, and then says nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The sentence.
+    pub async fn reach(&self) -> Result<(), String> {
+        let limit = self.hosts.connect_time() + READY_TIME;
+        match timeout(limit, self.look()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(fault)) => Err(fault.to_string()),
+            Err(_) => Err(format!(
+                "it takes connections and says nothing within {} ms; look at the server's log, and at what is between",
+                limit.as_millis()
+            )),
+        }
     }
 
     async fn stands(&self, read_only: Option<&'static str>) -> bool {
@@ -113,8 +177,8 @@ impl Store {
                     self.ground.proved.store(whole && problem.is_none(), Relaxed);
                     self.ground.note(problem);
                 }
-                Ok(Err(fault)) => return self.is_away(&fault.to_string()),
-                Err(_) => return self.is_away("it could not be looked at in time"),
+                Ok(Err(fault)) => return self.found_away(fault.to_string()),
+                Err(_) => return self.found_away("it could not be looked at in time".to_owned()),
             }
         }
         self.ground.problem().is_none()
@@ -169,6 +233,9 @@ impl Store {
             );
         }
         let whole = facts.text(2)? == "t";
+        if let Some(schema) = one.run(UNUSABLE).await?.first() {
+            return Ok((Some(format!("its role lacks rights: usage on schema {}", schema.text(0)?)), true));
+        }
         let missing = one.run(RIGHTS).await?;
         let missing = first(&missing)?.text(0)?;
         let problem = (!missing.is_empty()).then(|| format!("its role lacks rights: {missing}"));

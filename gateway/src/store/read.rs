@@ -19,6 +19,7 @@ pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow,
 pub use events::{EventFilter, StoredEvent};
 pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 
+use super::outage::{Word, shown};
 use super::{Error, Store};
 
 /// Where an event stands among the others: by its time, by its receipt among those of the same microsecond, and by its id
@@ -104,6 +105,9 @@ pub(super) async fn within<T>(
     }
 }
 
+/// Reads that get no connection for so long are told of.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
+
 /// SQLSTATE of a statement that the server ended for its time.
 const STATEMENT_TIMEOUT: &str = "57014";
 
@@ -112,11 +116,27 @@ impl Store {
     pub(super) async fn reading(&self) -> Result<Reading, Error> {
         let start = Instant::now();
         match timeout(self.read_wait, self.reads.acquire()).await {
-            Ok(Ok(connection)) => Ok(Reading { connection, until: start + self.read_time, time: self.read_time }),
+            Ok(Ok(connection)) => {
+                if let Some(time) = self.unread.works() {
+                    tracing::info!(after = shown(time), "reads get connections again");
+                }
+                Ok(Reading { connection, until: start + self.read_time, time: self.read_time })
+            }
             Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) if self.all_reading() => Err(Error::Busy),
-            Ok(Err(cause)) => Err(cause.into()),
-            Err(_) => Err(Error::Away(sqlx::Error::PoolTimedOut)),
+            Ok(Err(cause)) => Err(self.no_reading(cause.into())),
+            Err(_) => Err(self.no_reading(Error::Away(sqlx::Error::PoolTimedOut))),
         }
+    }
+
+    /// Tells that reads get no connection, if it lasts and is not that the database is away, which is told already.
+    fn no_reading(&self, error: Error) -> Error {
+        if !self.is_away()
+            && let Some(word) = self.unread.fails(&error.to_string(), TOLD_AFTER)
+        {
+            let goes_on = word == Word::Changes;
+            tracing::warn!(%error, goes_on, "reads get no connection");
+        }
+        error
     }
 
     /// Whether each connection for reading is there and at work.

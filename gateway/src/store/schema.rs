@@ -102,7 +102,10 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     let applied = match applied {
         Ok(applied) => applied,
         // The table of versions comes with the first of them.
-        Err(error) if connection::words(&error).0 == UNDEFINED_TABLE => Vec::new(),
+        Err(error) if connection::words(&error).0 == UNDEFINED_TABLE => match hidden(pool).await? {
+            None => Vec::new(),
+            Some(words) => return Err(Error::Hidden(words)),
+        },
         Err(error) => return Err(error.into()),
     };
     let program = program_version();
@@ -135,6 +138,28 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     }
     let floor = sqlx::query_scalar("select version from schema_floor").fetch_one(pool).await?;
     Ok(Schema::Newer { version, program, floor })
+}
+
+/// Why the table of versions is not seen, if it is there all the same: a table in a schema that the role may not use looks
+/// like one that is absent, and so does one beside the search path.
+async fn hidden(pool: &PgPool) -> Result<Option<String>, Error> {
+    let found: Option<(String, bool, String)> = sqlx::query_as(
+        "select pg_namespace.nspname::text, has_schema_privilege(pg_namespace.oid, 'usage'), current_user::text \
+         from pg_class join pg_namespace on pg_namespace.oid = pg_class.relnamespace \
+         where pg_class.relname = '_sqlx_migrations' and pg_class.relkind in ('r', 'p') order by 1 limit 1",
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.map(|(schema, may_use, role)| match may_use {
+        false => format!(
+            "the tables of the gateway are in the schema {schema}, which the role {role} may not use: \
+             `grant usage on schema {schema} to {role}`"
+        ),
+        true => format!(
+            "the tables of the gateway are in the schema {schema}, which is not in the search path of the role {role}: \
+             `alter role {role} set search_path = {schema}`"
+        ),
+    }))
 }
 
 impl Store {

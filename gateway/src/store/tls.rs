@@ -21,7 +21,31 @@ use super::url::{Address, SslMode};
 pub(super) async fn connect(address: &Address, name: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let config = config(address)?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    connected.map_err(|cause| explained(&cause))
+}
+
+/// Why there is no TLS with the server, and what to do about it.
+fn explained(cause: &io::Error) -> io::Error {
+    let said = cause.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let mend = match said {
+        Some(Error::InvalidCertificate(why)) => match why {
+            CertificateError::UnknownIssuer => "name the root of its certificate in sslrootcert",
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "call it by a name that its certificate has, or use sslmode=verify-ca"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew its certificate",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "look at the clocks; its certificate is not valid yet"
+            }
+            _ => "look at its certificate, or use sslmode=require",
+        },
+        Some(Error::AlertReceived(_)) => {
+            "the server refuses this side of it: look at sslcert and sslkey, and at its log"
+        }
+        _ => "look at the server's ssl settings and its log",
+    };
+    io::Error::new(cause.kind(), format!("TLS with the server fails ({cause}); {mend}"))
 }
 
 fn config(address: &Address) -> io::Result<ClientConfig> {

@@ -2,6 +2,7 @@
 //! a problem. Messages never quote the URL, since one that is not encoded well may have a part of the password anywhere.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -207,17 +208,34 @@ impl Address {
         self.database.as_deref().unwrap_or_else(|| self.user())
     }
 
-    /// The password for a place: of the URL, or of the password file.
-    pub(super) fn password_for(&self, place: &Place) -> Option<String> {
-        self.password.clone().or_else(|| {
-            let text = std::fs::read_to_string(self.passfile.as_ref()?).ok()?;
-            let (host, port) = match place {
-                Place::Tcp { name, port, .. } => (name.clone(), port.to_string()),
-                Place::Unix { port, .. } => ("localhost".to_owned(), port.to_string()),
-            };
-            let wanted = [host.as_str(), port.as_str(), self.database(), self.user()];
-            text.lines().find_map(|line| password_of(line, wanted))
-        })
+    /// The password for a place, which may stand in a file.
+    ///
+    /// # Errors
+    ///
+    /// The file is there and cannot be read.
+    pub(super) fn password_for(&self, place: &Place) -> Result<Option<String>, String> {
+        let (None, Some(file)) = (&self.password, &self.passfile) else { return Ok(self.password.clone()) };
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(format!("the password file {} cannot be read: {error}", file.display())),
+        };
+        let (host, port) = match place {
+            Place::Tcp { name, port, .. } => (name.clone(), port.to_string()),
+            Place::Unix { port, .. } => ("localhost".to_owned(), port.to_string()),
+        };
+        let wanted = [host.as_str(), port.as_str(), self.database(), self.user()];
+        Ok(text.lines().find_map(|line| password_of(line, wanted)))
+    }
+
+    /// The files that it names, by their parameters.
+    pub(super) fn files(self) -> Vec<(&'static str, PathBuf)> {
+        let (certificate, key) = self.ssl_client.unzip();
+        let files =
+            [("sslrootcert", self.ssl_root), ("sslcert", certificate), ("sslkey", key), ("passfile", self.passfile)];
+        files.into_iter().filter_map(|(parameter, file)| Some((parameter, file?))).collect()
     }
 
     /// Whether it names one socket file, so that TLS, keepalive and the choice of a server do not apply.

@@ -16,6 +16,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use uuid::Uuid;
 
+use super::cause;
 use super::copy::{EPOCH_US, since_epoch};
 use super::dial::{Stream, dial};
 use super::url::{Address, Place};
@@ -58,7 +59,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::Refused(refusal) => write!(formatter, "{} (SQLSTATE {})", refusal.message, refusal.code),
-            Fault::Broken(cause) => write!(formatter, "{cause}"),
+            Fault::Broken(cause) => formatter.write_str(&cause::broken(cause)),
         }
     }
 }
@@ -325,8 +326,8 @@ impl Wire {
         scram: &mut Option<ScramSha256>,
     ) -> Result<(), Fault> {
         let password = || {
-            let none = || broken("the server asks for a password, and there is none in the URL or its password file");
-            address.password_for(place).ok_or_else(none)
+            let none = "the server asks for a password, and there is none in database_url or its password file";
+            address.password_for(place).map_err(broken)?.ok_or_else(|| broken(none))
         };
         let unsupported =
             || broken("the server asks for an authentication that is not supported (password and SCRAM are)");

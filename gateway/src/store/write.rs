@@ -22,13 +22,15 @@ use std::time::Duration;
 use eye_event::event::{DeadLetter, EventRow};
 use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::connection::{Backend, Class, Connection, class_of_fault, is_of_the_moment};
 use super::copy::{HEADER, Ids, TRAILER};
 use super::counts::{self, APPEND, Appended, Tally};
 use super::hosts::Hosts;
+use super::outage::{Outage, Word, shown};
 use super::partitions::OnDemand;
+use super::prove::Ground;
 use super::recent::RecentKeys;
 use super::schema::SchemaGate;
 use super::table::{DeadLetters, Events, Key, Table};
@@ -60,6 +62,9 @@ const FLUSH_SLACK: u32 = 4;
 /// Each time-out doubles the time of the next try up to this, so that a slow server is not hammered for ever with
 /// batches that it can never finish.
 const FLUSH_MOST: Duration = Duration::from_secs(60);
+/// A writer that gets nothing written for so long tells of it. A connection that is lost and found again is no news.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
+
 /// Writes accepted events; one for each writer task.
 pub struct EventSink(pub(super) Writer<Events>);
 
@@ -156,6 +161,10 @@ pub(super) struct Writer<T: Table> {
     proved: bool,
     /// What was written not long ago, where rows come again.
     recent: Option<Arc<RecentKeys>>,
+    /// Whether the database is known to be away.
+    ground: Arc<Ground>,
+    /// Whether this writer gets nothing written.
+    outage: Outage,
     table: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -167,6 +176,7 @@ impl<T: Table> Writer<T> {
         months: Arc<OnDemand>,
         schema: SchemaGate,
         recent: Option<Arc<RecentKeys>>,
+        ground: Arc<Ground>,
     ) -> Self {
         Writer {
             name: format!("{} writer {}", hosts.address().application_name, T::NAME),
@@ -183,6 +193,8 @@ impl<T: Table> Writer<T> {
             schema,
             proved: false,
             recent,
+            ground,
+            outage: Outage::default(),
             table: std::marker::PhantomData,
         }
     }
@@ -209,12 +221,39 @@ impl<T: Table> Writer<T> {
                 | Failure::Data { message: cause, .. }
                 | Failure::Refusal { message: cause, .. },
             ) => {
-                warn!(writer = self.name, cause, "no connection to begin with");
+                debug!(writer = self.name, cause, "no connection to begin with");
             }
         }
     }
 
     async fn write(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
+        let result = self.write_untold(items).await;
+        match &result {
+            Err(Failure::Transient(cause)) => self.tell(cause),
+            _ => {
+                if let Some(time) = self.outage.works() {
+                    info!(writer = self.name, after = shown(time), "the writer writes again");
+                }
+            }
+        }
+        result
+    }
+
+    /// Tells what keeps this writer from writing, if it lasts and is not that the database is away, which is told already.
+    fn tell(&self, cause: &str) {
+        if self.ground.is_away() {
+            return;
+        }
+        match self.outage.fails(cause, TOLD_AFTER) {
+            Some(Word::Begins) => warn!(writer = self.name, cause, "a writer gets nothing written"),
+            Some(Word::Changes) => {
+                warn!(writer = self.name, cause, "a writer still gets nothing written, for another cause")
+            }
+            None => {}
+        }
+    }
+
+    async fn write_untold(&mut self, items: &[&T::Item]) -> Result<Vec<Fate>, Failure> {
         self.proved = self.proved || self.schema.opened(OPEN_MOST).await;
         if !self.proved {
             return Err(Failure::Transient("the schema of the database is not proved yet".to_owned()));

@@ -128,9 +128,10 @@ impl Application {
         }
     }
 
-    /// Makes it the application of callers from this machine, with these scopes and networks.
-    pub(super) fn become_local(&mut self, scopes: Vec<String>, networks: Vec<IpNet>) {
-        (self.is_local, self.scopes, self.networks) = (true, scopes, networks);
+    /// Makes it the application of callers from this machine, with no more than these scopes, and with these networks.
+    pub(super) fn become_local(&mut self, most: &[String], networks: Vec<IpNet>) {
+        self.scopes.retain(|scope| most.contains(scope));
+        (self.is_local, self.networks) = (true, networks);
     }
 
     /// Whether it is the application of callers from this machine.

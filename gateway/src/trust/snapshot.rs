@@ -101,8 +101,8 @@ impl Snapshot {
             let before = before.and_then(|before| before.by_id.get(&row.id));
             let mut application = Application::new(&row, before, trust);
             if is_local {
-                // The settings say how far this machine is trusted, whatever the row says.
-                application.become_local(trust.local.words(), LOOPBACK.to_vec());
+                // The row may allow less than the settings, and never more.
+                application.become_local(&trust.local.words(), LOOPBACK.to_vec());
             }
             let application = Arc::new(application);
             snapshot.by_id.insert(row.id, Arc::clone(&application));

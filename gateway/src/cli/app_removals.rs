@@ -1,0 +1,87 @@
+//! What `eye app change` takes away of an application's lists. The rest of each list stays as it is.
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::ScopeName;
+use crate::applications::Change;
+use crate::trust;
+
+#[derive(Debug, Default, Args)]
+pub(super) struct Removals {
+    /// Know it by this network no more
+    #[arg(long, value_name = "CIDR", conflicts_with = "network")]
+    remove_network: Vec<IpNet>,
+    /// Know it by this client certificate no more
+    #[arg(long, value_name = "HEX", conflicts_with = "certificate_sha256")]
+    remove_certificate_sha256: Vec<String>,
+    /// Let it do this no more
+    #[arg(long, value_enum, conflicts_with = "scope")]
+    remove_scope: Vec<ScopeName>,
+    /// Let it send this no more
+    #[arg(long, value_name = "PATTERN", conflicts_with_all = ["event_type", "any_event_type"])]
+    remove_event_type: Vec<String>,
+}
+
+impl Removals {
+    pub(super) fn are_none(&self) -> bool {
+        let Self { remove_network, remove_certificate_sha256, remove_scope, remove_event_type } = self;
+        remove_network.is_empty()
+            && remove_certificate_sha256.is_empty()
+            && remove_scope.is_empty()
+            && remove_event_type.is_empty()
+    }
+
+    /// Puts into a change what is left of each list of an application, which is given as answers show it.
+    pub(super) fn take_from(&self, shown: &Value, change: &mut Change) -> anyhow::Result<()> {
+        let name = shown["name"].as_str().unwrap_or_default();
+        let list = |key: &str| -> Vec<String> {
+            let words = shown[key].as_array().map(Vec::as_slice).unwrap_or_default();
+            words.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        if !self.remove_network.is_empty() {
+            let canonical = |network: &IpNet| trust::canonical(network.trunc());
+            let networks: Vec<IpNet> = list("networks")
+                .iter()
+                .filter_map(|network| network.parse().ok())
+                .map(|one: IpNet| canonical(&one))
+                .collect();
+            let gone: Vec<IpNet> = self.remove_network.iter().map(canonical).collect();
+            change.networks = Some(without(name, "network", &networks, &gone)?);
+        }
+        if !self.remove_certificate_sha256.is_empty() {
+            let plain = |text: &String| text.replace(':', "").to_lowercase();
+            let gone: Vec<String> = self.remove_certificate_sha256.iter().map(plain).collect();
+            change.certificates = Some(without(name, "certificate", &list("certificates"), &gone)?);
+        }
+        if !self.remove_scope.is_empty() {
+            let gone = ScopeName::words(&self.remove_scope);
+            change.scopes = Some(without(name, "scope", &list("scopes"), &gone)?);
+        }
+        if !self.remove_event_type.is_empty() {
+            let left = without(name, "event type", &list("event_types"), &self.remove_event_type)?;
+            if left.is_empty() {
+                // An empty list allows all.
+                bail!(
+                    "without an event type {name} could send every one: use --any-event-type if that is meant, or suspend it \
+                     with --active false"
+                );
+            }
+            change.event_types = Some(left);
+        }
+        Ok(())
+    }
+}
+
+/// What is left of a list. What is not in it was meant to be something else.
+fn without<T: Clone + PartialEq + ToString>(name: &str, what: &str, list: &[T], gone: &[T]) -> anyhow::Result<Vec<T>> {
+    let missing = gone.iter().find(|gone| !list.contains(gone));
+    missing.map_or(Ok(()), |missing| {
+        let has: Vec<String> = list.iter().map(ToString::to_string).collect();
+        let has = if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
+        Err(anyhow::anyhow!("{has}")).with_context(|| format!("{name} has no {what} {}", missing.to_string()))
+    })?;
+    Ok(list.iter().filter(|item| !gone.contains(item)).cloned().collect())
+}

@@ -1,0 +1,95 @@
+//! What the environment says of settings: `EYE_<KEY>` with a value, or `EYE_<KEY>_FILE` with the file that holds it. What is
+//! empty says nothing, and what others put into the environment under such names is none of ours.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::remote::VARIABLES;
+use super::settings::SETTINGS;
+use super::{is_former, text_file};
+
+/// Prefix of the variables.
+const PREFIX: &str = "EYE_";
+/// The end of those that name a file.
+const FILE: &str = "_FILE";
+/// The longest value in a file: a list of networks or event types may be long, a secret is not.
+const VALUE_BYTES_MAX: u64 = 64 << 10;
+
+/// A value for a setting.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Variable {
+    /// The setting's key, perhaps by its former name.
+    pub(super) key: String,
+    pub(super) text: String,
+    /// Where it came from, for people.
+    pub(super) origin: String,
+    is_file: bool,
+}
+
+/// Takes the values out of the environment. What is wrong with it goes to `problems`.
+pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>, problems: &mut Vec<String>) -> Vec<Variable> {
+    let mut found: Vec<Variable> = Vec::new();
+    // In the order of their names, so that the same environment has the same problems in the same order.
+    let mut ours: Vec<_> = variables
+        .filter(|(name, value)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) && !value.is_empty())
+        .collect();
+    ours.sort();
+    for (name, value) in ours {
+        let name = name.to_string_lossy().into_owned();
+        let Some(text) = value.to_str() else {
+            problems.push(format!("environment {name}: its value is no UTF-8"));
+            continue;
+        };
+        let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+        let key = rest.to_lowercase();
+        let (key, is_file) = match rest.strip_suffix(FILE) {
+            Some(of) if !is_setting(&key) && is_setting(&of.to_lowercase()) => (of.to_lowercase(), true),
+            _ if !is_setting(&key) && (VARIABLES.contains(&name.as_str()) || is_of_a_service(rest, text)) => continue,
+            _ => (key, false),
+        };
+        if !is_file {
+            found.push(Variable { key, text: text.to_owned(), origin: format!("environment {name}"), is_file });
+            continue;
+        }
+        let origin = format!("environment {name} ({text})");
+        match text_file::read(Path::new(text), VALUE_BYTES_MAX)
+            .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
+        {
+            // The default in its place would be a surprise.
+            Ok(text) if text.is_empty() => {
+                problems.push(format!("environment {name}: {text:?} is empty", text = value))
+            }
+            Ok(text) => found.push(Variable { key, text, origin, is_file }),
+            Err(problem) => problems.push(format!("environment {name}: {problem}")),
+        }
+    }
+    for file in found.iter().filter(|variable| variable.is_file) {
+        if found.iter().any(|other| !other.is_file && other.key == file.key) {
+            let (name, key) = (file.key.to_uppercase(), &file.key);
+            problems.push(format!(
+                "environment {PREFIX}{name}: {PREFIX}{name}{FILE} is given too; give {key} once, as a value or as a file"
+            ));
+        }
+    }
+    found
+}
+
+fn is_setting(key: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.key == key) || is_former(key)
+}
+
+/// Whether Kubernetes makes such a variable for a Service that is named `eye`, or `eye-` and more: its address and ports, and
+/// what links of Docker were called. `name` is without the prefix.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let is_place = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_port = |word: &str| word.parse::<u16>().is_ok();
+    let is_protocol = |word: &str| matches!(word, "TCP" | "UDP" | "SCTP");
+    (0..words.len()).any(|start| match words[start..] {
+        ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..] => true,
+        ["PORT"] => is_place,
+        ["PORT", port, protocol] => is_place && is_port(port) && is_protocol(protocol),
+        ["PORT", port, protocol, "ADDR" | "PORT" | "PROTO"] => is_port(port) && is_protocol(protocol),
+        _ => false,
+    })
+}

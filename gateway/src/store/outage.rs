@@ -1,0 +1,147 @@
+//! Something that fails again and again, told as people want to hear of it: once when it begins, with its cause, once when
+//! the cause becomes another one, and once when it is over, with how long it took.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It has begun.
+    Begins,
+    /// It goes on for another cause.
+    Changes,
+}
+
+/// Whether something fails now.
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    /// Looked at for each success, which must cost nothing.
+    fails: AtomicBool,
+    failing: Mutex<Option<Failing>>,
+}
+
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    /// The cause that was told last.
+    told: Option<String>,
+    /// Another cause, until it is met once more: what fails in two ways in turn is told once.
+    next: Option<String>,
+}
+
+impl Failing {
+    fn new() -> Self {
+        Self { since: Instant::now(), told: None, next: None }
+    }
+}
+
+impl Outage {
+    /// Notes that something fails, and nothing of the cause yet.
+    pub(super) fn begins(&self) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.get_or_insert_with(Failing::new);
+        self.fails.store(true, Relaxed);
+    }
+
+    /// Notes a failure. Nothing is told before it has lasted for `patience`.
+    pub(super) fn fails(&self, cause: &str, patience: Duration) -> Option<Word> {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = failing.get_or_insert_with(Failing::new);
+        self.fails.store(true, Relaxed);
+        match &failing.told {
+            None if failing.since.elapsed() < patience => None,
+            None => {
+                failing.told = Some(cause.to_owned());
+                Some(Word::Begins)
+            }
+            Some(told) if told == cause => {
+                failing.next = None;
+                None
+            }
+            Some(_) if failing.next.as_deref() == Some(cause) => {
+                failing.told = failing.next.take();
+                Some(Word::Changes)
+            }
+            Some(_) => {
+                failing.next = Some(cause.to_owned());
+                None
+            }
+        }
+    }
+
+    /// Notes a success. Gives how long it had failed, if that was told.
+    pub(super) fn works(&self) -> Option<Duration> {
+        if !self.fails.load(Relaxed) {
+            return None;
+        }
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fails.store(false, Relaxed);
+        let failing = failing.take()?;
+        failing.told.map(|_| failing.since.elapsed())
+    }
+
+    /// Whether it fails, told or not.
+    pub(super) fn is_on(&self) -> bool {
+        self.fails.load(Relaxed)
+    }
+}
+
+/// A time as people read it.
+pub(super) fn shown(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..600 => format!("{seconds} s"),
+        600..36_000 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_told_once_for_each_cause_and_once_when_it_is_over() {
+        let (outage, now) = (Outage::default(), Duration::ZERO);
+        assert_eq!(outage.works(), None);
+        assert_eq!(outage.fails("refused", now), Some(Word::Begins));
+        for _ in 0..58 {
+            tokio::time::advance(Duration::from_millis(250)).await;
+            assert_eq!(outage.fails("refused", now), None);
+        }
+        assert_eq!(outage.fails("starting", now), None, "perhaps once only");
+        assert_eq!(outage.fails("starting", now), Some(Word::Changes));
+        assert_eq!(outage.fails("starting", now), None);
+        for _ in 0..10 {
+            assert_eq!((outage.fails("refused", now), outage.fails("starting", now)), (None, None));
+        }
+        assert!(outage.is_on());
+        assert_eq!(outage.works(), Some(Duration::from_millis(58 * 250)));
+        assert_eq!((outage.works(), outage.is_on()), (None, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_in_a_moment_is_not_told() {
+        let (outage, patience) = (Outage::default(), Duration::from_secs(2));
+        assert_eq!(outage.fails("cut", patience), None);
+        assert_eq!(outage.works(), None);
+        assert_eq!(outage.fails("cut", patience), None);
+        tokio::time::advance(patience).await;
+        assert_eq!(outage.fails("cut", patience), Some(Word::Begins));
+        assert_eq!(outage.works(), Some(patience));
+    }
+
+    #[test]
+    fn a_time_is_as_exact_as_it_is_short() {
+        for (seconds, text) in
+            [(0.25, "0.2 s"), (12.9, "12 s"), (599.0, "599 s"), (3_600.0, "60 min"), (90_000.0, "25 h")]
+        {
+            assert_eq!(shown(Duration::from_secs_f64(seconds)), text);
+        }
+    }
+}
