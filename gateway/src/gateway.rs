@@ -384,6 +384,15 @@ struct Sockets {
     tls: Option<Arc<Tls>>,
 }
 
+/// The URL of the gateway's own Postgres, or of the configured database.
+fn database_url(own: Option<&Postgres>, config: &Config) -> anyhow::Result<String> {
+    match (own, &config.database_url) {
+        (Some(own), _) => Ok(own.url().to_owned()),
+        (None, Some(url)) => Ok(url.expose().to_owned()),
+        (None, None) => anyhow::bail!("no database was chosen"),
+    }
+}
+
 async fn serve_on(
     Sockets { listener, admin, monitoring, tls }: Sockets,
     config: &Config,
@@ -392,11 +401,7 @@ async fn serve_on(
     migrate: bool,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let url = match (own, &config.database_url) {
-        (Some(own), _) => own.url().to_owned(),
-        (None, Some(url)) => url.expose().to_owned(),
-        (None, None) => anyhow::bail!("no database was chosen"),
-    };
+    let url = database_url(own, config)?;
     let limits = parts::server_limits(config);
     let admission = Arc::new(parts::admission(config, tls.clone()));
     let migrates = migrate || own.is_some();

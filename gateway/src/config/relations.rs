@@ -4,11 +4,18 @@ use std::net::SocketAddr;
 
 use super::{Config, Settings};
 
+/// A rule: the settings that it is about, whether it holds, and what is said if it does not.
+type Rule<'a> = (&'a [&'a str], bool, &'a str);
+
 /// What is broken, each in one sentence. `is_wrong` says which settings have a problem of their own.
 pub(super) fn broken(settings: &Settings, config: &Config, is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
-    let given = |key: &str| settings.path(key).is_some();
-    let required = config.tls_client_auth;
-    let rules: [(&[&str], bool, &str); 16] = [
+    let rules = of_bounds(config).into_iter().chain(of_connections(settings, config));
+    let holds_or_unknown = |(keys, holds, _): &Rule<'_>| *holds || keys.iter().any(|key| is_wrong(key));
+    rules.filter(|rule| !holds_or_unknown(rule)).map(|(_, _, words)| words.to_owned()).collect()
+}
+
+fn of_bounds(config: &Config) -> [Rule<'static>; 9] {
+    [
         (
             &["data_bytes_max", "request_bytes_max"],
             config.data_bytes_max <= config.request_bytes_max,
@@ -54,6 +61,13 @@ pub(super) fn broken(settings: &Settings, config: &Config, is_wrong: impl Fn(&st
             config.page_bytes_max <= config.answers_bytes_max / 2,
             "page_bytes_max must be at most half of answers_bytes_max: such a page could never be answered",
         ),
+    ]
+}
+
+fn of_connections(settings: &Settings, config: &Config) -> [Rule<'static>; 7] {
+    let given = |key: &str| settings.path(key).is_some();
+    let required = config.tls_client_auth;
+    [
         (
             &["proxy_protocol", "trusted_proxies"],
             !config.proxy_protocol || !config.trusted_proxies.is_empty(),
@@ -92,9 +106,7 @@ pub(super) fn broken(settings: &Settings, config: &Config, is_wrong: impl Fn(&st
             config.admin_token_file.is_none() || config.database_url.is_some(),
             "admin_token_file is for a database of one's own (database_url): a gateway with a Postgres of its own has the file admin.token in data_dir",
         ),
-    ];
-    let holds_or_unknown = |(keys, holds, _): &(&[&str], bool, &str)| *holds || keys.iter().any(|key| is_wrong(key));
-    rules.into_iter().filter(|rule| !holds_or_unknown(rule)).map(|(_, _, words)| words.to_owned()).collect()
+    ]
 }
 
 /// Whether whoever listens on `first` keeps others from listening on `second`. Port 0 is another one each time.

@@ -349,16 +349,8 @@ impl Refusal {
             Self::TooManyEvents { limit } => {
                 format!("A request may carry {limit} events. Send them in several requests.").into()
             }
-            Self::WrongType { found } => format!(
-                "The content type `{found}` is not read here. Send `application/json` for one \
-                 event or an array, or `application/x-ndjson` for one event a line."
-            )
-            .into(),
-            Self::WrongEncoding { found } => format!(
-                "The content encoding `{found}` is not read here. Send the body as it is, or \
-                 compressed once with `gzip` or `zstd`."
-            )
-            .into(),
+            Self::WrongType { found } => wrong_type(found).into(),
+            Self::WrongEncoding { found } => wrong_encoding(found).into(),
             Self::BodyCorrupt { encoding, message } => format!(
                 "The body was announced as `{encoding}` but cannot be decompressed: {message}. \
                  Compress the whole body once, or leave out `Content-Encoding`."
@@ -370,22 +362,13 @@ impl Refusal {
             Self::NotAllowed { scope } => {
                 format!("This needs the scope `{scope}`. Ask for it to be given to the application.").into()
             }
-            Self::NotAllowedHere { scope } => format!(
-                "This needs the scope `{scope}`, and callers from the gateway's own machine have it by a token alone. Send \
-                 `Authorization: Bearer <token>`; the token of the administrator is the file `admin.token` in the gateway's \
-                 data dir."
-            )
-            .into(),
+            Self::NotAllowedHere { scope } => not_allowed_here(scope).into(),
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
             Self::BadHost { found } => format!(
                 "The request {found}. Send one `Host` with a name or an address, and a port if it has one."
             )
             .into(),
-            Self::WrongTransferEncoding { found } => format!(
-                "The transfer encoding `{found}` is not read here. Send `Transfer-Encoding: chunked` alone, or a \
-                 `Content-Length`; a compressed body names its compression in `Content-Encoding`."
-            )
-            .into(),
+            Self::WrongTransferEncoding { found } => wrong_transfer_encoding(found).into(),
             Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
             Self::ForeignHost => FOREIGN_HOST.into(),
             Self::RateLimited { retry_after_seconds } => format!(
@@ -503,6 +486,35 @@ impl Refusal {
         }
         response
     }
+}
+
+fn wrong_type(found: &str) -> String {
+    format!(
+        "The content type `{found}` is not read here. Send `application/json` for one \
+         event or an array, or `application/x-ndjson` for one event a line."
+    )
+}
+
+fn wrong_encoding(found: &str) -> String {
+    format!(
+        "The content encoding `{found}` is not read here. Send the body as it is, or \
+         compressed once with `gzip` or `zstd`."
+    )
+}
+
+fn not_allowed_here(scope: &str) -> String {
+    format!(
+        "This needs the scope `{scope}`, and callers from the gateway's own machine have it by a token alone. Send \
+         `Authorization: Bearer <token>`; the token of the administrator is the file `admin.token` in the gateway's \
+         data dir."
+    )
+}
+
+fn wrong_transfer_encoding(found: &str) -> String {
+    format!(
+        "The transfer encoding `{found}` is not read here. Send `Transfer-Encoding: chunked` alone, or a \
+         `Content-Length`; a compressed body names its compression in `Content-Encoding`."
+    )
 }
 
 fn too_many_readers(limit: usize, full: Full) -> String {
