@@ -208,6 +208,8 @@ impl Workshop {
         command.arg("--modules").arg(&modules).arg("--data-dir").arg(folder.join("data"));
         // All connections of a load come from one address.
         command.env("EYE_CONNECTIONS_MAX", CONNECTIONS_MAX).env("EYE_CONNECTIONS_PER_PEER_MAX", CONNECTIONS_MAX);
+        // One application sends all event types of all parts.
+        command.env("EYE_EVENT_TYPES_MAX", "1000000");
         let gateway = Subject::start(command, folder.join("log")).await?;
         gateway.ready(count).await?;
         Ok(gateway)
