@@ -22,7 +22,9 @@
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
-RELEASE = cargo build --release -p eye
+# The names of functions are a quarter of the program.
+STRIP = strip --strip-all
+RELEASE = cargo build --release -p eye && $(STRIP) target/release/eye
 
 # An event passes through more code than a processor keeps at hand, so the compiler is told what of it runs and how often. It is
 # told instead of whatever RUSTFLAGS or cargo's configuration would add. The counts hold for what `-p eye` alone builds: with
@@ -52,6 +54,7 @@ announce:
 release: setup
 	@$(if $(wildcard $(PROFILE)),echo "Building with $(PROFILE).",echo "Building without a profile; make release-profile makes one.")
 	$(DIST)
+	$(STRIP) target/dist/eye
 	@ls -l target/dist/eye
 
 # What every test needs: its tools, the test modules and the shipped validators.
@@ -98,6 +101,7 @@ bench-instructions: bench-build
 
 # Where the gateway's time goes, symbol by symbol; half a minute. A gateway with its symbols is another build.
 profile: export CARGO_PROFILE_RELEASE_STRIP = none
+profile: STRIP = true
 profile: bench-build
 	./setup measure
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
