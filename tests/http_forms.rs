@@ -177,7 +177,7 @@ async fn frames_beside_requests_have_an_end() {
         .collect();
     let mut wire = Wire::over(connect().await);
     wire.write(&http2()).await;
-    // Not all at once: streams have a bound too.
+    // In parts, since the gateway also bounds the streams of a connection.
     for some in busy.chunks(busy.len() / 10) {
         wire.write(some).await;
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

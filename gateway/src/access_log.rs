@@ -1,6 +1,6 @@
-//! What is noted of a request while it is answered: the span that its lines of the log belong to, and its line of the access log.
-//! Nothing is noted, and nothing allocated, while neither is asked for. No line holds a payload, a token, a path or a query: of
-//! what a caller writes freely, only its request id and its trace are told, which are proved to be short words.
+//! The record of a request: the span of its log lines, and its line in the access log. Without either the gateway records and
+//! allocates nothing. No line holds a payload, a token, a path or a query. Of the caller's own text a line holds the request id
+//! and the trace alone, after the gateway has checked that both are short words.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -130,7 +130,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether it is only that nobody reads the output any more. That is told to nobody, and is no failure.
+    /// Whether the reader of the output has closed the pipe. The command then ends quietly, with success.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Failed(error) if error.is::<output::ClosedPipe>())
     }

@@ -1,4 +1,4 @@
-//! Text that people can read. [`is_hidden`] finds characters that nobody sees, so that no name has them; [`legible`]
+//! Text that people can read. [`is_hidden`] finds invisible characters, which names may not have; [`legible`]
 //! writes texts of others into logs and onto terminals.
 
 use std::fmt::{self, Write as _};

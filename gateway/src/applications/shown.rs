@@ -1,5 +1,5 @@
-//! An application as answers and the command show it. Digests of tokens are nobody's business; those of certificates are what
-//! people compare.
+//! An application as answers and the command show it. They show no digest of a token. They show digests of certificates, since
+//! operators compare them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;

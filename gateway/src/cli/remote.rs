@@ -116,7 +116,7 @@ impl Gateway {
     }
 }
 
-/// A URL as far as it may be shown: a password in it is nobody's business.
+/// A URL for messages: it loses the user and the password.
 pub(super) fn shown(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);

@@ -241,7 +241,7 @@ settings! {
         tls_client_auth: bool = "optional", Kind::Choice(&["optional", "required"]);
         /// What callers from this machine may do without a token, as the application `local`, where the gateway runs a
         /// Postgres of its own: nothing, send, or send and read. More than that needs a token, such as that of the file
-        /// admin.token in data_dir. With a database of one's own nobody is `local`.
+        /// admin.token in data_dir. With a database of your own no caller is `local`.
         local: Local = "read", Kind::Choice(&["off", "ingest", "read"]);
         /// A file with a token of 32 characters or more, which the gateway registers at its start as the application
         /// `bootstrap` with the scope `admin` while no other application has that scope. For a database of one's own.
@@ -382,7 +382,7 @@ settings! {
         /// answered 503 instead of being accepted. Empty: none.
         require_module: Arc<EventTypes> = "", Kind::EventTypes;
         /// Whether /readyz is 503 while a file in the modules directory was refused with nothing in its place, or an
-        /// event type of require_module has no validator, so that a rollout stops. Otherwise it is told as degraded.
+        /// event type of require_module has no validator, so that a rollout stops. Otherwise `degraded` lists it.
         ready_requires_modules: bool = "false", Kind::Switch;
         /// Longest time for judging one event. After it the event is quarantined.
         deadline_ms: u64 = "50", milliseconds(1, 60_000);
