@@ -1,5 +1,5 @@
-//! Who may call, managed: the answers of `/v1/applications` (scope `admin`). A token is in the answer that makes it and
-//! nowhere else; the gateway that answers knows the change when it answers, the others within a second.
+//! Manages applications: the answers of `/v1/applications` (scope `admin`). A token is only in the answer that makes
+//! it. This gateway applies a change before it answers; the others apply it within a second.
 
 use std::sync::Arc;
 
@@ -23,28 +23,28 @@ use crate::trust::{Application, Scope, Trust, token};
 mod shown;
 mod wanted;
 
-/// Largest body that describes an application.
+/// Most bytes of a body that describes an application.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// What managing who may call takes.
+/// The parts that the handler uses.
 #[derive(Debug)]
 pub struct Applications {
-    /// Where the applications are.
+    /// The database with the applications.
     pub store: Store,
-    /// Who is known on this gateway.
+    /// The applications as this gateway knows them. The handler refreshes them after each change.
     pub trust: Arc<Trust>,
     /// Bounds of a body.
     pub body_limits: BodyLimits,
-    /// Bytes in flight, in KiB.
+    /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
 }
 
 impl Applications {
-    /// Answers what `caller` asks of `/v1/applications` and, in `rest`, of what is under it. No cache keeps any of it: a token
-    /// may be in it.
+    /// Answers a request of `caller` for `/v1/applications`, or for the path `rest` below it. The answer forbids caches
+    /// to keep it, since it may hold a token.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`]: of the caller, of what it describes, or because the database is away.
+    /// A [`Refusal`]: the caller lacks the scope, the description is wrong, or the database is away.
     pub async fn answer(
         &self,
         caller: &Application,
@@ -143,14 +143,14 @@ impl Applications {
             Some(expires) => Some(self.store.expires_at(expiry(&expires)?).await.map_err(refusal)?),
             None => None,
         };
-        // What is in use is not ended, so it must be known.
+        // Rotation keeps tokens in use, so their uses are recorded first.
         self.trust.note_uses(&self.store, true).await.map_err(refusal)?;
         let (token, digest) = token::make().map_err(|_| Refusal::Internal)?;
         self.store.application_rotate(name, digest, expires_at).await.map_err(refusal)?;
         self.shown(name, StatusCode::OK, Some(token)).await
     }
 
-    /// The application as it is now, in force on this gateway.
+    /// Returns the application as it is now, after this gateway has applied the change.
     async fn shown(&self, name: &str, status: StatusCode, token: Option<String>) -> Result<Response, Refusal> {
         self.trust.refresh(&self.store).await.map_err(refusal)?;
         let rows = self.store.applications().await.map_err(refusal)?;

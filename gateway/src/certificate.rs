@@ -1,13 +1,13 @@
-//! For how long a certificate is valid, read from its DER form: no more of it is looked at here.
+//! The validity of a certificate, read from its DER form. It reads nothing else of the certificate.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-/// From when to when a certificate is valid.
+/// The time in which a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// The first moment.
+    /// The first valid moment.
     pub from: DateTime<Utc>,
-    /// The last moment.
+    /// The last valid moment.
     pub until: DateTime<Utc>,
 }
 
@@ -18,7 +18,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 impl Validity {
-    /// Reads it from a certificate of X.509; nothing if it is none.
+    /// Reads the validity of an X.509 certificate. Returns `None` for other bytes.
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let (mut outer, _) = inside(certificate, SEQUENCE)?;
         let mut parts = take(&mut outer, SEQUENCE)?;
@@ -26,7 +26,7 @@ impl Validity {
             take(&mut parts, VERSION)?;
         }
         take(&mut parts, INTEGER)?;
-        // The signature's algorithm and the issuer.
+        // The algorithm of the signature, and the issuer.
         take(&mut parts, SEQUENCE)?;
         take(&mut parts, SEQUENCE)?;
         let mut times = take(&mut parts, SEQUENCE)?;
@@ -34,7 +34,7 @@ impl Validity {
     }
 }
 
-/// The content of a value of this kind at the beginning, and what comes after it.
+/// The content of a value of this kind at the beginning of `bytes`, and the bytes after it.
 fn inside(bytes: &[u8], kind: u8) -> Option<(&[u8], &[u8])> {
     let (found, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
@@ -54,7 +54,7 @@ fn take<'a>(bytes: &mut &'a [u8], kind: u8) -> Option<&'a [u8]> {
     Some(content)
 }
 
-/// `YYMMDDHHMMSSZ`, of which the years are 1950 to 2049, or the same with four digits of the year.
+/// Parses `YYMMDDHHMMSSZ`, whose years are 1950 to 2049, or the same with four digits for the year.
 fn time(bytes: &mut &[u8]) -> Option<DateTime<Utc>> {
     let (text, digits) = match bytes.first() {
         Some(&UTC_TIME) => (take(bytes, UTC_TIME)?, 2),
@@ -111,7 +111,7 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(Validity::of(&whole[..end]), None, "{end} bytes");
         }
-        // Whatever a byte is changed to, it is read or not, and nothing breaks.
+        // A changed byte may make it unreadable, and must not make the reader panic.
         for place in 0..whole.len().min(200) {
             for value in [0, 1, 0x30, 0x7f, 0x80, 0x84, 0x89, 0xff] {
                 let mut changed = whole.clone();

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// The gateway's clock. It also hands out times of receipt that no two events share, so that they order ties by arrival
-/// and tell the gateway's own rows from those of others.
+/// The gateway's clock. It also reserves times of receipt that no two events share: they order events with equal
+/// timestamps by arrival, and let a writer recognize its own rows.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// A test steps this; a gateway reads the machine's clock.
+    /// A test sets this time. Without it the clock is the machine's.
     stepped_us: Option<Arc<AtomicI64>>,
     last_us: AtomicI64,
-    /// The latest time that is known from elsewhere: from the database's clock and from events that were received.
+    /// The latest time from elsewhere: the database's clock, or an event in the database.
     seen_us: AtomicI64,
 }
 
 impl Clock {
-    /// A clock that shows what its owner writes into `us`, in microseconds since 1970.
+    /// A clock for tests. It shows the microseconds since 1970 that its owner writes into `us`.
     pub fn stepped(us: Arc<AtomicI64>) -> Self {
         Self { stepped_us: Some(us), ..Self::default() }
     }
@@ -29,18 +29,18 @@ impl Clock {
         }
     }
 
-    /// The time for reads, in microseconds since 1970: it never runs backwards, so a clock that was set back hides no event that
-    /// was received before.
+    /// The time for reads, in microseconds since 1970. It never runs backwards, so that a clock that was set back hides
+    /// no event received before.
     pub fn reading_us(&self) -> i64 {
         self.now_us().max(self.last_us.load(Ordering::Relaxed)).max(self.seen_us.load(Ordering::Relaxed))
     }
 
-    /// Takes note of a time that is known from elsewhere, in microseconds since 1970.
+    /// Records a time from elsewhere, in microseconds since 1970, for `reading_us`.
     pub fn saw_us(&self, us: i64) {
         self.seen_us.fetch_max(us, Ordering::Relaxed);
     }
 
-    /// The first of `count` consecutive microseconds that were never handed out before.
+    /// Reserves `count` consecutive microseconds that no other caller gets, and returns the first.
     pub fn reserve_us(&self, count: usize) -> i64 {
         let count = i64::try_from(count).expect("a request's events are counted in thousands");
         let now_us = self.now_us();

@@ -1,6 +1,7 @@
-//! Browsers: those of allowed pages may send events, with the answers to their preflights and the headers without which
-//! they hide an answer from the page; what any other page makes one send is refused. Nothing is allowed unless origins
-//! are named, and what an origin may do is still decided by who calls.
+//! Rules for browsers. Pages of allowed origins may send events: the gateway answers their preflights and sets the
+//! headers without which a browser hides the answer from the page. It refuses writes that any other page makes a
+//! browser send. By default no origin is allowed. An allowed origin gives no rights: the application of the caller
+//! decides those.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -12,16 +13,16 @@ use hyper::{Method, Request, StatusCode};
 use crate::response::{Body, Refusal, Response};
 use crate::trust;
 
-/// How long a browser need not ask again, in seconds; a change of the origins may take so long to reach it.
+/// How many seconds a browser keeps the answer to a preflight. A change of the origins takes this long to reach it.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// Where a browser tells whose page has it call.
+/// The header in which a browser reports whose page makes the request.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The paths on which pages of other sites may send. Everything else is for the gateway's own pages.
+/// The paths to which pages of other sites may send. All other paths are for pages from this gateway.
 const SENDING: [&str; 2] = ["/v1/events", "/post/create"];
 
-/// The origins that are allowed.
+/// The allowed origins.
 #[derive(Clone, Debug, Default)]
 pub struct Cors(Vec<String>);
 
@@ -40,14 +41,15 @@ impl Cors {
         self.0.iter().any(|own| own.as_bytes() == origin.as_bytes()).then(|| origin.clone())
     }
 
-    /// The request's origin, if it is allowed and the request sends events.
+    /// The origin of a request, if it is allowed and the request sends events.
     pub fn sending_origin<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
         let sends = request.method() == Method::POST && SENDING.contains(&request.uri().path());
         if sends { self.origin(request.headers()) } else { None }
     }
 
-    /// Refuses what a page of another site makes a browser send: whoever is known by a network or a certificate is known
-    /// in the browser too, and meant nothing by it. A token is nothing that a browser adds by itself.
+    /// Refuses a write that a page of another site makes a browser send. A caller known by its network or certificate
+    /// is known in its browser too, although the person there did not intend the request. A browser never adds a token
+    /// by itself.
     ///
     /// # Errors
     ///
@@ -60,14 +62,14 @@ impl Cors {
         }
         let own = match (headers.get(ORIGIN), headers.get(&SEC_FETCH_SITE)) {
             (Some(origin), _) => is_own(origin, trust::host(request)),
-            // Said by the browser, and nothing that a page can change.
+            // The browser sets this header; a page cannot change it.
             (None, Some(site)) => matches!(site.as_bytes(), b"same-origin" | b"none"),
             (None, None) => true,
         };
         if own { Ok(()) } else { Err(Refusal::ForeignOrigin) }
     }
 
-    /// The answer to a browser that asks before it sends; `None` if the request is something else.
+    /// The answer to a preflight, or `None` if the request is none.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response> {
         if request.method() != Method::OPTIONS {
             return None;
@@ -86,7 +88,7 @@ impl Cors {
         Some(response)
     }
 
-    /// Lets the page see the answer if its origin is allowed, and keeps caches from giving it to another one.
+    /// Lets the page see the answer if its origin is allowed, and keeps caches from serving it to another origin.
     pub fn mark(&self, origin: Option<HeaderValue>, response: &mut Response) {
         if self.0.is_empty() {
             return;
@@ -100,7 +102,7 @@ impl Cors {
     }
 }
 
-/// Whether an origin is the host that the request is meant for: then the page came from here.
+/// Whether an origin is the host of the request: then the page came from this gateway.
 fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
     origin.zip(host).is_some_and(|((_, own), host)| own.eq_ignore_ascii_case(host))

@@ -1,5 +1,6 @@
-//! The keeping of what was not stored. Quarantined events are waited for, because their sender is told that they are
-//! kept; rejected ones are written behind the answer, within a bound in bytes, and what does not fit is counted.
+//! Keeps the events that were not stored. A request waits until its quarantined events are committed, since its answer
+//! says that they are kept. Rejected events are written after the answer, from a bounded memory; those that do not fit
+//! are counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,34 +17,34 @@ use crate::response::Refusal;
 use crate::secrets::{TakenOut, clean_unread};
 use crate::share::{Budget, Held, Share};
 
-/// What stands in place of a sentence that may quote what is not kept.
+/// Replaces a detail that may quote what the gateway must not keep.
 const DETAIL_NOT_KEPT: &str = "The detail is not kept: it may quote what the validator takes out.";
 
-/// Where dead letters go.
+/// The way of dead letters to the database.
 #[derive(Debug)]
 pub struct DeadLetters {
     batcher: Batcher<DeadLetter>,
-    /// Dead letters of one submission.
+    /// Most dead letters of one submission.
     submission_max: usize,
-    /// Bytes of rejected events that may be in memory until they are kept.
+    /// The room for rejected events that are not written yet.
     waiting_bytes: Arc<Budget>,
     trimmed: AtomicU64,
 }
 
-/// Whether quarantined events were kept.
+/// The result of keeping the quarantined events of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// All of them.
+    /// All are committed.
     All,
-    /// None of them: there was no room.
+    /// None is kept, since the queue had no room.
     None,
 }
 
-/// Rejected events of one request, as far as there is room for them.
+/// The rejected events of one request that found room.
 #[derive(Debug, Default)]
 pub struct Rejected {
     submissions: Vec<Submission>,
-    /// Those for which there was none.
+    /// The number of events that found no room.
     left_out: u64,
 }
 
@@ -54,7 +55,7 @@ struct Submission {
 }
 
 impl DeadLetters {
-    /// Hands everything to `batcher`.
+    /// Submits all letters to `batcher`.
     pub fn new(
         batcher: Batcher<DeadLetter>,
         submission_max: usize,
@@ -65,24 +66,24 @@ impl DeadLetters {
         Self { batcher, submission_max, waiting_bytes, trimmed: AtomicU64::new(0) }
     }
 
-    /// Takes no more; what waits is still written.
+    /// Rejects further letters. Those that wait are still written.
     pub fn close(&self) {
         self.batcher.close();
     }
 
-    /// How many rejected events were not kept: for want of room, or because Postgres refused the row, or their batch or the
-    /// drain ended before they were written.
+    /// The number of rejected events that were not kept: they found no room, Postgres refused their rows, or a panic or
+    /// the drain limit ended their batch. The metrics and the statistics read it.
     pub fn trimmed(&self) -> u64 {
         self.trimmed.load(Ordering::Relaxed) + self.batcher.figures().lost_unheard.load(Ordering::Relaxed)
     }
 
-    /// The queue and its writers.
+    /// The queue of dead letters, for the metrics.
     pub fn batcher(&self) -> &Batcher<DeadLetter> {
         &self.batcher
     }
 
-    /// Adds a rejected event to those of its request, if there is room for it. Room is taken now and not only when it is
-    /// handed on, since a request may have far more of them than may wait.
+    /// Adds a rejected event to those of its request, if it finds room. It takes the room now and not at the
+    /// submission, since one request may have far more rejected events than the room holds.
     pub fn gather(&self, rejected: &mut Rejected, letter: DeadLetter, share: &Arc<Share>) {
         let full = |submission: &Submission| submission.letters.len() >= self.submission_max;
         if rejected.submissions.last().is_none_or(full) {
@@ -97,7 +98,7 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps the rejected events of a request; nobody waits for them.
+    /// Submits the rejected events of a request without waiting for their commit.
     pub fn keep_rejected(&self, rejected: Rejected) {
         let mut lost = rejected.left_out;
         for Submission { letters, room } in rejected.submissions {
@@ -111,14 +112,14 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps quarantined events, all of them or none for want of room; returns after their commit. `room` is that of the request that they came with, of which
-    /// events may be `committed` already.
+    /// Keeps quarantined events, either all of them or none, and returns after their commit. `room` is the room of
+    /// their request. `committed` says that other events of the request are committed already.
     ///
     /// # Errors
     ///
     /// [`Refusal::Overloaded`] and [`Refusal::Draining`] when nothing of the request is committed;
-    /// [`Refusal::DatabaseAway`] when a letter has no receipt, so it may be kept or not; [`Refusal::Internal`] when Postgres refuses the
-    /// dead letter.
+    /// [`Refusal::DatabaseAway`] when a letter has no receipt, so that it may be kept or not; [`Refusal::Internal`]
+    /// when Postgres refuses a letter.
     pub async fn keep(
         &self,
         mut letters: Vec<DeadLetter>,
@@ -142,15 +143,15 @@ impl DeadLetters {
             }
         }
         for receipt in receipts {
-            // Without a receipt nobody knows: the rows may be committed.
+            // Without a receipt the rows may be committed or not.
             for fate in receipt.await.map_err(|_| Refusal::DatabaseAway)? {
                 match fate {
-                    // Not with the server's message, which may quote the row.
+                    // The server's message may quote the row, so the log has only the code.
                     Fate::Refused { code, .. } => {
                         tracing::error!(code, "Postgres refuses a dead letter");
                         return Err(Refusal::Internal);
                     }
-                    // The next try may find it otherwise.
+                    // A retry may succeed.
                     Fate::NotNow => return Err(Refusal::DatabaseAway),
                     Fate::Stored | Fate::Duplicate => {}
                 }
@@ -160,7 +161,7 @@ impl DeadLetters {
     }
 }
 
-/// Fills a dead letter with its event, as far as the gateway may keep it. Its violations quote nothing else of the event.
+/// Fills a dead letter with its event, as far as the gateway may keep it. The violations then quote nothing else.
 pub fn of_event(letter: DeadLetter, event: &Event, keep: Keep, raw_bytes_max: usize) -> DeadLetter {
     let letter = DeadLetter {
         event_id: Some(event.id),
@@ -184,7 +185,7 @@ pub fn of_event(letter: DeadLetter, event: &Event, keep: Keep, raw_bytes_max: us
     DeadLetter { kept, violations, detail, raw, raw_digest, last_words: None, ..letter }
 }
 
-/// Fills a dead letter with what came in place of an event, of which nothing may be kept.
+/// Fills a dead letter for bytes that are no event. The gateway keeps only their length and digest.
 pub fn of_unread(letter: DeadLetter, raw: &[u8]) -> DeadLetter {
     DeadLetter {
         violations: clean_unread(&letter.violations),
@@ -199,12 +200,13 @@ pub fn of_unread(letter: DeadLetter, raw: &[u8]) -> DeadLetter {
     }
 }
 
-/// As much of the bytes as a dead letter may have. Copied, so that a waiting one does not hold its whole request in memory.
+/// Returns as many bytes as a dead letter may have. They are a copy, so that a waiting letter does not hold its whole
+/// request in memory.
 pub fn cut(raw: &[u8], bytes_max: usize) -> Bytes {
     Bytes::copy_from_slice(&raw[..raw.len().min(bytes_max)])
 }
 
-/// An event with other data, as a sender would write it.
+/// Writes an event as its sender would, with other data.
 fn redacted(event: &Event, data: &str) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let timestamp = DateTime::from_timestamp_micros(event.timestamp_us).unwrap_or_default();

@@ -1,10 +1,9 @@
-//! How many files the process may have open, sockets among them. The system gives each program few by default and lets it ask
-//! for more; what remains after all that the gateway itself needs is for connections.
+//! The limit of open files, which sockets count against. The system starts a program with a low limit and lets it raise
+//! that limit. The gateway needs some files itself; connections get the rest.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the number of files that may be open to the most that the system allows this process. Gives that number; `None` if
-/// there is no limit.
+/// Raises the limit of open files as far as the system allows. Returns the limit, or `None` if there is none.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

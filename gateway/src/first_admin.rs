@@ -1,6 +1,6 @@
-//! The administrator that a gateway makes by itself, so that there is a first one: with a Postgres of its own the one whose
-//! token is `admin.token` in the data dir, with a database of one's own the one whose token is in `admin_token_file`. It also
-//! says at the start who is trusted. The tokens are written and read here, and told nowhere.
+//! Registers the first administrator. With the embedded Postgres its token is in `admin.token` in the data dir, which
+//! the gateway writes. With a database of the operator's own it is in `admin_token_file`, which the operator writes. At
+//! the start this module also logs which applications are trusted. No log line and no answer has these tokens.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -13,48 +13,48 @@ use crate::store::{self, Ensured, Store};
 use crate::trust::own::{ADMIN_TOKEN, BOOTSTRAP, LOCAL, Local};
 use crate::trust::{Scope, Trust, token};
 
-/// Shortest and longest token of `admin_token_file`, in characters.
+/// Fewest and most characters of the token in `admin_token_file`.
 const TOKEN_CHARACTERS: std::ops::RangeInclusive<usize> = 32..=512;
-/// Networks that are told one by one.
+/// Most networks that one log line lists.
 const NETWORKS_TOLD: usize = 8;
 
-/// Where the token of the first administrator is.
+/// The place of the first administrator's token.
 #[derive(Clone, Debug)]
 pub enum FirstAdmin {
     /// In the file `admin.token` of this data dir, which the gateway makes.
     InDataDir(PathBuf),
     /// In this file, which the operator makes.
     InFile(PathBuf),
-    /// Nowhere: applications are registered in the database.
+    /// No file. The operator registers applications in the database.
     Nowhere,
 }
 
-/// Why the first administrator could not be registered.
+/// The reasons why the first administrator could not be registered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database did not do it.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Its file cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, #[source] io::Error),
-    /// Its file holds no token.
+    /// The file holds no token.
     #[error(
         "{} holds no token: write {} to {} visible characters on one line into it", .0.display(),
         TOKEN_CHARACTERS.start(), TOKEN_CHARACTERS.end()
     )]
     NoToken(PathBuf),
-    /// There is nothing to make a token of.
+    /// The system has no randomness for a token.
     #[error(transparent)]
     NoRandomness(#[from] token::NoRandomness),
 }
 
-/// The file of the token in a data dir.
+/// The path of the token's file in a data dir.
 pub fn token_file(data_dir: &Path) -> PathBuf {
     data_dir.join(ADMIN_TOKEN)
 }
 
-/// The token in a file; `None` if there is no such file.
+/// Reads the token from a file. Returns `None` if the file does not exist.
 ///
 /// # Errors
 ///
@@ -67,7 +67,7 @@ pub fn read(path: &Path) -> Result<Option<String>, Error> {
         Err(error) => return Err(failed(error)),
     };
     let mut text = String::new();
-    // A byte more than any token has tells that it is none.
+    // One byte more than the longest token has proves that the file holds none.
     let most = u64::try_from(TOKEN_CHARACTERS.end() + 3).unwrap_or(u64::MAX);
     file.take(most).read_to_string(&mut text).map_err(failed)?;
     let token = text.trim();
@@ -79,7 +79,8 @@ pub fn read(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Makes a token and puts it into a file that nobody but its owner may read. A kill leaves the file before or none.
+/// Makes a token and writes it into a file that only its owner may read. If a kill interrupts it, the earlier file or
+/// none remains.
 fn make(path: &Path) -> Result<String, Error> {
     let (token, _) = token::make()?;
     let beside = path.with_extension("token.new");
@@ -97,7 +98,7 @@ fn make(path: &Path) -> Result<String, Error> {
     Ok(token)
 }
 
-/// Closes a file that others than its owner may read.
+/// Takes the right to read a file from all but its owner.
 fn close(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -108,11 +109,11 @@ fn close(path: &Path) -> io::Result<()> {
 }
 
 impl FirstAdmin {
-    /// Registers it, if it is to be there and is not.
+    /// Registers the administrator, if it must exist and does not.
     ///
     /// # Errors
     ///
-    /// [`Error`]. Nobody else loses anything by it.
+    /// An [`Error`]. Other applications are not affected.
     pub async fn register(&self, store: &Store) -> Result<(), Error> {
         match self {
             Self::InDataDir(data_dir) => register_own(&token_file(data_dir), store).await,
@@ -121,7 +122,7 @@ impl FirstAdmin {
         }
     }
 
-    /// Says who is trusted, once the applications are known.
+    /// Logs which applications are trusted, after the gateway has read them.
     pub fn say_who_is_trusted(&self, trust: &Trust, local: Local) {
         let applications = trust.callable();
         let mut networks: Vec<String> = trust
@@ -166,7 +167,8 @@ impl FirstAdmin {
     }
 }
 
-/// The administrator of the embedded default. Whoever may write the data dir is the gateway itself, so its file decides.
+/// Registers the administrator of the embedded Postgres. Only the gateway's own user may write the data dir, so the
+/// token in its file is valid.
 async fn register_own(path: &Path, store: &Store) -> Result<(), Error> {
     let token = match read(path) {
         Ok(Some(token)) => {
@@ -177,7 +179,7 @@ async fn register_own(path: &Path, store: &Store) -> Result<(), Error> {
         Err(error) => return Err(error),
     };
     let ensured = match store.ensure_administrator(ADMIN_TOKEN, Digest::of(token.as_bytes())).await? {
-        // A token that was ended stays so.
+        // A token that an administrator ended stays ended.
         Ensured::TokenEnded => store.ensure_administrator(ADMIN_TOKEN, Digest::of(make(path)?.as_bytes())).await?,
         ensured => ensured,
     };
@@ -190,7 +192,7 @@ async fn register_own(path: &Path, store: &Store) -> Result<(), Error> {
     Ok(())
 }
 
-/// The first administrator of a database of one's own, while there is no other.
+/// Registers the first administrator in a database of the operator's own, unless the database has one.
 async fn bootstrap(path: &Path, store: &Store) -> Result<(), Error> {
     if store.has_administrator(&[BOOTSTRAP, LOCAL]).await? {
         tracing::info!("there are administrators, so admin_token_file is not looked at");

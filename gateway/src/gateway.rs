@@ -1,5 +1,5 @@
-//! Config, build, run, drain: the four steps of a gateway's life. This is the only file that knows all parts; each part
-//! knows those that it was given.
+//! Builds, runs and drains a gateway. This is the only file that knows all parts; each part knows only those that it is
+//! given.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -45,14 +45,14 @@ use crate::trust::{Peer, Trust, own::Local};
 use crate::turns::Turns;
 use crate::unseen::{Unseen, UnseenCounts};
 
-/// What the writers get to finish in even if the connections have used up all of the time to drain.
+/// The least time for the writers to finish, even if the connections have used up the drain time.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// Connections at once to the address for reading and administration, if it is another than that for senders.
+/// Most connections to `admin_listen`, the address for reads and administration.
 const ADMIN_CONNECTIONS_MAX: usize = 1_024;
-/// What a scrape that is under way gets when the gateway ends.
+/// The time for a running scrape to finish when the gateway stops.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 
-/// The parts that are run and drained.
+/// The parts that `serve_on` runs and drains.
 struct Gateway {
     router: Arc<Router>,
     tending: Arc<Tending>,
@@ -68,7 +68,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// Builds all parts. Nothing listens yet, and the database need not be there.
+    /// Builds all parts. It opens no socket, and the database may be away.
     #[expect(clippy::too_many_lines, reason = "a list of parts, each made once and given to those that need it")]
     fn build(
         config: &Config,
@@ -234,7 +234,7 @@ impl Gateway {
         Ok((gateway, vec![event_writers, dead_writers]))
     }
 
-    /// Begins what a gateway does beside answering, until told to stop.
+    /// Starts the tasks that run beside requests until `stop` is cancelled.
     fn tend(&self, config: &Config, tasks: &TaskTracker, stop: &CancellationToken, shutdown: &CancellationToken) {
         let tending = &self.tending;
         tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), shutdown.clone()));
@@ -249,7 +249,7 @@ impl Gateway {
     }
 }
 
-/// The way to the database, as the settings have it.
+/// Connects the store to the database, with the bounds of the settings.
 fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
     let flush_time = Duration::from_millis(config.flush_ms);
     let read_time = Duration::from_millis(config.read_ms);
@@ -261,30 +261,30 @@ fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
         .with_partitions_on_demand(config.event_partitions_max, config.events_days))
 }
 
-/// How the configuration was read, and how it is read again.
+/// The configuration and its source, from the command `serve`.
 pub struct Configured {
-    /// The settings of the start.
+    /// The settings at the start.
     pub settings: Settings,
-    /// The same, proved.
+    /// The proved settings.
     pub config: Config,
-    /// Reads them again.
+    /// Reads the settings again.
     pub read: reload::Read,
-    /// Comes when they are to be read again.
+    /// The signal to read the settings again.
     pub hangup: Signal,
 }
 
-/// Reading the configuration again, and what follows it.
+/// The parts that read the settings again and that change with them.
 #[derive(Clone)]
 struct Reloading {
     access_log: Arc<AccessLog>,
     reload: Arc<Reload>,
 }
 
-/// Serves until `shutdown` is cancelled and everything that was taken is finished.
+/// Serves until `shutdown` is cancelled and all requests that were accepted are finished.
 ///
 /// # Errors
 ///
-/// What stops a gateway from starting: its address is taken, or its own Postgres cannot be run.
+/// The errors that keep a gateway from starting: its address is in use, or the embedded Postgres does not run.
 pub async fn serve(configured: Configured, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Configured { settings, config, read, hangup } = configured;
     let config = Config { connections_max: connections_max(&config)?, ..config };
@@ -318,7 +318,7 @@ async fn serve_with(
     }
     let own = match &config.database_url {
         Some(_) => None,
-        // Told to stop meanwhile: what was begun ends as it is dropped.
+        // A stop in the meantime drops the start, which ends the processes that it has started.
         None => match shutdown.run_until_cancelled(Postgres::start(&config.postgres_options())).await {
             Some(own) => Some(own?),
             None => return Ok(()),
@@ -332,7 +332,7 @@ async fn serve_with(
     served
 }
 
-/// How many connections the limit of open files leaves, which is raised as far as it may be.
+/// Raises the limit of open files, and returns how many connections it leaves room for.
 fn connections_max(config: &Config) -> anyhow::Result<usize> {
     let files_max = descriptors::raise();
     let limit = files_max.unwrap_or(u64::MAX);
@@ -357,7 +357,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
     Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Answers on the address for monitoring, also while the gateway drains.
+/// Serves the address for monitoring, also while the gateway drains.
 async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
     let limits = ServerLimits { connections_max: parts::MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
@@ -368,23 +368,23 @@ async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, 
     listener.run(limits, Arc::default(), handler, stop).await;
 }
 
-/// Warns when anybody on the way could read what is sent.
+/// Warns when tokens and events cross a network unencrypted.
 fn warn_of_open_doors(config: &Config, address: SocketAddr) {
     if config.tls_certificate.is_none() && !address.ip().is_loopback() {
         tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
     }
 }
 
-/// What the gateway listens on.
+/// The sockets on which the gateway listens.
 struct Sockets {
     listener: Listener,
-    /// Where reading and administration are answered, if not by the first.
+    /// The address for reads and administration, if it has one of its own.
     admin: Option<Listener>,
     monitoring: Option<Listener>,
     tls: Option<Arc<Tls>>,
 }
 
-/// The URL of the gateway's own Postgres, or of the configured database.
+/// The URL of the embedded Postgres, or of the configured database.
 fn database_url(own: Option<&Postgres>, config: &Config) -> anyhow::Result<String> {
     match (own, &config.database_url) {
         (Some(own), _) => Ok(own.url().to_owned()),

@@ -1,6 +1,7 @@
 //! The steps of one sending request, in order, and nothing else: identify, read, parse, judge, store, keep what was
-//! refused, answer. One event is a batch of one. Every element of a request leaves with exactly one outcome, or is told to be
-//! unfinished, and then nothing of it is kept; `stored` and `quarantined` are said only after the commit, `rejected` at once.
+//! refused, answer. A single event is a batch of one. Each event gets exactly one outcome, or the answer calls it
+//! unfinished and the gateway keeps nothing of it. `stored` and `quarantined` are said only after the commit,
+//! `rejected` at once.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -36,62 +37,62 @@ use crate::share::{Budget, Held};
 use crate::tally::{Counted, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope, Trust};
 
-/// After so many events, a large request lets others have the thread.
+/// After this many events a large request lets other tasks use the thread.
 const EVENTS_AT_A_STRETCH: usize = 64;
 
-/// Bytes of last words that the dead letters of one request may have together.
+/// Most bytes of last words that the dead letters of one request may have together.
 const LAST_WORDS_BYTES_MAX: usize = 64 << 10;
 
 /// Bounds of a sending request.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestLimits {
-    /// Those of its body.
+    /// Bounds of the body.
     pub body: BodyLimits,
-    /// From the end of the body to the answer.
+    /// The time from the end of the body to the answer.
     pub answer: Duration,
-    /// Bytes of violations that the answer to many events may have.
+    /// Most bytes of violations in the answer to several events.
     pub violations_bytes_max: usize,
-    /// Events that are handed to the writers in one piece.
+    /// Most events of one submission to the writers.
     pub submission_events_max: usize,
 }
 
-/// What sending takes.
+/// The parts that a sending request uses.
 #[derive(Debug)]
 pub struct Ingest {
     /// The bounds.
     pub limits: IngestLimits,
-    /// Who may send.
+    /// Identifies the sender.
     pub trust: Arc<Trust>,
-    /// The pages whose browsers may send.
+    /// The origins whose pages may send.
     pub cors: Arc<Cors>,
-    /// Bytes in flight, in KiB.
+    /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
-    /// When events are received.
+    /// Gives the times of receipt.
     pub clock: Arc<Clock>,
-    /// What an event becomes.
+    /// Judges events.
     pub judges: Judges,
-    /// Where accepted events go.
+    /// The queue of rows.
     pub events: Batcher<EventRow>,
-    /// Where all others go.
+    /// The queue of dead letters.
     pub dead_letters: Arc<DeadLetters>,
-    /// Counts events by their outcomes.
+    /// Counts events by outcome.
     pub tallies: Arc<Tallies>,
-    /// Shows outcomes to those who watch.
+    /// Shows outcomes to readers of the live stream.
     pub live: Arc<Live>,
-    /// Turns at reading, for dry runs.
+    /// The turns for reads. A dry run takes one.
     pub turns: Arc<Turns>,
-    /// Answers that are not sent yet.
+    /// The room for answers that are not sent yet.
     pub unsent: Arc<UnsentAnswers>,
 }
 
-/// How a request is to be read, and what is to be done with it.
+/// The properties of one sending request.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     format: Format,
     dry_run: bool,
-    /// Dead letters name their request.
+    /// The ids of the request, for its dead letters.
     ids: &'a RequestIds,
-    /// Set once something of the request may be stored.
+    /// The request sets this as soon as some of its events may be stored. A timeout reads it.
     handed: &'a AtomicBool,
 }
 
@@ -100,7 +101,7 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] of the request as a whole. Then no event of it was said to be stored.
+    /// A [`Refusal`] of the whole request. Then no answer says that an event of it was stored.
     pub async fn send(
         &self,
         request: Request<Incoming>,
@@ -126,11 +127,12 @@ impl Ingest {
         record.bytes_in(received.bytes.len());
         let handed = AtomicBool::new(false);
         let asked = Asked { format, dry_run, ids, handed: &handed };
-        // Pinned here, since it is large, and every function that takes it would move it.
+        // Pinned here, since the future is large, and each function that takes it would move it.
         let answer = pin!(self.process(&application, received, asked, record));
         match tokio::time::timeout(self.limits.answer, answer).await {
             Ok(answer) => answer.map(|answer| self.unsent.hold_told(application.share(), answer)),
-            // What waits in the queue is left out once nobody waits for it; what was under way may still be stored.
+            // The queue drops the waiting submissions of a request that gave up, but a running write may still store
+            // some events.
             Err(_) if handed.load(Relaxed) => Err(Refusal::DatabaseAway),
             Err(_) => Err(Refusal::Overloaded),
         }
@@ -147,7 +149,7 @@ impl Ingest {
         } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
             Ok(Format::Lines)
         } else if essence.eq_ignore_ascii_case("text/plain") && self.cors.origin(headers).is_some() {
-            // What a page can send while it is being left, without asking first.
+            // A page that is being left can send this type without a preflight.
             Ok(Format::Json)
         } else {
             Err(Refusal::WrongType { found: text.chars().take(100).collect() })
@@ -175,17 +177,17 @@ impl Ingest {
             Parsed::Many(elements) => (false, PerEvent::from_vec(elements)),
         };
         let count = elements.len();
-        // None at all were read too, and cost as much as one.
+        // A request without events costs as much to read as one with a single event.
         application.take(count.max(1))?;
-        // What is in memory from here on is in the elements, and ends with the last row that shares it.
+        // From here on the elements hold the memory. The last row that shares it frees it.
         drop(body);
         if asked.dry_run {
-            // Boxed: it is rare, and its room would be that of every request.
+            // Boxed, since it is rare, and each request would reserve its space.
             return Box::pin(self.try_dry(application, single, elements, room, asked.ids)).await;
         }
         let mut sending = Sending::new(self, application, asked.ids, count, single, room.map(Arc::new));
         sending.judge(elements).await?;
-        // From here on something may be stored.
+        // From here on events may be stored.
         asked.handed.store(true, Relaxed);
         sending.store().await?;
         let watched = sending.watched.take();
@@ -201,7 +203,7 @@ impl Ingest {
         })
     }
 
-    /// Judges the events and says what would become of them: nothing is stored or kept, no outcome is counted or shown.
+    /// Judges the events and answers their foreseen outcomes. It stores, keeps, counts and shows nothing.
     async fn try_dry(
         &self,
         application: &Application,
@@ -232,14 +234,14 @@ impl Ingest {
     }
 }
 
-/// A body that was read for nothing costs as much as one event, or it would be the way around the limit. What is no
-/// fault of the sender costs nothing.
+/// Charges a refused body as one event; otherwise broken bodies would evade the rate limit. Refusals that are not the
+/// sender's fault cost nothing.
 fn charge_for_nothing(application: &Application, refusal: &Refusal) -> Result<(), Refusal> {
     if matches!(refusal, Refusal::Overloaded | Refusal::Internal) { Ok(()) } else { application.take(1) }
 }
 
-/// Whether only what would become of the events is asked for. Any other parameter is refused: a sender that misspells this one
-/// would have stored what it meant to try.
+/// Whether the request is a dry run. It rejects any other parameter: the gateway would store the events of a sender
+/// that misspells this one.
 fn dry_run(query: Option<&str>) -> Result<bool, Refusal> {
     if query.is_none() {
         return Ok(false);
@@ -247,10 +249,10 @@ fn dry_run(query: Option<&str>) -> Result<bool, Refusal> {
     Parameters::read(query, &["dry_run"])?.choice("dry_run", &[("false", false), ("true", true)])
 }
 
-/// Rows that were handed to the writers, and what will bring their fates.
+/// Rows that were submitted, with the receipt that will bring their fates.
 type Handed = (Receiver<Fates>, Arc<Vec<EventRow>>);
 
-/// One for each event of a request, which most often is one.
+/// One value for each event of a request, which usually is a single event.
 type PerEvent<T> = SmallVec<[T; 1]>;
 
 /// The place of a quarantined event in its request, and its event type.
@@ -260,32 +262,31 @@ type Quarantined = (usize, Option<(Text, Text)>);
 struct Sending<'a> {
     ingest: &'a Ingest,
     application: &'a Application,
-    /// What its dead letters name it by.
+    /// The ids of the request, for its dead letters.
     ids: &'a RequestIds,
-    /// It is one event, and no list of them.
+    /// The body is a single event and not an array.
     single: bool,
-    /// Only what would become of them is asked for.
+    /// The request is a dry run.
     dry_run: bool,
-    /// The request's share of what may be in flight. Each submission holds it too, since a writer may still have one after the
-    /// request was given up.
+    /// The room of the request. Each submission shares it, since a writer may hold the rows after the request gave up.
     room: Option<Arc<Held>>,
-    /// When each was received: the first has this time, each next one microsecond more, which keeps their order.
+    /// The time of receipt of the first event. Each further event has one microsecond more, which keeps their order.
     received_at_us: i64,
-    /// One place for each event; filled as its outcome is known.
+    /// The outcomes, by place in the request. Each is filled when it is known.
     outcomes: PerEvent<Option<Outcome>>,
-    /// Accepted events, and the place of each in the request.
+    /// The accepted events, with their places.
     accepted: (Vec<EventRow>, PerEvent<usize>),
-    /// Quarantined events, whose outcome waits for the commit, with their places and types.
+    /// The quarantined events, with their places and types. Their outcomes hold only after their commit.
     quarantined: (Vec<DeadLetter>, Vec<Quarantined>),
-    /// Rejected events, which nobody waits for.
+    /// The rejected events. The answer does not wait for their commit.
     rejected: Rejected,
-    /// How many bytes of violations the answer may still have, unless it is for a single event.
+    /// The bytes of violations that still fit into the answer to several events.
     violations_bytes_left: usize,
-    /// How many bytes of last words its dead letters may still have.
+    /// The bytes of last words that still fit into the dead letters of this request.
     last_words_bytes_left: usize,
-    /// Counts each event as it ends.
+    /// Counts the outcome of each event.
     tally: Tally<'a>,
-    /// What those who watch are told of each event, in order; nothing while nobody does.
+    /// The entries of the live stream, in order; `None` while it has no readers.
     watched: Option<Vec<Watched>>,
 }
 
@@ -321,7 +322,7 @@ impl<'a> Sending<'a> {
         Origin::Sent { application: self.application, ids: self.ids, dry_run: self.dry_run }
     }
 
-    /// Asks the validator of each event.
+    /// Judges each event.
     async fn judge(&mut self, elements: PerEvent<Element>) -> Result<(), Refusal> {
         let mut judging = self.ingest.judges.begin();
         let origin = self.origin();
@@ -353,7 +354,7 @@ impl<'a> Sending<'a> {
         self.received_at_us + i64::try_from(place).expect("a request's events are counted in thousands")
     }
 
-    /// Takes note of an event that is not to be stored.
+    /// Records the end of an event that will not be stored.
     fn end(&mut self, place: usize, event: NotStored) {
         let NotStored { id, event_type, module, end, .. } = event;
         match end {
@@ -378,13 +379,13 @@ impl<'a> Sending<'a> {
                 }
             }
             End::Quarantined { code, mut letter } => {
-                // The room of a request is that of its body, and a module may say more than was sent to it.
+                // The room of a request covers its body only, and the module may write more than that.
                 let bytes = letter.last_words.as_ref().map_or(0, String::len);
                 match self.last_words_bytes_left.checked_sub(bytes) {
                     Some(left) => self.last_words_bytes_left = left,
                     None => letter.last_words = None,
                 }
-                // Said only after the commit, see `keep_refused`.
+                // The answer says this only after the commit, see `keep_refused`.
                 self.outcomes[place] = id.map(|id| Outcome::Quarantined { id, code });
                 self.quarantined.0.push(letter);
                 self.quarantined.1.push((place, event_type));
@@ -399,14 +400,14 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// The event has no outcome yet, and ends here: the rest of its request goes on without it.
+    /// Records that an event has no outcome yet. The others of its request go on.
     fn leave_unfinished(&mut self, place: usize, id: Option<Uuid>, event_type: Option<&(Text, Text)>, why: Unfinished) {
         self.count(event_type, None);
         self.outcomes[place] = Some(Outcome::Unfinished { id, why });
     }
 
-    /// The violations of an event that the answer tells, and how many it does not: all that many events break could be a
-    /// thousand times what they are, and waits in memory until the sender has read it.
+    /// Returns the violations for the answer, and how many it omits. The violations of many events could take a
+    /// thousand times their size, and they stay in memory until the sender has read them.
     fn choose_violations(&mut self, violations: Vec<Violation>) -> (Vec<Violation>, usize) {
         if !self.single {
             let bytes = violations.iter().map(Violation::bytes).sum();
@@ -418,8 +419,8 @@ impl<'a> Sending<'a> {
         (violations, 0)
     }
 
-    /// What the accepted events would become, and with them all others: those that are there already, or come twice in this
-    /// request, would be duplicates.
+    /// Foresees the outcomes of a dry run. An accepted event that is stored already, or that this request has twice,
+    /// would be a duplicate.
     async fn foresee(mut self) -> Result<PerEvent<Outcome>, Refusal> {
         let (rows, places) = std::mem::take(&mut self.accepted);
         let key = |row: &EventRow| (row.session_id, row.timestamp_us, row.id);
@@ -437,10 +438,10 @@ impl<'a> Sending<'a> {
         self.outcomes.into_iter().collect::<Option<_>>().ok_or(Refusal::Internal)
     }
 
-    /// Hands the accepted events to the writers and waits for their receipts.
+    /// Submits the accepted events to the writers and waits for their receipts.
     async fn store(&mut self) -> Result<(), Refusal> {
         let (mut rest, places) = std::mem::take(&mut self.accepted);
-        // The rows are kept for what is told of each, and for those that Postgres may refuse.
+        // The rows are still needed: their outcomes name them, and a dead letter is made of each that Postgres refuses.
         let mut submissions: SmallVec<[Handed; 1]> = SmallVec::new();
         while !rest.is_empty() {
             let tail = rest.split_off(rest.len().min(self.ingest.limits.submission_events_max));
@@ -450,7 +451,7 @@ impl<'a> Sending<'a> {
             let rows = Arc::clone(&submission);
             let receipt = if first { events.submit(rows, room) } else { events.submit_rest(rows, room) };
             let receipt = receipt.map_err(|refused| match refused {
-                // An earlier part of the request may be stored.
+                // An earlier submission of this request may be stored.
                 _ if !first => Refusal::DatabaseAway,
                 Refused::Full(_) => Refusal::Overloaded,
                 Refused::Closed(_) => Refusal::Draining,
@@ -459,7 +460,7 @@ impl<'a> Sending<'a> {
         }
         let mut places = places.into_iter();
         for (receipt, rows) in submissions {
-            // Without a receipt nobody knows: the rows may be committed.
+            // Without a receipt the rows may be committed or not.
             let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
             debug_assert_eq!(fates.len(), rows.len(), "each row has exactly one fate");
             for ((fate, row), place) in fates.into_iter().zip(&*rows).zip(&mut places) {
@@ -469,7 +470,7 @@ impl<'a> Sending<'a> {
         Ok(())
     }
 
-    /// Takes note of what became of a row.
+    /// Records the fate of a row.
     async fn settle(&mut self, place: usize, row: &EventRow, fate: Fate) {
         let (kind, outcome) = match fate {
             Fate::Stored => (Some(OutcomeKind::Stored), Outcome::Stored { id: row.id }),
@@ -487,14 +488,14 @@ impl<'a> Sending<'a> {
         self.outcomes[place] = Some(outcome);
     }
 
-    /// Takes note of an event that Postgres refuses for its data.
+    /// Records an event whose data Postgres refuses.
     async fn unstorable(&mut self, place: usize, row: &EventRow, sqlstate: &str, message: &str) {
         let judging: Judging<'_> = self.ingest.judges.begin();
         let judged = judging.unstorable(row, sqlstate, message, self.ingest.clock.now_us(), self.origin()).await;
         self.end(place, judged);
     }
 
-    /// Keeps what was not stored: quarantined events are waited for, rejected ones are not.
+    /// Keeps the events that were not stored. The request waits only for the quarantined ones.
     async fn keep_refused(mut self) -> Result<PerEvent<Outcome>, Refusal> {
         self.ingest.dead_letters.keep_rejected(std::mem::take(&mut self.rejected));
         if !self.quarantined.0.is_empty() {
@@ -511,7 +512,7 @@ impl<'a> Sending<'a> {
         Ok(outcomes)
     }
 
-    /// Keeps quarantined events. If there is no room for any of them, those beside them have their outcomes all the same.
+    /// Keeps the quarantined events. If they find no room, they are unfinished; the others keep their outcomes.
     async fn keep_quarantined(&mut self) -> Result<(), Refusal> {
         let (letters, places) = std::mem::take(&mut self.quarantined);
         let committed = self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Stored { .. })));
@@ -534,7 +535,8 @@ fn watch_row(row: &EventRow) -> Watched {
     Watched { session_id: Some(row.session_id), category, name, module: row.module, reason: None }
 }
 
-/// What is shown of an event that is not to be stored: of one that was refused, what its dead letter keeps.
+/// The entry of the live stream for an event that is not stored. For a refused event it has only what the dead letter
+/// keeps.
 fn watch(event: &NotStored) -> Watched {
     let word = |word: &Option<String>| word.as_deref().map(Text::from);
     let (category, name, reason) = match (&event.event_type, &event.end) {

@@ -1,6 +1,6 @@
-//! One way to judge: the bytes of one event, whose it is and where it comes from, become a row to store or a dead letter
-//! with its outcome. Sending and redriving differ in who may send, in what is counted and in who is answered; what an event
-//! becomes is decided here, and nowhere else. Nothing is written here.
+//! Judges events: makes a row or a dead letter of the bytes of an event, its application and its origin. Ingest and
+//! redrive share it, so that they apply the same rules; they differ in authorization, counting and answers. This module
+//! writes nothing to the database.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,41 +19,41 @@ use crate::store::{self, ApplicationRow, Store, StoredLetter};
 use crate::trust::event_types::EventTypes;
 use crate::trust::{Application, Scope, known_types};
 
-/// What a sender is told of an event type that it may not send.
+/// The violation of a sender whose application may not send the event type.
 const TYPE_NOT_ALLOWED: &str = "The application may not send this event type. Ask for it to be allowed.";
 
-/// What it takes to judge events.
+/// The parts that judging uses.
 #[derive(Clone, Debug)]
 pub struct Judges {
     /// The modules.
     pub validators: Validators,
-    /// Where earlier events are looked up.
+    /// The database, in which judging finds events that are stored already.
     pub store: Store,
     /// The gateway's own rules.
     pub rules: Rules,
-    /// Bytes of an event that a dead letter may keep.
+    /// Most bytes of an event that a dead letter keeps.
     pub raw_bytes_max: usize,
-    /// Event types that an application may make.
+    /// Most event types that one application may make.
     pub event_types_max: usize,
 }
 
-/// Where an event comes from: who may have it stored, and who has it meanwhile.
+/// The origin of an event. It decides which rights apply, and whether another copy of the event exists.
 #[derive(Clone, Copy, Debug)]
 pub enum Origin<'a> {
-    /// Its application has just sent it, and nobody else has it.
+    /// The application has just sent it and has the only copy.
     Sent {
-        /// Who sent it.
+        /// The sender.
         application: &'a Application,
-        /// The request that it came in.
+        /// The request of the event.
         ids: &'a RequestIds,
-        /// Only what would become of it is asked for, so it makes no event type.
+        /// The request is a dry run, so the event makes no event type.
         dry_run: bool,
     },
-    /// It is a dead letter, which is kept already. It keeps its application, its id and its time of receipt.
+    /// It is a kept dead letter. The event keeps its application, its id and its time of receipt.
     Redriven {
         /// The letter.
         letter: &'a StoredLetter,
-        /// What applications may send now.
+        /// The current rights of applications.
         senders: &'a Senders,
     },
 }
@@ -66,7 +66,7 @@ impl Origin<'_> {
         }
     }
 
-    /// The id and the `traceparent` of the request in which the event came first.
+    /// The id and the `traceparent` of the request that first brought the event.
     fn request(&self) -> (Option<String>, Option<String>) {
         match self {
             Self::Sent { ids, .. } => (Some(ids.id.to_string()), ids.trace.map(|trace| trace.to_string())),
@@ -74,7 +74,7 @@ impl Origin<'_> {
         }
     }
 
-    /// Why the application may not have an event of this type stored; `None` when it may.
+    /// The reason why the application may not send this event type, or `None` if it may.
     fn refusal(&self, category: &str, name: &str) -> Option<&'static str> {
         match self {
             Self::Sent { application, .. } => (!application.may_send(category, name)).then_some(TYPE_NOT_ALLOWED),
@@ -82,12 +82,12 @@ impl Origin<'_> {
         }
     }
 
-    /// Whether the application may have this event type, which may be one more than it had.
+    /// Whether the application may have this event type, which may be a new one of its own.
     async fn admits(&self, judges: &Judges, category: &str, name: &str) -> Result<bool, store::Error> {
         match self {
             Self::Sent { application, dry_run: true, .. } => Ok(application.would_admit_type(category, name)),
             Self::Sent { application, dry_run: false, .. } => Ok(application.admit_type(category, name)),
-            // A letter that names its type has made it already.
+            // A letter that names its event type was counted for that type already.
             Self::Redriven { letter, .. } if letter.category.is_some() && letter.name.is_some() => Ok(true),
             Self::Redriven { letter, .. } => {
                 let most = judges.event_types_max;
@@ -104,7 +104,7 @@ impl Origin<'_> {
     }
 }
 
-/// What each application may send now. Read once for a redrive, which so is as strict as a new event.
+/// The current rights of all applications. A redrive reads them once, and so is as strict as ingest.
 #[derive(Debug)]
 pub struct Senders(HashMap<i32, Sender>);
 
@@ -112,17 +112,17 @@ pub struct Senders(HashMap<i32, Sender>);
 struct Sender {
     active: bool,
     sends: bool,
-    /// `None` for all.
+    /// `None` allows all.
     event_types: Option<EventTypes>,
 }
 
 impl Senders {
-    /// What the rows of the applications allow.
+    /// Reads the rights from the rows of the applications.
     pub fn of(rows: &[ApplicationRow]) -> Self {
         let sender = |row: &ApplicationRow| Sender {
             active: row.active,
             sends: Scope::Ingest.is_granted_by(&row.scopes),
-            // A pattern that cannot be read allows nothing.
+            // A pattern that does not parse allows nothing.
             event_types: (!row.event_types.is_empty()).then(|| EventTypes::parse(&row.event_types).unwrap_or_default()),
         };
         Self(rows.iter().map(|row| (row.id, sender(row))).collect())
@@ -141,68 +141,68 @@ impl Senders {
     }
 }
 
-/// What judging makes of one event.
+/// The result of judging one event.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "most events are rows, which would take an allocation each")]
 pub enum Judged {
-    /// It is to be stored.
+    /// The row to store.
     Row(EventRow),
-    /// It is not.
+    /// An event that is not to be stored.
     NotStored(Box<NotStored>),
 }
 
 /// An event that is not to be stored.
 #[derive(Debug)]
 pub struct NotStored {
-    /// Its id, where it has one.
+    /// The id, if the event has one.
     pub id: Option<Uuid>,
-    /// Its session, where it could be read.
+    /// The session, if it could be read.
     pub session_id: Option<Uuid>,
-    /// Its event type; `None` where the envelope is broken, whatever could be read of it.
+    /// The event type; `None` if the envelope is broken, even if its category and name could be read.
     pub event_type: Option<(Text, Text)>,
-    /// The module that looked at it.
+    /// The module that judged the event.
     pub module: Option<Digest>,
-    /// How it ended.
+    /// The end of the event.
     pub end: End,
 }
 
-/// How an event ended that is not to be stored.
+/// The end of an event that is not stored.
 #[derive(Debug)]
 pub enum End {
-    /// It is stored already.
+    /// The database has it already.
     Duplicate,
-    /// It has no outcome yet, and nothing of it is kept by this.
+    /// It has no outcome yet, and judging keeps nothing of it.
     Unfinished(Unfinished),
-    /// A rule refuses it.
+    /// It breaks a rule.
     Rejected {
-        /// Whose rule.
+        /// Whether the gateway or the module rejects it.
         code: RejectionCode,
-        /// All that is wrong with it, for its sender alone.
+        /// All violations, which only the sender may see.
         violations: Vec<Violation>,
-        /// What may be kept.
+        /// The dead letter, with the parts of the event that the gateway may keep.
         letter: DeadLetter,
     },
     /// It could not be judged or stored.
     Quarantined {
         /// The kind of failure.
         code: Cow<'static, str>,
-        /// What may be kept.
+        /// The dead letter, with the parts of the event that the gateway may keep.
         letter: DeadLetter,
     },
 }
 
 impl Judges {
-    /// Begins to judge the events of one request, by the modules that serve now.
+    /// Starts judging the events of one request. All are judged by the modules that serve now.
     pub fn begin(&self) -> Judging<'_> {
         Judging { judges: self, modules: self.validators.begin(), is_first: true, last_type: None }
     }
 
-    /// The same for events that no sender waits for.
+    /// Starts judging events for which no sender waits.
     pub fn begin_unhurried(&self) -> Judging<'_> {
         Judging { modules: self.validators.begin_unhurried(), ..self.begin() }
     }
 
-    /// Reads the bytes of one event. Whatever else they are is one broken event.
+    /// Parses the bytes of one event. Bytes that are not exactly one event count as one broken event.
     pub fn read(&self, raw: Bytes, now_us: i64) -> Element {
         let whole = |code: &'static str, message: Cow<'static, str>| {
             let violations = vec![Violation { pointer: String::new(), code: code.into(), message }];
@@ -228,14 +228,15 @@ impl Judges {
     }
 }
 
-/// The events of one request, being judged by the same modules whatever is swapped meanwhile.
+/// The events of one request. The same modules judge all of them, even if files are swapped meanwhile.
 #[derive(Debug)]
 pub struct Judging<'a> {
     judges: &'a Judges,
     modules: eye_judge::Judging<'a>,
-    /// No event was judged yet. Most requests have one, for which nothing need be remembered.
+    /// No event was judged yet. Most requests have a single event, for which remembering the type costs more than it
+    /// saves.
     is_first: bool,
-    /// The event type that was admitted last: the next event of a request is most likely of the same.
+    /// The event type that was admitted last. The next event of a request probably has the same.
     last_type: Option<(Text, Text)>,
 }
 
@@ -244,7 +245,7 @@ impl Judging<'_> {
     ///
     /// # Errors
     ///
-    /// Those of the database, where it has to be asked.
+    /// An error of the database, which some checks ask.
     pub async fn judge(
         &mut self,
         element: Element,
@@ -305,7 +306,7 @@ impl Judging<'_> {
         }))
     }
 
-    /// What becomes of a row that Postgres refuses for its data, whatever else is in its batch.
+    /// Makes the end of a row that Postgres refuses for its data.
     pub async fn unstorable(
         &self,
         row: &EventRow,
@@ -316,11 +317,11 @@ impl Judging<'_> {
     ) -> NotStored {
         let event = match self.judges.read(row.raw.clone(), now_us) {
             Ok(event) => Event { id: row.id, ..event },
-            // It was read before, by the same rules; its time alone may be too late by now.
+            // The same rules accepted the event before. Only its timestamp may break them now.
             Err(broken) => return self.refuse_broken(*broken, row.received_at_us, origin),
         };
         let keep = self.keep(&event).await;
-        // The server's message may quote the row.
+        // The message of the server may quote the row.
         let detail = match keep {
             Keep::Whole => format!("Postgres refuses the row: {message} (SQLSTATE {sqlstate})"),
             Keep::Redacted(_) | Keep::Nothing => format!("Postgres refuses the row (SQLSTATE {sqlstate})"),
@@ -329,13 +330,13 @@ impl Judging<'_> {
         self.quarantine(&event, origin, "unstorable".into(), DeadLetter { module: row.module, ..letter }, keep)
     }
 
-    /// As much of a module's last words as a dead letter may keep of the raw bytes that they count as.
+    /// Cuts the last words of a module to the size that a dead letter keeps.
     fn cut(&self, mut words: String) -> Option<String> {
         words.truncate(words.floor_char_boundary(self.judges.raw_bytes_max));
         (!words.is_empty()).then_some(words)
     }
 
-    /// What may be kept of an event that is not stored.
+    /// Which parts of an event that is not stored the gateway may keep.
     async fn keep(&self, event: &Event) -> Keep {
         self.modules.keep(&event.category, &event.name, &event.data).await
     }
@@ -359,7 +360,7 @@ impl Judging<'_> {
         received_at_us: i64,
         origin: Origin<'_>,
     ) -> Result<Judged, store::Error> {
-        // What a dead letter is named after stays for ever too.
+        // A category and name in a dead letter count as an event type of the application too.
         let named = match (&broken.category, &broken.name) {
             (Some(category), Some(name)) => origin.admits(self.judges, category, name).await?,
             _ => true,
@@ -368,7 +369,7 @@ impl Judging<'_> {
         Ok(self.refuse_broken(broken, received_at_us, origin).into())
     }
 
-    /// An event without a readable type, or one whose type would be one too many.
+    /// Rejects an event without a readable type, or one whose type would be one too many for its application.
     fn refuse_broken(&self, broken: Broken, received_at_us: i64, origin: Origin<'_>) -> NotStored {
         let code = RejectionCode::Envelope;
         let detail = "the envelope breaks the gateway's rules";
@@ -399,7 +400,7 @@ impl Judging<'_> {
         }
     }
 
-    /// The application may not send events of this type.
+    /// Rejects an event whose type the application may not send.
     fn refuse_type(
         &self,
         event: &Event,
@@ -411,7 +412,7 @@ impl Judging<'_> {
         let code = RejectionCode::NotAllowed;
         let violations = vec![Violation { pointer: String::new(), code: code.as_str().into(), message: why.into() }];
         let letter = letter(origin, received_at_us, Reason::Rejected, code.as_str(), why);
-        // What the gateway says itself quotes nothing.
+        // The gateway's own message quotes nothing of the event.
         let letter =
             DeadLetter { violations: violations.clone(), detail: why.to_owned(), ..self.of_event(letter, event, keep) };
         not_stored(event, None, End::Rejected { code, violations, letter })
@@ -425,7 +426,7 @@ impl Judging<'_> {
         module: Option<Digest>,
         violations: Vec<Violation>,
     ) -> Result<NotStored, store::Error> {
-        // A module that judges by the time of receipt may refuse later what it took then.
+        // A module that judges by the time of receipt may reject a retry of an event that it accepted before.
         if self.modules.judges_at(&event.category, &event.name)
             && self.judges.store.has_event(event.session_id, event.timestamp_us, event.id).await?
         {
@@ -448,7 +449,7 @@ impl Judging<'_> {
     ) -> NotStored {
         let module = letter.module;
         if keep == Keep::Nothing && matches!(origin, Origin::Sent { .. }) {
-            // Its sender is the only one who has it.
+            // The sender has the only copy, so it must send the event again.
             return not_stored(event, module, End::Unfinished(Unfinished::of(UnfinishedCode::NotKept)));
         }
         let letter = self.of_event(letter, event, keep);
@@ -502,7 +503,7 @@ fn letter(origin: Origin<'_>, received_at_us: i64, reason: Reason, code: &str, d
     }
 }
 
-/// An event whose application has made as many event types as it may. Its dead letter does not name its type.
+/// An event whose application has too many event types. The dead letter does not name its type.
 fn too_many_types(event: Event, most: usize) -> Broken {
     Broken {
         violations: vec![known_types::too_many(most)],

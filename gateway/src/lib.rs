@@ -1,17 +1,28 @@
 //! The Eye: an event ingestion gateway whose rules are WebAssembly components.
 //!
-//! The path of an event, which is also the order in which to read the modules: [`server`] accepts a connection,
-//! [`router`] finds the handler, [`ingest`] takes the request through its steps, [`judging`] decides what each event becomes. [`trust`] says who calls, [`body`] reads
-//! the bytes, [`eye_event::envelope`] makes events of them, [`eye_judge`] judges each in the words of
-//! [`eye_event::verdict`], [`batch`] gathers rows and gives receipts, [`store`] writes them to Postgres, [`dead_letters`]
-//! keeps the rest, and [`response`] says what became of each; [`problems`] explains every code. [`query`] reads back, [`redrive`] judges dead letters again,
-//! [`unseen`] those that no module has looked at, and [`live`] shows outcomes as they happen.
+//! The path of an event, in the order in which to read the modules: [`server`] accepts a connection, [`router`] finds
+//! the handler, and [`ingest`] takes the request through its steps. [`trust`] finds the application of the caller,
+//! [`body`] reads the bytes, and [`eye_event::envelope`] makes events of them. [`judging`] makes a row or a dead letter
+//! of each event; it calls [`eye_judge`], whose answers are in [`eye_event::verdict`]. [`batch`] gathers rows and
+//! returns receipts, [`store`] writes the rows to Postgres, and [`dead_letters`] keeps the events that were not stored.
+//! [`response`] makes the answer to the sender, and [`problems`] explains each of its codes.
 //!
-//! Around that path: [`applications`] manages who may call, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
-//! [`log_limit`] keeps a flood out of the log, [`descriptors`] says how many files may be open, [`tls`] (by whose [`certificate`]) and [`cors`] are what some callers need besides, [`config`] proves the
-//! settings, [`reload`] reads them again, [`gateway`] builds, runs and drains, [`tending`] looks after the database, [`readiness`] says whether requests should come, [`postgres`] is the embedded default, [`retention`] keeps the tables
-//! within their bounds, [`clock`] tells the time, [`telemetry`] sets up the log, [`request_ids`] names each request and [`access_log`] notes it, and [`cli`] has a file for each command.
-//! [`tally`] counts events, and [`metrics`] shows all figures.
+//! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
+//! judges dead letters again, [`unseen`] judges events that were stored without a module, and [`live`] shows outcomes
+//! as they happen. [`applications`] manages applications, and [`first_admin`] makes the first administrator.
+//!
+//! Bounds: [`share`] keeps one application from taking all the room, [`turns`] does so for reads, [`log_limit`] keeps a
+//! flood out of the log, and [`descriptors`] raises the limit of open files.
+//!
+//! Around the path: [`config`] reads and proves the settings, [`reload`] reads them again, [`secrets`] and [`tls`] read
+//! the files of secrets and certificates, and [`certificate`] finds when a certificate ends. [`cors`] admits browsers.
+//! [`gateway`] builds, runs and drains all parts. [`tending`] looks after the database, [`readiness`] answers whether
+//! requests should come, [`postgres`] runs the embedded database, [`retention`] keeps the tables within their bounds,
+//! and [`scrub`] takes secrets out of older dead letters. [`clock`] gives the time.
+//!
+//! For operators: [`telemetry`] sets up the log, [`request_ids`] and [`traceparent`] name each request, [`access_log`]
+//! writes a line for each, [`requests`] counts requests, [`tally`] counts events, and [`metrics`] serves all figures.
+//! [`cli`] has a file for each command.
 
 pub mod access_log;
 pub mod applications;

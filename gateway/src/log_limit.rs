@@ -1,29 +1,29 @@
-//! A gate for log lines that others can cause: one passes in a second, the rest is counted, so that a flood cannot fill
-//! the disk.
+//! Limits log lines that callers can cause: one passes each second and the others are counted, so that a flood cannot
+//! fill the disk.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often a line passes.
+/// The least time between two lines.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Lets one pass in a second.
+/// Lets one line pass each second.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     start: OnceLock<Instant>,
-    /// In milliseconds after `start`; zero until the first has passed.
+    /// The time of the next line, in milliseconds after `start`; zero until the first line.
     next_ms: AtomicU64,
     held_back: AtomicU64,
 }
 
 impl LogLimit {
-    /// A gate that nothing has passed yet.
+    /// A limit that no line has passed yet.
     pub const fn new() -> Self {
         Self { start: OnceLock::new(), next_ms: AtomicU64::new(0), held_back: AtomicU64::new(0) }
     }
 
-    /// Whether one may pass now; then gives how many were held back since the last one.
+    /// Whether a line may pass now. If so, returns how many were held back since the last one, for that line.
     pub fn open(&self) -> Option<u64> {
         self.open_after(self.start.get_or_init(Instant::now).elapsed())
     }

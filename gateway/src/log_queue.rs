@@ -1,5 +1,5 @@
-//! Lines of the log that requests cause one by one, on their way to standard error. A reader of the log that is slow must not
-//! hold up requests, so they wait here within a bound in bytes. A line that finds no room is left out and counted.
+//! Queues the lines of the access log on their way to standard error, so that a slow reader of the log does not delay
+//! requests. The queue is bounded in bytes; it drops and counts the lines that find no room.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::log_limit::LogLimit;
 
-/// Lines that wait to be written.
+/// The lines that wait for the writer. Requests push them.
 #[derive(Debug, Default)]
 pub(crate) struct LogQueue {
     state: Mutex<State>,
-    /// Told when lines come, and when all are written.
+    /// Notified when lines arrive, and when the writer has written all of them.
     changed: Condvar,
     dropped: AtomicU64,
 }
@@ -21,7 +21,7 @@ pub(crate) struct LogQueue {
 struct State {
     /// Whole lines.
     waiting: Vec<u8>,
-    /// The writer has lines that it has not written yet.
+    /// The writer has taken lines that it has not written yet.
     is_writing: bool,
 }
 
@@ -31,12 +31,12 @@ impl LogQueue {
         Self { state: Mutex::new(state), changed: Condvar::new(), dropped: AtomicU64::new(0) }
     }
 
-    /// Lines that found no room.
+    /// The number of lines that found no room. The metrics read it.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Adds a line, unless it would make more than `bytes_max` wait.
+    /// Adds a line, unless more than `bytes_max` would wait.
     pub(crate) fn push(&self, line: &[u8], bytes_max: usize) {
         let mut state = self.lock();
         if line.len() > bytes_max.saturating_sub(state.waiting.len()) {
@@ -46,19 +46,19 @@ impl LogQueue {
         let was_empty = state.waiting.is_empty();
         state.waiting.extend_from_slice(line);
         drop(state);
-        // A writer that is at work looks again by itself.
+        // A writer that is writing checks the queue again afterwards.
         if was_empty {
             self.changed.notify_all();
         }
     }
 
-    /// Writes lines to `out` for ever. Never returns, so it has a thread of its own.
+    /// Writes lines to `out` forever, on a thread of its own.
     pub(crate) fn write_to(&self, mut out: impl Write) -> ! {
         static TOLD: LogLimit = LogLimit::new();
         let (mut lines, mut told) = (Vec::new(), 0);
         loop {
             self.next(&mut lines);
-            // A log that cannot be written can be told nowhere.
+            // If the log cannot be written, no channel is left for the error.
             let _ = out.write_all(&lines).and_then(|()| out.flush());
             let dropped = self.dropped();
             if dropped > told && TOLD.open().is_some() {
@@ -68,7 +68,7 @@ impl LogQueue {
         }
     }
 
-    /// Waits for lines and takes all that there are. Gives `lines` back as room for others.
+    /// Waits for lines and takes all of them. `lines` becomes the buffer for the next ones.
     fn next(&self, lines: &mut Vec<u8>) {
         lines.clear();
         let mut state = self.lock();
@@ -83,15 +83,15 @@ impl LogQueue {
         std::mem::swap(&mut state.waiting, lines);
     }
 
-    /// Waits until all lines are written, for so long at most.
+    /// Waits until all lines are written, at most for `longest`.
     pub(crate) fn flush(&self, longest: Duration) {
         let is_left = |state: &mut State| state.is_writing || !state.waiting.is_empty();
-        // Whatever is left then cannot be written in time.
+        // The process ends, so the lines that are left are lost.
         drop(self.changed.wait_timeout_while(self.lock(), longest, is_left));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes only when it is let.
+    /// A writer that writes only when the test allows it.
     struct Slow {
         may_write: Receiver<()>,
         written: SyncSender<Vec<u8>>,
@@ -128,7 +128,7 @@ mod tests {
         let (written, lines) = sync_channel(10);
         std::thread::spawn(move || queue.write_to(Slow { may_write, written }));
         queue.push(b"first\n", 12);
-        // The writer takes it, so that it waits no more, and cannot write it yet.
+        // Waits until the writer has taken the line. It cannot write the line yet.
         while !queue.lock().waiting.is_empty() {
             std::thread::yield_now();
         }

@@ -1,4 +1,5 @@
-//! Arguments to command, and the program's exit codes: 0, 1 when it failed, 64 for wrong usage or configuration.
+//! Runs the command that the arguments name. The program exits with 0, with 1 when the command failed, and with 64 for
+//! wrong usage or configuration.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,14 +7,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use eye::cli::{Cli, Failure};
 
-/// Wrong usage or configuration, as sysexits.h has it.
+/// The exit code for wrong usage or configuration, `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing can be told when even this cannot be written.
+            // If standard error is closed, no channel is left for the message.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }

@@ -1,5 +1,5 @@
-//! What `/metrics` tells: each scrape walks the figures that the parts keep for themselves and writes them in the words of
-//! `metrics/names.rs`. Only this module knows Prometheus; nothing here runs while nobody asks.
+//! Answers `/metrics`: each scrape reads the counters that the parts keep for themselves, and writes them under the
+//! names of `metrics/names.rs`. Only this module knows Prometheus. Between scrapes it does nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -32,46 +32,46 @@ use eye_event::figures::Distribution;
 use eye_event::verdict::UnfinishedCode;
 use eye_judge::{Standing, State, TypeReport, Validators};
 
-/// Where the figures are.
+/// The parts whose counters a scrape reads.
 #[derive(Debug)]
 pub struct Metrics {
-    /// The database.
+    /// The database: its partitions and whether it answers.
     pub store: Store,
-    /// Requests by their answers.
+    /// Requests by status.
     pub requests: Arc<Requests>,
-    /// Events by their outcomes.
+    /// Events by outcome.
     pub tallies: Arc<Tallies>,
     /// The queue of accepted events.
     pub events: Batcher<EventRow>,
-    /// The queue of all others.
+    /// The queue of dead letters.
     pub dead_letters: Arc<DeadLetters>,
-    /// Letters that the gateway judged again by itself.
+    /// Dead letters that the gateway judged again by itself.
     pub unseen: Arc<UnseenCounts>,
-    /// The bytes in flight, in KiB.
+    /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
     /// Answers that are not sent yet.
     pub unsent: Arc<UnsentAnswers>,
-    /// What was removed, and what is announced.
+    /// Removals that retention made or announced.
     pub retention: Arc<Retention>,
-    /// Who was refused.
+    /// Refused callers, by application and network.
     pub trust: Arc<Trust>,
-    /// The modules.
+    /// The modules, their verdicts and faults.
     pub validators: Validators,
-    /// Those who watch.
+    /// The readers of the live stream.
     pub live: Arc<Live>,
-    /// The connections of the listener.
+    /// The connections of the listeners.
     pub connections: Arc<Connections>,
-    /// How many there may be.
+    /// Most open connections.
     pub connections_max: usize,
-    /// Connections that were refused.
+    /// Connections that the gateway refused, and the end of its certificate.
     pub admission: Arc<Admission>,
-    /// Whether the gateway is ready.
+    /// The readiness of the gateway.
     pub readiness: Arc<Readiness>,
-    /// When the gateway was built: microseconds since 1970.
+    /// The time at which the gateway was built, in microseconds since 1970.
     pub began_at_us: i64,
 }
 
-/// All figures of this moment, as text.
+/// Reads all counters now and returns them as text.
 pub async fn scrape(own: &Metrics, format: response::Figures) -> String {
     let partitions = own.store.partition_counts().await;
     let mut scrape = Scrape::default();
@@ -168,7 +168,7 @@ fn queues(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::UNSENT_BYTES, [([], gauge(own.unsent.bytes() as f64))]);
 }
 
-/// What retention removed.
+/// Rows and bytes that retention removed.
 fn trimmed(scrape: &mut Scrape, own: &Metrics) {
     let trimmed = &own.retention.trimmed;
     let sum = |counter: &AtomicI64| Value::Counter(counter.load(Relaxed).unsigned_abs());
@@ -185,8 +185,8 @@ fn trimmed(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(own.retention.clock_skew_seconds()))]);
 }
 
-/// Who was refused, and why. Strangers are told apart by network in `/v1/applications`, not here: they choose their
-/// addresses.
+/// Refused callers, by reason. Applications have labels. Networks have none, since strangers choose their addresses;
+/// `/v1/applications` lists them.
 fn refused(scrape: &mut Scrape, own: &Metrics) {
     let applications = own.trust.applications();
     let callers = applications.iter().flat_map(|application| {
@@ -205,7 +205,7 @@ fn refused(scrape: &mut Scrape, own: &Metrics) {
     );
 }
 
-/// A batcher, whatever its items are.
+/// The counters of a batcher, whatever the type of its items.
 struct Queue<'a> {
     name: &'static str,
     depth: usize,

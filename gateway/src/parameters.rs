@@ -1,5 +1,5 @@
-//! The parameters of a read: decoded, each at most once, only those that the path knows, and each proved. Whatever is wrong
-//! with one is told with its name and with what it may be.
+//! The parameters of a read. The gateway decodes each, rejects those that the path does not know or that come twice,
+//! and checks the values. A refusal names the parameter and the values that it may have.
 
 use eye_event::envelope::timestamp;
 use percent_encoding::percent_decode;
@@ -8,16 +8,16 @@ use uuid::Uuid;
 
 use crate::response::Refusal;
 
-/// Longest text that a category, a name or an application may be.
+/// Most characters of a category, a name or an application.
 const WORD_CHARACTERS_MAX: usize = 200;
 
-/// What a query string says.
+/// The parameters of a query string, decoded.
 #[derive(Debug)]
 pub(crate) struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
-    /// Reads a query string of which only the parameters in `known` may be used. An empty value is an error: it would choose
-    /// everything, which nobody means who writes it.
+    /// Reads a query string that may have the parameters in `known`. It rejects an empty value: such a value would
+    /// select everything, which a reader who wrote it did not want.
     pub(crate) fn read(query: Option<&str>, known: &[&'static str]) -> Result<Self, Refusal> {
         let mut read: Vec<(&'static str, String)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -37,7 +37,7 @@ impl Parameters {
         Ok(Self(read))
     }
 
-    /// The same from the members of a JSON object, each of them a text.
+    /// Reads the same from the members of a JSON object, each of which must be a string.
     pub(crate) fn of(members: serde_json::Map<String, Value>, known: &[&'static str]) -> Result<Self, Refusal> {
         let mut read = Vec::new();
         for (key, value) in members {
@@ -52,7 +52,7 @@ impl Parameters {
         Ok(Self(read))
     }
 
-    /// What tells this query from others: all parameters but those that say how much of it is wanted.
+    /// Identifies the query among others, for cursors: all parameters except the size and the place of the page.
     pub(crate) fn told(&self) -> String {
         let mut told: Vec<String> = self
             .0
@@ -64,7 +64,7 @@ impl Parameters {
         told.concat()
     }
 
-    /// The text of a parameter, if it is given.
+    /// The text of a parameter, or `None` if the query does not have it.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
@@ -74,13 +74,13 @@ impl Parameters {
         self.text(name).map(|text| word(name, text)).transpose()
     }
 
-    /// A time in microseconds since 1970.
+    /// A time, in microseconds since 1970.
     pub(crate) fn time(&self, name: &str) -> Result<Option<i64>, Refusal> {
         let wanted = "must be a time such as 2026-11-23T18:00:00Z (with a `+` of its zone written as %2B)";
         self.text(name).map(|text| timestamp::parse(text).ok_or_else(|| bad(name, wanted))).transpose()
     }
 
-    /// Both ends of a range, each of them optional.
+    /// The two ends of a range. Both are optional.
     pub(crate) fn range(&self) -> Result<(Option<i64>, Option<i64>), Refusal> {
         let (from_us, to_us) = (self.time("from")?, self.time("to")?);
         if let (Some(from_us), Some(to_us)) = (from_us, to_us)
@@ -96,14 +96,14 @@ impl Parameters {
         self.text(name).map(|text| id(name, text)).transpose()
     }
 
-    /// How many, at least one and at most `most`.
+    /// The number of rows to return: `usual` without the parameter, and at most `most`.
     pub(crate) fn limit(&self, usual: u32, most: u32) -> Result<u32, Refusal> {
         let Some(text) = self.text("limit") else { return Ok(usual) };
         let number = text.parse().ok().filter(|number| (1..=most).contains(number));
         number.ok_or_else(|| bad("limit", &format!("must be a whole number from 1 to {most}")))
     }
 
-    /// One of some words; the first is meant when nothing is said.
+    /// One of several words. The first is the default.
     pub(crate) fn choice<T: Copy>(&self, name: &str, choices: &[(&'static str, T)]) -> Result<T, Refusal> {
         let words: Vec<&'static str> = choices.iter().map(|(word, _)| *word).collect();
         let wanted = self.text(name).or(words.first().copied()).unwrap_or_default();
@@ -112,12 +112,12 @@ impl Parameters {
     }
 }
 
-/// A UUID in a path or a query.
+/// Parses a UUID in a path or a query.
 pub(crate) fn id(name: &str, text: &str) -> Result<Uuid, Refusal> {
     Uuid::try_parse(text).map_err(|_| bad(name, "must be a UUID, such as e2085be5-9137-4e4e-80b5-f1ffddc25423"))
 }
 
-/// A category or the like in a path or a query. No event can have one that is not fit for it.
+/// Checks a category, a name or an application in a path or a query. No event has one that fails this check.
 pub(crate) fn word(name: &str, text: &str) -> Result<String, Refusal> {
     let fits = text.chars().count() <= WORD_CHARACTERS_MAX && !text.chars().any(char::is_control);
     let wanted = "must be 1 to 200 characters without control characters";
@@ -137,7 +137,7 @@ fn listed(words: &[&str]) -> String {
     }
 }
 
-/// Undoes what forms and links do to text.
+/// Undoes the encoding that forms and links apply to text.
 fn decoded(name: &str, text: &str) -> Result<String, Refusal> {
     let spaced = text.replace('+', " ");
     let text = percent_decode(spaced.as_bytes()).decode_utf8();

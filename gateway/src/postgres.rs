@@ -1,9 +1,8 @@
-//! The embedded default: a Postgres of the gateway's own. Finds installed server programs, creates a cluster under the
-//! data directory, starts it on a private Unix socket, starts it again when it dies, and stops it at the end.
+//! The embedded Postgres, which the gateway uses without a database URL. It finds installed server programs, creates a
+//! cluster in the data dir, starts it on a private Unix socket, starts it again when it dies, and stops it at the end.
 //!
-//! Promises: durable settings whatever the cluster's own configuration says; never a half-made cluster; never two
-//! gateways on one data directory; every wait has a bound. Left to others: the schema (`store`) and what the
-//! environment says (`config` reads it and passes it in).
+//! It promises durable settings, whatever the cluster's own configuration says; no half-made cluster; one gateway on a
+//! data dir at a time; and a bound on every wait. `store` owns the schema, and `config` reads the environment.
 #![forbid(unsafe_code)]
 
 mod cluster;
@@ -29,24 +28,24 @@ use output::Log;
 use programs::{Programs, User, VERSION_MIN, id};
 use server::supervise;
 
-/// The superuser and the database of the cluster.
+/// The name of the cluster's superuser and database.
 const NAME: &str = "eye";
 
-/// Names the socket file only; nothing listens on TCP.
+/// A part of the name of the socket file. The server does not listen on TCP.
 const PORT: u16 = 5432;
 
-/// What the kernel takes as the path of a Unix socket, without the closing NUL.
+/// Most bytes of the path of a Unix socket, without the closing NUL.
 const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-/// How long the processes of a dead server may take to notice that they are alone, before they are told to quit; also
-/// how long the last lines of a program that ended are waited for.
+/// How long the processes of a dead server may take to end by themselves before the gateway ends them, and how long it
+/// waits for the last lines of a program that ended.
 const FAMILY_TIME_MAX: Duration = Duration::from_millis(200);
 
-/// Connections beside the gateway's own: migrations and partitions, the commands, an operator's psql, and those that
-/// Postgres keeps back for its superuser.
+/// Connections beyond the gateway's own: for migrations and partitions, for commands, for an operator's psql, and those
+/// that Postgres reserves for its superuser.
 const CONNECTIONS_BESIDE: u32 = 20;
 
-/// Why the embedded Postgres did not start. Each message says in one line what to do.
+/// The reasons why the embedded Postgres did not start. Each message says in one line how to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No folder holds `postgres`, `initdb` and `pg_ctl`.
@@ -55,7 +54,7 @@ pub enum Error {
          set EYE_POSTGRES_BIN to the folder that holds initdb and postgres, or give a database URL"
     )]
     NotFound,
-    /// The folder that the operator named does not hold them.
+    /// The folder in `EYE_POSTGRES_BIN` does not hold them.
     #[error("EYE_POSTGRES_BIN is {}, which does not hold postgres, initdb and pg_ctl of version {VERSION_MIN} or newer: name the folder that does, or unset it", .0.display())]
     NotInFolder(PathBuf),
     /// The cluster needs a major version that is not installed.
@@ -68,21 +67,21 @@ pub enum Error {
         cluster: PathBuf,
         /// The major version that made it.
         needed: u32,
-        /// The major versions found, for people.
+        /// The installed major versions, as text for the message.
         found: String,
     },
-    /// `PG_VERSION` is absent or says nothing known.
+    /// `PG_VERSION` is missing or unreadable.
     #[error("{} is not a PostgreSQL cluster (its PG_VERSION is missing or not readable): move it away, or choose another --data-dir", .0.display())]
     NotACluster(PathBuf),
     /// Another gateway holds the lock on the data directory.
     #[error("another gateway uses the data directory {}: stop it, or choose another --data-dir", .0.display())]
     Taken(PathBuf),
-    /// Postgres refuses to run as root, and there is no one else to run it as.
+    /// Postgres refuses to run as root, and the system has no other user for it.
     #[error(
         "Postgres does not run as root, and there is no user postgres or nobody to run it as: add one (useradd --system postgres), or start the gateway as another user"
     )]
     NoUser,
-    /// A parent directory is closed to the user that Postgres runs as.
+    /// The user that Postgres runs as may not enter a parent directory.
     #[error(
         "the user {user} that Postgres runs as cannot reach {}: open the way (chmod o+x {}), or choose another --data-dir",
         path.display(), closed.display()
@@ -90,12 +89,12 @@ pub enum Error {
     OutOfReach {
         /// The unprivileged user.
         user: String,
-        /// The directory that it needs.
+        /// The directory that this user needs.
         path: PathBuf,
-        /// The first directory on the way that it may not pass.
+        /// The first directory on the path that this user may not enter.
         closed: PathBuf,
     },
-    /// The cluster or its socket directory belongs to a user that the gateway is not.
+    /// Another user owns the cluster or its socket directory.
     #[error("{} is not a directory of this gateway's (it belongs to user id {owner}): start the gateway as that user or as root, or choose another --data-dir", path.display())]
     NotOurs {
         /// The directory.
@@ -103,71 +102,71 @@ pub enum Error {
         /// Its owner.
         owner: u32,
     },
-    /// A program of Postgres failed; its output says why.
+    /// A program of Postgres failed. The message has its output.
     #[error("{program} failed ({ending}): {output}")]
     Program {
         /// The program's name.
         program: String,
-        /// Its exit status, or that its time was up.
+        /// The exit status, or that the time ran out.
         ending: String,
         /// The last lines that it printed.
         output: String,
     },
-    /// The server ended, or its time was up, before it accepted connections.
+    /// The server ended, or the time ran out, before it accepted connections.
     #[error("Postgres did not start ({ending}); the end of {}: {output}", log.display())]
     NotReady {
-        /// The server's exit status, or that its time was up.
+        /// The exit status of the server, or that the time ran out.
         ending: String,
-        /// The whole log.
+        /// The path of its log.
         log: PathBuf,
-        /// Its last lines.
+        /// The last lines of the log.
         output: String,
     },
-    /// The file system or the kernel refused something.
+    /// The file system or the kernel refused an operation.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
-        /// On what.
+        /// The path that it was for.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Where to keep the data and where to look for the programs. The caller has read the environment.
+/// The place of the data, and where to look for the programs. The caller has read the environment.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Holds the cluster, its socket, its log and the lock. Made if absent.
+    /// The folder for the cluster, its socket, its log and the lock. The start creates it if it is missing.
     pub data_dir: PathBuf,
-    /// The value of `EYE_POSTGRES_BIN`: looked at first, and then the only place for a new cluster.
+    /// The value of `EYE_POSTGRES_BIN`. The search starts there, and a new cluster uses no other folder.
     pub bin_dir: Option<PathBuf>,
     /// The value of `PATH`.
     pub search_path: Option<OsString>,
-    /// The system's directory for temporary files: takes the socket when the data directory's path is too long.
+    /// The system's directory for temporary files. It holds the socket when the path of the data dir is too long.
     pub temp_dir: PathBuf,
-    /// Connections that the gateway holds at most; some more are made possible, for commands and an operator's psql.
+    /// Most connections of the gateway. The cluster allows some more for commands and an operator's psql.
     pub connections_max: u32,
 }
 
-/// A running Postgres, kept running until [`Postgres::stop`]. Dropped without it, the server is told to stop and not
-/// waited for; killed with the gateway, it is taken up by the next start.
+/// A running Postgres. [`Postgres::stop`] stops it. Its drop only sends the signal to stop. If the gateway is killed,
+/// the next start takes the server over.
 #[derive(Debug)]
 pub struct Postgres {
     url: String,
     stop: oneshot::Sender<()>,
     supervisor: JoinSet<()>,
-    /// Held, not read: the lock on the data directory ends with it.
+    /// Kept only for its drop, which unlocks the data dir.
     _lock: File,
 }
 
 impl Postgres {
-    /// Finds the programs, creates the cluster if there is none, stops what an earlier gateway left, and starts the
-    /// server. Returns when it accepts connections and the database `eye` is there.
+    /// Finds the programs, creates the cluster if there is none, stops the server that an earlier gateway left, and
+    /// starts one. Returns when the server accepts connections and the database `eye` exists.
     ///
     /// # Errors
     ///
-    /// [`Error`], each with what to do about it. Nothing is left running after an error.
+    /// An [`Error`]. After it no process is left running.
     pub async fn start(options: &Options) -> Result<Postgres, Error> {
         let root = id(&["-u"]).await == Some(0);
         let data_dir = prepare_data_dir(&options.data_dir, root)?;
@@ -193,17 +192,18 @@ impl Postgres {
         Ok(Postgres { url, stop, supervisor, _lock: lock })
     }
 
-    /// The URL of the server that runs on a data dir, of a gateway that is at work or was killed; `None` if none runs there.
-    /// Starts and changes nothing.
+    /// Returns the URL of the server that runs on a data dir, whether its gateway runs or was killed. Returns `None` if
+    /// no server runs there. It starts and changes nothing, so that commands can use it.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]: a server runs there that this user may not reach. [`Error::NotOurs`]: its socket is somebody else's.
+    /// [`Error::Io`]: this user may not reach the server. [`Error::NotOurs`]: another user owns its socket.
     pub fn running(options: &Options) -> Result<Option<String>, Error> {
         let Ok(data_dir) = fs::canonicalize(&options.data_dir) else { return Ok(None) };
         let socket_dir = socket_dir(&data_dir, &options.temp_dir);
         let socket = socket_dir.join(format!(".s.PGSQL.{PORT}"));
-        // Under the temporary directory anybody could have made one. The cluster is where only its owner can be.
+        // Anybody may create this directory under the temporary directory, but only the owner of the data dir can
+        // create the cluster.
         let owner = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir).map(|found| found.uid());
         let (cluster, folder) = (owner(&data_dir.join("postgres")), owner(&socket_dir));
         match folder {
@@ -221,29 +221,29 @@ impl Postgres {
         }
     }
 
-    /// The database's URL, over the Unix socket, as libpq and sqlx read it. It stays the same over restarts.
+    /// The URL of the database over the Unix socket, for sqlx and libpq. It stays the same when the server restarts.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Stops the server fast (open transactions are rolled back, the data is written), then by force when that takes
-    /// more than 15 s, and waits for its end: 30 s at most.
+    /// Stops the server: it rolls open transactions back and writes its data. After 15 s the supervisor kills it.
+    /// Returns when it has ended, after 30 s at most.
     pub async fn stop(mut self) {
-        // An error here means that the supervisor is gone, and then so is the server.
+        // A closed channel means that the supervisor has ended, and the server with it.
         let _ = self.stop.send(());
         while self.supervisor.join_next().await.is_some() {}
     }
 }
 
-/// Makes the data directory, and its path absolute. For root it can be passed by all and listed by none, because the
-/// unprivileged user must get through to the cluster.
+/// Creates the data dir and makes its path absolute. As root it lets all users pass through, since the unprivileged
+/// user of Postgres must reach the cluster, but not list it.
 fn prepare_data_dir(data_dir: &Path, root: bool) -> Result<PathBuf, Error> {
     let mode = if root { 0o711 } else { 0o700 };
     DirBuilder::new().recursive(true).mode(mode).create(data_dir).map_err(io_error("create", data_dir))?;
     fs::canonicalize(data_dir).map_err(io_error("resolve", data_dir))
 }
 
-/// Takes the data directory for this process. The kernel lets go of it when the process ends, however it ends.
+/// Locks the data dir for this process. The kernel unlocks it when the process ends.
 fn lock(data_dir: &Path) -> Result<File, Error> {
     let path = data_dir.join("lock");
     let file = OpenOptions::new()
@@ -260,8 +260,8 @@ fn lock(data_dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// Where the socket goes: beside the data, or under the temporary directory if the kernel or the list syntax of
-/// Postgres would not take that path.
+/// The directory of the socket: in the data dir, or under the temporary directory if the kernel or the list syntax of
+/// Postgres would not accept that path.
 fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
     let beside = data_dir.join("run");
     let file_bytes = format!("/.s.PGSQL.{PORT}").len();
@@ -272,8 +272,8 @@ fn socket_dir(data_dir: &Path, temp_dir: &Path) -> PathBuf {
     temp_dir.join(cluster_name(data_dir))
 }
 
-/// A name that stays the same for a data directory, and that no other has: FNV-1a of its path. The server's processes
-/// bear it in their titles.
+/// A name for a data dir that is always the same and that no other has: FNV-1a of its path. The server's processes show
+/// it in their titles.
 fn cluster_name(data_dir: &Path) -> String {
     let hash =
         data_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -282,9 +282,9 @@ fn cluster_name(data_dir: &Path) -> String {
     format!("{NAME}-{hash:016x}")
 }
 
-/// Makes a directory that only the user of Postgres may enter. One that is there already must be a directory of that
-/// user's, and no link: under the temporary directory, anyone could have made it. Nothing is changed before that is
-/// known, because changing the rights of a link changes those of its target.
+/// Creates a directory that only the user of Postgres may enter. A directory that exists must belong to that user and
+/// must not be a link, since anybody could have created it under the temporary directory. Nothing is changed before
+/// that check, because a change of a link's permissions changes those of its target.
 fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -296,14 +296,15 @@ fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
     let private = found.mode() & 0o077 == 0;
     let owner = found.uid();
     match user {
-        // Given away before. Root changes nothing here: its owner could put a link in its place in the meantime.
+        // An earlier start gave it to this user. Root changes nothing here: that user could replace it by a link in the
+        // meantime.
         Some(user) if found.is_dir() && owner == user.uid && private => Ok(()),
-        // Root's own is one that was made and not yet given away.
+        // An earlier start created it as root and ended before it gave it away.
         Some(user) if found.is_dir() && owner == 0 => {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("close", path))?;
             lchown(path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", path))
         }
-        // Another user than root cannot change what is not its own: the kernel proves the rest.
+        // A user other than root cannot change the directory of another, so the kernel does the rest of the check.
         None if found.is_dir() => {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("close", path))
         }
@@ -311,7 +312,8 @@ fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
     }
 }
 
-/// The URL of the database behind a socket. TLS is off because a Unix socket has none; asking costs a round trip.
+/// The URL of the database behind a socket. It turns TLS off: a Unix socket has none, and asking for it costs a round
+/// trip.
 fn url(socket_dir: &Path) -> String {
     let host =
         percent_encoding::percent_encode(socket_dir.as_os_str().as_encoded_bytes(), percent_encoding::NON_ALPHANUMERIC);

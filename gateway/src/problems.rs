@@ -1,5 +1,6 @@
-//! The pages to which the `type` of a problem leads: one for each code, from `docs/problems/`, as Markdown or as HTML. The
-//! program carries them, so they are served to anybody, and while the database is away. They hold no data.
+//! Serves the pages to which the `type` of a problem leads: one page of `docs/problems/` for each code, as Markdown or
+//! HTML. The program contains them, so it serves them while the database is away. They hold no data, so anybody may
+//! read them.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,7 @@ use crate::response::{self, Refusal, Response};
 
 macro_rules! pages {
     ($($code:ident)*) => {
-        /// Every code of a problem and of an event that was not stored, with its page in Markdown.
+        /// Every code of a problem or of an event that was not stored, with its page in Markdown.
         pub const PAGES: &[(&str, &str)] =
             &[$((stringify!($code), include_str!(concat!("../../docs/problems/", stringify!($code), ".md")))),*];
     };
@@ -68,14 +69,14 @@ pages! {
     wrong_type
 }
 
-/// How a page looks. The policy below allows this text and no other style.
+/// The style of the pages. The policy below allows this text only.
 const STYLE: &str = "body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif}\
     :root{color-scheme:light dark}h1{font-size:1.5rem;line-height:1.25}\
     pre,code{font-family:ui-monospace,monospace;font-size:.9em}\
     pre{overflow-x:auto;padding:.75rem;border:1px solid gray;border-radius:.25rem}\
     table{border-collapse:collapse}th,td{padding:.1rem .75rem .1rem 0;text-align:left;vertical-align:top}";
 
-/// What a browser may do with a page: nothing but show it in [`STYLE`] and follow its links.
+/// The Content Security Policy: a browser may apply [`STYLE`] and follow links, and nothing else.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let style = base64(&Digest::of(STYLE.as_bytes()).0);
     format!(
@@ -83,15 +84,15 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The pages in HTML, made once: anybody may ask for them.
+/// The pages in HTML. They are rendered once, since anybody may ask for them often.
 static HTML: LazyLock<Vec<Bytes>> =
     LazyLock::new(|| PAGES.iter().map(|(_, markdown)| html_of(markdown).into()).collect());
 
-/// Answers with the page of `code`: as HTML if the `Accept` header prefers that, as that of a browser does, else as Markdown.
+/// Returns the page of `code`: as HTML if the `Accept` header prefers it, as a browser's does, otherwise as Markdown.
 ///
 /// # Errors
 ///
-/// [`Refusal::NotFound`] of a word that is no code.
+/// [`Refusal::NotFound`] if the word is no code.
 pub fn page(code: &str, accept: &str) -> Result<Response, Refusal> {
     let place = PAGES.iter().position(|(own, _)| *own == code).ok_or(Refusal::NotFound)?;
     let (_, markdown) = PAGES[place];
@@ -114,7 +115,7 @@ fn html_of(markdown: &str) -> String {
     page
 }
 
-/// A part of a page as it is served: links to another page lead to where that is served, and HTML is shown as text.
+/// Changes a part of a page for serving: links lead to the served pages, and HTML becomes text.
 fn served(event: Event<'_>) -> Event<'_> {
     match event {
         Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
@@ -152,7 +153,7 @@ mod tests {
         (head.status, head.headers, String::from_utf8(bytes.to_vec()).expect("text"))
     }
 
-    /// One of each refusal, as the pages show it.
+    /// One of each refusal, with the values of its page.
     fn refusals() -> Vec<Refusal> {
         let exists = "there is already an application named shop. Choose another name.";
         let revoked = "shop was revoked, and stays so: add an application of another name";
@@ -216,7 +217,7 @@ mod tests {
         }
     }
 
-    /// One of each way in which an event is not stored, as the pages show it.
+    /// One of each outcome of an event that is not stored, with the values of its page.
     fn outcomes() -> Vec<Outcome> {
         let not_allowed = "The application may not send this event type. Ask for it to be allowed.";
         let mut outcomes = vec![
@@ -225,7 +226,7 @@ mod tests {
             rejected(RejectionCode::NotAllowed, "", "not_allowed", not_allowed),
             Outcome::Quarantined { id: ID, code: "unstorable".into() },
         ];
-        // An event for which there was no room is unfinished and never quarantined.
+        // A busy module makes an event unfinished, not quarantined.
         let faults = FaultCode::ALL.into_iter().filter(|code| *code != FaultCode::Busy);
         outcomes.extend(faults.map(|code| Outcome::Quarantined { id: ID, code: code.as_str().into() }));
         outcomes
@@ -233,7 +234,7 @@ mod tests {
         outcomes
     }
 
-    /// What the gateway answers, by code.
+    /// The answers of the gateway, by code.
     fn answers() -> BTreeMap<String, Vec<(StatusCode, Value)>> {
         let outcomes = outcomes();
         let responses = refusals().into_iter().map(Refusal::into_response);
@@ -248,13 +249,13 @@ mod tests {
         answers
     }
 
-    /// The texts of the JSON blocks of a page.
+    /// The JSON blocks of a page.
     fn examples(page: &str) -> Vec<&str> {
         let blocks = page.split("```json\n").skip(1);
         blocks.map(|rest| rest.split("```").next().unwrap_or_default()).collect()
     }
 
-    /// Every code that `refusal.rs` writes, read from its source, so that a new one cannot be forgotten.
+    /// Every code that `refusal.rs` writes, read from its source, so that the test finds a new code without a page.
     fn written_codes() -> BTreeSet<String> {
         let source = include_str!("response/refusal.rs");
         let (_, words) = source.split_once("fn words(").expect("the table of words");
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(files, pages.iter().map(|code| format!("{code}.md")).collect::<BTreeSet<_>>());
     }
 
-    /// With `EYE_UPDATE_PAGES` set, the examples of the pages become what is answered.
+    /// With `EYE_UPDATE_PAGES` set, it rewrites the examples of the pages from the answers.
     #[test]
     fn every_page_shows_what_is_answered() {
         let answers = answers();

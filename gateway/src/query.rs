@@ -1,6 +1,6 @@
-//! Reads: rows to nested JSON, a page at a time, or the whole result as lines. What is asked for is proved here, by path
-//! and parameters; `query/list.rs` gets the pages, `query/stream.rs` sends them one after the other for as long as the
-//! client takes them. Nothing is counted or sorted here, and nothing but a page is ever held.
+//! Reads: rows as nested JSON, a page at a time, or the whole result as lines. This file checks paths and parameters.
+//! `query/list.rs` gets the pages from the store, and `query/stream.rs` sends them one after the other as fast as the
+//! reader takes them. The store counts and sorts, and a read holds one page in memory at a time.
 
 mod cursor;
 pub mod dead_letters;
@@ -34,57 +34,57 @@ use crate::store::{Bucket, CountFilter, EventFilter, PageLimits, SessionFilter, 
 use crate::trust::StillKnown;
 use crate::turns::Turns;
 
-/// Rows of a page, unless the caller asks for another number.
+/// Rows of a page, unless the reader asks for another number.
 const ROWS: u32 = 100;
 /// Most rows of a page.
 const ROWS_MAX: u32 = 1_000;
-/// Counts are small, and a chart needs many.
+/// Counts of a page, unless the reader asks for another number. A count is small, and a chart needs many.
 const COUNTS: u32 = 1_000;
 const COUNTS_MAX: u32 = 10_000;
-/// Most buckets of a range.
+/// Most buckets of one range.
 const BUCKETS_MAX: i64 = 10_000;
-/// What is counted if no range is given.
+/// The range of counts if the reader gives none: one day, in microseconds.
 const COUNTED_US: i64 = 86_400_000_000;
-/// Smaller answers are not worth compressing.
+/// Smaller answers are sent uncompressed, since compression would save little.
 const COMPRESSED_BYTES_MIN: usize = 1_024;
-/// Bytes that are compressed at a stretch before others have the thread.
+/// After this many bytes the compression lets other tasks use the thread.
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// What reading takes.
+/// The parts that reads use.
 #[derive(Debug)]
 pub struct Query {
-    /// Where events and dead letters are.
+    /// The database with events and dead letters.
     pub store: Store,
-    /// What "now" means to a reader.
+    /// The clock whose time is "now" for a reader.
     pub clock: Arc<Clock>,
-    /// Turns at reading from the database.
+    /// The turns at reading from the database.
     pub turns: Arc<Turns>,
-    /// Results on their way to readers.
+    /// The streams of lines that readers take now.
     pub streams: Arc<Streams>,
-    /// Bytes of a page.
+    /// Most bytes of a page.
     pub page_bytes_max: usize,
-    /// Judging dead letters again.
+    /// Redriving over HTTP.
     pub redriving: Redriving,
 }
 
-/// What it takes to judge dead letters again over HTTP.
+/// The parts that redriving over HTTP uses.
 #[derive(Debug)]
 pub struct Redriving {
-    /// What an event becomes.
+    /// Judges the events of the letters.
     pub judges: Judges,
-    /// The event writers.
+    /// The queue of rows.
     pub events: Batcher<EventRow>,
     /// Bounds of the body that chooses the letters.
     pub body_limits: BodyLimits,
-    /// Bytes in flight, in KiB.
+    /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
-    /// The time to answer.
+    /// The time for the answer.
     pub answer: Duration,
-    /// Held by the request that redrives; one at a time.
+    /// Held by the request that redrives, since one redrives at a time.
     pub turn: Semaphore,
 }
 
-/// What a path asks for.
+/// The kinds of reads, from the path of a request.
 #[derive(Debug)]
 pub enum Read<'a> {
     /// The events of a session.
@@ -93,7 +93,7 @@ pub enum Read<'a> {
     SessionEvent(Cow<'a, str>, Cow<'a, str>),
     /// The sessions that were active in a time.
     Sessions,
-    /// The categories and names, with counts.
+    /// All categories and names, with counts.
     Categories,
     /// The events of a category.
     Category(Cow<'a, str>),
@@ -101,19 +101,19 @@ pub enum Read<'a> {
     Events,
     /// Counts in buckets of time.
     Stats,
-    /// What was not stored.
+    /// Events that were not stored.
     DeadLetters,
 }
 
-/// Who reads.
+/// The reader of a request, as the handler needs it.
 pub struct Reader<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,
-    /// What its application has of the reads that are at work.
+    /// The share of its application in the running reads.
     pub reads: &'a Arc<Share>,
-    /// What it has of the streams.
+    /// The share of its application in the streams.
     pub streams: &'a Arc<Share>,
-    /// Makes what asks again whether it may still read.
+    /// Makes the check whether the reader may still read, for a stream to repeat.
     pub still_known: &'a (dyn Fn() -> StillKnown + Sync),
 }
 
@@ -122,8 +122,8 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// [`Refusal::BadParameter`] names the parameter and what it may be; [`Refusal::NotFound`] of one event;
-    /// [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
+    /// [`Refusal::BadParameter`] names the parameter and its possible values. [`Refusal::NotFound`] when a single event
+    /// does not exist. [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
     pub async fn answer(&self, reader: Reader<'_>, read: Read<'_>, query: Option<&str>) -> Result<Response, Refusal> {
         let headers = reader.headers;
         let now_us = self.clock.reading_us();
@@ -145,7 +145,7 @@ impl Query {
             Read::DeadLetters => dead_letters::listing(query)?,
         };
         let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
-        // Who takes neither gets JSON all the same: an answer that can be looked at helps more than none.
+        // A reader that accepts neither gets JSON, which helps more than no answer.
         if response::preferred(&header(headers, &ACCEPT), &["application/json", "application/x-ndjson"]) == Some(1) {
             if listing.parameters.text("limit").is_some() {
                 return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
@@ -180,13 +180,13 @@ impl Query {
     }
 }
 
-/// `Accept` and `Accept-Encoding` may come in several lines, which mean the same as one.
+/// Joins the lines of a header. Several lines of `Accept` or `Accept-Encoding` mean the same as one.
 pub(crate) fn header(headers: &HeaderMap, name: &HeaderName) -> String {
     let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     lines.join(",")
 }
 
-/// A whole answer, compressed if the client takes that and it is worth it.
+/// A whole answer, compressed if the reader accepts that and the answer is large enough.
 async fn send(body: Vec<u8>, encoding: Encoding) -> Result<Response, Refusal> {
     if encoding == Encoding::Identity || body.len() < COMPRESSED_BYTES_MIN {
         return Ok(response::read(body));
@@ -263,7 +263,7 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
     let (from_us, to_us) = parameters.range()?;
     let to_us = to_us.or_else(|| Some(from_us?.saturating_add(COUNTED_US).max(now_us))).unwrap_or(now_us);
     let from_us = from_us.unwrap_or(to_us - COUNTED_US);
-    // Buckets are whole: the range is widened to theirs.
+    // Buckets are whole, so the range grows to their edges.
     let width_us = bucket.width_us();
     let from_us = from_us.div_euclid(width_us) * width_us;
     let to_us = (to_us + width_us - 1).div_euclid(width_us) * width_us;

@@ -1,5 +1,6 @@
-//! Whether requests should be sent here, for anybody who asks: the database is asked by one of them at a time, and what
-//! it said holds for a moment, so that a flood of questions costs the gateway none of its connections.
+//! Decides whether requests should be sent to this gateway, for `/readyz`, which anybody may ask. One request at a time
+//! asks the database, and its answer holds for a moment, so that a flood of requests takes no connections to the
+//! database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,21 +15,22 @@ use crate::retention::due::Rule;
 use crate::store::Store;
 use crate::trust::Trust;
 
-/// For how long an answer of the database holds.
+/// How long an answer of the database holds.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// What decides whether a gateway is ready.
+/// The parts that decide whether the gateway is ready. The router and the metrics ask it.
 #[derive(Debug)]
 pub struct Readiness {
-    /// Whether the database answers, and what is wrong with it.
+    /// The database: whether it answers, and its problem if it does not.
     pub store: Store,
-    /// Whether the applications are known.
+    /// The applications: whether they have been read.
     pub trust: Arc<Trust>,
-    /// Whether the modules were tried.
+    /// The modules: whether each file has been tried.
     pub validators: Validators,
-    /// Whether anything keeps retention from removing what is due.
+    /// Retention: whether it holds back a removal that is due.
     pub retention: Arc<Retention>,
-    /// Modules that cannot be loaded, or are missing, keep the gateway from being ready.
+    /// The setting `ready_requires_modules`: missing modules, and modules that cannot be loaded, make the gateway not
+    /// ready.
     pub requires_modules: bool,
     migrated: AtomicBool,
     draining: AtomicBool,
@@ -36,7 +38,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Of a gateway that begins.
+    /// The readiness of a gateway that starts: the schema is not proved yet.
     pub fn new(
         store: Store,
         trust: Arc<Trust>,
@@ -48,27 +50,27 @@ impl Readiness {
         Self { store, trust, validators, retention, requires_modules, migrated, draining, answered }
     }
 
-    /// The schema is known to serve this program.
+    /// Records that the schema serves this program.
     pub fn set_migrated(&self) {
         self.migrated.store(true, Relaxed);
     }
 
-    /// Whether that is so.
+    /// Whether the schema serves this program. Tasks that need tables wait for it.
     pub fn is_migrated(&self) -> bool {
         self.migrated.load(Relaxed)
     }
 
-    /// The gateway stops.
+    /// Records that the gateway drains.
     pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
     }
 
-    /// Asks all parts whether they are ready.
+    /// Asks all parts, and the database if its last answer is too old.
     pub async fn look(&self) -> Ready {
         self.look_with(self.answered.look(async || self.store.ready().await).await)
     }
 
-    /// The same when it is known whether the database answers.
+    /// Asks all parts except the database, whose answer the caller has.
     pub fn look_with(&self, answers: bool) -> Ready {
         Ready {
             database: answers,
@@ -83,7 +85,7 @@ impl Readiness {
         }
     }
 
-    /// Whether it is ready, and what `/readyz` says of it.
+    /// Returns whether the gateway is ready, and the body of `/readyz`.
     pub async fn report(&self) -> (bool, Value) {
         let ready = self.look().await;
         let mut report = serde_json::json!({
@@ -101,27 +103,27 @@ impl Readiness {
     }
 }
 
-/// Why a gateway is ready, or not.
+/// The parts of the answer whether a gateway is ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
     /// The database answers and takes writes.
     pub database: bool,
-    /// It has the current schema.
+    /// The database has a schema that serves this program.
     pub schema: bool,
-    /// The applications are known.
+    /// The applications have been read.
     pub applications: bool,
-    /// The modules directory was scanned once, and each file tried.
+    /// The modules directory was scanned once, and each file was tried.
     pub validators: bool,
-    /// What is closed, or stands in for something else, in the modules directory.
+    /// Files in the modules directory that were refused, are lost or cannot be read.
     pub doubts: Doubts,
-    /// This gateway's clock and the database's differ by more than they may, so nothing is trimmed.
+    /// The clocks of this gateway and the database differ by more than `clock_skew_max_s`, so retention removes
+    /// nothing.
     pub clocks_differ: bool,
     /// Retention has announced a removal.
     pub trimming_announced: bool,
-    /// Modules that cannot be loaded, with nothing in their place, or must be there and are not, keep the gateway from
-    /// being ready.
+    /// The setting `ready_requires_modules`.
     pub requires_modules: bool,
-    /// The gateway stops.
+    /// The gateway drains.
     pub draining: bool,
 }
 
@@ -131,12 +133,13 @@ impl Ready {
         self.reasons().is_empty()
     }
 
-    /// Whether events can be written at all.
+    /// Whether the gateway can write events.
     pub fn stands_on_database(self) -> bool {
         self.database && self.schema && self.applications
     }
 
-    /// The names of what keeps requests away. They tell nothing of what the gateway holds, since anybody may ask.
+    /// The names of the reasons why the gateway is not ready. They reveal nothing about its content, since anybody may
+    /// ask.
     pub fn reasons(self) -> Vec<&'static str> {
         let reasons = [
             (!self.database, "database"),
@@ -150,7 +153,7 @@ impl Ready {
         named(reasons)
     }
 
-    /// The names of what is closed or stands in for something else, while all else is served.
+    /// The names of the parts that do not work, or work with older modules, while the rest is served.
     pub fn degraded(self) -> Vec<&'static str> {
         let Doubts { refused, loading: _, unavailable, lost, missing, unreadable } = self.doubts;
         named([
@@ -164,22 +167,23 @@ impl Ready {
     }
 }
 
-/// The name of modules that are there and cannot be loaded.
+/// The word for modules whose files were refused.
 const REFUSED_MODULES: &str = "refused_modules";
 
-/// The name of modules that must be there, by the setting `require_module`, and are not.
+/// The word for modules that `require_module` lists and that are missing.
 const MISSING_MODULES: &str = "missing_modules";
 
 fn named<const N: usize>(names: [(bool, &'static str); N]) -> Vec<&'static str> {
     names.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect()
 }
 
-/// The last answer to a question that many ask.
+/// The last answer of the database, shared by all requests for `/readyz`.
 #[derive(Debug, Default)]
 struct CachedAnswer(Mutex<Option<(Instant, bool)>>);
 
 impl CachedAnswer {
-    /// The last answer if it is fresh; otherwise one of those who wait asks, and all get what it is told.
+    /// Returns the last answer if it is fresh. Otherwise one request asks the database, and all that wait get its
+    /// answer.
     async fn look(&self, ask: impl AsyncFnOnce() -> bool) -> bool {
         let mut last = self.0.lock().await;
         match *last {
@@ -241,7 +245,7 @@ mod tests {
         };
         let answers = futures_util::future::join_all((0..1_000).map(|_| look())).await;
         assert!(answers.into_iter().all(|answer| answer));
-        // It asks again only if the machine took longer than the answer holds.
+        // A machine so slow that an answer gets too old meanwhile asks again.
         assert!(asked.load(Relaxed) < 10, "{asked:?}");
     }
 }

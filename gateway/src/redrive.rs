@@ -1,6 +1,7 @@
-//! Dead letters judged again by the modules of now. `judging.rs` says what each becomes, by all rules that a new event
-//! meets; here is which letters are tried, and what is noted of them. The event keeps its id, its application and its time of
-//! receipt, so it is stored once at most, however often and wherever this is tried; a letter is marked only after the commit.
+//! Redrives dead letters: the modules that serve now judge them again, through `judging.rs`, under all rules of a new
+//! event. This module chooses the letters and records the results. An event keeps its id, its application and its time
+//! of receipt, so the database stores it at most once, however often it is redriven. A letter is marked only after the
+//! commit.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,50 +20,50 @@ use crate::judging::{End, Judged, Judges, NotStored, Origin, Senders};
 use crate::response::{Refusal, of_store};
 use crate::store::{Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
 
-/// Raw bytes that are judged and written together.
+/// Most raw bytes of one group of letters, which are judged and written together.
 const GROUP_BYTES_MAX: usize = 8 << 20;
-/// Letters that are judged and written together.
+/// Most letters of one group.
 const GROUP_LETTERS_MAX: usize = 200;
-/// Bytes of violations after which no more letters are judged: the answer tells all of them.
+/// After this many bytes of violations a redrive judges no more letters, since its answer has all of them.
 const VIOLATIONS_BYTES_MAX: usize = 8 << 20;
 
-/// What it takes to judge dead letters again.
+/// The parts that a redrive uses.
 #[derive(Debug)]
 pub struct Redrive<'a> {
-    /// What an event becomes.
+    /// Judges the events of the letters.
     pub judges: &'a Judges,
     /// The wall clock.
     pub clock: &'a Clock,
-    /// The event writers.
+    /// The queue of rows.
     pub events: &'a Batcher<EventRow>,
-    /// No more letters are judged after this time.
+    /// After this time it judges no more letters.
     pub time: Duration,
 }
 
-/// What is to be done.
+/// What one redrive does, from a request or a command.
 #[derive(Clone, Debug)]
 pub struct RedriveRequest {
-    /// Which letters.
+    /// The letters to redrive.
     pub choice: Choice,
-    /// The last letter of the request before, after which this one goes on.
+    /// The last letter of the request before this one, which continues after it.
     pub after: Option<LetterCursor>,
-    /// Letters at most.
+    /// Most letters.
     pub limit: u32,
-    /// Only judge, and change nothing.
+    /// Only judge: store and mark nothing.
     pub dry_run: bool,
 }
 
-/// How one letter ended.
+/// The result of one letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetterOutcome {
-    /// Its event was judged again, and ended so; in a dry run, an accepted one counts as stored.
+    /// The outcome of its event. In a dry run an accepted event counts as stored.
     Is(OutcomeKind),
-    /// It was not tried; the code says why.
+    /// The letter was not tried. Its code gives the reason.
     Skipped,
 }
 
 impl LetterOutcome {
-    /// The word for it in answers.
+    /// The word in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Is(kind) => kind.as_str(),
@@ -83,35 +84,35 @@ impl Serialize for LetterOutcome {
     }
 }
 
-/// What came of one letter.
+/// One letter in the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LetterResult {
     /// The dead letter's id.
     pub id: Uuid,
     /// The event's id.
     pub event_id: Option<Uuid>,
-    /// How it ended.
+    /// The result.
     pub outcome: LetterOutcome,
-    /// What was judged is the event as its validator had redacted it.
+    /// The redrive judged the event as its validator had redacted it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
-    /// `envelope`, `rule`, `not_allowed`, the kind of fault, `unstorable`; or why it was skipped: `cut`, `not_kept`, `redriven`,
-    /// `unknown`, `unread`, or the code of an unfinished event.
+    /// For an event that was not stored: `envelope`, `rule`, `not_allowed`, the kind of fault, or `unstorable`. For a
+    /// skipped letter: `cut`, `not_kept`, `redriven`, `unknown`, `unread`, or the code of an unfinished event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'static, str>>,
-    /// One sentence for people.
+    /// One sentence for the reader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Cow<'static, str>>,
-    /// What is wrong with the event.
+    /// The violations of the event.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
-    /// The module that looked at the event.
+    /// The module that judged the event.
     #[serde(skip)]
     pub module: Option<Digest>,
 }
 
 impl LetterResult {
-    /// Whether no module has looked at the event, since it could not judge now.
+    /// Whether no module has judged the event, because its module cannot judge now.
     fn is_unseen(&self) -> bool {
         let code = self.code.as_deref().unwrap_or_default();
         match self.outcome {
@@ -122,45 +123,45 @@ impl LetterResult {
     }
 }
 
-/// What came of letters that no module had looked at.
+/// The result of a group of unseen letters.
 #[derive(Debug)]
 pub struct UnseenGroup {
-    /// Those that were looked at.
+    /// The letters that a module judged.
     pub report: Report,
-    /// False when the module could not judge any more of them.
+    /// False when the module could not judge further letters.
     pub judges: bool,
 }
 
-/// What came of a redrive.
+/// The result of a redrive.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Each letter, in the order of receipt.
+    /// The results of the letters, in the order of their receipt.
     pub results: Vec<LetterResult>,
-    /// Where to go on; none when all was done.
+    /// The letter after which the next request continues; `None` when all are done.
     pub next: Option<LetterCursor>,
-    /// About the bytes of the violations in the results.
+    /// About how many bytes the violations in the results have.
     violations_bytes: usize,
 }
 
 impl Report {
-    /// Whether there is no time for another letter, or no room.
+    /// Whether the time or the room for violations is used up.
     fn is_full(&self, until: Instant) -> bool {
         Instant::now() >= until || self.violations_bytes >= VIOLATIONS_BYTES_MAX
     }
 
-    /// How many letters ended so.
+    /// The number of letters with this result.
     pub fn count(&self, outcome: LetterOutcome) -> usize {
         self.results.iter().filter(|result| result.outcome == outcome).count()
     }
 }
 
-/// A letter on its way.
+/// A letter that was judged.
 enum Tried {
-    /// To be stored.
+    /// The event is accepted. Its row is to be stored.
     Row(Box<EventRow>),
-    /// Its event is stored already, as a look at the events has shown.
+    /// The event is stored already: judging found its row.
     Duplicate(LetterResult),
-    /// At its end.
+    /// The letter has its result.
     Ended(LetterResult),
 }
 
@@ -169,12 +170,12 @@ impl Redrive<'_> {
         &self.judges.store
     }
 
-    /// Judges the chosen letters again, in the order in which they were received, and has stored what is accepted.
+    /// Redrives the chosen letters in the order of their receipt, and stores the accepted events.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Overloaded`], [`Refusal::Draining`], and those of a read. What was done before stays done, and doing it
-    /// again does no harm.
+    /// [`Refusal::Overloaded`], [`Refusal::Draining`], and the refusals of a read. Letters that were done before stay
+    /// done, and redriving them again changes nothing.
     pub async fn run(&self, request: &RedriveRequest) -> Result<Report, Refusal> {
         let until = Instant::now() + self.time;
         let mut report = Report::default();
@@ -203,12 +204,12 @@ impl Redrive<'_> {
         Ok(report)
     }
 
-    /// Judges the first letters of an event type and application that no module has looked at, in order and until its module
-    /// cannot judge; has stored what is accepted, and notes of the others what was found.
+    /// Judges the first unseen letters of one event type and application, in order, until their module cannot judge. It
+    /// stores the accepted events and records the results of the others.
     ///
     /// # Errors
     ///
-    /// As for [`Redrive::run`].
+    /// The refusals of [`Redrive::run`].
     pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenGroup, Refusal> {
         let until = Instant::now() + self.time;
         let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
@@ -252,8 +253,8 @@ impl Redrive<'_> {
         Ok(group)
     }
 
-    /// Judges the letters for as long as there is time and room, at least one of them, and has stored what is accepted. Gives how
-    /// many it did.
+    /// Judges the first letters, at least one, until the time or the room is used up, and stores the accepted events.
+    /// Returns how many letters it has done.
     async fn group(
         &self,
         letters: &[StoredLetter],
@@ -304,8 +305,8 @@ impl Redrive<'_> {
         }
         let mut element = self.judges.read(raw.into(), self.clock.now_us());
         match &mut element {
-            // An event without an id got one when it came; one whose envelope was broken got none, and takes the letter's.
-            // Either way it is the same at each try, so the event is stored once at most.
+            // An event without an id got one when it was received. A broken envelope got none, so its event takes the
+            // letter's id. Each try uses the same id, so the event is stored at most once.
             Ok(event) => event.id = letter.event_id.unwrap_or(letter.id),
             Err(broken) => broken.id = letter.event_id,
         }
@@ -324,8 +325,8 @@ impl Redrive<'_> {
         }
     }
 
-    /// Hands the rows to the event writers, waits for the commit, marks the letters. If the mark is not written, the next
-    /// try finds a duplicate and marks it then.
+    /// Submits the rows, waits for their commit, and marks the letters. If the mark is lost, the next try finds a
+    /// duplicate and marks the letter then.
     async fn store_rows(
         &self,
         letters: &[StoredLetter],
@@ -339,7 +340,7 @@ impl Redrive<'_> {
             Refused::Full(_) => Refusal::Overloaded,
             Refused::Closed(_) => Refusal::Draining,
         })?;
-        // Without a receipt nobody knows: the rows may be committed.
+        // Without a receipt the rows may be committed or not.
         let fates = receipt.await.map_err(|_| Refusal::DatabaseAway)?;
         let mut marks = Vec::with_capacity(fates.len());
         for ((place, row), fate) in at.into_iter().zip(&*rows).zip(fates) {
@@ -366,7 +367,7 @@ impl Redrive<'_> {
     }
 }
 
-/// What is said of a letter whose event is not to be stored. Nothing of it quotes what its validator takes out.
+/// The result of a letter whose event is not stored. It quotes nothing that the validator takes out.
 fn result_of(letter: &StoredLetter, event: NotStored) -> LetterResult {
     let result = |kind: OutcomeKind| ended(letter, event.id, kind);
     match event.end {
@@ -390,7 +391,7 @@ fn result_of(letter: &StoredLetter, event: NotStored) -> LetterResult {
     }
 }
 
-/// How many of the first letters are judged and written together; at least one.
+/// The number of letters in the first group, at least one.
 fn group_of(letters: &[StoredLetter]) -> usize {
     let mut bytes = 0;
     let fits = letters.iter().take(GROUP_LETTERS_MAX).take_while(|letter| {
@@ -427,7 +428,7 @@ fn skipped(id: Uuid, event_id: Option<Uuid>, code: &'static str, detail: &'stati
     }
 }
 
-/// What is noted of a letter once a module has looked at its event.
+/// The record of an unseen letter after a module has judged its event.
 fn seen(place: LetterCursor, result: &LetterResult) -> Seen {
     let code = result.code.as_deref().unwrap_or_default().to_owned();
     let detail =

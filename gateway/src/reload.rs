@@ -1,5 +1,6 @@
-//! Reads the configuration again while the gateway runs, as it was read at the start. The settings that can change meanwhile are
-//! taken over; those that differ and cannot are named. A configuration with problems is refused as a whole.
+//! Reads the configuration again while the gateway runs, from the same places as at the start. It applies the settings
+//! that can change at run time and names the changed ones that need a restart. It rejects a configuration with problems
+//! as a whole.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,29 +10,29 @@ use tokio::signal::unix::Signal;
 
 use crate::config::{Problems, Settings};
 
-/// Reads all settings anew: defaults, file, environment, flags.
+/// Reads all settings: defaults, file, environment, flags.
 pub type Read = Box<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
 
 /// A setting that can change while the gateway runs.
 pub struct Changeable {
     /// Its key.
     pub key: &'static str,
-    /// Has a part of the gateway follow the new value.
+    /// Applies the new value to the part of the gateway that uses it.
     pub take_over: Box<dyn Fn(&Settings) + Send + Sync>,
 }
 
-/// What reading the configuration again has changed.
+/// The result of a reload, for the answer and the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
-    /// Settings that were taken over.
+    /// The settings that were applied.
     pub changed: Vec<&'static str>,
-    /// How many settings are as they were.
+    /// The number of settings that did not change.
     pub unchanged: usize,
-    /// Settings that differ from those in force and need a restart.
+    /// The settings that differ from those in force and need a restart.
     pub needs_restart: Vec<&'static str>,
 }
 
-/// The settings in force, and how they are read again.
+/// The settings in force, and the way to read them again.
 pub struct Reload {
     read: Read,
     changeable: Vec<Changeable>,
@@ -45,19 +46,19 @@ impl fmt::Debug for Reload {
 }
 
 impl Reload {
-    /// Begins with the settings of the start.
+    /// Starts with the settings of the start.
     pub fn new(read: Read, in_force: Settings, changeable: Vec<Changeable>) -> Self {
         Self { read, changeable, in_force: Mutex::new(in_force) }
     }
 
-    /// Reads the configuration again, takes over what can change, and logs what became of it. It reads files, so it must not
-    /// hold up a thread that others need.
+    /// Reads the configuration again, applies what can change, and logs the result. It reads files, so it must not run
+    /// on a thread that serves requests.
     ///
     /// # Errors
     ///
-    /// All [`Problems`] of the configuration. Then nothing was taken over.
+    /// All [`Problems`] of the configuration. Nothing was applied then.
     pub fn run(&self) -> Result<Reloaded, Problems> {
-        // Held meanwhile, so that of two reloads at once the later one reads what is there later.
+        // The lock is held while reading, so that of two reloads the later one reads the later configuration.
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let read = (self.read)().inspect_err(|Problems(problems)| {
             let problems = problems.join("; ");
@@ -86,16 +87,16 @@ impl Reload {
         Ok(reloaded)
     }
 
-    /// The same on a thread that may wait for files. `None` when that thread panicked.
+    /// Does the same on a thread that may wait for files. Returns `None` when that thread panicked.
     pub async fn run_aside(self: &Arc<Self>) -> Option<Result<Reloaded, Problems>> {
         let reload = Arc::clone(self);
         tokio::task::spawn_blocking(move || reload.run()).await.ok()
     }
 
-    /// Reads the configuration again at each signal, for as long as it is polled.
+    /// Reads the configuration again at each signal.
     pub async fn follow(self: &Arc<Self>, mut signal: Signal) {
         while signal.recv().await.is_some() {
-            // What became of it is in the log.
+            // `run` has logged the result.
             let _ = self.run_aside().await;
         }
     }
@@ -111,7 +112,7 @@ mod tests {
         Settings::from_parts(Some(("eye.toml", file)), std::iter::empty(), &[]).map(|(settings, _)| settings)
     }
 
-    /// A reload that reads one file after the other, and how often `log_level` was taken over.
+    /// A reload that reads these files one after the other, and a counter of how often it applied `log_level`.
     fn reload(files: &'static [&'static str]) -> (Reload, Arc<AtomicUsize>) {
         let (next, taken) = (AtomicUsize::new(1), Arc::<AtomicUsize>::default());
         let count = Arc::clone(&taken);

@@ -1,5 +1,5 @@
-//! The ids of a request: the gateway's own, so that two callers cannot give theirs the same; the one that its caller gave it;
-//! and the trace that it is part of. Answers, lines of the log and dead letters have them, so that each leads to the others.
+//! The ids of a request: the gateway's own, since two callers may give theirs the same; the caller's own; and the trace
+//! that it belongs to. Answers, log lines and dead letters have them, so that an operator finds one from the other.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -11,20 +11,21 @@ use uuid::Uuid;
 
 use crate::traceparent::Traceparent;
 
-/// The header of the gateway's id of a request; a caller's id comes in the same.
+/// The header with the gateway's id in answers, and with the caller's id in requests.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header of the trace.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Longest id of a caller.
+/// Most bytes of a caller's id.
 const CALLER_BYTES_MAX: usize = 64;
 
-/// Tells this process from all others.
+/// Distinguishes this process from all others.
 static PROCESS: LazyLock<u64> = LazyLock::new(|| random() & 0xffff_ffff_ffff);
-/// Requests so far, from somewhere on.
+/// Counts requests, from a random number on.
 static REQUESTS: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(random()));
 
 tokio::task_local! {
-    /// The request that this task works on. The log reads it, so that what is logged deep below needs not be handed the id.
+    /// The request that this task works on. The log reads it, so that no function needs the id as an argument for its
+    /// log lines.
     static CURRENT: RequestId;
 }
 
@@ -37,8 +38,8 @@ fn random() -> u64 {
 pub struct RequestId(u64);
 
 impl RequestId {
-    /// One that no other request has, and that does not tell how many there were: each step can be taken back, so different
-    /// numbers stay different (the end of splitmix64).
+    /// Makes an id that no other request has and that does not reveal the number of requests. Each step is reversible,
+    /// so different numbers stay different (the end of splitmix64).
     fn next() -> Self {
         let mut number = REQUESTS.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed);
         number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -46,12 +47,12 @@ impl RequestId {
         Self(number ^ (number >> 31))
     }
 
-    /// The request that this task works on, if it works on one.
+    /// The id of the request that this task works on, if any.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(|id| *id).ok()
     }
 
-    /// Does `work` as part of this request: every line of the log that is written meanwhile has its id.
+    /// Runs `work` as a part of this request: all log lines of it have the id.
     pub fn scope<F: Future>(self, work: F) -> TaskLocalFuture<Self, F> {
         CURRENT.scope(self, work)
     }
@@ -66,16 +67,16 @@ impl fmt::Display for RequestId {
 /// All ids of a request.
 #[derive(Clone, Debug)]
 pub struct RequestIds {
-    /// The gateway's own.
+    /// The gateway's own id.
     pub id: RequestId,
-    /// The caller's, if it sent one that may stand in any log.
+    /// The caller's id, if it is a short word that is safe in logs.
     pub caller: Option<HeaderValue>,
     /// The trace, if the caller sent a valid one.
     pub trace: Option<Traceparent>,
 }
 
 impl RequestIds {
-    /// A new id, and what the headers of the request tell.
+    /// Makes a new id and reads the others from the headers.
     pub fn of(headers: &HeaderMap) -> Self {
         Self { id: RequestId::next(), caller: caller(headers), trace: trace(headers) }
     }
@@ -92,7 +93,7 @@ fn caller(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(REQUEST_ID).filter(fits).cloned()
 }
 
-/// Of several values nobody knows which one is meant, so they are none.
+/// Ignores several values, since none of them is certain to be the right one.
 fn trace(headers: &HeaderMap) -> Option<Traceparent> {
     let value = headers.get(&TRACEPARENT)?;
     let is_alone = headers.get_all(&TRACEPARENT).iter().nth(1).is_none();

@@ -1,4 +1,4 @@
-//! What was asked and answered, by kind of path: a request pays two uncontended additions for it.
+//! Counters and durations of requests, by class of path. Each request pays two uncontended additions for them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -6,24 +6,24 @@ use std::time::Instant;
 use eye_event::figures::{DURATION_BOUNDS_US, Histogram};
 use hyper::StatusCode;
 
-/// The kinds of paths by which requests are counted.
+/// The classes of paths by which the gateway counts requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteClass {
-    /// Sending.
+    /// Paths that take events.
     Events,
-    /// Reading what was stored.
+    /// Paths that read events back.
     Read,
-    /// How the gateway does: its validators, health and figures.
+    /// Validators, health and metrics of the gateway.
     Running,
-    /// No path of the gateway.
+    /// A path that the gateway does not have.
     Unknown,
 }
 
 impl RouteClass {
-    /// All, in the order of the figures.
+    /// All classes. The counters have this order.
     pub const ALL: [Self; 4] = [Self::Events, Self::Read, Self::Running, Self::Unknown];
 
-    /// The word for it.
+    /// The label of the class in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -34,22 +34,22 @@ impl RouteClass {
     }
 }
 
-/// The status codes that are counted apart.
+/// The status codes that have counters of their own, sorted.
 const STATUSES: [&str; 18] = [
     "200", "201", "202", "207", "400", "401", "403", "404", "405", "408", "409", "413", "415", "422", "429", "431",
     "500", "503",
 ];
-/// Counted last: another status, and none, because the sender went away before its answer.
+/// The last two counters: any other status, and no status, because the sender left before its answer.
 const OTHERS: [&str; 2] = ["other", "none"];
 
-/// What was asked and answered so far.
+/// The counters of all requests so far. The router writes them; each scrape reads them.
 #[derive(Debug)]
 pub struct Requests([ClassFigures; RouteClass::ALL.len()]);
 
 #[derive(Debug)]
 struct ClassFigures {
     answered: [AtomicU64; STATUSES.len() + OTHERS.len()],
-    /// From the end of the head to the begin of the answer, in microseconds.
+    /// From the end of the head to the start of the answer, in microseconds.
     took_us: Histogram,
 }
 
@@ -63,19 +63,19 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// How many requests of a kind had each status, of those that any had.
+    /// Returns the statuses of a class that at least one request had, each with its count.
     pub fn statuses(&self, class: RouteClass) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.0[class as usize].answered.iter().map(|count| count.load(Relaxed));
         STATUSES.into_iter().chain(OTHERS).zip(counts).filter(|(_, count)| *count > 0)
     }
 
-    /// How long requests of a kind took, in microseconds.
+    /// The durations of the requests of a class, in microseconds.
     pub fn took_us(&self, class: RouteClass) -> &Histogram {
         &self.0[class as usize].took_us
     }
 }
 
-/// A request that is being answered; counted when it is dropped, whatever became of it.
+/// A request that the gateway is answering. Its drop counts it, so that no way out is missed.
 pub(crate) struct RequestTimer<'a> {
     pub(crate) requests: &'a Requests,
     pub(crate) class: RouteClass,
@@ -88,7 +88,7 @@ impl Drop for RequestTimer<'_> {
         let figures = &self.requests.0[self.class as usize];
         let place = match self.status {
             Some(status) => STATUSES.binary_search(&status.as_str()).unwrap_or(STATUSES.len()),
-            // The server answers 500 in place of what panicked.
+            // The server answers 500 when a handler panics.
             None if std::thread::panicking() => STATUSES.len() - 2,
             None => STATUSES.len() + 1,
         };

@@ -50,7 +50,7 @@ pub enum Figures {
 }
 
 impl Figures {
-    /// The format that an `Accept` header prefers: the older one unless the newer is asked for by its name.
+    /// The format that an `Accept` header prefers. Without a preference it is the older one.
     pub fn accepted(header: &str) -> Self {
         match preferred(header, &["text/plain", "application/openmetrics-text"]) {
             Some(1) => Self::OpenMetrics,

@@ -1,6 +1,7 @@
-//! What is kept, and for how long: the loop of the one gateway that tends the tables. It makes partitions ahead and on
-//! demand, and has what is too old or too much removed, oldest first, in steps that no writer waits for. It removes nothing on the
-//! word of one clock or of one mistake: see [`due`]. How rows and partitions are removed is the store's.
+//! Keeps the tables within their bounds. One gateway of a database tends them: it creates partitions ahead and on
+//! demand, and removes rows that are too old or too many, oldest first, in small steps that do not block writers. It
+//! trusts neither a single clock nor a single change of a setting, see [`due`]. The store knows how to remove rows and
+//! partitions.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
@@ -14,36 +15,37 @@ pub mod due;
 
 use due::{Announcement, Ledger, Rule};
 
-/// How often the default partition is looked at for months that have none of their own. One step along an index.
+/// The time between two checks of the default partition for months without a partition. Each check is one index lookup.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest time for one round; a database that hangs must not hold the right to tend for ever.
+/// Longest time for one round. A database that hangs must not keep the right to tend forever.
 const ROUND_TIME: Duration = Duration::from_secs(900);
-/// Once there is too much, dead letters are trimmed to this share of the bound, in percent, so that the next trimming is
-/// a while away.
+/// When dead letters have too many bytes, they are trimmed to this percentage of the bound, so that trimming is rare.
 const TRIM_TO_PERCENT: i64 = 90;
-/// Events from before this time share the default partition: nobody means such a time, and each month has its price.
+/// Events before this time share the default partition. Such times are mistakes of senders, and each partition has a
+/// cost.
 const STRAYS_SINCE: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-/// What may be kept.
+/// The bounds of the tables, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// Days that events are kept, whole months of them; 0 for ever.
+    /// Days after which events are removed, in whole months; 0 keeps them forever.
     pub events_days: u64,
-    /// Days that dead letters are kept; 0 for ever.
+    /// Days after which dead letters are removed; 0 keeps them forever.
     pub dead_letters_days: u64,
     /// Most bytes of dead letters on disk, with indexes.
     pub dead_letters_bytes_max: i64,
-    /// Days that counts by the minute are kept; 0 for ever.
+    /// Days after which counts by the minute are removed; 0 keeps them forever.
     pub counts_minute_days: u64,
-    /// Months after this one whose partitions are made.
+    /// How many months after the current one get their partitions ahead.
     pub ahead_months: u32,
-    /// Most partitions of events that are made on demand.
+    /// Most partitions of events that are created on demand.
     pub event_partitions_max: usize,
-    /// Nothing is removed while this gateway's clock and the database's differ by more.
+    /// Nothing is removed while the clocks of this gateway and the database differ by more.
     pub clock_skew_max: Duration,
 }
 
-/// What this gateway has removed since it was started. The table `trimmed` has the sums of all gateways.
+/// The rows that this gateway has removed since its start, for the metrics. The table `trimmed` has the sums of all
+/// gateways.
 #[derive(Debug, Default)]
 pub struct Trimmed {
     /// Dead letters that were too old.
@@ -52,9 +54,9 @@ pub struct Trimmed {
     pub letters_by_size: AtomicI64,
     /// Bytes of both.
     pub letter_bytes: AtomicI64,
-    /// Events that were too old; of a whole month, as many as the planner knew of.
+    /// Events that were too old. Of a whole month it is the planner's estimate.
     pub events_by_age: AtomicI64,
-    /// Bytes of those.
+    /// Bytes of these.
     pub event_bytes: AtomicI64,
 }
 
@@ -70,55 +72,55 @@ impl Trimmed {
     }
 }
 
-/// What keeps retention from removing what is due, as this gateway saw it last.
+/// What holds retention back, as of the last check of this gateway. Readiness and metrics read it.
 #[derive(Debug, Default)]
 struct Held {
-    /// By how much the database's clock is ahead of this gateway's, in microseconds.
+    /// The database's clock minus this gateway's, in microseconds.
     clock_skew_us: AtomicI64,
-    /// That is more than may be.
+    /// Whether the difference is more than `clock_skew_max`.
     clocks_differ: AtomicBool,
     /// A bit for each rule with an announcement, in the order of [`Rule::ALL`].
     announced: AtomicU8,
 }
 
-/// Keeps the tables within the policy.
+/// Keeps the tables within the policy. The metrics read its counters.
 #[derive(Debug)]
 pub struct Retention {
     policy: Policy,
     every: Duration,
-    /// What was removed, for whoever watches.
+    /// The rows that this gateway has removed. The metrics read it.
     pub trimmed: Trimmed,
     held: Held,
 }
 
 impl Retention {
-    /// A round of trimming is run `every` so often.
+    /// Runs a round of trimming each `every`.
     pub fn new(policy: Policy, every: Duration) -> Self {
         Self { policy, every, trimmed: Trimmed::default(), held: Held::default() }
     }
 
-    /// By how much the database's clock is ahead of this gateway's, in seconds.
+    /// The database's clock minus this gateway's, in seconds.
     pub fn clock_skew_seconds(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a metric needs no more than 53 bits")]
         let us = self.held.clock_skew_us.load(Ordering::Relaxed) as f64;
         us / 1e6
     }
 
-    /// Whether the two clocks differ by more than they may.
+    /// Whether the two clocks differ by more than `clock_skew_max`.
     pub fn clocks_differ(&self) -> bool {
         self.held.clocks_differ.load(Ordering::Relaxed)
     }
 
-    /// Whether a rule has announced a removal.
+    /// Whether this rule has announced a removal.
     pub fn is_announced(&self, rule: Rule) -> bool {
         self.held.announced.load(Ordering::Relaxed) >> rule as u8 & 1 == 1
     }
 
-    /// Compares the clocks, and looks at what is announced. Every gateway does so, also one that does not tend the tables.
+    /// Compares the clocks and reads the announcements. Every gateway does so, even if another one tends the tables.
     ///
     /// # Errors
     ///
-    /// Those of a read.
+    /// The errors of a read.
     pub async fn look(&self, store: &Store, clock: &Clock) -> Result<(), Error> {
         let asked_us = clock.now_us();
         let there = store.now().await?;
@@ -129,9 +131,9 @@ impl Retention {
         Ok(())
     }
 
-    /// Takes note of the database's time, which was read after `asked_us`. Gives whether the clocks agree.
+    /// Records the database's time, which was read after `asked_us`. Returns whether the clocks agree.
     fn compare(&self, asked_us: i64, there: DateTime<Utc>, clock: &Clock) -> bool {
-        // The answer was on its way for part of the time; the nearer end of that time counts.
+        // The database read its clock at an unknown moment of the round trip, so the smaller difference counts.
         let (earliest, latest) = (there.timestamp_micros() - clock.now_us(), there.timestamp_micros() - asked_us);
         let skew_us = if earliest > 0 { earliest } else { latest.min(0) };
         clock.saw_us(there.timestamp_micros());
@@ -150,8 +152,8 @@ impl Retention {
         !differ
     }
 
-    /// Tends the tables for as long as it is polled. While another gateway does so, this one asks once a round whether
-    /// that one is gone.
+    /// Tends the tables as long as it is polled. While another gateway tends them, it checks each round whether that
+    /// gateway has gone.
     pub async fn tend(&self, store: &Store, clock: &Clock) {
         loop {
             match store.tend().await {
@@ -182,7 +184,7 @@ impl Retention {
         }
     }
 
-    /// One round at the database's time. Nothing is removed unless the clocks `agree`.
+    /// One round, at the database's time. It removes nothing unless the clocks `agree`.
     async fn round(&self, tending: &mut Tending, now: DateTime<Utc>, agree: bool) -> Result<(), Error> {
         let left = tending.make_ahead(self.policy.ahead_months).await?;
         if !left.is_empty() {
@@ -210,19 +212,19 @@ impl Retention {
         }
     }
 
-    /// Removes what is due by a rule, as far as the ledger lets it, and announces the rest.
+    /// Removes the rows that a rule allows to remove now, as far as the ledger allows it, and announces the rest.
     async fn trim_by_age(&self, tending: &mut Tending, rule: Rule, now: DateTime<Utc>) -> Result<(), Error> {
         let before = tending.ledger(rule).await?;
         let days = self.days(rule);
         let Some(wanted) = cutoff(now, days) else {
-            // Kept for ever. What is asked for later is held against the cutoff of the last round that there was.
+            // The rows are kept forever. A later setting is compared with the cutoff of the last round.
             let kept = Ledger { announcement: None, ..before };
             return if kept == before { Ok(()) } else { tending.write_ledger(rule, &kept, false, now).await };
         };
         let reach = before.reach(wanted);
         let since = reach.before.unwrap_or(wanted - due::WITHOUT_NOTICE);
         let due = match rule {
-            // Only whole months of events go.
+            // Events are removed in whole months only.
             Rule::EventsAge => month_of(wanted),
             _ => wanted,
         };
@@ -250,7 +252,7 @@ impl Retention {
         tending.write_ledger(rule, &after, full, now).await
     }
 
-    /// Keeps dead letters within their bytes. A bound that is lower than the one before is announced.
+    /// Keeps dead letters within their bytes. If the bound was lowered, the removal is announced.
     async fn keep_size(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
         let rule = Rule::DeadLettersSize;
         let (before, wanted) = (tending.ledger(rule).await?, self.policy.dead_letters_bytes_max);
@@ -266,7 +268,7 @@ impl Retention {
         tending.write_ledger(rule, &Ledger { bytes_max, announcement: waits, ..before }, full, now).await
     }
 
-    /// Says once that a removal was announced, done after its notice, or withdrawn.
+    /// Logs once that a removal was announced, was made after its announcement, or was withdrawn.
     fn say_announced(&self, rule: Rule, before: Option<Announcement>, waits: Option<Announcement>) {
         let (rule, setting) = (rule.as_str(), rule.setting());
         match (before, waits) {
@@ -298,8 +300,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Events that lie in the default partition get a partition for their month, unless retention is about to remove
-    /// them.
+    /// Creates partitions for the events in the default partition, unless retention will remove these events soon.
     async fn take_up_strays(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
         let kept = cutoff(now, self.policy.events_days).map(month_of);
         let since = kept.map_or(STRAYS_SINCE, |kept| kept.max(STRAYS_SINCE));
@@ -317,7 +318,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Whole months; and row by row where events of such months lie in the default partition.
+    /// Removes whole months, and row by row the events of such months in the default partition.
     async fn trim_events(&self, tending: &mut Tending, cutoff: DateTime<Utc>) -> Result<(), Error> {
         for partition in tending.partitions(Partitioned::Events).await? {
             match partition.end {
@@ -334,7 +335,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Whole months where they are too old as a whole, and row by row what else is.
+    /// Removes whole months if all of their letters are too old, and other letters row by row.
     async fn trim_letters_by_age(&self, tending: &mut Tending, cutoff: DateTime<Utc>) -> Result<(), Error> {
         for partition in tending.partitions(Partitioned::DeadLetters).await? {
             if partition.end.is_some_and(|end| end <= cutoff) {
@@ -370,7 +371,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Gives the bytes freed.
+    /// Returns the freed bytes.
     async fn remove_partition(
         &self,
         tending: &mut Tending,
@@ -386,7 +387,7 @@ impl Retention {
         Ok(removed.bytes)
     }
 
-    /// In statements of a thousand rows. Gives the bytes freed.
+    /// Removes up to a thousand rows in each statement. Returns the freed bytes.
     async fn remove_rows(
         &self,
         tending: &mut Tending,
@@ -425,8 +426,8 @@ impl Retention {
     }
 }
 
-/// The time before which things are too old; none when they are kept for ever.
-/// Tells of work that failed and is tried again; not loudly while the database is known to be away, which is told once.
+/// Logs work that failed and is tried again. While the database is away it logs at `debug`, since the cause of that is
+/// in the log already.
 fn warn_of(store: &Store, error: &Error, what: &str) {
     if store.is_away() {
         tracing::debug!(%error, "{what}");
@@ -435,24 +436,25 @@ fn warn_of(store: &Store, error: &Error, what: &str) {
     }
 }
 
+/// The time before which rows are too old, or `None` if they are kept forever.
 fn cutoff(now: DateTime<Utc>, days: u64) -> Option<DateTime<Utc>> {
     if days == 0 { None } else { now.checked_sub_days(Days::new(days)) }
 }
 
-/// The first moment of the year 1: no event is older.
+/// The first moment of the year 1, before any event.
 fn earliest() -> DateTime<Utc> {
     NaiveDate::from_ymd_opt(1, 1, 1)
         .and_then(|day| day.and_hms_opt(0, 0, 0))
         .map_or(DateTime::UNIX_EPOCH, |day| day.and_utc())
 }
 
-/// The first moment of the month of a time.
+/// The first moment of the month of `time`.
 fn month_of(time: DateTime<Utc>) -> DateTime<Utc> {
     let first = NaiveDate::from_ymd_opt(time.year(), time.month(), 1).and_then(|day| day.and_hms_opt(0, 0, 0));
     first.map_or(time, |first| first.and_utc())
 }
 
-/// Bytes to be freed: none within the bound, else down to a little below it.
+/// The bytes to free: none within the bound, otherwise as many as lead to a little below it.
 fn surplus(taken: &[Taken], bytes_max: i64) -> i64 {
     let sum: i64 = taken.iter().map(|taken| taken.bytes).sum();
     if sum <= bytes_max { 0 } else { sum - bytes_max / 100 * TRIM_TO_PERCENT }
@@ -483,7 +485,7 @@ mod tests {
         let there = at("2026-11-23T10:00:00Z");
         let us = Arc::new(AtomicI64::new(0));
         let clock = Clock::stepped(Arc::clone(&us));
-        // By how many seconds this gateway's clock is ahead.
+        // The seconds by which this gateway's clock is ahead.
         for (ahead, agree) in
             [(0, true), (60, true), (61, false), (-60, true), (-61, false), (86_400 * 365, false), (1, true)]
         {
@@ -492,7 +494,7 @@ mod tests {
             assert_eq!(retention.clocks_differ(), !agree, "ahead by {ahead} s");
             assert!((retention.clock_skew_seconds() + ahead as f64).abs() < 0.001, "ahead by {ahead} s");
         }
-        // The answer took two minutes: the time that it was read at lies between, and nothing says that the clocks differ.
+        // The answer took two minutes. The database's time lies within them, so the clocks may agree.
         us.store(there.timestamp_micros() + 100_000_000, Ordering::Relaxed);
         assert!(retention.compare(there.timestamp_micros() - 20_000_000, there, &clock));
     }

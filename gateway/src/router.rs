@@ -1,4 +1,4 @@
-//! Method and path to handler: one table.
+//! One table from method and path to the handler.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -29,12 +29,12 @@ use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::{Incoming, form};
 use crate::trust::{Application, Peer, Scope, Trust};
 
-/// Longest path that is looked at. The longest one that means something names a category of 200 characters, each of which
-/// may take twelve bytes percent-encoded.
+/// Longest path that the router matches. The longest path of the table has a category of 200 characters, each of which
+/// takes up to twelve bytes when percent-encoded.
 const PATH_BYTES_MAX: usize = 4_096;
 
-/// Every path that is answered, with its methods as in `Allow`. `openapi.json` describes the same paths. A part in braces
-/// is a parameter; where a path fits two rows, the one without parameters is meant.
+/// Every path of the gateway, with its methods as in `Allow`. `openapi.json` describes the same paths. A part in braces
+/// is a parameter. If two rows match a path, the row without parameters wins.
 pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/events", "GET, HEAD, POST"),
     ("/post/create", "POST"),
@@ -61,10 +61,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/problems/{code}", "GET, HEAD"),
 ];
 
-/// What programs are told of this surface.
+/// The OpenAPI description, for readers of `/openapi.json`.
 const OPENAPI: &str = include_str!("../openapi.json");
 
-/// A row of the table that a path is one of, with what the path gives for its parameters.
+/// The row that matches a path, with the values of its parameters.
 struct Found<'a> {
     path: &'static str,
     methods: &'static str,
@@ -80,7 +80,7 @@ impl<'a> Found<'a> {
             return Some(Self { path, methods, parameters: Vec::new() });
         }
         let (row, methods) = ROUTES.iter().find(|(row, _)| fits(row, path))?;
-        // Split before it is decoded, so that a category may hold a slash.
+        // The path is split before it is decoded, so that a category may contain a slash.
         let given = row.split('/').zip(path.split('/')).filter(|(part, _)| part.starts_with('{'));
         let decoded = given.map(|(_, value)| percent_decode_str(value).decode_utf8().ok());
         Some(Self { path: row, methods, parameters: decoded.collect::<Option<_>>()? })
@@ -107,7 +107,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// What a path reads of the events; `None` when it is not one of those.
+    /// The read of events that the path asks for; `None` if it is no such path.
     fn read(self) -> Option<Read<'a>> {
         let mut parameters = self.parameters.into_iter();
         let mut next = || parameters.next().expect("the row has this parameter");
@@ -136,48 +136,48 @@ fn fits(row: &str, path: &str) -> bool {
     }
 }
 
-/// The handlers, and what each request passes on its way to one.
+/// The handlers, and the checks that each request passes before it reaches one.
 #[derive(Debug)]
 pub struct Router {
-    /// Headers that a request may have.
+    /// Most headers of a request.
     pub headers_max: usize,
-    /// What pages may make their browsers do.
+    /// Answers preflights, and refuses writes that pages of other sites make.
     pub cors: Arc<Cors>,
-    /// Who may call.
+    /// Identifies callers.
     pub trust: Arc<Trust>,
-    /// Counts requests by their answers.
+    /// Counts requests by status.
     pub requests: Arc<Requests>,
-    /// What is noted of each request.
+    /// Writes the access log.
     pub access_log: Arc<AccessLog>,
-    /// Answers that are not sent yet.
+    /// The room for answers that are not sent yet.
     pub unsent: Arc<UnsentAnswers>,
-    /// Sending.
+    /// Handles sending requests.
     pub ingest: Ingest,
-    /// Reading.
+    /// Handles reads.
     pub query: Query,
-    /// Managing who may call.
+    /// Manages applications.
     pub applications: Applications,
-    /// Watching.
+    /// Serves the live stream.
     pub live: Arc<Live>,
-    /// Reading the configuration again.
+    /// Reads the configuration again.
     pub reload: Arc<Reload>,
-    /// What is told of modules.
+    /// Reports on the modules.
     pub validators: Validators,
-    /// How the gateway does.
+    /// Serves metrics and health.
     pub monitoring: Monitoring,
 }
 
-/// By which of the gateway's addresses a request came.
+/// The address on which a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// The one that answers all.
+    /// The address that serves all paths.
     Whole,
-    /// The one for senders, where reading and administration have an address of their own.
+    /// The address for senders, if `admin_listen` is set for reads and administration.
     Sending,
 }
 
 impl Door {
-    /// Whether a request is answered here. Of what is not, nothing tells that it is there at all.
+    /// Whether this address serves a request. To the others it answers as if the path did not exist.
     fn opens(self, request: &Request<Incoming>) -> bool {
         let path = request.uri().path();
         let is_sent = || request.method() == Method::POST && matches!(path, "/v1/events" | "/post/create");
@@ -186,18 +186,18 @@ impl Door {
     }
 }
 
-/// How the gateway does, for those who watch over it.
+/// Serves metrics and health.
 #[derive(Debug)]
 pub struct Monitoring {
-    /// Its figures.
+    /// The metrics.
     pub metrics: Metrics,
-    /// Whether requests should be sent here.
+    /// The readiness of the gateway.
     pub readiness: Arc<Readiness>,
 }
 
 impl Monitoring {
-    /// Answers a request on the address for monitoring, where nobody is asked for a token: only how the gateway does, and
-    /// nothing of what it holds. Such requests are neither counted nor logged.
+    /// Answers a request on the address for monitoring, which asks for no token. It serves the state of the gateway and
+    /// no events. The gateway neither counts nor logs these requests.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
         if let Err(refusal) = form::prove(&request) {
             return refusal.into_response();
@@ -228,14 +228,14 @@ impl Monitoring {
     }
 }
 
-/// What is noted of a request while it is answered: for the figures, and for the log.
+/// The records that a handler fills while it answers: for the metrics and for the access log.
 struct Noting<'n, 't> {
     timer: &'n mut RequestTimer<'t>,
     record: &'n mut Record,
 }
 
 impl Router {
-    /// Answers any request that came by this address, and notes what is asked for of it.
+    /// Answers a request on this address and records it.
     pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds, door: Door) -> Response {
         let mut record = self.access_log.begin(&ids, request.method(), || self.trust.address_of(&request, peer));
         let span = record.span();
@@ -272,7 +272,7 @@ impl Router {
             Err(refusal) => Err(refusal),
         };
         let answered = answered.map_err(|refusal| match refusal {
-            // Said of the database alone.
+            // A missing file descriptor looks like a lost database, so the store distinguishes the two.
             Refusal::DatabaseAway | Refusal::ReadAway if self.query.store.lacks_descriptors() => Refusal::NoDescriptors,
             refusal => refusal,
         });
@@ -282,14 +282,14 @@ impl Router {
         response
     }
 
-    /// What no route has to look at.
+    /// The checks that do not depend on the route.
     fn examine(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         let limit = self.headers_max;
         if request.headers().len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { form::prove(request) }
     }
 
-    /// Refuses what a page of another site has a browser send, where there is something that it could do. What is not there is
-    /// not there for any page, whatever the settings allow it.
+    /// Refuses a request that a page of another site makes a browser send, if the path exists. A path or method that
+    /// does not exist gets the same answer for every page.
     fn admit(&self, request: &Request<Incoming>, peer: Peer, allowed: bool) -> Result<(), Refusal> {
         let Err(foreign) = self.cors.admit(request, allowed) else { return Ok(()) };
         Found::of(request.uri().path()).ok_or(Refusal::NotFound)?.allow(request.method())?;
@@ -304,18 +304,18 @@ impl Router {
         ids: &RequestIds,
         noting: Noting<'_, '_>,
     ) -> Result<Response, Refusal> {
-        // What nearly every request asks for: it needs nothing of what follows.
+        // Nearly every request is a sending one, and needs nothing of the rest.
         let sends = ["/v1/events", "/post/create"].into_iter().find(|path| *path == request.uri().path());
         if let (Some(path), &Method::POST) = (sends, request.method()) {
             noting.timer.class = RouteClass::Events;
             noting.record.route(path);
             return self.ingest.send(request, peer, ids, noting.record).await;
         }
-        // Apart: it needs several times the room of what sends, and every connection would have it.
+        // Boxed, since its future is several times as large as that of sending, and every connection would reserve it.
         Box::pin(self.route_rest(request, peer, noting)).await
     }
 
-    /// Answers whatever does not send.
+    /// Answers all requests but sending ones.
     async fn route_rest(
         &self,
         request: Request<Incoming>,
@@ -365,7 +365,7 @@ impl Router {
         }
     }
 
-    /// Answers what needs the scope to read.
+    /// Answers requests that need the scope `read`.
     async fn read(
         &self,
         caller: &Application,

@@ -1,7 +1,7 @@
-//! The job that goes over older dead letters once their validator takes secrets out of events: it rewrites what the module
-//! can redact, and after some days takes the bytes of what it cannot. It also keeps the table of such validators, by which
-//! all gateways know what may be kept where no module serves any more. Rounds are bounded, one gateway at a time does them,
-//! and each page is committed with the place where the next one begins.
+//! Scrubs older dead letters once their validator takes secrets out of events: it rewrites the letters that the module
+//! can redact, and after some days removes the bytes of the others. It also keeps the table of such validators, from
+//! which all gateways know what they may keep while a module is missing. Rounds are bounded, one gateway at a time
+//! makes them, and each page is committed with the place where the next one starts.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use crate::clock::Clock;
 use crate::dead_letters;
 use crate::store::{Error, LetterText, Pass, RedactingRow, Rewritten, Scrubbing, Store, UNREAD, WalkedLetter};
 
-/// Letters that are walked at a stretch.
+/// Letters of one read from the table.
 const STRETCH: u32 = 1_000;
-/// Bytes of letters that are rewritten in one transaction.
+/// Most bytes of letters that one transaction rewrites.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-/// Longest time for one round; a database that hangs must not hold the right to scrub for ever.
+/// Longest time for one round. A database that hangs must not keep the right to scrub forever.
 const ROUND_TIME: Duration = Duration::from_secs(300);
 
 /// Bounds of scrubbing.
@@ -31,57 +31,58 @@ const ROUND_TIME: Duration = Duration::from_secs(300);
 pub struct ScrubLimits {
     /// How long letters that cannot be redacted keep their bytes.
     pub grace: TimeDelta,
-    /// Letters that are walked in one round, for each event type.
+    /// Most letters that one round reads for each event type.
     pub letters_max: u32,
     /// The pause between two rounds.
     pub every: Duration,
 }
 
-/// What it takes to scrub.
+/// The parts that scrubbing uses.
 #[derive(Debug)]
 pub struct Scrub<'a> {
-    /// Where the letters are.
+    /// The database with the letters.
     pub store: &'a Store,
-    /// The modules of now.
+    /// The modules that serve now.
     pub validators: &'a Validators,
-    /// The gateway's own rules.
+    /// The gateway's own rules, which parse the events of letters.
     pub rules: &'a Rules,
     /// The wall clock.
     pub clock: &'a Clock,
     /// The bounds.
     pub limits: ScrubLimits,
-    /// Only counts what would be done.
+    /// Only count: rewrite nothing.
     pub dry_run: bool,
 }
 
-/// What came of a round for one event type.
+/// The result of a round for one event type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scrubbed {
-    /// As the module is named; empty for letters whose event type could not be read.
+    /// The name of the module's slot; empty for letters whose event type could not be read.
     pub event_type: String,
-    /// Letters that were redacted, or would be.
+    /// Letters that were redacted, or would be in a dry run.
     pub redacted: u64,
-    /// Letters that lost their bytes, or would.
+    /// Letters whose bytes were removed, or would be in a dry run.
     pub emptied: u64,
-    /// Letters that cannot be redacted, and keep their bytes until the days of grace are over.
+    /// Letters that cannot be redacted and keep their bytes until the days of grace are over.
     pub waiting: u64,
-    /// There is more to walk.
+    /// The round ended before the last letter.
     #[serde(skip)]
     pub more: bool,
 }
 
 impl Scrub<'_> {
-    /// Notes which modules take secrets out now, and lets the validators know which ever did.
+    /// Records which modules take secrets out now, and tells the validators which ever did.
     ///
     /// # Errors
     ///
-    /// Those of the store. What was known before stays in force.
+    /// The errors of the store. The earlier records stay in force.
     pub async fn note(&self) -> Result<Vec<RedactingRow>, Error> {
         let taking = self.validators.taking();
         let mut rows: Vec<(String, Digest, bool)> =
             taking.iter().map(|taking| (taking.slot.to_string(), taking.digest, taking.redacts)).collect();
         rows.sort();
-        // Whose letters it is that could not be read, nobody knows, so the first to take something out begins for them.
+        // Unreadable letters may belong to any event type, so the first module that takes secrets out starts their
+        // scrubbing.
         let first = rows.first().map(|(_, digest, _)| *digest);
         let known = self.store.note_redacting(&rows, &[]).await?;
         let ended: Vec<String> = known
@@ -100,7 +101,7 @@ impl Scrub<'_> {
         Ok(known)
     }
 
-    /// What a dry run looks at: all letters of the modules that take secrets out now, or did. Nothing is noted.
+    /// The rows for a dry run: all letters of the modules that take secrets out, now or earlier. It records nothing.
     async fn known(&self) -> Result<Vec<RedactingRow>, Error> {
         let mut rows = self.store.redacting_types().await?;
         for row in &mut rows {
@@ -128,11 +129,11 @@ impl Scrub<'_> {
         Ok(rows)
     }
 
-    /// Does a round, unless another gateway is at it: `None`.
+    /// Makes a round. Returns `None` if another gateway is making one.
     ///
     /// # Errors
     ///
-    /// Those of the store. What was done before stays done.
+    /// The errors of the store. Pages that were committed stay.
     pub async fn round(&self) -> Result<Option<Vec<Scrubbed>>, Error> {
         let rows = if self.dry_run { self.known().await? } else { self.note().await? };
         if rows.is_empty() {
@@ -154,7 +155,8 @@ impl Scrub<'_> {
 
     async fn scrub(&self, scrubbing: &mut Scrubbing, row: &RedactingRow) -> Result<Scrubbed, Error> {
         let mut done = Scrubbed { event_type: row.event_type.clone(), ..Scrubbed::default() };
-        // By the clock of the database alone: what counts the days is what began them.
+        // Both times are of the database's clock, so that a wrong clock of a gateway does not shorten the days of
+        // grace.
         let over = row.began_at.checked_add_signed(self.limits.grace).is_some_and(|end| row.asked_at >= end);
         self.pass(scrubbing, row, Pass::Redact, !over, &mut done).await?;
         if over {
@@ -212,7 +214,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// The letter as it is to be; `None` when it stays as it is for now.
+    /// Returns the new letter, or `None` if the letter stays as it is for now.
     async fn rewrite(
         &self,
         judging: &Judging<'_>,
@@ -248,7 +250,7 @@ impl Scrub<'_> {
         })
     }
 
-    /// The event in a letter's bytes, if they are whole and keep the rules of now.
+    /// The event in a letter, if its bytes are complete and it follows the current rules.
     fn read(&self, raw: &Bytes, text: &LetterText) -> Option<Event> {
         if i64::from(text.raw_bytes) > i64::try_from(raw.len()).unwrap_or(i64::MAX) {
             return None;
@@ -260,7 +262,7 @@ impl Scrub<'_> {
     }
 }
 
-/// Whether a letter is one of those that this row is about.
+/// Whether a letter belongs to this row.
 fn concerns(judging: &Judging<'_>, row: &RedactingRow, letter: &WalkedLetter) -> bool {
     match (&letter.category, &letter.name) {
         (Some(category), Some(name)) if letter.code != "envelope" => {
@@ -286,14 +288,14 @@ fn violations(text: &str) -> Vec<Violation> {
     stored.into_iter().map(violation).collect()
 }
 
-/// The letter as far as it matters for what is to be told.
+/// The parts of the letter that its rewriting needs.
 fn old(letter: &WalkedLetter, text: &LetterText, violations: Vec<Violation>) -> DeadLetter {
     DeadLetter {
         id: letter.id,
         received_at_us: letter.received_at.timestamp_micros(),
         reason: Reason::Rejected,
         code: letter.code.clone(),
-        // The server's words may quote the row.
+        // The server's message may quote the row.
         detail: if letter.code == "unstorable" { "Postgres refuses the row".to_owned() } else { text.detail.clone() },
         violations,
         application_id: 0,

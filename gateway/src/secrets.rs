@@ -1,33 +1,33 @@
-//! What may be told of an event from which its validator takes something out. Whatever stands in the event as it came and
-//! not in what is kept of it counts as a secret, values and keys alike; no pointer, code or message that holds one is kept.
-//! Words only: who redacts, and whether anything may be kept at all, is decided under `validator/`.
+//! Removes quotes of secrets from dead letters. Every value and key of the received event that is not in its kept form
+//! counts as a secret; no pointer, code or message with one is kept. This module only compares texts. `eye_judge`
+//! decides which events are redacted and whether anything of them may be kept.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use eye_event::verdict::Violation;
 
-/// What stands in place of a message that is not kept.
+/// Replaces a message that is not kept.
 pub const MESSAGE_NOT_KEPT: &str = "The message is not kept: it may quote what the validator takes out.";
-/// What stands in place of a code that is not kept.
+/// Replaces a code that is not kept.
 const CODE_NOT_KEPT: &str = "not_kept";
 
-/// Bytes that a message and a secret may not have in common: a quoted beginning tells as much as the whole.
+/// A message must not have this many bytes in a row in common with a secret, since a quoted part reveals it too.
 const WINDOW: usize = 4;
-/// A pointer's token that is so long may be the beginning of a key that was cut.
+/// From this length on, a token of a pointer may be a key that the module cut.
 const CUT_TOKEN_BYTES_MIN: usize = 32;
 
-/// Everything that was taken out of an event.
+/// All texts that were taken out of an event.
 #[derive(Debug)]
 pub struct TakenOut {
     texts: HashSet<String>,
-    /// Every window of the longer texts.
+    /// All windows of the texts that are at least one window long.
     windows: HashSet<[u8; WINDOW]>,
 }
 
 impl TakenOut {
-    /// What stands in `whole` and not in `kept`. Both may be any text; strings, numbers and keys are found where there is
-    /// JSON.
+    /// Finds the texts in `whole` that are not in `kept`. Both may be any text; where it is JSON, the texts are its
+    /// strings, numbers and keys.
     pub fn between(whole: &str, kept: &str) -> Self {
         let mut taken = HashSet::new();
         each_text(whole, |text| {
@@ -41,8 +41,8 @@ impl TakenOut {
         Self { texts: taken, windows }
     }
 
-    /// The violations as they may be kept: each with its code, and with as much of its pointer and message as holds nothing
-    /// that was taken out.
+    /// The violations as they may be kept: without the rest of a pointer from a secret on, and with fixed words for a
+    /// code or message that holds a secret.
     pub fn clean(&self, violations: &[Violation]) -> Vec<Violation> {
         let clean = |violation: &Violation| Violation {
             pointer: self.clean_pointer(&violation.pointer).to_owned(),
@@ -56,21 +56,21 @@ impl TakenOut {
         violations.iter().map(clean).collect()
     }
 
-    /// Whether a sentence may quote something, be it a part of it.
+    /// Whether a sentence quotes a secret or a part of one.
     pub fn is_quoted(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         windows(&text).any(|window| self.windows.contains(&window))
             || text.split(|char: char| !char.is_alphanumeric()).any(|word| self.texts.contains(word))
     }
 
-    /// Whether a word is or holds something that was taken out.
+    /// Whether a word is a secret or holds one.
     fn is_in(&self, word: &str) -> bool {
         let word = word.to_lowercase();
         if self.texts.contains(&word) {
             return true;
         }
         let cut = word.trim_end_matches('\u{2026}');
-        // Few words get as far as the second look, which is at every text.
+        // The window check is quick and sorts out most words before the search through all texts.
         windows(&word).any(|window| self.windows.contains(&window))
             && self.texts.iter().any(|taken| {
                 taken.len() >= WINDOW && word.contains(&**taken)
@@ -78,7 +78,7 @@ impl TakenOut {
             })
     }
 
-    /// The beginning of a pointer, up to the first token that was taken out. An index of two digits tells nothing.
+    /// The pointer up to its first token that is a secret. An index of two digits reveals nothing.
     fn clean_pointer<'p>(&self, pointer: &'p str) -> &'p str {
         let mut end = 0;
         for token in pointer.split('/').skip(1) {
@@ -101,7 +101,7 @@ fn windows(text: &str) -> impl Iterator<Item = [u8; WINDOW]> {
     text.as_bytes().windows(WINDOW).map(|window| window.try_into().expect("a window has its size"))
 }
 
-/// Violations of an event that could not be read: what is kept is what the gateway says of every such event.
+/// The violations of an unreadable event: only the parts that the gateway writes for every such event.
 pub fn clean_unread(violations: &[Violation]) -> Vec<Violation> {
     let fields = ["/id", "/session_id", "/category", "/name", "/timestamp", "/data"];
     let clean = |violation: &Violation| {
@@ -120,7 +120,7 @@ pub fn clean_unread(violations: &[Violation]) -> Vec<Violation> {
     violations.iter().map(clean).collect()
 }
 
-/// Calls `take` with each string, number and key of a text, strings without their escapes.
+/// Calls `take` with each string, number and key of a text. Strings come without their escapes.
 fn each_text(text: &str, mut take: impl FnMut(&str)) {
     let bytes = text.as_bytes();
     let ends_word = |byte: u8| byte.is_ascii_whitespace() || b"{}[],:\"".contains(&byte);
@@ -137,7 +137,7 @@ fn each_text(text: &str, mut take: impl FnMut(&str)) {
             let quoted = text.get(start..at.min(bytes.len())).unwrap_or_default();
             match serde_json::from_str::<Cow<'_, str>>(quoted) {
                 Ok(string) => take(&string),
-                // No JSON: what stands there counts as it is.
+                // The text is not JSON, so it counts as it is.
                 Err(_) => take(text.get(start + 1..end).unwrap_or_default()),
             }
         } else if ends_word(bytes[at]) {

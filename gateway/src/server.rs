@@ -35,70 +35,71 @@ mod incoming;
 mod socket;
 mod when_woken;
 
-/// Connections that the kernel holds for us, so that a burst of new senders waits and is not refused.
+/// Connections that the kernel queues, so that a burst of new senders waits and is not refused.
 const BACKLOG: u32 = 1024;
 
-/// The number of headers for which hyper needs no allocation of its own: its default, which is not named to it.
+/// Up to this number of headers hyper needs no allocation. It is hyper's default, so the gateway does not set it.
 const HEADERS_UNASKED: usize = 100;
 
-/// The pause after an accept that failed: the first, and the longest.
+/// The pause after a failed accept. It doubles with each failure, up to the maximum.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long tasks that were cut have to notice it.
+/// The time in which tasks must end after their connections were cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// What the listener allows its peers.
+/// Bounds of a listener and its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// The most connections at the same time; further ones wait in the kernel's backlog.
+    /// Most connections at once. Further ones wait in the kernel's backlog.
     pub connections_max: usize,
-    /// The most connections of one peer at the same time; further ones are closed.
+    /// Most connections of one peer at once. Further ones are closed.
     pub connections_per_peer_max: usize,
-    /// The time for the head of a request, and for the first request of a connection to begin.
+    /// The time for the head of a request, and until the first request of a connection.
     pub header_read: Duration,
-    /// The head of an HTTP/1 request, and the decoded headers of an HTTP/2 one; also the largest frame of an HTTP/1 body.
+    /// Most bytes of the head of an HTTP/1 request and of the decoded headers of an HTTP/2 one. Also the largest frame
+    /// of an HTTP/1 body.
     pub header_bytes_max: usize,
-    /// The headers of an HTTP/1 request.
+    /// Most headers of an HTTP/1 request.
     pub headers_max: usize,
-    /// After this time without a request a connection is asked to end: it holds a permit that another could use.
+    /// After this time without a request the connection ends, since another peer could use its permit.
     pub idle: Duration,
-    /// The time for which a peer may leave a piece of an answer.
+    /// The longest time in which a peer reads nothing of an answer.
     pub write: Duration,
-    /// The requests that an HTTP/2 connection may have open.
+    /// Most open requests of an HTTP/2 connection.
     pub http2_streams_max: u32,
-    /// The streams that an HTTP/2 peer may reset before they are looked at; one more ends its connection.
+    /// Most streams that an HTTP/2 peer may reset before the server has read them. One more ends its connection.
     pub http2_resets_max: usize,
-    /// The frames of an HTTP/2 peer in a second that belong to no request and no body; more end its connection.
+    /// Most frames per second of an HTTP/2 peer that belong to no request and no body. More end its connection.
     pub http2_control_frames_per_second_max: u64,
-    /// What an HTTP/2 peer may send of one body before it is read.
+    /// Most unread bytes of one HTTP/2 body.
     pub http2_stream_window_bytes: u32,
-    /// What an HTTP/2 peer may send of all bodies before they are read.
+    /// Most unread bytes of all bodies of an HTTP/2 connection.
     pub http2_connection_window_bytes: u32,
-    /// How often an HTTP/2 peer is asked whether it is there, and how long it has to answer.
+    /// The time between two pings to an HTTP/2 peer, and the time for its answer.
     pub http2_ping: Duration,
-    /// The time for the handshake of TLS.
+    /// The time for the TLS handshake.
     pub tls_handshake: Duration,
-    /// The longest PROXY header.
+    /// Most bytes of a PROXY header.
     pub proxy_header_bytes_max: usize,
-    /// How long a peer whose request was refused may go on sending before its connection is closed.
+    /// How long a peer may still send after its request was refused, before the connection closes.
     pub linger: Duration,
-    /// How much it may send in that time.
+    /// Most bytes that it may send in that time.
     pub linger_bytes_max: usize,
-    /// The time that running requests have to end after the shutdown began.
+    /// The time for running requests to end after the shutdown.
     pub drain: Duration,
 }
 
-/// What a listener counts.
+/// Counters of a listener. Each scrape of the metrics reads them.
 #[derive(Debug, Default)]
 pub struct Connections {
-    /// Connections that are open now.
+    /// Open connections.
     pub open: AtomicU64,
-    /// Connections that were ever accepted.
+    /// Connections that were accepted so far.
     pub accepted: AtomicU64,
-    /// Times that as many connections were open as may, so that new ones had to wait in the kernel.
+    /// How often all permits were taken, so that new connections waited in the kernel.
     pub full: AtomicU64,
-    /// Times that accepting failed for want of descriptors or memory.
+    /// How often accepting failed for lack of descriptors or memory.
     pub failed: AtomicU64,
 }
 
@@ -110,7 +111,7 @@ impl Connections {
     }
 }
 
-/// An open connection, as it is counted.
+/// An open connection in the counters. Its drop counts it as closed.
 struct Opened(Arc<Connections>);
 
 impl Drop for Opened {
@@ -128,7 +129,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the address; port 0 takes a free one.
+    /// Binds the address. Port 0 binds a free port.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // On Windows this option would let another process take the port.
@@ -140,23 +141,24 @@ impl Listener {
         Ok(Self { listener, address, connections: Arc::default() })
     }
 
-    /// Counts its connections with those of another one.
+    /// Counts its connections together with those of another listener.
     #[must_use]
     pub fn counted_with(self, other: &Self) -> Self {
         Self { connections: Arc::clone(&other.connections), ..self }
     }
 
-    /// What it counts.
+    /// The counters.
     pub fn connections(&self) -> Arc<Connections> {
         Arc::clone(&self.connections)
     }
 
-    /// The address that it is bound to.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `shutdown`, then drains. Every answer of the handler names its request by the ids that the handler got. Returns when all connections have ended, or were cut after the drain time.
+    /// Serves until `shutdown`, then drains. Returns when all connections have ended, or were cut after the drain time.
+    /// Each answer has the ids that its handler got.
     pub async fn run<F, Fut>(
         self,
         limits: ServerLimits,
@@ -169,12 +171,13 @@ impl Listener {
     {
         let tasks = TaskTracker::new();
         let cut = CancellationToken::new();
-        // Whoever drops this future instead of cancelling the token must not leave connections behind.
+        // A dropped future must not leave connections behind.
         let _cut = cut.clone().drop_guard();
         let permits = limits.connections_max.min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits));
         while let Some((permit, stream, peer)) = next(&self, &permits, &shutdown).await {
-            // Behind a proxy the peer is known only when the PROXY header is read, and a named proxy speaks for many.
+            // Behind a PROXY header the peer is not known yet, and a named proxy connects for many peers, so neither is
+            // limited.
             let spared = admission.proxy_protocol || admission.is_proxy(peer.ip());
             let place = (!spared).then(|| admission.places.take(peer.ip(), limits.connections_per_peer_max));
             if let Some(None) = place {
@@ -187,7 +190,7 @@ impl Listener {
                 admission: Arc::clone(&admission),
                 _place: place.flatten(),
                 shutdown: shutdown.clone(),
-                // Its own token, so that its streams end with it and not only with the server.
+                // A token of its own, so that the streams of the connection end with it.
                 cut: cut.child_token(),
                 tasks: tasks.clone(),
             };
@@ -198,7 +201,7 @@ impl Listener {
                 drop((opened, permit));
             });
         }
-        // From here the kernel refuses new connections.
+        // From here on the kernel refuses new connections.
         drop(self.listener);
         tasks.close();
         if timeout(limits.drain, tasks.wait()).await.is_err() {
@@ -211,7 +214,7 @@ impl Listener {
     }
 }
 
-/// The next connection, with its permit; `None` once the shutdown began.
+/// Waits for a permit and the next connection. Returns `None` once the shutdown began.
 async fn next(
     listener: &Listener,
     permits: &Arc<Semaphore>,
@@ -227,14 +230,15 @@ async fn next(
         loop {
             match listener.listener.accept().await {
                 Ok((stream, peer)) => {
-                    // A mapped address (::ffff:127.0.0.1) would match none of the networks written as IPv4.
+                    // A mapped address (::ffff:127.0.0.1) would match no network that is written as IPv4.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     return (permit, stream, peer);
                 }
                 Err(error) if concerns_one_peer(&error) => {}
                 Err(error) => {
                     listener.connections.failed.fetch_add(1, Relaxed);
-                    // Out of descriptors or memory: accepting again at once would only burn the processor.
+                    // The process lacks descriptors or memory. Without a pause the loop would only use up the
+                    // processor.
                     if let Some(more) = TOLD.open() {
                         tracing::warn!(%error, more, "cannot accept connections");
                     }

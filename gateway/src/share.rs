@@ -1,13 +1,13 @@
-//! Room that applications share. An application may hold more only while what it holds is in proportion to what is
-//! still free, so the one that fills the room is refused first and there is always some left for the others.
+//! Room that applications share. An application may take more only while its part is in proportion to the free room. So
+//! the application that fills the room is refused first, and some room is left for the others.
 //!
-//! With a share of p percent, an application that is alone gets up to p percent of the room, two that want all of it get
-//! p / (100 + p) each, and so on; nobody counts how many there are. Nothing waits here and nothing is locked.
+//! With a share of p percent, an application alone gets up to p percent of the room, and two that want all of it get p
+//! / (100 + p) each, and so on. This needs no count of the applications, no lock and no waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Room that is given out in units and comes back on its own.
+/// Room in units. A drop of [`Held`] returns its units.
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
@@ -16,44 +16,44 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `total` units, of which an application that is alone may hold `share_percent` (1 to 100).
+    /// `total` units, of which one application alone may hold `share_percent` (1 to 100).
     pub fn new(total: usize, share_percent: usize) -> Arc<Self> {
         Arc::new(Self { total, free: AtomicUsize::new(total), share_percent: share_percent.clamp(1, 100) })
     }
 
-    /// Units that nobody holds.
+    /// The free units.
     pub fn free(&self) -> usize {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// All units.
+    /// All units, free or not.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// How many more of `free` units an application that holds `own` may take to have its share and no more.
+    /// How many of the `free` units an application with `own` units may still take within its share.
     fn left_of_share(&self, own: usize, free: usize) -> usize {
         let (may, does) = (free.saturating_mul(self.share_percent), own.saturating_mul(100 - self.share_percent));
         may.saturating_sub(does) / 100
     }
 
-    /// Whether an application that holds `own` of something may do so while `free` of it is left.
+    /// Whether an application may hold `own` units while `free` are left.
     fn fair(&self, own: usize, free: usize) -> bool {
         own.saturating_mul(100 - self.share_percent) <= free.saturating_mul(self.share_percent)
     }
 }
 
-/// Whose room is full.
+/// The room that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// The share of the application that asked: it has to wait for itself.
+    /// The share of this application. Its own requests must end first.
     Application,
-    /// That of all applications together.
+    /// The room of all applications.
     All,
 }
 
 impl Full {
-    /// The word for it in answers.
+    /// The word in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Application => "application",
@@ -62,7 +62,7 @@ impl Full {
     }
 }
 
-/// What one application holds. It outlives each version of the application's row.
+/// The units of one application. It outlives the versions of the application's row.
 #[derive(Debug, Default)]
 pub struct Share {
     held: AtomicUsize,
@@ -70,18 +70,18 @@ pub struct Share {
 }
 
 impl Share {
-    /// Units of the budget that it holds.
+    /// The units that the application holds.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Its submissions that wait for a writer.
+    /// The application's submissions that wait for a writer.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
-/// Units that an application holds for one request; they go back when this is dropped.
+/// The units that an application holds for one request. Its drop returns them.
 #[derive(Debug)]
 pub struct Held {
     budget: Arc<Budget>,
@@ -90,23 +90,23 @@ pub struct Held {
 }
 
 impl Held {
-    /// Nothing yet, of this budget and for this application.
+    /// No units yet of this budget, for this application.
     pub fn none(budget: &Arc<Budget>, share: &Arc<Share>) -> Self {
         Self { budget: Arc::clone(budget), share: Arc::clone(share), units: 0 }
     }
 
-    /// Nothing more, of the same budget and for the same application.
+    /// No units yet of the same budget, for the same application.
     pub fn another(&self) -> Self {
         Self::none(&self.budget, &self.share)
     }
 
-    /// The units that are held.
+    /// The number of units.
     pub fn units(&self) -> usize {
         self.units
     }
 
-    /// Takes more, so that `units` are held; says whether there was room for them. An application that holds nothing else
-    /// may take all that is free: otherwise what fits into the room could be refused for ever.
+    /// Takes units until it holds `units`. Returns whether there was room. An application that holds nothing else may
+    /// take all free units; otherwise a request that fits into the room could be refused forever.
     #[must_use]
     pub fn grow_to(&mut self, units: usize) -> bool {
         let more = units.saturating_sub(self.units);
@@ -118,7 +118,7 @@ impl Held {
             return false;
         };
         let own = self.share.held.fetch_add(more, Ordering::Relaxed) + more;
-        // Counted before the look at it, so that give_back is right in both cases.
+        // Counted before the check, so that `give_back` is right in both cases.
         self.units += more;
         let fits = own == self.units || self.budget.fair(own, before - more);
         if !fits {
@@ -127,13 +127,13 @@ impl Held {
         fits
     }
 
-    /// Whose room was full when nothing more could be taken: as far as can be told a moment later.
+    /// Which room was full when the last `grow_to` failed. A moment later it is a guess.
     pub fn full(&self) -> Full {
         if self.budget.free() > 0 && self.share.held() > 0 { Full::Application } else { Full::All }
     }
 
-    /// Takes so many more for one thing among many, if they are within the application's share. Only the very first may be
-    /// larger than that.
+    /// Takes `more` units for one of many parts, if they are within the application's share. Only the first part may
+    /// exceed it.
     #[must_use]
     pub fn add_within_share(&mut self, more: usize) -> bool {
         let first = self.units == 0;
@@ -145,8 +145,8 @@ impl Held {
         fits
     }
 
-    /// Takes so many more, or as many as the application's share leaves: for what cannot be refused any more. It keeps the
-    /// application from beginning anything else, and takes nothing from the others.
+    /// Takes `more` units, or as many as the application's share leaves, for a part that cannot be refused any more.
+    /// Until it returns them, the application gets less room for new requests, and the others lose none.
     pub fn grow_within_share(&mut self, more: usize) {
         let own = self.share.held();
         let taken = |free: usize| more.min(self.budget.left_of_share(own, free));
@@ -157,7 +157,7 @@ impl Held {
         self.units += more;
     }
 
-    /// Whether the application may have one more of `waiting` submissions in a queue for `most`.
+    /// Whether the application may add a submission to a queue that has `waiting` and holds `most`.
     pub fn may_wait(&self, waiting: usize, most: usize) -> bool {
         let own = self.share.waiting() + 1;
         own == 1 || self.budget.fair(own, most.saturating_sub(waiting + 1))
@@ -168,7 +168,7 @@ impl Held {
         self.share.waiting()
     }
 
-    /// A place in the queue for one submission of the application.
+    /// Counts a submission of the application as waiting until the result is dropped.
     pub fn wait(&self) -> Waiting {
         self.share.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(Arc::clone(&self.share))
@@ -187,7 +187,7 @@ impl Drop for Held {
     }
 }
 
-/// A submission that waits, counted for its application until this is dropped.
+/// A waiting submission. Its drop counts it as taken.
 #[derive(Debug)]
 pub struct Waiting(Arc<Share>);
 

@@ -1,11 +1,11 @@
 //! Postgres: the only SQL of the gateway.
 //!
-//! Reads share a small pool. Each writer owns a connection of its own, so that no read can stand before a write; and what
-//! the gateway itself asks (is the database there, who may call, fold the counts) has a pool of two, so that no reader can
-//! make the gateway look unready.
+//! Reads share a small pool. Each writer owns a connection, so that no read delays a write. The gateway's own questions
+//! (does the database answer, which applications exist, fold the counts) have pools of two, so that readers cannot make
+//! the gateway look unready.
 
-/// Lets a struct be read from a row that has a column for each of its fields, but for those that are filled later. The derive
-/// of sqlx would compile the driver a second time, for the compiler.
+/// Implements `FromRow` for a struct whose row has a column for each field, except for those that are filled later. The
+/// derive of sqlx would compile the driver a second time, for the compiler.
 macro_rules! from_row {
     ($name:ident { $($field:ident),* $(,)? } $(empty { $($empty:ident),* })?) => {
         impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for $name {
@@ -84,39 +84,39 @@ pub use url::LibpqEnvironment;
 use url::{Address, Place};
 pub use write::{DeadLetterSink, EventSink};
 
-/// Longest wait for the end of the connections for reading.
+/// Longest wait for the connections to close.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 const READY_TIME: Duration = Duration::from_secs(1);
-/// How long a connection that comes back to its pool may take to show that it is in step. One that a read has given up
-/// may never answer again, and would keep its place.
+/// How long a connection that returns to its pool may take to prove that it works. A connection whose read was given up
+/// may never answer again.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
-/// Connections for what the gateway itself asks.
+/// Connections for the gateway's own questions.
 const OWN_CONNECTIONS: u32 = 2;
-/// Connections for asking whether the database answers: nothing that waits for a lost connection stands before that.
+/// Connections for the question whether the database answers. Nothing else that waits on a lost connection delays them.
 const READY_CONNECTIONS: u32 = 2;
-/// Longest wait of a read for a connection, unless the configuration says otherwise.
+/// Longest wait of a read for a connection, unless the configuration sets it.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
-/// What can go wrong with the database, other than in a write (see [`crate::batch::Failure`]).
+/// Errors of the database outside of writes (for those see [`crate::batch::Failure`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database URL cannot be understood. The words quote nothing of it: a part of the password may be anywhere.
+    /// The database URL is not valid. The message quotes nothing of it, since any part may be the password.
     #[error("the database URL is not valid (expected postgres://user:password@host:port/database): {0}")]
     Url(String),
-    /// What sqlx connects through could not be made.
+    /// The socket through which sqlx connects could not be made.
     #[error("no socket of its own can be made for the way to the database: {0}")]
     Bridge(std::io::Error),
     /// The database does not answer, or not in time.
     #[error("no connection to the database: {}", cause::of(.0))]
     Away(sqlx::Error),
-    /// The process may open no more files, so the database was not asked.
+    /// The process may open no more files, so the gateway did not ask the database.
     #[error("{}", cause::NO_DESCRIPTORS_WORDS)]
     NoDescriptors,
-    /// All connections for reading are at work, and none became free in time.
+    /// All connections for reads are in use, and none became free in time.
     #[error("all connections for reading are at work")]
     Busy,
-    /// The read took longer than it may.
+    /// The statement took longer than its time limit.
     #[error("the database took longer than {} ms", .0.as_millis())]
     Slow(Duration),
     /// The database answered with an error.
@@ -125,7 +125,7 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("the migration failed: {}", migration(.0))]
     Migrate(MigrateError),
-    /// Something is there that the role may not see.
+    /// The role may not see something that the gateway needs.
     #[error("{0}")]
     Hidden(String),
     /// The schema lacks versions that this program needs.
@@ -136,7 +136,7 @@ pub enum Error {
         /// The version that this program knows.
         program: i64,
     },
-    /// A newer program brought the schema up, and it serves this one no more.
+    /// A newer program migrated the schema so far that it does not serve this one.
     #[error(
         "the database has schema version {version}, which serves programs that know version {floor} or later; this \
          program knows version {program}: run a newer release of `eye`"
@@ -149,35 +149,35 @@ pub enum Error {
         /// The version that this program knows.
         program: i64,
     },
-    /// An application of this name is there already.
+    /// An application of this name exists.
     #[error("there is already an application named {0}")]
     ApplicationExists(String),
-    /// There is no active application of this name.
+    /// No active application has this name.
     #[error("there is no active application named {0} for which this can be done")]
     ApplicationUnknown(String),
-    /// What was revoked stays so.
+    /// A revoked application stays revoked.
     #[error("{0} was revoked, and stays so: add an application of another name")]
     ApplicationRevoked(String),
-    /// A new token would end one that is in use.
+    /// A new token would end a token that is in use.
     #[error(
         "{0} has two tokens that were both used within a day, and a third would end one of them: end the older one first, with \
          `eye app rotate {0} --expire-old`"
     )]
     TokensInUse(String),
-    /// A token would be over when it is made.
+    /// The token would have expired when it is made.
     #[error("the token would end before it begins: give a time that is ahead")]
     ExpiryPassed,
-    /// An application cannot be known by a network that it does not have.
+    /// An application without a network cannot be identified by its network.
     #[error("{0} would be known by its network and has none: give it a network, or let it be known by its token")]
     ApplicationWithoutNetwork(String),
-    /// An application that is known by its token alone has no use for a network.
+    /// An application that is identified by its token alone has no use for a network.
     #[error(
         "{0} is known by its token alone, wherever it is: with networks, say that it is known by `both` or by `network`"
     )]
     ApplicationNetworksUnused(String),
 }
 
-/// What to do about a schema that is older than the program.
+/// Says how to migrate a schema that is older than the program.
 fn behind(version: i64, program: i64) -> String {
     let found = match version {
         0 => "the database has no schema yet".to_owned(),
@@ -186,7 +186,7 @@ fn behind(version: i64, program: i64) -> String {
     format!("{found}, and this program needs version {program}: run `eye migrate`, or `eye serve` without --no-migrate")
 }
 
-/// What a migration met.
+/// The message of a failed migration.
 fn migration(error: &MigrateError) -> String {
     match error {
         MigrateError::Execute(cause) => cause::of(cause),
@@ -216,7 +216,7 @@ impl From<MigrateError> for Error {
     }
 }
 
-/// Runs a part of the work for no longer than `time`.
+/// Runs `work` for at most `time`.
 async fn within<T, E>(time: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
 where
     Error: From<E>,
@@ -224,40 +224,40 @@ where
     Ok(timeout(time, work).await.map_err(|_| Error::Slow(time))??)
 }
 
-/// The database, or rather the way to it: nothing here needs it to be reachable before it is asked something.
+/// The way to the database. The database may be away until a method needs it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Where the database is.
+    /// The hosts of the database, and which of them answers.
     hosts: Arc<Hosts>,
-    /// What `options` lead through, unless the database is behind a socket file.
+    /// The socket that `options` connect to, unless the database has a socket file.
     _bridge: Option<Arc<Bridge>>,
     options: PgConnectOptions,
-    /// What every session is told first.
+    /// The statement that starts every session.
     greeting: Arc<str>,
     reads: PgPool,
-    /// For what the gateway itself asks.
+    /// The pool for the gateway's own questions.
     own: PgPool,
-    /// For whether the database answers.
+    /// The pool for the question whether the database answers.
     asked: PgPool,
     read_wait: Duration,
     read_time: Duration,
     flush_time: Duration,
-    /// What the writers know of partitions.
+    /// The partitions that writers create on demand.
     months: Arc<OnDemand>,
-    /// Folds of the counts that the database refused or did not finish.
+    /// Folds of the counts that the database refused or did not finish. The metrics read it.
     folds_failed: Arc<AtomicU64>,
-    /// What is known of the database.
+    /// The last known state of the database.
     ground: Arc<Ground>,
     /// Whether reads get no connection.
     unread: Arc<Outage>,
     /// Writers wait here until the schema is proved.
     schema: SchemaGate,
-    /// Keys of events that its writers wrote not long ago.
+    /// Keys of events that the writers wrote recently.
     recent: Arc<RecentKeys>,
 }
 
 impl Store {
-    /// Notes where the database is. Connects only when it is first needed. Must be called within a Tokio runtime.
+    /// Parses the URL. It connects only when a method needs a connection. Must be called within a Tokio runtime.
     ///
     /// # Errors
     ///
@@ -277,9 +277,8 @@ impl Store {
         };
         let options = options(hosts.address(), bridge.as_deref())?;
         let greeting: Arc<str> = connection::signs_of_life(hosts.address()).into();
-        // The server must stop working on what nobody here waits for any more. A page is a walk along an index in its order,
-        // and ends with the page. A bitmap would first gather all of the range to sort it, and what is walked to is mostly in
-        // memory.
+        // The server must end a statement whose caller has gone. A page is a walk along an index in its order that ends
+        // with the page; a bitmap would first collect and sort the whole range. Most of the walked rows are in memory.
         let settings: Arc<str> = format!(
             "{greeting}; select set_config('statement_timeout', '{}', false), \
                 set_config('enable_bitmapscan', 'off', false), set_config('random_page_cost', '1.1', false)",
@@ -316,27 +315,27 @@ impl Store {
         })
     }
 
-    /// Where a connection leads that is called so on the server.
+    /// The options of a connection that has this name on the server.
     fn options_for(&self, name: &str) -> PgConnectOptions {
         let ours = &self.hosts.address().application_name;
         self.options.clone().application_name(&format!("{ours} {name}"))
     }
 
-    /// A connection outside the pools, as long as somebody keeps it.
+    /// Opens a connection outside the pools.
     async fn session(&self, name: &str) -> Result<PgConnection, sqlx::Error> {
         let mut connection = self.options_for(name).connect().await?;
         connection.execute(AssertSqlSafe(self.greeting.to_string())).await?;
         Ok(connection)
     }
 
-    /// With partitions that writers make for the months of their batches, up to `partitions_max` of events, and none for
-    /// months older than `events_days` (0 for ever).
+    /// Lets writers create partitions for the months of their batches: up to `partitions_max` of events, and none for
+    /// months older than `events_days` (0 for no limit).
     #[must_use]
     pub fn with_partitions_on_demand(self, partitions_max: usize, events_days: u64) -> Store {
         Store { months: Arc::new(OnDemand::new(partitions_max, events_days)), ..self }
     }
 
-    /// With another bound on the wait of a read for a connection.
+    /// Sets the longest wait of a read for a connection.
     #[must_use]
     pub fn with_read_wait(self, read_wait: Duration) -> Store {
         Store { read_wait, ..self }
@@ -347,8 +346,8 @@ impl Store {
         self.folds_failed.load(Relaxed)
     }
 
-    /// Closes the connections but for those of the writers; the writers close their own. A server that does not answer the farewell is
-    /// left without one.
+    /// Closes the connections except those of the writers, which close their own. It gives up on a server that does not
+    /// answer.
     pub async fn close(&self) {
         if timeout(CLOSE_TIME, async { tokio::join!(self.reads.close(), self.own.close(), self.asked.close()) })
             .await
@@ -358,8 +357,8 @@ impl Store {
         }
     }
 
-    /// Counts the partitions of each partitioned table; none before the schema is there. Gives up soon, since whoever asks
-    /// wants to know whether the database answers.
+    /// Counts the partitions of each partitioned table; none before the schema exists. It gives up soon, since a scrape
+    /// also reports by it whether the database answers.
     ///
     /// # Errors
     ///
@@ -377,12 +376,12 @@ impl Store {
         }
     }
 
-    /// A new writer of accepted events.
+    /// Makes a writer of accepted events.
     pub fn event_sink(&self) -> EventSink {
         EventSink(self.writer(Some(Arc::clone(&self.recent))))
     }
 
-    /// A new writer of dead letters.
+    /// Makes a writer of dead letters.
     pub fn dead_letter_sink(&self) -> DeadLetterSink {
         DeadLetterSink(self.writer(None))
     }
@@ -393,7 +392,7 @@ impl Store {
         write::Writer::new(hosts, self.own.clone(), self.flush_time, months, self.schema.clone(), recent, ground)
     }
 
-    /// Asks something for the gateway itself within the time of a read, the wait for a connection included.
+    /// Runs a question of the gateway within the time of a read, including the wait for a connection.
     async fn ask<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
         match timeout(self.read_time, work).await {
             Ok(result) => Ok(result?),
@@ -402,22 +401,22 @@ impl Store {
     }
 }
 
-/// Says what is wrong with a database URL, in words that quote nothing of it.
+/// The problem of a database URL, in words that quote nothing of it.
 pub fn url_problem(url: &str) -> Option<String> {
     Address::parse(url).err()
 }
 
-/// Whether a database URL has a password in it.
+/// Whether a database URL contains a password.
 pub fn url_has_password(url: &str) -> bool {
     Address::parse(url).is_ok_and(|address| address.password.is_some())
 }
 
-/// The files that a database URL names, by their parameters.
+/// The files that a database URL names, with their parameters.
 pub fn url_files(url: &str) -> Vec<(&'static str, PathBuf)> {
     Address::parse(url).map(Address::files).unwrap_or_default()
 }
 
-/// A pool whose sessions are told something first.
+/// A pool whose sessions start with this statement.
 fn greeted(words: Arc<str>) -> PgPoolOptions {
     PgPoolOptions::new().after_connect(move |connection, _| {
         let words = words.to_string();
@@ -425,9 +424,9 @@ fn greeted(words: Arc<str>) -> PgPoolOptions {
     })
 }
 
-/// How sqlx gets to the database: by its socket file, or by the bridge, which does the rest.
+/// The options by which sqlx connects: to the socket file, or to the bridge, which does the rest.
 fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOptions, Error> {
-    // Poolers refuse it also when it is empty.
+    // Poolers reject the parameter `options` even if it is empty, so it is set only if the URL has it.
     let given = address.options.as_deref().map(|options| utf8_percent_encode(options, NON_ALPHANUMERIC));
     let plain: PgConnectOptions = given
         .map_or_else(
@@ -448,12 +447,12 @@ fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOption
         .username(address.user())
         .database(address.database())
         .ssl_mode(PgSslMode::Disable)
-        // Poolers refuse it, and nothing here reads such numbers as text.
+        // Poolers reject this parameter, and the gateway reads no floating-point number as text.
         .extra_float_digits(None)
         .application_name(&address.application_name)
         .log_statements(LevelFilter::Trace)
         .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
-    // A password file that cannot be read is told where a connection is made.
+    // An unreadable password file is reported when a connection is made.
     Ok(match first.and_then(|place| address.password_for(place).ok().flatten()) {
         Some(password) => options.password(&password),
         None => options,

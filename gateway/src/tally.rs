@@ -1,6 +1,6 @@
-//! Events counted by outcome, for each application and each event type. A request counts its own events in a small table
-//! and adds them up once, so that an event costs a comparison of two words and no shared memory. Event types beyond a
-//! bound are counted together, as `other`: senders choose their names.
+//! Counts events by outcome, for each application and each event type. A request counts its events in a small table of
+//! its own and adds it up once, so that an event costs a comparison of two words and no shared memory. Event types
+//! beyond a bound are counted as `other`, since senders choose their names.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,22 +12,23 @@ use eye_event::verdict::UnfinishedCode;
 use foldhash::HashMap;
 use smallvec::SmallVec;
 
-/// The name of what is counted together.
+/// The label of the events that are counted together.
 pub const OTHER: &str = "other";
-/// Applications that are counted apart. Operators register them, so there are few.
+/// Most applications with counters of their own. Operators register them, so there are few.
 const APPLICATIONS_MAX: usize = 1_000;
-/// What is final only once the sender knows it: a request that is refused as a whole has none of these.
+/// The outcomes that hold only once the sender has the answer. A request that is refused as a whole has none of them.
 const REFUSED: [Counted; 3] = [Some(OutcomeKind::Rejected), Some(OutcomeKind::Quarantined), None];
-/// Event types of one request that are held before they are added up.
+/// Most event types in the table of one request. A full table is added up.
 const LINES_MAX: usize = 64;
-/// So many of them are looked through for one that comes again. One of a request that has more may get a second line, which
-/// is added up all the same and costs less than a longer search for each event.
+/// How many lines of the table the search for an event type looks at. An event type further back gets a second line,
+/// which is added up as well and costs less than a longer search for each event.
 const LINES_SEARCHED: usize = 8;
 
-/// How an event is counted: by its outcome, or as one that has none yet. That one is counted again when it is sent again.
+/// How an event is counted: by its outcome, or as an event without one, which will be counted again when it is sent
+/// again.
 pub type Counted = Option<OutcomeKind>;
 
-/// Events by how they are counted: the outcomes in the order of [`OutcomeKind::ALL`], then those without one.
+/// Counts in the order of [`OutcomeKind::ALL`], then the events without an outcome.
 pub type Counts = [u64; OutcomeKind::ALL.len() + 1];
 
 const fn place_of(counted: Counted) -> usize {
@@ -37,7 +38,7 @@ const fn place_of(counted: Counted) -> usize {
     }
 }
 
-/// Each place in [`Counts`], with its word.
+/// Each index of [`Counts`], with its word.
 pub fn counted() -> impl Iterator<Item = (&'static str, usize)> {
     let words = OutcomeKind::ALL.into_iter().map(OutcomeKind::as_str).chain([UNFINISHED]);
     words.zip(0..)
@@ -60,12 +61,12 @@ impl Shared {
 
 #[derive(Debug, Default)]
 struct EventTypes {
-    /// By category, then name, so that a lookup makes no key.
+    /// By category, then by name, so that a lookup allocates no key.
     categories: HashMap<Box<str>, HashMap<Box<str>, Shared>>,
     count: usize,
 }
 
-/// All events of a gateway's life.
+/// The counts of all events since the start. Requests add to them; each scrape reads them.
 #[derive(Debug)]
 pub struct Tallies {
     event_types_max: usize,
@@ -73,12 +74,12 @@ pub struct Tallies {
     other_event_types: Shared,
     applications: RwLock<HashMap<Box<str>, Shared>>,
     other_applications: Shared,
-    /// Events without an outcome by the cause, in the order of [`UnfinishedCode::ALL`].
+    /// Events without an outcome, by cause, in the order of [`UnfinishedCode::ALL`].
     unfinished: [AtomicU64; UnfinishedCode::ALL.len()],
 }
 
 impl Tallies {
-    /// Nothing counted yet. Event types beyond `event_types_max` are counted together.
+    /// Counts event types beyond `event_types_max` together.
     pub fn new(event_types_max: usize) -> Self {
         Self {
             event_types_max,
@@ -90,17 +91,17 @@ impl Tallies {
         }
     }
 
-    /// Counts an event that has no outcome yet by its cause.
+    /// Counts an event without an outcome by its cause.
     pub fn count_unfinished(&self, code: UnfinishedCode) {
         self.unfinished[code.index()].fetch_add(1, Relaxed);
     }
 
-    /// How many events had no outcome for this cause.
+    /// The number of events without an outcome for this cause.
     pub fn unfinished(&self, code: UnfinishedCode) -> u64 {
         self.unfinished[code.index()].load(Relaxed)
     }
 
-    /// A tally for one request of an application.
+    /// Starts the table of one request of an application.
     pub fn begin<'a>(&'a self, application: &'a str) -> Tally<'a> {
         Tally {
             tallies: self,
@@ -121,7 +122,7 @@ impl Tallies {
         found
     }
 
-    /// The counts of each event type, in order.
+    /// The counts of each event type, sorted.
     pub fn by_event_type(&self) -> BTreeMap<(String, String), Counts> {
         let mut found = BTreeMap::new();
         for (category, names) in &read(&self.event_types).categories {
@@ -142,7 +143,7 @@ impl Tallies {
             if add(&types) {
                 return;
             }
-            // No more are ever counted apart, so nobody is kept waiting for that.
+            // The table stays full, so this needs no write lock.
             if types.count >= self.event_types_max {
                 self.other_event_types.add(counts);
                 return;
@@ -151,7 +152,7 @@ impl Tallies {
         self.add_new_event_type(category, name, counts);
     }
 
-    /// Counts an event type that was not there a moment ago. Another thread may have added it since.
+    /// Counts an event type that was missing a moment ago. Another thread may have added it since.
     fn add_new_event_type(&self, category: &str, name: &str, counts: &Counts) {
         let mut types = write(&self.event_types);
         let there = types.categories.get(category).is_some_and(|names| names.contains_key(name));
@@ -180,7 +181,7 @@ impl Tallies {
     }
 }
 
-/// What is called `other` may also be the name of something that is counted apart.
+/// Adds counts to a key. An application or event type may itself be called `other`.
 fn merge<K: Ord>(found: &mut BTreeMap<K, Counts>, key: K, counts: Counts) {
     if counts.iter().any(|count| *count > 0) {
         let line = found.entry(key).or_default();
@@ -190,7 +191,7 @@ fn merge<K: Ord>(found: &mut BTreeMap<K, Counts>, key: K, counts: Counts) {
     }
 }
 
-/// Nothing that runs under these locks can leave a map half changed, so a poisoned one is taken as it is.
+/// No code under these locks can leave a map half changed, so a poisoned one is used.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -199,19 +200,19 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The events of one request, added up when it is dropped: also when its sender no longer waits.
+/// The table of one request. Its drop adds it up, so that events count even if their sender left.
 #[derive(Debug)]
 pub struct Tally<'a> {
     tallies: &'a Tallies,
     application: &'a str,
     lines: SmallVec<[Line; 1]>,
-    /// The line that was used last: the next event is most likely of the same type.
+    /// The line that was used last. The next event probably has the same type.
     last: usize,
     /// Events whose type could not be read.
     untyped: Counts,
-    /// Events that were not stored, until the request is answered.
+    /// Events that were not stored. They count once the request is answered.
     waiting: Vec<Line>,
-    /// What was added for event types so far; added for the application at the end.
+    /// The sum of the lines added so far. The drop adds it to the application.
     sum: Counts,
 }
 
@@ -223,7 +224,7 @@ struct Line {
 }
 
 impl Tally<'_> {
-    /// Counts one event. Those that were not stored count only once [`Tally::told`] says so.
+    /// Counts one event. Events that were not stored count only after [`Tally::told`].
     pub fn count(&mut self, category: &Text, name: &Text, counted: Counted) {
         let is = |line: &Line| line.name == *name && line.category == *category;
         if !self.lines.get(self.last).is_some_and(is) {
@@ -241,7 +242,7 @@ impl Tally<'_> {
         self.untyped[place_of(counted)] += 1;
     }
 
-    /// The request is answered, so its sender is told of each event that was not stored how it ended.
+    /// Counts the events that were not stored, since the answer is ready and the sender gets their outcomes.
     pub fn told(&mut self) {
         self.add_lines();
         for line in std::mem::take(&mut self.waiting) {
@@ -262,7 +263,7 @@ impl Tally<'_> {
         self.lines.len() - 1
     }
 
-    /// Adds up all lines, but for what was not stored, which waits.
+    /// Adds up all lines. The events that were not stored wait for the answer.
     fn add_lines(&mut self) {
         for mut line in std::mem::take(&mut self.lines) {
             let mut refused = Counts::default();
@@ -347,7 +348,7 @@ mod tests {
         let mut counts = Counts::default();
         counts[0] = 1;
         tallies.add_event_type("page", "view", &counts);
-        // What comes after the look that did not find it.
+        // What a thread does after its search found nothing.
         tallies.add_new_event_type("page", "view", &counts);
         tallies.add_new_event_type("page", "click", &counts);
         let types = tallies.by_event_type();

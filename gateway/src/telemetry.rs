@@ -1,6 +1,6 @@
-//! The log's set-up: lines to standard error, for people or for programs. Nothing of an event and no token is ever logged.
-//! What is logged may quote what others wrote (names of files, titles, causes), so each event is made one line here, whatever is
-//! in it: nobody can write a line of the log, or move the cursor of who reads it.
+//! Sets up the log: lines to standard error, for people or for programs. The gateway logs no content of events and no
+//! token. Log lines may quote texts of others (file names, titles, causes), so this module makes one line of each log
+//! event. No such text can forge a line, or move the cursor of a reader's terminal.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -19,21 +19,22 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::log_queue::LogQueue;
 use crate::request_ids::RequestId;
 
-/// The target of the lines of the access log. They have a setting of their own and come at every level.
+/// The target of the access log's lines. They have a setting of their own, and pass at every level.
 pub const ACCESS: &str = "eye::access";
 
-/// Longest line for people. Programs get theirs whole, since half a JSON object is none.
+/// Longest line for people. Lines for programs are not cut, since half a JSON object is useless.
 const LINE_CHARACTERS_MAX: usize = 16_384;
 
-/// Lines of the access log on their way out. All others are written at once: there is a bound for how often requests cause one.
+/// The access log's queue. All other lines are written at once, since [`crate::log_limit`] bounds those that requests
+/// cause.
 static ACCESS_LINES: LogQueue = LogQueue::new();
-/// Starts the thread that writes them, with the first of them. It ends with the process.
+/// Starts the thread that writes the queue, at its first line. The thread ends with the process.
 static ACCESS_WRITER: OnceLock<()> = OnceLock::new();
 
-/// What decides which lines are logged, once the log was started.
+/// The filter of the log, once it was started. A reload changes it.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
@@ -42,7 +43,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log. Of the access log, so many bytes may wait to be written. Later calls change nothing.
+/// Starts the log. `access_bytes_max` bounds the queue of the access log. Later calls change nothing.
 pub fn start(level: &str, format: LogFormat, access_bytes_max: usize) {
     let (filter, handle) = reload::Layer::new(targets(level));
     let lines = fmt::layer().with_target(false).with_ansi(false);
@@ -52,43 +53,43 @@ pub fn start(level: &str, format: LogFormat, access_bytes_max: usize) {
         LogFormat::Text => log.with(lines.with_writer(output)).try_init(),
         LogFormat::Json => log.with(lines.json().with_span_list(false).with_writer(output)).try_init(),
     };
-    // Set up already in a test that starts a second gateway: the first log serves both.
+    // A test that starts a second gateway has set the log up already. The first log serves both.
     if started.is_ok() {
         let _ = FILTER.set(handle);
     }
 }
 
-/// Logs lines from this level on from now on.
+/// Changes the level of the log.
 pub fn set_level(level: &str) {
     if let Some(filter) = FILTER.get() {
-        // It fails only when the log is gone.
+        // This fails only when the log is gone.
         let _ = filter.reload(targets(level));
     }
 }
 
-/// Lines of the access log that were left out, since those before them were not read in time.
+/// The lines of the access log that were dropped because its reader was too slow. The metrics read it.
 pub fn access_lines_dropped() -> u64 {
     ACCESS_LINES.dropped()
 }
 
-/// Waits until the access log is written, for so long at most: the last thing that a process does.
+/// Waits until the access log is written, at most for `longest`. The process ends after it.
 pub fn flush(longest: Duration) {
     ACCESS_LINES.flush(longest);
 }
 
 fn targets(level: &str) -> Targets {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    // Warnings and errors of the driver come back as errors, and are logged once where they are handled.
+    // The driver returns its warnings and errors as errors, which are logged where they are handled.
     let driver = if level > LevelFilter::INFO { level } else { LevelFilter::OFF };
     Targets::new()
         .with_default(level)
         .with_target("sqlx", driver)
-        // It warns of each watched folder that is removed, since the system ends such a watch by itself.
+        // notify warns about each watched folder that is removed, which is normal.
         .with_target("notify", level.min(LevelFilter::ERROR))
         .with_target(ACCESS, LevelFilter::INFO)
 }
 
-/// Where lines go.
+/// The writers of the log.
 struct Output {
     format: LogFormat,
     access_bytes_max: usize,
@@ -107,10 +108,10 @@ impl<'a> MakeWriter<'a> for Output {
     }
 }
 
-/// Standard error, to which each event is written as a whole and becomes one line.
+/// Standard error. Each log event is written as a whole and becomes one line.
 struct Lines {
     format: LogFormat,
-    /// The line may wait in the queue, which then has so many bytes at most.
+    /// The bound of the queue if this line goes through it; otherwise `None`.
     queue_bytes_max: Option<usize>,
 }
 
@@ -135,7 +136,7 @@ impl Write for Lines {
                 });
                 ACCESS_LINES.push(line.as_bytes(), bytes_max);
             }
-            // Nothing can be said when even this cannot be written, as when the reader of the log is gone. The gateway goes on.
+            // If standard error is closed, no channel is left for the error, and the gateway goes on.
             None => drop(io::stderr().write_all(line.as_bytes())),
         }
         Ok(event.len())
@@ -147,7 +148,7 @@ impl Write for Lines {
     }
 }
 
-/// A line with the id of the request that it is about, unless it names it already.
+/// Adds the id of the current request to a line, unless the line has it.
 fn with_request_id<'a>(line: Cow<'a, str>, id: &str, format: LogFormat) -> Cow<'a, str> {
     let text = line.strip_suffix('\n').unwrap_or(&line);
     if text.contains(id) {
@@ -159,7 +160,7 @@ fn with_request_id<'a>(line: Cow<'a, str>, id: &str, format: LogFormat) -> Cow<'
     }
 }
 
-/// The text of an event, which ends with a line end, as one line. Most are one already.
+/// Makes one line of a log event, which ends with a line break. Most are one line already.
 fn one_line(event: &str, characters_max: usize) -> Cow<'_, str> {
     let text = event.strip_suffix('\n').unwrap_or(event);
     if text.len() <= characters_max && !text.chars().any(is_hidden) {

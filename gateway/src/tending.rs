@@ -1,5 +1,5 @@
-//! What a gateway does for its database while it runs: it brings the schema up or proves it, looks whether the database is
-//! there, keeps the tables within their bounds, folds counts, and goes over older dead letters.
+//! The tasks that a gateway runs for its database: they migrate or prove the schema, watch whether the database
+//! answers, keep the tables within their bounds, fold counts, record the uses of tokens, and scrub older dead letters.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -19,63 +19,64 @@ use crate::store::{self, FOLD_ROWS_MAX, Store};
 use crate::trust::Trust;
 use crate::trust::own::Local;
 
-/// How long to wait before the database is asked again at start.
+/// The pause before the gateway tries the database again at start.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
-/// How often a running gateway looks at the schema, the clocks and what is announced.
+/// The time between two checks of the schema, the clocks and the announcements of retention.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
-/// How often it is looked whether other modules take secrets out.
+/// The time between two checks whether other modules take secrets out of events.
 const TAKING_EVERY: Duration = Duration::from_secs(1);
-/// How often the database is looked at.
+/// The time between two checks whether the database answers.
 const DATABASE_LOOK: Duration = Duration::from_secs(1);
-/// How often it is looked whether tokens were used for the first time, and how often all uses are noted.
+/// The time between two checks for tokens in their first use, and between two records of all uses.
 const USES_LOOK: Duration = Duration::from_secs(1);
 const USES_NOTED: Duration = Duration::from_secs(60);
-/// How long the end of a gateway waits for the last of them.
+/// How long a gateway that stops waits for the last record of uses.
 const USES_LAST: Duration = Duration::from_secs(1);
-/// How often counts are folded. Until then readers add them up themselves.
+/// The time between two folds of the counts. Reads add up the counts that are not folded yet.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
-/// How many times as long as a fold took the next one waits, when there is more to fold. Batches share the database's
-/// processors with it: several folds in a row hold up answers for longer than any batch does.
+/// The next fold waits this many times as long as the last one took, if there is more to fold. Folds share the
+/// processors of the database with batches: several in a row would delay answers more than any batch does.
 const FOLD_PAUSE: u32 = 4;
-/// Folds with pauses, after which a backlog is larger than they can clear.
+/// How many folds in a row have a pause after them. Further ones follow at once: a backlog that lasts so long grows faster
+/// than paused folds clear it.
 const FOLDS_PAUSED: u32 = 20;
 
-/// What it takes.
+/// The parts that the tasks use.
 #[derive(Debug)]
 pub struct Tending {
     /// The database.
     pub store: Store,
     /// The wall clock.
     pub clock: Arc<Clock>,
-    /// The gateway's own rules, by which older dead letters are read.
+    /// The gateway's own rules, which parse older dead letters.
     pub rules: Rules,
-    /// The modules of now.
+    /// The modules that serve now.
     pub validators: Validators,
-    /// Who may call, as soon as the schema is there.
+    /// The applications. The tasks read them as soon as the schema is there.
     pub trust: Arc<Trust>,
-    /// What callers from this machine may do.
+    /// The rights of callers from this machine.
     pub local: Local,
-    /// The administrator that the gateway makes by itself.
+    /// The administrator that the gateway registers by itself.
     pub first_admin: FirstAdmin,
-    /// What is kept, and for how long.
+    /// The rounds that remove old rows.
     pub retention: Arc<Retention>,
-    /// Is told when the schema is known.
+    /// The tasks record here that the schema is proved.
     pub readiness: Arc<Readiness>,
-    /// How older dead letters are scrubbed.
+    /// The bounds of scrubbing older dead letters.
     pub scrub: ScrubLimits,
-    /// Whether this gateway brings the schema up; otherwise it only proves it.
+    /// Whether this gateway migrates the schema. Otherwise it only proves that the schema serves this program.
     pub migrates: bool,
-    /// Why the gateway cannot go on, once that is known.
+    /// The error that ends the gateway. `serve` returns it.
     pub failed: OnceLock<store::Error>,
 }
 
 impl Tending {
-    /// Brings up the schema of the embedded Postgres, where nobody has registered an application yet and only this machine
-    /// can call. A server that dies meanwhile is started again, so it is asked again.
+    /// Migrates the embedded Postgres before the gateway serves, and registers `local` and the administrator there. It
+    /// tries again while the server is away, since the server may die and start again meanwhile.
     ///
     /// # Errors
     ///
-    /// Whatever does not pass by waiting.
+    /// All errors except that the server is away or slow.
     pub async fn prepare_own(&self) -> Result<(), store::Error> {
         let once = async || {
             self.store.migrate().await?;
@@ -105,7 +106,8 @@ impl Tending {
         Ok(())
     }
 
-    /// The same for a database of one's own, as soon as its schema is there; what cannot be done is told and left.
+    /// Does the same for a database of the operator's own, after its schema is proved. Errors that do not pass are
+    /// logged.
     async fn greet(&self) {
         loop {
             let registered = self.first_admin.register(&self.store).await;
@@ -125,12 +127,12 @@ impl Tending {
         }
     }
 
-    /// Brings the schema up, or proves it, as soon as the database is there, then keeps the tables within their bounds. Ends
-    /// the gateway when the schema does not serve this program, now or later.
+    /// Migrates or proves the schema as soon as the database answers, then keeps the tables within their bounds. It
+    /// ends the gateway when the schema does not serve this program, now or after another gateway migrated it.
     pub async fn tend_database(self: Arc<Self>, stop: CancellationToken, shutdown: CancellationToken) {
         let tend = async {
             let schema = self.prepare_schema().await?;
-            // Until it is known whose secrets there are, less is kept of what is refused.
+            // Until this record exists, all gateways keep less of refused events.
             if let Err(error) = self.scrub().note().await {
                 self.warn(&error, "which validators take secrets out could not be noted; trying again");
             }
@@ -145,17 +147,17 @@ impl Tending {
             }
         };
         if let Some(Err(error)) = stop.run_until_cancelled(tend).await {
-            // The first reason stays.
+            // An earlier error is the cause and stays.
             let _ = self.failed.set(error);
             shutdown.cancel();
         }
     }
 
-    /// Tries until the schema is one that this program may use.
+    /// Tries until the schema serves this program.
     ///
     /// # Errors
     ///
-    /// [`store::Error::SchemaFloor`]: no waiting mends that.
+    /// [`store::Error::SchemaFloor`]: a retry cannot succeed.
     async fn prepare_schema(&self) -> Result<store::Schema, store::Error> {
         let mut told = String::new();
         loop {
@@ -165,7 +167,7 @@ impl Tending {
                 ended => return ended,
             };
             let cause = error.to_string();
-            // That it is away, and why, is told by `look_at_database`.
+            // `look_at_database` logs that the database is away, and why.
             self.readiness.look().await;
             if cause != told && !self.store.is_away() {
                 tracing::warn!("the database is not ready, trying again until it is: {cause}");
@@ -175,7 +177,8 @@ impl Tending {
         }
     }
 
-    /// Tells of work that failed and is tried again; not loudly while the database is known to be away, which is told once.
+    /// Logs work that failed and is tried again. While the database is away it logs at `debug`, since
+    /// `look_at_database` has logged the cause.
     fn warn(&self, error: &store::Error, what: &str) {
         if self.store.is_away() {
             tracing::debug!(%error, "{what}");
@@ -184,14 +187,14 @@ impl Tending {
         }
     }
 
-    /// Looks now and then whether a newer release has raised the schema above what this program knows, whether the clocks agree,
-    /// and what retention has announced. Gives the error that ends the gateway.
+    /// Checks now and then whether a newer release has migrated the schema beyond this program, whether the clocks
+    /// agree, and which removals retention has announced. Returns the error that ends the gateway.
     async fn watch_database(&self) -> store::Error {
         if let Ok(Some(received)) = self.store.last_received().await {
             self.clock.saw_us(received.timestamp_micros());
         }
         loop {
-            // `look_at_database` says when the database is away; what was seen last holds until it is back.
+            // `look_at_database` logs that the database is away. Until it is back, the last result holds.
             let _away = self.retention.look(&self.store, &self.clock).await;
             tokio::time::sleep(WATCH_EVERY).await;
             if let Err(error @ store::Error::SchemaFloor { .. }) = self.store.prove_schema().await {
@@ -200,8 +203,8 @@ impl Tending {
         }
     }
 
-    /// Looks at the database each second, so that the log tells when it is away, why, when it is back, and what is wrong
-    /// with it, also while nobody asks.
+    /// Asks the database each second, so that the log has its outages, their causes and their ends also while no
+    /// requests come.
     pub async fn look_at_database(self: Arc<Self>, stop: CancellationToken) {
         let watch = async {
             let mut ticks = every(DATABASE_LOOK);
@@ -219,7 +222,8 @@ impl Tending {
         Scrub { store, validators, rules, clock, limits: *scrub, dry_run: false }
     }
 
-    /// Notes each second which modules take secrets out, if others do now, and goes over older dead letters now and then.
+    /// Records which modules take secrets out, each second if they have changed, and now and then scrubs older dead
+    /// letters.
     pub async fn scrub_letters(self: Arc<Self>, stop: CancellationToken) {
         let scrub = async {
             let (mut known, mut round_at) = (None, Instant::now());
@@ -241,7 +245,7 @@ impl Tending {
         until(&stop, scrub).await;
     }
 
-    /// Notes which tokens were used: the first use of each within a second, all others once a minute.
+    /// Records the uses of tokens: the first use of each within a second, all others once a minute.
     pub async fn note_uses(self: Arc<Self>, stop: CancellationToken) {
         let note = async {
             let (mut ticks, mut all_at, mut told) = (every(USES_LOOK), Instant::now() + USES_NOTED, false);
@@ -253,14 +257,15 @@ impl Tending {
                 let all = Instant::now() >= all_at;
                 if all {
                     all_at = Instant::now() + USES_NOTED;
-                    // Where the role may not change applications, another gateway does it; no gateway of now needs it.
+                    // Without the right to change applications, another gateway does it. An expired token is rejected
+                    // in any case.
                     if let Err(error) = self.store.retire_expired().await {
                         tracing::debug!(%error, "tokens whose time is over could not be ended");
                     }
                 }
                 match self.trust.note_uses(&self.store, all).await {
                     Ok(()) => told = false,
-                    // Nothing but what people see of tokens hangs on it.
+                    // Only the lists of tokens show these times.
                     Err(error) if !told => {
                         tracing::warn!(%error, "the uses of tokens could not be noted; trying again");
                         told = true;
@@ -270,12 +275,12 @@ impl Tending {
             }
         };
         until(&stop, note).await;
-        // A database that hangs must not hold up the end; what is left is lost then.
+        // A database that hangs must not delay the end. The uses since the last record are lost then.
         let _lost = tokio::time::timeout(USES_LAST, self.trust.note_uses(&self.store, true)).await;
     }
 
-    /// Folds what the writers have counted, now and then. What is not folded is read all the same, so a fold that fails
-    /// costs nothing but time; one that took too long is tried with half as much.
+    /// Folds the counts that the writers have added. Reads include the counts that are not folded, so a fold that fails
+    /// costs only their time. After a fold that took too long, the next one takes half as many rows.
     pub async fn fold_counts(self: Arc<Self>, stop: CancellationToken) {
         let fold = async {
             let mut rows = FOLD_ROWS_MAX;
@@ -318,7 +323,7 @@ fn every(pause: Duration) -> Interval {
     ticks
 }
 
-/// Runs a loop that has no end of its own.
+/// Runs an endless loop until the gateway stops.
 async fn until(stop: &CancellationToken, endless: impl Future<Output = ()>) {
     tokio::select! {
         () = stop.cancelled() => {}

@@ -1,6 +1,7 @@
-//! TLS for the listener: versions 1.2 and 1.3, the certificate from files that may change at any time, and client
-//! certificates if a CA for them is named. A pair of files that cannot be used, or whose certificate is out of date, leaves
-//! the last good one in force; connections that are open keep what they began with. Only this file names rustls.
+//! TLS for the listener: versions 1.2 and 1.3, a certificate from files that may change at any time, and client
+//! certificates if a CA for them is set. Files that cannot be used, or whose certificate is out of date, leave the last
+//! good ones in force. Open connections keep the certificate that they began with. Only this file and `store/tls.rs`
+//! name rustls.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,43 +24,43 @@ use tokio_util::sync::CancellationToken;
 use crate::certificate::Validity;
 use crate::clock::Clock;
 
-/// How often the files are looked at.
+/// The time between two checks of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection after its handshake.
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// Where the certificates are, in PEM.
+/// The paths of the certificates, in PEM.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The certificate, followed by those between it and the root.
+    /// The certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The roots that client certificates must come from; `None` if none are asked for.
+    /// The root certificates of client certificates; `None` if the server asks for none.
     pub client_ca: Option<PathBuf>,
-    /// Whether a peer without such a certificate gets no connection.
+    /// Whether peers without a client certificate are refused.
     pub client_required: bool,
 }
 
-/// Why the files cannot be used. Nothing of the key is ever told.
+/// The reasons why the files cannot be used. No message quotes the key.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read.
     #[error("{0} cannot be read: {1}")]
     Unreadable(String, #[source] io::Error),
-    /// A file does not hold what it should, in PEM.
+    /// A file does not hold the expected PEM.
     #[error("{0} holds no {1} in PEM")]
     Empty(String, &'static str),
-    /// The certificate, or one between it and the root, is not valid now.
+    /// The certificate, or an intermediate one, is not valid now.
     #[error("{0} {1}")]
     OutOfDate(String, String),
-    /// The parts do not make a whole.
+    /// The certificate and the key do not belong together.
     #[error("the certificate and its key cannot be used: {0}")]
     Unusable(String),
 }
 
-/// The certificates in force.
+/// The certificate in force, and its files.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
@@ -69,11 +70,11 @@ pub struct Tls {
 #[derive(Debug)]
 struct InForce {
     config: Arc<ServerConfig>,
-    /// Of all files together; says whether they have changed.
+    /// The digest of all files together. It shows whether they have changed.
     digest: Digest,
-    /// Of the certificate alone.
+    /// The digest of the certificate alone.
     certificate: Digest,
-    /// For how long the certificate and those between it and the root are valid, as far as they can be read.
+    /// The validity of the whole chain, as far as it can be read.
     validity: Option<Validity>,
 }
 
@@ -84,7 +85,7 @@ impl InForce {
         Ok(Self { config, digest, certificate, validity: contents.validity() })
     }
 
-    /// Refuses a certificate that is not valid at this time.
+    /// Rejects a certificate that is not valid at this time.
     fn prove_date(&self, files: &Files, now: DateTime<Utc>) -> Result<(), Error> {
         let shown = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
         let told = |words| Err(Error::OutOfDate(files.certificate.display().to_string(), words));
@@ -100,7 +101,7 @@ impl InForce {
     }
 }
 
-/// What the files hold.
+/// The contents of the files.
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -124,7 +125,7 @@ impl Contents {
         Digest::of(&digests.concat())
     }
 
-    /// The time for which all of the chain is valid.
+    /// The time in which all certificates of the chain are valid.
     fn validity(&self) -> Option<Validity> {
         let each = certificates(&self.certificate)?.into_iter().filter_map(|certificate| Validity::of(&certificate));
         each.reduce(|one, other| Validity { from: one.from.max(other.from), until: one.until.min(other.until) })
@@ -147,7 +148,7 @@ impl Contents {
                     roots.add(root).map_err(|error| unusable(&error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                // A caller without a certificate may still show a token.
+                // A caller without a certificate may identify itself by a token.
                 let verifier = if files.client_required { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build().map_err(|error| unusable(&error))?)
             }
@@ -168,32 +169,32 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// [`Error`], which says what to mend.
+    /// An [`Error`], whose message says how to mend it.
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
         let in_force = InForce::of(&Contents::read(&files)?, &files)?;
-        // A gateway that did not start would serve those neither who look at no dates.
+        // Some callers check no dates. They could not use a gateway that refuses to start.
         if let Err(error) = in_force.prove_date(&files, now()) {
             tracing::error!(%error, "callers will refuse the TLS certificate");
         }
         Ok(Arc::new(Self { files, in_force: ArcSwap::from_pointee(in_force) }))
     }
 
-    /// The end of the certificate in force, in seconds since 1970.
+    /// The end of the certificate in force, in seconds since 1970. The metrics read it.
     pub fn expires_at_s(&self) -> Option<i64> {
         self.in_force.load().validity.map(|validity| validity.until.timestamp())
     }
 
-    /// Shakes hands with a peer, with the certificate of now.
+    /// Makes the handshake with a peer, with the certificate in force.
     ///
     /// # Errors
     ///
-    /// What the peer did wrong, or that it is gone. The caller sets the time limit.
+    /// The peer broke the handshake or has gone. The caller sets the time limit.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream> {
         let config = Arc::clone(&self.in_force.load().config);
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Takes new files over as they come, until told to stop.
+    /// Checks the files and uses new ones as they come, until `stop`.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let follow = async {
             let mut looks = tokio::time::interval(LOOK);
@@ -210,7 +211,7 @@ impl Tls {
                     refused = None;
                     continue;
                 };
-                // The same bad files are told once; half of a new pair is bad until the other half is there.
+                // The same bad files are logged once. While only one file of a new pair is there, the pair is bad.
                 if refused.replace(digest) != Some(digest) {
                     tracing::warn!(%error, "the new TLS files cannot be used; the last good ones stay in force");
                 }
@@ -228,7 +229,7 @@ impl Tls {
         let before = self.in_force.load();
         if digest != before.digest {
             let new = InForce::of(&contents, &self.files).map_err(|error| (Some(digest), error))?;
-            // Another CA is taken over whatever became of the certificate.
+            // A new CA or key is used whatever the dates of an unchanged certificate.
             if new.certificate != before.certificate {
                 new.prove_date(&self.files, now()).map_err(|error| (Some(digest), error))?;
             }
@@ -243,7 +244,7 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp_micros(Clock::default().now_us()).unwrap_or_default()
 }
 
-/// All that is wrong with the files, for who looks before anything starts.
+/// All problems of the files, for `eye config check`.
 pub fn problems(files: &Files) -> Vec<String> {
     let named = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
     let unreadable = named.into_iter().flatten().filter_map(|path| {
@@ -258,22 +259,22 @@ pub fn problems(files: &Files) -> Vec<String> {
     whole.and_then(|whole| whole.prove_date(files, now())).err().map(|error| error.to_string()).into_iter().collect()
 }
 
-/// SHA-256 of the certificate that the client has proved, if it has.
+/// SHA-256 of the client certificate that the handshake proved, if any.
 pub fn client_certificate(stream: &TlsStream) -> Option<Digest> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     certificates.first().map(|certificate| Digest::of(certificate))
 }
 
-/// What a client of a gateway believes certificates by.
+/// The root certificates that a client of the gateway trusts.
 #[derive(Debug)]
 pub struct Roots(RootCertStore);
 
 impl Roots {
-    /// Those in a file, in PEM, or those of the web.
+    /// Reads the roots from a PEM file, or takes the public ones.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or holds none.
+    /// The file cannot be read, or holds no certificate.
     pub fn read(file: Option<&Path>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         let Some(file) = file else {
@@ -283,17 +284,17 @@ impl Roots {
         let name = file.display().to_string();
         let bytes = std::fs::read(file).map_err(|error| Error::Unreadable(name.clone(), error))?;
         let found = certificates(&bytes).ok_or(Error::Empty(name, "certificate"))?;
-        // A bundle may hold some that are no roots to this library.
+        // A bundle may hold certificates that this library does not accept as roots.
         roots.add_parsable_certificates(found);
         Ok(Self(roots))
     }
 }
 
-/// Shakes hands with a gateway as its client, and proves its certificate.
+/// Makes the handshake with a gateway as its client, and checks its certificate.
 ///
 /// # Errors
 ///
-/// The certificate is not believed, or the peer is gone. The caller sets the time limit.
+/// The certificate is not trusted, or the peer has gone. The caller sets the time limit.
 pub async fn connect(
     host: &str,
     stream: TcpStream,

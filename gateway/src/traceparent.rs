@@ -1,9 +1,9 @@
-//! `traceparent` of W3C Trace Context, level 1: the trace that a request is part of, and the step of it that sent the request.
-//! A value that breaks the rules is no error: the request then has no trace.
+//! The header `traceparent` of W3C Trace Context, level 1: the trace of a request, and the step of it that sent the
+//! request. An invalid value is no error: the request then has no trace.
 
 use std::fmt;
 
-/// Bytes of the four parts of a value: version, trace id, parent id, flags.
+/// The length of a value with its four parts: version, trace id, parent id, flags.
 const BYTES: usize = 55;
 
 /// A valid `traceparent`.
@@ -15,7 +15,8 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// Reads the value of a header. `None` unless it is valid. Of a version that is newer than `00` the first four parts count.
+    /// Parses the value of a header. Returns `None` if it is invalid. Of a version newer than `00` only the first four
+    /// parts count.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (known, rest) = value.split_at_checked(BYTES)?;
         let version = hex(&known[..2])?;
@@ -34,21 +35,21 @@ impl Traceparent {
         Some(Self { trace_id, parent_id: u64::try_from(parent_id).ok()?, flags: u8::try_from(flags).ok()? })
     }
 
-    /// The id of the trace, as it is written.
+    /// The id of the trace in its written form.
     pub fn trace_id(&self) -> impl fmt::Display + use<> {
         let id = self.trace_id;
         fmt::from_fn(move |formatter| write!(formatter, "{id:032x}"))
     }
 }
 
-/// As version `00` writes it.
+/// Writes it as version `00`.
 impl fmt::Display for Traceparent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "00-{}-{:016x}-{:02x}", self.trace_id(), self.parent_id, self.flags)
     }
 }
 
-/// A number in hexadecimal digits, of which only the lower-case ones are allowed.
+/// Parses a hexadecimal number. Only lower-case digits are allowed.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {

@@ -1,5 +1,6 @@
-//! Turns at reading from the database. There are as many as connections for it, shared among applications like all room:
-//! who reads the most waits for its own reads to end, and others find a connection. A turn is waited for, not long.
+//! Turns at reading from the database. There are as many as connections for reads, and applications share them like
+//! other room: the application with the most reads waits until its own end, and the others get a connection. The wait
+//! is short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,35 +11,36 @@ use tokio::time::{Instant, timeout_at};
 use crate::response::Refusal;
 use crate::share::{Budget, Held, Share};
 
-/// All turns of a gateway.
+/// All turns of the gateway.
 #[derive(Debug)]
 pub struct Turns {
     room: Arc<Budget>,
     wait: Duration,
-    /// Told when a turn has ended.
+    /// Notified when a turn ends.
     ended: Notify,
 }
 
-/// A turn; it ends when this is dropped.
+/// A turn. Its drop ends it.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
-    /// Taken only at the end, before others are told of it.
+    /// The drop takes it, so that the room is free before others are notified.
     held: Option<Held>,
 }
 
 impl Turns {
-    /// At most `most` at once, of which an application that is alone may have `share_percent`. Who finds none waits for `wait`.
+    /// At most `most` turns at once, of which one application alone may hold `share_percent`. A read without a turn
+    /// waits for `wait`.
     pub fn new(most: usize, share_percent: usize, wait: Duration) -> Self {
         Self { room: Budget::new(most, share_percent), wait, ended: Notify::new() }
     }
 
-    /// A turn of an application.
+    /// Takes a turn for an application.
     pub(crate) async fn take(&self, share: &Arc<Share>) -> Result<Turn<'_>, Refusal> {
         let deadline = Instant::now() + self.wait;
         let mut held = Held::none(&self.room, share);
         loop {
-            // Made before the try, so that a turn that ends between the two is not missed.
+            // Created before the attempt, so that a turn that ends in between is not missed.
             let ended = self.ended.notified();
             if held.grow_to(1) {
                 return Ok(Turn { turns: self, held: Some(held) });

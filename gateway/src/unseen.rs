@@ -1,7 +1,7 @@
-//! Events that were quarantined although no module had looked at them, because theirs was off the path. Once it is back, or
-//! another took its place, the gateway judges them again by itself, in the order in which they came for each event type and
-//! application, one at a time and so many a second, so that they never take a module from new events. One gateway of those
-//! that share a database does so; letters of the others and of earlier lives are among them.
+//! Judges unseen events: events that were quarantined before any module judged them, since theirs was off the path.
+//! Once that module is back, or another replaces it, the gateway judges them again by itself. It keeps their order
+//! within an event type and application, and judges one at a time and a bounded number per second, so that new events
+//! have the module first. One gateway at a time does so for all gateways of a database.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,53 +20,53 @@ use crate::redrive::Redrive;
 use crate::response::Refusal;
 use crate::store::{self, UnseenLane};
 
-/// How often it is looked whether there are any.
+/// The time between two checks for unseen letters.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The longest pause before letters are tried again whose module could not judge; each is twice the one before.
+/// The longest pause before letters whose module could not judge are tried again. Each pause is twice the one before.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Event types and applications that are paused. Beyond it all are tried again.
+/// Most lanes (pairs of event type and application) that are paused. Beyond it all pauses end.
 const PAUSED_MAX: usize = 10_000;
 /// Letters that are judged and written together.
 const GROUP_LETTERS_MAX: u32 = 50;
-/// Event types and applications that are looked at in a round.
+/// Lanes of one round.
 const LANES_OF_A_ROUND: usize = 100;
-/// Groups of one event type and application before the next ones have their turn.
+/// Groups of one lane before the next lane has its turn.
 const GROUPS_AT_A_TURN: usize = 4;
 
-/// How many letters ended how.
+/// Counts the outcomes of unseen letters. The metrics read it.
 #[derive(Debug, Default)]
 pub struct UnseenCounts([AtomicU64; Self::OUTCOMES.len()]);
 
 impl UnseenCounts {
-    /// How a letter can end that a module has looked at.
+    /// The outcomes of a letter that a module has judged.
     pub const OUTCOMES: [OutcomeKind; OutcomeKind::ALL.len()] = OutcomeKind::ALL;
 
-    /// How many ended so, in the order of [`UnseenCounts::OUTCOMES`].
+    /// The counts, in the order of [`UnseenCounts::OUTCOMES`].
     pub fn counts(&self) -> [u64; Self::OUTCOMES.len()] {
         std::array::from_fn(|place| self.0[place].load(Relaxed))
     }
 }
 
-/// What it takes to judge them again.
+/// The parts that this task uses.
 #[derive(Debug)]
 pub struct Unseen {
-    /// What an event becomes.
+    /// Judges the events of the letters.
     pub judges: Judges,
     /// The wall clock.
     pub clock: Arc<Clock>,
-    /// The event writers.
+    /// The queue of rows.
     pub events: Batcher<EventRow>,
-    /// Says when the schema is there.
+    /// The task waits until the schema is proved.
     pub readiness: Arc<Readiness>,
-    /// Counts how the letters end.
+    /// Counts the outcomes.
     pub counts: Arc<UnseenCounts>,
-    /// What the letters that are judged together may take.
+    /// The time for one group of letters.
     pub time: Duration,
-    /// Letters that are judged in a second; 0 for none at all.
+    /// Most letters per second; 0 turns the task off.
     pub events_per_second_max: u32,
 }
 
-/// Why a round ended early.
+/// The reasons why a round ended early.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
@@ -75,7 +75,7 @@ enum Broken {
     Refused(Refusal),
 }
 
-/// When letters are tried again whose module could not judge, and where the next round goes on.
+/// The lanes that are paused, and where the next round continues.
 #[derive(Default)]
 struct Lanes {
     paused: HashMap<UnseenLane, (Instant, Duration)>,
@@ -97,7 +97,7 @@ impl Lanes {
 }
 
 impl Unseen {
-    /// Judges them again, now and then, for as long as it is polled.
+    /// Judges unseen letters now and then, as long as it is polled.
     pub async fn run(&self) {
         if self.events_per_second_max == 0 {
             return;
@@ -109,7 +109,7 @@ impl Unseen {
             if !self.readiness.is_migrated() || !self.judges.validators.scanned() {
                 continue;
             }
-            // Another module may judge what the one before could not.
+            // A new module may judge what the earlier one could not.
             if modules.has_changed().unwrap_or(false) {
                 modules.mark_unchanged();
                 lanes.paused.clear();
@@ -132,7 +132,7 @@ impl Unseen {
         round
     }
 
-    /// Gives each event type and application its turn, from where the round before ended.
+    /// Gives each lane its turn, starting where the last round ended.
     async fn round(&self, lanes: &mut Lanes) -> Result<(), Broken> {
         for _ in 0..LANES_OF_A_ROUND {
             let Some(lane) = self.judges.store.next_unseen(lanes.last.as_ref()).await? else {
@@ -147,7 +147,7 @@ impl Unseen {
                 Ok(true) => drop(lanes.paused.remove(&lane)),
                 Ok(false) => lanes.pause(lane),
                 Err(broken) => {
-                    // Letters that cannot be stored now must not keep the others from their turn.
+                    // The pause keeps letters that cannot be stored now from blocking the other lanes.
                     lanes.pause(lane);
                     return Err(broken);
                 }
@@ -156,7 +156,7 @@ impl Unseen {
         Ok(())
     }
 
-    /// Judges the first letters of an event type and application. False when their module cannot judge now.
+    /// Judges the first letters of a lane. Returns false when their module cannot judge now.
     async fn judge(&self, lane: &UnseenLane) -> Result<bool, Broken> {
         let redrive = Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time };
         let mut sum = [0; UnseenCounts::OUTCOMES.len()];
