@@ -1,4 +1,4 @@
-//! The program's commands: what can be asked for, and a file for each that does it.
+//! The program's commands and their arguments. Each command has a file of its own.
 
 use std::path::PathBuf;
 
@@ -66,7 +66,7 @@ enum ConfigCommand {
     Check(Source),
 }
 
-/// Where the settings come from, for every command.
+/// The arguments of every command that say where its settings come from.
 #[derive(Debug, Args)]
 struct Source {
     /// The settings' file (TOML); see eye.example.toml
@@ -87,7 +87,7 @@ impl Source {
         Settings::gather(self.config.as_deref(), &flags)
     }
 
-    /// The same, with a look at the files and folders that the settings name.
+    /// Does the same and also checks the files and folders that the settings name.
     fn prove(&self) -> Result<(Settings, Config), Problems> {
         let mut flags = Vec::new();
         flags.extend(self.database_url.clone().map(|url| ("database_url", url)));
@@ -96,7 +96,7 @@ impl Source {
     }
 }
 
-/// What an application may do.
+/// A scope as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ScopeName {
     Ingest,
@@ -106,7 +106,7 @@ enum ScopeName {
 }
 
 impl ScopeName {
-    /// The scopes as the database has them.
+    /// The scopes as the database writes them.
     fn words(names: &[Self]) -> Vec<String> {
         let word = |name: &Self| match name {
             Self::Ingest => Scope::Ingest,
@@ -118,13 +118,13 @@ impl ScopeName {
     }
 }
 
-/// Why a command did not succeed.
+/// The reasons why a command fails. They decide the exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The settings are wrong.
     #[error("{0}")]
     Configuration(#[from] Problems),
-    /// It was tried, and failed.
+    /// The command failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
@@ -137,21 +137,21 @@ impl Failure {
 }
 
 impl Cli {
-    /// Runs a command to its end. It is no `async` function, since the compiler makes the code of one where it is polled: in
-    /// the program, which would compile most of this crate a second time.
+    /// Runs a command to its end. It is not `async`, since the compiler generates the code of an `async` function where
+    /// it is polled: the program would compile most of this crate a second time.
     ///
     /// # Errors
     ///
     /// [`Failure`], which decides the exit code.
     pub fn run(self) -> Result<(), Failure> {
-        // A loader of modules has no threads but its own.
+        // The loader of modules starts no runtime, since its process may have no further threads.
         if let Command::LoadModule(arguments) = &self.command {
             return load_module::run(arguments);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the runtime does not start")?;
         let ended = runtime.block_on(run(self.command));
-        // Work that a second signal left behind must not hold the program.
+        // After a second signal some work still runs. It must not keep the program from ending.
         runtime.shutdown_background();
         ended
     }

@@ -1,6 +1,6 @@
-//! Gathers the settings: defaults, then the file, then the environment, then flags. It proves them as a whole and reports
-//! all problems at once, each with its place. Only this file and
-//! `config/environment.rs` read the environment. `config/settings.rs` has a row for each setting.
+//! Gathers the settings: defaults, then the file, then the environment, then flags. It proves them as a whole and
+//! reports all problems at once, each with its place. Only this file, `config/environment.rs` and `config/remote.rs`
+//! read the environment. `config/settings.rs` has a row for each setting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -24,9 +24,9 @@ mod text_file;
 pub use kind::Kind;
 pub use settings::{Config, SETTINGS, Setting};
 
-/// The largest settings' file.
+/// Most bytes of the settings' file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// What libpq takes as texts from the environment where a URL is silent.
+/// Variables of libpq that give a user or a password if the URL has none. Their values must be texts.
 const LIBPQ_TEXTS: [&str; 2] = ["PGUSER", "PGPASSWORD"];
 
 /// Beginning of the example file.
@@ -76,13 +76,13 @@ struct Sourced {
     origin: String,
 }
 
-/// The texts of all settings, and where each came from.
+/// The texts of all settings, and the place that gave each.
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Sourced>,
-    /// The file that was read. Proofs of what it holds look at it.
+    /// The file that was read. A check of its permissions needs it.
     file: Option<PathBuf>,
-    /// Former names that the sources use, and values that are better written otherwise. Commands print them.
+    /// Warnings about former names and about secrets in readable files. Commands print them.
     warnings: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ impl Settings {
         Self::from_all(file, flags, false)
     }
 
-    /// The same, with a look at all files and folders that the settings name: what is wrong with those is told with all else.
+    /// Does the same and also checks all files and folders that the settings name. Their problems are among the others.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Settings {
         Self::from_sources(given, file, std::env::vars_os(), flags, looks, problems)
     }
 
-    /// The same, from a file's name and text and from given variables.
+    /// Does the same from the name and text of a file and from these variables.
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl Settings {
             if let Err(problem) = setting.kind.check(&sourced.text) {
                 problems.push(format!("{}: {} {problem}", sourced.origin, setting.key));
                 wrong.insert(setting.key);
-                // In its place meanwhile, so that all others can be held against each other.
+                // The default stands in, so that the relations of the other settings can be checked.
                 values.insert(setting.key, given(setting.default, sourced.origin.clone()));
             }
         }
@@ -196,12 +196,12 @@ impl Settings {
         if problems.is_empty() { Ok((settings, config)) } else { Err(Problems(problems)) }
     }
 
-    /// Former names that the sources use, and that the next release does not know.
+    /// The warnings: about former names, which the next release does not know, and about readable secrets.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// A line for each setting: its text, secrets hidden, and where it came from.
+    /// A line for each setting: its text, with secrets hidden, and its place.
     pub fn show(&self) -> String {
         let mut shown = String::new();
         for setting in SETTINGS {
@@ -217,27 +217,27 @@ impl Settings {
         shown
     }
 
-    /// The keys of all settings, in the order in which they are shown.
+    /// The keys of all settings, in the order of `show`.
     pub fn keys() -> impl Iterator<Item = &'static str> {
         SETTINGS.iter().map(|setting| setting.key)
     }
 
-    /// Whether a setting has the same value in both, wherever it comes from.
+    /// Whether a setting has the same value in both, even from different places.
     pub fn has_same(&self, other: &Self, key: &str) -> bool {
         self.text(key) == other.text(key)
     }
 
-    /// Takes one value of `other`.
+    /// Copies one value from `other`.
     pub fn take(&mut self, other: &Self, key: &'static str) {
         self.values.insert(key, other.values[key].clone());
     }
 
-    /// The values that the texts stand for.
+    /// Parses the texts.
     fn config(&self) -> Config {
         Config::read(|key| self.text(key)).expect("each text was checked against its kind")
     }
 
-    /// Where the value of a setting came from: `default`, a file with its line, a variable of the environment, or a flag.
+    /// The place that gave a setting: `default`, a file with a line, a variable, or a flag.
     pub fn origin(&self, key: &str) -> &str {
         &self.values.get(key).expect("the key is in SETTINGS, as a test holds").origin
     }
@@ -252,14 +252,15 @@ impl Settings {
 }
 
 impl Config {
-    /// Where the embedded Postgres is, and where its programs may be found.
+    /// The data dir of the embedded Postgres, and the folders with its programs.
     pub fn postgres_options(&self) -> postgres::Options {
         postgres::Options {
             data_dir: self.data_dir.clone(),
             bin_dir: self.postgres_bin.clone(),
             search_path: std::env::var_os("PATH"),
             temp_dir: std::env::temp_dir(),
-            // The writers of events, the one of dead letters, and the listener for changed applications.
+            // The connections of the event writers, of the dead letter writer, and of the listener for changed
+            // applications.
             connections_max: self.read_connections + u32::try_from(self.writers + 2).expect("at most 64 writers"),
         }
     }
@@ -313,7 +314,7 @@ fn wrapped(text: &str) -> Vec<String> {
     lines
 }
 
-/// Reads the variables that libpq takes where a URL is silent.
+/// Reads the variables that libpq uses where a URL has no such part.
 pub fn libpq_environment() -> store::LibpqEnvironment {
     let given = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let text = |name| given(name).and_then(|value| value.into_string().ok());
@@ -331,7 +332,7 @@ fn is_former(key: &str) -> bool {
     SETTINGS.iter().flat_map(|setting| setting.former).any(|former| former.eq_ignore_ascii_case(key))
 }
 
-/// The setting of this name. A former name gets a warning.
+/// Finds the setting of this name. A former name adds a warning.
 fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'static Setting> {
     let found = SETTINGS.iter().find(|setting| setting.key == key || setting.former.contains(&key))?;
     let now = found.key;
@@ -341,7 +342,7 @@ fn setting(key: &str, origin: &str, warnings: &mut Vec<String>) -> Option<&'stat
     Some(found)
 }
 
-/// Takes the settings of a file.
+/// Reads the settings of a file into `values`.
 fn read_file(
     name: &str,
     text: &str,

@@ -1,5 +1,5 @@
-//! `eye app`: the applications that may send and read, changed in the database or over HTTP. A token is printed once and
-//! kept nowhere; the database has its digest.
+//! `eye app`: manages applications, in the database or over HTTP. It prints a token once; the database has only its
+//! digest.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -191,7 +191,7 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same over HTTP, as anybody could ask it.
+/// Does the same over HTTP, through the public API.
 async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
     let path =
         |name: &str, rest: &str| format!("/v1/applications/{}{rest}", utf8_percent_encode(name, NON_ALPHANUMERIC));
@@ -232,7 +232,7 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of the list, of an application as answers show it.
+/// A line of the list, from an application in the form of an answer.
 fn line(shown: &Value) -> String {
     let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
     let list = |key: &str| shown[key].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -243,7 +243,7 @@ fn line(shown: &Value) -> String {
         (true, _) => "-",
         (false, used) => used.unwrap_or("never"),
     };
-    // The first of the ends is the one to know of.
+    // The token that expires first needs attention first.
     let ends = of_tokens("expires_at").min().unwrap_or("-");
     let rate = match (shown["events_per_second"].as_u64(), shown["burst_events"].as_u64()) {
         (Some(rate), Some(burst)) => format!("{rate} events/s, {burst} at once"),

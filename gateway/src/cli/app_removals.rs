@@ -1,4 +1,4 @@
-//! What `eye app change` takes away of an application's lists. The rest of each list stays as it is.
+//! The arguments of `eye app change` that remove items from an application's lists and keep the others.
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -34,7 +34,7 @@ impl Removals {
             && remove_event_type.is_empty()
     }
 
-    /// Puts into a change what is left of each list of an application, which is given as answers show it.
+    /// Sets the lists of a change to what remains of them. `shown` is the application in the form of an answer.
     pub(super) fn take_from(&self, shown: &Value, change: &mut Change) -> anyhow::Result<()> {
         let name = shown["name"].as_str().unwrap_or_default();
         let list = |key: &str| -> Vec<String> {
@@ -63,7 +63,7 @@ impl Removals {
         if !self.remove_event_type.is_empty() {
             let left = without(name, "event type", &list("event_types"), &self.remove_event_type)?;
             if left.is_empty() {
-                // An empty list allows all.
+                // An empty list would allow all event types.
                 bail!(
                     "without an event type {name} could send every one: use --any-event-type if that is meant, or suspend it \
                      with --active false"
@@ -75,7 +75,7 @@ impl Removals {
     }
 }
 
-/// What is left of a list. What is not in it was meant to be something else.
+/// Removes `gone` from a list. An item that the list does not have is an error, since it is probably a typing mistake.
 fn without<T: Clone + PartialEq + ToString>(name: &str, what: &str, list: &[T], gone: &[T]) -> anyhow::Result<Vec<T>> {
     let missing = gone.iter().find(|gone| !list.contains(gone));
     missing.map_or(Ok(()), |missing| {

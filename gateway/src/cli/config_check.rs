@@ -1,4 +1,4 @@
-//! `eye config check`: the settings in force, or everything that is wrong with them and with the files that they name.
+//! `eye config check`: prints the settings in force, or all problems of the settings and of the files that they name.
 
 use super::output::{say, warn};
 use super::{Failure, Source};

@@ -1,5 +1,5 @@
-//! `eye dead-letters`: what was not stored, and judging it again. It works on the database alone; a redrive judges with
-//! the modules directory that the settings name, by the same code as the gateway.
+//! `eye dead-letters`: lists, shows, redrives and scrubs dead letters. It works on the database alone. A redrive uses
+//! the modules directory of the settings and the code of the gateway.
 
 use std::io;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::redrive::{LetterOutcome, Redrive, RedriveRequest, Report};
 use crate::scrub::{Scrub, ScrubLimits};
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
 
-/// Letters that are read or judged at once.
+/// Most letters of one page.
 const PAGE: u32 = 500;
-/// Bytes after which such a page ends.
+/// Most bytes of one page of the list.
 const PAGE_BYTES: usize = 8 << 20;
-/// Time after which no more letters are begun; the next page goes on.
+/// After this time a page of a redrive ends, and the next one continues.
 const REDRIVE_TIME: Duration = Duration::from_secs(60);
-/// What the writer gets to finish in.
+/// The time for the writer to finish.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Subcommand)]
@@ -143,14 +143,14 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     Ok(done?)
 }
 
-/// Looks whether modules can be read at all. A gateway waits for a directory that cannot be, and nobody waits for a command.
+/// Checks that the modules directory can be read. A gateway would wait until it can, but a command must not wait.
 fn prove_modules(config: &Config) -> anyhow::Result<()> {
     let shown = config.modules.display();
     match std::fs::read_dir(&config.modules) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(anyhow::anyhow!("{shown} is no directory; give the directory of the modules with --modules"))
         }
-        // Event types without a module are judged as `unknown_event_type` has it.
+        // The setting `unknown_event_type` decides about event types without a module.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         read => read.map(drop).with_context(|| format!("the modules directory {shown} cannot be read")),
     }
@@ -184,7 +184,7 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
     Ok(())
 }
 
-/// One round after the other, until there is nothing more to go over.
+/// Makes one round after the other until no letters are left.
 async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<()> {
     let rules = parts::rules(config);
     let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
@@ -242,7 +242,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
     done
 }
 
-/// One page after the other, until all that was chosen is done.
+/// Redrives one page after the other until all chosen letters are done.
 async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Result<()> {
     let mut request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
     let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);

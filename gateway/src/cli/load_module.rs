@@ -1,5 +1,5 @@
-//! The command that a gateway starts for each module file that it does not know: it reads a job and the file from its
-//! standard input, and answers with finished code or a refusal. It needs no settings, and gives up what it has.
+//! The command that a gateway starts to load a module file. It reads a job and the file from standard input, and writes
+//! the finished code or a refusal to standard output. It reads no settings and gives up its rights.
 
 use clap::Args;
 

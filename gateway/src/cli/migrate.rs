@@ -1,4 +1,4 @@
-//! `eye migrate`: brings a database to the current schema.
+//! `eye migrate`: migrates a database to the current schema.
 
 use anyhow::Context as _;
 

@@ -1,12 +1,11 @@
-//! What commands print. Whoever reads it may close the pipe when it has enough, as `head` does; then the command ends, and
-//! nobody is told of it.
+//! Prints the output of commands. A reader such as `head` may close the pipe early; the command then ends quietly.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 
-/// Whoever read the output has gone.
+/// The reader of the output has closed the pipe.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub(super) struct ClosedPipe;
@@ -15,7 +14,7 @@ pub(super) struct ClosedPipe;
 ///
 /// # Errors
 ///
-/// [`ClosedPipe`], which ends a command; or why else it cannot be written.
+/// [`ClosedPipe`], which ends the command; or the error of the write.
 pub(super) fn say(line: impl Display) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     match writeln!(output, "{line}").and_then(|()| output.flush()) {
@@ -24,7 +23,7 @@ pub(super) fn say(line: impl Display) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a line to standard error. Nothing can be told when even that cannot be written.
+/// Writes a line to standard error. If that is closed, no channel is left for the error.
 pub(super) fn warn(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

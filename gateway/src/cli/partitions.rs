@@ -1,4 +1,4 @@
-//! `eye partitions`: the partitions of the database, with what the planner knows of their rows and what they take on
+//! `eye partitions`: lists the partitions of the database, with the planner's estimate of their rows and their bytes on
 //! disk.
 
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -1,4 +1,5 @@
-//! What a command works on: a database or a gateway, found in one order for all commands, and told on standard error.
+//! Finds the database or the gateway that a command works on, in the same order for all commands, and prints which one
+//! it is to standard error.
 
 use std::time::Duration;
 
@@ -13,15 +14,15 @@ use crate::store::Store;
 /// Longest time for one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
 
-/// What a command works on.
+/// The database or the gateway of a command.
 pub(super) enum Reached {
-    /// The tables themselves.
+    /// A database, through its tables.
     Database(Box<Database>),
     /// A gateway, over HTTP.
     Gateway(Gateway),
 }
 
-/// Where that was found.
+/// The source that named it.
 #[derive(Debug)]
 enum Way {
     /// The database that the settings name.
@@ -33,8 +34,9 @@ enum Way {
 }
 
 impl Way {
-    /// Flags (and the file that a flag names) come first, then `EYE_GATEWAY`, then `EYE_DATABASE_URL`, then the data dir. A
-    /// data dir that a flag names comes before a gateway, and never before a database, which it belongs to as well.
+    /// Chooses in this order: flags and the file that a flag names, `EYE_GATEWAY`, `EYE_DATABASE_URL`, the data dir. A
+    /// data dir from a flag comes before a gateway, but not before a database URL, since a gateway with a database URL
+    /// has a data dir too.
     fn choose(settings: &Settings, config: &Config, remote: Option<remote::Remote>) -> Self {
         let is_variable = |key: &str| settings.origin(key).starts_with("environment ");
         let is_named = config.database_url.is_some();
@@ -50,15 +52,15 @@ impl Way {
     }
 }
 
-/// The database that a command works on: a named one, or the embedded one.
+/// The database of a command: the one that the settings name, or the embedded one.
 pub(super) struct Database {
     store: Store,
     own: Option<Postgres>,
 }
 
 impl Database {
-    /// The database of a command that can work on nothing else. With `starts`, the embedded one is started where it does not
-    /// run.
+    /// Opens the database of a command that cannot work over HTTP. With `starts` it starts the embedded database if
+    /// that does not run.
     pub(super) async fn find(settings: &Settings, config: &Config, starts: bool) -> anyhow::Result<Self> {
         let way = Way::choose(settings, config, remote::named());
         if let Way::Remote(remote) = &way {
@@ -71,7 +73,7 @@ impl Database {
         Self::open(&way, settings, config, starts).await
     }
 
-    /// The same, of a schema that serves this program. Commands change no schema.
+    /// Does the same for a database whose schema serves this program. These commands do not migrate.
     pub(super) async fn find_proved(settings: &Settings, config: &Config) -> anyhow::Result<Self> {
         Self::find(settings, config, false).await?.proved().await
     }
@@ -103,7 +105,7 @@ impl Database {
         };
         let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
         let database = Self { store, own };
-        // A pool would try on until its time is over, and not say why.
+        // A pool would retry until its time limit and then not give the cause.
         match database.store.reach().await {
             Ok(()) => Ok(database),
             Err(cause) => {
@@ -135,7 +137,7 @@ impl Database {
 }
 
 impl Reached {
-    /// What a command works on that can do with either.
+    /// Finds the database or the gateway of a command that can use both.
     pub(super) async fn find(source: &Source) -> Result<Self, Failure> {
         let (settings, config) = source.gather(Vec::new())?;
         let way = Way::choose(&settings, &config, remote::named());

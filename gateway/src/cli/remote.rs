@@ -1,4 +1,4 @@
-//! A gateway that a command asks over HTTP. A token goes to it over TLS, or stays on this machine.
+//! Asks a gateway over HTTP. The token is sent over TLS, or only within this machine.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,12 +22,12 @@ use crate::first_admin;
 use crate::tls::{self, Roots};
 use crate::trust::host::is_loopback;
 
-/// From the first byte to the last, of one request.
+/// The time for one request, from its first byte to the last of its answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Largest answer that is read: a thousand applications with a thousand networks each.
+/// Most bytes of an answer: a thousand applications with a thousand networks each.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// A gateway elsewhere, and what opens it.
+/// A gateway and its token.
 #[derive(Debug)]
 pub(super) struct Gateway {
     url: Uri,
@@ -36,8 +36,8 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// The gateway that the environment names, and where its token was found: in `EYE_TOKEN`, or for one on this machine in the
-    /// data dir.
+    /// Reads the gateway from the environment, and says where its token came from: `EYE_TOKEN`, or the data dir for a
+    /// gateway on this machine.
     pub(super) fn new(remote: Remote, data_dir: &Path) -> anyhow::Result<(Self, String)> {
         let told = shown(&remote.url);
         let wrong = format!("EYE_GATEWAY is {told}, and must be such as https://eye.example or http://127.0.0.1:8000");
@@ -66,16 +66,16 @@ impl Gateway {
         Ok((Self { url, token, roots }, token_from))
     }
 
-    /// Its URL.
+    /// The URL, for messages.
     pub(super) fn url(&self) -> String {
         self.url.to_string().trim_end_matches('/').to_owned()
     }
 
-    /// Asks, and gives the JSON of the answer.
+    /// Sends a request and returns the JSON of the answer.
     ///
     /// # Errors
     ///
-    /// The words of the gateway, if it refuses; else why there is no answer.
+    /// The gateway's own message if it refuses; otherwise the reason why there is no answer.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let asked = timeout(ANSWER, self.answer(method, path, body)).await;
         let answered = asked.map_err(|_| anyhow::anyhow!("it did not answer within {} s", ANSWER.as_secs()));
@@ -123,7 +123,7 @@ pub(super) fn shown(url: &str) -> String {
     if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }
 
-/// Connects to one of the addresses of a name; over plain HTTP to none beyond this machine.
+/// Connects to an address of the host. Over plain HTTP it uses only addresses of this machine.
 async fn connect(name: &str, port: u16, is_plain: bool) -> anyhow::Result<TcpStream> {
     let found = tokio::net::lookup_host((name, port)).await.context("it is not found")?;
     let addresses: Vec<SocketAddr> =
@@ -132,14 +132,14 @@ async fn connect(name: &str, port: u16, is_plain: bool) -> anyhow::Result<TcpStr
     Ok(TcpStream::connect(&addresses[..]).await?)
 }
 
-/// Sends a request, and reads the answer to its end.
+/// Sends a request and reads its whole answer.
 async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<(u16, Vec<u8>)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answered = async move { whole(sender.send_request(request).await?).await };
-    // What was read is there even after the connection has ended, and how it ended is told to whoever waits for an answer.
+    // The answer may still be read after the connection has ended. An error of the connection also fails the answer.
     let driven = async move {
         let _ended = connection.await;
         std::future::pending::<()>().await
@@ -170,7 +170,7 @@ mod tests {
     fn gateway(url: &str) -> anyhow::Result<(Gateway, String)> {
         let environment = [("EYE_DATABASE_URL".into(), "postgres://u:eye_token_of_thirty_two_characters@h/d".into())];
         let (_, config) = Settings::from_parts(None, environment.into_iter(), &[]).expect("sound");
-        // Any secret will do.
+        // The secret of any setting serves as a token here.
         Gateway::new(Remote { url: url.to_owned(), token: config.database_url, roots: None }, Path::new("/nowhere"))
     }
 

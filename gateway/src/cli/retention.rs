@@ -1,5 +1,6 @@
-//! `eye retention`: what retention has announced, and the word that has it done. A removal is announced when much more is due than
-//! fell due since the last round: after a clock that jumped, a setting that was mistyped, or a gateway that was away.
+//! `eye retention`: shows the removals that retention has announced, and confirms them. Retention announces a removal
+//! when much more is due than since the last round: after a clock that jumped, a mistyped setting, or a gateway that
+//! was away.
 
 use clap::Subcommand;
 

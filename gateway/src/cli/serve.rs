@@ -1,5 +1,5 @@
-//! `eye serve`: the gateway, until a signal ends it. The first one drains, a second one ends at once. SIGHUP has it
-//! read the configuration again.
+//! `eye serve`: runs the gateway until a signal. The first signal drains it, a second one ends it at once. SIGHUP makes
+//! it read the configuration again.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Failure, Source};
 use crate::gateway::{self, Configured};
 use crate::telemetry;
 
-/// What the last lines of the access log get to be written in.
+/// The time for the access log to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]

@@ -1,5 +1,5 @@
-//! `eye validator`: the operator's view of the modules directory and of what served before. It works on the files alone,
-//! so that it needs no running gateway; one that runs takes a rollback over like any other change of the directory.
+//! `eye validator`: shows the modules and their earlier versions to operators, and changes them. It works on files
+//! alone, so it needs no running gateway. A running gateway notices a rollback like any other change of the directory.
 
 use std::path::Path;
 
@@ -135,7 +135,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where a command looked, since it may have been meant for another folder.
+/// The folders that a command searched, since the operator may have meant others.
 fn looked(config: &Config) -> String {
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     let (modules, data) = (whole(&config.modules), whole(&config.data_dir));
@@ -144,7 +144,7 @@ fn looked(config: &Config) -> String {
 
 fn listed_line(listed: &Listed) -> String {
     let digest = listed.digest.map_or_else(|| "unreadable".to_owned(), |digest| digest.to_string());
-    // Both may quote the name of a file, and a terminal obeys control characters in it.
+    // Both may quote the name of a file, whose control characters a terminal would obey.
     let shown = |text: &dyn std::fmt::Display| legible(&text.to_string(), 2_000).to_string();
     let why = listed.error.as_ref().map(|why| format!("\t{}", shown(why))).unwrap_or_default();
     format!("{}\t{digest}\tversions {}{why}", shown(&listed.event_type), listed.versions.len())

@@ -1,5 +1,5 @@
-//! What the environment says of settings: `EYE_<KEY>` with a value, or `EYE_<KEY>_FILE` with the file that holds it. What is
-//! empty says nothing, and what others put into the environment under such names is none of ours.
+//! Reads settings from the environment: `EYE_<KEY>` with a value, or `EYE_<KEY>_FILE` with the path of a file that
+//! holds the value. It ignores empty variables, and variables that Kubernetes sets under such names.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,26 +10,26 @@ use super::{is_former, text_file};
 
 /// Prefix of the variables.
 const PREFIX: &str = "EYE_";
-/// The end of those that name a file.
+/// The suffix of variables that name a file.
 const FILE: &str = "_FILE";
-/// The longest value in a file: a list of networks or event types may be long, a secret is not.
+/// Most bytes of a value in a file. A list of networks or event types may be long.
 const VALUE_BYTES_MAX: u64 = 64 << 10;
 
 /// A value for a setting.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Variable {
-    /// The setting's key, perhaps by its former name.
+    /// The setting's key, which may be a former one.
     pub(super) key: String,
     pub(super) text: String,
-    /// Where it came from, for people.
+    /// The variable's name, for messages.
     pub(super) origin: String,
     is_file: bool,
 }
 
-/// Takes the values out of the environment. What is wrong with it goes to `problems`.
+/// Reads the values from the environment. Its errors go to `problems`.
 pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>, problems: &mut Vec<String>) -> Vec<Variable> {
     let mut found: Vec<Variable> = Vec::new();
-    // In the order of their names, so that the same environment has the same problems in the same order.
+    // Sorted, so that the same environment gives the same problems in the same order.
     let mut ours: Vec<_> = variables
         .filter(|(name, value)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) && !value.is_empty())
         .collect();
@@ -55,7 +55,7 @@ pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>, proble
         match text_file::read(Path::new(text), VALUE_BYTES_MAX)
             .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
         {
-            // The default in its place would be a surprise.
+            // An empty file is probably a mistake, and the default would hide it.
             Ok(text) if text.is_empty() => {
                 problems.push(format!("environment {name}: {text:?} is empty", text = value))
             }
@@ -78,8 +78,8 @@ fn is_setting(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.key == key) || is_former(key)
 }
 
-/// Whether Kubernetes makes such a variable for a Service that is named `eye`, or `eye-` and more: its address and ports, and
-/// what links of Docker were called. `name` is without the prefix.
+/// Whether Kubernetes sets such a variable for a Service with the name `eye`, or `eye-` and more: its address and
+/// ports, and the variables of Docker links. `name` is without the prefix.
 fn is_of_a_service(name: &str, value: &str) -> bool {
     let words: Vec<&str> = name.split('_').collect();
     let is_place = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

@@ -7,16 +7,16 @@ use ipnet::IpNet;
 use super::origins;
 use crate::trust::event_types::EventTypes;
 
-/// What the text of a setting may be.
+/// The kinds of values.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A whole number.
     Integer {
-        /// The least.
+        /// The least value.
         min: u64,
-        /// The most.
+        /// The greatest value.
         max: u64,
-        /// What it counts, for the example file; empty where the name says it.
+        /// The unit, for the example file; empty if the key names it.
         unit: &'static str,
     },
     /// An address and a port.
@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns why a text is not of this kind.
+    /// Checks a text. The error says what it must be.
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         let fits = match self {
             Self::Integer { min, max, .. } => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
@@ -62,7 +62,7 @@ impl Kind {
         if fits { Ok(()) } else { Err(format!("must be {}", self.wanted())) }
     }
 
-    /// What a text of this kind is, as a part of a message.
+    /// Describes the allowed texts, for messages.
     pub(super) fn wanted(self) -> String {
         match self {
             Self::Integer { min, max, .. } => format!("a whole number from {min} to {max}"),
@@ -84,7 +84,7 @@ impl Kind {
     }
 }
 
-/// Returns the words of a list.
+/// The words of a comma-separated list.
 pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }

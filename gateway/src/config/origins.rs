@@ -1,8 +1,9 @@
-//! The origins of pages as browsers write them. What no browser sends would allow nobody, and nobody would know why.
+//! Checks the origins of pages. An origin that is not written as browsers send it would match no request, and no
+//! message would say so.
 
 use std::net::Ipv6Addr;
 
-/// Says why no browser sends `text` as the origin of a page.
+/// Says why no browser sends `text` as an origin; `None` if one may.
 pub(super) fn problem(text: &str) -> Option<String> {
     let told = |why: &str| Some(format!("{text:?} is no origin that a browser sends: {why}"));
     let (scheme, rest) = match text.split_once("://") {

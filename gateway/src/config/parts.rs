@@ -1,5 +1,5 @@
-//! Makes the limits and options of each part of a gateway from the configuration. The parts do not know the configuration;
-//! this file is the one place that knows both.
+//! Makes the limits and options of each part of a gateway from the configuration. The parts do not know the
+//! configuration; this file is the one place that knows both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::server::{Admission, ServerLimits};
 use crate::telemetry;
 use crate::tls::{Files, Tls};
 
-/// The settings that are taken over while the gateway runs. A line here lets one more join them.
+/// The settings that a reload applies while the gateway runs. A new line here adds another one.
 pub fn changeable(access_log: &Arc<AccessLog>) -> Vec<Changeable> {
     fn setting(key: &'static str, take_over: impl Fn(Config) + Send + Sync + 'static) -> Changeable {
         Changeable { key, take_over: Box::new(move |settings: &Settings| take_over(settings.config())) }
@@ -73,7 +73,7 @@ pub fn validator_options(config: &Config) -> eye_judge::Options {
             output_bytes_max: config.output_bytes_max,
             violations_max: config.violations_max,
         },
-        // A longer deadline would end after the answer, so that no sender would learn of the fault.
+        // A longer deadline would end after the answer, so that the sender would not learn of the fault.
         deadline_ms_max: config.answer_ms.saturating_sub(1),
         shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
@@ -97,8 +97,8 @@ fn loader_limits(config: &Config) -> eye_judge::LoaderLimits {
     }
 }
 
-/// Bounds that all modules share. An answer waits for modules first; judging gets half of the time that is left then, and
-/// the write the other half.
+/// Bounds that all modules share. A part of the time for the answer is for waiting for modules. Of the rest, half is
+/// for judging and half for the write.
 fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     let answer = Duration::from_millis(config.answer_ms);
     let wait = answer * config.judge_wait_percent / 100;
@@ -116,7 +116,7 @@ fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
     }
 }
 
-/// Bounds of a batch. A request waits for a writer for a part of its time to answer; the write gets the rest.
+/// Bounds of a batch. A request waits for a writer for a part of its time; the rest is for the write.
 pub fn batch_limits(config: &Config) -> batch::Limits {
     batch::Limits {
         events_max: config.batch_events_max,
@@ -181,22 +181,23 @@ pub fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
-/// Files beside those of the database and of connections: the loaders of modules with their pipes, modules and their history,
-/// the log, the listeners, what watches folders.
+/// Files beyond those of the database and of connections: for loaders of modules and their pipes, modules and their
+/// history, the log, listeners and watched folders.
 const FILES_RESERVED: u64 = 128;
-/// Connections of sqlx beside those for reading: for the gateway's own questions, for looks, for what listens and tends.
+/// Connections of sqlx beyond those for reads: for the gateway's own questions, for readiness, for notifications and
+/// for tending the tables.
 const OTHER_CONNECTIONS: u64 = 12;
-/// Files of one connection of sqlx: both ends of the bridge, and the socket behind it.
+/// Files of one connection of sqlx: both ends of the bridge, and the socket to the database.
 const FILES_OF_A_CONNECTION: u64 = 3;
-/// Connections at once to the address for monitoring.
+/// Most connections to the address for monitoring.
 pub const MONITORING_CONNECTIONS_MAX: usize = 64;
 
-/// How many connections may be open at once when the process may open so many files, and what is kept of these for all else:
-/// the database, modules and files. Never more than `connections_max`.
+/// Most connections if the process may open `files_max` files: at most `connections_max`, and few enough to leave files
+/// for the database and the modules.
 ///
 /// # Errors
 ///
-/// What is kept, if nothing remains.
+/// The number of files that the gateway itself needs, if none are left for connections.
 pub fn connections_max(config: &Config, files_max: Option<u64>) -> Result<usize, u64> {
     let monitoring = if config.metrics_listen.is_some() { MONITORING_CONNECTIONS_MAX as u64 } else { 0 };
     let writers = config.writers as u64 + 1;
@@ -209,7 +210,7 @@ pub fn connections_max(config: &Config, files_max: Option<u64>) -> Result<usize,
     }
 }
 
-/// The files of TLS; none without a certificate.
+/// The files of TLS; `None` without a certificate.
 pub fn tls_files(config: &Config) -> Option<Files> {
     let (certificate, key) = config.tls_certificate.clone().zip(config.tls_key.clone())?;
     Some(Files { certificate, key, client_ca: config.tls_client_ca.clone(), client_required: config.tls_client_auth })
@@ -220,7 +221,7 @@ pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
     Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
 }
 
-/// Where the token of the first administrator is.
+/// The place of the first administrator's token.
 pub fn first_admin(config: &Config) -> FirstAdmin {
     match (&config.database_url, &config.admin_token_file) {
         (None, _) => FirstAdmin::InDataDir(config.data_dir.clone()),

@@ -1,5 +1,5 @@
-//! What the settings name and a look can prove before anything starts: files and folders. `eye config check` asks for all of
-//! it; a gateway meets what is wrong by itself.
+//! Checks the files and folders that the settings name. Only `eye config check` runs all of these checks; a gateway
+//! meets the same errors when it opens the files.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,14 +8,14 @@ use std::path::Path;
 use super::{Config, Kind, SETTINGS, Settings, parts};
 use crate::{store, tls};
 
-/// What is wrong, and what might be.
+/// The results of the checks.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
 
-/// Looks at all that the settings name. `is_wrong` says which settings have a problem of their own.
+/// Checks everything that the settings name, except for settings for which `is_wrong` is true.
 pub(super) fn look(settings: &Settings, config: &Config, is_wrong: impl Fn(&str) -> bool) -> Found {
     let mut found = Found::default();
     let origin = |key: &str| settings.values[key].origin.clone();
@@ -30,7 +30,7 @@ pub(super) fn look(settings: &Settings, config: &Config, is_wrong: impl Fn(&str)
         Ok(false) => {
             let (place, dir) = (origin("modules"), config.modules.display());
             let told = format!("{place}: the modules directory {dir} is not there");
-            // A first try needs none.
+            // A first try of the gateway needs no modules directory.
             if place == "default" { &mut found.warnings } else { &mut found.problems }.push(told);
         }
         Err(problem) => found.problems.push(format!("{}: modules: {problem}", origin("modules"))),
@@ -61,7 +61,7 @@ pub(super) fn look(settings: &Settings, config: &Config, is_wrong: impl Fn(&str)
     found
 }
 
-/// Whether a folder is there.
+/// Whether a folder exists.
 fn folder(path: &Path) -> Result<bool, String> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(true),
@@ -71,7 +71,7 @@ fn folder(path: &Path) -> Result<bool, String> {
     }
 }
 
-/// Secrets that everybody on the machine can read in the settings' file.
+/// Secrets in a settings' file that every user of the machine can read.
 pub(super) fn open_secrets(settings: &Settings) -> Vec<String> {
     let Some(file) = &settings.file else { return Vec::new() };
     let Ok(found) = std::fs::metadata(file) else { return Vec::new() };

@@ -1,13 +1,13 @@
-//! What must hold between settings. A relation of which a setting is wrong by itself says nothing.
+//! Relations between settings. A relation is not checked if one of its settings has a problem of its own.
 
 use std::net::SocketAddr;
 
 use super::{Config, Settings};
 
-/// A rule: the settings that it is about, whether it holds, and what is said if it does not.
+/// A rule: the settings of the relation, whether it holds, and the message if it does not.
 type Rule<'a> = (&'a [&'a str], bool, &'a str);
 
-/// What is broken, each in one sentence. `is_wrong` says which settings have a problem of their own.
+/// The messages of broken relations. `is_wrong` says which settings have a problem of their own.
 pub(super) fn broken(settings: &Settings, config: &Config, is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
     let rules = of_bounds(config).into_iter().chain(of_connections(settings, config));
     let holds_or_unknown = |(keys, holds, _): &Rule<'_>| *holds || keys.iter().any(|key| is_wrong(key));
@@ -109,10 +109,10 @@ fn of_connections(settings: &Settings, config: &Config) -> [Rule<'static>; 7] {
     ]
 }
 
-/// Whether whoever listens on `first` keeps others from listening on `second`. Port 0 is another one each time.
+/// Whether a listener on `first` takes the address `second`. Port 0 is a different port each time.
 fn is_taken_by(second: SocketAddr, first: SocketAddr) -> bool {
     let (one, other) = (first.ip(), second.ip());
-    // The address that stands for all of version 6 stands for those of version 4 too.
+    // The unspecified address of IPv6 covers all addresses of IPv4 too.
     let covers =
         |all: std::net::IpAddr, one: std::net::IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     first.port() == second.port() && first.port() != 0 && (one == other || covers(one, other) || covers(other, one))

@@ -1,24 +1,24 @@
-//! What commands find in the environment beside the settings: a gateway elsewhere, and the token that opens it.
+//! Reads from the environment, for commands, the gateway that they ask over HTTP and its token.
 
 use std::path::PathBuf;
 
 use super::Secret;
 
-/// The variables of commands, which are no settings.
+/// The variables of commands, which are not settings.
 pub(super) const VARIABLES: [&str; 2] = ["EYE_GATEWAY", "EYE_TOKEN"];
 
 /// A gateway that a command asks over HTTP.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// Its URL, as it was given.
+    /// The URL as given.
     pub url: String,
-    /// What opens it; `None` where nothing was given.
+    /// The token; `None` if the variable is not set.
     pub token: Option<Secret>,
-    /// The roots that its certificate must come from, in PEM; `None` for those of the web.
+    /// A PEM file with the root certificates to trust; `None` for the public ones.
     pub roots: Option<PathBuf>,
 }
 
-/// The gateway that the environment names. An empty variable names none.
+/// Returns the gateway that the environment names. Empty variables count as not set.
 pub fn named() -> Option<Remote> {
     let given = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     Some(Remote {

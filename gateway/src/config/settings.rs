@@ -17,21 +17,21 @@ use crate::trust::{self, forwarded::Told, own::Local};
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its key in the file; `EYE_` and the key in capitals in the environment.
+    /// The key in the file. In the environment it is `EYE_` and the key in capitals.
     pub key: &'static str,
-    /// Its former keys. Each stays known for one release, with a warning.
+    /// Former keys. The gateway knows each for one more release, with a warning.
     pub former: &'static [&'static str],
     /// The heading under which the example file lists it.
     pub group: &'static str,
-    /// What its text may be.
+    /// The kind of its texts.
     pub kind: Kind,
-    /// Its text if no source gives another.
+    /// The text that counts if no source gives one.
     pub default: &'static str,
-    /// What it changes, for operators.
+    /// The documentation for operators: the consequence of the setting.
     pub consequence: &'static str,
 }
 
-/// Reads a value from the text of a setting that was checked against its kind.
+/// Parses the text of a setting. The text was checked against its kind before.
 trait Value: Sized {
     fn read(text: &str) -> Option<Self>;
 }
@@ -136,13 +136,13 @@ macro_rules! settings {
     ($($group:literal {
         $($(#[doc = $doc:literal])+ $key:ident $((formerly $former:literal))?: $type:ty = $default:literal, $kind:expr;)+
     })+) => {
-        /// The proved settings. The units are in the names.
+        /// The proved settings. Keys of settings with a unit end in it.
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = concat!("```text\n", $($doc, "\n",)+ "```")] pub $key: $type,)+)+
         }
 
-        /// All settings, in the order in which they are shown.
+        /// All settings, in the order of the example file.
         pub const SETTINGS: &[Setting] = &[
             $($(Setting {
                 key: stringify!($key),
@@ -155,7 +155,7 @@ macro_rules! settings {
         ];
 
         impl Config {
-            /// Reads each field from the text of its setting; none if a text is not of its kind.
+            /// Parses each field from the text of its setting. Returns `None` if a text is not of its kind.
             pub(super) fn read<'a>(text: impl Fn(&str) -> &'a str) -> Option<Self> {
                 Some(Self { $($($key: Value::read(text(stringify!($key)))?,)+)+ })
             }

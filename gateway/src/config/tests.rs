@@ -237,7 +237,7 @@ fn a_database_url_that_is_not_understood_is_a_problem_in_words() {
         .expect("sound");
 }
 
-/// With `EYE_UPDATE_PAGES` set, the example file becomes what the rows make.
+/// With `EYE_UPDATE_PAGES` set, it writes the example file anew from the rows.
 #[test]
 fn the_example_file_is_made_of_the_rows() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/eye.example.toml");

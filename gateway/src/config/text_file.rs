@@ -1,11 +1,10 @@
-//! Reading a small file of text whole, or saying why not. A file beyond its bound is an error: a part of a setting is another
-//! setting.
+//! Reads a small text file. A file beyond its bound is an error, since a cut value would be a different setting.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-/// The text of a file of at most `bytes_max`. What goes wrong names the file.
+/// The text of a file of at most `bytes_max`. The error names the file.
 pub(super) fn read(path: &Path, bytes_max: u64) -> Result<String, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
