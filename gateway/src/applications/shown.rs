@@ -1,4 +1,4 @@
-//! An application as answers and the command show it. They show no digest of a token. They show digests of certificates, since
+//! An application as answers and the command show it: without digests of tokens, but with those of certificates, since
 //! operators compare them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -9,7 +9,7 @@ use crate::store::{ApplicationRow, TokenFacts};
 use crate::trust::Application;
 use crate::trust::security::Kind;
 
-/// An application as answers show it, with what this gateway knows of it, if it is one.
+/// An application in the form of an answer. `known` is the gateway's own copy, with the refusals that it has counted.
 pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
     let certificates: Vec<String> = row
         .certificate_digests

@@ -1,5 +1,4 @@
-//! What an application may be, as a person or a program describes it: the checks are the same for the command and for
-//! `/v1/applications`.
+//! The description of an application, from a command or from `/v1/applications`. Both apply the same checks.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -17,51 +16,51 @@ use crate::trust::{self, Scope, own, token};
 
 /// Most networks, certificates and event types of an application, each.
 const LIST_MAX: usize = 1_000;
-/// The highest rate, which is also the most events at once.
+/// The highest rate, and the most events at once.
 const RATE_MAX: i32 = 1_000_000;
 /// Longest name, in characters.
 const NAME_CHARACTERS_MAX: usize = 200;
 /// Longest note, in characters.
 const NOTE_CHARACTERS_MAX: usize = 500;
-/// Longest life of a token that is given as a time from now on.
+/// Longest life of a token whose expiry is given as a duration.
 const EXPIRES_DAYS_MAX: u64 = 3_650;
-/// Networks that are larger than these are no home of anybody: one in 256 of all addresses, and what a registry
-/// gives a provider. Private ones of IPv6 have their own size.
+/// Networks larger than these do not belong to one organization: one in 256 of all addresses, and the size that a
+/// registry gives to a provider. Private networks of IPv6 have a size of their own.
 const IPV4_PREFIX_MIN: u8 = 8;
 const IPV6_PREFIX_MIN: u8 = 32;
 const IPV6_PRIVATE: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
 
-/// An application to be added, as a person or a program describes it.
+/// The description of a new application.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Wanted {
-    /// Its name, which it keeps for ever.
+    /// The name. It never changes.
     pub name: String,
-    /// Whether to make a token; by default, if there is nothing else that proves it.
+    /// Whether to make a token. By default the application gets one if it has neither a certificate nor a network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<bool>,
-    /// The networks from which it is known; together with a token or certificate only both count.
+    /// The networks that identify it. With a token or certificate, a caller needs both.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
-    /// SHA-256 of client certificates that prove it.
+    /// SHA-256 digests of client certificates that identify it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<String>,
-    /// What it may do; sending events if nothing is said.
+    /// Its scopes; by default it may only send.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// Events in a second.
+    /// Most events per second; no limit by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_per_second: Option<i32>,
-    /// Events at once.
+    /// Most events at once; by default as many as per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_events: Option<i32>,
-    /// Event types that it may send; all if nothing is said.
+    /// The event types that it may send; all by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub event_types: Vec<String>,
-    /// When its token ends: after `90d`, `12h` or `30m`, or at a date or time.
+    /// The end of its token: after `90d`, `12h` or `30m`, or at a date or time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
-    /// What its operators want to remember of it.
+    /// A note of its operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Whether very wide networks may have the scopes `raw` and `admin`.
@@ -69,7 +68,7 @@ pub struct Wanted {
     pub force: bool,
 }
 
-/// What a description breaks: the field, and how to mend it.
+/// The first broken rule of a description: the field, and how to mend it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
@@ -88,11 +87,12 @@ fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Inva
 }
 
 impl Wanted {
-    /// Checks it, and makes its token if it is to have one: what the database keeps, and the token for its owner.
+    /// Checks the description and makes the token, if there is to be one. Returns what the database keeps, and the
+    /// token for its owner.
     ///
     /// # Errors
     ///
-    /// [`Invalid`], the first that is found.
+    /// The first [`Invalid`] field.
     pub fn prove(self) -> Result<(NewApplication, Option<String>), Invalid> {
         let length = self.name.chars().count();
         if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(is_hidden) {
@@ -150,35 +150,35 @@ impl Wanted {
     }
 }
 
-/// What is to be different about an application.
+/// The changes of an application. Fields that are missing stay as they are.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Change {
-    /// The networks from which it is known.
+    /// The networks that identify it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<IpNet>>,
-    /// What proves it: `token` (or certificate), `network` or `both`.
+    /// What identifies it: `token` (or certificate), `network` or `both`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known_by: Option<String>,
-    /// SHA-256 of client certificates that prove it.
+    /// SHA-256 digests of client certificates that identify it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<Vec<String>>,
-    /// What it may do.
+    /// Its scopes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
-    /// Events in a second; null takes the limit away.
+    /// Most events per second; null removes the limit.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub events_per_second: Option<Option<i32>>,
-    /// Events at once; only together with `events_per_second`.
+    /// Most events at once, only together with `events_per_second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_events: Option<i32>,
-    /// Event types that it may send; an empty list allows all.
+    /// The event types that it may send. An empty list allows all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_types: Option<Vec<String>>,
-    /// False suspends it, true lets it in again.
+    /// False suspends it, true ends the suspension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
-    /// What its operators want to remember of it.
+    /// A note of its operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Whether very wide networks may have the scopes `raw` and `admin`.
@@ -186,17 +186,17 @@ pub struct Change {
     pub force: bool,
 }
 
-/// Tells a null from a field that is not there.
+/// Distinguishes a null from a missing field.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i32>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
 impl Change {
-    /// Checks it against what the application is now.
+    /// Checks the change against the application as it is now.
     ///
     /// # Errors
     ///
-    /// [`Invalid`], the first that is found.
+    /// The first [`Invalid`] field.
     pub fn prove(self, current: &ApplicationRow) -> Result<ApplicationChange, Invalid> {
         let is_known_otherwise = self.networks.is_some() || self.known_by.is_some() || self.certificates.is_some();
         if current.name == own::LOCAL && (is_known_otherwise || self.scopes.is_some()) {
@@ -234,7 +234,7 @@ impl Change {
 fn certificates(texts: &[String]) -> Result<Vec<Digest>, Invalid> {
     few("certificates", texts.len())?;
     let digest = |text: &String| {
-        // As openssl prints them, with colons, too.
+        // openssl prints digests with colons.
         let plain: String = text.chars().filter(|character| *character != ':').collect();
         let digest = plain.to_lowercase().parse().ok();
         digest.map_or_else(|| invalid("certificates", "give the SHA-256 of a certificate: 64 hexadecimal digits"), Ok)
@@ -280,7 +280,7 @@ fn few(field: &'static str, count: usize) -> Result<(), Invalid> {
     if count > LIST_MAX { invalid(field, format!("give {LIST_MAX} at most")) } else { Ok(()) }
 }
 
-/// Refuses networks that are no home of anybody together with scopes that must not be anybody's.
+/// Refuses a very wide network together with a scope that would open much to it.
 fn narrow_enough(networks: &[IpNet], scopes: &[String], force: bool) -> Result<(), Invalid> {
     let wide = networks.iter().map(|network| trust::canonical(*network)).find(|network| match network {
         IpNet::V4(network) => network.prefix_len() < IPV4_PREFIX_MIN,
@@ -310,11 +310,11 @@ fn note(note: Option<String>) -> Result<Option<String>, Invalid> {
     }
 }
 
-/// When a token is to end: `90d`, `12h`, `30m`, `2027-01-31` (as that day begins, in UTC) or RFC 3339.
+/// Parses the end of a token: `90d`, `12h`, `30m`, `2027-01-31` (the start of that day in UTC) or RFC 3339.
 ///
 /// # Errors
 ///
-/// [`Invalid`].
+/// An [`Invalid`] field.
 pub fn expiry(text: &str) -> Result<Expiry, Invalid> {
     let wrong = || {
         invalid(

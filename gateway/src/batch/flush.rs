@@ -34,8 +34,8 @@ pub(super) async fn run<S: Sink>(shared: Arc<Shared<S::Item>>, mut sink: S) {
         let began = Instant::now();
         let flush = Flush::new(shared.name, batch, &shared.figures);
         shared.figures.batch_items.record(flush.places.len() as u64);
-        // A panic drops the rest of the batch and closes its receipts, so that each request learns that its outcome is unknown.
-        // The sink is in the state of a write that was given up at some point, which it must bear anyway.
+        // A panic drops the rest of the batch and closes its receipts, so that each request learns that its outcome is
+        // unknown. For the sink this is like a write that was given up, which it must expect anyway.
         let broken = |_| {
             shared.figures.broken.fetch_add(1, Relaxed);
             error!(batcher = shared.name, "a batch broke off, which is a fault of the gateway; the writer goes on");
@@ -205,7 +205,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
-    /// Waits, and puts the range back for a retry.
+    /// Waits, then returns the range to the list for a retry.
     async fn again(&self, range: Range<usize>, todo: &mut Todo) {
         self.figures.retries.fetch_add(1, Relaxed);
         sleep(jitter(todo.pause)).await;
@@ -213,7 +213,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         todo.ranges.push(range);
     }
 
-    /// Puts the range back as two halves.
+    /// Returns the range to the list as two halves.
     fn split(&self, range: Range<usize>, wanted: &[usize], todo: &mut Todo) {
         self.figures.splits.fetch_add(1, Relaxed);
         // The middle of the items that were tried, so that the halves shrink also where items were abandoned.
@@ -265,7 +265,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
-    /// Gives every receipt: the sink wrote the whole batch at once, as it mostly does.
+    /// Sends every receipt after the sink wrote the whole batch at once, the usual case.
     fn settle_all(mut self, fates: Vec<Fate>) {
         let mut fates = fates.into_iter();
         for open in mem::take(&mut self.submissions) {
@@ -277,7 +277,7 @@ impl<'a, T: Send + Sync + 'static> Flush<'a, T> {
         }
     }
 
-    /// Notes the fate of an item, and gives the receipt if it was the submission's last.
+    /// Records the fate of an item, and sends the receipt if it was the last one of the submission.
     fn settle(&mut self, place: usize, fate: Fate) {
         let (submission, item) = self.places[place];
         let open = &mut self.submissions[submission];
@@ -311,8 +311,8 @@ impl<T> Drop for Flush<'_, T> {
     }
 }
 
-/// Between half of the pause and all of it, so that writers that failed together do not retry together. The standard
-/// library's hash keys are the one source of chance that needs no dependency.
+/// A random pause between half of `pause` and all of it, so that writers that failed together do not retry together.
+/// The standard library's hash keys are the only source of randomness without a dependency.
 fn jitter(pause: Duration) -> Duration {
     let chance = RandomState::new().build_hasher().finish() % 1024;
     pause / 2 + pause.mul_f64(chance as f64 / 2048.0)

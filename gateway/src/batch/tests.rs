@@ -10,7 +10,7 @@ use crate::share::{Budget, Share};
 #[derive(Clone, Debug)]
 struct Item {
     key: u32,
-    /// No two items have the same.
+    /// Unique among all items.
     serial: u32,
     poison: bool,
 }
@@ -25,10 +25,10 @@ fn bytes(items: &[Item]) -> usize {
     items.iter().map(Weigh::bytes).sum()
 }
 
-/// A table in memory that remembers what it was given.
+/// A table in memory that records its writes.
 #[derive(Default)]
 struct Table {
-    /// Each key with the item that wrote it.
+    /// Each key, with the item that wrote it.
     rows: HashMap<u32, u32>,
     largest: usize,
     largest_bytes: usize,
@@ -37,29 +37,29 @@ struct Table {
     at_once: usize,
 }
 
-/// How a write ends.
+/// The end of a write.
 #[derive(Clone, Copy, Debug)]
 enum How {
     Well,
     Away,
-    /// The items are written, and the answer gets lost.
+    /// The items are written, and the answer is lost.
     Unseen,
-    /// The writer panics before anything is written.
+    /// The writer panics before it writes anything.
     Broken,
 }
 
 use How::{Away, Broken, Unseen, Well};
 
-/// Fails as told.
+/// A sink that fails as its script says.
 struct Faulty {
     table: Arc<Mutex<Table>>,
-    /// Each write takes the next of these, round and round: how long it takes, and how it ends.
+    /// The writes take these in turn: the duration and the end of each.
     script: Vec<(u64, How)>,
     next: usize,
-    /// Items of the batch under way, and of those that are over.
+    /// The items of the current batch, and those of earlier batches.
     seen: HashSet<u32>,
     over: HashSet<u32>,
-    /// How long it is busy with itself after each batch.
+    /// The duration of `batch_ended`.
     busy: Duration,
 }
 
@@ -138,7 +138,7 @@ fn paused<T>(test: impl Future<Output = T>) -> T {
     runtime.expect("runtime").block_on(test)
 }
 
-/// A submission: how long to wait before it is sent, its items, whether its receipt is dropped at once.
+/// A submission: the pause before it, its items, and whether its receipt is dropped at once.
 type Sent = (u64, Vec<Item>, bool);
 
 async fn all_is_accounted_for(submissions: Vec<Sent>, script: Vec<(u64, How)>, writers: usize, limits: Limits) {
@@ -205,12 +205,12 @@ proptest! {
         events_max in 1_usize..100,
         bytes_max in 20_usize..2_000,
     ) {
-        // At least one write in a round goes well, else nothing ever would.
+        // At least one write in a round succeeds; otherwise no item would ever be written.
         script.push((1, Well));
         let mut serial = 0;
         let mut item = |(key, poison)| {
             serial += 1;
-            // A key is either good or bad, not both.
+            // A key is either good or bad.
             Item { key: key + if poison { 1_000 } else { 0 }, serial, poison }
         };
         let submissions = submissions.into_iter().map(|(pause, items, abandoned)| {
@@ -319,7 +319,7 @@ fn a_drain_ends_at_its_limit() {
 fn an_overloaded_queue_answers_in_time_what_it_takes() {
     const ANSWER: Duration = Duration::from_secs(1);
     paused(async {
-        // A hundred items a second can be written, and three hundred come.
+        // The sink writes a hundred items per second, and three hundred arrive.
         let (sinks, _table) = sinks(1, &[(100, Well)]);
         let limits = Limits { wait: ANSWER / 4, ..limits(10) };
         let (batcher, tasks) = Batcher::start("test", limits, sinks);
@@ -356,7 +356,7 @@ fn who_sends_little_does_not_pay_for_who_makes_the_queue_slow() {
                 Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
                 Err(_) => refused += 1,
             }
-            // A tenth of the other's.
+            // A tenth of the items of the other application.
             if key % 10 == 0 {
                 match batcher.submit(vec![item(10_000 + key)], room(&modest)) {
                     Ok(receipt) => drop(waiting.spawn(timeout(Duration::from_secs(1), receipt))),
@@ -366,7 +366,7 @@ fn who_sends_little_does_not_pay_for_who_makes_the_queue_slow() {
             sleep(Duration::from_micros(3_333)).await;
         }
         assert!(refused > 1_000, "{refused} of the greedy one's 3,000 were refused");
-        // At the beginning the queue is far too long before anybody has waited for long.
+        // At the start the queue grows too long before any submission has waited for long.
         assert!(refused_modest < 15, "{refused_modest} of the modest one's 300 were refused");
         while let Some(answer) = waiting.join_next().await {
             assert!(answer.expect("a task").is_ok(), "what is taken is answered in time");
@@ -433,7 +433,7 @@ fn what_is_lost_unheard_is_counted() {
         batcher.submit_unanswered(vec![item(3)], None).expect("room");
         sleep(Duration::from_millis(2)).await;
         assert_eq!((figures(), keys(&table)), (2, HashSet::from([3])), "what is written is not lost");
-        // From here on each write fails, and the round of the script is longer than the drain.
+        // From here on each write fails, and a round of the script takes longer than the drain.
         batcher.submit_unanswered(vec![item(4)], None).expect("room");
         sleep(Duration::from_millis(2)).await;
         batcher.submit_unanswered((5..15).map(item).collect(), None).expect("room");
@@ -480,7 +480,7 @@ fn nobody_waits_for_what_a_sink_does_for_itself() {
     });
 }
 
-/// Refuses some items for a reason of its own.
+/// A sink that rejects some items for a reason of its own.
 struct Stubborn {
     refuses: fn(&Item) -> bool,
     writes: Arc<AtomicU64>,

@@ -176,7 +176,7 @@ async fn without_room_the_body_is_refused_at_once() {
     let in_flight = budget(10);
     let refusal = given(&[], noise(11 * 1024), &in_flight).await.expect_err("refused");
     assert_eq!(refusal, Refusal::Overloaded);
-    // A few bytes as sent, but there is no room for what they become.
+    // The compressed body is small, and there is no room for its decompressed bytes.
     let small = gzip(&vec![b' '; 100 * 1024]);
     let refusal = given(&["gzip"], small, &in_flight).await.expect_err("refused");
     assert_eq!(refusal, Refusal::Overloaded);
@@ -184,7 +184,7 @@ async fn without_room_the_body_is_refused_at_once() {
     given(&[], noise(10 * 1024), &in_flight).await.expect("there is room for this");
 }
 
-/// A server that reads the body and says how long it was.
+/// A server that reads the body and answers with its length.
 async fn server(limits_of_body: BodyLimits, in_flight: &Arc<Budget>) -> Server {
     let in_flight = Arc::clone(in_flight);
     let handler = move |request: Request<crate::server::Incoming>, _, _| {
@@ -255,7 +255,7 @@ async fn chunks_without_end_are_bounded() {
     let endless = tokio::task::spawn_blocking(move || while sender.write_all(&chunk).is_ok() {});
     let answer = tokio::task::spawn_blocking(move || {
         let mut answer = Vec::new();
-        // A reset at the end is as good as an end.
+        // A reset at the end counts as the end.
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8(answer).expect("text")
     });

@@ -1,4 +1,5 @@
-//! Figures of one moment as text: the one place that calls the Prometheus library. It keeps nothing between two scrapes.
+//! Writes the figures of one moment as text. Only this file calls the Prometheus library. It keeps nothing between
+//! scrapes.
 
 use std::fmt;
 
@@ -15,7 +16,7 @@ use super::names::{Kind, Metric};
 #[derive(Debug)]
 pub(super) enum Value {
     Counter(u64),
-    /// A counter of seconds.
+    /// A counter in seconds.
     CounterSeconds(f64),
     Gauge(f64),
     Histogram(Distribution),
@@ -28,12 +29,12 @@ pub(super) struct Scrape(Vec<Family>);
 #[derive(Debug)]
 struct Family {
     metric: &'static Metric,
-    /// Names of labels with their values, and the figure.
+    /// The labels with their values, and the figure.
     samples: Vec<(Vec<(&'static str, String)>, Value)>,
 }
 
 impl Scrape {
-    /// Adds a metric with its figures, each with the values of the metric's labels in their order.
+    /// Adds a metric with its figures. Each has a value for each label, in the order of the metric's labels.
     pub(super) fn add<'a, const LABELS: usize>(
         &mut self,
         metric: &'static Metric,
@@ -45,7 +46,7 @@ impl Scrape {
         self.0.push(Family { metric, samples });
     }
 
-    /// As OpenMetrics text.
+    /// Writes OpenMetrics text.
     pub(super) fn text(self) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -54,7 +55,7 @@ impl Scrape {
         written
     }
 
-    /// The same as Prometheus text 0.0.4, which has the full name of a counter in its head, and no end.
+    /// Writes Prometheus text 0.0.4, which has the full name of a counter in its head, and no end mark.
     pub(super) fn plain_text(self) -> String {
         let counters: Vec<&str> = self
             .0
@@ -84,7 +85,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for Family { metric, samples } in &self.0 {
             let (name, kind) = match metric.kind {
-                // The library writes the ending itself.
+                // The library appends `_total` itself.
                 Kind::Counter => (metric.name.trim_end_matches("_total"), MetricType::Counter),
                 Kind::Gauge => (metric.name, MetricType::Gauge),
                 Kind::Histogram => (metric.name, MetricType::Histogram),

@@ -1,18 +1,18 @@
-//! Every metric: its name, kind, labels and meaning. `monitoring/METRICS.md` says more, and a test holds the two together.
+//! All metrics: names, kinds, labels and help texts. `monitoring/METRICS.md` documents them; a test compares the two.
 
-/// How a metric behaves.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows while the process lives.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts by magnitude.
+    /// Counts values by size.
     Histogram,
 }
 
 impl Kind {
-    /// The word for it.
+    /// The word in the text format.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -25,13 +25,13 @@ impl Kind {
 /// A metric.
 #[derive(Debug)]
 pub struct Metric {
-    /// As it is asked for, with the unit last.
+    /// The name, with the unit last.
     pub name: &'static str,
     /// How it behaves.
     pub kind: Kind,
-    /// The names of its labels.
+    /// The names of the labels.
     pub labels: &'static [&'static str],
-    /// One sentence.
+    /// The help text, one sentence.
     pub help: &'static str,
 }
 
@@ -47,7 +47,7 @@ macro_rules! metrics {
             };
         )*
 
-        /// All metrics, in the order in which they are shown.
+        /// All metrics, in the order of the output.
         pub const METRICS: &[&Metric] = &[$(&$constant),*];
     };
 }

@@ -1,10 +1,10 @@
-//! What the operating system says of this process: memory, processor time, descriptors. Only Linux tells it here; elsewhere
-//! these metrics have no figures.
+//! Figures of this process from the operating system: memory, processor time, descriptors. Only Linux has them here;
+//! elsewhere these metrics have no samples.
 
 use super::exposition::{Scrape, Value};
 use super::names;
 
-/// Adds what can be read; what cannot is left out.
+/// Adds the figures that can be read.
 #[cfg(target_os = "linux")]
 pub(super) fn add(scrape: &mut Scrape) {
     let own = |value: Option<Value>| value.map(|value| ([], value));
@@ -37,11 +37,11 @@ fn resident_bytes() -> Option<f64> {
 
 #[cfg(target_os = "linux")]
 fn open_descriptors() -> Option<f64> {
-    // The folder itself is open while it is read.
+    // The read opens the folder itself.
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
-/// The soft limit; nothing when there is none.
+/// The soft limit; `None` if there is none.
 #[cfg(target_os = "linux")]
 fn descriptors_max() -> Option<f64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;

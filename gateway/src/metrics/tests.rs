@@ -1,4 +1,4 @@
-//! The names here, in the documentation, on the dashboard and in the alert rules are the same ones.
+//! Checks that the names in the code, the documentation, the dashboard and the alert rules are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ fn documented() -> BTreeMap<String, (String, Vec<String>)> {
     .collect()
 }
 
-/// Every word of a text that is a name of ours, or of the process.
+/// All words of a text that are metric names of ours or of the process.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words.filter(|word| word.starts_with("eye_") || word.starts_with("process_")).map(str::to_owned).collect()
@@ -71,7 +71,7 @@ fn the_dashboard_and_the_alert_rules_name_only_metrics_that_exist() {
 #[test]
 fn every_metric_is_on_the_dashboard_but_those_that_only_alerts_need() {
     let (shown, alerted) = (named(DASHBOARD), named(ALERTS));
-    // What goes with the next release is shown by its name of now.
+    // The dashboard shows a renamed metric by its current name.
     let is_former = |metric: &&&Metric| metric.help.starts_with("The former name of ");
     for metric in METRICS.iter().filter(|metric| !is_former(metric)) {
         let seen = |names: &BTreeSet<String>| names.iter().any(|name| name.starts_with(metric.name));

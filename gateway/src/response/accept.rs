@@ -1,8 +1,8 @@
-//! What a client takes: `Accept` with its weights, wildcards and the rule that the most exact range decides (RFC 9110).
+//! Reads `Accept` (RFC 9110) with its weights, its wildcards, and the rule that the most exact range decides.
 
-/// The place in `offers` (media types such as `application/json`) of what an `Accept` header prefers; nothing if it takes none
-/// of them. Without a header the first is meant. Of what is wanted alike, that which is named exactly comes before a wildcard,
-/// then the one that is named first, then the earlier offer.
+/// The index in `offers` (media types such as `application/json`) of the type that an `Accept` header prefers, or
+/// `None` if it accepts none. Without a header it is the first. Among types of equal weight an exact name wins over a
+/// wildcard, then the one that the header names first, then the earlier offer.
 pub fn preferred(header: &str, offers: &[&str]) -> Option<usize> {
     if header.trim().is_empty() {
         return Some(0);
@@ -17,14 +17,14 @@ pub fn preferred(header: &str, offers: &[&str]) -> Option<usize> {
     best.map(|(place, _)| place)
 }
 
-/// How a header takes a media type.
+/// How well a header accepts a media type.
 #[derive(Clone, Copy)]
 struct Fit {
     /// In thousandths.
     weight: u16,
     /// 2 for the type itself, 1 for `type/*`, 0 for `*/*`.
     exact: u8,
-    /// Where it is named.
+    /// The place in the header.
     place: usize,
 }
 
@@ -35,7 +35,8 @@ impl Fit {
     }
 }
 
-/// By the most exact range, and the heaviest of those that are as exact: parameters but the weight tell versions apart.
+/// The most exact range decides, and among equally exact ones the one with the greatest weight, since further
+/// parameters distinguish versions.
 fn fit(header: &str, offer: &str) -> Option<Fit> {
     let mut best: Option<Fit> = None;
     for (place, item) in header.split(',').enumerate() {
@@ -60,7 +61,7 @@ fn exactness(range: &str, offer: &str) -> Option<u8> {
     }
 }
 
-/// The weight among the parameters of an item, in thousandths: 1,000 if there is none, 0 if it is no weight.
+/// The weight among the parameters of an item, in thousandths: 1,000 if it has none, 0 if it is invalid.
 pub(super) fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u16 {
     let written = parameters.find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;

@@ -1,4 +1,4 @@
-//! The body of an answer, whole or made while it is sent, and the room that its bytes take until they are.
+//! The body of an answer, whole or streamed. It holds the room of its bytes until they are sent.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,15 +11,17 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::share::Held;
 
-/// Why a streamed body ended early; the connection is then broken off, so that the client sees a cut answer as cut.
+/// The reason why a streamed body ended early. The server then breaks the connection, so that the client sees that the
+/// answer is cut.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer.
 pub type Response = hyper::Response<Body>;
 
-/// How much of a whole answer is handed on at once, so that what is not sent yet is known.
+/// Most bytes of one frame of a whole answer, so that the room of the unsent rest is known.
 const FRAME_BYTES: usize = 64 * 1024;
-/// Answers up to this size are put together rather than sent in two pieces. None that is held is as small.
+/// Up to this size the pieces of an answer are copied together instead of sent as two. Answers that hold room are
+/// larger.
 const COPIED_BYTES: usize = 2 * 1024;
 
 /// The body of an answer: whole (the usual case, without a boxed stream) or streamed.
@@ -27,7 +29,7 @@ pub struct Body(Kind);
 
 enum Kind {
     Whole(Bytes),
-    /// Whole too, in two pieces that need not be copied together.
+    /// A whole body in two pieces, which saves a copy.
     Joined(Bytes, Bytes),
     Stream(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -47,7 +49,7 @@ impl Body {
         Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
     }
 
-    /// The bytes of a whole body; 0 for a stream, which never holds more than a piece.
+    /// The bytes of a whole body. A stream counts as 0, since it holds one piece at a time.
     pub fn whole_bytes(&self) -> usize {
         match &self.0 {
             Kind::Whole(bytes) => bytes.len(),
@@ -56,7 +58,7 @@ impl Body {
         }
     }
 
-    /// The same body, whose bytes keep `room` until the last of them is sent.
+    /// The same body. Its bytes hold `room` until the last of them is sent.
     pub fn holding(self, room: Held) -> Self {
         match self.0 {
             Kind::Whole(bytes) => Self(Kind::Whole(Bytes::from_owner(Kept { bytes, _room: room }))),
@@ -67,12 +69,12 @@ impl Body {
         }
     }
 
-    /// The same JSON object with one more member, which then is its first. Nothing else has one.
+    /// Adds a first member to a JSON object. Other bodies stay as they are.
     pub fn with_member(self, member: &str) -> Self {
         match self.0 {
             Kind::Whole(bytes) if bytes.starts_with(b"{") => {
                 let (first, rest) = (format!("{{{member},"), bytes.slice(1..));
-                // What is held stays as it is, so that its room is given back with its last byte.
+                // The held bytes stay one piece, so that their room is returned with the last of them.
                 if rest.len() <= COPIED_BYTES {
                     Self(Kind::Whole([first.as_bytes(), &rest].concat().into()))
                 } else {
@@ -84,7 +86,7 @@ impl Body {
     }
 }
 
-/// Bytes with what they take up.
+/// Bytes and the room that they take.
 struct Kept {
     bytes: Bytes,
     _room: Held,

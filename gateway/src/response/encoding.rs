@@ -1,5 +1,5 @@
-//! How an answer is compressed on its way: what the client takes, and a compressor that gives out what it has after each
-//! piece, so that a stream flows and never gathers.
+//! Compresses answers: chooses the encoding from the request, and compresses piece by piece, so that the reader of a
+//! stream can decompress each piece as it arrives.
 
 use std::io::{self, Write as _};
 
@@ -8,14 +8,14 @@ use flate2::write::GzEncoder;
 
 use super::accept::weight;
 
-/// Fast rather than small: an answer is made once and read once.
+/// Fast levels, since each answer is compressed once and read once.
 const GZIP_LEVEL: u32 = 3;
 const ZSTD_LEVEL: i32 = 1;
 
 /// An encoding of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// As it is.
+    /// Uncompressed.
     Identity,
     /// `gzip`.
     Gzip,
@@ -24,8 +24,8 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that `Accept-Encoding` prefers among those that are made here; zstd where it does not care. `*` stands
-    /// for gzip, which every client knows, unless gzip is named apart.
+    /// The encoding that `Accept-Encoding` prefers; zstd if it prefers none. `*` means gzip, which every client knows,
+    /// unless the header names gzip itself.
     pub fn accepted(header: &str) -> Self {
         let (mut zstd, mut gzip, mut any) = (None, None, None);
         for item in header.split(',') {
@@ -46,7 +46,7 @@ impl Encoding {
         }
     }
 
-    /// The word for it in `Content-Encoding`, if one is needed.
+    /// The word in `Content-Encoding`, if the answer needs the header.
     pub fn as_str(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -56,7 +56,7 @@ impl Encoding {
     }
 }
 
-/// A compressor of one answer.
+/// Compresses one answer.
 pub struct Encoder(Kind);
 
 enum Kind {
@@ -66,11 +66,11 @@ enum Kind {
 }
 
 impl Encoder {
-    /// A compressor into the given encoding.
+    /// A compressor for this encoding.
     ///
     /// # Errors
     ///
-    /// When there is no memory for it.
+    /// There is no memory for it.
     pub fn new(encoding: Encoding) -> io::Result<Self> {
         Ok(Self(match encoding {
             Encoding::Identity => Kind::Identity,
@@ -79,11 +79,11 @@ impl Encoder {
         }))
     }
 
-    /// The next piece, compressed whole: who has it can read all that was put in.
+    /// Compresses the next piece. The reader can decompress everything up to its end.
     ///
     /// # Errors
     ///
-    /// The compressor's.
+    /// The error of the compressor.
     pub fn piece(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         match &mut self.0 {
             Kind::Identity => Ok(bytes),
@@ -100,11 +100,11 @@ impl Encoder {
         }
     }
 
-    /// What is needed to end the answer.
+    /// Returns the bytes that end the answer.
     ///
     /// # Errors
     ///
-    /// The compressor's.
+    /// The error of the compressor.
     pub fn finish(self) -> io::Result<Vec<u8>> {
         match self.0 {
             Kind::Identity => Ok(Vec::new()),
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// What can be read of a stream that may go on.
+    /// The bytes that a reader can decompress of a stream that may continue.
     fn readable(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
         let mut reader: Box<dyn io::Read> = match encoding {
             Encoding::Identity => Box::new(bytes),

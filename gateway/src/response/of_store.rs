@@ -1,11 +1,11 @@
-//! What a caller is told of what went wrong in the store.
+//! Makes refusals of errors of the store.
 
 use super::Refusal;
 use crate::log_limit::LogLimit;
 use crate::share::Full;
 use crate::store::Error;
 
-/// The refusal of a read, or of whatever else the database was asked for.
+/// The refusal for an error of a read or of another question to the database.
 pub(crate) fn of_store(error: Error) -> Refusal {
     static FAILED: LogLimit = LogLimit::new();
     match error {
@@ -23,7 +23,7 @@ pub(crate) fn of_store(error: Error) -> Refusal {
             }
             Refusal::NoDescriptors
         }
-        // The store tells of it once.
+        // The store logs an outage once.
         error => {
             tracing::debug!(%error, "a read failed");
             Refusal::ReadAway

@@ -1,5 +1,5 @@
-//! Why a request as a whole was refused, as a problem document (RFC 9457): a stable `code` for programs, and a `detail` that
-//! tells a person how to mend the request.
+//! Refusals of whole requests, as problem documents (RFC 9457): a stable `code` for programs, and a `detail` that says
+//! how to mend the request.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{PROBLEM, Response, answer, written};
 use crate::share::Full;
 
-// The longer details.
+// Details of more than one line.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
 const TOKEN_EXPIRED: &str = "The token was given for a time, and that is over. Ask for a new one: `eye app rotate NAME` makes \
@@ -41,7 +41,7 @@ const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have,
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
-/// Why a request as a whole was refused.
+/// The reasons to refuse a whole request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The body is not JSON.
@@ -50,160 +50,160 @@ pub enum Refusal {
         line: usize,
         /// Column of the first error, from 1.
         column: usize,
-        /// What is wrong there.
+        /// The problem at this place.
         message: String,
     },
-    /// There is no body, or no event in it.
+    /// The body is empty or has no event.
     Empty,
     /// The body is larger than allowed, as sent or decompressed.
     TooLarge {
-        /// The most that is allowed.
+        /// Most bytes.
         limit_bytes: usize,
     },
-    /// There are more events in the request than allowed.
+    /// The request has too many events.
     TooManyEvents {
-        /// The most that is allowed.
+        /// Most events.
         limit: usize,
     },
-    /// The `Content-Type` is not one that is read here.
+    /// The gateway does not read this `Content-Type`.
     WrongType {
-        /// What the request said.
+        /// The type of the request.
         found: String,
     },
-    /// The `Content-Encoding` is not one that is read here.
+    /// The gateway does not read this `Content-Encoding`.
     WrongEncoding {
-        /// What the request said.
+        /// The encoding of the request.
         found: String,
     },
     /// The compressed body cannot be decompressed.
     BodyCorrupt {
         /// The encoding that the request named.
         encoding: &'static str,
-        /// What the decompressor met.
+        /// The error of the decompressor.
         message: String,
     },
     /// The sender is not a known application.
     Unknown,
-    /// The sender's token was one, and its time is over.
+    /// The token of the sender has expired.
     TokenExpired,
-    /// Only calling from this machine would make the sender known, and a proxy that nobody named passed the request on.
+    /// Only its loopback address would identify the sender, and an unnamed proxy relayed the request.
     UnnamedProxy,
     /// The application lacks a scope.
     NotAllowed {
-        /// The scope that it lacks.
+        /// The missing scope.
         scope: &'static str,
     },
-    /// The caller is known by calling from the gateway's own machine, which is not trusted with this scope.
+    /// The caller is identified by its loopback address, which does not give this scope.
     NotAllowedHere {
-        /// The scope that it lacks.
+        /// The missing scope.
         scope: &'static str,
     },
-    /// The request has more headers than it may.
+    /// The request has too many headers.
     TooManyHeaders {
-        /// How many it may have.
+        /// Most headers.
         limit: usize,
     },
-    /// The request is meant for no host, or it cannot be known for which.
+    /// The request names no host, or several.
     BadHost {
-        /// What the request has or lacks.
+        /// The fault of the request.
         found: &'static str,
     },
-    /// The body is in a `Transfer-Encoding` other than chunks.
+    /// The `Transfer-Encoding` is not `chunked` alone.
     WrongTransferEncoding {
-        /// What the request said.
+        /// The encoding of the request.
         found: String,
     },
-    /// A page of another site had a browser send this.
+    /// A page of another site made a browser send the request.
     ForeignOrigin,
-    /// A browser was told that this machine goes by a name that is not its own.
+    /// The request names a host that is not the gateway's. A page may have its own name resolved to this machine.
     ForeignHost,
-    /// The application sends more events than it may.
+    /// The application exceeds its rate.
     RateLimited {
-        /// When the same request fits.
+        /// The time after which the same request fits.
         retry_after_seconds: u64,
     },
-    /// The configuration that is to be read again has problems.
+    /// The configuration has problems, so a reload changed nothing.
     BadConfiguration {
-        /// All of them, a line each.
+        /// All problems, a line for each.
         problems: Vec<String>,
     },
-    /// What the request makes is there already.
+    /// The request adds something that exists.
     Exists {
-        /// What it is.
+        /// Names what exists.
         message: String,
     },
-    /// The application was revoked, and stays so.
+    /// The application was revoked, which is final.
     Revoked {
-        /// What was asked and cannot be.
+        /// Names the application, and says what to do instead.
         message: String,
     },
-    /// The application has two tokens that are in use, and a third would end one of them.
+    /// The application has two tokens in use, and a third would end one of them.
     TokensInUse {
-        /// What to do first.
+        /// Says what to do first.
         message: String,
     },
-    /// There is nothing at this path.
+    /// The path does not exist.
     NotFound,
-    /// The path does not know the method.
+    /// The path does not have this method.
     MethodNotAllowed {
-        /// The methods that it knows, as in `Allow`.
+        /// The methods of the path, as in `Allow`.
         allowed: &'static str,
     },
-    /// A parameter of the path or the query cannot be used.
+    /// A parameter of the path or the query is wrong.
     BadParameter {
         /// The parameter.
         name: Cow<'static, str>,
-        /// What is wrong with it and how to mend it.
+        /// The fault, and how to mend it.
         message: Cow<'static, str>,
     },
     /// The body did not arrive in time.
     BodyTimeout,
     /// The body broke off.
     BodyBroken,
-    /// As many watch the outcomes as may.
+    /// The live stream has as many readers as allowed.
     TooManyReaders {
-        /// The most that is allowed.
+        /// Most readers.
         limit: usize,
-        /// Whose places are taken.
+        /// Whose room is full.
         full: Full,
     },
-    /// There is no room for more work now.
+    /// The gateway has no room for more work now.
     Overloaded,
-    /// The database did not confirm: it may or may not have stored the events.
+    /// The database did not confirm the write, so the events may be stored or not.
     DatabaseAway,
-    /// All connections for reading are at work, or all streams are taken.
+    /// All connections for reads are in use, or all streams are taken.
     ReadsFull {
-        /// Whose room is taken.
+        /// Whose room is full.
         full: Full,
     },
-    /// A read took longer than it may.
+    /// The read exceeded its time.
     ReadSlow {
-        /// How long it may take, in milliseconds.
+        /// The time limit, in milliseconds.
         limit_ms: u128,
     },
-    /// The database does not answer a read.
+    /// The database did not answer a read.
     ReadAway,
     /// The gateway may open no more files, so it gets no connection to the database.
     NoDescriptors,
-    /// The gateway is shutting down.
+    /// The gateway drains.
     Draining,
-    /// The gateway failed.
+    /// A fault of the gateway.
     Internal,
 }
 
-/// What may be done with the same request again.
+/// Whether and when the sender may send the same request again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
-    /// It may be sent again at once, or later: with ids nothing of it is stored twice.
+    /// At once or later. Events with ids are stored at most once.
     Safe,
-    /// The same, after the time of `Retry-After`.
+    /// After the time in `Retry-After`.
     After,
-    /// It would be refused again: something has to be changed first.
+    /// Not unchanged, since the gateway would refuse it again.
     Never,
 }
 
-/// What a refusal says besides the words; only what it has is written.
+/// Further members of the problem, each only for the refusals that have it.
 #[derive(Default, Serialize)]
 struct Facts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,7 +238,7 @@ impl Refusal {
         self.words().0
     }
 
-    /// What may be done with the same request again.
+    /// Whether and when the sender may send the same request again.
     pub fn retry(&self) -> Retry {
         match self {
             Self::BodyTimeout | Self::BodyBroken | Self::Internal => Retry::Safe,
@@ -478,7 +478,7 @@ impl Refusal {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
         }
         if let Self::BadHost { .. } | Self::WrongTransferEncoding { .. } = self {
-            // Whoever passed it on may have understood it in another way, and what follows may be a part of it.
+            // A proxy may have understood the request differently, so the bytes after it may be a part of it.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {

@@ -1,4 +1,4 @@
-//! The ids of a request in its answer: in headers and, where the answer is a problem, as members of it.
+//! Adds the ids of a request to its answer: as headers, and as members of a problem.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,12 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTION
 use super::{PROBLEM, Response};
 use crate::request_ids::{REQUEST_ID, RequestIds};
 
-/// The header in which a caller's id goes back.
+/// The header that returns the caller's id.
 const CALLER_REQUEST_ID: HeaderName = HeaderName::from_static("x-caller-request-id");
 
-/// Names the request that is answered.
+/// Adds the ids of the request to its answer.
 pub fn named(response: Response, ids: RequestIds) -> Response {
-    // One allocation for each answer, so it is of the right size.
+    // The size is right at once, since each answer makes this allocation.
     let mut id = String::with_capacity(32);
     // Writing to a String cannot fail.
     let _ = write!(id, "{}", ids.id);
@@ -24,7 +24,7 @@ pub fn named(response: Response, ids: RequestIds) -> Response {
         Some(trace) => body.with_member(&format!("\"request_id\":\"{id}\",\"trace_id\":\"{}\"", trace.trace_id())),
     };
     head.headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal digits"));
-    // A browser must not take what an event holds for a page or a script, whatever its content type.
+    // A browser must not run or render the content of an event as a page, whatever its content type.
     head.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(caller) = ids.caller {
         head.headers.insert(CALLER_REQUEST_ID, caller);

@@ -1,42 +1,42 @@
-//! Answers that are not sent yet: a client that reads slowly, or not at all, keeps them in memory, so they are counted
-//! until their last byte is handed to its connection, and shared among applications like all room. Reads have room of
-//! their own, so that who reads slowly keeps nobody from sending.
+//! Room for answers that are not sent yet. A client that reads slowly keeps its answers in memory, so they are counted
+//! until their last byte is passed to the connection, and applications share the room. Answers to reads have a room of
+//! their own, so that slow readers do not keep senders from sending.
 
 use std::sync::Arc;
 
 use super::{Refusal, Response};
 use crate::share::{Budget, Held, Share};
 
-/// How many bytes one unit of the room stands for.
+/// Bytes of one unit of the room.
 const UNIT_BYTES: usize = 1024;
-/// Smaller answers take up less than the connection that they go over, and are not counted.
+/// Smaller answers are not counted, since their connection takes more memory.
 const SMALL_BYTES: usize = 4 * 1024;
 
 /// The room for answers.
 #[derive(Debug)]
 pub struct UnsentAnswers {
     reads: Arc<Budget>,
-    /// Answers that tell what was done are in flight like the bodies that asked for it.
+    /// The room of bodies in flight, for answers that report what was done.
     in_flight: Arc<Budget>,
 }
 
 impl UnsentAnswers {
-    /// Room for so many bytes of reads, of which an application that is alone may fill `share_percent`; and what is in
-    /// flight, in units of a KiB.
+    /// Makes room for `bytes_max` bytes of reads, of which one application alone may hold `share_percent`. `in_flight`
+    /// is in KiB.
     pub fn new(bytes_max: usize, share_percent: usize, in_flight: Arc<Budget>) -> Self {
         Self { reads: Budget::new(bytes_max / UNIT_BYTES, share_percent), in_flight }
     }
 
-    /// The bytes of reads that are not sent yet.
+    /// The bytes of reads that are not sent yet. The metrics read it.
     pub fn bytes(&self) -> usize {
         self.reads.total().saturating_sub(self.reads.free()) * UNIT_BYTES
     }
 
-    /// Counts the answer to a read.
+    /// Takes room for the answer to a read.
     ///
     /// # Errors
     ///
-    /// [`Refusal::ReadsFull`] if there is no room for it.
+    /// [`Refusal::ReadsFull`] if the room is full.
     pub fn hold(&self, share: &Arc<Share>, response: Response) -> Result<Response, Refusal> {
         let bytes = response.body().whole_bytes();
         if bytes <= SMALL_BYTES {
@@ -50,8 +50,8 @@ impl UnsentAnswers {
         }
     }
 
-    /// Counts an answer that tells what was done among what its application has in flight. It is given whatever room there
-    /// is: who does not read it fills its own share, and is refused before anything more is done.
+    /// Takes room for an answer that reports what was done, among the bytes in flight of its application. It never
+    /// refuses the answer: a client that does not read fills its own share, and its next requests are refused.
     pub fn hold_told(&self, share: &Arc<Share>, response: Response) -> Response {
         let bytes = response.body().whole_bytes();
         if bytes <= SMALL_BYTES {
