@@ -1,5 +1,5 @@
-//! One cluster under the data directory: made whole or not at all, started with durable settings, and cleared of what an
-//! earlier gateway left running.
+//! One cluster in the data dir. It creates it as a whole or not at all, starts it with durable settings, and first ends
+//! the processes that an earlier gateway left.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,25 +17,26 @@ use super::server::{RESTART_DELAYS, Server};
 use super::settings::{SETTINGS, memory_bytes, sized};
 use super::{Error, NAME, PORT, cluster_name, io_error, make_private};
 
-/// `initdb` takes about a second; on a slow disk its final sync takes much longer.
+/// The time for `initdb`. It takes about a second, but its final sync takes much longer on a slow disk.
 pub(super) const CREATE_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// Covers the replay of `max_wal_size` after a crash and the checkpoint that follows, also on a slow disk. A start that is
-/// given up begins anew, so it must not be too soon.
+/// The time for a start: the replay of `max_wal_size` after a crash and the checkpoint after it, also on a slow disk. A
+/// start that is given up begins anew, so the time must not be too short.
 pub(super) const START_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// How long an earlier gateway's server may take to stop fast: whoever restarts a gateway waits for this.
+/// The time for the server of an earlier gateway to stop fast. A restarted gateway waits for it.
 pub(super) const ORPHAN_STOP_SECONDS_MAX: u32 = 5;
 
-/// How long processes that were told to quit may take.
+/// The time for processes to end after a signal.
 pub(super) const QUIT_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// What Postgres prints while processes of a killed server still hold its memory, and how long that is waited for.
+/// What Postgres prints while processes of a killed server still hold its memory. The start is retried for the time
+/// below.
 pub(super) const MEMORY_HELD: &str = "pre-existing shared memory block";
 
 pub(super) const MEMORY_HELD_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// One cluster and everything that is needed to run it.
+/// One cluster, with all that a start needs.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) programs: Programs,
@@ -52,24 +53,24 @@ impl Cluster {
         as_user(&self.programs.folder.join(program), directory, self.user.as_ref())
     }
 
-    /// Creates the cluster with its database under another name and renames it when it is complete and on disk: a kill
-    /// in the middle leaves a directory that the next start removes, never a half-made cluster.
+    /// Creates the cluster with its database under another name, and renames it when it is complete and on disk. A kill
+    /// in between leaves a directory that the next start removes.
     pub(super) async fn create(&self) -> Result<(), Error> {
         let started = Instant::now();
         let prefix = "postgres.new-";
         for entry in fs::read_dir(&self.data_dir).into_iter().flatten().flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
-                // What cannot be removed is in nobody's way: the new one has another name.
+                // A directory that cannot be removed does no harm, since the new one has another name.
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        // The process id keeps an initdb that outlived its gateway from writing into this one.
+        // The process id in the name keeps an `initdb` that outlived its gateway from writing into this directory.
         let unfinished = self.data_dir.join(format!("{prefix}{}", std::process::id()));
         make_private(&unfinished, self.user.as_ref())?;
         self.prove_reachable(&unfinished).await?;
 
-        // Text is compared by bytes (C), which is fastest and never changes with the system's libraries; what is a
-        // letter is Unicode's matter (C.UTF-8), where the system knows it.
+        // Texts are compared by bytes (C), which is fastest and independent of the system's libraries. Unicode
+        // (C.UTF-8) decides which characters are letters, if the system has it.
         if self.initdb(&unfinished, "C.UTF-8").await.is_err() {
             self.initdb(&unfinished, "C").await?;
         }
@@ -83,8 +84,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Local connections are trusted because only this user can enter the socket's directory; there are no others.
-    /// Checksums find a disk that corrupts.
+    /// Local connections need no password, since only this user can enter the directory of the socket, and there are no
+    /// other connections. Checksums detect a faulty disk.
     pub(super) async fn initdb(&self, directory: &Path, character_type: &str) -> Result<(), Error> {
         let mut command = self.command("initdb", directory);
         command.arg("--pgdata").arg(directory).args([
@@ -101,7 +102,7 @@ impl Cluster {
         run(command, CREATE_TIME_MAX).await.map(drop)
     }
 
-    /// In single-user mode, which needs neither a socket nor a client program, and syncs when it ends.
+    /// Runs the server in single-user mode, which needs neither a socket nor a client program, and syncs at its end.
     pub(super) async fn create_database(&self, directory: &Path) -> Result<(), Error> {
         let path = self.data_dir.join("create.sql");
         fs::write(&path, format!("create database {NAME}\n")).map_err(io_error("write", &path))?;
@@ -112,7 +113,7 @@ impl Cluster {
         run(command, CREATE_TIME_MAX).await.map(drop)
     }
 
-    /// Lets the user of Postgres enter a directory, as a trial: rights on the way there are of many kinds.
+    /// Checks that the user of Postgres can enter a directory, by trying it: the rights on its path are of many kinds.
     pub(super) async fn prove_reachable(&self, directory: &Path) -> Result<(), Error> {
         let mut command = self.command("postgres", directory);
         command.arg("--version");
@@ -128,8 +129,8 @@ impl Cluster {
         }
     }
 
-    /// Starts the server and waits until it is ready. When the one before was killed, its processes may hold its memory
-    /// for some time yet; Postgres then refuses to start, and is asked again.
+    /// Starts the server and waits until it is ready. After a kill the old processes may still hold their memory;
+    /// Postgres then refuses to start, and is started again.
     pub(super) async fn launch(&self) -> Result<Server, Error> {
         let begin = Instant::now();
         loop {
@@ -144,7 +145,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server's process once nothing of an earlier one is left.
+    /// Starts the server's process after the processes of an earlier one have ended.
     pub(super) async fn spawn(&self) -> Result<Server, Error> {
         self.clear_the_way().await;
         let program = self.programs.folder.join("postgres");
@@ -185,8 +186,8 @@ impl Cluster {
         Err(Error::NotReady { ending, log, output: server.output.rest().await })
     }
 
-    /// Ends what a dead gateway or a dead server left running, so that the next server is the only one. Stopping and
-    /// starting takes less than a second, and makes the new server this process's child, whose end is an event.
+    /// Ends the processes that an earlier gateway or server left, so that the next server is the only one. A stop and a
+    /// start take less than a second, and make the new server a child of this process, which learns of its end.
     pub(super) async fn clear_the_way(&self) {
         let family = self.family();
         if let Some(postmaster) = family.postmaster {
@@ -214,15 +215,15 @@ impl Cluster {
         self.remove_stale_files();
     }
 
-    /// Signals a process through `pg_ctl`, as the user of Postgres: it can reach none but that user's processes.
+    /// Sends a signal through `pg_ctl` as the user of Postgres, which can reach only that user's processes.
     pub(super) async fn signal(&self, signal: &str, process: u32) {
         let mut command = self.command("pg_ctl", Path::new("/"));
         command.args(["kill", signal, &process.to_string()]);
-        // An error means that the process is gone already, or that waiting for its end will show that it is not.
+        // On an error the process has ended, or the wait for its end will fail.
         let _ = run(command, TOOL_TIME_MAX).await;
     }
 
-    /// Whether the cluster's processes end in time. They are not this process's children, so no event tells their end.
+    /// Waits for the end of the cluster's processes. They are not children of this process, so it polls.
     pub(super) async fn family_gone(&self, time_max: Duration) -> bool {
         let started = Instant::now();
         while !self.family().is_empty() {
@@ -234,7 +235,7 @@ impl Cluster {
         true
     }
 
-    /// The running processes of this cluster, by their command lines, which every user may read.
+    /// The running processes of this cluster, found by their command lines, which every user may read.
     pub(super) fn family(&self) -> Family {
         let name = cluster_name(&self.data_dir);
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
@@ -250,21 +251,21 @@ impl Cluster {
             }
         }
         if !Path::new("/proc/self").exists() {
-            // A system without /proc: Postgres's own note of its process is all there is.
+            // A system without /proc has only the file that Postgres writes.
             family.postmaster = self.noted_process();
         }
         family
     }
 
-    /// The process that `postmaster.pid` names.
+    /// The process in `postmaster.pid`.
     pub(super) fn noted_process(&self) -> Option<u32> {
         let text = fs::read_to_string(self.cluster_dir.join("postmaster.pid")).ok()?;
         text.lines().next()?.trim().parse().ok()
     }
 
-    /// Removes what would stop the start without need. Postgres itself sees through a note of a process that is gone;
-    /// it takes a process that got the same number later, after a crash of the machine, for a running server. Nothing
-    /// of this cluster runs here, and the key of the shared memory guards against error.
+    /// Removes files that would block the start. Postgres ignores a `postmaster.pid` whose process has ended. But after
+    /// a crash of the machine another process may have that number, and Postgres would take it for a running server. No
+    /// process of this cluster runs here, and the key of the shared memory guards against a mistake.
     pub(super) fn remove_stale_files(&self) {
         let noted = self.noted_process();
         if self.family().is_empty() && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists()) {
@@ -277,7 +278,7 @@ impl Cluster {
     }
 }
 
-/// The first directory on the way that others than its owner may not pass.
+/// The first directory of the path that only its owner may enter.
 pub(super) fn first_closed(directory: &Path) -> &Path {
     let closed = |path: &&Path| fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 == 0);
     let mut way: Vec<&Path> = directory.ancestors().skip(1).collect();
@@ -304,8 +305,8 @@ pub(super) enum Kin {
     Child,
 }
 
-/// What a process is to the cluster. The postmaster keeps the arguments that it was started with; its children replace
-/// them by a title such as `postgres: eye-0123456789abcdef: checkpointer`.
+/// The role of a process in the cluster. The postmaster keeps its arguments; its children replace theirs by a title
+/// such as `postgres: eye-0123456789abcdef: checkpointer`.
 pub(super) fn kin(command_line: &[u8], cluster_dir: &Path, cluster_name: &str) -> Option<Kin> {
     let title = format!("postgres: {cluster_name}: ");
     if command_line.starts_with(title.as_bytes()) {

@@ -1,5 +1,5 @@
-//! What the programs of Postgres print: read at once by a thread, so that none of them ever waits for the gateway; the last
-//! lines are kept for errors, and the server's lines go to a log of a bounded size.
+//! Reads the output of the programs of Postgres on a thread of its own, so that none of them waits for the gateway.
+//! Keeps the last lines for errors, and writes the server's lines to a log of bounded size.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -13,20 +13,20 @@ use tokio::time::timeout;
 
 use super::{Error, FAMILY_TIME_MAX, io_error};
 
-/// The log and the one before it each have this size at most.
+/// Most bytes of the log, and of the log before it.
 pub(super) const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// What is kept in memory of a program's output, for error messages.
+/// Most lines of a program's output that are kept for error messages.
 pub(super) const TAIL_LINES_MAX: usize = 8;
 
-/// A longer line of output is cut into several.
+/// Longest line. Longer output becomes several lines.
 pub(super) const LINE_BYTES_MAX: u64 = 2048;
 
-/// Postgres has printed this when it accepts connections, in every version; `lc_messages` holds it to English.
+/// Every version of Postgres prints this when it accepts connections. `lc_messages` keeps it in English.
 pub(super) const READY_LINE: &str = "database system is ready to accept connections";
 
-/// What a program prints: its last lines, and two events. Read by a thread of its own until the last process that holds
-/// the other end is gone, so that no program ever waits for the gateway to read.
+/// The output of a program: its last lines, and two events. A thread reads it until the last process that holds the
+/// other end has ended.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) tail: Arc<Mutex<VecDeque<String>>>,
@@ -35,7 +35,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Starts to read from a new pipe, also into the log if there is one.
+    /// Starts to read a new pipe. With `log` its lines also go there.
     pub(super) fn collect(log: Option<Arc<Mutex<Log>>>) -> io::Result<(PipeWriter, Output)> {
         let (reader, writer) = io::pipe()?;
         let tail = Arc::new(Mutex::new(VecDeque::with_capacity(TAIL_LINES_MAX)));
@@ -52,7 +52,7 @@ impl Output {
                 }
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
                 if text.contains(READY_LINE) {
-                    // Nobody waits for it a second time.
+                    // The receiver gets the event once. Later lines of this kind have no receiver.
                     let _ = ready_tx.take().map(|tx| tx.send(()));
                 }
                 let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,28 +67,28 @@ impl Output {
         Ok((writer, output))
     }
 
-    /// The last lines so far, as one.
+    /// The last lines so far, joined.
     pub(super) fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
     }
 
-    /// Waits, but not long, for the end of the last process that prints here.
+    /// Waits briefly for the end of the last process that writes to this pipe.
     pub(super) async fn end(&mut self) {
-        // One that was told before must not be awaited again.
+        // A receiver that has returned must not be polled again.
         if !self.ended.is_terminated() {
             let _ = timeout(FAMILY_TIME_MAX, &mut self.ended).await;
         }
     }
 
-    /// The last lines once the program has ended.
+    /// The last lines, after the program has ended.
     pub(super) async fn rest(&mut self) -> String {
         self.end().await;
         self.tail()
     }
 }
 
-/// The server's log: a file and the one before it, each of a bounded size.
+/// The server's log: the current file and the one before it, both of bounded size.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) path: PathBuf,
@@ -104,7 +104,7 @@ impl Log {
         Ok(Log { path, file, bytes })
     }
 
-    /// Appends. A full disk costs lines of the log, never the server that writes them.
+    /// Appends a line. On a full disk the log loses lines, and the server that writes them goes on.
     pub(super) fn write(&mut self, line: &[u8]) {
         if self.bytes + line.len() as u64 > LOG_BYTES_MAX {
             let _ = fs::rename(&self.path, self.path.with_extension("log.1"));

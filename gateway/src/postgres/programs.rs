@@ -1,5 +1,5 @@
-//! The installed programs of Postgres and the user who runs them: found in the order that people expect, run with a bound
-//! on their time, and told with their last lines when they fail.
+//! The installed programs of Postgres, and the user that runs them. It finds them in a fixed order of folders, runs
+//! each within a time limit, and reports the last lines of one that fails.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,13 +15,13 @@ use tokio::time::timeout;
 use super::output::Output;
 use super::{Error, Options, io_error};
 
-/// The oldest major version that is used: what the flags of `initdb` below and the gateway's SQL need.
+/// The oldest usable major version: `initdb` and the gateway's SQL need it.
 pub(super) const VERSION_MIN: u32 = 14;
 
-/// For programs that only print or signal.
+/// The time for a program that only prints or sends a signal.
 pub(super) const TOOL_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Where installers put server programs: parent folder, what precedes the version number, and what follows it.
+/// The folders in which installers put server programs: the parent folder, the prefix of the version, and the rest.
 pub(super) const SYSTEM_FOLDERS: &[(&str, &str, &str)] = &[
     ("usr/lib/postgresql", "", "bin"),
     ("usr", "pgsql-", "bin"),
@@ -32,10 +32,10 @@ pub(super) const SYSTEM_FOLDERS: &[(&str, &str, &str)] = &[
     ("Applications/Postgres.app/Contents/Versions", "", "bin"),
 ];
 
-/// Where they are without a version in the path.
+/// The folders that have no version in their paths.
 pub(super) const PLAIN_FOLDERS: &[&str] = &["usr/local/pgsql/bin", "opt/homebrew/bin", "usr/local/bin", "usr/bin"];
 
-/// The unprivileged user that root runs Postgres as.
+/// The unprivileged user that runs Postgres if the gateway runs as root.
 #[derive(Debug, Clone)]
 pub(super) struct User {
     pub(super) name: String,
@@ -44,8 +44,8 @@ pub(super) struct User {
 }
 
 impl User {
-    /// Who runs Postgres: the gateway's own user (`None`) unless that is root; then whoever owns the cluster already;
-    /// then `postgres`; then `nobody`.
+    /// Chooses the user: the gateway's own (`None`) unless that is root; then the owner of the cluster, then
+    /// `postgres`, then `nobody`.
     pub(super) async fn choose(root: bool, cluster_dir: &Path) -> Result<Option<User>, Error> {
         let owner = fs::metadata(cluster_dir).ok().map(|found| (found.uid(), found.gid()));
         if !root {
@@ -70,14 +70,14 @@ impl User {
     }
 }
 
-/// Asks `id`, which knows every source of users that the machine has, and is on every Unix.
+/// Asks the program `id`, which every Unix has and which knows every source of users.
 pub(super) async fn id(arguments: &[&str]) -> Option<u32> {
     let mut command = Command::new("id");
     command.args(arguments);
     run(command, TOOL_TIME_MAX).await.ok()?.trim().parse().ok()
 }
 
-/// The folder of one installed version.
+/// The folder and the major version of one installation.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     pub(super) folder: PathBuf,
@@ -85,7 +85,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The programs for the cluster if it is there, else those for a new one.
+    /// Finds the programs that fit the cluster, or any for a new one.
     pub(super) async fn find(options: &Options, cluster_dir: &Path, user: Option<&User>) -> Result<Programs, Error> {
         let there = cluster_dir.try_exists().map_err(io_error("look for", cluster_dir))?;
         let needed = if there { Some(cluster_version(cluster_dir)?) } else { None };
@@ -101,7 +101,7 @@ impl Programs {
                 (Some(programs), None) => return Ok(programs),
                 (Some(programs), Some(needed)) if programs.major == needed => return Ok(programs),
                 (Some(programs), Some(_)) => found.push(programs.major),
-                // Another version than the one that the operator named must not make the new cluster.
+                // A new cluster must not be made by another version than the one in the folder that the operator named.
                 (None, None) if named => break,
                 (None, _) => {}
             }
@@ -118,7 +118,8 @@ impl Programs {
         }
     }
 
-    /// Asks the folder's server for its version, as the user that will run it: whether it may is part of the proof.
+    /// Asks the server in this folder for its version, as the user that will run it. The check fails if that user may
+    /// not.
     pub(super) async fn prove(folder: PathBuf, user: Option<&User>) -> Option<Programs> {
         if !["postgres", "initdb", "pg_ctl"].iter().all(|name| folder.join(name).is_file()) {
             return None;
@@ -130,26 +131,26 @@ impl Programs {
     }
 }
 
-/// The major version in what `postgres --version` prints, such as `postgres (PostgreSQL) 15.13 (Debian 15.13-0)`.
+/// The major version in the output of `postgres --version`, such as `postgres (PostgreSQL) 15.13 (Debian 15.13-0)`.
 pub(super) fn parse_version(output: &str) -> Option<u32> {
     let (_, version) = output.split_once("(PostgreSQL) ")?;
     let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..digits].parse().ok()
 }
 
-/// The major version that made a cluster.
+/// The major version of a cluster.
 pub(super) fn cluster_version(cluster_dir: &Path) -> Result<u32, Error> {
     let file = cluster_dir.join("PG_VERSION");
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
-        // What may not be read may well be a cluster.
+        // An unreadable file may still belong to a cluster.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(io_error("read", &file)(error)),
         Err(_) => return Err(Error::NotACluster(cluster_dir.to_owned())),
     };
     text.trim().parse().map_err(|_| Error::NotACluster(cluster_dir.to_owned()))
 }
 
-/// The folders to look in, first choice first: the named one, the search path, then the system's, newest first.
+/// The folders in the order of the search: the named one, the search path, then the system's, newest first.
 pub(super) fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = bin_dir.map(Path::to_owned).into_iter().collect();
     let searched = search_path.map(std::env::split_paths);
@@ -170,8 +171,8 @@ pub(super) fn folders(bin_dir: Option<&Path>, search_path: Option<&OsStr>, root:
     folders
 }
 
-/// A program of Postgres, in its own process group so that Ctrl-C in a terminal reaches the gateway alone, and without
-/// the gateway's environment, which may hold secrets. For root, std also drops the supplementary groups.
+/// A program of Postgres. It has a process group of its own, so that Ctrl-C in a terminal reaches only the gateway, and
+/// no environment of the gateway, which may hold secrets. As root, std also drops the supplementary groups.
 pub(super) fn as_user(program: &Path, directory: &Path, user: Option<&User>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(directory).process_group(0).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
@@ -181,14 +182,14 @@ pub(super) fn as_user(program: &Path, directory: &Path, user: Option<&User>) -> 
     command
 }
 
-/// Runs a program to its end, and returns the last lines that it printed.
+/// Runs a program to its end, and returns its last lines.
 pub(super) async fn run(mut command: Command, time_max: Duration) -> Result<String, Error> {
     let path = PathBuf::from(command.as_std().get_program());
     let (writer, mut output) = Output::collect(None).map_err(io_error("watch", &path))?;
     let stderr = writer.try_clone().map_err(io_error("watch", &path))?;
     command.stdout(writer).stderr(stderr).kill_on_drop(true);
     let mut child = command.spawn().map_err(io_error("run", &path))?;
-    // The command holds the pipe open, and its end is awaited below.
+    // The command holds the pipe open. Its end is awaited below.
     drop(command);
     let ending = match timeout(time_max, child.wait()).await {
         Ok(Ok(status)) if status.success() => return Ok(output.rest().await),

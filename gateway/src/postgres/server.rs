@@ -1,4 +1,4 @@
-//! The running server: watched, started again when it dies, and stopped by steps of growing force.
+//! The running server. The supervisor starts it again when it dies, and stops it with growing force.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,21 +13,21 @@ use super::cluster::Cluster;
 use super::output::Output;
 use super::programs::{User, describe};
 
-/// How long a fast shutdown may take, which ends with writing all dirty pages, before an immediate one.
+/// The time for a fast shutdown, which writes all dirty pages, before an immediate one.
 pub(super) const FAST_STOP_TIME_MAX: Duration = Duration::from_secs(15);
 
-/// How long an immediate shutdown may take before the server is killed.
+/// The time for an immediate shutdown before the server is killed.
 pub(super) const IMMEDIATE_STOP_TIME_MAX: Duration = Duration::from_secs(6);
 
-/// Restarts wait from the first to the second of these, doubling, while the server keeps dying. A server that cannot
-/// start for want of disk space must be back soon after there is room, so the second is short.
+/// The first and the longest pause before a restart. The pause doubles while the server keeps dying. The longest is
+/// short, so that a server without disk space is back soon after there is some.
 pub(super) const RESTART_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// A server that ran for this long was well: its death is answered by an immediate restart.
+/// After this run time a server counts as healthy, and a restart needs no pause.
 pub(super) const WELL_AFTER: Duration = Duration::from_secs(60);
 
-/// The server's process. Dropped while it runs, it is told to stop fast: an error on the gateway's way up or down must
-/// not leave a server behind.
+/// The server's process. A drop while it runs sends the signal for a fast stop, so that no error of the gateway leaves
+/// a server behind.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) child: Child,
@@ -38,7 +38,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Fast, then immediate, then by force; each with a bound.
+    /// Stops the server fast, then immediately, then by a kill, each within a time limit.
     pub(super) async fn stop(mut self, cluster: &Cluster) {
         for (signal, time_max) in [("INT", FAST_STOP_TIME_MAX), ("QUIT", IMMEDIATE_STOP_TIME_MAX)] {
             let Some(process) = self.child.id() else {
@@ -50,7 +50,7 @@ impl Server {
             }
             tracing::warn!(signal, seconds = time_max.as_secs(), "Postgres did not stop in time");
         }
-        // An error means that it has just ended.
+        // On an error it has just ended.
         let _ = self.child.start_kill();
         let _ = timeout(IMMEDIATE_STOP_TIME_MAX, self.child.wait()).await;
     }
@@ -67,17 +67,17 @@ impl Drop for Server {
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
         }
-        // Takes a few milliseconds. If it fails, the next start takes the server up.
+        // This takes a few milliseconds. If it fails, the next start takes the server over.
         let _ = command.status();
     }
 }
 
-/// Keeps the server running until told to stop.
+/// Keeps the server running until `stop`.
 pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: oneshot::Receiver<()>) {
     let mut delay = Duration::ZERO;
     loop {
         let status = tokio::select! {
-            // Either told, or the handle was dropped.
+            // The owner sent the stop, or was dropped.
             _ = &mut stop => return server.stop(&cluster).await,
             status = server.child.wait() => status,
         };
@@ -90,7 +90,7 @@ pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: on
             output = server.output.tail(),
             "Postgres ended by itself and is started again"
         );
-        // Most of the processes that share the dead server's memory notice and end by themselves.
+        // Most of the processes that share the dead server's memory notice its death and end.
         server.output.end().await;
         server = tokio::select! {
             _ = &mut stop => return,
@@ -100,14 +100,14 @@ pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: on
             _ = &mut stop => return server.stop(&cluster).await,
             ready = cluster.ready(&mut server) => ready,
         };
-        // One that has ended is told of above; one that still tries is given more time.
+        // The next turn of the loop logs a server that has ended. One that still starts gets more time.
         if let (Err(error), Some(_)) = (ready, server.child.id()) {
             tracing::error!(%error, "Postgres did not come back yet");
         }
     }
 }
 
-/// Starts the server's process again, after the delay, which grows with each call.
+/// Starts the server's process again after the pause, which grows with each call.
 pub(super) async fn restart(cluster: &Cluster, delay: &mut Duration) -> Server {
     loop {
         tokio::time::sleep(*delay).await;

@@ -1,45 +1,47 @@
-//! What the embedded Postgres runs with: durable, whatever the cluster's files say, and fit for the machine's memory.
+//! The settings of the embedded Postgres. They keep it durable whatever the cluster's files say, and fit the machine's
+//! memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Given on the command line, so that they win over anything in the cluster's files. Durability is spelled out because
-/// `stored` is promised after commit: no setting in a file may weaken it.
+/// Settings of the command line, which override those in the cluster's files. Those for durability are explicit, since
+/// the gateway promises that stored events are durable, and no file may weaken that.
 pub(super) const SETTINGS: &[&str] = &[
     "fsync=on",
     "full_page_writes=on",
     "synchronous_commit=on",
-    // Only the private socket: no port to guard, none to collide with.
+    // Only the private socket: TCP would need a port and a guard for it.
     "listen_addresses=",
     "unix_socket_permissions=0700",
-    // Nobody subscribes to this cluster; its launcher is one process less.
+    // The cluster has no subscribers, so the launcher would be a useless process.
     "max_logical_replication_workers=0",
     "wal_buffers=16MB",
-    // Images of whole pages are most of the log, since the keys are random, and what is random does not get smaller: in a
-    // table of 8 million events, compressing saved 5 % of the log and made an insert after a checkpoint take three times
-    // as long.
+    // Images of whole pages are most of the log, since the keys are random, and random data does not compress. In a
+    // table of 8 million events, compression saved 5 % of the log and made an insert after a checkpoint take three
+    // times as long.
     "wal_compression=off",
     "min_wal_size=256MB",
     "checkpoint_timeout=5min",
-    // After a crash everything is synced before the replay: in one call, not in one for each of a thousand files, which
-    // takes seconds on a busy disk. Linux tells of failed writes that way since 5.8; other systems do not have it.
+    // After a crash Postgres syncs everything before the replay. With syncfs this is one call instead of one for each
+    // of a thousand files, which takes seconds on a busy disk. Linux reports failed writes there since 5.8; other
+    // systems lack it.
     #[cfg(target_os = "linux")]
     "recovery_init_sync_method=syncfs",
-    // A read across years locks each month's partition with its indexes, four for each; 240 months must fit.
+    // A read across years locks each month's partition and its four indexes; 240 months must fit.
     "max_locks_per_transaction=512",
-    // Ingesting statements are short: compiling them costs more than it saves.
+    // Statements of ingest are short, and compiling them would cost more than it saves.
     "jit=off",
     "autovacuum=on",
-    // Timestamps are UTC everywhere in the gateway.
+    // The gateway uses UTC everywhere.
     "timezone=UTC",
     "log_timezone=UTC",
-    // The gateway collects the log itself, which bounds its size.
+    // The gateway writes the log itself, with a bounded size.
     "logging_collector=off",
     "log_destination=stderr",
     "log_min_messages=warning",
     "log_line_prefix=%m [%p] ",
     "lc_messages=C",
-    // Statements and details quote events; the log must not.
+    // Statements and details quote events, which the log must not contain.
     "log_min_error_statement=panic",
     "log_error_verbosity=terse",
     "log_statement=none",
@@ -48,22 +50,24 @@ pub(super) const SETTINGS: &[&str] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// What depends on how much memory there is.
+/// The settings that depend on the memory.
+///
+/// The primary key starts with the session, so consecutive events go to different pages of its index. If the index is
+/// larger than `shared_buffers`, each event reads a page and writes another one back.
 ///
 /// The primary key begins with the session, so that each event goes to a page of its index that no other is at. Once the
 /// index is larger than `shared_buffers`, every event reads a page and writes another back.
 pub(super) fn sized(memory_bytes: Option<u64>) -> [String; 2] {
-    // A machine of 1 GiB is taken for granted.
+    // Without a figure it assumes 1 GiB.
     let memory_mib = memory_bytes.unwrap_or(1 << 30) / MIB;
     let buffers_mib = (memory_mib / 8).clamp(128, 1_024);
-    // The first change of a page after each checkpoint writes the whole page to the log, so checkpoints are as rare as the
-    // replay after a crash allows, which takes seconds for each GiB. The log takes up this much space on disk.
+    // After each checkpoint the first change of a page writes the whole page to the log. So checkpoints are as rare as
+    // the replay after a crash allows, which takes seconds for each GiB. The log takes this much disk space.
     let log_mib = (memory_mib / 8).clamp(1_024, 2_048);
     [format!("shared_buffers={buffers_mib}MB"), format!("max_wal_size={log_mib}MB")]
 }
 
-/// How much memory this process and its children may use: what the machine has, or what the narrowest of its control
-/// groups allows.
+/// The memory that this process and its children may use: the machine's, or the least limit of its control groups.
 pub(super) fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let own = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group(&text)).unwrap_or_default();
@@ -73,12 +77,12 @@ pub(super) fn memory_bytes() -> Option<u64> {
     machine.into_iter().chain(limits).min()
 }
 
-/// The control group that `/proc/self/cgroup` tells, below their root.
+/// The control group in `/proc/self/cgroup`, relative to their root.
 fn group(text: &str) -> Option<PathBuf> {
     Some(text.lines().find_map(|line| line.strip_prefix("0::/"))?.into())
 }
 
-/// What `/proc/meminfo` tells as the machine's memory.
+/// The machine's memory in `/proc/meminfo`.
 fn total(meminfo: &str) -> Option<u64> {
     let kib: u64 =
         meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim_end_matches("kB").trim().parse().ok()?;

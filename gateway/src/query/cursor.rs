@@ -1,6 +1,5 @@
-//! Cursors: where the next page begins, as an opaque text. A cursor is bound to its query by a digest over the query's
-//! kind and filters, so one of another query, or one that was changed, is refused instead of giving a wrong page. It is no
-//! secret: it holds nothing that the page before did not show.
+//! Cursors: the place of the next page as an opaque text. A digest in the cursor binds it to its query, so that a
+//! cursor of another query, or a changed one, is rejected. A cursor is not secret: it holds only values of its page.
 
 use chrono::{DateTime, Datelike as _};
 use eye_event::hex::{self, Hex};
@@ -11,12 +10,12 @@ use crate::parameters::bad;
 use crate::response::Refusal;
 use crate::store::{CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
 
-/// Of the notation below. A gateway that knows another one refuses these.
+/// The version of the notation. A gateway rejects cursors of other versions.
 const VERSION: char = '1';
-/// Bytes of the digest that are kept.
+/// Bytes of the digest in a cursor.
 const CHECK_BYTES: usize = 8;
 
-/// What a cursor names: the last row of a page by its key.
+/// The key of the last row of a page.
 pub(super) trait Place: Sized {
     fn write(&self) -> String;
     fn read(text: &str) -> Option<Self>;
@@ -53,7 +52,7 @@ impl Place for LetterCursor {
 
     fn read(text: &str) -> Option<Self> {
         let (us, id) = text.split_once(' ')?;
-        // What Postgres cannot hold was never in a cursor.
+        // Postgres cannot hold such a time, so no cursor has it.
         let received_at = DateTime::from_timestamp_micros(us.parse().ok()?)?;
         let held = (0..=9_999).contains(&received_at.year());
         held.then_some(Self { received_at, id: Uuid::try_parse(id).ok()? })
@@ -86,13 +85,13 @@ impl Place for CountPosition {
     }
 }
 
-/// The cursor of a place in a query. `query` is all that the query is told by, but for how much of it is wanted.
+/// Writes the cursor of a place. `query` identifies the query, without the size of its pages.
 pub(super) fn write(query: &str, place: &impl Place) -> String {
     let place = place.write();
     format!("{VERSION}{}{}", Hex(&check(query, &place)), Hex(place.as_bytes()))
 }
 
-/// The place that a cursor of this very query names.
+/// Reads the place from a cursor of this query.
 pub(super) fn read<P: Place>(query: &str, text: &str) -> Result<P, Refusal> {
     let refusal = || {
         bad(
@@ -121,11 +120,11 @@ fn check(query: &str, place: &str) -> [u8; CHECK_BYTES] {
     check
 }
 
-/// For fuzzing: whatever text names a place of some kind, the place survives being written, and a cursor as well.
+/// For fuzzing: a place that some text names survives being written and read, and so does its cursor.
 #[cfg(fuzzing)]
 pub fn hold_cursors(query: &str, text: &str) {
     fn hold<P: Place>(query: &str, text: &str) {
-        // No text that was made up has the right check, so this is only about not breaking down.
+        // No made-up text has the right digest, so this only checks that the reader does not panic.
         drop(read::<P>(query, text));
         let Some(place) = P::read(text) else { return };
         let again = P::read(&place.write()).expect("what was written can be read");

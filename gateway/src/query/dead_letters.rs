@@ -1,5 +1,5 @@
-//! Dead letters over HTTP: pages by filter, one with its raw bytes, and the order to judge a choice of them again. What
-//! redriving is, is `redrive.rs`'s affair; rows are the store's.
+//! Dead letters over HTTP: pages by filter, a single letter with its raw bytes, and redriving. `redrive.rs` judges the
+//! letters, and the store reads the rows.
 
 use chrono::DateTime;
 use eye_event::outcome::OutcomeKind;
@@ -21,15 +21,15 @@ use crate::share::Held;
 use crate::store::{Choice, LetterFilter};
 use crate::trust::{Application, Scope};
 
-/// Letters of a page or of a redrive, unless the caller asks for another number.
+/// Letters of a page or a redrive, unless the caller asks for another number.
 const LIMIT: u32 = 100;
-/// Most letters of a page or of a redrive.
+/// Most letters of a page or a redrive.
 const LIMIT_MAX: u32 = 1_000;
 
-/// What chooses dead letters.
+/// The parameters of a filter for dead letters.
 const FILTERS: [&str; 7] = ["reason", "code", "application", "category", "name", "from", "to"];
 
-/// `GET /v1/dead-letters`: the latest first.
+/// `GET /v1/dead-letters`: a page, the latest letters first.
 pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
     let known: Vec<&'static str> = FILTERS.into_iter().chain(["limit", "cursor"]).collect();
     let parameters = Parameters::read(query, &known)?;
@@ -39,7 +39,7 @@ pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
 fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
     let reasons = ["rejected", "quarantined"].map(|reason| (reason, reason));
     let reason = parameters.text("reason").map(|_| parameters.choice("reason", &reasons)).transpose()?;
-    // What was refused may have broken the rules for words, so nothing but NUL is wrong here.
+    // A refused event may break the rules for words, so only NUL is rejected here.
     let text = |name| match parameters.text(name) {
         Some(text) if text.contains('\0') => Err(bad(name, "must not hold a NUL")),
         text => Ok(text.map(str::to_owned)),
@@ -56,11 +56,11 @@ fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
     })
 }
 
-/// `GET /v1/dead-letters/{id}`: one, with the bytes that are kept for a caller who may read them.
+/// `GET /v1/dead-letters/{id}`: one letter. A caller with the scope `raw` gets its kept bytes too.
 ///
 /// # Errors
 ///
-/// [`Refusal::BadParameter`], [`Refusal::NotFound`], and those of a read.
+/// [`Refusal::BadParameter`], [`Refusal::NotFound`], and the refusals of a read.
 pub async fn show(
     query: &Query,
     caller: &Application,
@@ -78,26 +78,26 @@ pub async fn show(
     send(whole_json(&letter, raw).to_string().into_bytes(), encoding).await
 }
 
-/// `POST /v1/dead-letters/redrive`: judges the chosen dead letters again.
+/// `POST /v1/dead-letters/redrive`: judges the chosen letters again.
 ///
 /// # Errors
 ///
-/// Those of reading a body; [`Refusal::BadParameter`]; those of [`Redrive::run`].
+/// The refusals of a body, [`Refusal::BadParameter`], and those of [`Redrive::run`].
 pub async fn redrive(query: &Query, caller: &Application, request: Request<Incoming>) -> Result<Response, Refusal> {
     let Redriving { judges, events, body_limits, in_flight, answer, turn } = &query.redriving;
     let (head, body) = request.into_parts();
     body::must_be_json(&head.headers)?;
     let received = body::read(&head.headers, body, body_limits, Held::none(in_flight, caller.share())).await?;
     let (request, told_by) = redrive_request(&received.bytes)?;
-    // One at a time: each holds raw bytes in memory that no budget of bodies knows of.
+    // One at a time, since a redrive holds raw bytes in memory that no budget of bodies counts.
     let Ok(_turn) = turn.try_acquire() else { return Err(Refusal::Overloaded) };
-    // The rest is for what was begun before.
+    // The other half of the time is for letters that it has begun.
     let redrive = Redrive { judges, clock: &query.clock, events, time: *answer / 2 };
     let report = tokio::time::timeout(*answer, redrive.run(&request)).await.map_err(|_| Refusal::DatabaseAway)??;
     Ok(response::json(StatusCode::OK, report_json(&report, request.dry_run, &told_by).to_string()))
 }
 
-/// The body of a redrive. `ids` or `filter`, not both; an empty filter means all that were not redriven yet.
+/// The body of a redrive. It has either `ids` or `filter`. An empty filter selects all letters that were not redriven.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ask {
@@ -105,11 +105,11 @@ struct Ask {
     filter: Option<serde_json::Map<String, Value>>,
     limit: Option<u32>,
     cursor: Option<String>,
-    /// True unless it is said to be false: what cannot be taken back is never done by leaving something out.
+    /// True by default, so that a missing member causes no change that cannot be undone.
     dry_run: Option<bool>,
 }
 
-/// What is to be done, and what its cursors are bound to: the choice, be it tried dry or not.
+/// Parses the body. The text identifies the choice, for its cursors; a dry run has the same.
 fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
     let ask: Ask = serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
@@ -140,7 +140,7 @@ fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
     Ok((RedriveRequest { choice, after, limit, dry_run: ask.dry_run.unwrap_or(true) }, told_by))
 }
 
-/// What came of a redrive, as answers show it.
+/// The answer to a redrive.
 fn report_json(report: &Report, dry_run: bool, told_by: &str) -> Value {
     json!({
         "dry_run": dry_run,

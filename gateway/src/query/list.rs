@@ -1,4 +1,4 @@
-//! A result of any kind, got page by page and written as items of JSON. Pages and streams differ only in what stands
+//! Gets a result of any kind page by page, and writes its items as JSON. Pages and streams differ only in the separator
 //! between the items.
 
 use super::cursor::{self, Place};
@@ -8,7 +8,7 @@ use crate::response::{Refusal, of_store};
 use crate::store::{CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
 use crate::turns::Turn;
 
-/// What is listed.
+/// The kinds of results, with their filters.
 #[derive(Debug)]
 pub(super) enum List {
     Events(EventFilter),
@@ -18,24 +18,24 @@ pub(super) enum List {
     DeadLetters(LetterFilter),
 }
 
-/// A list with the words around it.
+/// A list and the JSON around it.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) list: List,
     pub(super) parameters: Parameters,
-    /// The fields that stand before the list, each with its comma.
+    /// The members before the list, each with its comma.
     head: String,
-    /// The name of the list.
+    /// The name of the list's member.
     name: &'static str,
-    /// All that the list is told by, for its cursors.
+    /// The text that identifies this query, for its cursors.
     told_by: String,
 }
 
-/// Items of a page, with `separator` after each.
+/// The items of a page, with `separator` after each.
 #[derive(Debug)]
 pub(super) struct Items {
     pub(super) bytes: Vec<u8>,
-    /// How many.
+    /// The number of items.
     pub(super) count: u32,
     /// The cursor of the next page.
     pub(super) next: Option<String>,
@@ -43,14 +43,14 @@ pub(super) struct Items {
 
 impl Listing {
     pub(super) fn new(list: List, parameters: Parameters, head: String, name: &'static str) -> Self {
-        // Both, since the head has what the path says, and the parameters what they were when it was asked: a range that
-        // ends now is another range a moment later, and still the same query.
+        // The head has the path, and the parameters have the query. For counts the head is left out: a range that ends
+        // now ends later in the next request, and the query is still the same.
         let place = if matches!(list, List::Counts(_)) { "" } else { &head };
         let told_by = format!("{name} {place} {}", parameters.told());
         Self { list, parameters, head, name, told_by }
     }
 
-    /// The items after a cursor, on a turn of who asks.
+    /// Gets the items after a cursor. It holds the reader's turn until then.
     pub(super) async fn page(
         &self,
         store: &Store,
@@ -104,7 +104,7 @@ impl Listing {
         }
     }
 
-    /// The whole answer of a page.
+    /// The whole body of a page.
     pub(super) fn whole(&self, page: Items) -> Vec<u8> {
         let mut items = page.bytes;
         items.pop();

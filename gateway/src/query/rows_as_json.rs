@@ -1,5 +1,4 @@
-//! How rows look in JSON. Written straight into the answer: `data` is spliced in as Postgres wrote it, because parsing it
-//! here could only lose digits.
+//! Writes rows as JSON into the answer. `data` is copied as Postgres wrote it, since parsing it could lose digits.
 
 use std::io::Write as _;
 
@@ -13,10 +12,10 @@ use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent,
 use crate::traceparent::Traceparent;
 use crate::trust::Scope;
 
-/// Writing to a vector cannot fail.
+/// The reason why a write to a vector succeeds.
 const WRITES: &str = "a vector takes everything";
 
-/// A category with those of its names that are on the page.
+/// A category, with those of its names that are on the page.
 #[derive(Debug)]
 pub(super) struct Category {
     category: String,
@@ -24,7 +23,7 @@ pub(super) struct Category {
     names: Vec<EventTypeRow>,
 }
 
-/// Gathers event types, which come in order, by category.
+/// Groups event types by category. They come in that order.
 pub(super) fn categories(rows: Vec<EventTypeRow>) -> Vec<Category> {
     let mut gathered: Vec<Category> = Vec::new();
     for row in rows {
@@ -128,13 +127,13 @@ pub(super) fn dead_letter(out: &mut Vec<u8>, letter: &StoredLetter) {
     write!(out, "{}", letter_json(letter)).expect(WRITES);
 }
 
-/// The fields `from` and `to`, each with its comma.
+/// The members `from` and `to`, each with its comma.
 pub(super) fn range(from_us: Option<i64>, to_us: Option<i64>) -> String {
     let word = |us: Option<i64>| us.map_or_else(|| "null".to_owned(), |us| format!("\"{}\"", time(us)));
     format!("\"from\":{},\"to\":{},", word(from_us), word(to_us))
 }
 
-/// A text in JSON.
+/// A text as a JSON string.
 pub(super) fn text(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -144,7 +143,7 @@ fn time(us: i64) -> String {
         .map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-/// A dead letter as answers show it, without its raw bytes.
+/// A dead letter in the form of an answer, without its raw bytes.
 pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
     let sha256 = |digest: Option<&[u8]>| digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok()).map(Digest);
@@ -175,8 +174,8 @@ pub(crate) fn letter_json(letter: &StoredLetter) -> Value {
     })
 }
 
-/// The same with the bytes that are kept, for those who may read them: as text where they are UTF-8, else in base64. For
-/// others it says what they lack.
+/// The same with the kept bytes for a caller who may read them: as text if they are UTF-8, otherwise in base64. For
+/// other callers it names the scope that they lack.
 pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     let mut whole = letter_json(letter);
     whole["raw_needs_scope"] = if raw.is_some() { Value::Null } else { Scope::Raw.as_str().into() };
@@ -190,7 +189,7 @@ pub(crate) fn whole_json(letter: &StoredLetter, raw: Option<&[u8]>) -> Value {
     };
     whole["raw_encoding"] = encoding.into();
     whole["raw"] = text.into();
-    // A release that does not know them may have rewritten the letter.
+    // An older release may have rewritten the letter and left the last words.
     let is_whole = letter.kept == KeptAs::Whole.as_str();
     whole["last_words"] = letter.last_words.as_deref().filter(|_| is_whole).into();
     whole

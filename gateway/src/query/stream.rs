@@ -1,7 +1,7 @@
-//! A whole result as lines, in constant memory: a task of its own gets a page by its key, hands it on when the client has
-//! taken the one before, and only then gets the next. No database connection is held while a client is slow, and a client
-//! that takes nothing for a while is cut off. A stream that ends early says so: its last line is the error, and where not
-//! even that can be said, the connection breaks off.
+//! Sends a whole result as lines, in constant memory. A task gets one page, hands it over when the client has read the
+//! one before, and only then gets the next. While a client is slow, the task holds no database connection; it gives up
+//! a client that reads nothing for a while. A stream that ends early has an error as its last line. If the task cannot
+//! send that line, the connection breaks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,26 +20,26 @@ use crate::store::{PageLimits, Store};
 use crate::trust::StillKnown;
 use crate::turns::Turns;
 
-/// About the bytes that are got from the database at once.
+/// About how many bytes the task gets from the database at once.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Rows of the first piece. Later ones have about as many as fit, going by the piece before.
+/// Rows of the first piece. The size of each piece decides the rows of the next one.
 const FIRST_ROWS: u32 = 100;
 const ROWS_MAX: u32 = 1_000;
-/// Before a piece is asked for again, when all connections for reading were at work.
+/// The pause before a page is requested again after all connections were in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
-/// Pieces that may wait for the client.
+/// Pieces that wait for the client.
 const WAITING_MAX: usize = 1;
 
-/// What a client asks for, and how.
+/// One request for a stream.
 pub(super) struct StreamRequest {
     pub(super) listing: Listing,
     pub(super) encoding: Encoding,
     pub(super) now_us: i64,
-    /// Looked at before each piece.
+    /// Checked before each page.
     pub(super) still_known: StillKnown,
 }
 
-/// What all reads share, and what of it is the reader's.
+/// What all reads share, and the reader's part in it.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     pub(super) turns: &'a Arc<Turns>,
@@ -47,7 +47,7 @@ pub(super) struct Shared<'a> {
     pub(super) streams: &'a Arc<Share>,
 }
 
-/// All streams of a gateway.
+/// All streams of the gateway.
 #[derive(Debug)]
 pub struct Streams {
     room: Arc<Budget>,
@@ -58,8 +58,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// At most `streams_max` at once, of which an application that is alone may have `share_percent`. A client that takes
-    /// nothing for `stall` is cut off.
+    /// At most `streams_max` streams at once, of which one application alone may have `share_percent`. The task gives
+    /// up a client that reads nothing for `stall`.
     pub fn new(streams_max: usize, share_percent: usize, stall: Duration) -> Self {
         Self {
             room: Budget::new(streams_max, share_percent),
@@ -70,17 +70,17 @@ impl Streams {
         }
     }
 
-    /// How many streams were cut off because their client took nothing.
+    /// How many streams were given up because their client read nothing.
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// How many streams may still begin now.
+    /// How many more streams may start now.
     pub fn room(&self) -> usize {
         self.room.free()
     }
 
-    /// Ends all streams with a last line that says so.
+    /// Ends all streams. Their last line says that the gateway drains.
     pub fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -91,7 +91,7 @@ impl Streams {
         self.tasks.wait().await;
     }
 
-    /// Begins a stream. Its first page is got before anything is answered, so that what is wrong has its own status.
+    /// Starts a stream. It gets the first page before it answers, so that an error so far has its own status.
     pub(super) async fn start(
         &self,
         store: &Store,
@@ -134,7 +134,7 @@ impl Streams {
 
 type Taken = (Receiver<Bytes>, Arc<AtomicBool>);
 
-/// What the client is sent next. A stream whose maker is gone before its end is broken off.
+/// The next piece for the client. If the task has ended before the stream was whole, the connection breaks.
 async fn next_piece((mut pieces, whole): Taken) -> Option<(Result<Bytes, BodyError>, Taken)> {
     match pieces.recv().await {
         Some(piece) => Some((Ok(piece), (pieces, whole))),
@@ -143,26 +143,26 @@ async fn next_piece((mut pieces, whole): Taken) -> Option<(Result<Bytes, BodyErr
     }
 }
 
-/// Why a stream goes no further.
+/// The ways in which a stream ends.
 enum End {
-    /// All is sent.
+    /// All rows were sent.
     Whole,
-    /// Something went wrong, which the client is told.
+    /// An error, which becomes the last line.
     Early(Refusal),
-    /// There is nobody to tell.
+    /// The client has gone, so no last line is sent.
     Gone,
 }
 
-/// One stream.
+/// One stream, which its task sends.
 struct Stream {
     store: Store,
-    /// Each piece needs a turn of its own.
+    /// Each page takes a turn.
     turns: Arc<Turns>,
     reads: Arc<Share>,
     listing: Listing,
     encoder: Encoder,
     pieces: Sender<Bytes>,
-    /// Set when the client has been told everything, be it an error.
+    /// Set when the client has the whole stream, even if its last line is an error. `next_piece` reads it.
     whole: Arc<AtomicBool>,
     stall: Duration,
     cut: Arc<AtomicU64>,
@@ -219,7 +219,7 @@ impl Stream {
         }
     }
 
-    /// The next page. When all connections for reading are at work it waits for its turn, for a while.
+    /// Gets the next page. While all connections are in use it retries for a while.
     async fn page(&self, next: &str, limits: PageLimits) -> Result<Items, Refusal> {
         let start = Instant::now();
         loop {

@@ -1,14 +1,14 @@
-//! What a round of retention may remove. A clock that is wrong, a gateway that was away, or a setting that was mistyped all look
-//! alike: much is due at once. So a round removes what fell due within two days of the last one, and announces the rest
-//! for a day, unless somebody confirms it. Pure; the store keeps the ledger.
+//! Decides what a round of retention may remove. After a wrong clock, a long absence of the gateway or a mistyped
+//! setting, much is due at once. So a round removes what fell due within two days of the last round. It announces the
+//! rest for a day, unless an operator confirms it. This module has no side effects; the store keeps the ledger.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// What a round may remove without an announcement: all that fell due within this time after the round before.
+/// A round removes without an announcement what fell due within this time after the round before.
 pub const WITHOUT_NOTICE: TimeDelta = TimeDelta::hours(48);
-/// How long a larger removal is announced before it is done.
+/// How long a larger removal is announced.
 pub const NOTICE: TimeDelta = TimeDelta::hours(24);
-/// The most that one round adds to the time of an announcement. A clock that jumps must not use up the notice at once.
+/// The most time that one round adds to an announcement, so that a clock that jumps does not end it at once.
 const NOTICE_STEP_MAX: TimeDelta = TimeDelta::hours(2);
 
 /// A rule of retention, as the database names it.
@@ -28,7 +28,7 @@ impl Rule {
     /// All rules.
     pub const ALL: [Self; 4] = [Self::EventsAge, Self::DeadLettersAge, Self::DeadLettersSize, Self::CountMinutesAge];
 
-    /// The word for it in the database, in logs and in metrics.
+    /// The word in the database, in logs and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EventsAge => "events_age",
@@ -38,7 +38,7 @@ impl Rule {
         }
     }
 
-    /// The setting that says how much the rule keeps.
+    /// The setting of the rule.
     pub fn setting(self) -> &'static str {
         match self {
             Self::EventsAge => "events_days",
@@ -49,23 +49,23 @@ impl Rule {
     }
 }
 
-/// A removal that waits for its time or for somebody's word.
+/// A removal that waits until its time is over or an operator confirms it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// The days or bytes of the setting that asks for it. Another value is another announcement.
+    /// The value of the setting that asks for it. Another value starts a new announcement.
     pub limit: i64,
-    /// When it was announced first.
+    /// The time of its first round.
     pub at: DateTime<Utc>,
-    /// For how long it has been announced, in seconds.
+    /// How long it has been announced, in seconds.
     pub seconds: i64,
-    /// When that time was counted last.
+    /// The time of its last round.
     pub seen_at: DateTime<Utc>,
-    /// Somebody has confirmed it.
+    /// An operator has confirmed it.
     pub confirmed: bool,
 }
 
 impl Announcement {
-    /// The announcement of a round at `now`: the one before goes on if it is for the same setting.
+    /// The announcement after a round at `now`. It continues an earlier one for the same value of the setting.
     pub fn carried_on(before: Option<Self>, limit: i64, now: DateTime<Utc>) -> Self {
         match before.filter(|before| before.limit == limit) {
             None => Self { limit, at: now, seconds: 0, seen_at: now, confirmed: false },
@@ -76,7 +76,7 @@ impl Announcement {
         }
     }
 
-    /// Whether the removal may be done now.
+    /// Whether the removal may be made now.
     pub fn is_over(&self) -> bool {
         self.confirmed || self.seconds >= NOTICE.num_seconds()
     }
@@ -89,22 +89,22 @@ pub struct Ledger {
     pub cutoff: Option<DateTime<Utc>>,
     /// The bound that the last full round kept.
     pub bytes_max: Option<i64>,
-    /// What waits.
+    /// The removal that waits.
     pub announcement: Option<Announcement>,
 }
 
 /// How far a round by age may go without an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// Everything from before this time may go; none before the first round.
+    /// Rows before this time may be removed; none before the first round.
     pub before: Option<DateTime<Utc>>,
-    /// Whether that is all that the setting asks for. Otherwise it is the same as long as nothing lies from here on to what
-    /// the setting asks for.
+    /// Whether this is all that the setting asks for. If not, it amounts to the same as long as no row is between the
+    /// two times.
     pub all: bool,
 }
 
 impl Ledger {
-    /// How far a round may go that is asked to remove everything from before `wanted`.
+    /// How far a round may go whose setting asks for all rows before `wanted`.
     pub fn reach(&self, wanted: DateTime<Utc>) -> Reach {
         match self.cutoff.map(|cutoff| cutoff + WITHOUT_NOTICE) {
             Some(allowed) if allowed < wanted => Reach { before: Some(allowed), all: false },
@@ -113,8 +113,8 @@ impl Ledger {
         }
     }
 
-    /// The bound that a round by size keeps, and whether it is what the setting asks for. A lower bound than that of the
-    /// last round is announced.
+    /// The bound of a round by size, and whether it is the bound of the setting. A bound lower than the last one is
+    /// announced.
     pub fn bound(&self, wanted: i64) -> (i64, bool) {
         match self.bytes_max {
             Some(kept) if kept <= wanted => (wanted, true),
@@ -161,7 +161,7 @@ mod tests {
         let mut announcement = Announcement::carried_on(None, 30, now);
         assert!(!announcement.is_over());
         assert!(Announcement { confirmed: true, ..announcement }.is_over());
-        // A clock that jumps by a month counts as one step, and one that goes back as none.
+        // A clock that jumps forward by a month counts as one step, and one that jumps back as none.
         for step in [TimeDelta::days(31), TimeDelta::days(-31)] {
             announcement = Announcement::carried_on(Some(announcement), 30, now + step);
         }

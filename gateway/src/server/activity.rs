@@ -1,5 +1,5 @@
-//! What a connection is doing, and until when it may: its requests, what of their answers waits for the peer, and a head that
-//! does not come in one piece. It decides nothing and ends nothing; `connection.rs` asks it and does.
+//! Tracks a connection and its deadlines: running requests, parts of answers that wait for the peer, and heads that
+//! arrive in several pieces. It only answers; `connection.rs` acts on it.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,40 +13,40 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::ServerLimits;
 use super::frames::FAREWELL_BYTES;
 
-/// What of a body goes into one frame, unless the peer wants larger ones.
+/// Bytes of a body in one frame, unless the peer allows larger ones.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// What a connection is doing, for its idle deadline.
+/// The state of a connection, shared by its task and its requests.
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<ActivityState>,
-    /// A request has begun or ended since the last look for a head.
+    /// A request has begun or ended since the last check for a head.
     ran: AtomicBool,
-    /// Pieces of answers that were handed on, over HTTP/2.
+    /// Pieces of answers over HTTP/2 so far. They allow the peer more frames.
     pieces: AtomicU64,
-    /// What the peer is told that sent too many frames, if it can be told.
+    /// Set when the peer's frames end the connection: the GOAWAY frame for it, if one can be sent.
     farewell: OnceLock<Option<[u8; FAREWELL_BYTES]>>,
 }
 
 #[derive(Debug)]
 struct ActivityState {
     running: usize,
-    /// Each part of an answer that waits for the peer to take it; the places of those that were taken are used again.
+    /// The parts of answers that wait for the peer. Free places are reused.
     unsent: Vec<Option<UnsentAnswers>>,
-    /// Each request with what is left of its answer; places are used again.
+    /// The requests, until their answers are written. Places are reused.
     exchanges: Vec<Exchange>,
-    /// Places of exchanges that are over.
+    /// The free places in `exchanges`.
     free: Vec<usize>,
-    /// The exchange that began last, until its task is known.
+    /// The newest exchange, until its task is known.
     newest: Option<usize>,
     served: bool,
-    /// It carries several requests at once, so that what comes is more than their heads and bodies.
+    /// Several requests share the connection, so its bytes are more than heads and bodies.
     multiplexed: bool,
     refused: bool,
     since: Instant,
 }
 
-/// Whether a flag was set; clears it. Most often it was not, which costs no more than reading it.
+/// Clears a flag and returns whether it was set. It usually is not, and then this only reads it.
 fn take(flag: &AtomicBool) -> bool {
     flag.load(Relaxed) && flag.swap(false, Relaxed)
 }
@@ -61,15 +61,15 @@ struct UnsentAnswers {
 /// A request, until the last piece of its answer is written.
 #[derive(Debug, Default)]
 struct Exchange {
-    /// What of it runs: the request, and each piece of its answer.
+    /// The running parts: the request, and each piece of its answer.
     running: usize,
-    /// Pieces of its answer that are on their way.
+    /// The pieces of the answer that are not written yet.
     pieces: usize,
-    /// The task of its stream, over HTTP/2. The stream is reset when it ends early.
+    /// The task of its HTTP/2 stream. An abort resets the stream.
     task: Option<AbortHandle>,
-    /// When its stream was reset: the connection has as long again to be rid of its pieces.
+    /// When the stream was reset. Its pieces must be written within the same time again.
     reset: Option<Instant>,
-    /// Who waits for the last piece to be written.
+    /// Waits for the last piece to be written.
     waiting: Option<Waker>,
 }
 
@@ -94,7 +94,7 @@ impl Activity {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a request has come on it.
+    /// Whether a request has arrived on the connection.
     pub(super) fn served(&self) -> bool {
         self.with(|state| state.served)
     }
@@ -104,28 +104,28 @@ impl Activity {
         self.with(|state| state.refused)
     }
 
-    /// Whether a request is not over, or a piece of an answer not written.
+    /// Whether a request is running or a piece of an answer is unwritten.
     pub(super) fn runs(&self) -> bool {
         self.with(|state| state.running) > 0
     }
 
-    /// Pieces of answers that the peer was sent so far, for each of which it may have something to say.
+    /// The number of pieces of answers so far. Each allows the peer some frames.
     pub(super) fn pieces(&self) -> u64 {
         self.pieces.load(Relaxed)
     }
 
-    /// The connection ends for the peer's frames, with these bytes as the last ones.
+    /// Records that the peer's frames end the connection, with these last bytes.
     pub(super) fn flooded(&self, farewell: Option<[u8; FAREWELL_BYTES]>) {
-        // The first reason stays.
+        // The first call decides.
         let _ = self.farewell.set(farewell);
     }
 
-    /// What the peer is still to be told, if its frames ended the connection: it may be nothing.
+    /// The last bytes for a peer whose frames ended the connection. They may be empty.
     pub(super) fn farewell(&self) -> Option<&[u8]> {
         self.farewell.get().map(|bytes| bytes.as_ref().map_or(&[][..], |bytes| &bytes[..]))
     }
 
-    /// Notes the task of the stream of the request that began last.
+    /// Records the task of the newest request's stream.
     pub(super) fn follow(&self, task: AbortHandle) {
         self.with(|state| {
             if let Some(newest) = state.newest.take() {
@@ -134,9 +134,9 @@ impl Activity {
         });
     }
 
-    /// Ends when a head has not come whole in its time. That begins with its first byte, and takes a timer only for the few
-    /// heads that do not come in one piece. The first head of a connection has the time from its start; one of which all that
-    /// came stands behind the request before it, in the same bytes, has that of an idle connection (see `deadline`).
+    /// Ends when a head is not complete in time. The time starts with its first byte. Only a head that arrives in
+    /// several pieces needs a timer. The first head of a connection has the time from its start. A head that arrived
+    /// behind the request before it, in the same bytes, has the time of an idle connection (see `deadline`).
     pub(super) fn poll_head(
         &self,
         heard: &AtomicBool,
@@ -144,13 +144,13 @@ impl Activity {
         limits: &ServerLimits,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        // At each look, whether or not anything came: what a request brought with it is no head.
+        // Taken at each poll: bytes that arrived with a request are no head.
         let (heard, ran) = (take(heard), take(&self.ran));
         if heard || head.is_some() {
             let begun = self.with(|state| {
                 let begun = !ran && state.served && !state.multiplexed && state.running == 0;
                 if begun && head.is_none() {
-                    // It has its own time, even if it came just before the connection was idle for too long.
+                    // The head gets its own time, even if it arrived just before the connection was idle for too long.
                     state.since = Instant::now();
                 }
                 begun
@@ -162,7 +162,7 @@ impl Activity {
         head.as_pin_mut().map_or(Poll::Pending, |head| head.poll(cx))
     }
 
-    /// When the peer will have been idle for too long, or will have left the oldest part of an answer for too long, if
+    /// When the peer will have been idle for too long, or have left the oldest part of an answer for too long, if
     /// nothing happens until then.
     pub(super) fn deadline(&self, limits: &ServerLimits) -> Instant {
         self.with(|state| {
@@ -179,8 +179,8 @@ impl Activity {
         })
     }
 
-    /// Ends the streams of which the peer has left a part for too long, and only those. What has no stream of its own, as
-    /// over HTTP/1, is left to end the connection.
+    /// Resets the streams of which the peer has left a part for too long. A part without a stream, as over HTTP/1, ends
+    /// the connection instead.
     pub(super) fn reset_stalled(&self, now: Instant, limits: &ServerLimits) {
         self.with(|state| {
             let ActivityState { unsent, exchanges, .. } = state;
@@ -194,20 +194,20 @@ impl Activity {
         });
     }
 
-    /// When to look at the deadline, which an answer may bring nearer meanwhile.
+    /// When to check the deadline. An answer may bring it nearer meanwhile.
     pub(super) fn look_at(&self, limits: &ServerLimits) -> Instant {
         self.deadline(limits).min(Instant::now() + limits.write)
     }
 }
 
-/// What runs on a connection: a request from its head to the end of its answer's body, or a piece of an answer until it
-/// is written.
+/// A running part of a connection: a request until the body of its answer ends, or a piece of an answer until it is
+/// written.
 pub(super) struct Running {
     activity: Arc<Activity>,
     exchange: usize,
     /// It is a piece of an answer.
     piece: bool,
-    /// Its place among what is not sent yet.
+    /// Its place among the unsent parts.
     unsent: Option<usize>,
 }
 
@@ -229,7 +229,7 @@ impl Running {
         Self { activity: Arc::clone(activity), exchange, piece: false, unsent: None }
     }
 
-    /// A piece of its answer that is on its way from now on.
+    /// Starts tracking a piece of its answer.
     pub(super) fn piece(&self) -> Self {
         let Self { activity, exchange, .. } = self;
         let mut unsent = None;
@@ -250,20 +250,20 @@ impl Running {
         });
     }
 
-    /// Notes that so many bytes of its answer were handed on.
+    /// Records that hyper took this many bytes of its answer.
     pub(super) fn sent(&self, bytes: usize) {
         let pieces = 1 + bytes / PIECE_BYTES;
         self.activity.pieces.fetch_add(u64::try_from(pieces).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Notes whether the peer has something to take, from now on.
+    /// Records whether the peer has something to read from now on.
     pub(super) fn waits_for_peer(&mut self, waits: bool) {
         let Self { activity, exchange, unsent, .. } = self;
         activity.with(|state| state.note(*exchange, unsent, waits));
     }
 
-    /// Whether every piece of its answer is written. Until then the pieces alone wait for the peer, and the last of them
-    /// wakes who asked.
+    /// Whether every piece of its answer is written. Until then only the pieces wait for the peer, and the last one
+    /// wakes the caller.
     pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { activity, exchange, unsent, .. } = self;
         activity.with(|state| {
@@ -278,7 +278,7 @@ impl Running {
 }
 
 impl ActivityState {
-    /// Notes in `place` whether the peer has something to take of an exchange, from now on.
+    /// Records in `place` whether the peer has a part of this exchange to read from now on.
     fn note(&mut self, exchange: usize, place: &mut Option<usize>, waits: bool) {
         self.since = Instant::now();
         let part = UnsentAnswers { since: self.since, exchange };
@@ -300,7 +300,7 @@ impl ActivityState {
         }
     }
 
-    /// Something of an exchange runs no more; gives who waits for that.
+    /// Ends a running part of an exchange. Returns the waker that waited for it.
     fn leave(&mut self, place: usize, piece: bool) -> Option<Waker> {
         let exchange = &mut self.exchanges[place];
         exchange.running -= 1;
@@ -308,7 +308,7 @@ impl ActivityState {
         if exchange.running == 0 {
             *exchange = Exchange::default();
             self.free.push(place);
-            // It may be over before its task is known.
+            // It may end before its task is known.
             self.newest.take_if(|newest| *newest == place);
             return None;
         }

@@ -1,5 +1,5 @@
-//! What stands before a connection speaks HTTP: how many each network may have, whom the PROXY protocol is believed, TLS;
-//! and the counts of those who did not get in.
+//! The checks before a connection speaks HTTP: the number of connections of a network, the proxies whose PROXY headers
+//! count, and TLS. It also counts the refused connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,24 +11,24 @@ use ipnet::IpNet;
 use crate::log_limit::LogLimit;
 use crate::tls::Tls;
 
-/// Why a connection did not get in, or was ended for what came on it.
+/// Why a connection was refused, or ended for its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Its network has as many as it may have.
+    /// Its network has as many connections as allowed.
     TooMany,
-    /// No PROXY header where one must be, or from somebody who may not send one, or too late.
+    /// A required PROXY header was missing, late, or from a peer that may not send one.
     ProxyHeader,
-    /// No TLS handshake, or too late.
+    /// The TLS handshake failed or was late.
     Handshake,
-    /// More HTTP/2 frames beside its requests than anybody needs.
+    /// The peer sent too many HTTP/2 frames beside its requests.
     Frames,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 4] = [Self::TooMany, Self::ProxyHeader, Self::Handshake, Self::Frames];
 
-    /// The stable word, for logs and metrics.
+    /// The word in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TooMany => "too_many_from_peer",
@@ -39,33 +39,33 @@ impl Class {
     }
 }
 
-/// What every new connection passes.
+/// The checks that every new connection passes. All listeners share them.
 #[derive(Debug, Default)]
 pub struct Admission {
     /// TLS, if the listener speaks it.
     pub tls: Option<Arc<Tls>>,
-    /// Whether each connection begins with a PROXY header.
+    /// Whether each connection starts with a PROXY header.
     pub proxy_protocol: bool,
-    /// The proxies that are believed.
+    /// The proxies whose reports count.
     pub trusted_proxies: Vec<IpNet>,
-    /// The connections of each network.
+    /// Counts the connections of each network.
     pub places: Places,
     refused: [AtomicU64; Class::ALL.len()],
     gates: [LogLimit; Class::ALL.len()],
 }
 
 impl Admission {
-    /// With TLS or without, with a PROXY header before each connection or not, and with the proxies that are believed.
+    /// Makes the checks from the settings.
     pub fn new(tls: Option<Arc<Tls>>, proxy_protocol: bool, trusted_proxies: Vec<IpNet>) -> Self {
         Self { tls, proxy_protocol, trusted_proxies, ..Self::default() }
     }
 
-    /// How many connections were refused for this.
+    /// How many connections were refused for this reason.
     pub fn refused(&self, class: Class) -> u64 {
         self.refused[class as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts a connection that does not get in, and tells of it once a second.
+    /// Counts a refused connection, and logs at most one each second.
     pub(super) fn refuse<T>(&self, class: Class, peer: SocketAddr) -> Option<T> {
         self.refused[class as usize].fetch_add(1, Ordering::Relaxed);
         if let Some(more) = self.gates[class as usize].open() {
@@ -74,17 +74,18 @@ impl Admission {
         None
     }
 
-    /// Whether the peer is a proxy that was named; only those are believed.
+    /// Whether the peer is a named proxy.
     pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 }
 
-/// How many connections each peer has: an IPv4 address, or an IPv6 network of 64 bits, which is what one host is given.
+/// Counts the connections of each peer: an IPv4 address, or an IPv6 network of 64 bits, which is the usual size for one
+/// host.
 #[derive(Debug, Default)]
 pub struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A connection that is counted for its peer until this is dropped.
+/// A counted connection. Its drop gives the place back.
 #[derive(Debug)]
 pub(super) struct Place {
     counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -92,14 +93,14 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// A place, unless the peer has as many as it may have.
+    /// Takes a place for a connection, unless its peer has as many as allowed.
     pub(super) fn take(&self, peer: IpAddr, most: usize) -> Option<Place> {
         let peer = match peer.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
             address => address,
         };
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Entries are as many as connections at most: those of peers without any are taken out.
+        // There are at most as many entries as connections, since the drop removes those of peers without any.
         let count = counts.entry(peer).or_default();
         if *count >= most {
             return None;

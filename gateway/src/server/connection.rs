@@ -1,5 +1,5 @@
-//! One connection: what comes before HTTP, the conversation, and an end that does not lose the last answer. Everything
-//! that the peer can delay has a deadline, and what its requests spawn ends with it.
+//! One connection: the steps before HTTP, HTTP itself, and an end that does not lose the last answer. Everything that
+//! the peer can delay has a time limit, and tasks of its requests end with the connection.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -41,10 +41,10 @@ use crate::tls;
 use crate::trust::Peer;
 use crate::trust::proxy_protocol::{self, Header};
 
-/// What a connection without a request gets to end in after its farewell.
+/// The time for a connection without a request to end after the GOAWAY frame.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Pieces of answers up to this size are not followed on their way.
+/// Answers in pieces up to this size are not tracked until they are written.
 const FEW_BYTES: usize = 4 * 1024;
 
 /// One accepted connection.
@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) shutdown: CancellationToken,
     pub(super) cut: CancellationToken,
     pub(super) tasks: TaskTracker,
-    /// Its place among those of its network; given up with it.
+    /// The connection in the count of its network. The drop gives it up.
     pub(super) _place: Option<Place>,
 }
 
@@ -66,7 +66,7 @@ impl Connection {
         Fut: Future<Output = Response> + Send + 'static,
     {
         let _streams = self.cut.clone().drop_guard();
-        // Each look at a token takes its lock, and every connection looks whenever it has something to do.
+        // A check of a token takes its lock, and every connection checks it often, so each has a token of its own.
         self.shutdown = self.shutdown.child_token();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, peer = %self.peer, "cannot set TCP_NODELAY");
@@ -92,8 +92,8 @@ impl Connection {
         }
     }
 
-    /// What comes before HTTP: the PROXY header if one must come, and the handshake of TLS. `None` if the peer fails at
-    /// either, or takes too long.
+    /// Runs the steps before HTTP: the PROXY header, if required, and the TLS handshake. Returns `None` if the peer
+    /// fails one or takes too long.
     async fn greet(&self, mut stream: TcpStream) -> Option<(Stream, Peer, Option<Place>)> {
         let mut peer = Peer { address: Some(self.peer), certificate: None };
         let mut place = None;
@@ -102,7 +102,7 @@ impl Connection {
                 Ok(Ok(source)) => peer.address = source,
                 Ok(Err(_)) | Err(_) => return self.admission.refuse(Class::ProxyHeader, self.peer),
             }
-            // Those for whom the proxy does not speak (its own checks) share its place.
+            // Connections of the proxy itself (health checks) count for the proxy.
             let counted = peer.address.unwrap_or(self.peer);
             place = self.admission.places.take(counted.ip(), self.limits.connections_per_peer_max);
             if place.is_none() {
@@ -124,7 +124,7 @@ impl Connection {
         }
     }
 
-    /// Reads the PROXY header, and not one byte more.
+    /// Reads the PROXY header and not a byte more.
     async fn proxied(&self, stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
         if !self.admission.is_proxy(self.peer.ip()) {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -134,7 +134,8 @@ impl Connection {
             match proxy_protocol::parse(&header, self.limits.proxy_header_bytes_max).map_err(io::Error::other)? {
                 Header::Whole(source) => {
                     let source = source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port()));
-                    // Who is told to call from this machine is not known by that; a named proxy here may tell of others.
+                    // The proxy reports a caller on this machine. That must not identify the caller as local, unless it
+                    // is a named proxy, which may report others.
                     let tells =
                         |source: &SocketAddr| !source.ip().is_loopback() || self.admission.is_proxy(source.ip());
                     return Ok(source.filter(tells));
@@ -148,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Speaks HTTP until the connection ends, is cut, is asked to end, or stays idle.
+    /// Serves HTTP until the connection ends, is cut, is asked to end, or stays idle.
     async fn converse<F, Fut>(&self, socket: Socket, peer: Peer, activity: &Arc<Activity>, handler: F)
     where
         F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
@@ -162,7 +163,8 @@ impl Connection {
             async move {
                 let multiplexed = request.version() == Version::HTTP_2;
                 let request = request.map(|body| Incoming::new(body, multiplexed, half_closed));
-                // Pinned, here and in `answer`: it is kilobytes large, and most ways to hand it on would copy all of it.
+                // Pinned here and in `answer`, since the future has kilobytes, and most other ways to pass it on would
+                // copy them.
                 let answer = pin!(answer(handler, request, peer, running));
                 Ok::<_, Infallible>(answer.await)
             }
@@ -173,11 +175,11 @@ impl Connection {
         let mut connection = pin!(connection);
         let mut doorbell = Doorbell::default();
         let mut head = pin!(None);
-        // The conversation is looked at several times for each request; what may end it, only when it has something to say.
+        // hyper's connection is polled several times for each request; the interruption only when it was woken.
         let mut interruption = WhenWoken::new(self.interruption(activity, false, activity.look_at(&self.limits)));
         loop {
             tokio::select! {
-                // What interrupts comes first: a peer that always sends something would use up the turn of all that follows.
+                // The interruption comes first, since a peer that sends all the time would starve everything after it.
                 biased;
                 interrupted = &mut interruption => {
                     let Interruption::Farewell { look_at } = interrupted else { return };
@@ -198,7 +200,8 @@ impl Connection {
         }
     }
 
-    /// Waits for what ends a conversation from outside; `asked` once its farewell was said.
+    /// Waits for an event that ends the connection from outside. `asked` says that the peer was asked to end it
+    /// already.
     async fn interruption(&self, activity: &Activity, asked: bool, look_at: Instant) -> Interruption {
         let mut idle = pin!(sleep_until(look_at));
         loop {
@@ -208,16 +211,16 @@ impl Connection {
                     return Interruption::Farewell { look_at: activity.look_at(&self.limits) };
                 }
                 () = idle.as_mut() => {
-                    // One moment for both: a part that is late only at the second look must not end the connection.
+                    // One time for both checks: a part that gets late between them must not end the connection.
                     let now = Instant::now();
                     activity.reset_stalled(now, &self.limits);
                     if now < activity.deadline(&self.limits) {
                         idle.as_mut().reset(activity.look_at(&self.limits));
                     } else if asked || activity.runs() {
-                        // A peer that does not take its answers would not hear the farewell either.
+                        // A peer that reads no answers would not read the GOAWAY frame either.
                         return Interruption::End;
                     } else {
-                        // Who has sent no request has had all of its time.
+                        // A peer without a request has used up the time for its first one.
                         let grace = if activity.served() { self.limits.header_read } else { GRACE.min(self.limits.header_read) };
                         return Interruption::Farewell { look_at: now + grace };
                     }
@@ -235,10 +238,10 @@ impl Connection {
         }
         builder
             .http1()
-            // It would take a timer for each request; see `Activity::poll_head`.
+            // hyper would need a timer for each request. `Activity::poll_head` needs fewer.
             .header_read_timeout(None)
             .keep_alive(true)
-            // Who has sent all that it will send is answered; whether it is gone is looked at in `socket.rs`.
+            // A peer that closes its sending half gets its answer. `socket.rs` checks whether it has gone.
             .half_close(true)
             .max_buf_size(limits.header_bytes_max);
         builder
@@ -256,15 +259,15 @@ impl Connection {
     }
 }
 
-/// What is to become of a conversation that was interrupted.
+/// How a connection ends after an interruption.
 enum Interruption {
-    /// It ends after the requests that run. Whether it did is looked at again then.
+    /// After the running requests. The check is repeated at `look_at`.
     Farewell { look_at: Instant },
-    /// It ends now.
+    /// At once.
     End,
 }
 
-/// Runs the handler and names the request in its answer; a panic costs this one request.
+/// Runs the handler and adds the ids to its answer. A panic costs only this request.
 async fn answer<F, Fut>(
     handler: F,
     request: Request<Incoming>,
@@ -278,8 +281,8 @@ where
     let version = request.version();
     let ids = RequestIds::of(request.headers());
     let (id, of_handler) = (ids.id, ids.clone());
-    // In a block of its own: the handler may panic before it gives a future back. It is not used after a panic, so no
-    // broken state of it can be seen.
+    // An inner future, since the handler may panic before it returns one. It is not used after a panic, so no broken
+    // state of it is visible.
     let work = pin!(async move { handler(request, peer, of_handler).await });
     let answer = match AssertUnwindSafe(id.scope(work)).catch_unwind().await {
         Ok(answer) => answer,
@@ -296,8 +299,8 @@ where
     let status = answer.status();
     let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
     if (unread || status == StatusCode::UNAUTHORIZED) && version <= Version::HTTP_11 {
-        // The rest of the body is not waited for, so the connection cannot carry another request. HTTP/2 can. And who is
-        // not known is to take no place from those who are.
+        // The rest of the body is not read, so an HTTP/1 connection cannot carry another request. HTTP/2 can. And an
+        // unknown caller must not take a connection from known ones.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     running.answered(status);
@@ -313,10 +316,9 @@ fn reason(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Closing a socket that still has unread bytes makes the kernel reset it, and the reset can overtake the answer. So a
-/// peer that was refused in the middle of its body may send on for a moment, into nothing. One that sends more than is
-/// thrown away is read no further, but not closed either: it cannot write, and may find the answer meanwhile. `last_bytes` are
-/// what it is still to be told.
+/// Lets a refused peer read its answer. If a socket with unread bytes is closed, the kernel resets it, and the reset
+/// may overtake the answer. So the rest of the body is read and dropped for a while, up to a bound. Beyond the bound
+/// the socket stays open but unread: the peer's writes block, and it may read the answer. `last_bytes` are sent first.
 async fn linger(mut stream: Stream, last_bytes: &[u8], limits: &ServerLimits) {
     if limits.linger_bytes_max == 0 {
         return;
@@ -335,20 +337,20 @@ async fn linger(mut stream: Stream, last_bytes: &[u8], limits: &ServerLimits) {
         stream.closed().await;
         Ok(())
     };
-    // Either way the connection is over; that the peer was quicker or slower changes nothing.
+    // The connection ends in either case.
     let _ = timeout(limits.linger, discard).await;
 }
 
-/// The body of an answer, which counts as running until it is sent.
+/// The body of an answer. The request counts as running until it is sent.
 struct Counted {
     body: Body,
     running: Running,
-    /// Whether other requests share the connection, so that this answer alone is given up when it is not taken. Its stream
-    /// must not end before its last piece is written then: it could not be reset any more.
+    /// Other requests share the connection, so a stalled answer is given up alone. Its stream must stay open until its
+    /// last piece is written, since an ended stream cannot be reset.
     multiplexed: bool,
-    /// Whether that holds for it: it has a piece that is followed.
+    /// This applies to the answer: it has a tracked piece.
     followed: bool,
-    /// All of it was handed on.
+    /// hyper has all of it.
     ended: bool,
 }
 
@@ -367,7 +369,8 @@ impl HttpBody for Counted {
                 return self.running.poll_written(cx).map(|()| None);
             }
             nothing => {
-                // Asked for more, so what came before is on its way; it is the peer's turn only when there is something.
+                // hyper asks for more, so it has written the pieces before. The peer is waited for only if there is
+                // another one.
                 self.running.waits_for_peer(nothing.is_ready());
                 return nothing;
             }
@@ -377,7 +380,7 @@ impl HttpBody for Counted {
             let bytes = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
             self.running.sent(bytes);
         }
-        // After the last piece the body ends anyway.
+        // After the last piece hyper ends the body without another poll.
         if !self.is_end_stream() {
             self.running.waits_for_peer(true);
         }
@@ -394,8 +397,8 @@ impl HttpBody for Counted {
 }
 
 impl Counted {
-    /// Lets the bytes count as running until they are written: hyper is done with a body long before. Few bytes are not
-    /// worth it.
+    /// Keeps the request running until the bytes are written; hyper drops a body long before. Small pieces are not
+    /// tracked.
     fn on_its_way(&mut self, bytes: Bytes) -> Bytes {
         if bytes.len() <= FEW_BYTES {
             return bytes;
@@ -405,7 +408,7 @@ impl Counted {
     }
 }
 
-/// A piece of an answer.
+/// A piece of an answer, with the request that it keeps running.
 struct Part {
     bytes: Bytes,
     _running: Running,
@@ -417,7 +420,7 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// Runs what HTTP/2 spawns: counted in the drain, ended with its connection.
+/// Runs the tasks of HTTP/2. The drain waits for them, and they end with their connection.
 #[derive(Clone)]
 struct Tracked {
     tasks: TaskTracker,
@@ -433,12 +436,12 @@ where
     fn execute(&self, task: Fut) {
         let cut = self.cut.clone();
         let task = self.tasks.spawn(async move { cut.run_until_cancelled_owned(task).await.map(drop) });
-        // hyper makes the stream of a request right after it has called the service with it.
+        // hyper spawns the stream of a request right after it has called the service.
         self.activity.follow(task.abort_handle());
     }
 }
 
-/// An error with its causes: hyper's own text often leaves out the one that matters.
+/// An error with its causes, since hyper's message often lacks the one that explains it.
 struct Chain<'a>(&'a (dyn std::error::Error + 'static));
 
 impl std::fmt::Display for Chain<'_> {

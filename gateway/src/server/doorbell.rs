@@ -1,6 +1,5 @@
-//! What wakes a connection, and a way not to. hyper wakes it whenever a piece of a request's body is taken, so that it reads
-//! on; after the last piece that is one look at the connection for nothing, which is a twentieth of what a small request
-//! costs.
+//! Suppresses one useless wake-up. hyper wakes the connection whenever a handler reads a piece of a body, so that it
+//! reads on. After the last piece this is a poll for nothing, a twentieth of the cost of a small request.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -11,23 +10,23 @@ thread_local! {
     static HEARING: Cell<Hearing> = const { Cell::new(Hearing::Heard) };
 }
 
-/// What becomes of the doorbells that this thread rings.
+/// How this thread treats the doorbells that it rings.
 #[derive(Default)]
 enum Hearing {
-    /// Their connections are woken.
+    /// It wakes their connections.
     #[default]
     Heard,
-    /// They are not, and none was rung yet.
+    /// It wakes none. No doorbell has rung yet.
     Muted,
-    /// They are not, and this one was rung.
+    /// It wakes none. This doorbell has rung.
     Missed(Missed),
 }
 
-/// A doorbell that was rung while it was muted.
+/// A doorbell that rang while muted.
 pub(super) struct Missed(Arc<Bell>);
 
 impl Missed {
-    /// Wakes the connection after all.
+    /// Wakes the connection now.
     pub(super) fn ring(self) {
         self.0.wake();
     }
@@ -55,7 +54,7 @@ impl Wake for Bell {
 }
 
 impl Doorbell {
-    /// Looks at a future that is to ring it instead of waking the task.
+    /// Polls a future with the doorbell in place of the task's waker.
     pub(super) fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &Context<'_>) -> Poll<F::Output> {
         let known = self.0.take_if(|(bell, _)| bell.task.will_wake(cx.waker()));
         let (_, waker) = self.0.insert(known.unwrap_or_else(|| {
@@ -66,10 +65,10 @@ impl Doorbell {
     }
 }
 
-/// Does `work`, in which the doorbell of one connection may be rung by this thread without waking it; gives it back if it was.
-/// Other threads may ring meanwhile.
+/// Runs `work` while this thread does not wake the connection of a doorbell that it rings. Returns that doorbell. Other
+/// threads may ring meanwhile, and do wake.
 pub(super) fn muted<T>(work: impl FnOnce() -> T) -> (T, Option<Missed>) {
-    /// Also when `work` panics: a thread that stayed deaf would let all of its connections hang.
+    /// Restores the state even if `work` panics. A thread that stayed muted would hang all of its connections.
     struct Unmute(Hearing);
     impl Drop for Unmute {
         fn drop(&mut self) {
@@ -94,7 +93,7 @@ mod tests {
     use super::super::tests::Woken;
     use super::*;
 
-    /// What a future is given to wake, and how often that woke the task.
+    /// A waker for a future, and how often it woke the task.
     fn doorbell() -> (Waker, Arc<Woken>) {
         let (woken, mut doorbell) = (Arc::<Woken>::default(), Doorbell::default());
         let mut given = None;

@@ -1,6 +1,5 @@
-//! What HTTP asks of the form of a request and hyper does not look at: one host, which says for whom the request is meant,
-//! and a body in chunks alone. A proxy in front that reads such a request in another way would send it elsewhere, or take a
-//! part of its body for a request.
+//! Checks rules of HTTP that hyper does not check: exactly one host, and no transfer coding but chunked. A proxy in
+//! front that reads such a request differently would send it elsewhere, or take a part of the body for another request.
 
 use std::net::Ipv6Addr;
 
@@ -9,7 +8,7 @@ use hyper::{Request, Version};
 
 use crate::response::Refusal;
 
-/// Refuses a request that is meant for no host or for several, or whose body is in a coding that is not read here.
+/// Refuses a request with no host or several, or with an unknown transfer coding.
 ///
 /// # Errors
 ///
@@ -45,7 +44,7 @@ pub(crate) fn prove<B>(request: &Request<B>) -> Result<(), Refusal> {
     }
 }
 
-/// A name, an IPv4 address or an IPv6 address in brackets, and a port or none.
+/// Whether a text is a name, an IPv4 address or an IPv6 address in brackets, with or without a port.
 fn is_host(text: &[u8]) -> bool {
     let (name, port) = match text.iter().rposition(|byte| *byte == b':') {
         Some(colon) if text.last() != Some(&b']') => (&text[..colon], &text[colon + 1..]),

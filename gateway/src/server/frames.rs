@@ -1,53 +1,53 @@
-//! What an HTTP/2 peer sends beside its requests, counted as its bytes come: hyper tells nobody of such frames, and most of
-//! them cost it a moment each and end nothing. A client has a few to send for each request and for each piece of an answer;
-//! one that sends many more is closed.
+//! Counts the frames that an HTTP/2 peer sends beside its requests and bodies, as their bytes arrive. hyper does not
+//! report such frames; most of them cost it little time and end nothing. A client needs a few for each request and each
+//! piece of an answer. The server closes the connection of one that sends many more.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What each connection of HTTP/2 begins with.
+/// The first bytes of every HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The length, kind, flags and stream of a frame.
+/// The bytes of length, kind, flags and stream of a frame.
 const HEAD_BYTES: usize = 9;
-/// A whole frame that says farewell.
+/// The bytes of a GOAWAY frame.
 pub(super) const FAREWELL_BYTES: usize = HEAD_BYTES + 8;
-/// Kinds of frames.
+/// The kinds of frames.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-/// The reason of a farewell to somebody who asks too much.
+/// The error code of a GOAWAY frame for a peer that sends too much.
 const ENHANCE_YOUR_CALM: u8 = 11;
-/// How many frames a client may need for a request, or for a piece of an answer: one each for the stream's window and the
-/// connection's, one to give it up, and one more.
+/// Frames that a client may need for a request or a piece of an answer: one each for the windows of the stream and the
+/// connection, one to cancel the stream, and one more.
 const FRAMES_EACH: u64 = 4;
-/// A client that was held up sends what it has to send at once, so the bound holds over this time.
+/// The bound holds on average over this time, since a delayed client sends its frames at once.
 const OVER: Duration = Duration::from_secs(10);
 
-/// The frames of one connection.
+/// The counter of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
     place: Place,
-    /// Frames without a request or a body that may come in a second.
+    /// Frames beside requests and bodies that are allowed per second.
     per_second: u64,
-    /// How many may come before the time is looked at again.
+    /// Frames that are allowed until the time is checked again.
     left: u64,
     since: Instant,
-    /// Pieces of answers of which it is known.
+    /// Pieces of answers that were counted so far.
     answered: u64,
-    /// The highest stream of a request.
+    /// The highest stream of a request. The GOAWAY frame names it.
     last_stream: u32,
 }
 
-/// Where in the conversation the next byte stands.
+/// The place of the next byte in the protocol.
 #[derive(Debug)]
 enum Place {
-    /// So many bytes of the preface have come.
+    /// This many bytes of the preface have arrived.
     Preface(usize),
-    /// In the head of a frame.
+    /// Within the head of a frame.
     Head([u8; HEAD_BYTES], usize),
-    /// So many bytes of a frame are still to come.
+    /// This many bytes of the payload are still missing.
     Payload(usize),
     /// The connection speaks HTTP/1.
     Other,
@@ -60,7 +60,8 @@ impl Frames {
         Self { place, per_second, left, since, answered: 0, last_stream: 0 }
     }
 
-    /// Takes the next bytes of a peer that was sent so many pieces of answers until now. Says whether it may go on.
+    /// Reads the next bytes of a peer that was sent `answered` pieces of answers so far. Returns false if the peer must
+    /// be closed.
     pub(super) fn take(&mut self, mut bytes: &[u8], answered: u64) -> bool {
         while !bytes.is_empty() {
             match &mut self.place {
@@ -112,7 +113,7 @@ impl Frames {
                 self.earn(1);
                 true
             }
-            // What it carries has bounds of its own.
+            // Bodies have bounds of their own.
             DATA if length > 0 => true,
             CONTINUATION => true,
             _ => {
@@ -141,7 +142,7 @@ impl Frames {
         self.left = self.left.saturating_add(frames).min(most);
     }
 
-    /// The frame that tells a peer why its connection ends.
+    /// The GOAWAY frame with the reason.
     pub(super) fn farewell(&self) -> [u8; FAREWELL_BYTES] {
         let stream = self.last_stream.to_be_bytes();
         let mut frame = [0; FAREWELL_BYTES];
@@ -156,7 +157,7 @@ impl Frames {
 mod tests {
     use super::*;
 
-    /// `SETTINGS`, `PING`, and so on: whatever is no request and no body.
+    /// A frame that is neither a request nor a body.
     const PING: u8 = 6;
 
     fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

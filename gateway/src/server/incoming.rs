@@ -1,4 +1,4 @@
-//! The body of a request, as handlers get it.
+//! The body of a request, as handlers read it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use super::socket::HalfClosed;
 /// The body of a request.
 pub struct Incoming {
     body: hyper::body::Incoming,
-    /// Other requests may share its connection, whose window must grow whenever a piece is taken.
+    /// Other requests may share the connection, whose window must grow with each piece that the handler reads.
     multiplexed: bool,
-    /// All of it was taken.
+    /// The handler has read all of it.
     ended: bool,
     half_closed: Arc<HalfClosed>,
 }
@@ -25,7 +25,7 @@ impl Incoming {
         Self { body, multiplexed, ended: false, half_closed }
     }
 
-    /// Whether its sender has closed its sending half, and may be gone: for an answer that has nothing to write for long.
+    /// Reports when the sender has closed its sending half and may be gone, for answers that write nothing for long.
     pub fn half_closed(&self) -> Arc<HalfClosed> {
         Arc::clone(&self.half_closed)
     }
@@ -36,8 +36,8 @@ impl Body for Incoming {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        // If another task than the connection's takes the body, hyper's side of it may not have ended yet, and nobody is woken
-        // when it does.
+        // If a task other than the connection's reads the body, hyper's side of it may not have ended yet, and hyper
+        // wakes no task when it does.
         if self.ended {
             return Poll::Ready(None);
         }
@@ -45,10 +45,11 @@ impl Body for Incoming {
         if *multiplexed {
             return Pin::new(body).poll_frame(cx);
         }
-        // hyper 1.12 wakes the connection so that it reads on. With the last piece of a body that has a length it has read on
-        // already, as far as to wait for the next request: the length is used up, and its side of the body is closed.
+        // hyper 1.12 wakes the connection so that it reads on. After the last piece of a body with a length it has read
+        // on already, up to the wait for the next request: the length is used up, and hyper's side of the body is
+        // closed.
         let (frame, missed) = muted(|| Pin::new(&mut *body).poll_frame(cx));
-        // What has no length has no end before hyper says so.
+        // A body without a length has no end before hyper reports it.
         *ended = matches!(frame, Poll::Ready(Some(Ok(_)))) && body.is_end_stream();
         if let Some(missed) = missed.filter(|_| !*ended) {
             missed.ring();

@@ -1,6 +1,6 @@
-//! The byte stream of a connection, plain or TLS: it comes back when hyper lets go of it, so that the end can be orderly,
-//! and it breaks when a peer reads nothing for too long, or has reset it. A peer that has closed its sending half alone still
-//! reads, and is told of. Nothing here knows HTTP.
+//! The byte stream of a connection, plain or TLS. It returns when hyper drops it, so that the end can be orderly. It
+//! fails when the peer reads nothing for too long, or has reset the connection. A peer that has closed only its sending
+//! half still reads; handlers can ask for that. This file knows no HTTP.
 
 use std::io;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use super::activity::Activity;
 use super::frames::Frames;
 use crate::tls::TlsStream;
 
-/// How often a peer that is not read is looked after.
+/// The time between two checks whether a peer whose bytes are not read has gone.
 const CLOSED_LOOK: Duration = Duration::from_millis(20);
 
-/// Up to this size what is written in several parts, as a head and its body, is put together first: the copy costs less than
-/// it costs the kernel to gather the parts.
+/// Up to this size, parts of one write (a head and its body) are copied together first. The copy is cheaper than a
+/// vectored write.
 const PIECE_BYTES: usize = 512;
 
-/// A connection's bytes.
+/// The byte stream, plain or TLS.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
@@ -41,7 +41,7 @@ impl Stream {
         }
     }
 
-    /// Ends when the peer has closed its side, whether or not anything is left to read.
+    /// Ends when the peer has closed its side, whether or not bytes are left to read.
     pub(super) async fn closed(&self) {
         let socket = self.tcp();
         while socket.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
@@ -100,7 +100,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Whether the peer has closed its sending half. It may be gone, or still wait for its answer: only writing tells.
+/// Whether the peer has closed its sending half. It may be gone or wait for its answer; only a write shows which.
 #[derive(Debug, Default)]
 pub struct HalfClosed {
     closed: AtomicBool,
@@ -114,9 +114,9 @@ impl HalfClosed {
         }
     }
 
-    /// Ends once it has.
+    /// Ends when the peer has closed its sending half.
     pub async fn wait(&self) {
-        // Made before the look, so that what is told between the two is heard.
+        // Created before the check, so that no notification in between is missed.
         let told = self.told.notified();
         if !self.closed.load(Relaxed) {
             told.await;
@@ -124,21 +124,21 @@ impl HalfClosed {
     }
 }
 
-/// A stream that comes back when hyper lets go of it.
+/// A stream that returns to its owner when hyper drops it.
 pub(super) struct Socket {
     stream: Option<Stream>,
     back: Option<oneshot::Sender<Stream>>,
-    /// Set whenever bytes came.
+    /// Set when bytes arrive. The check for heads reads it.
     heard: Arc<AtomicBool>,
     half_closed: Arc<HalfClosed>,
-    /// Counts what an HTTP/2 peer sends beside its requests.
+    /// Counts the frames that an HTTP/2 peer sends beside its requests.
     frames: Frames,
     activity: Arc<Activity>,
-    /// The last write took all that it was given, so that another frame may follow.
+    /// The last write was complete, so another frame may follow.
     at_boundary: bool,
-    /// Longest time for which a write may make no progress.
+    /// Longest time in which a write may make no progress.
     write: Duration,
-    /// Runs while a write waits for the peer; kept between waits, so that it is made once.
+    /// The timer of a write that waits for the peer. It is reused, so that it is allocated once.
     waiting: Option<Pin<Box<Sleep>>>,
     stalled: bool,
 }
@@ -171,9 +171,9 @@ impl Socket {
         Arc::clone(&self.half_closed)
     }
 
-    /// Looks, without reading, whether the peer has closed its sending half, or reset the connection; the task is woken when
-    /// it does. hyper reads nothing while a request is answered, so that a half-closed connection is no error to it, and would
-    /// not hear that a peer is gone either.
+    /// Checks, without reading, whether the peer has closed its sending half or reset the connection. The task wakes
+    /// when that happens. hyper reads nothing while a request is answered. So a half-closed connection is no error to
+    /// it, and it would not notice that the peer has gone.
     fn look_at_peer(&self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
         let socket = stream.tcp();
@@ -192,7 +192,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Set whenever bytes came; whoever looks, clears it.
+    /// Set when bytes arrive. The reader clears it.
     pub(super) fn heard(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.heard)
     }
@@ -201,7 +201,8 @@ impl Socket {
         Pin::new(self.stream.as_mut().expect("only drop takes the stream"))
     }
 
-    /// Ends a conversation whose peer sends too many frames. In the middle of a frame of ours nothing can be told any more.
+    /// Ends the connection of a peer that sends too many frames. In the middle of a frame of ours, no GOAWAY frame can
+    /// follow.
     fn flooded(&mut self) -> io::Error {
         self.activity.flooded(self.at_boundary.then(|| self.frames.farewell()));
         io::Error::other("the peer sends too many frames beside its requests")
@@ -211,7 +212,7 @@ impl Socket {
         self.at_boundary = matches!(written, Poll::Ready(Ok(taken)) if *taken == given);
     }
 
-    /// What a write came to, or its failure once the peer has read nothing for too long.
+    /// Passes the result of a write on, or fails it once the peer has read nothing for too long.
     fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = false;
@@ -230,7 +231,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let (Some(stream), Some(back)) = (self.stream.take(), self.back.take()) {
-            // Nobody waits for it if the connection was cut; then it closes here.
+            // Without a receiver the connection was cut, and closes here.
             let _ = back.send(stream);
         }
     }
@@ -261,7 +262,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
-        // hyper flushes at each of its looks, whether or not it has written.
+        // hyper flushes on each poll, whether or not it has written.
         socket.look_at_peer(cx)?;
         let flushed = socket.stream().poll_flush(cx);
         socket.timed(cx, flushed)

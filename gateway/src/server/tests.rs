@@ -1,4 +1,4 @@
-//! The listener over real sockets: what slow, large, silent and late peers get.
+//! Tests the listener over real sockets, with slow, large, silent and late peers.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -17,10 +17,10 @@ use super::*;
 use crate::config::{Settings, parts};
 use crate::response::json;
 
-/// Far more than any of these tests needs: it turns a hang into a failure.
+/// Longer than any of these tests takes. A hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Counts how often a task is woken.
+/// Counts how often it wakes a task.
 #[derive(Default)]
 pub(super) struct Woken(pub(super) AtomicUsize);
 
@@ -70,14 +70,14 @@ pub(crate) async fn soon<F: Future>(work: F) -> F::Output {
     timeout(PATIENCE, work).await.expect("this hangs")
 }
 
-/// Everything until the server closes; a reset ends it too.
+/// Reads until the server closes or resets the connection.
 pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let _ = soon(stream.read_to_end(&mut bytes)).await;
     String::from_utf8(bytes).expect("the answers are text")
 }
 
-/// One answer on a connection that stays open: its head, and its body by `Content-Length`.
+/// Reads one answer on a connection that stays open: the head, and the body by `Content-Length`.
 async fn one_answer(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     while !text.contains("\r\n\r\n") {
@@ -121,7 +121,7 @@ async fn a_later_head_has_its_time_from_its_first_byte_on() {
     for _ in 0..2 {
         ask(&mut stream, "/").await;
         assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
-        // Without a request it may stay for longer than a head may take.
+        // Without a request the connection may stay open for longer than the time for a head.
         sleep(3 * brief).await;
     }
     stream.write_all(b"GET / HTTP/1.1\r\nhost: e").await.expect("open");
@@ -154,7 +154,7 @@ async fn a_head_that_is_too_large_is_refused() {
     let server = Server::start(limits(), fine).await;
     let mut stream = server.connect().await;
     let head = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(2 * limits().header_bytes_max));
-    // The server may close before it has read all of it.
+    // The server may close before it has read the whole head.
     let _ = stream.write_all(head.as_bytes()).await;
     let answer = rest(&mut stream).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -210,7 +210,7 @@ async fn a_request_that_waits_is_not_looked_at_before_it_is_woken_and_has_its_bo
             }
         })
         .await;
-        // A second look would come at once.
+        // A poll without a wake would come at once.
         sleep(Duration::from_millis(20)).await;
         go.notify_one();
         assert!(one_answer(&mut stream).await.ends_with("\r\n\r\n{}"));
@@ -283,7 +283,7 @@ async fn a_body_may_be_taken_by_another_task() {
 async fn who_has_closed_its_sending_half_is_answered_each_time() {
     let server = Server::start(limits(), |request, _, _| async {
         let body = request.into_body().collect().await.map(|body| body.to_bytes());
-        // Long enough for the end of what the peer sends to be there.
+        // Long enough for the end of the peer's sending half to arrive.
         sleep(Duration::from_millis(10)).await;
         match body {
             Ok(body) => json(StatusCode::OK, body),
@@ -315,7 +315,7 @@ async fn who_has_closed_its_sending_half_is_answered_each_time() {
             assert_eq!(told.matches(" 200 OK\r\n").count(), answers, "{round}: {sent}: {told}");
         }
     }
-    // What is not whole is answered too, as what it is.
+    // An incomplete request is answered too, with its error.
     let mut peer = server.connect().await;
     peer.write_all(post("1.1", "content-length: 9\r\n\r\n{}").as_bytes()).await.expect("open");
     peer.shutdown().await.expect("open");
@@ -324,7 +324,7 @@ async fn who_has_closed_its_sending_half_is_answered_each_time() {
     server.stop().await;
 }
 
-/// A server whose requests never end by themselves; it tells when one has begun, and when one was given up.
+/// A server whose requests never end. It notifies when a request begins, and when one is dropped.
 async fn waiting() -> (Server, Arc<Notify>, Arc<Notify>) {
     struct GivenUp(Arc<Notify>);
     impl Drop for GivenUp {
@@ -382,7 +382,7 @@ async fn a_handler_learns_that_its_peer_sends_no_more() {
 #[tokio::test]
 async fn a_panic_costs_one_request() {
     let handler = |request: Request<Incoming>, _, _| {
-        // Before there is a future, and in it.
+        // It panics before it returns a future, and in the future.
         assert_ne!(request.uri().path(), "/early");
         async move {
             assert_ne!(request.uri().path(), "/late");
@@ -407,7 +407,7 @@ async fn a_panic_costs_one_request() {
 
 type Gate = Arc<dyn Fn(Request<Incoming>, Peer, RequestIds) -> BoxFuture<'static, Response> + Send + Sync>;
 
-/// A handler that says when it has begun and waits until it may end.
+/// A handler that notifies when it begins, and waits until it may end.
 fn gate() -> (Arc<Notify>, Arc<Notify>, Gate) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go));
@@ -536,7 +536,7 @@ async fn a_reader_that_reads_on_is_not_cut_and_one_that_stops_is() {
     let mut stopped = server.connect().await;
     ask(&mut stopped, "/").await;
     soon(stopped.readable()).await.expect("an answer");
-    // It takes nothing and sends a little, which fails once it is cut.
+    // The peer reads nothing and sends a little, which fails once the server has cut it.
     let cut = async {
         while !stopped.try_write(b"x").is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
             pace.tick().await;
@@ -566,7 +566,7 @@ fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(1, 5, stream, &headers)
 }
 
-/// The next frame: its kind, flags, stream and payload.
+/// Reads the next frame: kind, flags, stream and payload.
 async fn next_frame(stream: &mut TcpStream) -> (u8, u8, u32, Vec<u8>) {
     let mut head = [0; 9];
     soon(stream.read_exact(&mut head)).await.expect("the connection goes on");
@@ -584,7 +584,7 @@ async fn an_answer_that_is_not_taken_is_reset_and_its_connection_goes_on() {
         json(StatusCode::OK, vec![b' '; bytes])
     };
     let server = Server::start(ServerLimits { write, ..limits() }, handler).await;
-    // No window at all; one that ends within the first piece of many, within the only one, after the first of many.
+    // No window; one that ends within the first of many pieces, within the only piece, and after the first of many.
     for (window, bytes) in [(0_u32, 100_u32), (0, 1 << 20), (50_000, 1 << 20), (50_000, 60_000), (65_536, 1 << 20)] {
         let mut stream = server.connect().await;
         let settings = frame(4, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
@@ -595,7 +595,7 @@ async fn an_answer_that_is_not_taken_is_reset_and_its_connection_goes_on() {
         stream.write_all(&begin).await.expect("open");
         let (mut taken, mut next, mut reset) = (0, 3, None);
         while reset.is_none() {
-            // Other answers are taken meanwhile, and long ones too.
+            // Meanwhile the peer reads other answers, some of them long.
             let length = if next % 4 == 3 { 2 } else { 200_000 };
             let other = [get(next, &format!("/{length}")), opened(next)].concat();
             stream.write_all(&other).await.expect("open");

@@ -1,19 +1,19 @@
-//! A future that is looked at only when it has something to say. A task with several futures looks at each of them whenever
-//! one has woken it; for one that nearly always waits, this makes that a look at a flag.
+//! A future that is polled only after it was woken. A task with several futures polls all of them at each wake-up; for
+//! one that nearly always waits, this reduces the poll to reading a flag.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Such a future.
+/// Wraps a future.
 pub(super) struct WhenWoken<F> {
     future: Pin<Box<F>>,
-    /// What the future wakes, and the same as it is handed to it; nothing before the first look.
+    /// The bell that the future rings, and its waker; `None` before the first poll.
     bell: Option<(Arc<Bell>, Waker)>,
 }
 
-/// Notes that it was rung, and wakes the task.
+/// Records a wake-up and wakes the task.
 struct Bell {
     rung: AtomicBool,
     task: Waker,
@@ -25,7 +25,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Before the task is woken, so that it finds this when it looks.
+        // Set before the task wakes, so that its poll sees it.
         self.rung.store(true, Ordering::Release);
         self.task.wake_by_ref();
     }
@@ -47,10 +47,10 @@ impl<F: Future> Future for WhenWoken<F> {
                 if !bell.rung.load(Ordering::Acquire) {
                     return Poll::Pending;
                 }
-                // Before the look, so that what happens during it counts as new.
+                // Cleared before the poll, so that a wake-up during it counts.
                 bell.rung.store(false, Ordering::Release);
             }
-            // The first look, or another task has it now.
+            // The first poll, or the future has moved to another task.
             _ => {
                 let new = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
                 *bell = Some((Arc::clone(&new), Waker::from(new)));

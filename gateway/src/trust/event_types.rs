@@ -1,5 +1,5 @@
-//! Which event types an application may send: `category/name` or `category/*`, each part percent-encoded as in the
-//! modules directory, so that a `/` is `%2F` and a literal `*` is `%2A`.
+//! The event types that an application may send: `category/name` or `category/*`. Each part is percent-encoded as in
+//! the modules directory, so that a `/` is `%2F` and a literal `*` is `%2A`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,11 +16,11 @@ enum Names {
 }
 
 impl EventTypes {
-    /// Reads patterns.
+    /// Parses patterns.
     ///
     /// # Errors
     ///
-    /// A sentence about the first pattern that is none.
+    /// A sentence about the first wrong pattern.
     pub fn parse<T: AsRef<str>>(patterns: &[T]) -> Result<Self, String> {
         let mut types = Self::default();
         for pattern in patterns {
@@ -43,7 +43,7 @@ impl EventTypes {
         Ok(types)
     }
 
-    /// Each category, with one of its names, or with none for all of them.
+    /// Each category, with one of its names, or with `None` for all names.
     pub fn each(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.0.iter().flat_map(|(category, names)| {
             let some = match names {

@@ -1,16 +1,15 @@
-//! Who calls, when proxies stand between: the caller's address as proxies that are trusted tell it. What they tell is
-//! read from the right, since only the right end was written by them and everything to the left by whoever called them.
-//! Pure functions over the header's values.
+//! Finds the caller's address behind proxies, from the header of trusted proxies. It reads the header from the right,
+//! since only its right end is written by these proxies; the rest is written by their callers.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// More hops than any real chain has; what tells of more is not believed.
+/// Most hops. A longer chain is not real, and is not trusted.
 const HOPS_MAX: usize = 32;
 
-/// The header in which the trusted proxies tell the caller's address. It is one and not both: a proxy that writes one of
-/// them passes the other on as the caller wrote it.
+/// The header in which the trusted proxies report the caller's address. It is a single one, since a proxy that writes
+/// one of them passes the other on as the caller wrote it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Told {
     /// `X-Forwarded-For`.
@@ -30,9 +29,9 @@ impl Told {
     }
 }
 
-/// The caller's address: that of the first hop, seen from here, that is no trusted proxy. `None` when the last of the
-/// trusted proxies names nobody, so that no caller is mistaken for a proxy; or when it names a loopback address, which on
-/// its machine may be anybody for whom another program calls, and on ours is never the caller that it seems to be.
+/// The caller's address: the nearest hop that is no trusted proxy. `None` if the last trusted proxy names no caller, so
+/// that the proxy is not taken for the caller. `None` also for a loopback address: on the proxy's machine any program
+/// may call for others, and on ours it would identify the caller as local.
 pub fn caller<'a>(
     peer: IpAddr,
     told: Told,
@@ -59,8 +58,8 @@ pub fn caller<'a>(
     (!is_proxy(&address) && !told_here).then_some(address)
 }
 
-/// The elements of a list, the last one first. Quotes are matched from the right too: an open one that the caller wrote
-/// must not swallow what the proxy added.
+/// The elements of a list, the last one first. Quotes are matched from the right as well, so that an open quote of the
+/// caller cannot hide the element of the proxy.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quoted = false;
     let parts = value.rsplit(move |byte| {
@@ -70,7 +69,7 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     parts.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// The one `for` of an element of `Forwarded`.
+/// The `for` of an element of `Forwarded`, if it has exactly one.
 fn node_of(element: &[u8]) -> Option<&[u8]> {
     if element.contains(&b'\\') {
         return None;
@@ -94,7 +93,7 @@ fn node_of(element: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// An address, with or without a port; IPv6 with or without brackets.
+/// Parses an address, with or without a port, and IPv6 with or without brackets.
 fn read_node(node: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(node).ok()?;
     if let Ok(address) = text.parse::<IpAddr>() {

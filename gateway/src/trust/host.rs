@@ -1,4 +1,4 @@
-//! For whom a request is meant, by the host that it names. Pure functions over that text.
+//! Checks the host that a request names. It only compares texts.
 
 use std::net::IpAddr;
 
@@ -11,15 +11,15 @@ fn bare(host: &str) -> &str {
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }
 
-/// Whether a host is this machine and can be no other.
+/// Whether a host can only be this machine.
 pub fn is_loopback(host: &str) -> bool {
     let name = bare(host);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Whether a host is `localhost` or an address, which no other site can have resolved, or one of `names`. What names none
-/// comes from no browser.
+/// Whether a host is `localhost` or an address, which cannot be the name of another site, or one of `names`. A request
+/// without a host is not from a browser, and passes.
 pub fn only_ours(host: Option<&str>, names: &[String]) -> bool {
     let Some(host) = host else { return true };
     let name = bare(host);

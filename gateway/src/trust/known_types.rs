@@ -1,5 +1,6 @@
-//! Which event types an application has sent so far, so that one that chooses their names cannot make them without end: each is
-//! a row that stays for ever. What was sent through other gateways, or before a start, is learned from the database's counts.
+//! The event types that an application has sent so far. Each is a row that stays forever, so a sender that chooses new
+//! names all the time must not make them without a bound. Types that were sent through other gateways, or before the
+//! start, come from the counts in the database.
 
 use std::hash::BuildHasher as _;
 use std::sync::{PoisonError, RwLock};
@@ -8,7 +9,7 @@ use eye_event::verdict::Violation;
 use foldhash::HashSet;
 use foldhash::fast::RandomState;
 
-/// What is wrong with an event of a type beyond the `most` that its application may have.
+/// The violation of an event whose type would be one more than `most`.
 pub fn too_many(most: usize) -> Violation {
     let message = format!(
         "the application has sent {most} event types, as many as it may (event_types_max), and this one is new; send it as one \
@@ -17,17 +18,17 @@ pub fn too_many(most: usize) -> Violation {
     Violation { pointer: "/name".to_owned(), code: "too_many_event_types".into(), message: message.into() }
 }
 
-/// The event types of one application. It outlives each version of the application's row.
+/// The event types of one application. They outlive the versions of its row.
 #[derive(Debug, Default)]
 pub struct KnownTypes {
-    /// Seeded at random, so that nobody can choose a name that looks like a known one.
+    /// Randomly seeded, so that a sender cannot choose a name that collides with a known one.
     hasher: RandomState,
-    /// A number stands for an event type: names may be long, and there may be many.
+    /// Hashes of event types, since names may be long and many.
     known: RwLock<HashSet<u64>>,
 }
 
 impl KnownTypes {
-    /// Whether an event type is known, or may be from now on, since fewer than `most` are.
+    /// Whether an event type is known, or becomes known now, since fewer than `most` are.
     pub fn admit(&self, category: &str, name: &str, most: usize) -> bool {
         let event_type = self.number(category, name);
         {
@@ -43,13 +44,13 @@ impl KnownTypes {
         known.contains(&event_type) || known.len() < most && known.insert(event_type)
     }
 
-    /// The same, with nothing noted.
+    /// The same, but it records nothing.
     pub fn would_admit(&self, category: &str, name: &str, most: usize) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.len() < most || known.contains(&self.number(category, name))
     }
 
-    /// Notes one that was sent before, however many there are.
+    /// Records an event type from the database, even beyond the bound.
     pub fn learn(&self, category: &str, name: &str) {
         let event_type = self.number(category, name);
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(event_type);

@@ -1,23 +1,23 @@
-//! The applications that a gateway makes by itself, by their names, and how much callers from this machine are trusted.
+//! The names of the applications that gateways register by themselves, and the rights of callers from this machine.
 
 use super::Scope;
 
-/// The application of the embedded default, which is trusted from this machine there and nowhere else.
+/// The application of callers from this machine, if the gateway runs the embedded Postgres.
 pub const LOCAL: &str = "local";
-/// The administrator of the embedded default, whose token is a file in the data dir.
+/// The administrator of the embedded Postgres. Its token is a file in the data dir.
 pub const ADMIN_TOKEN: &str = "admin.token";
-/// The first administrator of a database of one's own, whose token is in a file that the operator names.
+/// The first administrator in a database of the operator's own. Its token is in a file that the operator names.
 pub const BOOTSTRAP: &str = "bootstrap";
 
-/// Whether an application of this name is made by gateways alone.
+/// Whether only gateways register an application of this name.
 pub fn is_own(name: &str) -> bool {
     [LOCAL, ADMIN_TOKEN, BOOTSTRAP].contains(&name)
 }
 
-/// What callers from this machine may do without a token.
+/// The rights of callers from this machine without a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Local {
-    /// Nothing: nobody is [`LOCAL`].
+    /// None: no caller is [`LOCAL`].
     #[default]
     Off,
     /// Send.
@@ -27,7 +27,7 @@ pub enum Local {
 }
 
 impl Local {
-    /// The setting of this word.
+    /// The right of a word in the settings.
     pub fn of_word(word: &str) -> Self {
         match word {
             "ingest" => Self::Ingest,
@@ -45,7 +45,7 @@ impl Local {
         }
     }
 
-    /// The same as words, as rows have them.
+    /// The scopes as rows have them.
     pub fn words(self) -> Vec<String> {
         self.scopes().iter().map(|scope| scope.as_str().to_owned()).collect()
     }

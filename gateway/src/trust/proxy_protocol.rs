@@ -1,22 +1,22 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy tells of the caller before the first byte of the caller. Pure: it
-//! is given the bytes so far and says how many more it needs, never more than belong to the header.
+//! The PROXY protocol, versions 1 and 2: a proxy's report of the caller before the caller's first byte. The parser gets
+//! the bytes so far and returns how many more it needs, never more than belong to the header.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest header of version 1, its end included.
+/// The longest header of version 1, with its line end.
 const LINE_BYTES_MAX: usize = 107;
-/// The shortest header of version 1: `PROXY UNKNOWN` and its end. No header is shorter, so nothing is read too far.
+/// The shortest header of version 1: `PROXY UNKNOWN` and its line end. No header is shorter, so it may read this much.
 const LEAST_BYTES: usize = 15;
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// The bytes of signature, version and command, family, and length.
 const FIXED_BYTES: usize = 16;
 
-/// What was found.
+/// The result of parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// At least so many bytes are missing.
+    /// At least this many bytes are missing.
     More(usize),
-    /// The header is complete; the caller's address if it tells one. Otherwise nobody knows who calls.
+    /// The header is complete. It has the caller's address, or `None` if the caller is unknown.
     Whole(Option<SocketAddr>),
 }
 
@@ -25,11 +25,11 @@ pub enum Header {
 #[error("the connection does not begin with a PROXY header")]
 pub struct Malformed;
 
-/// Reads the beginning of a connection.
+/// Parses the first bytes of a connection.
 ///
 /// # Errors
 ///
-/// [`Malformed`], as early as it is certain.
+/// [`Malformed`], as soon as it is certain.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Header, Malformed> {
     if bytes.starts_with(b"PROXY ") {
         return line(bytes);
@@ -101,13 +101,13 @@ fn binary(bytes: &[u8], bytes_max: usize) -> Result<Header, Malformed> {
             let port = u16::from_be_bytes(exactly(port)?);
             Some((Ipv6Addr::from(exactly::<16>(addresses)?), port).into())
         }
-        // Of another kind than TCP over IP, which says nothing that could be used here.
+        // Other families than TCP over IP have no usable address.
         _ => None,
     };
     Ok(Header::Whole(source))
 }
 
-/// The first bytes, as many as they have to be.
+/// The first `N` bytes.
 fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Malformed> {
     bytes.first_chunk().copied().ok_or(Malformed)
 }
@@ -120,7 +120,7 @@ mod tests {
 
     const MAX: usize = 1_024;
 
-    /// Feeds the reader as a connection does: what it asks for and no more.
+    /// Feeds the parser like a connection: exactly the bytes that it asks for.
     fn fed(bytes: &[u8]) -> Option<Result<(Option<SocketAddr>, usize), Malformed>> {
         let mut length = 0;
         loop {

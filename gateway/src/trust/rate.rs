@@ -1,5 +1,5 @@
-//! How fast an application may send: each event costs one, whatever request it came in. The state is one atomic word, so
-//! senders of the same application do not wait for each other.
+//! The rate limit of an application. Each event costs one unit, whatever request it came in. The state is one atomic
+//! word, so requests of the same application do not wait for each other.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +11,14 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use crate::response::Refusal;
 use crate::store::RateLimit;
 
-/// The state of one limit.
+/// The state of one rate limit.
 #[derive(Debug)]
 pub struct Rate {
     limit: RateLimit,
     limiter: DefaultDirectRateLimiter,
     start: Instant,
-    /// Until when not even one event fits, in microseconds after `start`; so a flood is refused before it is read.
+    /// Until then not even one event fits, in microseconds after `start`. It lets a flood be refused before its bodies
+    /// are read.
     closed_until_us: AtomicU64,
 }
 
@@ -33,12 +34,12 @@ impl Rate {
         }
     }
 
-    /// The limit itself.
+    /// The configured limit.
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// Refuses at once what the last refusal already knew to be too early; costs nothing otherwise.
+    /// Refuses a request that the last refusal showed to be too early. Otherwise it costs nothing.
     ///
     /// # Errors
     ///
@@ -52,11 +53,11 @@ impl Rate {
         if now < until { Err(refusal(Duration::from_micros(until - now))) } else { Ok(()) }
     }
 
-    /// Takes the cost of so many events, all or nothing.
+    /// Takes the cost of this many events, all or none.
     ///
     /// # Errors
     ///
-    /// [`Refusal::RateLimited`] with the time after which they fit, or [`Refusal::TooManyEvents`] when they never do.
+    /// [`Refusal::RateLimited`] with the time after which they fit, or [`Refusal::TooManyEvents`] if they never fit.
     pub fn take(&self, events: usize) -> Result<(), Refusal> {
         let never = Refusal::TooManyEvents { limit: self.limit.burst_events.get() as usize };
         let Ok(count) = u32::try_from(events) else { return Err(never) };
@@ -67,7 +68,7 @@ impl Rate {
             Err(_) => return Err(never),
         };
         let wait = early.wait_time_from(self.limiter.clock().now());
-        // Fewer events fit earlier, by the time that each of the others takes.
+        // Fewer events fit earlier, by the time of each of the others.
         let others = Duration::from_secs(1) / self.limit.events_per_second.get() * (count.get() - 1);
         let closed = self.start.elapsed() + wait.saturating_sub(others);
         self.closed_until_us.fetch_max(micros(closed), Ordering::Relaxed);
@@ -80,7 +81,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn refusal(wait: Duration) -> Refusal {
-    // Up, so that who waits as told is not refused again.
+    // Rounded up, so that a sender that waits as long is not refused again.
     Refusal::RateLimited { retry_after_seconds: wait.as_secs() + u64::from(wait.subsec_nanos() > 0) }
 }
 

@@ -1,7 +1,7 @@
-//! Signs that a proxy passed a request on. A proxy on the gateway's own machine may speak for anybody, so whoever is known
-//! by calling from this machine must show none of them. Pure functions over the names of headers.
+//! Signs that a proxy relayed a request. A proxy on the gateway's own machine may call for anybody, so a caller that is
+//! identified by this machine's address must show none of these signs. It only compares names of headers.
 
-/// Headers that clients send by themselves, which are most of all. Looked at first, since every request has some.
+/// Headers that clients send by themselves. They are checked first, since every request has some.
 const PLAIN: [&str; 14] = [
     "host",
     "user-agent",
@@ -19,15 +19,15 @@ const PLAIN: [&str; 14] = [
     "x-request-id",
 ];
 
-/// Words that stand in the names of such headers and of no others: `forwarded`, `x-forwarded-for`, `forwarded-for`,
+/// Words in the names of proxies' headers and of no others: `forwarded`, `x-forwarded-for`, `forwarded-for`,
 /// `max-forwards`, `wl-proxy-client-ip`, `proxy-connection`, `x-proxyuser-ip`.
 const WORDS: [&str; 4] = ["forward", "proxy", "clientip", "socketip"];
 
-/// How such headers end: with the address of somebody else. `x-real-ip`, `true-client-ip`, `cf-connecting-ipv6`,
-/// `x-remote-addr`.
+/// Ends of such names. The header then has the address of another machine: `x-real-ip`, `true-client-ip`,
+/// `cf-connecting-ipv6`, `x-remote-addr`.
 const ENDS: [&str; 4] = ["-ip", "-ipv4", "-ipv6", "-addr"];
 
-/// How the headers of proxies, balancers, meshes and services before a gateway begin.
+/// Beginnings of the headers that proxies, balancers, meshes and services before a gateway add.
 const STARTS: [&str; 46] = [
     "via",
     "x-via",
@@ -77,7 +77,7 @@ const STARTS: [&str; 46] = [
     "tailscale-",
 ];
 
-/// Whether a header of this name, in small letters, is one that proxies add.
+/// Whether proxies add a header of this lower-case name.
 pub(super) fn is_sign(name: &str) -> bool {
     !PLAIN.contains(&name)
         && (STARTS.iter().any(|start| name.starts_with(start))

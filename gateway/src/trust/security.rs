@@ -1,5 +1,5 @@
-//! What was refused for who asked: counted for each application that is known, and for each network otherwise, within a
-//! bound. A flood writes one line a second of each kind and no more. Tokens never come here.
+//! Counts refusals by caller: for each known application, and for strangers by network, within a bound. A flood writes
+//! one log line of each kind per second. Tokens never reach this module.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,37 +10,37 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::log_limit::LogLimit;
 
-/// Networks that are counted one by one; the rest is counted together.
+/// Most networks with counters of their own. The others are counted together.
 const NETWORKS_MAX: usize = 1_024;
-/// How much of an address tells one sender from another.
+/// The bits of an address that make its network.
 const IPV4_PREFIX: u8 = 24;
 const IPV6_PREFIX: u8 = 48;
 
-/// Why somebody was refused.
+/// The reasons of refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A token or certificate that nobody has.
+    /// A token or certificate of no application.
     UnknownToken,
-    /// A token that has ended.
+    /// A token that was ended.
     RevokedToken,
-    /// A token whose time is over.
+    /// A token that has expired.
     ExpiredToken,
-    /// No token, and from no application's network; or a token from outside of its application's networks.
+    /// No token, and no application's network; or a token from outside of its application's networks.
     UnknownNetwork,
     /// A scope that the application lacks.
     Scope,
-    /// More events than it may send.
+    /// More events than the application may send.
     RateLimited,
-    /// An event type that it may not send.
+    /// An event type that the application may not send.
     EventType,
-    /// A page of another site had a browser call.
+    /// A page of another site made a browser call.
     ForeignPage,
-    /// A proxy on this machine that nobody named called for somebody.
+    /// An unnamed proxy on this machine called.
     UnnamedProxy,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::UnknownToken,
         Self::RevokedToken,
@@ -53,7 +53,7 @@ impl Kind {
         Self::UnnamedProxy,
     ];
 
-    /// The stable word, for logs and metrics.
+    /// The word in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnknownToken => "unknown_token",
@@ -78,13 +78,13 @@ impl Counts {
         self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often this happened since the gateway started.
+    /// The number of refusals of this kind since the start.
     pub fn get(&self, kind: Kind) -> u64 {
         self.0[kind as usize].load(Ordering::Relaxed)
     }
 }
 
-/// The counts of what concerns no known application, and the gates of the log.
+/// The counters of strangers, and the limits of the log.
 #[derive(Debug, Default)]
 pub struct Security {
     networks: Mutex<HashMap<IpNet, Counts>>,
@@ -93,7 +93,7 @@ pub struct Security {
 }
 
 impl Security {
-    /// Counts and tells a refusal of a known application.
+    /// Counts and logs a refusal of a known application.
     pub fn refused(&self, kind: Kind, application: &str, counts: &Counts) {
         counts.add(kind);
         if let Some(more) = self.gates[kind as usize].open() {
@@ -101,7 +101,7 @@ impl Security {
         }
     }
 
-    /// Counts and tells a refusal of somebody unknown.
+    /// Counts and logs a refusal of a stranger.
     pub fn refused_stranger(&self, kind: Kind, address: Option<IpAddr>) {
         let network = address.map(network_of);
         self.count(kind, network);
@@ -122,7 +122,7 @@ impl Security {
         self.other.add(kind);
     }
 
-    /// Each kind, network and count that is not zero; `other` stands for networks beyond the bound.
+    /// Each kind, network and count above zero. Networks beyond the bound count as `other`.
     pub fn strangers(&self) -> Vec<(Kind, String, u64)> {
         let networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         let named = networks.iter().map(|(network, counts)| (network.to_string(), counts));

@@ -48,7 +48,7 @@ pub(super) enum Stranger<'a> {
     Nobody(Kind),
     /// An application matches, but may not call in this way.
     Known(Kind, &'a Application),
-    /// The time of its token is over.
+    /// Its application is known, and the token has expired.
     Expired(&'a Application),
     /// A page had the name of another site resolved to this machine, or to the gateway, and its browser calls.
     Page(&'a Application),
@@ -63,7 +63,7 @@ enum Token {
     Live(Arc<Application>, LiveToken),
     /// It has ended. The snapshot knows it so that its use is counted.
     Retired(Arc<Application>),
-    /// Its time is over.
+    /// It has expired.
     Expired(Arc<Application>),
 }
 

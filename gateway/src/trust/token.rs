@@ -1,16 +1,16 @@
-//! Tokens: made here, shown once, and from then on known by their digest alone. They are made of 32 random bytes, so
-//! they cannot be guessed, and the prefix lets secret scanners find one that leaked.
+//! Makes tokens. A token is shown once, and then known only by its digest. It has 32 random bytes, so that it cannot be
+//! guessed, and a prefix by which secret scanners find a leaked one.
 
 use eye_event::verdict::Digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 const PREFIX: &str = "eye_";
 
-/// A new token with its digest. The text is for its owner, once; only the digest may be kept.
+/// Makes a token with its digest. Only its owner gets the token; the gateway keeps the digest.
 ///
 /// # Errors
 ///
-/// When this machine gives no random numbers.
+/// The machine gives no random numbers.
 pub fn make() -> Result<(String, Digest), NoRandomness> {
     let mut bytes = [0_u8; 32];
     SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
@@ -19,7 +19,7 @@ pub fn make() -> Result<(String, Digest), NoRandomness> {
     Ok((token, digest))
 }
 
-/// The machine gives no random numbers, so there is nothing to make a token of.
+/// The machine gives no random numbers for a token.
 #[derive(Debug, thiserror::Error)]
 #[error("this machine gives no random numbers")]
 pub struct NoRandomness;

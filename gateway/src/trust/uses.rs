@@ -1,5 +1,5 @@
-//! A live token: until when it opens anything, and whether it was used since that was last noted. A use is one flag that is
-//! set, so it costs a request nothing; who notes the uses in the database collects the flags.
+//! A live token: when it expires, and whether it was used since the last record in the database. A use sets one flag,
+//! which costs a request next to nothing. The task that records uses reads the flags.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,25 +14,25 @@ use crate::store::TokenFacts;
 pub(super) struct LiveToken {
     digest: Digest,
     application_id: i32,
-    /// From when on it opens nothing, by the clock of this process, since the wall clock may be set.
+    /// When it expires, by this process's monotonic clock, since the wall clock may be set.
     ends: Option<Instant>,
-    /// Shared with the snapshots before and after, so that no use falls between two of them.
+    /// Shared with the same token in earlier and later snapshots, so that no use is lost between them.
     uses: Arc<Uses>,
 }
 
 #[derive(Debug, Default)]
 struct Uses {
-    /// It was used, and that is not noted yet.
+    /// It was used since the last record.
     used: AtomicBool,
-    /// The database knows of a use of it.
+    /// The database has a use of it.
     noted: AtomicBool,
 }
 
 impl LiveToken {
-    /// What the database knows of it; its uses are those of `before`.
+    /// Makes it from the database's facts. It shares the uses with `before`, its predecessor.
     pub(super) fn new(digest: Digest, application_id: i32, facts: Option<&TokenFacts>, before: Option<&Self>) -> Self {
         let left = facts.and_then(|facts| facts.seconds_left);
-        // A time too far away to be reckoned with is none.
+        // A time too far away for the clock counts as no expiry.
         let ends = left.and_then(|left| {
             let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX);
             Instant::now().checked_add(left)
@@ -44,20 +44,20 @@ impl LiveToken {
         Self { digest, application_id, ends, uses }
     }
 
-    /// Whether its time is over.
+    /// Whether it has expired.
     pub(super) fn is_expired(&self) -> bool {
         self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
-    /// Remembers that it was used.
+    /// Records a use.
     pub(super) fn is_used(&self) {
-        // Most often it is known, and reading shares the line between processors where writing would not.
+        // The flag is usually set, and a read shares its cache line between processors where a write would not.
         if !self.uses.used.load(Relaxed) {
             self.uses.used.store(true, Relaxed);
         }
     }
 
-    /// Takes the use that is to be noted: any if `all`, else only the first that there ever was.
+    /// Takes the use to record: any if `all`, otherwise only the first one ever.
     pub(super) fn take(&self, all: bool) -> Option<(Digest, i32)> {
         let due = self.uses.used.load(Relaxed) && (all || !self.uses.noted.load(Relaxed));
         (due && self.uses.used.swap(false, Relaxed)).then(|| {
@@ -66,7 +66,7 @@ impl LiveToken {
         })
     }
 
-    /// Puts a use back that could not be noted.
+    /// Returns a use that could not be recorded.
     pub(super) fn put_back(&self) {
         self.uses.used.store(true, Relaxed);
     }
