@@ -1,4 +1,4 @@
-//! Applications: who may send and read. Tokens never come here, only their digests.
+//! Reads and changes applications. The store has digests of tokens, never tokens.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -12,67 +12,67 @@ use sqlx::postgres::PgListener;
 use super::tokens::{Expiry, TokenFacts};
 use super::{Error, Store, greeted};
 
-/// What an application may send.
+/// The rate limit of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Events in a second, in the long run.
+    /// Events per second, on average.
     pub events_per_second: NonZeroU32,
-    /// Events at once.
+    /// Most events at once.
     pub burst_events: NonZeroU32,
 }
 
 const CHANNEL: &str = "eye_applications";
 
-/// An application as the database has it.
+/// A row of `applications`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApplicationRow {
-    /// Its number, as events hold it.
+    /// The id of the row. Rows of events refer to it.
     pub id: i32,
-    /// Its name.
+    /// The name.
     pub name: String,
     /// SHA-256 of each token that was not ended, the newest last.
     pub token_digests: Vec<Vec<u8>>,
-    /// SHA-256 of the last tokens that ended.
+    /// SHA-256 of the tokens that were ended last. A caller with one of them is refused as known.
     pub retired_token_digests: Vec<Vec<u8>>,
-    /// SHA-256 of each client certificate that proves it.
+    /// SHA-256 of each client certificate that identifies it.
     pub certificate_digests: Vec<Vec<u8>>,
-    /// The networks from which it is known.
+    /// The networks that identify it.
     pub networks: Vec<IpNet>,
-    /// What proves it: `token`, `network` or `both`.
+    /// What identifies it: `token`, `network` or `both`.
     pub known_by: String,
-    /// What it may do: `ingest`, `read`, `admin`.
+    /// Its scopes: `ingest`, `read`, `raw`, `admin`.
     pub scopes: Vec<String>,
-    /// Events that it may send in a second; `None` for no limit.
+    /// Most events per second; `None` for no limit.
     pub events_per_second: Option<i32>,
-    /// Events that it may send at once; `None` for as many as in a second.
+    /// Most events at once; `None` for as many as per second.
     pub burst_events: Option<i32>,
     /// Patterns of the event types that it may send; empty for all.
     pub event_types: Vec<String>,
-    /// False while it is suspended, and once it is revoked.
+    /// False if it is suspended or revoked.
     pub active: bool,
-    /// When it was revoked, for ever.
+    /// When it was revoked, which is final.
     pub revoked_at: Option<DateTime<Utc>>,
-    /// What its operators want to remember of it.
+    /// A note of its operators.
     pub note: String,
     /// When it was added.
     pub created_at: DateTime<Utc>,
-    /// What is known of its tokens, live ones and others, in no order.
+    /// The known facts about its tokens, live or ended, in no order. [`Store::applications`] fills them in.
     pub tokens: Vec<TokenFacts>,
 }
 
 /// Whether an application may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It may.
+    /// It may call.
     Active,
-    /// It may not, until somebody lets it in again.
+    /// It may not call until an operator ends the suspension.
     Suspended,
-    /// It may not, for ever.
+    /// It may never call again.
     Revoked,
 }
 
 impl State {
-    /// The word for it.
+    /// The word in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -110,7 +110,7 @@ impl ApplicationRow {
         }
     }
 
-    /// What is known of the token of this digest.
+    /// The known facts about the token with this digest.
     pub fn token(&self, digest: &[u8]) -> Option<&TokenFacts> {
         self.tokens.iter().find(|facts| facts.digest == digest)
     }
@@ -124,84 +124,84 @@ impl ApplicationRow {
     }
 }
 
-/// An application to be added.
+/// A new application.
 #[derive(Clone, Debug)]
 pub struct NewApplication {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// SHA-256 of its token, if it has one.
+    /// SHA-256 of its token, if it gets one.
     pub token_digest: Option<Digest>,
-    /// When that token ends.
+    /// When the token expires.
     pub expires: Option<Expiry>,
-    /// SHA-256 of each client certificate that proves it.
+    /// SHA-256 of each client certificate that identifies it.
     pub certificates: Vec<Digest>,
-    /// The networks from which it is known.
+    /// The networks that identify it.
     pub networks: Vec<IpNet>,
-    /// What proves it: `token`, `network` or `both`.
+    /// What identifies it: `token`, `network` or `both`.
     pub known_by: String,
-    /// What it may do: `ingest`, `read`, `admin`.
+    /// Its scopes: `ingest`, `read`, `raw`, `admin`.
     pub scopes: Vec<String>,
-    /// Events that it may send in a second; `None` for no limit.
+    /// Most events per second; `None` for no limit.
     pub events_per_second: Option<i32>,
-    /// Events that it may send at once; `None` for as many as in a second.
+    /// Most events at once; `None` for as many as per second.
     pub burst_events: Option<i32>,
     /// Patterns of the event types that it may send; empty for all.
     pub event_types: Vec<String>,
-    /// What its operators want to remember of it.
+    /// A note of its operators.
     pub note: String,
 }
 
-/// What is to be different about an application; `None` leaves it as it is.
+/// The changes of an application. `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
 pub struct ApplicationChange {
-    /// The networks from which it is known.
+    /// The networks that identify it.
     pub networks: Option<Vec<IpNet>>,
-    /// What proves it: `token`, `network` or `both`.
+    /// What identifies it: `token`, `network` or `both`.
     pub known_by: Option<String>,
-    /// SHA-256 of each client certificate that proves it.
+    /// SHA-256 of each client certificate that identifies it.
     pub certificates: Option<Vec<Digest>>,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Option<Vec<String>>,
-    /// Events in a second and at once; the inner `None` takes the limit away.
+    /// Most events per second and at once. The inner `None` removes the limit.
     pub rate: Option<Option<(i32, Option<i32>)>>,
     /// Patterns of the event types that it may send.
     pub event_types: Option<Vec<String>>,
-    /// False suspends it.
+    /// False suspends it, true ends the suspension.
     pub active: Option<bool>,
-    /// What its operators want to remember of it.
+    /// A note of its operators.
     pub note: Option<String>,
 }
 
-/// What became of an administrator that a gateway makes by itself.
+/// The state of an administrator that a gateway registers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ensured {
-    /// It was made, or was given the token.
+    /// It was added now, or got the token now.
     Made,
-    /// It was there with the token.
+    /// It had the token already.
     Known,
-    /// It is there, and the token is one that was ended.
+    /// It exists, and the token is one that was ended.
     TokenEnded,
-    /// It is there, and was suspended or revoked.
+    /// It exists, and is suspended or revoked.
     Closed,
 }
 
-/// Tells when the applications have changed.
+/// Waits for changes of the applications.
 #[derive(Debug)]
 pub struct ApplicationChanges(PgListener);
 
 impl ApplicationChanges {
-    /// Waits for the next change. Also returns when the connection was lost, since a change may have been missed then;
-    /// the next call connects again.
+    /// Waits for the next change. It also returns after the connection was lost, since a notification may be lost with
+    /// it. The next call connects again.
     pub async fn changed(&mut self) -> Result<(), Error> {
         self.0.try_recv().await?;
-        // One statement on many rows, or many in a row, need one look at the table, not many.
+        // A statement on many rows notifies many times, and one read of the table is enough for all.
         while self.0.next_buffered().is_some() {}
         Ok(())
     }
 }
 
 impl Store {
-    /// All applications, revoked ones too, by name.
+    /// Reads all applications by name, including revoked ones.
     pub async fn applications(&self) -> Result<Vec<ApplicationRow>, Error> {
         let query = sqlx::query_as(
             "select id, name, token_digests, retired_token_digests, certificate_digests, networks, known_by, scopes, \
@@ -209,7 +209,8 @@ impl Store {
              from applications order by name",
         );
         let mut rows: Vec<ApplicationRow> = self.ask(query.fetch_all(&self.own)).await?;
-        // Asked for later, so that nothing is missing of a token that is in a row: both are committed in one.
+        // The facts are read after the rows. Each token is committed together with its facts, so none of them is
+        // missing.
         let mut facts: HashMap<Vec<u8>, TokenFacts> =
             self.token_facts().await?.into_iter().map(|facts| (facts.digest.clone(), facts)).collect();
         for row in &mut rows {
@@ -219,7 +220,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The application of this name, revoked ones too.
+    /// Reads the application of this name, even if it is revoked.
     ///
     /// # Errors
     ///
@@ -229,8 +230,8 @@ impl Store {
         found.ok_or_else(|| Error::ApplicationUnknown(name.to_owned()))
     }
 
-    /// Each application's number with the category and the name of an event type that it has sent, as far as the counts are
-    /// folded.
+    /// Reads which application has sent which event types, as far as the counts are folded: the application's id,
+    /// category and name.
     pub async fn event_types_by_application(&self) -> Result<Vec<(i32, String, String)>, Error> {
         let query = sqlx::query_as(
             "select sent.application_id, event_types.category, event_types.name \
@@ -240,7 +241,8 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
-    /// Whether an application has sent events of a type before, or fewer than `most` types, as far as the counts are folded.
+    /// Whether an application has sent events of this type before, or fewer than `most` types, as far as the counts are
+    /// folded.
     pub async fn admits_event_type(
         &self,
         application_id: i32,
@@ -260,7 +262,7 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// Adds an application and gives its number. A revoked name is not given again: events of the former one bear it.
+    /// Adds an application and returns its id. A revoked name is not available again, since events refer to it.
     pub async fn application_add(&self, new: &NewApplication) -> Result<i32, Error> {
         let expires_at = match new.expires.filter(|_| new.token_digest.is_some()) {
             Some(expires) => Some(self.expires_at(expires).await?),
@@ -292,7 +294,7 @@ impl Store {
         id.ok_or_else(|| Error::ApplicationExists(new.name.clone()))
     }
 
-    /// Ends an application for ever. The row stays, because events name it; its tokens and certificates go.
+    /// Revokes an application for good. The row stays, since events refer to it; its tokens and certificates end.
     pub async fn application_revoke(&self, name: &str) -> Result<(), Error> {
         let query = sqlx::query(
             "update applications set active = false, revoked_at = now(), token_digests = '{}', \
@@ -303,12 +305,13 @@ impl Store {
         self.changed_one(name, query).await
     }
 
-    /// Changes an application, suspended ones too.
+    /// Changes an application, even if it is suspended.
     ///
     /// # Errors
     ///
-    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationRevoked`]; [`Error::ApplicationWithoutNetwork`] when it would be known by a network and has none;
-    /// [`Error::ApplicationNetworksUnused`] when it is given networks and would still be known from everywhere.
+    /// [`Error::ApplicationUnknown`]; [`Error::ApplicationRevoked`]; [`Error::ApplicationWithoutNetwork`] if its
+    /// network were to identify it and it has none; [`Error::ApplicationNetworksUnused`] if it gets networks and its
+    /// token alone identifies it.
     pub async fn application_change(&self, name: &str, change: &ApplicationChange) -> Result<(), Error> {
         let (rate, burst) = change.rate.flatten().unzip();
         let query = sqlx::query(
@@ -340,7 +343,7 @@ impl Store {
         }
     }
 
-    /// Makes the application `local` of the embedded default, trusted from loopback, if it is not there, and gives it these
+    /// Adds the application `local` of the embedded Postgres, which loopback addresses identify, or gives it these
     /// scopes.
     pub async fn ensure_local_application(&self, scopes: &[String]) -> Result<(), Error> {
         let query = sqlx::query(
@@ -354,7 +357,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes an administrator that is known by this token, or gives it this token if it has another one.
+    /// Adds an administrator with this token, or replaces its token by this one.
     pub async fn ensure_administrator(&self, name: &str, token: Digest) -> Result<Ensured, Error> {
         let insert = sqlx::query(
             "insert into applications (name, token_digests, known_by, scopes) \
@@ -388,7 +391,7 @@ impl Store {
         })
     }
 
-    /// Whether an application other than `besides` may administrate, and could call.
+    /// Whether an application other than `besides` has the scope `admin` and can call.
     pub async fn has_administrator(&self, besides: &[&str]) -> Result<bool, Error> {
         let query = sqlx::query_scalar(
             "select exists (select from applications where active and scopes @> '{admin}' and name <> all($1) \
@@ -400,7 +403,7 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// Begins to listen for changes of the applications, on a connection of its own.
+    /// Listens for changes of the applications, on a connection of its own.
     pub async fn listen_applications(&self) -> Result<ApplicationChanges, Error> {
         let pool = greeted(Arc::clone(&self.greeting))
             .max_connections(1)

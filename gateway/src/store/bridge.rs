@@ -1,6 +1,6 @@
-//! The way of sqlx to the database: a socket inside this process, behind which each connection goes on to the server that is
-//! the one. So reads, migrations and the loops of the gateway have what writers have (no delay, signs of life, several
-//! hosts, every kind of TLS), which sqlx's own sockets have not. Nobody but this process may use it.
+//! The bridge between sqlx and the database: a socket in this process that passes each connection on to the chosen
+//! server. It gives reads, migrations and background tasks what writers have and sqlx's own sockets lack: no delay,
+//! keepalives, several hosts, and every kind of TLS. Only this process may use it.
 
 use std::io;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::hosts::Hosts;
 
 const UP_BYTES: usize = 8 << 10;
 const DOWN_BYTES: usize = 64 << 10;
-/// How long the server may take to end a session whose client has gone.
+/// How long a server may take to end a session after its client has gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The listening side; connections end with it.
+/// The listening socket. Its drop ends all connections.
 #[derive(Debug)]
 pub(super) struct Bridge {
-    /// Where sqlx is to look for the socket.
+    /// The folder in which sqlx looks for the socket.
     folder: String,
     _task: JoinSet<()>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Bridge {
 impl Bridge {
     /// Must be called within a Tokio runtime.
     pub(super) fn start(hosts: Arc<Hosts>) -> io::Result<Bridge> {
-        // A name without a file; it ends with the process. Others see it, and are turned away.
+        // An abstract name: it has no file and ends with the process. Connections of other processes are refused.
         let folder = format!("\0eye-{}", Uuid::now_v7().simple());
         let listener = UnixListener::bind(format!("{folder}/.s.PGSQL.{PORT}"))?;
         let mut task = JoinSet::new();
@@ -44,7 +44,7 @@ impl Bridge {
     }
 }
 
-/// A part of the socket's name, as sqlx makes it.
+/// The part of the socket's name that sqlx adds.
 pub(super) const PORT: u16 = 5_432;
 
 async fn listen(listener: UnixListener, hosts: Arc<Hosts>) {
@@ -53,7 +53,7 @@ async fn listen(listener: UnixListener, hosts: Arc<Hosts>) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else {
-                    // Out of descriptors, most likely. Whoever waits has a time limit.
+                    // Most likely the process lacks descriptors. The client that waits has a time limit.
                     hosts.note_no_descriptors();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -80,7 +80,7 @@ async fn carry(mut client: UnixStream, hosts: Arc<Hosts>) {
     let (from_client, mut to_client) = client.into_split();
     let (from_server, mut to_server) = tokio::io::split(server);
     let up = async {
-        // Whichever side ends first, what becomes of the other is the same.
+        // Whichever side ends first, the other one ends as well.
         let _ = copy_buf(&mut BufReader::with_capacity(UP_BYTES, from_client), &mut to_server).await;
         let _ = to_server.shutdown().await;
     };
@@ -96,10 +96,10 @@ async fn carry(mut client: UnixStream, hosts: Arc<Hosts>) {
     }
 }
 
-/// Says why there is no server, as a server would.
+/// Reports that there is no server, in the form of a server's error.
 async fn tell(client: &mut UnixStream, why: &io::Error) {
     let said = async {
-        // What the client sends first; it listens afterwards.
+        // The client sends its first message before it reads.
         let mut begun = [0; 1_024];
         let _heard = client.read(&mut begun).await?;
         let code = if cause::lacks_descriptors(why) { cause::NO_DESCRIPTORS } else { "08001" };
@@ -108,6 +108,6 @@ async fn tell(client: &mut UnixStream, why: &io::Error) {
         client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields.as_bytes()].concat()).await?;
         client.shutdown().await
     };
-    // It may be gone already.
+    // The client may have gone.
     let _ = timeout(FAREWELL, said).await;
 }

@@ -1,23 +1,23 @@
-//! Why the database cannot be had, in one sentence each that says the cause and how to mend it: what sockets, TLS and the
-//! server say, in the words of those who set a gateway up. Where in Postgres' own source an error was raised is left out.
+//! Says in one sentence why the database cannot be used and how to mend it, from the errors of sockets, TLS and the
+//! server. The sentences leave out places in the source of Postgres.
 
 use std::fmt;
 use std::io;
 
 use super::url::Place;
 
-/// The state that this process gives itself, in the place of a server, when it lacks descriptors for a connection. Postgres
-/// has none like it.
+/// The SQLSTATE that the bridge reports in place of a server when the process lacks descriptors. Postgres has no such
+/// code.
 pub(super) const NO_DESCRIPTORS: &str = "EYE24";
 
-/// The process may open no more files.
+/// The errors of a process, or a machine, that may open no more files.
 const TOO_MANY_OPEN: [i32; 2] = [rustix::io::Errno::MFILE.raw_os_error(), rustix::io::Errno::NFILE.raw_os_error()];
 
-/// What is told of it.
+/// The sentence for this case.
 pub(super) const NO_DESCRIPTORS_WORDS: &str = "the gateway may open no more files, so it gets no connection to the \
      database; raise the limit of open files (ulimit -n, or LimitNOFILE of its unit), or lower connections_max";
 
-/// What keeps a place from being connected to. The kind stays that of the cause.
+/// Why a place cannot be connected to. It keeps the kind of the cause.
 #[derive(Debug)]
 struct Unreached {
     words: String,
@@ -36,7 +36,7 @@ impl std::error::Error for Unreached {
     }
 }
 
-/// Whether a socket could not be had because the process has as many open files as it may have.
+/// Whether a socket could not be opened because the process has as many open files as allowed.
 pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Unreached>()).map(|unreached| &unreached.cause);
     error
@@ -45,7 +45,7 @@ pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
         .is_some_and(|code| TOO_MANY_OPEN.contains(&code))
 }
 
-/// The same of what sqlx says.
+/// The same for an error of sqlx.
 pub(super) fn sqlx_lacks_descriptors(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => lacks_descriptors(error),
@@ -88,7 +88,7 @@ pub(super) fn unreached(place: &Place, cause: io::Error) -> io::Error {
     io::Error::new(cause.kind(), Unreached { words, cause })
 }
 
-/// The name of a host has no address, or nobody could be asked for it.
+/// The error for a host name without an address, or that could not be looked up.
 pub(super) fn unresolved(host: &str, cause: &io::Error) -> io::Error {
     if lacks_descriptors(cause) {
         return io::Error::from_raw_os_error(TOO_MANY_OPEN[0]);
@@ -98,7 +98,7 @@ pub(super) fn unresolved(host: &str, cause: &io::Error) -> io::Error {
     ))
 }
 
-/// A message of the server, with what to do about it where that is known.
+/// The message of the server, with the way to mend it where it is known.
 pub(super) fn mended(code: &str, message: &str) -> String {
     let mend = match code {
         "28P01" => "mend the user or the password in database_url",
@@ -121,13 +121,13 @@ pub(super) fn mended(code: &str, message: &str) -> String {
     format!("{message}; {mend}")
 }
 
-/// What sqlx says, in one sentence.
+/// The sentence for an error of sqlx.
 pub(super) fn of(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(said) => {
             let code = said.code().unwrap_or_default();
             match &*code {
-                // A sentence of this process.
+                // This process has written the message.
                 "08001" | NO_DESCRIPTORS => said.message().to_owned(),
                 _ => format!("{} (SQLSTATE {code})", mended(&code, said.message())),
             }
@@ -141,7 +141,7 @@ pub(super) fn of(error: &sqlx::Error) -> String {
     }
 }
 
-/// What a broken connection says, in one sentence.
+/// The sentence for a broken connection.
 pub(super) fn broken(cause: &io::Error) -> String {
     use io::ErrorKind as Kind;
     let is_ours = cause.get_ref().is_some_and(|inner| inner.is::<Unreached>());

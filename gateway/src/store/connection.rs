@@ -1,4 +1,4 @@
-//! One connection of a writer, with what is known only as long as it lasts.
+//! The connection of a writer, with caches that hold only as long as it lasts.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::table::Table;
 use super::url::Address;
 use super::wire::{Arguments, Fault, Row, Wire, broken, kind};
 
-/// Entries in each cache of ids. Senders choose the names of their event types, so there must be a bound.
+/// Most entries of each cache of ids. Senders choose the names of event types, so there must be a bound.
 const CACHE_MAX: usize = 16_384;
 
-/// What a session of a writer is told once. An answer that says `stored` must mean that the row is on disk, whatever the
-/// server's default is. What a writer looks up in a table that grows has an index or a known place; a plan that was made while
-/// the table was small would read all of it. Where nothing but reading all is left, the price that this puts on it would have
-/// the plan compiled. A writer that finds another's row there must see it, and so each statement what was committed before it.
+/// Starts every session of a writer. `stored` promises that the row is on disk, whatever the default of the server is.
+/// A writer finds each row by an index or a known place; a plan from when the table was small would scan all of it. The
+/// price that `enable_seqscan` puts on a necessary scan would have the plan compiled, hence no `jit`. A writer must see
+/// another writer's committed row, so each statement reads what was committed before it.
 const BEGIN: &str = "select pg_backend_pid(), \
      (select backend_start from pg_stat_activity where pid = pg_backend_pid()), \
      set_config('synchronous_commit', \
@@ -29,11 +29,11 @@ const BEGIN: &str = "select pg_backend_pid(), \
      set_config('default_transaction_isolation', 'read committed', false), \
      set_config('client_min_messages', 'error', false)";
 
-/// How long a session may hold what it has locked while its client says nothing.
+/// How long a session may hold its locks while the client is silent.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// What every session of a gateway is told once: when the server is to give up a gateway that has lost its power, so that
-/// what it holds is free again. Over a Unix socket the server takes no notice.
+/// Starts every session of a gateway: when the server gives up a gateway that has lost its power, so that its locks are
+/// free again. The server ignores these settings for a Unix socket.
 pub(super) fn signs_of_life(address: &Address) -> String {
     let keepalive = address.keepalive.map_or_else(String::new, |keepalive| {
         format!(
@@ -52,29 +52,29 @@ pub(super) fn signs_of_life(address: &Address) -> String {
     )
 }
 
-/// Names a server process beyond doubt: process ids are used again, the time of start is not.
+/// Identifies a server process. The operating system reuses process ids, so the start time is a part of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backend {
     pid: i32,
     started_us: Option<i64>,
 }
 
-/// A connection and the ids that were read through it. Senders choose event types, and the maps' hash is fast and seeded by
-/// chance: who found out its seed could at worst make looking up cost more.
+/// A connection and the ids that were read through it. Senders choose event types, and the hash of the maps is fast and
+/// randomly seeded: a sender who knew the seed could only make lookups slower.
 ///
-/// The caches live and die with the connection. After a failover to a server that lacks the last commits, an id read
-/// before could belong to another event type; a new connection reads all of them anew.
+/// The caches end with the connection. After a failover to a server that lacks the last commits, an id read before
+/// could belong to another event type; a new connection reads all ids again.
 pub(super) struct Connection {
     pub(super) wire: Wire,
     pub(super) backend: Backend,
-    /// By category, NUL, name: neither may hold a NUL, and one string can be looked up without making two.
+    /// The key is category, NUL, name. Neither may contain NUL, and one string needs one allocation for a lookup.
     event_types: HashMap<String, i32>,
     modules: HashMap<Digest, i32>,
 }
 
 impl Connection {
-    /// Connects, and ends the server process of a former connection that was lost, if it still runs: it may hold the
-    /// locks of an unfinished transaction, and this connection would wait for them.
+    /// Connects, and ends the server process of an earlier connection that was lost, if it still runs: it may hold the
+    /// locks of an unfinished transaction, for which this connection would wait.
     pub(super) async fn open(hosts: &Hosts, name: &str, lost: Option<Backend>) -> Result<Connection, Fault> {
         let mut wire = hosts.connect(name).await?;
         let begun = wire.query(BEGIN, |_| {}).await?;
@@ -87,13 +87,13 @@ impl Connection {
         Ok(Connection { wire, backend, event_types: HashMap::new(), modules: HashMap::new() })
     }
 
-    /// The ids of each item's event type and module; those that are new are made.
+    /// Finds the ids of the event type and the module of each item. It inserts those that are missing.
     pub(super) async fn resolve<T: Table>(&mut self, items: &[&T::Item]) -> Result<Vec<Ids>, Fault> {
         let mut ids = vec![Ids::default(); items.len()];
         let mut key = String::new();
         let mut types_missing = Vec::new();
         let mut modules_missing = Vec::new();
-        // What was found last: most rows are of the same event type as the one before, and judged by the same module.
+        // The last lookup. Most rows have the event type and the module of the row before.
         let (mut last_type, mut last_module) = (None, None);
         for (index, (item, ids)) in items.iter().zip(&mut ids).enumerate() {
             if let Some((category, name)) = T::event_type(item) {
@@ -143,7 +143,7 @@ impl Connection {
         let (categories, names): (Vec<&str>, Vec<&str>) = wanted.iter().copied().unzip();
         let mut found = self.read_event_types(&categories, &names).await?;
         if found.len() < wanted.len() {
-            // Ordered, so that two gateways that make the same ones do not wait for each other in a circle.
+            // Ordered, so that two gateways that insert the same types do not deadlock.
             let insert = "insert into event_types (category, name) \
                  select category, name from unnest($1::text[], $2::text[]) wanted (category, name) \
                  order by category, name on conflict do nothing";
@@ -225,7 +225,7 @@ fn gone() -> Fault {
     broken("a row that was just written is not there")
 }
 
-/// Best effort: what this cannot end, the primary key keeps from doubling rows.
+/// Best effort. If the process runs on, the primary key keeps its rows from being stored twice.
 async fn end(wire: &mut Wire, lost: Backend) {
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2";
     let ended = wire.query(terminate, |arguments| {
@@ -250,7 +250,7 @@ fn join(key: &mut String, category: &str, name: &str) {
     key.push_str(name);
 }
 
-/// When a cache would grow over its bound it starts anew: the few that are in use come back with the next batch.
+/// A cache that would exceed its bound is cleared. The entries in use return with the next batch.
 fn remember<K: std::hash::Hash + Eq>(cache: &mut HashMap<K, i32>, found: HashMap<K, i32>) {
     if cache.len() + found.len() > CACHE_MAX {
         cache.clear();
@@ -260,23 +260,23 @@ fn remember<K: std::hash::Hash + Eq>(cache: &mut HashMap<K, i32>, found: HashMap
     }
 }
 
-/// What an error means for the batch and for the connection.
+/// The meaning of an error for the batch and the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// A row is there already.
+    /// A row exists already.
     Unique,
-    /// The rows are at fault.
+    /// A row is at fault.
     Data,
-    /// Try again on the same connection.
+    /// The same connection can retry.
     Again,
-    /// Nothing that is known to be the rows' fault: the server's, or that of what was built into it.
+    /// No known fault of a row: a fault of the server, or of a trigger.
     Server,
-    /// Try again on a new connection.
+    /// A new connection can retry.
     Lost,
 }
 
-/// Sorts an error. `Unique`, `Data` and `Again` are said only of errors that the server has answered in order, so that
-/// nothing was written and the connection is in step.
+/// Classifies an error. `Unique`, `Data` and `Again` are only for errors after which nothing was written and the
+/// connection is still in step.
 pub(super) fn class(error: &sqlx::Error) -> Class {
     let sqlx::Error::Database(error) = error else {
         return Class::Lost;
@@ -290,7 +290,7 @@ pub(super) fn class(error: &sqlx::Error) -> Class {
     class_of(error.code(), error.constraint())
 }
 
-/// The same for what a writer's connection said.
+/// The same for an error of a writer's connection.
 pub(super) fn class_of_fault(fault: &Fault) -> Class {
     match fault {
         Fault::Refused(refusal) if refusal.in_order => class_of(&refusal.code, refusal.constraint.as_deref()),
@@ -298,13 +298,13 @@ pub(super) fn class_of_fault(fault: &Fault) -> Class {
     }
 }
 
-/// Whether a server that is there refuses what was asked, for a missing right or for what was built into it.
+/// Whether a server that answers refuses a statement, for a missing right or a trigger.
 pub(super) fn refuses(error: &sqlx::Error) -> bool {
     let code = words(error).0;
     code == "55000" || code.starts_with("42") && code != "42P01"
 }
 
-/// Whether this is said of the moment, by a server that is gone, or not there yet: the same words may go well later.
+/// Whether a server reports that it is stopping or starting. The same statement may succeed later.
 pub(super) fn away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
@@ -317,25 +317,25 @@ pub(super) fn away(error: &sqlx::Error) -> bool {
 
 fn class_of(code: &str, constraint: Option<&str>) -> Class {
     match code.get(..2).unwrap_or_default() {
-        // Deadlock or serialization: another writer was in the way.
+        // Deadlock or serialization failure, because of another writer.
         "40" => Class::Again,
-        // A plan or prepared statement that a change of the schema has made stale.
+        // A change of the schema has made a plan or a prepared statement stale.
         "0A" | "26" => Class::Lost,
-        // Connection, transaction state (also: this server is a standby), authorization, no such database, schema or
-        // table, resources, locks, shutdown, the machine. Perhaps another server answers the next connection.
+        // Connection, transaction state (also of a standby), authorization, missing database, schema or table,
+        // resources, locks, shutdown, the machine. Another server may answer the next connection.
         "08" | "25" | "28" | "3D" | "3F" | "42" | "53" | "55" | "57" | "58" => Class::Lost,
         _ if code == "23505" => Class::Unique,
-        // It is there only while a partition is being made, see `partitions.rs`.
+        // This constraint exists only while a partition is created, see `partitions.rs`.
         _ if code == "23514" && constraint.is_some_and(|name| name.ends_with("_gap")) => Class::Again,
-        // A value, a constraint, and what a trigger raises of its own.
+        // A wrong value, a constraint, or an error that a trigger raises.
         "22" | "23" => Class::Data,
         _ if code == "P0001" => Class::Data,
         _ => Class::Server,
     }
 }
 
-/// Whether this is said of the server as it is now, whatever the rows are: away, starting, read-only, full, without its schema
-/// yet. Then there is nothing to find among the rows.
+/// Whether an error is due to the current state of the server, whatever the rows are: away, starting, read-only, full,
+/// or without a schema. Then it is useless to look for a bad row.
 pub(super) fn is_of_the_moment(fault: &Fault) -> bool {
     match fault {
         Fault::Refused(refusal) if refusal.in_order => {
@@ -348,7 +348,7 @@ pub(super) fn is_of_the_moment(fault: &Fault) -> bool {
     }
 }
 
-/// The SQLSTATE and what the server said with it.
+/// The SQLSTATE and the message of the server.
 pub(super) fn words(error: &sqlx::Error) -> (String, String) {
     match error.as_database_error() {
         Some(error) => (error.code().unwrap_or_default().into_owned(), error.message().to_owned()),

@@ -1,6 +1,6 @@
-//! The binary format of `copy ... from stdin`: what each row of `events` and `dead_letters` looks like on the wire.
+//! The binary format of `copy ... from stdin`: the form of each row of `events` and `dead_letters` on the wire.
 //!
-//! Rows are encoded straight from the items into one buffer, so a row costs no allocation of its own.
+//! Rows are encoded from the items into one buffer, so that a row allocates nothing.
 
 use std::borrow::Cow;
 
@@ -8,27 +8,27 @@ use eye_event::event::{DeadLetter, EventRow};
 use eye_event::verdict::Violation;
 use uuid::Uuid;
 
-/// Signature, flags and length of the header extension.
+/// Signature, flags, and the length of the header extension.
 pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// A field count of -1 ends the rows.
 pub const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
-/// Microseconds from 1970, where Unix begins to count, to 2000, where Postgres does.
+/// Microseconds from the epoch of Unix (1970) to that of Postgres (2000).
 pub(super) const EPOCH_US: i64 = 946_684_800_000_000;
-/// The only version of the binary form of `jsonb`: the JSON text follows.
+/// The only version of the binary form of `jsonb`. The JSON text follows it.
 pub(super) const JSONB_VERSION: u8 = 1;
 
-/// What a row needs besides its item: words that the tables hold as numbers.
+/// The ids of a row, which the tables have in place of words.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ids {
-    /// The row of `event_types`; 0 where the table has no event type.
+    /// The id in `event_types`; 0 if the table has no event type.
     pub event_type: i32,
-    /// The row of `modules`, if a module judged the item.
+    /// The id in `modules`, if a module judged the item.
     pub module: Option<i32>,
 }
 
-/// One row of `events`, in the order of the columns in `write.rs`. All but `data` is put together in one piece, so that
-/// the buffer is asked for room twice and not for each field.
+/// Encodes a row of `events`, in the order of the columns in `table.rs`. All but `data` is collected first, so that the
+/// buffer grows twice and not for each field.
 pub fn event(row: &EventRow, ids: Ids, out: &mut Vec<u8>) {
     let data = row.data.as_bytes();
     let mut head = Head { bytes: [0; HEAD_BYTES], filled: 0 };
@@ -49,7 +49,7 @@ pub fn event(row: &EventRow, ids: Ids, out: &mut Vec<u8>) {
     out.extend_from_slice(data);
 }
 
-/// The count of fields; two ids, two times, three numbers; the length of the data and its version.
+/// The bytes of the field count, two ids, two times, three numbers, the length of the data, and its version.
 const HEAD_BYTES: usize = 2 + 2 * (4 + 16) + 2 * (4 + 8) + 3 * (4 + 4) + 4 + 1;
 
 /// A row of `events` up to its data.
@@ -72,7 +72,7 @@ impl Head {
     }
 }
 
-/// One row of `dead_letters`, in the order of the columns in `write.rs`.
+/// Encodes a row of `dead_letters`, in the order of the columns in `table.rs`.
 pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     fields(out, 19);
     timestamp(out, row.received_at_us);
@@ -96,7 +96,7 @@ pub(super) fn dead_letter(row: &DeadLetter, ids: Ids, out: &mut Vec<u8>) {
     optional(out, row.traceparent.as_deref(), text);
 }
 
-/// The violations as JSON. They may quote the very event that was refused, so they may hold what `jsonb` may not.
+/// The violations as JSON. They may quote the refused event, and so contain characters that `jsonb` may not.
 pub(super) fn violations(violations: &[Violation]) -> String {
     let rows = violations.iter().map(|violation| {
         serde_json::json!({
@@ -108,7 +108,8 @@ pub(super) fn violations(violations: &[Violation]) -> String {
     serde_json::Value::Array(rows.collect()).to_string()
 }
 
-/// Postgres holds no NUL in text; a dead letter must be storable whatever it says. The raw bytes keep the truth.
+/// Replaces NUL, which Postgres cannot hold in text, since every dead letter must be storable. The raw bytes stay as
+/// they are.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if text.as_bytes().contains(&0) { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
@@ -159,7 +160,7 @@ fn timestamp(out: &mut Vec<u8>, value_us: i64) {
     bytes(out, &since_epoch(value_us).to_be_bytes());
 }
 
-/// As Postgres counts microseconds.
+/// Converts microseconds to those of Postgres.
 pub(super) fn since_epoch(value_us: i64) -> i64 {
     value_us.saturating_sub(EPOCH_US)
 }

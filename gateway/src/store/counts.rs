@@ -1,6 +1,6 @@
-//! How many events ended how: the part of a batch's transaction that counts its rows, what a writer makes of many such
-//! parts, and the fold of all that has gathered. Exact, because counts and rows are committed together; no batch waits for
-//! another, because each only appends.
+//! Counts events by outcome: the part of a batch's transaction that counts its rows, the gathering of many such parts
+//! by a writer, and the fold of all of them. Counts are exact, since they are committed with their rows. No batch waits
+//! for another, since each only appends.
 
 use std::fmt::{self, Display, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,29 +13,28 @@ use super::read::within;
 use super::wire::{Arguments, Fault, Wire, kind};
 use super::{Error, Store};
 
-/// Deltas that one fold takes at most, so that it never holds its locks for long. Each may tell of as many event types as
-/// a batch has events, or as many small ones have that were gathered.
+/// Most deltas of one fold, so that it does not hold its locks for long. Each has up to as many event types as a batch
+/// has events, or as the gathered small batches have.
 pub(crate) const FOLD_ROWS_MAX: u32 = 1_000;
-/// Longest time of one fold. Its own: it has nothing to do with how long readers may wait.
+/// Longest time of one fold. It is independent of the time limit of reads.
 const FOLD_TIME: Duration = Duration::from_secs(10);
-/// What its transaction may take besides.
+/// The additional time for its transaction.
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
 const MINUTE_US: i64 = 60_000_000;
 
-/// Longest time of a gather: the next batch of its writer waits for it. What it cannot do in that time is left to the fold.
+/// Longest time of a gather, since the next batch of its writer waits for it. The fold takes what is left.
 const GATHER_TIME: &str = "select set_config('statement_timeout', '50', true)";
 
-/// How many small batches a writer gathers the deltas of.
+/// How many small batches a writer gathers at once.
 const GATHER_BATCHES: usize = 64;
-/// Deltas of a small batch, on average, above which gathering is not worth it: those of other applications, outcomes or
-/// minutes cannot be made one.
+/// Average number of deltas per batch above which gathering is useless: deltas of different applications, outcomes or
+/// minutes cannot be merged.
 const GATHER_DELTAS_MAX: usize = 2;
-/// How long a fold waits for the gathers that run.
+/// How long a fold waits for running gathers.
 const GATHERS_END: Duration = Duration::from_secs(1);
-/// Deltas by their places, added up and appended as one for each minute, application and outcome. Whoever deletes a delta
-/// adds it, so it does not matter which rows are at these places by now. A fold that runs has its hands on them, and one that
-/// waits has the right of way: neither is waited for. Nobody waits for the commit either: if it is lost, the deltas are there
-/// as they were.
+/// Merges the deltas at these places into one for each minute, application and outcome. The statement adds exactly the
+/// deltas that it deletes, so it may find other rows at these places. It does not wait for a running fold, and makes
+/// way for a waiting one. It does not wait for its commit either: if that is lost, the old deltas are still there.
 const GATHERED: &str = "with taken as (delete from count_deltas where ctid = any($1::tid[]) and ( \
          select set_config('synchronous_commit', 'off', true) = 'off' \
              and pg_try_advisory_xact_lock_shared(hashtext('eye_gather_counts'))) \
@@ -47,7 +46,7 @@ const GATHERED: &str = "with taken as (delete from count_deltas where ctid = any
      select minute, application_id, outcome, array_agg(event_type_id), array_agg(count) \
      from pairs group by minute, application_id, outcome";
 
-/// How an event ended, as the counts have it.
+/// The outcome of an event in the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ended {
     Stored,
@@ -76,17 +75,17 @@ impl From<Reason> for Ended {
     }
 }
 
-/// What one row counts as. Minutes are those of receipt: a refused event may have no other time that can be read.
+/// The counter of a row. Minutes are those of receipt, since a refused event may have no readable time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Counted {
-    /// What one delta has in common.
+    /// The parts that all rows of one delta have in common.
     delta: Delta,
     event_type: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Delta {
-    /// Seconds since 1970 of the first moment of the minute.
+    /// The first moment of the minute, in seconds since 1970.
     minute_seconds: i64,
     application: i32,
     ended: Ended,
@@ -98,13 +97,13 @@ impl Counted {
         Self { delta: Delta { minute_seconds, application, ended }, event_type }
     }
 
-    /// The same event, had it been there already.
+    /// The counter of the same event as a duplicate.
     pub(super) fn as_duplicate(self) -> Self {
         Self { delta: Delta { ended: Ended::Duplicate, ..self.delta }, ..self }
     }
 }
 
-/// What a batch counts: runs of rows that count alike, of which there is one where all events are of one type.
+/// The counts of a batch: runs of rows with the same counter. A batch of one event type has one run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally(Vec<(Counted, u64)>);
 
@@ -116,7 +115,7 @@ impl Tally {
         }
     }
 
-    /// What is counted alike stands once.
+    /// Merges runs with the same counter.
     fn add_up(&mut self) {
         self.0.sort_unstable_by_key(|(counted, _)| *counted);
         self.0.dedup_by(|(later, more), (counted, count)| {
@@ -126,7 +125,7 @@ impl Tally {
         });
     }
 
-    /// It as rows of `count_deltas`.
+    /// Converts the tally to rows of `count_deltas`.
     pub(super) fn deltas(mut self) -> Vec<DeltaRow> {
         self.add_up();
         let alike = self.0.chunk_by(|(one, _), (next, _)| one.delta == next.delta);
@@ -144,12 +143,12 @@ impl Tally {
             .collect()
     }
 
-    /// Whether there is nothing to count.
+    /// Whether the tally counts nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The statement that appends it, or nothing. All that goes into the text are numbers and the words of outcomes.
+    /// The statement that appends the tally, or an empty text. The text contains only numbers and words for outcomes.
     pub(super) fn statement(self) -> String {
         let mut text = String::new();
         for row in self.deltas() {
@@ -170,19 +169,19 @@ impl Tally {
     }
 }
 
-/// A row of `count_deltas`: what was received in a minute, of one application and with one outcome.
+/// A row of `count_deltas`: events of one minute, application and outcome.
 #[derive(Clone, Debug)]
 pub(super) struct DeltaRow {
     minute_seconds: i64,
     application: i32,
     outcome: &'static str,
     event_types: Vec<i32>,
-    /// How many there were of each event type.
+    /// The number of events of each event type.
     counts: Vec<i64>,
 }
 
 impl DeltaRow {
-    /// The five columns as arguments.
+    /// Adds the five columns as arguments.
     pub(super) fn put(&self, arguments: &mut Arguments<'_>) {
         arguments.time(self.minute_us());
         arguments.value(|out| out.extend_from_slice(&self.application.to_be_bytes()));
@@ -196,8 +195,8 @@ impl DeltaRow {
     }
 }
 
-/// The columns of any number of deltas as arguments. Arrays within an array would have to be of one length, so each comes as
-/// its text.
+/// Adds the columns of all deltas as arguments. Arrays within an array must have the same length, so each is passed as
+/// text.
 pub(super) fn put_all(deltas: &[DeltaRow], arguments: &mut Arguments<'_>) {
     arguments.times(deltas.iter().map(DeltaRow::minute_us));
     arguments.integers(deltas.iter().map(|delta| delta.application));
@@ -210,12 +209,12 @@ pub(super) fn put_all(deltas: &[DeltaRow], arguments: &mut Arguments<'_>) {
     arguments.array(kind::TEXT, deltas.iter().map(|delta| List(&delta.counts).to_string()), written);
 }
 
-/// Appends any number of deltas, as [`put_all`] gives them.
+/// Appends deltas from the arguments of [`put_all`].
 pub(super) const APPEND: &str = "insert into count_deltas (minute, application_id, outcome, event_type_ids, counts) \
      select unnest($1::timestamptz[]), unnest($2::integer[]), unnest($3::text[]), \
          unnest($4::text[])::integer[], unnest($5::text[])::bigint[]";
 
-/// Numbers as Postgres writes an array of them.
+/// Numbers in the text form of a Postgres array.
 struct List<'a, N>(&'a [N]);
 
 impl<N: Display> Display for List<'_, N> {
@@ -229,25 +228,26 @@ impl<N: Display> Display for List<'_, N> {
     }
 }
 
-/// Where the deltas of a writer's small batches lie. There are thousands of such batches a second, and a fold of as many deltas
-/// would hold up batches for longer than it takes the writer to add up its own between two of them.
+/// The places of the deltas of a writer's small batches. There are thousands of such batches per second. A fold of so
+/// many deltas would delay batches longer than the writer takes to merge its own between two batches.
 #[derive(Debug, Default)]
 pub(super) struct Appended {
     batches: usize,
     places: Vec<RowPlace>,
 }
 
-/// Where a row lies: its block and its number there, as the server writes it.
+/// The place of a row: its block and its number there, as the server sends it.
 pub(super) type RowPlace = [u8; 6];
 
 impl Appended {
-    /// Notes the deltas of one batch.
+    /// Adds the places of one batch's deltas.
     pub(super) fn add(&mut self, places: Vec<RowPlace>) {
         self.batches += 1;
         self.places.extend(places);
     }
 
-    /// The places of enough deltas to be worth gathering, once. Those that are not worth it are left to the fold.
+    /// Returns the places once there are enough to gather. If gathering is useless it drops them, and the fold takes
+    /// the deltas.
     pub(super) fn take(&mut self) -> Option<Vec<RowPlace>> {
         if self.batches < GATHER_BATCHES {
             return None;
@@ -257,7 +257,7 @@ impl Appended {
     }
 }
 
-/// Makes one of the deltas at these places; those that cannot be gathered are left to the fold.
+/// Merges the deltas at these places. The fold takes those that cannot be merged.
 pub(super) async fn gather(wire: &mut Wire, places: Vec<RowPlace>) -> Result<(), Fault> {
     let put = |arguments: &mut Arguments<'_>| {
         arguments.array(kind::TID, places.iter(), |out, place| {
@@ -265,7 +265,7 @@ pub(super) async fn gather(wire: &mut Wire, places: Vec<RowPlace>) -> Result<(),
             true
         });
     };
-    // One transaction, and one message.
+    // One transaction in one message.
     wire.statement(GATHER_TIME, |_| {});
     wire.statement(GATHERED, put);
     wire.commit();
@@ -275,19 +275,18 @@ pub(super) async fn gather(wire: &mut Wire, places: Vec<RowPlace>) -> Result<(),
 }
 
 impl Store {
-    /// Adds up to `rows_max` of what batches have counted to the folded counts, and gives how many deltas it took. To be
-    /// called now and then, by any number of gateways: one of them folds at a time, and the others are told that there was
-    /// nothing. A fold costs as much for few deltas of an event type as for many, so it is to be called again at once only
-    /// when it took as many as it might.
+    /// Adds up to `rows_max` deltas to the folded counts, and returns how many it took. Any number of gateways may call
+    /// it; one folds at a time, and for the others it returns 0. A fold costs as much for few deltas of an event type
+    /// as for many, so a caller should repeat it at once only if it took as many as it could.
     ///
     /// # Errors
     ///
-    /// [`Error::Away`], [`Error::Refused`], and [`Error::Slow`], after which fewer rows may fit; nothing is lost by any of
-    /// them.
+    /// [`Error::Away`], [`Error::Refused`], and [`Error::Slow`], after which a call with fewer rows may succeed. No
+    /// error loses counts.
     pub async fn fold_counts(&self, rows_max: u32) -> Result<u64, Error> {
         let fold = async {
             let mut transaction = self.own.begin().await?;
-            // If the commit is lost, the deltas are there as they were: nobody needs to wait for it.
+            // The fold does not wait for its commit: if that is lost, the deltas are still there.
             sqlx::query(
                 "select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), \
                      set_config('synchronous_commit', 'off', true)",
@@ -296,7 +295,7 @@ impl Store {
             .bind(GATHERS_END.as_millis().to_string())
             .execute(&mut *transaction)
             .await?;
-            // A statement of its own, so that the fold sees what the fold before it has committed.
+            // A statement of its own, so that the fold sees the commit of the fold before it.
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('eye_fold_counts'))")
                 .fetch_one(&mut *transaction)
                 .await?;

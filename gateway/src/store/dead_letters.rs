@@ -1,6 +1,6 @@
-//! Dead letters read back: pages by filter, one by its id, and those that are to be judged again, with the mark that
-//! keeps each from being stored a second time. Paging is by key (`received_at`, `id`). What a filter leaves out is left out
-//! while walking along that key, a stretch of bounded length at a time; a page that has walked for long ends early.
+//! Reads dead letters: pages by filter, one by its id, and those to redrive, with the mark that keeps a letter from
+//! being redriven twice. Pages are walked along the key (`received_at`, `id`). A filter leaves letters out during the
+//! walk, which reads a bounded stretch at a time; a page that has walked for long ends early.
 
 use chrono::{DateTime, Utc};
 use eye_event::event::KeptAs;
@@ -13,37 +13,37 @@ use super::{Error, Store};
 
 /// Letters of one stretch of a walk.
 const STRETCH_MAX: u32 = 10_000;
-/// A page to be judged again ends early once it holds about so many bytes: violations may be large.
+/// A page to redrive ends at about this many bytes, since violations may be large.
 const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
 pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
      category, name, raw, raw_bytes, kept, raw_digest, last_words, request_id, traceparent, redriven_at, redriven_as";
 
-/// Which dead letters are meant; what is `None` leaves nothing out.
+/// Selects dead letters. A field with `None` selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LetterFilter {
     /// `rejected` or `quarantined`.
     pub reason: Option<String>,
     /// `envelope`, `rule`, the kind of fault, or `unstorable`.
     pub code: Option<String>,
-    /// The name of the application that sent the event.
+    /// The name of the application.
     pub application: Option<String>,
-    /// The event's category, where it had a readable one.
+    /// The event's category, as far as it was readable.
     pub category: Option<String>,
-    /// The event's name, where it had a readable one.
+    /// The event's name, as far as it was readable.
     pub name: Option<String>,
-    /// Received then or later.
+    /// Received at this time or later.
     pub from: Option<DateTime<Utc>>,
-    /// Received before.
+    /// Received before this time.
     pub to: Option<DateTime<Utc>>,
 }
 
 /// The place of a dead letter in the order of receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LetterCursor {
-    /// When it was received.
+    /// The time of receipt.
     pub received_at: DateTime<Utc>,
-    /// Makes the order whole.
+    /// The id of the letter, which orders letters of the same time.
     pub id: Uuid,
 }
 
@@ -56,47 +56,47 @@ impl LetterCursor {
 /// A dead letter without its raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredLetter {
-    /// Its own id.
+    /// The letter's own id.
     pub id: Uuid,
-    /// When the gateway took the event.
+    /// When the gateway received the event.
     pub received_at: DateTime<Utc>,
-    /// The outcome the sender was told.
+    /// The outcome that the sender got: `rejected` or `quarantined`.
     pub reason: String,
     /// `envelope`, `rule`, the kind of fault, or `unstorable`.
     pub code: String,
-    /// One sentence for people.
+    /// One sentence for readers.
     pub detail: String,
     /// The violations as JSON text.
     pub violations: String,
-    /// Who sent the event.
+    /// The id of the application that sent the event.
     pub application_id: i32,
     /// The name of that application.
     pub application: String,
-    /// The digest of the module that judged the event, if one did.
+    /// The digest of the module that judged the event, if any.
     pub module: Option<Vec<u8>>,
-    /// The event's id, its sender's or the gateway's; none when it had no readable one.
+    /// The id of the event, from its sender or the gateway; `None` if it had no readable one.
     pub event_id: Option<Uuid>,
-    /// The event's session, where it had a readable one.
+    /// The event's session, if it was readable.
     pub session_id: Option<Uuid>,
-    /// The event's category, where it had a readable one.
+    /// The event's category, if it was readable.
     pub category: Option<String>,
-    /// The event's name, where it had a readable one.
+    /// The event's name, if it was readable.
     pub name: Option<String>,
-    /// How many bytes came.
+    /// The number of received bytes.
     pub raw_bytes: i32,
-    /// How many bytes are kept.
+    /// The number of kept bytes.
     pub raw_kept_bytes: i32,
-    /// `whole`, `redacted` or `nothing`: what the bytes are that are kept.
+    /// `whole`, `redacted` or `nothing`: which bytes are kept.
     pub kept: String,
-    /// The digest of what came, where nothing of it is kept.
+    /// The digest of the received bytes, if none are kept.
     pub raw_digest: Option<Vec<u8>>,
     /// The text of the module's panic or exception.
     pub last_words: Option<String>,
-    /// The id of the request that the event came in; none where an earlier release wrote the letter.
+    /// The id of the request of the event; `None` if an earlier release wrote the letter.
     pub request_id: Option<String>,
-    /// The `traceparent` of that request, if it had a valid one.
+    /// The `traceparent` of that request, if it was valid.
     pub traceparent: Option<String>,
-    /// When its event was found to be stored after it was judged again.
+    /// When a redrive stored the event or found it stored.
     pub redriven_at: Option<DateTime<Utc>>,
     /// `stored` or `duplicate`.
     pub redriven_as: Option<String>,
@@ -128,12 +128,12 @@ from_row!(StoredLetter {
 });
 
 impl StoredLetter {
-    /// Its place in the order of receipt.
+    /// The place in the order of receipt.
     pub fn cursor(&self) -> LetterCursor {
         LetterCursor { received_at: self.received_at, id: self.id }
     }
 
-    /// Why its event cannot be judged again, if it cannot: a code and a sentence.
+    /// Why the event cannot be redriven: a code and a sentence. `None` if it can.
     pub fn unredrivable(&self) -> Option<(&'static str, &'static str)> {
         if self.redriven_at.is_some() {
             Some(("redriven", "its event is stored already"))
@@ -151,12 +151,12 @@ impl StoredLetter {
     }
 }
 
-/// Which dead letters are to be judged again.
+/// Selects the dead letters to redrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// These, whatever became of them before.
+    /// The letters with these ids, even if they were redriven before.
     Ids(Vec<Uuid>),
-    /// Those that the filter names and that were not redriven yet.
+    /// The letters of a filter that were not redriven.
     Filter(LetterFilter),
 }
 
@@ -175,7 +175,7 @@ impl Store {
         self.walk_letters(filter, Order::LatestFirst, after, limits).await
     }
 
-    /// A page of dead letters to judge again, in the order in which they were received.
+    /// A page of dead letters to redrive, in the order of receipt.
     ///
     /// # Errors
     ///
@@ -195,7 +195,7 @@ impl Store {
         let mut page = LettersInTheMaking::new(after, limits);
         let mut query = QueryBuilder::new("");
         push_words(&mut query, |query| {
-            // By key for each, so that no plan can come to walk along all letters.
+            // A lookup for each id, so that no plan walks along all letters.
             query.push(format!("select {COLUMNS} from (select distinct wanted_id from unnest(")).push_bind(ids.clone());
             query.push(format!(
                 "::uuid[]) given (wanted_id)) wanted cross join lateral \
@@ -212,7 +212,7 @@ impl Store {
         Ok(page.cut())
     }
 
-    /// Those of `ids` that no dead letter has.
+    /// Returns those of `ids` that no dead letter has.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Store {
         Ok(Page { rows: walk.page.rows, next: None })
     }
 
-    /// One dead letter and what is kept of its raw bytes.
+    /// Reads one dead letter with its kept raw bytes.
     pub async fn dead_letter(&self, id: Uuid) -> Result<Option<(StoredLetter, Vec<u8>)>, Error> {
         let one = Choice::Ids(vec![id]);
         let Some(letter) = self.dead_letters_to_redrive(&one, None, 1).await?.rows.pop() else { return Ok(None) };
@@ -263,11 +263,11 @@ impl Store {
         Ok(raw.map(|raw| (letter, raw)))
     }
 
-    /// What is kept of the raw bytes of each; `None` for one that is gone.
+    /// Reads the kept raw bytes of each letter; `None` for a letter that was removed.
     pub async fn dead_letter_raws(&self, places: &[LetterCursor]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let (times, ids): (Vec<DateTime<Utc>>, Vec<Uuid>) =
             places.iter().map(|place| (place.received_at, place.id)).unzip();
-        // By key for each, so that no plan can come to read a whole partition.
+        // A lookup for each key, so that no plan reads a whole partition.
         let query = sqlx::query_scalar(
             "select found.raw from unnest($1::timestamptz[], $2::uuid[]) with ordinality wanted (received_at, id, place) \
              left join lateral (select raw from dead_letters where dead_letters.received_at = wanted.received_at \
@@ -279,7 +279,7 @@ impl Store {
         self.reading().await?.run(|connection| query.fetch_all(connection)).await
     }
 
-    /// Notes of each that its event is in `events`, and whether it was stored now (else it was there already).
+    /// Marks each letter whose event is stored: `true` if this redrive stored it, `false` if it was there before.
     pub async fn mark_redriven(&self, marks: &[(LetterCursor, bool)]) -> Result<(), Error> {
         let times: Vec<DateTime<Utc>> = marks.iter().map(|(place, _)| place.received_at).collect();
         let ids: Vec<Uuid> = marks.iter().map(|(place, _)| place.id).collect();
@@ -298,30 +298,30 @@ impl Store {
     }
 }
 
-/// Along which letters a walk goes.
+/// The order of a walk, and its letters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// All, the latest first.
+    /// All letters, the latest first.
     LatestFirst,
-    /// Those that were not redriven yet, in the order of receipt.
+    /// The letters that were not redriven, in the order of receipt.
     LeftToRedrive,
 }
 
 /// A walk along the key.
 struct Walk<'a> {
     filter: &'a LetterFilter,
-    /// Of the application that the filter names.
+    /// The id of the filter's application.
     application_id: Option<i32>,
     order: Order,
     page: LettersInTheMaking,
 }
 
 impl Walk<'_> {
-    /// Reads on by a stretch, and says whether there may be more.
+    /// Reads the next stretch, and returns whether there may be more.
     ///
-    /// Where the stretch ends is asked by a statement of its own, which may see more or fewer letters. So the end is asked
-    /// first where letters leave the walk meanwhile, or some would be passed by unseen; and where letters come before those
-    /// that were read, the last one that was read counts, or it would be read twice.
+    /// The end of the stretch is asked in a statement of its own, which may see other letters than the stretch did. If
+    /// letters may leave the walk meanwhile, the end is asked first; otherwise letters would be skipped. If letters may
+    /// be added before those that were read, the last letter that was read counts; otherwise it would be read twice.
     async fn step(&mut self, reading: &mut Reading) -> Result<bool, Error> {
         let left = self.order == Order::LeftToRedrive;
         let sooner = if left { self.stretch_end(reading).await? } else { None };
@@ -348,7 +348,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Where the next stretch ends; nothing when there are not as many letters.
+    /// The end of the next stretch; `None` if fewer letters are left.
     async fn stretch_end(&self, reading: &mut Reading) -> Result<Option<LetterCursor>, Error> {
         let mut query = QueryBuilder::new("select received_at, id from (");
         self.push_stretch(&mut query, "received_at, id");
@@ -364,7 +364,7 @@ impl Walk<'_> {
         format!("{of}received_at {way}, {of}id {way}")
     }
 
-    /// The next letters along the index; the bounds on the time alone are what chooses partitions.
+    /// The next letters along the index. The bounds on the time select the partitions.
     fn push_stretch(&self, query: &mut QueryBuilder<Postgres>, columns: &str) {
         query.push(format!("select {columns} from dead_letters where true"));
         if self.order == Order::LeftToRedrive {
@@ -403,7 +403,7 @@ impl Walk<'_> {
     }
 }
 
-/// A page in the making.
+/// A page that is being filled.
 struct LettersInTheMaking {
     after: Option<LetterCursor>,
     rows: Vec<StoredLetter>,
@@ -420,7 +420,7 @@ impl LettersInTheMaking {
         self.rows.len() > self.limits.rows as usize || self.bytes >= self.limits.bytes
     }
 
-    /// One letter more than a page tells that there is a next one.
+    /// One letter more than the page holds, which shows that there is a next page.
     fn asked(&self) -> u32 {
         self.limits.rows + 1 - u32::try_from(self.rows.len()).unwrap_or(u32::MAX).min(self.limits.rows)
     }
@@ -436,7 +436,7 @@ impl LettersInTheMaking {
         Ok(())
     }
 
-    /// The page, without the letter that only told that there is more.
+    /// The page, without that additional letter.
     fn cut(mut self) -> Page<StoredLetter, LetterCursor> {
         let full = self.full();
         self.rows.truncate(self.limits.rows as usize);
@@ -444,7 +444,7 @@ impl LettersInTheMaking {
     }
 }
 
-/// Joins the words to the letters of a page, and only to them.
+/// Joins names and digests to the letters of a page only.
 pub(super) fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&mut QueryBuilder<Postgres>)) {
     query.push(
         "select letter.id, letter.received_at, letter.reason, letter.code, letter.detail, \

@@ -1,5 +1,5 @@
-//! Sockets to the database, with what every one of them needs: no delay of small writes, signs of life, a bound on bytes
-//! that nobody acknowledges, and TLS as the URL wants it.
+//! Opens sockets to the database: without delay for small writes, with keepalives, with a time limit for unacknowledged
+//! bytes, and with TLS as the URL asks for it.
 
 use std::io;
 
@@ -10,17 +10,17 @@ use tokio::time::timeout;
 use super::url::{Address, Place, SslMode};
 use super::{cause, tls};
 
-/// The message that asks for TLS: its length, and a number that is no version.
+/// The message that asks for TLS: its length, and a number that is no protocol version.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// Both ways of a connection.
+/// Both directions of a connection.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub(super) type Stream = Box<dyn Duplex>;
 
-/// Connects to one place. What goes wrong names the place.
+/// Connects to one place. An error names the place.
 pub(super) async fn dial(address: &Address, place: &Place) -> io::Result<Stream> {
     let stream = match place {
         Place::Unix { folder, port } => {
@@ -56,7 +56,7 @@ async fn tcp(address: &Address, name: &str, at: &str, port: u16) -> io::Result<S
     match answer[0] {
         b'S' => match within(address, tls::connect(address, name, stream)).await {
             Ok(stream) => Ok(Box::new(stream)),
-            // A server that cannot do what it offers.
+            // The server offers TLS and fails at it.
             Err(_) if preferred => Ok(Box::new(reach(address, at, port).await?)),
             Err(cause) => Err(cause),
         },
@@ -86,8 +86,8 @@ async fn reach(address: &Address, host: &str, port: u16) -> io::Result<TcpStream
     Err(last)
 }
 
-/// Small messages follow each other, and the first of them must not wait until it is acknowledged; a peer that loses its
-/// power says nothing, and must be missed.
+/// A writer sends small messages in a row, and the second must not wait for the acknowledgment of the first. A peer
+/// that loses its power sends nothing, so only keepalives notice it.
 fn prepare(address: &Address, stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
 

@@ -1,5 +1,5 @@
-//! Which of the servers that a URL names is the one: found when a connection is made, remembered for the next, and found
-//! anew when that one is gone or is not what is wanted any more.
+//! Finds the right server among those of the URL when a connection is made, remembers it for the next one, and looks
+//! again when it has gone or changed its role.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,32 +13,32 @@ use super::dial::{Stream, dial};
 use super::url::{Address, Place, Wanted};
 use super::wire::{Fault, Wire, broken};
 
-/// How long a place that was found to be the one is believed to be.
+/// How long a chosen place is used without another check.
 const BELIEVED: Duration = Duration::from_secs(1);
 /// How long a place that could not be connected to is tried after all others.
 const SHUNNED: Duration = Duration::from_secs(10);
 
-/// What a server is, and what its sessions may do.
+/// The role of a server, and whether its sessions may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Standing {
     standby: bool,
     read_only: bool,
 }
 
-/// The places of a URL.
+/// The places of the URL, shared by writers and the bridge.
 #[derive(Debug)]
 pub(super) struct Hosts {
     address: Address,
     known: Mutex<Known>,
-    /// The last connection could not be had because the process may open no more files.
+    /// The last connection failed because the process may open no more files.
     lacks_descriptors: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// The place that was the one, and when.
+    /// The place that was chosen last, and when.
     chosen: Option<(usize, Instant)>,
-    /// Until when each is tried last.
+    /// Until when each place is tried after the others.
     shunned: Vec<Option<Instant>>,
 }
 
@@ -52,7 +52,7 @@ impl Hosts {
         &self.address
     }
 
-    /// How long it may take to find the one.
+    /// The time that a search of all places may take.
     pub(super) fn connect_time(&self) -> Duration {
         self.address.connect_time * u32::try_from(self.address.places.len()).unwrap_or(u32::MAX)
     }
@@ -61,7 +61,7 @@ impl Hosts {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// In which order the places are tried: the one that was chosen, then as they are named, and last those that fail.
+    /// The order in which the places are tried: the chosen one, then as the URL has them, and last those that failed.
     fn order(&self) -> Vec<usize> {
         self.known(|known| {
             let now = Instant::now();
@@ -75,7 +75,8 @@ impl Hosts {
         })
     }
 
-    /// Until it is proved otherwise, so that whoever gives up meanwhile leaves the next one in front.
+    /// Marks a place as failed until it is proved. If a caller gives up meanwhile, the next one starts with another
+    /// place.
     fn shun(&self, place: usize) {
         self.known(|known| known.shunned[place] = Some(Instant::now() + SHUNNED));
     }
@@ -87,12 +88,12 @@ impl Hosts {
         });
     }
 
-    /// Whether the last connection could not be had because the process may open no more files.
+    /// Whether the last connection failed because the process may open no more files.
     pub(super) fn lacks_descriptors(&self) -> bool {
         self.lacks_descriptors.load(Relaxed)
     }
 
-    /// The bridge got no socket for somebody who asks it.
+    /// Records that the bridge got no socket for a client.
     pub(super) fn note_no_descriptors(&self) {
         self.lacks_descriptors.store(true, Relaxed);
     }
@@ -102,16 +103,16 @@ impl Hosts {
         self.lacks_descriptors.store(lacks, Relaxed);
     }
 
-    /// The connection shows that the server is not what it was believed to be.
+    /// A connection shows that the chosen server has changed its role.
     pub(super) fn doubt(&self) {
         self.known(|known| known.chosen = None);
     }
 
-    /// A connection that is signed in, to a server as it is wanted.
+    /// Opens a connection and signs in, at a server of the wanted kind.
     pub(super) async fn connect(&self, name: &str) -> Result<Wire, Fault> {
         let only = self.address.places.len() == 1;
         let mut problems = Vec::new();
-        // Whoever prefers a standby takes another only when there is none.
+        // `prefer-standby` takes another server only if there is no standby.
         let rounds: &[Wanted] = match self.address.wanted {
             Wanted::PreferStandby => &[Wanted::Standby, Wanted::Any],
             _ => std::slice::from_ref(&self.address.wanted),
@@ -146,7 +147,7 @@ impl Hosts {
         Err(broken(problems.join("; ")))
     }
 
-    /// A socket to a server as it is wanted, for somebody who signs in on it.
+    /// Opens a socket to a server of the wanted kind. The client signs in on it.
     pub(super) async fn socket(&self) -> io::Result<Stream> {
         let believed = self.known(|known| known.chosen.filter(|(_, since)| since.elapsed() < BELIEVED));
         if let Some((place, _)) = believed
@@ -155,7 +156,7 @@ impl Hosts {
             return Ok(stream);
         }
         if self.address.wanted != Wanted::Any {
-            // Only who is signed in learns what the server is.
+            // Only a session learns the role of its server.
             drop(self.connect("eye look").await.map_err(|fault| io::Error::other(fault.to_string()))?);
         }
         let mut problems = Vec::new();
@@ -181,7 +182,7 @@ impl Hosts {
     }
 }
 
-/// What a server said that let nobody in, with what to do about it.
+/// The error of a server, with the way to mend it.
 fn explained(fault: Fault) -> Fault {
     match fault {
         Fault::Refused(mut refusal) => {
@@ -194,11 +195,11 @@ fn explained(fault: Fault) -> Fault {
 
 fn told(place: &Place, fault: &Fault) -> String {
     let words = fault.to_string();
-    // A socket that could not be had has named it already.
+    // An error of the socket names the place already.
     if words.contains(&place.to_string()) { words } else { format!("{place}: {words}") }
 }
 
-/// Says why a server is not what is wanted, if it is not.
+/// Checks that a server is of the wanted kind.
 async fn fits(wire: &mut Wire, wanted: Wanted) -> Result<(), Fault> {
     if wanted == Wanted::Any {
         return Ok(());

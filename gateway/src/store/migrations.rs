@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-/// One file: its version, its name and its text. The macro of sqlx would find the files by itself, and compile the driver a
-/// second time, for the compiler.
+/// One file: version, name and text. The macro of sqlx would find the files by itself, but compile the driver a second
+/// time, for the compiler.
 macro_rules! migration {
     ($version:literal, $name:literal) => {
         ($version, $name, include_str!(concat!("../../../migrations/", $version, "_", $name, ".sql")))
@@ -35,7 +35,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0018", "token_facts"),
 ];
 
-/// Runs what is missing of them.
+/// Runs the migrations that the database lacks.
 pub(super) static KNOWN: LazyLock<Migrator> = LazyLock::new(|| {
     let migrations = FILES.iter().map(|(version, name, sql)| {
         let version = version.parse().expect("a file begins with its number");

@@ -1,5 +1,5 @@
-//! Something that fails again and again, told as people want to hear of it: once when it begins, with its cause, once when
-//! the cause becomes another one, and once when it is over, with how long it took.
+//! Reports repeated failures in few log lines: one when they begin, with the cause, one when the cause changes, and one
+//! with the duration when they are over.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What is to be told.
+/// The report that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// It has begun.
+    /// The failures have begun.
     Begins,
-    /// It goes on for another cause.
+    /// The failures go on with another cause.
     Changes,
 }
 
 /// Whether something fails now.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// Looked at for each success, which must cost nothing.
+    /// Read at each success, which must cost nothing.
     fails: AtomicBool,
     failing: Mutex<Option<Failing>>,
 }
@@ -27,9 +27,9 @@ pub(super) struct Outage {
 #[derive(Debug)]
 struct Failing {
     since: Instant,
-    /// The cause that was told last.
+    /// The cause that was reported last.
     told: Option<String>,
-    /// Another cause, until it is met once more: what fails in two ways in turn is told once.
+    /// Another cause, until it comes twice in a row. Two causes that alternate are reported once.
     next: Option<String>,
 }
 
@@ -40,14 +40,14 @@ impl Failing {
 }
 
 impl Outage {
-    /// Notes that something fails, and nothing of the cause yet.
+    /// Records a failure whose cause is not known yet.
     pub(super) fn begins(&self) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         failing.get_or_insert_with(Failing::new);
         self.fails.store(true, Relaxed);
     }
 
-    /// Notes a failure. Nothing is told before it has lasted for `patience`.
+    /// Records a failure. It returns no report before the failures have lasted for `patience`.
     pub(super) fn fails(&self, cause: &str, patience: Duration) -> Option<Word> {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let failing = failing.get_or_insert_with(Failing::new);
@@ -73,7 +73,7 @@ impl Outage {
         }
     }
 
-    /// Notes a success. Gives how long it had failed, if that was told.
+    /// Records a success. Returns the duration of the failures, if they were reported.
     pub(super) fn works(&self) -> Option<Duration> {
         if !self.fails.load(Relaxed) {
             return None;
@@ -84,13 +84,13 @@ impl Outage {
         failing.told.map(|_| failing.since.elapsed())
     }
 
-    /// Whether it fails, told or not.
+    /// Whether the last call failed, reported or not.
     pub(super) fn is_on(&self) -> bool {
         self.fails.load(Relaxed)
     }
 }
 
-/// A time as people read it.
+/// A duration for the log.
 pub(super) fn shown(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

@@ -1,6 +1,6 @@
-//! The partitions of `events` and `dead_letters`: which there are, and the making of those that are missing, ahead and
-//! on demand. Each is made by itself within a time that no writer notices; a default partition that is too full to be
-//! looked through in that time keeps its rows. What is removed is `retention.rs`'s affair.
+//! The partitions of `events` and `dead_letters`: lists them, and creates those that are missing, ahead and on demand.
+//! Each is created alone, within a time that no writer notices. A default partition that takes longer to scan keeps its
+//! rows. `retention.rs` removes partitions.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,40 +12,40 @@ use tokio::time::{Instant, timeout};
 
 use super::{Error, Store, cause};
 
-/// Longest wait for one lock. Writers stand behind whoever waits for a lock.
+/// Longest wait for one lock. Writers queue behind it.
 const LOCK_MS: u64 = 30;
-/// Longest time from the first lock that is asked for to the last change: how long writers may wait for all of it.
+/// Longest time from the first request for a lock to the last change: writers may wait this long.
 const LOCKED_MS: u64 = 80;
-/// Longest time of what is prepared before, while nobody waits, for a server that does not get to work.
+/// Longest time of the preparation, during which no writer waits, on a server with little processor time.
 const PREPARED_MS: u64 = 2_000;
 /// The same for a writer, whose batch waits for it.
 const ON_DEMAND_MS: u64 = 200;
-/// And for all months of its batch together, the wait for a connection included.
+/// The same for all months of a batch together, including the wait for a connection.
 const COVER_TIME: Duration = Duration::from_millis(700);
-/// What is moved out of a default partition at once; writers wait meanwhile.
+/// Most rows and bytes that are moved out of a default partition at once, while writers wait.
 const MOVED_ROWS_MAX: u64 = 2_000;
 const MOVED_BYTES_MAX: u64 = 4 << 20;
-/// The largest default partition that is looked through while writers wait.
+/// The largest default partition that is scanned while writers wait.
 const DEFAULT_BYTES_MAX: u64 = 32 << 20;
-/// Tries of one change before it is left for later, and the pause between them.
+/// Attempts of one change before it is left for later, and the pause between them.
 pub(super) const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Partitions that a writer makes for one batch. The events of further months find theirs with a later batch.
+/// Most partitions that a writer creates for one batch. A later batch creates those of further months.
 const MONTHS_OF_BATCH_MAX: usize = 3;
-/// How long writers believe what they know of a month: that it has a partition, that it cannot get one now, and that
-/// others held the table.
+/// How long writers rely on their knowledge of a month: that it has a partition, that it cannot get one now, and that
+/// the table is locked.
 const THERE_TIME: Duration = Duration::from_secs(600);
 const CROWDED_TIME: Duration = Duration::from_secs(60);
 const BUSY_TIME: Duration = Duration::from_secs(1);
-/// Months that writers remember.
+/// Most months that writers remember.
 const MONTHS_MAX: usize = 4_096;
 
 /// A table that is partitioned by month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partitioned {
-    /// By the event's own timestamp.
+    /// Partitioned by the event's timestamp.
     Events,
-    /// By the time of receipt.
+    /// Partitioned by the time of receipt.
     DeadLetters,
 }
 
@@ -53,7 +53,7 @@ impl Partitioned {
     /// Both tables.
     pub const ALL: [Self; 2] = [Self::Events, Self::DeadLetters];
 
-    /// Its name in the database.
+    /// The name of the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -62,46 +62,46 @@ impl Partitioned {
     }
 }
 
-/// A partition as the database has it.
+/// A partition of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// The table it belongs to.
+    /// The table of the partition.
     pub table_name: String,
-    /// Its own name.
+    /// The name of the partition.
     pub name: String,
-    /// The first moment of its range; none for the default partition.
+    /// The first moment of its range; `None` for the default partition.
     pub first: Option<DateTime<Utc>>,
-    /// The first moment after its range; none for the default partition.
+    /// The first moment after its range; `None` for the default partition.
     pub end: Option<DateTime<Utc>>,
-    /// Rows, as the planner last estimated them; none if it never did.
+    /// The planner's last estimate of its rows; `None` if there is none.
     pub rows_estimate: Option<i64>,
-    /// Bytes on disk, with indexes.
+    /// Bytes on disk, including indexes.
     pub bytes: i64,
 }
 
 from_row!(Partition { table_name, name, first, end, rows_estimate, bytes });
 
-/// What came of making a partition.
+/// The result of creating a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Making {
-    /// It was there.
+    /// The partition existed.
     There,
-    /// It is new, and took over the rows of its month that lay in the default partition.
+    /// It is new, and has the rows of its month that were in the default partition.
     Made,
-    /// The default partition is too full to be looked through while writers wait; nothing was changed.
+    /// The default partition is too large to be scanned while writers wait. Nothing was changed.
     Crowded,
-    /// Others held the table for the whole time.
+    /// The table was locked all the time.
     Busy,
 }
 
 impl Store {
-    /// All partitions, by table and time; default partitions last.
+    /// Reads all partitions, by table and time; default partitions last.
     pub async fn partitions(&self) -> Result<Vec<Partition>, Error> {
         self.reading().await?.run(partitions).await
     }
 }
 
-/// All partitions, by table and time; default partitions last.
+/// Reads all partitions, by table and time; default partitions last.
 pub(super) async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, sqlx::Error> {
     sqlx::query_as(
         "select parent.relname::text as table_name, child.relname::text as name, \
@@ -118,8 +118,8 @@ pub(super) async fn partitions(connection: &mut PgConnection) -> Result<Vec<Part
     .await
 }
 
-/// Makes the partitions of both tables from last month, for late events, to `ahead` months after this one, so that no
-/// month begins without its own. Gives the months, as `table month`, that could not be made now.
+/// Creates the partitions of both tables from last month, for late events, to `ahead` months after this one, so that
+/// every month starts with one. Returns the months (`table month`) that could not get one now.
 pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Result<Vec<String>, sqlx::Error> {
     let months: Vec<NaiveDateTime> = sqlx::query_scalar(
         "select generate_series(date_trunc('month', now() at time zone 'utc') - interval '1 month', \
@@ -132,7 +132,7 @@ pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Res
     for table in Partitioned::ALL {
         for (place, &month) in months.iter().enumerate() {
             let mut making = make(connection, table, month, TRIES).await?;
-            // Last month, this one, and then those in which nothing can have happened yet.
+            // The first two are last month and this one. The default partition has no rows of later months.
             if making == Making::Crowded && place >= 2 {
                 prove_gap(connection, table, month).await?;
                 making = make(connection, table, month, TRIES).await?;
@@ -146,7 +146,7 @@ pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Res
     Ok(left)
 }
 
-/// Makes one partition, trying again for a while if others hold the table.
+/// Creates one partition. While the table is locked it retries for a while.
 pub(super) async fn make(
     connection: &mut PgConnection,
     table: Partitioned,
@@ -166,14 +166,14 @@ pub(super) async fn make(
     })
 }
 
-/// Proves, without a lock that writers would wait for, that a large default partition holds nothing of a month to come;
-/// with that proof the month's partition is made without looking through the default one.
+/// Proves, without a lock that blocks writers, that a large default partition has no rows of a future month. With this
+/// constraint Postgres attaches the month's partition without a scan.
 async fn prove_gap(connection: &mut PgConnection, table: Partitioned, month: NaiveDateTime) -> Result<(), sqlx::Error> {
     let table_name = table.as_str();
     let key = if table == Partitioned::Events { "timestamp" } else { "received_at" };
     let gap = format!("{table_name}_{}_gap", month.format("%Y_%m"));
     let after = month.checked_add_months(Months::new(1)).unwrap_or(month);
-    // Names and times are of our own making, so this is no place where a stranger's text could come in.
+    // Names and times are made here, so no text of a sender can get into the statement.
     let add = format!(
         "alter table {table_name}_default add constraint {gap} \
          check ({key} < '{month}+00' or {key} >= '{after}+00') not valid"
@@ -193,13 +193,13 @@ async fn prove_gap(connection: &mut PgConnection, table: Partitioned, month: Nai
     }
     let validate = format!("alter table {table_name}_default validate constraint {gap}");
     match connection.execute(AssertSqlSafe(validate)).await {
-        // There are rows of that month after all, so it cannot be made, and the constraint must not stay.
+        // The default partition has rows of that month, so the partition cannot be created, and the constraint must go.
         Err(error) if code(&error) == "23514" => drop_gap(connection, &format!("{table_name}_default"), &gap).await,
         result => result.map(|_| ()),
     }
 }
 
-/// Drops the proofs that have served: of months that have their partition, or that have begun without one.
+/// Drops the constraints that are no longer needed: of months that have a partition or have begun without one.
 async fn drop_gaps(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let served: Vec<(String, String)> = sqlx::query_as(
         "select conrelid::regclass::text, conname::text from pg_constraint \
@@ -216,15 +216,15 @@ async fn drop_gaps(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// If others hold the table all the time, the next round finds it again.
+/// If the table is locked all the time, the next round finds the constraint again.
 async fn drop_gap(connection: &mut PgConnection, table: &str, gap: &str) -> Result<(), sqlx::Error> {
     let drop = format!("alter table {table} drop constraint if exists {gap}");
     changed(connection, "", &drop, TRIES).await?;
     Ok(())
 }
 
-/// The months of events in the default partition since `since`, the earliest first, without those of `but`; found by a
-/// few steps along its index.
+/// The months since `since` that have events in the default partition, the earliest first, except those of `but`. It
+/// takes a few lookups along the index.
 pub(super) async fn stray_months(
     connection: &mut PgConnection,
     since: DateTime<Utc>,
@@ -248,17 +248,17 @@ pub(super) async fn stray_months(
     .await
 }
 
-/// Runs one change of the schema in a transaction of its own within the times above, again and again for a while if others
-/// hold the table. Gives the last word that it says, empty if none; `None` if others held the table all the time. Neither
-/// statement may hold a stranger's words.
+/// Runs one change of the schema in a transaction of its own, within the time limits above, and retries for a while if
+/// the table is locked. Returns the last value that it selects, or an empty text; `None` if the table was locked all
+/// the time. Neither statement may contain text of a sender.
 pub(super) async fn changed(
     connection: &mut PgConnection,
     prepare: &str,
     change: &str,
     tries: u32,
 ) -> Result<Option<String>, sqlx::Error> {
-    // In one message, which is one transaction: the locks never wait for this program, nor for the disk at the end. A
-    // crash may undo the change, and then nothing that came after it is there either.
+    // One message and one transaction, so that the locks wait neither for this program nor for the disk. A crash may
+    // undo the change, but then it also undoes everything after it.
     let prepared_ms = if tries == 1 { ON_DEMAND_MS } else { PREPARED_MS };
     let script = format!(
         "set local synchronous_commit = off; set local lock_timeout = {LOCK_MS}; \
@@ -283,13 +283,14 @@ fn code(error: &sqlx::Error) -> String {
     error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned()
 }
 
-/// Partitions on demand: before the rows of a batch come, their months get partitions, so that no rows gather in the
-/// default one. What the writers of a gateway know of months is here, and they look only for what they do not know.
+/// Partitions on demand: before a batch is written, its months get partitions, so that no rows gather in the default
+/// one. The writers of a gateway share this knowledge of months, and only ask the database about unknown months.
 #[derive(Debug, Default)]
 pub(super) struct OnDemand {
-    /// Most partitions of events; 0 makes none.
+    /// Most partitions of events; 0 creates none.
     partitions_max: usize,
-    /// Months that are kept whole for less get none: retention would remove it at once. 0 is for ever.
+    /// The days that events are kept. Older months get no partition, since retention would remove it at once. 0 is no
+    /// limit.
     events_days: u64,
     /// Until when nothing is to be done for a month.
     settled: Mutex<HashMap<NaiveDate, Instant>>,
@@ -300,8 +301,8 @@ impl OnDemand {
         Self { partitions_max, events_days, settled: Mutex::default() }
     }
 
-    /// Makes the partitions that rows with these times (of the event, and of its receipt) would miss. What cannot be made
-    /// now costs no row: it goes into the default partition.
+    /// Creates the partitions that rows with these times (of the event and of its receipt) need. Without a partition a
+    /// row goes into the default one.
     pub(super) async fn cover(&self, pool: &PgPool, times_us: impl Iterator<Item = (i64, i64)>) {
         if self.partitions_max == 0 {
             return;
@@ -331,7 +332,7 @@ impl OnDemand {
             self.settle(month.date(), THERE_TIME);
         }
         for month in self.still_missing(missing) {
-            // Before it is tried: an error must not make each batch try again.
+            // Recorded before the attempt, so that an error does not make each batch try again.
             self.settle(month, CROWDED_TIME);
             if count >= self.partitions_max {
                 continue;
@@ -345,7 +346,7 @@ impl OnDemand {
                 Making::There => self.settle(month, THERE_TIME),
                 Making::Busy => {
                     self.settle(month, BUSY_TIME);
-                    // The batch has waited for long enough.
+                    // The batch has waited long enough.
                     break;
                 }
                 Making::Crowded => {}
@@ -354,13 +355,13 @@ impl OnDemand {
         Ok(())
     }
 
-    /// The months for which something may be to do, each once.
+    /// The months that may need a partition, each once.
     fn unsettled(&self, times_us: impl Iterator<Item = (i64, i64)>) -> Vec<NaiveDate> {
         let mut missing = Vec::new();
         let mut last = 0..0;
         let mut settled = None;
         for (time_us, received_at_us) in times_us {
-            // Events of a batch are mostly of one month.
+            // Most events of a batch are in the same month.
             if last.contains(&time_us) {
                 continue;
             }
@@ -402,7 +403,7 @@ fn month_of(time_us: i64) -> Option<NaiveDate> {
     DateTime::from_timestamp_micros(time_us)?.date_naive().with_day(1)
 }
 
-/// The times of a month in microseconds.
+/// The range of a month in microseconds.
 fn range_us(month: NaiveDate) -> std::ops::Range<i64> {
     let start = |month: NaiveDate| month.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros();
     start(month)..month.checked_add_months(Months::new(1)).map_or(i64::MAX, start)

@@ -1,5 +1,5 @@
-//! What the gateway stands on, proved when the database is first there and whenever it is back: its encoding, that it can be
-//! written to, the rights of the role, that a session stays a session, and room for locks. What is wrong is one sentence.
+//! Checks what the gateway needs of its database, when it first answers and each time it is back: encoding, write
+//! access, the rights of the role, sessions that stay the same, and room for locks. A problem is one sentence.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -11,17 +11,17 @@ use super::outage::{Outage, Word, shown};
 use super::wire::{Fault, Row, Wire, broken};
 use super::{Error, READY_TIME, Store, cause, connection};
 
-/// Locks of one transaction below which a read across years may find none.
+/// With fewer locks per transaction a read across years may fail.
 const LOCKS_MIN: i32 = 256;
-/// Longest time for the look at sessions, which needs two connections.
+/// Longest time for the check of sessions, which needs two connections.
 const SESSIONS_TIME: Duration = Duration::from_secs(5);
-/// Rounds of that look: a pooler that takes its connections in turn gives itself away by the second.
+/// Rounds of that check. A pooler that takes its connections in turn shows in the second.
 const SESSION_ROUNDS: usize = 3;
 
-/// A prepared statement is missing, is there already, or has other arguments.
+/// A prepared statement is missing, exists already, or has other arguments.
 const FORGOTTEN: [&str; 3] = ["26000", "42P05", "08P01"];
 
-/// The tables and what is done with them, as the documentation lists it.
+/// The rights on tables that the gateway needs. The documentation lists the same.
 const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || wanted.table_name, ', '), '') \
      from (values ('events', 'select'), ('events', 'insert'), ('dead_letters', 'select'), ('dead_letters', 'insert'), \
          ('dead_letters', 'update'), ('event_types', 'select'), ('event_types', 'insert'), ('modules', 'select'), \
@@ -31,7 +31,7 @@ const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || 
      where to_regclass(wanted.table_name) is not null \
          and not has_table_privilege(to_regclass(wanted.table_name), wanted.right_name)";
 
-/// The schema of the tables, if the role may not use it: its tables look as if they were absent then.
+/// The schema of the tables if the role may not use it, since its tables look missing then.
 const UNUSABLE: &str = "select pg_namespace.nspname::text from pg_class \
      join pg_namespace on pg_namespace.oid = pg_class.relnamespace \
      where pg_class.relname = '_sqlx_migrations' and pg_class.relkind in ('r', 'p') \
@@ -40,21 +40,22 @@ const UNUSABLE: &str = "select pg_namespace.nspname::text from pg_class \
 const FACTS: &str = "select current_setting('server_encoding'), current_setting('max_locks_per_transaction')::integer, \
      to_regclass('events') is not null";
 
-/// What was last known of the database.
+/// The last known state of the database. The store and its writers share it.
 #[derive(Debug, Default)]
 pub(super) struct Ground {
-    /// Proved since the database was last away.
+    /// The checks have passed since the database was last away.
     proved: AtomicBool,
-    /// While it is away, and until it is told why.
+    /// The outage, while the database is away.
     outage: Outage,
-    /// What the last look met that found it away.
+    /// The error of the last check that found the database away.
     met: Mutex<String>,
     locks_told: AtomicBool,
     problem: Mutex<Option<String>>,
 }
 
 impl Ground {
-    /// Whether the last look found the database away: then it is told, and nobody else need tell of what follows from it.
+    /// Whether the last check found the database away. Its outage is logged then, so other code logs no errors that
+    /// follow from it.
     pub(super) fn is_away(&self) -> bool {
         self.outage.is_on()
     }
@@ -63,7 +64,7 @@ impl Ground {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes what is wrong, or that nothing is, and tells of a change.
+    /// Records the problem, or that there is none, and logs a change.
     fn note(&self, problem: Option<String>) {
         let mut last = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == problem {
@@ -78,12 +79,12 @@ impl Ground {
 }
 
 impl Store {
-    /// What is wrong with the database as far as is known: one sentence.
+    /// The known problem of the database, in one sentence.
     pub fn problem(&self) -> Option<String> {
         self.ground.problem()
     }
 
-    /// Asks whether the database answers now and serves a gateway; proves it anew when it was away.
+    /// Checks whether the database answers and serves a gateway. After an outage it repeats all checks.
     pub async fn ready(&self) -> bool {
         match timeout(READY_TIME, self.is_read_only()).await {
             Ok(Ok(read_only)) => {
@@ -92,7 +93,7 @@ impl Store {
                 }
                 self.stands(read_only).await
             }
-            // A session that forgets what it was told a moment ago.
+            // A session that has lost its prepared statements: a pooler has changed it.
             Ok(Err(cause)) if FORGOTTEN.contains(&connection::words(&cause).0.as_str()) => {
                 self.ground.proved.store(false, Relaxed);
                 self.stands(None).await
@@ -109,25 +110,25 @@ impl Store {
         false
     }
 
-    /// Whether the database was away at the last look.
+    /// Whether the last check found the database away.
     pub fn is_away(&self) -> bool {
         self.ground.is_away()
     }
 
-    /// Whether the last connection could not be had because the process may open no more files.
+    /// Whether the last connection failed because the process may open no more files.
     pub fn lacks_descriptors(&self) -> bool {
         self.hosts.lacks_descriptors()
     }
 
-    /// Tells that the database is away, if the last look found it so, with the cause: once, and once more for each other
-    /// cause. That it is back is told by the look that finds it so.
+    /// Logs that the database is away, with the cause, if the last check found so: once, and again for each other
+    /// cause. The check that finds it back logs that.
     pub async fn tell_outage(&self) {
         if !self.ground.is_away() {
             return;
         }
         let met = self.ground.met.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let cause = self.reach().await.err().unwrap_or(met);
-        // Another look may have found it back meanwhile.
+        // Another check may have found it back meanwhile.
         if !self.ground.is_away() {
             return;
         }
@@ -141,8 +142,8 @@ impl Store {
         }
     }
 
-    /// Connects to the database, past all pools, and says in one sentence why that cannot be done: a pool tries on until
-    /// its time is over, and then says nothing else.
+    /// Connects to the database without a pool and returns the cause of a failure in one sentence. A pool would retry
+    /// until its time limit and give no cause.
     ///
     /// # Errors
     ///
@@ -164,7 +165,7 @@ impl Store {
             self.ground.proved.store(false, Relaxed);
             self.hosts.doubt();
             if self.ground.problem().as_deref() != Some(problem) {
-                // A pooler may have given this session what another one was told: then that is what is wrong.
+                // A pooler may have given this session the settings of another one. Then the pooler is the problem.
                 let shared = timeout(SESSIONS_TIME, self.shared()).await;
                 let shared = shared.ok().and_then(Result::ok).flatten();
                 self.ground.note(Some(shared.unwrap_or_else(|| problem.to_owned())));
@@ -196,19 +197,19 @@ impl Store {
             _ => None,
         };
         if problem.is_some() {
-            // The session keeps the setting that it began with.
+            // The session keeps the setting that it started with.
             connection.close_on_drop();
         }
         Ok(problem)
     }
 
-    /// What is wrong when a pooler stands before the database that gives a session to each transaction.
+    /// The problem, if a pooler before the database assigns a session to each transaction.
     async fn shared(&self) -> Result<Option<String>, Fault> {
         let (mut one, mut other) = (self.look().await?, self.look().await?);
         shared_sessions(&mut one, &mut other).await
     }
 
-    /// What is wrong, and whether all was looked at: before the first migration there is less to see.
+    /// The problem, and whether everything was checked. Before the first migration some checks have nothing to look at.
     async fn prove(&self) -> Result<(Option<String>, bool), Fault> {
         let (mut one, mut other) = (self.look().await?, self.look().await?);
         if let Some(problem) = shared_sessions(&mut one, &mut other).await? {
@@ -251,8 +252,8 @@ fn first(rows: &[Row]) -> Result<&Row, Fault> {
     rows.first().ok_or_else(|| broken("an answer has no row"))
 }
 
-/// Whether two sessions that are open at once share a server's session, or one is not always the same: a pooler that
-/// gives a session to each transaction.
+/// Whether two open sessions share one session of the server, or one of them changes: the signs of a pooler that
+/// assigns sessions to transactions.
 async fn shared_sessions(one: &mut Wire, other: &mut Wire) -> Result<Option<String>, Fault> {
     let mut seen = Vec::new();
     for _ in 0..SESSION_ROUNDS {

@@ -1,6 +1,6 @@
-//! Reads for the answers of the gateway: pages by key, each of which begins where the one before it ended. A read waits
-//! for a connection and works within bounds of its own, on connections that no writer needs. What a page costs is bound
-//! by the page and not by the range that was asked for; `scan.rs` says how.
+//! Reads for answers: pages by key, each of which continues after the one before. A read waits for a connection and
+//! works within time limits of its own, on connections that no writer uses. The cost of a page depends on the page and
+//! not on the requested range; `scan.rs` explains how.
 
 mod counts;
 mod events;
@@ -22,25 +22,25 @@ pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 use super::outage::{Word, shown};
 use super::{Error, Store};
 
-/// Where an event stands among the others: by its time, by its receipt among those of the same microsecond, and by its id
-/// to make the order whole.
+/// The place of an event in the order of pages: by timestamp, then by receipt, then by id, so that no two events have
+/// the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Microseconds since 1970.
+    /// The timestamp, in microseconds since 1970.
     pub timestamp_us: i64,
-    /// Microseconds since 1970.
+    /// The time of receipt, in microseconds since 1970.
     pub received_at_us: i64,
-    /// The event's own id.
+    /// The event's id.
     pub id: Uuid,
 }
 
-/// A part of a result.
+/// One page of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<Row, Place> {
-    /// The rows, in order. There may be fewer than were asked for, and even none, before the end of the result: then
-    /// the rest of the work is left to the next page.
+    /// The rows, in order. There may be fewer than requested, or none, before the end of the result, if the page ended
+    /// early.
     pub rows: Vec<Row>,
-    /// After what the next page begins; none at the end of the result.
+    /// The place after which the next page starts; `None` at the end of the result.
     pub next: Option<Place>,
 }
 
@@ -50,16 +50,16 @@ impl<Row, Place> Page<Row, Place> {
     }
 }
 
-/// How large a page may be.
+/// Bounds of a page.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimits {
-    /// Rows.
+    /// Most rows.
     pub rows: u32,
-    /// Bytes of data. A page ends with the row that goes beyond.
+    /// Most bytes of data. The row that exceeds them is the last one.
     pub bytes: usize,
 }
 
-/// A connection for one page, and until when it may work on it.
+/// A connection for one page, with its time limit.
 pub(super) struct Reading {
     connection: PoolConnection<Postgres>,
     until: Instant,
@@ -71,12 +71,12 @@ impl Reading {
         &mut self.connection
     }
 
-    /// Until when it may work, and how long that is in all.
+    /// When its time ends, and how long it is.
     pub(super) fn limits(&self) -> (Instant, Duration) {
         (self.until, self.time)
     }
 
-    /// Runs all of a read that needs no more than one connection and its time.
+    /// Runs a read that needs nothing but the connection and its time.
     pub(super) async fn run<'a, T, F>(&'a mut self, work: impl FnOnce(&'a mut PgConnection) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
@@ -84,13 +84,13 @@ impl Reading {
         within(self.until, self.time, work(&mut self.connection)).await
     }
 
-    /// Whether so much of the time is gone that a page should rather end early.
+    /// Whether so much of the time has passed that a page should end early.
     pub(super) fn late(&self) -> bool {
         self.until.duration_since(Instant::now()) < self.time / 2
     }
 }
 
-/// Runs a part of a read, or of what else has its time, until that is over. The statement ends on the server too: it has the same limit there.
+/// Runs a part of a read until the end of its time. The server ends the statement at the same limit.
 pub(super) async fn within<T>(
     until: Instant,
     time: Duration,
@@ -105,14 +105,14 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Reads that get no connection for so long are told of.
+/// Reads that get no connection for this long are logged.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 
-/// SQLSTATE of a statement that the server ended for its time.
+/// The SQLSTATE of a statement that the server ended at its time limit.
 const STATEMENT_TIMEOUT: &str = "57014";
 
 impl Store {
-    /// Takes one of the connections for reading, or says after a short wait that there is none.
+    /// Takes a connection for reads. It waits briefly, and then returns [`Error::Busy`] if all are in use.
     pub(super) async fn reading(&self) -> Result<Reading, Error> {
         let start = Instant::now();
         match timeout(self.read_wait, self.reads.acquire()).await {
@@ -128,7 +128,8 @@ impl Store {
         }
     }
 
-    /// Tells that reads get no connection, if it lasts and is not that the database is away, which is told already.
+    /// Logs that reads get no connection, if this lasts and the log does not have the outage of the database as its
+    /// cause.
     fn no_reading(&self, error: Error) -> Error {
         if !self.is_away()
             && let Some(word) = self.unread.fails(&error.to_string(), TOLD_AFTER)
@@ -139,13 +140,13 @@ impl Store {
         error
     }
 
-    /// Whether each connection for reading is there and at work.
+    /// Whether all connections for reads are open and in use.
     fn all_reading(&self) -> bool {
         self.reads.size() >= self.reads.options().get_max_connections() && self.reads.num_idle() == 0
     }
 }
 
-/// The numbers of the event types of a category, of a name, or of both.
+/// The ids of the event types of a category, of a name, or of both.
 async fn event_types(
     connection: &mut PgConnection,
     category: Option<&str>,
@@ -161,16 +162,17 @@ async fn event_types(
     .await
 }
 
-/// The number of an application.
+/// The id of an application.
 pub(super) async fn application_id(connection: &mut PgConnection, name: &str) -> Result<Option<i32>, sqlx::Error> {
     sqlx::query_scalar("select id from applications where name = $1").bind(name).fetch_optional(connection).await
 }
 
-/// A cursor comes from outside and may hold anything; a time that is none, or none that Postgres knows, is of no event.
+/// A time from a cursor, which may hold any number. A number that is no time, or none that Postgres knows, matches no
+/// event.
 fn time(microseconds: i64) -> DateTime<Utc> {
     let time = DateTime::from_timestamp_micros(microseconds);
     time.filter(|time| YEARS.contains(&time.year())).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
-/// Years that Postgres can hold, with room for a step of any walk on both sides of those that a timestamp may name.
+/// Years that Postgres can hold, with room for the steps of a walk on both sides of the allowed timestamps.
 const YEARS: std::ops::Range<i32> = -4_000..20_000;

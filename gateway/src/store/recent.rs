@@ -1,5 +1,5 @@
-//! Keys that were written not long ago. An event that comes again most often comes soon, so a batch that holds such a key is
-//! written in another way from the start. This is a hint alone: an older key is forgotten, and the database knows better.
+//! Remembers keys that were written recently. A repeated event usually comes soon, so a batch with such a key takes the
+//! conflict path from the start. This is only a hint: older keys are forgotten, and the database decides.
 
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,16 +8,16 @@ use foldhash::quality::RandomState;
 
 use super::table::Key;
 
-/// Keys that share a cache line. Among so many, the one that is forgotten is nearly the oldest of all.
+/// Keys of a line, which fits a cache line. The forgotten one is nearly the oldest of all.
 const KEYS_OF_A_LINE: usize = 8;
-/// Lines: 262,144 keys in 2 MiB. Ten thousand events a second fill them in 26 s.
+/// The number of lines: 262,144 keys in 2 MiB. Ten thousand events per second fill them in 26 s.
 const LINES: usize = 1 << 15;
 
 /// Hashes of keys, the latest first.
 #[derive(Debug, Default)]
 struct Line([AtomicU64; KEYS_OF_A_LINE]);
 
-/// What all writers of events remember together. Two of them at one line may lose a key, which does no harm.
+/// The keys of all writers of events. Two writers at the same line may lose a key, which does no harm.
 #[derive(Debug)]
 pub(super) struct RecentKeys {
     lines: Box<[Line]>,
@@ -31,13 +31,13 @@ impl Default for RecentKeys {
 }
 
 impl RecentKeys {
-    /// Whether the key was written not long ago.
+    /// Whether the key was written recently.
     pub(super) fn holds(&self, key: &Key) -> bool {
         let hash = self.hasher.hash_one(key);
         self.line(hash).iter().any(|place| place.load(Relaxed) == hash)
     }
 
-    /// Remembers a key that was written, or was there already: it is the latest of its line, and the oldest is forgotten.
+    /// Records a key that was written or found. It becomes the first of its line, and the last one is forgotten.
     pub(super) fn note(&self, key: &Key) {
         let hash = self.hasher.hash_one(key);
         let line = self.line(hash);
@@ -78,7 +78,7 @@ mod tests {
         for number in 20_000..20_000 + 2 * room {
             recent.note(&key(number));
         }
-        // One that comes again and again is never old.
+        // A key that comes again and again stays.
         for number in 20_000 + 2 * room..20_000 + 8 * room {
             recent.note(&key(number));
             if number % 10_000 == 0 {

@@ -1,6 +1,6 @@
-//! Tending the tables: one gateway at a time holds the [`Tending`], makes partitions, and removes what it is told is too
-//! old or too much, oldest first and in small steps, so that no writer waits for it. What is too old or too much is for
-//! `crate::retention` to say; how much was removed is counted in the transaction that removes it.
+//! Tends the tables. One gateway at a time holds the [`Tending`]. It creates partitions and removes rows, the oldest
+//! first and in small steps, so that no writer waits. `crate::retention` decides which rows to remove. The transaction
+//! that removes rows also counts them.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -8,24 +8,24 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use super::partitions::{self, Making, Partition, Partitioned};
 use super::{Error, Store};
 
-/// Rows that one statement removes at most.
+/// Most rows that one statement removes.
 const ROWS_MAX: i32 = 1_000;
-/// Months of stray events that one look finds at most.
+/// Most months of stray events that one check finds.
 const MONTHS_MAX: i64 = 24;
-/// A partition that has grown by less than this share since it was trimmed still fills the room that was freed then.
+/// A partition that has grown by less since it was trimmed still fills the space that was freed.
 const GROWN: f64 = 1.01;
 
-/// Why something was removed.
+/// Why rows were removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It is older than it may be.
+    /// They are too old.
     Age,
-    /// There is more than there may be, and it is the oldest.
+    /// There is too much, and they are the oldest.
     Size,
 }
 
 impl Cause {
-    /// The word for it in the database and in logs.
+    /// The word in the database and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Age => "age",
@@ -37,7 +37,7 @@ impl Cause {
 /// How much was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Rows; of a whole month of events, what the planner knew of it.
+    /// Rows. For a whole month of events it is the planner's estimate.
     pub rows: i64,
     /// Bytes on disk.
     pub bytes: i64,
@@ -45,34 +45,34 @@ pub struct Removed {
 
 from_row!(Removed { rows, bytes });
 
-/// A partition of dead letters, and how much of it is taken.
+/// A partition of dead letters, with its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The partition.
     pub partition: Partition,
-    /// Its bytes without the room that trimming has freed inside it.
+    /// Its bytes without the space that trimming has freed inside it.
     pub bytes: i64,
 }
 
-/// What came of looking for events of months that have no partition.
+/// The result of looking for events of months without a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strays {
-    /// Partitions that were made.
+    /// The number of partitions that were created.
     pub made: usize,
-    /// Months that could not get one and are left alone until the next round.
+    /// Months that could not get one. They are left until the next round.
     pub left: Vec<String>,
 }
 
-/// The right to tend the tables, for as long as its connection lives; no other gateway has it meanwhile.
+/// The right to tend the tables, which one gateway has as long as its connection lives.
 #[derive(Debug)]
 pub struct Tending {
     pub(super) connection: PgConnection,
-    /// Months of stray events that are not tried again before the next round: each try has its price.
+    /// Months of stray events that wait for the next round, since each attempt costs time.
     left: Vec<NaiveDateTime>,
 }
 
 impl Store {
-    /// Takes the right to tend the tables. `None` while another gateway has it.
+    /// Takes the right to tend the tables. Returns `None` while another gateway has it.
     pub async fn tend(&self) -> Result<Option<Tending>, Error> {
         self.ask(async {
             let mut connection = self.session("retention").await?;
@@ -86,15 +86,15 @@ impl Store {
 }
 
 impl Tending {
-    /// Begins a round: makes the partitions of last month, of this one and of `ahead` more. Gives those that could not be
-    /// made now.
+    /// Starts a round: creates the partitions of last month, this month and `ahead` more. Returns those that could not
+    /// be created now.
     pub async fn make_ahead(&mut self, ahead: u32) -> Result<Vec<String>, Error> {
         self.left.clear();
         Ok(partitions::make_ahead(&mut self.connection, ahead).await?)
     }
 
-    /// Makes partitions for months since `since` whose events lie in the default partition, as long as there are fewer
-    /// than `partitions_max` of events. What cannot be made is not tried again before the next round.
+    /// Creates partitions for months since `since` whose events are in the default partition, as long as events have
+    /// fewer than `partitions_max`. Those that fail are not tried again before the next round.
     pub async fn make_for_strays(&mut self, since: DateTime<Utc>, partitions_max: usize) -> Result<Strays, Error> {
         let months = partitions::stray_months(&mut self.connection, since, &self.left, MONTHS_MAX).await?;
         let mut strays = Strays::default();
@@ -126,7 +126,7 @@ impl Tending {
         Ok(all)
     }
 
-    /// The partitions of dead letters, the earliest first, with what is taken of each.
+    /// The partitions of dead letters, the earliest first, with their sizes.
     pub async fn taken(&mut self) -> Result<Vec<Taken>, Error> {
         let freed: Vec<(String, i64, i64)> =
             sqlx::query_as("select partition_name, measured_bytes, freed_bytes from dead_letter_space")
@@ -143,8 +143,8 @@ impl Tending {
             .collect())
     }
 
-    /// Removes up to a thousand of the oldest rows of a partition that are from before `before`, and no more once
-    /// `bytes_wanted` are freed.
+    /// Removes up to a thousand of the oldest rows of a partition that are older than `before`, until `bytes_wanted`
+    /// are freed.
     pub async fn remove_rows(
         &mut self,
         partition: &Partition,
@@ -163,8 +163,8 @@ impl Tending {
             .await?)
     }
 
-    /// Removes up to a thousand counts of minutes before `before`; those of hours and days tell the same of that time.
-    /// Gives how many it removed.
+    /// Removes up to a thousand counts of minutes before `before`. The counts of hours and days still have these
+    /// events. Returns the number of removed rows.
     pub async fn remove_minutes(&mut self, before: DateTime<Utc>) -> Result<u64, Error> {
         let removed = sqlx::query(
             "delete from counts where ctid = any (array( \
@@ -177,14 +177,14 @@ impl Tending {
         Ok(removed.rows_affected())
     }
 
-    /// Lets new rows fill the room of removed ones. Takes long on a large partition, and holds nobody up.
+    /// Lets new rows use the space of removed ones. It takes long for a large partition, and blocks no writer.
     pub async fn reuse(&mut self, partition: &Partition) -> Result<(), Error> {
         let vacuum = format!("vacuum (truncate false) {}", quoted(&partition.name));
         self.connection.execute(AssertSqlSafe(vacuum)).await?;
         Ok(())
     }
 
-    /// Removes a whole partition. `None` if others held the table all the time; then it is as it was.
+    /// Removes a whole partition. Returns `None`, with nothing changed, if the table was locked all the time.
     pub async fn remove_partition(&mut self, partition: &Partition, cause: Cause) -> Result<Option<Removed>, Error> {
         let names = [&partition.table_name, &partition.name].map(|name| name.replace('\'', "''"));
         let detach =
@@ -196,8 +196,7 @@ impl Tending {
         Ok(Some(self.drop_detached(&partition.table_name, &name, cause).await?))
     }
 
-    /// Finishes what a gateway that was killed has left behind: partitions that were taken out of their table and are
-    /// not dropped yet.
+    /// Finishes the work of a gateway that was killed: drops the partitions that it detached from their table.
     pub async fn sweep(&mut self) -> Result<Vec<(Partitioned, Cause, Removed)>, Error> {
         let left: Vec<(String, String, String)> = sqlx::query_as(
             "select parts[1], relname::text, parts[2] from pg_class, \
@@ -225,7 +224,7 @@ impl Tending {
     }
 }
 
-/// What is left of the room that trimming has freed in a partition: all of it until the partition grows, then none.
+/// The freed space that is still free in a partition: all of it until the partition grows, then none.
 fn free_bytes(bytes: i64, measured: i64, freed: i64) -> i64 {
     #[expect(clippy::cast_precision_loss, reason = "a share of a size need not be exact")]
     let grown = bytes as f64 > measured as f64 * GROWN;

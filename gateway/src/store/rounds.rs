@@ -1,4 +1,4 @@
-//! The ledger of retention: what each rule removed last, what it has announced, and the database's time.
+//! The ledger of retention: what each rule removed last, its announcement, and the database's time.
 
 use chrono::{DateTime, Utc};
 
@@ -39,7 +39,7 @@ const LEDGER: &str = "select rule, cutoff, bytes_max, announced_limit, announced
     from retention_rounds";
 
 impl Store {
-    /// The database's time now.
+    /// The database's time.
     ///
     /// # Errors
     ///
@@ -48,7 +48,7 @@ impl Store {
         self.ask(sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.own)).await
     }
 
-    /// The first moment after the minute in which an event was received last, as far as it was counted. None when none was.
+    /// The end of the last minute in which an event was received, as far as the counts know it; `None` without events.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// What is announced, and of which rule.
+    /// The announced removals, with their rules.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl Store {
         Ok(Rule::ALL.into_iter().filter_map(|rule| Some((rule, of(rule)?))).collect())
     }
 
-    /// Confirms what is announced of a rule for this limit. False when it is not announced any more.
+    /// Confirms the announcement of a rule for this limit. Returns false if the rule does not announce it any more.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Store {
 }
 
 impl Tending {
-    /// The database's time now.
+    /// The database's time.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl Tending {
         Ok(rows.iter().find(|row| row.rule == rule.as_str()).map(Row::ledger).unwrap_or_default())
     }
 
-    /// Writes the ledger of a rule. `full` when the round removed all that the setting asks for.
+    /// Writes the ledger of a rule. `full` says that the round removed everything that the setting asks for.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl Tending {
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let announced = ledger.announcement;
-        // Somebody may confirm between the reading of the ledger and its writing: that word stays.
+        // An operator may have confirmed since the ledger was read. The statement keeps that.
         sqlx::query(
             "insert into retention_rounds as kept (rule, round_at, cutoff, bytes_max, announced_limit, announced_at, \
                  announced_seconds, seen_at) \
@@ -144,7 +144,7 @@ impl Tending {
         Ok(())
     }
 
-    /// Whether a rule by age has anything from `since` on and before `before`. One step along an index.
+    /// Whether a rule by age has a row in a range of time. It takes one lookup along an index.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
-//! The schema and the program: which versions the database has, whether this program may use them, and how a schema is
-//! brought up to date.
+//! The schema and the program: which versions the database has, whether this program may use them, and how to migrate
+//! it.
 //!
-//! A program uses a schema that is newer than its own unless a migration raised `schema_floor` above what the program
-//! knows. It never changes such a schema. Writers wait for the first proof of the schema, so no row is written into a
+//! A program uses a schema that is newer than its own, unless a migration raised `schema_floor` above the program's
+//! version. It never changes such a schema. Writers wait until the schema is proved, so that no row is written into a
 //! schema that does not serve this program.
 
 use std::time::Duration;
@@ -14,35 +14,34 @@ use tokio::sync::watch;
 
 use super::{Error, Store, connection, migrations, partitions, within};
 
-/// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its own tries, so a
-/// longer one would leave a database that is back unseen for longer.
+/// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its attempts, so a
+/// longer one would notice later that a database is back.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Longest time for the changes of the schema that are missing: that of a table of a billion rows takes hours. The server
-/// ends by itself then too, so that nothing of a change that was given up goes on behind its locks. A server that hangs holds
-/// up only a gateway that has something to change.
+/// Longest time for the missing migrations: a table of a billion rows takes hours. The server has the same limit, so
+/// that no abandoned change keeps its locks. A server that hangs delays only a gateway that has something to migrate.
 const MIGRATE_TIME: Duration = Duration::from_secs(6 * 3_600);
-/// Longest time for making partitions ahead: nearly always they are there, and else each is tried a few times.
+/// Longest time for creating partitions ahead. Usually they exist; otherwise each is tried a few times.
 const AHEAD_TIME: Duration = Duration::from_secs(60);
-/// Months after this one that a migration makes partitions for; `crate::retention` goes on from there.
+/// A migration creates partitions for this many months after this one. `crate::retention` creates the next ones.
 const AHEAD_MONTHS: u32 = 2;
-/// The server says so of a table that does not exist.
+/// The SQLSTATE for a table that does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
 
 /// A schema that this program may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schema {
-    /// It has the versions that this program knows, and no others.
+    /// It has exactly the versions that this program knows.
     Current {
-        /// Its version.
+        /// The version of the schema.
         version: i64,
     },
-    /// A newer program brought it up, and it still serves this one.
+    /// A newer program migrated it, and it still serves this one.
     Newer {
-        /// Its version.
+        /// The version of the schema.
         version: i64,
-        /// The version that this program knows.
+        /// The version of this program.
         program: i64,
-        /// The version that a program must know at least.
+        /// The least version of a program that may use the schema.
         floor: i64,
     },
 }
@@ -60,7 +59,7 @@ impl std::fmt::Display for Schema {
     }
 }
 
-/// Opens once the schema was proved for this program. Writers wait at it.
+/// A gate that opens once the schema is proved. Writers wait at it.
 #[derive(Clone, Debug)]
 pub(super) struct SchemaGate(watch::Sender<bool>);
 
@@ -75,7 +74,7 @@ impl SchemaGate {
         self.0.send_replace(true);
     }
 
-    /// Waits until the gate is open. False when it is still closed after `longest`.
+    /// Waits until the gate is open. Returns false if it is still closed after `longest`.
     pub(super) async fn opened(&self, longest: Duration) -> bool {
         let mut open = self.0.subscribe();
         // The sender lives as long as `self`.
@@ -83,17 +82,17 @@ impl SchemaGate {
     }
 }
 
-/// The version that this program knows.
+/// The version of this program.
 fn program_version() -> i64 {
     migrations::KNOWN.iter().map(|migration| migration.version).max().expect("there are migrations")
 }
 
-/// Reads the versions that the database has, and holds them against those that this program knows.
+/// Reads the versions of the database and compares them with those of this program.
 ///
 /// # Errors
 ///
-/// [`Error::SchemaBehind`] when some that it knows are missing, [`Error::SchemaFloor`] when the schema does not serve it,
-/// [`Error::Migrate`] when the two are not of one line, [`Error::Away`] and [`Error::Refused`].
+/// [`Error::SchemaBehind`] if the database lacks versions, [`Error::SchemaFloor`] if the schema does not serve this
+/// program, [`Error::Migrate`] if the two have different histories, [`Error::Away`] and [`Error::Refused`].
 async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     let applied: Result<Vec<(i64, Vec<u8>, bool)>, _> =
         sqlx::query_as("select version, checksum, success from _sqlx_migrations order by version")
@@ -101,7 +100,7 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
             .await;
     let applied = match applied {
         Ok(applied) => applied,
-        // The table of versions comes with the first of them.
+        // The first migration creates the table of versions.
         Err(error) if connection::words(&error).0 == UNDEFINED_TABLE => match hidden(pool).await? {
             None => Vec::new(),
             Some(words) => return Err(Error::Hidden(words)),
@@ -140,8 +139,8 @@ async fn prove(pool: &PgPool) -> Result<Schema, Error> {
     Ok(Schema::Newer { version, program, floor })
 }
 
-/// Why the table of versions is not seen, if it is there all the same: a table in a schema that the role may not use looks
-/// like one that is absent, and so does one beside the search path.
+/// Why the table of versions is invisible although it exists: a table in a schema that the role may not use looks
+/// missing, and so does a table outside of the search path.
 async fn hidden(pool: &PgPool) -> Result<Option<String>, Error> {
     let found: Option<(String, bool, String)> = sqlx::query_as(
         "select pg_namespace.nspname::text, has_schema_privilege(pg_namespace.oid, 'usage'), current_user::text \
@@ -163,32 +162,32 @@ async fn hidden(pool: &PgPool) -> Result<Option<String>, Error> {
 }
 
 impl Store {
-    /// Proves that this program may use the schema, and changes nothing.
+    /// Proves that this program may use the schema. It changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::SchemaBehind`], [`Error::SchemaFloor`] and [`Error::Migrate`] say that it may not; [`Error::Away`],
-    /// [`Error::Slow`] and [`Error::Refused`] say nothing of the schema.
+    /// [`Error::SchemaBehind`], [`Error::SchemaFloor`] and [`Error::Migrate`] mean that it may not. [`Error::Away`],
+    /// [`Error::Slow`] and [`Error::Refused`] leave that open.
     pub async fn prove_schema(&self) -> Result<Schema, Error> {
         let schema = within(self.read_time, prove(&self.own)).await?;
         self.schema.open();
         Ok(schema)
     }
 
-    /// Brings the schema up to date and makes the partitions of the months around now. Several gateways may do so at
-    /// once. A newer schema that serves this program stays as it is.
+    /// Migrates the schema and creates the partitions of the months around now. Several gateways may do so at once. A
+    /// newer schema that serves this program stays as it is.
     ///
     /// # Errors
     ///
-    /// [`Error::Away`] and [`Error::Slow`], after which it may go well; all others want somebody to look.
+    /// After [`Error::Away`] and [`Error::Slow`] a retry may succeed. All other errors need an operator.
     pub async fn migrate(&self) -> Result<Schema, Error> {
-        // A pool of one, because the compiler can prove that a task may run a migration on a pool, but not that it may
-        // on a connection.
+        // A pool of one, since the compiler can prove that a task may run a migration on a pool, but not on a
+        // connection.
         let options = self.options_for("migrate");
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIME).connect_with(options).await?;
         let schema = match within(CONNECT_TIME, prove(&pool)).await {
             Err(Error::SchemaBehind { .. }) => {
-                // The pool is of one connection, so this is the one that migrates.
+                // The pool has one connection, so this is the one that migrates.
                 let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
                 within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
                 within(MIGRATE_TIME, migrations::KNOWN.run(&pool)).await?;

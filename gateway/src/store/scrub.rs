@@ -1,7 +1,7 @@
-//! What the scrub job reads and writes: which validators take secrets out of events, and since when; older dead letters that
-//! still have their bytes as they came; and what is left of those. One gateway at a time holds the [`Scrubbing`]. A page's
-//! letters, the place where the next one begins and the line of the audit trail are one transaction, so that a crash repeats
-//! a page at most.
+//! Reads and writes the rows of the scrub job: the validators that take secrets out of events, and the older dead
+//! letters that still have their received bytes. One gateway at a time holds the [`Scrubbing`]. The letters of a page,
+//! the place of the next page and the line of the audit trail are one transaction, so that a crash repeats at most one
+//! page.
 
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
@@ -10,30 +10,30 @@ use uuid::Uuid;
 
 use super::{Error, LetterCursor, Store};
 
-/// The word of `event_type` for letters whose event type could not be read.
+/// The word in `event_type` for letters whose event type was unreadable.
 pub const UNREAD: &str = "";
 
 const REDACTING: &str = "select event_type, digest, began_at, scrubbed_to, scrubbed_to_id, emptied_to, emptied_to_id, \
      now() as asked_at from redacting_types where ended_at is null order by event_type";
 
-/// Whose older letters are rewritten.
+/// An event type whose older letters are rewritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedactingRow {
-    /// As the module is named, or [`UNREAD`].
+    /// The name of the module's slot, or [`UNREAD`].
     pub event_type: String,
-    /// The module that serves, or served last.
+    /// The digest of the module that serves, or served last.
     pub digest: Vec<u8>,
-    /// Since when something is taken out.
+    /// When its modules began to take secrets out.
     pub began_at: DateTime<Utc>,
-    /// Letters up to this place were redacted where that was possible.
+    /// Letters up to this place were redacted, if that was possible.
     pub scrubbed_to: DateTime<Utc>,
-    /// Makes the place whole.
+    /// The second part of that place.
     pub scrubbed_to_id: Uuid,
-    /// Letters up to this place have lost their bytes where they could not be redacted.
+    /// Letters up to this place that could not be redacted have lost their bytes.
     pub emptied_to: DateTime<Utc>,
-    /// Makes the place whole.
+    /// The second part of that place.
     pub emptied_to_id: Uuid,
-    /// The time of the database when it was asked.
+    /// The time of the database when the row was read.
     pub asked_at: DateTime<Utc>,
 }
 
@@ -48,17 +48,17 @@ from_row!(RedactingRow {
     asked_at
 });
 
-/// What a page does to letters.
+/// The kinds of passes over letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Redacts what can be redacted.
+    /// Redacts the letters that can be redacted.
     Redact,
-    /// Takes the bytes of what is left.
+    /// Removes the bytes of the others.
     Empty,
 }
 
 impl RedactingRow {
-    /// Where the next page of a pass begins.
+    /// Where the next page of a pass starts.
     pub fn place(&self, pass: Pass) -> LetterCursor {
         let (received_at, id) = match pass {
             Pass::Redact => (self.scrubbed_to, self.scrubbed_to_id),
@@ -68,75 +68,75 @@ impl RedactingRow {
     }
 }
 
-/// A letter on a walk, without its bytes.
+/// A letter of a walk, without its bytes.
 #[derive(Clone, Debug)]
 pub struct WalkedLetter {
-    /// When it was received.
+    /// The time of receipt.
     pub received_at: DateTime<Utc>,
-    /// Its own id.
+    /// The letter's own id.
     pub id: Uuid,
-    /// It has its bytes as they came.
+    /// Whether it still has its received bytes.
     pub whole: bool,
-    /// Why its event was refused.
+    /// The code of the refusal.
     pub code: String,
-    /// The event's category, where it had a readable one.
+    /// The event's category, if it was readable.
     pub category: Option<String>,
-    /// The event's name, where it had a readable one.
+    /// The event's name, if it was readable.
     pub name: Option<String>,
 }
 
 from_row!(WalkedLetter { received_at, id, whole, code, category, name });
 
 impl WalkedLetter {
-    /// Its place in the order of receipt.
+    /// The place in the order of receipt.
     pub fn cursor(&self) -> LetterCursor {
         LetterCursor { received_at: self.received_at, id: self.id }
     }
 }
 
-/// What is rewritten of a letter.
+/// The parts of a letter that a pass rewrites.
 #[derive(Clone, Debug)]
 pub struct LetterText {
-    /// When it was received.
+    /// The time of receipt.
     pub received_at: DateTime<Utc>,
-    /// Its own id.
+    /// The letter's own id.
     pub id: Uuid,
-    /// The event's id, where it had a readable one.
+    /// The event's id, if it was readable.
     pub event_id: Option<Uuid>,
-    /// One sentence for people.
+    /// One sentence for readers.
     pub detail: String,
     /// The violations as JSON text.
     pub violations: String,
-    /// What is kept of the bytes.
+    /// The kept bytes.
     pub raw: Vec<u8>,
-    /// How many bytes came.
+    /// The number of received bytes.
     pub raw_bytes: i32,
 }
 
 from_row!(LetterText { received_at, id, event_id, detail, violations, raw, raw_bytes });
 
-/// A letter as it is to be.
+/// The new parts of a letter.
 #[derive(Clone, Debug)]
 pub struct Rewritten {
-    /// Which one.
+    /// The letter's place.
     pub place: LetterCursor,
     /// `redacted` or `nothing`.
     pub kept: &'static str,
-    /// One sentence for people.
+    /// One sentence for readers.
     pub detail: String,
     /// The violations as JSON text.
     pub violations: String,
-    /// What is left of the bytes.
+    /// The bytes that are left.
     pub raw: Vec<u8>,
-    /// The digest of what was there.
+    /// The digest of the received bytes.
     pub raw_digest: Option<Digest>,
-    /// Its event type was not read, so the words that stand for it go too.
+    /// Its event type was unreadable, so its category and name are removed too.
     pub unread: bool,
 }
 
 impl Store {
-    /// Notes the modules that take secrets out, by slot, with digest and whether they redact; and those slots whose modules
-    /// do so no more. Gives the rows that are in force.
+    /// Records the modules that take secrets out (slot, digest, and whether they redact), and the slots in `ended`,
+    /// whose modules do so no more. Returns the rows in force.
     pub async fn note_redacting(
         &self,
         taking: &[(String, Digest, bool)],
@@ -150,7 +150,7 @@ impl Store {
                 .bind(ended)
                 .execute(&self.own)
                 .await?;
-            // A version that redacts may do it to letters that the one before could not.
+            // A new version may redact letters that the earlier one could not.
             sqlx::query(
                 "insert into redacting_types (event_type, digest, redacts) \
                  select * from unnest($1::text[], $2::bytea[], $3::boolean[]) \
@@ -173,12 +173,12 @@ impl Store {
         .await
     }
 
-    /// The rows that are in force.
+    /// The rows in force.
     pub async fn redacting_types(&self) -> Result<Vec<RedactingRow>, Error> {
         self.ask(async { sqlx::query_as(REDACTING).fetch_all(&self.own).await }).await
     }
 
-    /// Takes the right to rewrite letters. `None` while another gateway has it.
+    /// Takes the right to rewrite letters. Returns `None` while another gateway has it.
     pub async fn scrub(&self) -> Result<Option<Scrubbing>, Error> {
         self.ask(async {
             let mut connection = self.options.clone().application_name("eye scrub").connect().await?;
@@ -191,14 +191,15 @@ impl Store {
     }
 }
 
-/// The right to rewrite dead letters, for as long as its connection lives.
+/// The right to rewrite dead letters, as long as its connection lives.
 #[derive(Debug)]
 pub struct Scrubbing {
     connection: PgConnection,
 }
 
 impl Scrubbing {
-    /// The letters after a place, in the order of receipt, `limit` at most: all of them, so that no walk is long.
+    /// Reads up to `limit` letters after a place, in the order of receipt. It filters none out, so that no walk takes
+    /// long.
     pub async fn walk(&mut self, after: LetterCursor, limit: u32) -> Result<Vec<WalkedLetter>, Error> {
         let rows = sqlx::query_as(
             "select received_at, id, kept = 'whole' as whole, code, category, name from dead_letters \
@@ -212,7 +213,7 @@ impl Scrubbing {
         Ok(rows)
     }
 
-    /// One letter as it is.
+    /// Reads one letter.
     pub async fn text(&mut self, place: LetterCursor) -> Result<Option<LetterText>, Error> {
         let row = sqlx::query_as(
             "select received_at, id, event_id, detail, violations::text as violations, raw, raw_bytes from dead_letters \
@@ -225,8 +226,8 @@ impl Scrubbing {
         Ok(row)
     }
 
-    /// Rewrites letters, goes on to `to`, and writes the line of the audit trail if there is anything to tell. The place is
-    /// kept a minute behind: letters that are being written now may have been received before it.
+    /// Rewrites letters, moves the place to `to`, and writes a line of the audit trail if it rewrote any. The place
+    /// stays a minute behind, since letters that are being written now may have earlier times of receipt.
     pub async fn rewrite(
         &mut self,
         row: &RedactingRow,
@@ -299,7 +300,8 @@ impl Scrubbing {
         Ok(())
     }
 
-    /// Removes the rows as they were before from the table. Where this role may not, the server does it in its own time.
+    /// Removes the old versions of the rewritten rows from the table. If the role may not, the server does so later by
+    /// itself.
     pub async fn vacuum(&mut self) -> Result<(), Error> {
         self.connection.execute("vacuum (skip_locked) dead_letters").await?;
         Ok(())

@@ -1,4 +1,5 @@
-//! The tables that are written in batches: their columns, the statements that write them, and what each row counts.
+//! The tables that are written in batches: their columns, the statements that write them, and the counters of their
+//! rows.
 
 use eye_event::event::{DeadLetter, EventRow};
 use eye_event::verdict::{Digest, Violation};
@@ -9,7 +10,7 @@ use super::counts::{Counted, DeltaRow, Ended};
 use super::wire::{Arguments, Fault, Row, kind};
 use crate::batch::Weigh;
 
-/// Fixed bytes of a row, roughly: ids, times, lengths.
+/// About the fixed bytes of a row: ids, times, lengths.
 pub(super) const ROW_BYTES: usize = 128;
 
 macro_rules! event_columns {
@@ -25,19 +26,20 @@ macro_rules! dead_letter_columns {
     };
 }
 
-/// The row's key as the conflict path compares it.
+/// The key of a row, as the conflict path compares it.
 pub(super) type Key = (Uuid, i64, Uuid);
 
 /// A table that is written in batches.
 pub(super) trait Table: Send + 'static {
     type Item: Weigh + Send + Sync + 'static;
     const NAME: &'static str;
-    /// Into the table itself.
+    /// Copies rows into the table.
     const COPY: &'static str;
-    /// From arrays into the table, but for what is there; gives the keys of the new rows. The rows come in their order, so
-    /// that two writers with the same rows do not wait for each other in a circle.
+    /// Inserts rows from arrays except for those that exist, and returns the keys of the new rows. The rows are
+    /// ordered, so that two writers with the same rows do not deadlock.
     const MERGE: &'static str;
-    /// In the same transaction as `MERGE`: the keys of the rows that are this batch's own, new or not.
+    /// Runs in the transaction of `MERGE`. Returns the keys of the rows that this batch has written, now or in an
+    /// earlier attempt.
     const OWN: Option<&'static str>;
 
     fn key(item: &Self::Item) -> Key;
@@ -46,23 +48,24 @@ pub(super) trait Table: Send + 'static {
     fn event_type(item: &Self::Item) -> Option<(&str, &str)>;
     fn module(item: &Self::Item) -> Option<&Digest>;
     fn encode(item: &Self::Item, ids: Ids, out: &mut Vec<u8>);
-    /// The columns as arrays, in their order: the arguments of `MERGE`.
+    /// Adds the columns as arrays, in their order: the arguments of `MERGE`.
     fn columns(items: &[&Self::Item], rows: &[usize], ids: &[Ids], arguments: &mut Arguments<'_>);
-    /// The arguments of `OWN`.
+    /// Adds the arguments of `OWN`.
     fn own_columns(items: &[&Self::Item], rows: &[usize], arguments: &mut Arguments<'_>);
-    /// The statement that writes few rows and what they count in these deltas, if the table has one. It gives the places of
-    /// the deltas; its arguments are the columns and then those of the deltas.
+    /// The statement that inserts a few rows and their deltas, if the table has one. It returns the places of the
+    /// deltas. Its arguments are the columns, then those of the deltas.
     fn insert(deltas: &[DeltaRow]) -> Option<&'static str>;
-    /// When the event occurred and when it was received, if its month may have no partition yet.
+    /// The time of the event and of its receipt, if its month may lack a partition.
     fn times(item: &Self::Item) -> Option<(i64, i64)>;
-    /// Whether to find the row there counts as a duplicate.
+    /// Whether an existing row counts as a duplicate.
     fn duplicate_counts(item: &Self::Item) -> bool;
-    /// As what the row counts, once it is written.
+    /// The counter of a written row.
     fn counted(item: &Self::Item, ids: Ids) -> Counted;
 }
 
-/// The columns of the events as arrays, in the order of `event_columns`, which are taken apart side by side: as a table in `from`, the
-/// server would keep each column aside as a whole first. Then what counts them. The tests' proxy knows it by its first words.
+/// Inserts events from arrays in the order of `event_columns`, and then their counts. The arrays are unnested side by
+/// side: in `from` the server would first store each column as a whole. The tests' proxy recognizes the statement by
+/// its first words.
 macro_rules! insert_events {
     ($deltas:literal) => {
         concat!(
@@ -77,10 +80,10 @@ macro_rules! insert_events {
     };
 }
 
-/// For events that count in one minute, of one application and with one outcome, as those of most batches do.
+/// For events of one minute, application and outcome, as in most batches.
 const INSERT_EVENTS_ALIKE: &str =
     insert_events!("values ($9::timestamptz, $10::integer, $11::text, $12::integer[], $13::bigint[])");
-/// For all others. Arrays within an array would have to be of one length, so each comes as its text.
+/// For other events. Arrays within an array must have the same length, so each is passed as text.
 const INSERT_EVENTS: &str = insert_events!(
     "select unnest($9::timestamptz[]), unnest($10::integer[]), unnest($11::text[]), \
          unnest($12::text[])::integer[], unnest($13::text[])::bigint[]"
@@ -185,7 +188,7 @@ impl Table for DeadLetters {
              unnest($18::text[]), unnest($19::text[]) \
          on conflict do nothing returning id, received_at"
     );
-    // The gateway makes the id of a dead letter, so a row that is there is always its own.
+    // The gateway makes the ids of dead letters, so an existing row is always its own.
     const OWN: Option<&'static str> = None;
 
     fn key(item: &DeadLetter) -> Key {
@@ -196,7 +199,7 @@ impl Table for DeadLetters {
         Ok((row.uuid(0)?, row.time_us(1)?, row.uuid(0)?))
     }
 
-    // Only for the counts: the row keeps the words. What no event could be named is no event type.
+    // Only for the counts, since the row has the words. Words that no event may have are no event type.
     fn event_type(item: &DeadLetter) -> Option<(&str, &str)> {
         let (category, name) = (item.category.as_deref()?, item.name.as_deref()?);
         (is_word(category) && is_word(name)).then_some((category, name))
@@ -258,7 +261,7 @@ impl Table for DeadLetters {
         None
     }
 
-    // Their months are made ahead.
+    // Retention creates their months ahead.
     fn times(_: &DeadLetter) -> Option<(i64, i64)> {
         None
     }
@@ -272,7 +275,7 @@ impl Table for DeadLetters {
     }
 }
 
-/// Whether the envelope lets this be a category or a name.
+/// Whether the envelope allows this text as a category or a name.
 fn is_word(text: &str) -> bool {
     (1..=200).contains(&text.chars().count()) && text.trim() == text && !text.chars().any(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! TLS on the way to the database, as `sslmode` has it. The files are read for each connection, so new ones count at once.
+//! TLS to the database, as `sslmode` asks for it. Each connection reads the files, so new ones are used at once.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::url::{Address, SslMode};
 
-/// Shakes hands as the client.
+/// Makes the handshake as the client.
 pub(super) async fn connect(address: &Address, name: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let config = config(address)?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
@@ -25,7 +25,7 @@ pub(super) async fn connect(address: &Address, name: &str, stream: TcpStream) ->
     connected.map_err(|cause| explained(&cause))
 }
 
-/// Why there is no TLS with the server, and what to do about it.
+/// Explains a failed handshake, with the way to mend it.
 fn explained(cause: &io::Error) -> io::Error {
     let said = cause.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     let mend = match said {
@@ -93,9 +93,9 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(file).map_err(|cause| io::Error::other(format!("{} cannot be read: {cause}", file.display())))
 }
 
-/// For `prefer` and `require`, which ask for encryption and no proof of who is there. Whoever stood between could show a
-/// key of its own, so a signature by it would prove nothing either; and none is asked for, since the library reads no
-/// certificates of X.509 version 1, which servers make for themselves.
+/// For `prefer` and `require`, which encrypt without a proof of the server's identity. A machine in between could show
+/// its own key, so checking a signature would prove nothing. None is checked, since rustls cannot read certificates of
+/// X.509 version 1, which servers make for themselves.
 #[derive(Debug)]
 struct Unproved(Arc<CryptoProvider>);
 
@@ -134,7 +134,7 @@ impl ServerCertVerifier for Unproved {
     }
 }
 
-/// For `verify-ca`: the chain is proved, and the name may be another.
+/// For `verify-ca`, which checks the chain but not the name.
 #[derive(Debug)]
 struct OfAnyName(Arc<WebPkiServerVerifier>);
 

@@ -1,5 +1,5 @@
-//! Tokens as the database knows them: which of an application's live, until when, and when each was last used. The tokens
-//! themselves never come here, only their digests.
+//! The facts about tokens: which of an application's tokens are live, when each expires, and when it was last used. The
+//! store has digests of tokens, never tokens.
 
 use std::time::Duration;
 
@@ -8,41 +8,41 @@ use eye_event::verdict::Digest;
 
 use super::{Error, Store};
 
-/// How long an older token counts as in use after it was last used, so that a rotation does not end it.
+/// An older token counts as in use for this long after its last use, so that a rotation does not end it.
 const IN_USE_HOURS: f64 = 24.0;
-/// How old what is known of a token's last use must be before it is written anew.
+/// A recorded last use is renewed only after this time.
 const USE_NOTED_SECONDS: f64 = 55.0;
 
-/// When a token is to end.
+/// The end of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// So long after now.
+    /// After this time from now.
     After(Duration),
-    /// Then.
+    /// At this time.
     At(DateTime<Utc>),
 }
 
-/// What is known of a token.
+/// The facts about a token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenFacts {
-    /// Its SHA-256.
+    /// SHA-256 of the token.
     pub digest: Vec<u8>,
     /// When it was made, if that is known.
     pub created_at: Option<DateTime<Utc>>,
-    /// From when on it opens nothing.
+    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was used, to a minute or so.
+    /// The last recorded use, accurate to about a minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// What is left of its time by the database's clock; below zero once it is over.
+    /// The seconds until it expires by the database's clock; below zero once it has expired.
     pub seconds_left: Option<f64>,
-    /// How long ago it was used, by the same clock.
+    /// The seconds since its last use, by the same clock.
     pub seconds_unused: Option<f64>,
 }
 
 from_row!(TokenFacts { digest, created_at, expires_at, last_used_at, seconds_left, seconds_unused });
 
 impl TokenFacts {
-    /// Whether its time is over.
+    /// Whether it has expired.
     pub fn is_expired(&self) -> bool {
         self.seconds_left.is_some_and(|left| left <= 0.0)
     }
@@ -52,17 +52,17 @@ const FACTS: &str = "select digest, created_at, expires_at, last_used_at, \
      extract(epoch from expires_at - now())::float8 as seconds_left, \
      extract(epoch from now() - last_used_at)::float8 as seconds_unused from application_tokens";
 
-/// What becomes of the live tokens when another one is made.
+/// The result of a rotation for the live tokens.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
-    /// These live on beside it, the oldest first.
+    /// These stay live beside the new one, the oldest first.
     Keep(Vec<Vec<u8>>),
-    /// Two are in use, and a third would end one of them.
+    /// Both are in use, and a third one would end one of them.
     BothInUse,
 }
 
-/// Decides which tokens live on. The answer to the rotation before may have been lost, so a newest token that nobody has used
-/// makes room, and the one before it stays; an older one makes room once it has not been used for a day.
+/// Decides which tokens stay live. The answer to the last rotation may have been lost, so an unused newest token is
+/// replaced and the older one stays. Otherwise the older one is replaced, if it was not used for a day.
 fn turn(live: &[Vec<u8>], facts: &[TokenFacts]) -> Turn {
     let of = |digest: &Vec<u8>| facts.iter().find(|facts| facts.digest == *digest);
     let unexpired: Vec<&Vec<u8>> =
@@ -79,12 +79,12 @@ fn turn(live: &[Vec<u8>], facts: &[TokenFacts]) -> Turn {
 }
 
 impl Store {
-    /// What is known of the tokens that applications have or had.
+    /// Reads the facts about all tokens that applications have or had.
     pub(super) async fn token_facts(&self) -> Result<Vec<TokenFacts>, Error> {
         self.ask(sqlx::query_as(FACTS).fetch_all(&self.own)).await
     }
 
-    /// The time at which a token that is made now ends.
+    /// The time at which a token that is made now expires.
     ///
     /// # Errors
     ///
@@ -104,13 +104,12 @@ impl Store {
         if is_ahead { Ok(at) } else { Err(Error::ExpiryPassed) }
     }
 
-    /// Gives an application a new token beside the one that is in use; at most two live at once. The same again, after an answer
-    /// that was lost, replaces the token that nobody has used. An application that is known by its network alone has no use for
-    /// one.
+    /// Gives an application a new token beside the one in use; at most two are live. A repeated call, after a lost
+    /// answer, replaces the token that was never used. An application that its network alone identifies gets no token.
     ///
     /// # Errors
     ///
-    /// [`Error::ApplicationUnknown`]; [`Error::TokensInUse`] when it has two that were both used of late.
+    /// [`Error::ApplicationUnknown`]; [`Error::TokensInUse`] if it has two tokens that were both used recently.
     pub async fn application_rotate(
         &self,
         name: &str,
@@ -128,7 +127,7 @@ impl Store {
             .fetch_optional(&mut *transaction)
             .await?;
             let Some((id, live)) = found else { return Ok(Err(unknown())) };
-            // Constant parts alone: no name and no token is ever part of the text.
+            // The text has constant parts only, never a name or a token.
             let facts: Vec<TokenFacts> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{FACTS} where digest = any($1)")))
                 .bind(&live)
                 .fetch_all(&mut *transaction)
@@ -157,7 +156,7 @@ impl Store {
             .bind(expires_at)
             .execute(&mut *transaction)
             .await?;
-            // Nothing is kept of tokens that even the list of those that ended has forgotten.
+            // Removes the facts about tokens that are no longer in the list of ended ones.
             sqlx::query(
                 "delete from application_tokens using applications where applications.id = $1 \
                  and application_tokens.application_id = $1 \
@@ -172,7 +171,7 @@ impl Store {
         rotated.await?
     }
 
-    /// Ends all tokens of an application but the newest whose time is not over: the second half of a rotation.
+    /// Ends all tokens of an application except the newest that has not expired: the second half of a rotation.
     pub async fn application_expire(&self, name: &str) -> Result<(), Error> {
         let query = sqlx::query(
             "update applications set token_digests = kept.digests, \
@@ -189,7 +188,7 @@ impl Store {
         self.changed_one(name, query).await
     }
 
-    /// Notes that tokens were used now. What was noted within the last minute is left as it is, whichever gateway did it.
+    /// Records that tokens were used now. A use that any gateway recorded within the last minute stays.
     pub async fn note_uses(&self, uses: &[(Digest, i32)]) -> Result<(), Error> {
         let (digests, applications): (Vec<&[u8]>, Vec<i32>) =
             uses.iter().map(|(digest, id)| (&digest.0[..], *id)).unzip();
@@ -208,7 +207,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends the tokens whose time is over for programs of the release before too, which know no such time.
+    /// Ends expired tokens in the rows of applications too, since programs of the last release know no expiry.
     pub async fn retire_expired(&self) -> Result<(), Error> {
         let query = sqlx::query(
             "update applications set \

@@ -1,5 +1,6 @@
-//! Dead letters of events that no module has looked at: found by event type and application, read in the order of receipt, and
-//! settled once one has. Those of which only the beginning was kept stay as they are.
+//! Reads dead letters of unseen events, which no module has judged: finds them by lane (event type and application),
+//! reads them in the order of receipt, and records the result of judging them. Letters that have only the beginning of
+//! their event stay.
 
 use chrono::{DateTime, Utc};
 use eye_event::verdict::{Digest, Violation};
@@ -9,51 +10,51 @@ use uuid::Uuid;
 use super::dead_letters::{COLUMNS, LetterCursor, StoredLetter, push_words};
 use super::{Error, Store};
 
-/// As the index `dead_letters_unseen_idx` has it.
+/// The condition of the index `dead_letters_unseen_idx`.
 const UNSEEN: &str = "code in ('off_path', 'busy') and redriven_at is null and octet_length(raw) = raw_bytes";
 
 /// The letters of one event type and application, which are judged in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UnseenLane {
-    /// The category of their events.
+    /// The category of the events.
     pub category: String,
-    /// The name of their events.
+    /// The name of the events.
     pub name: String,
-    /// Who sent them.
+    /// The id of the application that sent them.
     pub application_id: i32,
 }
 
 from_row!(UnseenLane { category, name, application_id });
 
-/// What a module found when it looked at the event of a letter.
+/// The result of judging the event of a letter.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The letter.
+    /// The letter's place.
     pub place: LetterCursor,
-    /// `rule`, the kind of fault, and so on.
+    /// The new code: `rule`, the kind of fault, and so on.
     pub code: String,
-    /// One sentence for people.
+    /// One sentence for readers.
     pub detail: String,
-    /// What is wrong with the event.
+    /// The violations of the event.
     pub violations: Vec<Violation>,
-    /// The module that looked at it.
+    /// The module that judged it.
     pub module: Option<Digest>,
 }
 
-/// The right to judge such letters, for as long as its connection lives; no other gateway has it meanwhile.
+/// The right to judge unseen letters, which one gateway has as long as its connection lives.
 #[derive(Debug)]
 pub struct UnseenTurn(PgConnection);
 
 impl UnseenTurn {
     /// Gives the right back.
     pub async fn end(self) {
-        // The server does the same when it finds the connection broken.
+        // Otherwise the server does so when it notices the broken connection.
         let _ = self.0.close().await;
     }
 }
 
 impl Store {
-    /// Takes the right to judge letters that were not looked at. `None` while another gateway has it.
+    /// Takes the right to judge unseen letters. Returns `None` while another gateway has it.
     pub async fn unseen_turn(&self) -> Result<Option<UnseenTurn>, Error> {
         self.ask(async {
             let mut connection = self.options.clone().application_name("eye unseen letters").connect().await?;
@@ -65,7 +66,7 @@ impl Store {
         .await
     }
 
-    /// The next event type and application with such letters.
+    /// The next lane with unseen letters.
     pub async fn next_unseen(&self, after: Option<&UnseenLane>) -> Result<Option<UnseenLane>, Error> {
         let mut query = QueryBuilder::new("select category, name, application_id from dead_letters where ");
         query.push(UNSEEN).push(" and category is not null and name is not null");
@@ -78,7 +79,7 @@ impl Store {
         self.reading().await?.run(|connection| query.fetch_optional(connection)).await
     }
 
-    /// The first letters of an event type and application that were not looked at, in the order of receipt.
+    /// The first unseen letters of a lane, in the order of receipt.
     pub async fn unseen_letters(&self, lane: &UnseenLane, limit: u32) -> Result<Vec<StoredLetter>, Error> {
         let mut query = QueryBuilder::new("");
         push_words(&mut query, |query| {
@@ -92,7 +93,7 @@ impl Store {
         self.reading().await?.run(|connection| query.fetch_all(connection)).await
     }
 
-    /// Notes what was found of each. The reason stays what the sender was told.
+    /// Records the results. The reason stays the outcome that the sender got.
     pub async fn settle_unseen(&self, seen: &[Seen]) -> Result<(), Error> {
         let digests: Vec<Option<&[u8]>> =
             seen.iter().map(|seen| seen.module.as_ref().map(|digest| &digest.0[..])).collect();

@@ -1,6 +1,6 @@
-//! A connection that speaks Postgres' protocol as writers need it: many messages go out together, and their answers are
-//! read afterwards, so that a batch costs the round trips that it must and no more. Whoever gives up in the middle of an
-//! exchange drops the connection, which is out of step then.
+//! A connection that speaks the protocol of Postgres as writers need it: it sends many messages together and reads
+//! their answers afterwards, so that a batch takes few round trips. A caller that gives up in the middle of an exchange
+//! must drop the connection, which is out of step then.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,18 +21,18 @@ use super::copy::{EPOCH_US, since_epoch};
 use super::dial::{Stream, dial};
 use super::url::{Address, Place};
 
-/// The longest message that is taken. Answers to writers are keys and numbers.
+/// Longest accepted message. Answers to writers are keys and numbers.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// What a server may say before it is listened to.
+/// Most bytes that the server may send while the connection is still sending.
 const UNHEARD_BYTES_MAX: usize = 32 << 20;
 const READ_BYTES: usize = 16 << 10;
-/// An output buffer that one large batch has blown up beyond this is given back.
+/// An output buffer that a large batch has grown beyond this size is shrunk.
 const OUT_BYTES_MAX: usize = 1 << 20;
 
-/// An error that the server has told.
+/// An error that the server reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The session goes on.
+    /// The session continues.
     pub(super) in_order: bool,
     /// The SQLSTATE.
     pub(super) code: String,
@@ -40,16 +40,16 @@ pub(super) struct Refusal {
     pub(super) constraint: Option<String>,
 }
 
-/// What can go wrong on a connection.
+/// The errors of a connection.
 #[derive(Debug)]
 pub(super) enum Fault {
     Refused(Box<Refusal>),
-    /// The connection is of no use any more.
+    /// The connection is unusable.
     Broken(io::Error),
 }
 
 impl Fault {
-    /// Whether the server has told it and the session goes on.
+    /// Whether the server reported it and the session continues.
     pub(super) fn in_order(&self) -> bool {
         matches!(self, Fault::Refused(refusal) if refusal.in_order)
     }
@@ -122,7 +122,7 @@ impl Row {
         Ok(Uuid::from_bytes(self.array(at)?))
     }
 
-    /// Microseconds since 1970.
+    /// A time in microseconds since 1970.
     pub(super) fn time_us(&self, at: usize) -> Result<i64, Fault> {
         Ok(i64::from_be_bytes(self.array(at)?).saturating_add(EPOCH_US))
     }
@@ -137,7 +137,7 @@ impl Row {
     }
 }
 
-/// Types of arguments by their numbers, which never change.
+/// The numbers of Postgres types, which never change.
 pub(super) mod kind {
     pub(in crate::store) const BYTEA: u32 = 17;
     pub(in crate::store) const INT8: u32 = 20;
@@ -149,20 +149,20 @@ pub(super) mod kind {
     pub(in crate::store) const JSONB: u32 = 3_802;
 }
 
-/// The arguments of one statement, in the binary format.
+/// Encodes the arguments of one statement, in the binary format.
 pub(super) struct Arguments<'a> {
     out: &'a mut Vec<u8>,
     count: i16,
 }
 
 impl Arguments<'_> {
-    /// One value.
+    /// Adds one value.
     pub(super) fn value(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         sized(self.out, encode);
         self.count += 1;
     }
 
-    /// An array. `encode` gives whether there is a value.
+    /// Adds an array. `encode` returns false for a null.
     pub(super) fn array<T>(
         &mut self,
         kind: u32,
@@ -172,7 +172,7 @@ impl Arguments<'_> {
         self.value(|out| {
             let dimensions = i32::from(items.len() > 0);
             out.extend_from_slice(&dimensions.to_be_bytes());
-            // Whether any of them is null does not matter to whoever reads it.
+            // The flag for nulls, which the server does not need.
             out.extend_from_slice(&1_i32.to_be_bytes());
             out.extend_from_slice(&kind.to_be_bytes());
             if dimensions > 0 {
@@ -223,12 +223,12 @@ impl Arguments<'_> {
         });
     }
 
-    /// A time in microseconds since 1970.
+    /// Adds a time in microseconds since 1970.
     pub(super) fn time(&mut self, time_us: i64) {
         self.value(|out| out.extend_from_slice(&since_epoch(time_us).to_be_bytes()));
     }
 
-    /// Times in microseconds since 1970.
+    /// Adds times in microseconds since 1970.
     pub(super) fn times(&mut self, times: impl ExactSizeIterator<Item = i64>) {
         self.array(kind::TIMESTAMPTZ, times, |out, time_us| {
             out.extend_from_slice(&since_epoch(time_us).to_be_bytes());
@@ -241,7 +241,7 @@ fn length(size: usize) -> i32 {
     i32::try_from(size).expect("what is written is bounded far below 2 GiB")
 }
 
-/// Bytes behind their length, which does not count itself.
+/// Encodes bytes after their length, which does not count itself.
 fn sized(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -253,13 +253,13 @@ fn sized(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
 /// One connection.
 pub(super) struct Wire {
     stream: Stream,
-    /// Messages that wait to be sent, and how many bytes of them are gone.
+    /// The messages to send, and how many of their bytes were sent.
     out: Vec<u8>,
     sent: usize,
     received: BytesMut,
-    /// Statements by their text: the number in their name, and whether the server has them.
+    /// The prepared statements by text: the number in the name, and whether the server has it.
     statements: HashMap<&'static str, (usize, bool)>,
-    /// Those of which the server has not said yet that it has them.
+    /// The statements that were sent and not yet confirmed by the server.
     fresh: VecDeque<&'static str>,
 }
 
@@ -364,7 +364,7 @@ impl Wire {
         self.send().await
     }
 
-    /// Puts a message with what comes next.
+    /// Adds a message to the output.
     fn put(&mut self, kind: u8, encode: impl FnOnce(&mut Vec<u8>)) {
         self.out.push(kind);
         let start = self.out.len();
@@ -374,19 +374,20 @@ impl Wire {
         self.out[start..start + 4].copy_from_slice(&size.to_be_bytes());
     }
 
-    /// Puts any number of statements as text. They are one transaction, unless they say otherwise.
+    /// Adds statements as text. They are one transaction, unless they contain other commands.
     pub(super) fn script(&mut self, statements: &str) {
         self.put(b'Q', |out| text(out, statements));
     }
 
-    /// Puts a statement with its arguments. It is one transaction with those before and after it, up to [`Self::commit`].
+    /// Adds a statement with its arguments. It shares a transaction with those before and after it, up to
+    /// [`Self::commit`].
     pub(super) fn statement(&mut self, statement: &'static str, arguments: impl FnOnce(&mut Arguments<'_>)) {
         let next = self.statements.len();
         let (number, known) = *self.statements.entry(statement).or_insert((next, false));
         let name = format!("eye_{number}");
         if !known && !self.fresh.contains(&statement) {
             self.fresh.push_back(statement);
-            // An error may have left one of that name.
+            // After an error the server may still have a statement of that name.
             self.put(b'C', |out| {
                 out.push(b'S');
                 text(out, &name);
@@ -408,33 +409,33 @@ impl Wire {
             arguments(&mut put);
             let count = put.count;
             out[start..start + 2].copy_from_slice(&count.to_be_bytes());
-            // And so are all answers.
+            // All answers are binary too.
             out.extend_from_slice(&[0, 1, 0, 1]);
         });
         self.put(b'E', |out| out.extend_from_slice(&[0; 5]));
     }
 
-    /// Puts the end of the statements before it, which commits them.
+    /// Adds the end of the statements before it, which commits them.
     pub(super) fn commit(&mut self) {
         self.put(b'S', |_| {});
     }
 
-    /// Asks for the answers so far and leaves the transaction open.
+    /// Asks for the answers so far and keeps the transaction open.
     pub(super) fn ask(&mut self) {
         self.put(b'H', |_| {});
     }
 
-    /// Puts rows of a `copy`.
+    /// Adds rows of a `copy`.
     pub(super) fn rows(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         self.put(b'd', encode);
     }
 
-    /// Puts the end of a `copy`.
+    /// Adds the end of a `copy`.
     pub(super) fn rows_end(&mut self) {
         self.put(b'c', |_| {});
     }
 
-    /// Sends what was put. What the server says meanwhile is kept: it must not be kept waiting for somebody who listens.
+    /// Sends the output. It receives meanwhile, since a server that cannot send would stop reading.
     pub(super) async fn send(&mut self) -> Result<(), Fault> {
         let sent = poll_fn(|context| self.poll_send(context)).await;
         if let Err(cause) = sent {
@@ -479,7 +480,7 @@ impl Wire {
         Poll::Ready(if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
     }
 
-    /// A server that ends a connection says why before it does.
+    /// Reads the error that a server sends before it closes a connection.
     fn last_words(&mut self, cause: io::Error) -> Fault {
         let mut context = Context::from_waker(std::task::Waker::noop());
         while let Poll::Ready(Ok(())) = self.poll_receive(&mut context) {}
@@ -491,7 +492,7 @@ impl Wire {
         Fault::Broken(cause)
     }
 
-    /// The next message that has been received whole.
+    /// The next message, if all of it was received.
     fn heard(&mut self) -> Result<Option<(u8, Bytes)>, Fault> {
         let Some((&kind, rest)) = self.received.split_first() else { return Ok(None) };
         let Some(size) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -507,13 +508,13 @@ impl Wire {
         Ok(Some((kind, message)))
     }
 
-    /// The next message, without those that come at any time.
+    /// The next message that is not one of those that may come at any time.
     async fn message(&mut self) -> Result<(u8, Bytes), Fault> {
         loop {
             match self.heard()? {
-                // A notice, a notification, a changed setting.
+                // A notice, a notification, or a changed setting.
                 Some((b'N' | b'A' | b'S', _)) => {}
-                // A statement is there, whatever becomes of the transaction.
+                // The server has prepared a statement, which stays even if the transaction fails.
                 Some((b'1', _)) => {
                     if let Some((_, known)) = self.fresh.pop_front().and_then(|fresh| self.statements.get_mut(fresh)) {
                         *known = true;
@@ -529,7 +530,7 @@ impl Wire {
         }
     }
 
-    /// Reads the answers to so many statements that were asked for. An error leaves the transaction to [`Self::give_up`].
+    /// Reads the answers to this many statements. After an error the caller must call [`Self::give_up`].
     pub(super) async fn answers(&mut self, statements: usize) -> Result<Vec<Row>, Fault> {
         let (mut rows, mut done) = (Vec::new(), 0);
         while done < statements {
@@ -543,7 +544,7 @@ impl Wire {
         Ok(rows)
     }
 
-    /// Reads all answers up to the end of the transaction, with their rows.
+    /// Reads all answers up to the end of the transaction, and returns their rows.
     pub(super) async fn finish(&mut self) -> Result<Vec<Row>, Fault> {
         let (mut rows, mut refusal) = (Vec::new(), None);
         loop {
@@ -551,7 +552,7 @@ impl Wire {
                 (b'D', body) => rows.push(Row::read(body)?),
                 (b'E', body) => {
                     let said = self.refused(&body);
-                    // The connection ends with it, and nothing more comes.
+                    // The server closes the connection after this error.
                     if matches!(&said, Fault::Refused(refusal) if !refusal.in_order) {
                         return Err(said);
                     }
@@ -563,21 +564,21 @@ impl Wire {
         }
     }
 
-    /// After an error in what was asked for: ends the transaction, of which nothing is kept.
+    /// Rolls the transaction back after an error of [`Self::answers`].
     pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
         self.commit();
         self.send().await?;
         self.finish().await.map(|_| ())
     }
 
-    /// Runs statements as text. Rows come as text too.
+    /// Runs statements as text. The rows have text, too.
     pub(super) async fn run(&mut self, statements: &str) -> Result<Vec<Row>, Fault> {
         self.script(statements);
         self.send().await?;
         self.finish().await
     }
 
-    /// Runs one statement by itself.
+    /// Runs one statement in a transaction of its own.
     pub(super) async fn query(
         &mut self,
         statement: &'static str,
@@ -589,7 +590,7 @@ impl Wire {
         self.finish().await
     }
 
-    /// What comes after an error is not taken in, so the statements that were to be made are not there.
+    /// After an error the server skips the rest, so it has not prepared the unconfirmed statements.
     fn refused(&mut self, body: &[u8]) -> Fault {
         self.fresh.clear();
         refused(body)
@@ -601,7 +602,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.push(0);
 }
 
-/// The fields of an error: each a letter and its words.
+/// Reads an error: fields with a letter and a text each.
 fn refused(body: &[u8]) -> Fault {
     let field = |letter: u8| {
         let mut fields = body.split(|byte| *byte == 0).filter_map(<[u8]>::split_first);

@@ -1,18 +1,16 @@
-//! Writing: one batch is one transaction, and a batch that is tried again is never there twice.
+//! Writes batches: one batch is one transaction, and a batch that is retried is never stored twice.
 //!
-//! The straight path is `copy` into the table itself, together with what the batch counts (see `counts.rs`), or, for few
-//! events, one `insert` that counts them as well: it costs the server more for a row and less for a batch (BENCHMARKS.md has
-//! what was measured). Either is one message and its answer: the rows go out behind the statement that takes them, without a
-//! wait for the word that it does. When a row is there already, either can only fail, so the batch
-//! goes the conflict path: `insert .. on conflict do nothing`, which tells the new
-//! rows from those that were there, and then, with the commit, what the batch counts. That is two messages.
+//! The straight path is `copy` into the table, together with the batch's counts (see `counts.rs`); for few events it is
+//! one `insert` that also counts them, which costs the server more per row and less per batch (BENCHMARKS.md has the
+//! figures). Either takes one message and its answer: the rows follow the statement without a wait for its
+//! confirmation. Both fail if a row exists already. Then the batch takes the conflict path: `insert .. on conflict do
+//! nothing`, which returns the new rows, and then the counts with the commit. That takes two messages.
 //!
-//! A batch with rows that were written not long ago (`recent.rs`) goes both ways in one transaction and two messages: these
-//! rows by the conflict path, and then all others by `copy`.
+//! A batch with rows that were written recently (`recent.rs`) takes both paths in one transaction of two messages:
+//! these rows by the conflict path, then all others by `copy`.
 //!
-//! When a connection breaks while a commit is under way, nobody knows whether the rows are there. The same batch then
-//! goes the conflict path, and a row that is there with the very `received_at` of the item is this batch's own, so its
-//! sender is told `stored`, which is the truth.
+//! If a connection breaks during a commit, the rows may be stored or not. The retry takes the conflict path. An
+//! existing row with the `received_at` of the item was written by the first attempt, so its sender gets `stored`.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -37,35 +35,35 @@ use super::table::{DeadLetters, Events, Key, Table};
 use super::wire::{Fault, Row, Wire};
 use crate::batch::{Failure, Fate, Sink, Weigh};
 
-/// Rows are sent whenever this many bytes have gathered, so the buffer stays small however large the batch is.
+/// Rows are sent whenever this many bytes have gathered, so that the buffer stays small.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Batches of more rows are cheaper by `copy`.
 const INSERT_ROWS_MAX: usize = 64;
-/// Batches of more bytes go by `copy` too: the server reads all arguments of a statement before it writes a row, and what it makes of
-/// JSON on the way may take two hundred times as much memory as its text. By `copy` it lets go of that with each row.
+/// Batches of more bytes take `copy` too. With a statement the server reads all arguments before it writes a row, and
+/// parsed JSON may take two hundred times the memory of its text. With `copy` it frees that memory after each row.
 const INSERT_BYTES_MAX: usize = 256 * 1024;
-/// Nothing but a word in the log of the server, so that the commit of what wrote nothing waits like any other for a synchronous
-/// standby: a row that was found there may be committed on this server alone, since a writer that is given up has its wait
-/// for the standby ended by its successor.
+/// Writes a word into the server's WAL, so that a transaction without rows waits for a synchronous standby like any
+/// other. A row that it found may be committed on this server alone: the successor of an abandoned writer ends that
+/// writer's wait for the standby.
 const MARK: &str = "select pg_logical_emit_message(true, 'eye', '')";
-/// After a conflict, so many batches without one must pass before the straight path is tried again: senders that
-/// repeat themselves do so in runs, and a `copy` that fails has cost about as much as three batches more on the conflict path.
+/// After a conflict, this many batches without one must pass before the straight path is tried again. Senders repeat
+/// events in runs, and a failed `copy` costs about as much as three more batches on the conflict path.
 const WARY_BATCHES: u32 = 3;
-/// Longest wait for a connection. Short, because whoever waits for one that never answers does not see that the next
-/// one would: with the longest pause between tries, a server that is back is found within two seconds.
+/// Longest wait for a connection. It is short, since another attempt may succeed while one never gets an answer. With
+/// the longest pause between attempts, a server that is back is found within two seconds.
 const OPEN_MOST: Duration = Duration::from_millis(1_400);
-/// What a write gets on a server that has been fast so far. A connection that was lost without a word is noticed after
-/// this time, so it must leave room within two seconds for a new connection and the write.
+/// The time for a write on a server that has been fast so far. It is how long a silently lost connection stays
+/// unnoticed, so it leaves room within two seconds for a new connection and the write.
 const FLUSH_FIRST: Duration = Duration::from_secs(1);
-/// A write gets so many times what the one before took, if that is more: a server that is slow is not one that is gone.
+/// A write gets this many times the duration of the last one, if that is longer: a slow server is not a lost one.
 const FLUSH_SLACK: u32 = 4;
-/// Each time-out doubles the time of the next try up to this, so that a slow server is not hammered for ever with
-/// batches that it can never finish.
+/// Each time-out doubles the time of the next attempt up to this, so that a slow server is not given batches forever
+/// that it cannot finish.
 const FLUSH_MOST: Duration = Duration::from_secs(60);
-/// A writer that gets nothing written for so long tells of it. A connection that is lost and found again is no news.
+/// A writer that writes nothing for this long logs it. A connection that is lost and replaced is not logged.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 
-/// Writes accepted events; one for each writer task.
+/// Writes accepted events. Each writer task has one.
 pub struct EventSink(pub(super) Writer<Events>);
 
 impl Sink for EventSink {
@@ -84,7 +82,7 @@ impl Sink for EventSink {
     }
 }
 
-/// Writes dead letters; one for each writer task.
+/// Writes dead letters. Each writer task has one.
 pub struct DeadLetterSink(pub(super) Writer<DeadLetters>);
 
 impl Sink for DeadLetterSink {
@@ -103,15 +101,15 @@ impl Sink for DeadLetterSink {
     }
 }
 
-/// Where the rows of a batch stand in their order, and which of them are only repetitions.
+/// The order of a batch's rows, and the repetitions among them.
 struct Order {
-    /// Indexes of the items to write, ordered by key.
+    /// The indexes of the items to write, ordered by key.
     rows: Vec<usize>,
-    /// For each item: stored, unless an earlier item of the same batch has its key.
+    /// The fate of each item: stored, unless an earlier item of the batch has its key.
     fates: Vec<Fate>,
 }
 
-/// Rows in the order of the primary key touch each page of its index once.
+/// Orders rows by the primary key, so that each page of its index is visited once.
 fn order<T: Table>(items: &[&T::Item]) -> Order {
     let mut rows: Vec<usize> = (0..items.len()).collect();
     rows.sort_by_cached_key(|&index| (T::key(items[index]), index));
@@ -126,44 +124,44 @@ fn order<T: Table>(items: &[&T::Item]) -> Order {
     Order { rows, fates }
 }
 
-/// What a write gets after one that got `allowed` and took less. It comes down by halves, since a small batch says little
-/// of the next large one.
+/// The time for the next write after one that had `allowed` and took less. It shrinks by halves at most, since a small
+/// batch says little about the next large one.
 fn allowed_after(took: Duration, allowed: Duration, flush_time: Duration) -> Duration {
     (took * FLUSH_SLACK).max(allowed / 2).max(FLUSH_FIRST).min(flush_time)
 }
 
-/// What a write gets after one that got no answer.
+/// The time for the next write after one without an answer.
 fn allowed_after_none(allowed: Duration, flush_time: Duration) -> Duration {
     (allowed * 2).min(FLUSH_MOST.max(flush_time))
 }
 
-/// One writer's connection to the database and what it must remember between tries.
+/// The connection of one writer, and its state between attempts.
 pub(super) struct Writer<T: Table> {
     hosts: Arc<Hosts>,
-    /// For what is to be made before a batch can be written.
+    /// Creates partitions before a batch is written.
     own: PgPool,
     name: String,
     flush_time: Duration,
-    /// What the next write gets.
+    /// The time for the next write.
     allowed: Duration,
-    /// Taken out while a write runs: if the write breaks off at any point, the connection goes with it.
+    /// Taken during a write, so that a write that ends early drops the connection.
     link: Option<Connection>,
-    /// The server's side of the connection that was last in use.
+    /// The server's process of the last connection. The next connection ends it.
     lost: Option<Backend>,
-    /// A commit of this batch was under way when a try broke off, so any row of it may be there already.
+    /// An attempt at this batch ended during its commit, so any row of it may exist.
     uncertain: bool,
-    /// Batches that still go the conflict path.
+    /// The number of batches that still take the conflict path.
     wary: u32,
     appended: Appended,
     months: Arc<OnDemand>,
     schema: SchemaGate,
-    /// The gate was seen open.
+    /// The gate has been open.
     proved: bool,
-    /// What was written not long ago, where rows come again.
+    /// Recently written keys, for the table of events only.
     recent: Option<Arc<RecentKeys>>,
     /// Whether the database is known to be away.
     ground: Arc<Ground>,
-    /// Whether this writer gets nothing written.
+    /// Whether this writer fails to write.
     outage: Outage,
     table: std::marker::PhantomData<fn() -> T>,
 }
@@ -212,7 +210,7 @@ impl<T: Table> Writer<T> {
         }
     }
 
-    /// Before the first batch comes. A database that is away is found again with that batch.
+    /// Connects before the first batch. If that fails, the first batch connects.
     async fn begin(&mut self) {
         match self.link().await {
             Ok(link) => self.link = Some(link),
@@ -239,7 +237,8 @@ impl<T: Table> Writer<T> {
         result
     }
 
-    /// Tells what keeps this writer from writing, if it lasts and is not that the database is away, which is told already.
+    /// Logs why this writer does not write, if that lasts and the log does not have the outage of the database as its
+    /// cause.
     fn tell(&self, cause: &str) {
         if self.ground.is_away() {
             return;
@@ -262,7 +261,7 @@ impl<T: Table> Writer<T> {
         self.months.cover(&self.own, items.iter().filter_map(|item| T::times(item))).await;
         let (allowed, began) = (self.allowed, Instant::now());
         let result = {
-            // Pinned here, since it is large, and the time limit would move it.
+            // Pinned here, since the future is large, and the time limit would move it.
             let attempt = pin!(self.attempt(link, items));
             timeout(allowed, attempt).await
         };
@@ -279,7 +278,7 @@ impl<T: Table> Writer<T> {
                 (Class::Data, Fault::Refused(refusal)) => {
                     Failure::Data { code: refusal.code, message: refusal.message }
                 }
-                // A unique violation comes to here only from the small tables, where the next try finds the row.
+                // A unique violation gets here only from small tables. The retry finds the row.
                 (_, cause) if is_of_the_moment(&cause) => Failure::Transient(cause.to_string()),
                 (_, Fault::Refused(refusal)) => Failure::Refusal { code: refusal.code, message: refusal.message },
                 (_, cause) => Failure::Transient(cause.to_string()),
@@ -287,24 +286,24 @@ impl<T: Table> Writer<T> {
         }
     }
 
-    /// One try. May be dropped at any point: `link` is empty then, and `uncertain` says whether a commit was sent.
+    /// One attempt. If it is dropped, `link` is empty, and `uncertain` says whether a commit was sent.
     async fn attempt(&mut self, mut link: Connection, items: &[&T::Item]) -> Result<Vec<Fate>, Fault> {
         self.lost = Some(link.backend);
         let repeat = self.uncertain;
         let result = self.store(&mut link, items, repeat).await;
         if result.as_ref().is_err_and(|cause| class_of_fault(cause) == Class::Lost) {
-            // The connection is dropped, not closed in order: it may be out of step.
+            // The connection is dropped without a farewell, since it may be out of step.
             self.hosts.doubt();
             return result;
         }
-        // Also after a success: these may be only a part of the batch whose commit was lost from sight.
+        // Kept after a success too: these items may be only a part of a batch whose commit was lost.
         self.uncertain = repeat;
         self.link = Some(link);
         result
     }
 
-    /// No item of the batch comes again, so nothing that is there now can be of a former try. Its senders have their answers,
-    /// so this is the time for what the writer does for itself.
+    /// No item of the batch comes again, so no existing row can be of an earlier attempt. The senders have their
+    /// answers, so the writer has time for its own work.
     async fn batch_ended(&mut self) {
         self.uncertain = false;
         let Some(places) = self.appended.take() else { return };
@@ -312,7 +311,7 @@ impl<T: Table> Writer<T> {
         match timeout(FLUSH_FIRST, counts::gather(&mut link.wire, places)).await {
             Ok(Err(error)) if !error.in_order() => debug!(%error, "counts could not be gathered"),
             Ok(_) => self.link = Some(link),
-            // The connection is out of step, and goes; nothing else is lost.
+            // The connection is out of step and is dropped. Nothing else is lost.
             Err(_) => debug!("counts could not be gathered in time"),
         }
     }
@@ -330,7 +329,7 @@ impl<T: Table> Writer<T> {
         Ok(fates)
     }
 
-    /// Those of the rows that were written not long ago, in their order.
+    /// The rows that were written recently, in their order.
     fn likely_there(&self, items: &[&T::Item], rows: &[usize]) -> Vec<usize> {
         let Some(recent) = &self.recent else { return Vec::new() };
         rows.iter().copied().filter(|&index| recent.holds(&T::key(items[index]))).collect()
@@ -345,7 +344,7 @@ impl<T: Table> Writer<T> {
         ids: &[Ids],
         repeat: bool,
     ) -> Result<Vec<Fate>, Fault> {
-        // Few rows beside those that are there are not worth a `copy`.
+        // A few rows beside recent ones are not worth a `copy`.
         let mixed = !again.is_empty() && order.rows.len() - again.len() <= INSERT_ROWS_MAX;
         let tried = if repeat || self.wary > 0 || mixed {
             None
@@ -400,8 +399,8 @@ impl<T: Table> Writer<T> {
         Ok(())
     }
 
-    /// The rows that are likely there by the conflict path, and then all others by `copy` with what the batch counts. One
-    /// transaction, and two messages.
+    /// Writes the rows that probably exist by the conflict path, and then all others by `copy` with the counts of the
+    /// batch, in one transaction of two messages.
     async fn write_around(
         &mut self,
         wire: &mut Wire,
@@ -424,7 +423,7 @@ impl<T: Table> Writer<T> {
         let mut skipped = again.iter().peekable();
         let others: Vec<usize> =
             order.rows.iter().copied().filter(|index| skipped.next_if_eq(&index).is_none()).collect();
-        // Two statements as text: so the server ends the transaction behind them, which the rows before them have begun.
+        // Two statements as text. After them the server ends the transaction that the rows before began.
         wire.script(&format!("{}{}", tally_of::<T>(items, &fates, ids).statement(), T::COPY));
         self.copy(wire, items, &others, ids).await?;
         wire.finish().await?;
@@ -432,8 +431,8 @@ impl<T: Table> Writer<T> {
         Ok(fates)
     }
 
-    /// The conflict path: the rows, and then what they count with the commit. Of `expected` rows it is no surprise if they
-    /// are there already.
+    /// The conflict path: the rows, then their counts with the commit. `expected` rows probably exist already; finding
+    /// them does not make the writer wary.
     async fn merge(
         &mut self,
         wire: &mut Wire,
@@ -463,8 +462,8 @@ impl<T: Table> Writer<T> {
         for &index in rows.iter().filter(|&&index| !own.contains(&T::key(items[index]))) {
             fates[index] = Fate::Duplicate;
         }
-        // A former try of this batch that was committed unseen has counted its duplicates. If none of the rows is new,
-        // it may have been, and they are not counted again.
+        // An earlier attempt that was committed without an answer has counted its duplicates. If no row is new, this
+        // may be such a batch, so they are not counted again.
         if !repeat || new > 0 {
             let counts = |index: usize| fates[index] == Fate::Duplicate && T::duplicate_counts(items[index]);
             for index in (0..items.len()).filter(|&index| counts(index)) {
@@ -485,8 +484,8 @@ impl<T: Table> Writer<T> {
         Ok(fates)
     }
 
-    /// Puts the rows that are not there, and asks which they were and, if the batch may be there already, which of all
-    /// are its own. The transaction stays open.
+    /// Inserts the rows that do not exist, and returns their keys. If the batch may be stored already, it also returns
+    /// the keys of its own rows. The transaction stays open.
     async fn ask(
         &mut self,
         wire: &mut Wire,
@@ -532,7 +531,7 @@ impl<T: Table> Writer<T> {
             });
             if left.as_slice().is_empty() {
                 wire.rows_end();
-                // From here on it may be committed.
+                // From here on the batch may be committed.
                 self.uncertain = true;
             }
             wire.send().await?;
@@ -541,7 +540,7 @@ impl<T: Table> Writer<T> {
     }
 }
 
-/// What a batch counts, once the fate of each item is known.
+/// The counts of a batch, after the fate of each item is known.
 fn tally_of<T: Table>(items: &[&T::Item], fates: &[Fate], ids: &[Ids]) -> Tally {
     let mut tally = Tally::default();
     for (index, fate) in fates.iter().enumerate() {
@@ -555,12 +554,12 @@ fn tally_of<T: Table>(items: &[&T::Item], fates: &[Fate], ids: &[Ids]) -> Tally 
     tally
 }
 
-/// Whether these rows go by one statement.
+/// Whether these rows are written by one statement.
 fn is_few<T: Table>(items: &[&T::Item], rows: &[usize]) -> bool {
     rows.len() <= INSERT_ROWS_MAX && rows.iter().map(|&index| items[index].bytes()).sum::<usize>() <= INSERT_BYTES_MAX
 }
 
-/// Rows in parts that one statement may have, one row at least in each.
+/// Divides rows into parts for one statement each. A part has at least one row.
 fn parts<'a, T: Table>(items: &[&T::Item], rows: &'a [usize]) -> Vec<&'a [usize]> {
     let mut bytes = 0;
     let mut parts = Vec::with_capacity(1);

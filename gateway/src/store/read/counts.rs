@@ -1,5 +1,5 @@
-//! Reads of the counts: per bucket, and per event type since ever. Each is one statement over what is folded and what is
-//! not, so that it sees every batch once, and none of them looks at an event.
+//! Reads counts: per bucket, and in total per event type. Each read is one statement over the folded counts and the
+//! deltas, so that it sees every batch once. It reads no events.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
@@ -19,7 +19,7 @@ pub enum Bucket {
 }
 
 impl Bucket {
-    /// The word for it in the database and in answers.
+    /// The word in the database and in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Bucket::Minute => "minute",
@@ -28,7 +28,7 @@ impl Bucket {
         }
     }
 
-    /// How long it is, in microseconds.
+    /// The width in microseconds.
     pub fn width_us(self) -> i64 {
         match self {
             Bucket::Minute => 60_000_000,
@@ -38,18 +38,18 @@ impl Bucket {
     }
 }
 
-/// Which counts are asked for. All that is given must hold.
+/// Selects counts. All given fields must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountFilter {
     /// The width of the buckets.
     pub bucket: Bucket,
-    /// The first moment of the first bucket: microseconds since 1970.
+    /// The first moment of the first bucket, in microseconds since 1970.
     pub from_us: i64,
-    /// The first moment after the last bucket: microseconds since 1970.
+    /// The first moment after the last bucket, in microseconds since 1970.
     pub to_us: i64,
-    /// First half of the event type.
+    /// The category of the event type.
     pub category: Option<String>,
-    /// Second half of the event type.
+    /// The name of the event type.
     pub name: Option<String>,
     /// The name of an application.
     pub application: Option<String>,
@@ -57,63 +57,63 @@ pub struct CountFilter {
     pub outcome: Option<String>,
 }
 
-/// How many events of one event type and application ended in one way in one bucket.
+/// The count of one bucket, event type, application and outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountRow {
-    /// The first moment of the bucket: microseconds since 1970.
+    /// The first moment of the bucket, in microseconds since 1970.
     pub start_us: i64,
     /// The name of the application.
     pub application: String,
-    /// Category and name; none if the events had none that could be read.
+    /// Category and name; `None` if they were unreadable.
     pub event_type: Option<(String, String)>,
-    /// How they ended.
+    /// The outcome of the events.
     pub outcome: String,
-    /// How many.
+    /// The number of events.
     pub count: i64,
-    /// Where this row stands among the others.
+    /// The place of this row, for the cursor.
     pub position: CountPosition,
 }
 
-/// Where a count stands among the others.
+/// The place of a count in the order of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountPosition {
-    /// The first moment of the bucket: microseconds since 1970.
+    /// The first moment of the bucket, in microseconds since 1970.
     pub start_us: i64,
-    /// The number of the event type.
+    /// The id of the event type.
     pub event_type_id: i32,
-    /// The number of the application.
+    /// The id of the application.
     pub application_id: i32,
     /// The outcome.
     pub outcome: String,
 }
 
-/// An event type with its counts since ever.
+/// An event type with its total counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventTypeRow {
-    /// First half of the event type.
+    /// The category.
     pub category: String,
-    /// Second half of the event type.
+    /// The name.
     pub name: String,
-    /// Events stored.
+    /// Stored events.
     pub stored: i64,
-    /// Events rejected.
+    /// Rejected events.
     pub rejected: i64,
-    /// Events quarantined.
+    /// Quarantined events.
     pub quarantined: i64,
-    /// Events stored of all names of the category.
+    /// Stored events of all names of the category.
     pub category_stored: i64,
 }
 
 from_row!(EventTypeRow { category, name, stored, rejected, quarantined, category_stored });
 
-/// Where an event type stands among the others.
+/// The place of an event type in the order of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CategoryPosition {
-    /// First half of the event type.
+    /// The category.
     pub category: String,
-    /// Second half of the event type.
+    /// The name.
     pub name: String,
-    /// What all names of the category have stored, as the page on which it began told it.
+    /// The stored events of the category, as the page on which it started counted them.
     pub category_stored: i64,
 }
 
@@ -176,8 +176,8 @@ impl Store {
         Ok(Page { rows, next })
     }
 
-    /// A page of event types with their counts since ever, by category and name. What a category has stored as a whole is
-    /// added up for the page on which it begins, and handed on in the cursor: a stream of many names adds it up once.
+    /// A page of event types with their total counts, by category and name. The sum of a category is computed for the
+    /// page on which it starts, and passed on in the cursor, so that a stream of many names computes it once.
     ///
     /// # Errors
     ///
@@ -229,14 +229,14 @@ impl Store {
     }
 }
 
-/// What a filter comes down to in numbers.
+/// A filter with ids in place of words.
 struct Choice {
     types: Option<Vec<i32>>,
     application_id: Option<i32>,
 }
 
 impl Choice {
-    /// None if there is no such event type or application, and so nothing was counted.
+    /// Returns `None` if the event type or the application does not exist, so that nothing was counted.
     async fn of(connection: &mut PgConnection, filter: &CountFilter) -> Result<Option<Choice>, sqlx::Error> {
         let mut choice = Choice { types: None, application_id: None };
         if filter.category.is_some() || filter.name.is_some() {
@@ -271,7 +271,7 @@ fn counts_query(
          (select start, event_type_id, application_id, outcome, count from counts where bucket = ",
     );
     query.push_bind(bucket).push(" and start >= ").push_bind(from).push(" and start < ").push_bind(to);
-    // Both in the order of the page: so they are merged as far as the page goes, and not read to their ends.
+    // Both parts are in the order of the page, so Postgres merges them only as far as the page goes.
     query.push(" order by 1, 2, 3, 4) union all (select date_trunc(").push_bind(bucket);
     query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from unfolded_counts where minute >= ");
     query.push_bind(from).push(" and minute < ").push_bind(to);

@@ -1,7 +1,7 @@
-//! Pages of events, whatever they are chosen by. Every statement here is one walk along an index in the order that is asked
-//! for, which ends with the page: the primary key for a session, `(event_type_id, timestamp)` merged over the event types of
-//! a category, else `timestamp`. What no index can choose (an application, an event type within a session) is left out
-//! while walking, a stretch of bounded length at a time; a page that has walked for long ends early.
+//! Pages of events, for all filters. Each statement walks along an index in the requested order and ends with the page:
+//! the primary key for a session, `(event_type_id, timestamp)` merged over the event types of a category, otherwise
+//! `timestamp`. Events that no index can select (by application, or by type within a session) are filtered during the
+//! walk, which reads a bounded stretch at a time; a page that has walked for long ends early.
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
@@ -12,61 +12,61 @@ use super::scan::{Window, Windows};
 use super::{Page, PageLimits, Position, Reading, application_id, event_types, time, within};
 use crate::store::{Error, Store};
 
-/// Events of one stretch of a walk that leaves events out.
+/// Events of one stretch of a walk with a filter.
 const STRETCH_MAX: u32 = 10_000;
-/// Event types that are walked one beside the other. More than that are picked out while walking all events.
+/// Most event types whose indexes are merged. With more, the walk reads all events and filters.
 const TYPES_MERGED_MAX: usize = 64;
-/// Events of a first statement. Later ones ask for what still fits, going by how large the events were so far.
+/// Rows of the first statement. The sizes of its events decide the rows of the next one.
 const FIRST_ROWS: u32 = 128;
-/// Bytes of a row besides its data, roughly.
+/// About the bytes of a row without its data.
 const ROW_BYTES: usize = 200;
 
 const COLUMNS: &str = "session_id, timestamp, id, received_at, event_type_id, application_id, module_id, data";
 
-/// Which events are asked for. All that is given must hold.
+/// Selects events. All given fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Not before: microseconds since 1970.
+    /// Not before this time, in microseconds since 1970.
     pub from_us: Option<i64>,
-    /// Before: microseconds since 1970.
+    /// Before this time, in microseconds since 1970.
     pub to_us: Option<i64>,
     /// The session.
     pub session_id: Option<Uuid>,
-    /// First half of the event type.
+    /// The category of the event type.
     pub category: Option<String>,
-    /// Second half of the event type.
+    /// The name of the event type.
     pub name: Option<String>,
-    /// The name of the application that sent them.
+    /// The name of the application.
     pub application: Option<String>,
-    /// The latest first.
+    /// Whether the latest come first.
     pub descending: bool,
 }
 
-/// An event as it was stored, with its numbers turned into words.
+/// A stored event, with words in place of ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// The event's own id.
+    /// The event's id.
     pub id: Uuid,
-    /// The session it belongs to.
+    /// The session.
     pub session_id: Uuid,
-    /// First half of the event type.
+    /// The category.
     pub category: String,
-    /// Second half of the event type.
+    /// The name.
     pub name: String,
-    /// When it occurred: microseconds since 1970.
+    /// The timestamp, in microseconds since 1970.
     pub timestamp_us: i64,
-    /// When the gateway took it: microseconds since 1970.
+    /// The time of receipt, in microseconds since 1970.
     pub received_at_us: i64,
     /// The name of the application that sent it.
     pub application: String,
-    /// The digest of the module that judged it, if one did.
+    /// The digest of the module that judged it, if any.
     pub module: Option<Vec<u8>>,
     /// The data as JSON text.
     pub data: String,
 }
 
 impl StoredEvent {
-    /// Where it stands among the others.
+    /// The place in the order of pages.
     pub fn position(&self) -> Position {
         Position { timestamp_us: self.timestamp_us, received_at_us: self.received_at_us, id: self.id }
     }
@@ -103,7 +103,7 @@ impl From<EventColumns> for StoredEvent {
 }
 
 impl Store {
-    /// A page of the events that the filter lets through, after `after`.
+    /// A page of the filter's events after `after`.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl Store {
         Ok(Page { rows: walk.rows, next: None })
     }
 
-    /// Which of these keys (session, microseconds since 1970, id) are those of stored events.
+    /// Returns those of these keys (session, timestamp in microseconds since 1970, id) that are stored.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Store {
         let sessions: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
         let times: Vec<DateTime<Utc>> = keys.iter().map(|key| time(key.1)).collect();
         let ids: Vec<Uuid> = keys.iter().map(|key| key.2).collect();
-        // Key by key along the primary key: nothing of the events themselves is read.
+        // Looks up each key along the primary key. It reads no event.
         let query = sqlx::query_scalar(
             "select wanted.place from unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) with ordinality \
                  as wanted (session_id, timestamp, id, place) \
@@ -160,8 +160,8 @@ impl Store {
         Ok(places.into_iter().filter_map(|place| keys.get(usize::try_from(place - 1).ok()?).copied()).collect())
     }
 
-    /// One event of a session; the first of them if several share an id, which their timestamps then tell apart. Looks
-    /// through the keys of the session's events, since its time is not known.
+    /// One event of a session. If several share the id, with different timestamps, it is the first. It walks along the
+    /// keys of the session's events, since the timestamp is not given.
     ///
     /// # Errors
     ///
@@ -194,7 +194,7 @@ impl Store {
     }
 }
 
-/// The windows in which a filter is walked.
+/// The windows of a filter's walk.
 async fn windows(
     connection: &mut PgConnection,
     filter: &EventFilter,
@@ -210,7 +210,7 @@ async fn windows(
     Ok(Windows::new(range, filter.descending, origin_us))
 }
 
-/// What is left of a range after a position. The position's own microsecond is still in it.
+/// The rest of a range after a position. It includes the position's own microsecond.
 pub(super) fn narrowed(range: Window, descending: bool, after: Option<Position>) -> Window {
     let Some(after) = after else { return range };
     if descending {
@@ -222,7 +222,8 @@ pub(super) fn narrowed(range: Window, descending: bool, after: Option<Position>)
     }
 }
 
-/// A time in the first month that has a partition, from the partitions' names; what is older lies in the default one.
+/// A time in the first month that has a partition, from the names of the partitions. Older events are in the default
+/// one.
 async fn oldest_month(connection: &mut PgConnection, now_us: i64) -> Result<i64, sqlx::Error> {
     let oldest: Option<DateTime<Utc>> = sqlx::query_scalar(
         "select min(to_timestamp(substring(partition.relname from '^events_(\\d{4}_\\d{2})$') || '+00', 'YYYY_MMTZH')) \
@@ -234,19 +235,19 @@ async fn oldest_month(connection: &mut PgConnection, now_us: i64) -> Result<i64,
     Ok(oldest.map_or(now_us, |oldest| oldest.timestamp_micros()))
 }
 
-/// What a filter comes down to in numbers.
+/// A filter with ids in place of words.
 struct Choice {
     session_id: Option<Uuid>,
-    /// Event types to choose, each by its index.
+    /// Event types to select by index.
     types: Option<Vec<i32>>,
-    /// Event types to pick out while walking.
+    /// Event types to filter during the walk.
     types_picked: Option<Vec<i32>>,
-    /// The application to pick out while walking.
+    /// The application to filter during the walk.
     application_id: Option<i32>,
 }
 
 impl Choice {
-    /// None if there is no such event type or application, and so no such event.
+    /// Returns `None` if the event type or the application does not exist, so that no event matches.
     async fn of(connection: &mut PgConnection, filter: &EventFilter) -> Result<Option<Choice>, sqlx::Error> {
         let mut choice =
             Choice { session_id: filter.session_id, types: None, types_picked: None, application_id: None };
@@ -276,13 +277,13 @@ impl Choice {
 }
 
 enum Progress {
-    /// There may be more in this window.
+    /// The window may have more rows.
     More,
-    /// The window is done.
+    /// The window is finished.
     Done,
 }
 
-/// A page in the making.
+/// A page that is being filled.
 struct Walk {
     choice: Choice,
     descending: bool,
@@ -297,12 +298,12 @@ impl Walk {
         self.rows.len() > self.limits.rows as usize || self.bytes >= self.limits.bytes
     }
 
-    /// One row more than a page tells that there is a next one.
+    /// One row more than the page holds, which shows that there is a next page.
     fn wanted(&self) -> u32 {
         self.limits.rows + 1 - u32::try_from(self.rows.len()).unwrap_or(u32::MAX).min(self.limits.rows)
     }
 
-    /// How many of them one statement asks for: what goes beyond the page's bytes would be read for nothing.
+    /// The rows of the next statement. Rows beyond the page's bytes would be read in vain.
     fn asked(&self) -> u32 {
         let fit = match self.bytes.checked_div(self.rows.len()) {
             Some(bytes) => {
@@ -313,13 +314,13 @@ impl Walk {
         fit.saturating_add(1).min(self.wanted())
     }
 
-    /// The page, without the row that only told that there is more.
+    /// The page, without that additional row.
     fn cut(mut self) -> Page<StoredEvent, Position> {
         self.rows.truncate(self.limits.rows as usize);
         Page { next: self.rows.last().map(StoredEvent::position), rows: self.rows }
     }
 
-    /// Reads on in a window.
+    /// Reads the next rows of a window.
     async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<Progress, Error> {
         let (until, limit, asked) = (reading.until, reading.time, self.asked());
         let mut query = QueryBuilder::new("");
@@ -350,19 +351,20 @@ impl Walk {
         let Some((timestamp, received_at, id)) = last else { return Ok(Progress::Done) };
         let (timestamp_us, received_at_us) = (timestamp.timestamp_micros(), received_at.timestamp_micros());
         let end = Position { timestamp_us, received_at_us, id };
-        // Events that came between the two statements end the stretch sooner. What was read beyond is not read again.
+        // Events that came between the two statements move the end of the stretch back. Rows beyond it are not read
+        // again.
         let read = self.rows.last().map(StoredEvent::position).filter(|read| self.is_beyond(read, &end));
         self.after = Some(read.unwrap_or(end));
         Ok(Progress::More)
     }
 
-    /// Whether the walk comes to `one` later than to `other`.
+    /// Whether the walk reaches `one` after `other`.
     fn is_beyond(&self, one: &Position, other: &Position) -> bool {
         let key = |position: &Position| (position.timestamp_us, position.received_at_us, position.id);
         if self.descending { key(one) < key(other) } else { key(one) > key(other) }
     }
 
-    /// The statement that gives the next rows of a window.
+    /// The statement for the next rows of a window.
     fn push(&self, query: &mut QueryBuilder<Postgres>, window: Window) {
         push_words(query, |query| {
             if !self.choice.picks() {
@@ -392,7 +394,7 @@ impl Walk {
         format!("{of}timestamp {way}, {of}received_at {way}, {of}id {way}")
     }
 
-    /// A walk along one index, or along the same index at several places at once.
+    /// A walk along one index, or along several parts of it at once.
     fn push_ordered(&self, query: &mut QueryBuilder<Postgres>, window: Window, columns: &str, limit: u32) {
         match self.choice.types.as_deref() {
             Some(types) => {
@@ -401,8 +403,8 @@ impl Walk {
                     if place > 0 {
                         query.push(" union all ");
                     }
-                    // Each in order and no longer than what is wanted of all: only then are they merged as far as that
-                    // goes, instead of being read to their ends and sorted.
+                    // Each part is ordered and has no more rows than all together need. Only then does Postgres merge
+                    // them as far as needed, instead of reading and sorting all.
                     query.push(format!("(select {columns} from events where event_type_id = {event_type}"));
                     self.push_bounds(query, window);
                     query.push(format!(" order by {} limit {limit})", self.order("")));
@@ -421,9 +423,9 @@ impl Walk {
         query.push(format!(" order by {} limit {limit}", self.order("")));
     }
 
-    /// The bounds on the time choose the partitions. With the comparison of the whole position the index leads to where the
-    /// page before ended, also among events of one moment; the primary key, by which a session is read, leads to the first
-    /// event of that moment, and those that were on the page before are left out.
+    /// The bounds on the time select the partitions. The comparison of the whole position leads the index to the end of
+    /// the last page, even among events of one moment. The primary key, for sessions, leads to the first event of that
+    /// moment; the comparison then leaves out the events of the last page.
     fn push_bounds(&self, query: &mut QueryBuilder<Postgres>, window: Window) {
         let window = narrowed(window, self.descending, self.after);
         if let Some(from_us) = window.from_us {
@@ -440,7 +442,7 @@ impl Walk {
     }
 }
 
-/// Joins the words to the rows of `page`, and only to them.
+/// Joins names and digests to the rows of `page` only.
 fn push_words(query: &mut QueryBuilder<Postgres>, page: impl FnOnce(&mut QueryBuilder<Postgres>)) {
     query.push(
         "select page.id, page.session_id, event_types.category, event_types.name, page.timestamp, page.received_at, \

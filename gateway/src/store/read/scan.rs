@@ -1,40 +1,40 @@
-//! Which part of the time a page looks at first. Events lie in partitions by month; a page over years must not open all of
-//! them to find its first hundred events. So a range is walked in windows of one month, then two, four, and so on: most
-//! pages end in the first, and a walk through empty years takes a few steps.
+//! Divides a range into windows. Events are partitioned by month, and a page over years must not open all months to
+//! find its first hundred events. So the walk reads a window of one month, then two, four, and so on. Most pages end in
+//! the first, and a walk through empty years takes a few steps.
 
 use chrono::{DateTime, Datelike as _, NaiveDate};
 
-/// After this many windows the last one takes all that is left.
+/// After this many windows the last one has the rest of the range.
 const WINDOWS_MAX: u32 = 10;
 
-/// A stretch of time in microseconds since 1970, the end not included; an open end has no bound.
+/// A range of time in microseconds since 1970, without its end. `None` is no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) from_us: Option<i64>,
     pub(super) to_us: Option<i64>,
 }
 
-/// The windows of a range, in the order in which they are read.
+/// The windows of a range, in the order of the walk.
 #[derive(Debug)]
 pub(super) struct Windows {
-    /// What is left of the range.
+    /// The rest of the range.
     rest: Option<Window>,
     descending: bool,
-    /// Months of the next window.
+    /// The months of the next window.
     months: i32,
     count: u32,
-    /// Where the months begin to be counted if the range is open.
+    /// Where the first window of an open range starts.
     origin_us: i64,
 }
 
 impl Windows {
-    /// The windows of a range. Where the range is open at the side at which reading begins, there lies one window beyond
-    /// `origin_us`, which is a time in the first month that has events (ascending) or now (descending).
+    /// The windows of a range. If the range is open where the walk starts, one window covers everything beyond
+    /// `origin_us`, which is a time in the first month with events (ascending) or now (descending).
     pub(super) fn new(range: Window, descending: bool, origin_us: i64) -> Self {
         Self { rest: Some(range), descending, months: 0, count: 0, origin_us }
     }
 
-    /// The whole range at once, for what an index finds wherever it is.
+    /// The whole range as one window, for walks whose index finds the events at once.
     pub(super) fn whole(range: Window) -> Self {
         Self { count: WINDOWS_MAX, ..Self::new(range, false, 0) }
     }
@@ -66,7 +66,7 @@ impl Iterator for Windows {
             rest.from_us.is_none_or(|from_us| from_us < *edge) && rest.to_us.is_none_or(|to_us| *edge < to_us)
         });
         self.count += 1;
-        // What lies beyond the origin does not count: the first month after it is a window of its own.
+        // The window beyond the origin does not count: the first month after it is a window of its own.
         if (if self.descending { rest.to_us } else { rest.from_us }).is_some() {
             self.months = (self.months * 2 + 1).min(1 << WINDOWS_MAX);
         }

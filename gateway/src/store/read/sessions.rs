@@ -1,6 +1,6 @@
-//! The sessions that were active in a time, the latest first. There is no table of sessions: every writer would have to
-//! change a row of a hot session. Instead the events are walked from the latest backwards, and a session is shown where
-//! its latest event in the range lies. A page looks at a bounded number of events, and may end early for it.
+//! Lists the sessions that were active in a range, the latest first. There is no table of sessions, since writers would
+//! contend for the row of a busy session. Instead the events are walked backwards from the latest, and a session is
+//! listed at its latest event in the range. A page walks a bounded number of events, and may end early for that.
 
 use std::collections::HashSet;
 
@@ -13,49 +13,49 @@ use super::scan::{Window, Windows};
 use super::{Page, PageLimits, Position, Reading, time, within};
 use crate::store::{Error, Store};
 
-/// Events that are looked at in one step.
+/// Events of one step.
 const STRETCH_MAX: u32 = 2_000;
-/// Events that are looked at for one page.
+/// Most events of one page.
 const EVENTS_MAX: u32 = 20_000;
-/// Events of one session that are counted.
+/// Most events of a session that are counted.
 const COUNTED_MAX: i64 = 10_000;
 
-/// Which sessions are asked for: those with an event in this time.
+/// Selects the sessions with an event in this range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionFilter {
-    /// Not before: microseconds since 1970.
+    /// Not before this time, in microseconds since 1970.
     pub from_us: Option<i64>,
-    /// Before: microseconds since 1970.
+    /// Before this time, in microseconds since 1970.
     pub to_us: Option<i64>,
 }
 
-/// The first or the last event of a session.
+/// The first or last event of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEdge {
-    /// The event's own id.
+    /// The event's id.
     pub id: Uuid,
-    /// First half of the event type.
+    /// The category.
     pub category: String,
-    /// Second half of the event type.
+    /// The name.
     pub name: String,
-    /// When it occurred: microseconds since 1970.
+    /// The timestamp, in microseconds since 1970.
     pub timestamp_us: i64,
 }
 
-/// A session, as a whole.
+/// A session with all of its events, also those outside the range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
-    /// Its id.
+    /// The session's id.
     pub session_id: Uuid,
-    /// Its first event.
+    /// The first event.
     pub first: SessionEdge,
-    /// Its last event.
+    /// The last event.
     pub last: SessionEdge,
-    /// Its events, or as many of them as are counted.
+    /// The number of events, as far as they are counted.
     pub count: i64,
-    /// Whether `count` is all of them.
+    /// Whether `count` has all events.
     pub count_is_exact: bool,
-    /// The names of the applications that sent the events that were counted.
+    /// The names of the applications that sent the counted events.
     pub applications: Vec<String>,
 }
 
@@ -87,17 +87,17 @@ from_row!(SessionColumns {
     last_name
 });
 
-/// Where a session stands among the others of a list.
+/// The place of a session in the order of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionPosition {
-    /// The session's latest event in the range.
+    /// The latest event of the session in the range.
     pub last: Position,
-    /// When the first page was asked for, in microseconds since 1970: all pages show the events received until then, so
-    /// that a session which gets another event between two pages is neither lost nor shown twice.
+    /// The time of the first page, in microseconds since 1970. All pages show the events received until then, so that a
+    /// session with a new event between two pages is neither lost nor shown twice.
     pub as_of_us: i64,
 }
 
-/// A session, and the position of its latest event in the range.
+/// A session with the position of its latest event in the range.
 type Sighting = (Uuid, Position);
 
 impl Store {
@@ -142,12 +142,12 @@ impl Store {
     }
 }
 
-/// A page of sessions in the making.
+/// A page that is being filled.
 struct Walk {
     range: Window,
-    /// Events that were received later are not there for this list.
+    /// The walk ignores events that were received later.
     as_of_us: i64,
-    /// Where the page begins.
+    /// Where the page starts.
     after: Option<Position>,
     /// How far the walk has come.
     at: Option<Position>,
@@ -157,7 +157,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Reads on in a window, and says whether there may be more in it.
+    /// Reads the next events of a window, and returns whether it may have more.
     async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<bool, Error> {
         let (until, limit) = (reading.until, reading.time);
         let window = narrowed(window, true, self.at);
@@ -191,12 +191,13 @@ impl Walk {
         Ok(count >= STRETCH_MAX)
     }
 
-    /// Those that an earlier page has shown: they have an event in the range that is not after where this page begins.
+    /// Those that an earlier page has shown: they have an event in the range that is at or beyond the start of this
+    /// page.
     async fn shown_before(&self, reading: &mut Reading, fresh: &[Sighting]) -> Result<HashSet<Uuid>, Error> {
         let Some(after) = self.after else { return Ok(HashSet::new()) };
         let (until, limit) = (reading.until, reading.time);
         let ids: Vec<Uuid> = fresh.iter().map(|(session_id, _)| *session_id).collect();
-        // `limit` keeps the planner from reading all events of the range to join them.
+        // `limit` keeps the planner from reading and joining all events of the range.
         let mut query = QueryBuilder::new("select wanted.session_id from unnest(");
         query.push_bind(ids).push(
             "::uuid[]) wanted (session_id) cross join lateral \
@@ -225,7 +226,7 @@ fn push_position(query: &mut QueryBuilder<Postgres>, position: Position) -> &mut
     query.push(", ").push_bind(position.id)
 }
 
-/// What is shown of each session, in the order of `ids`.
+/// Reads the rows of sessions, in the order of `ids`.
 async fn describe(reading: &mut Reading, ids: &[Uuid]) -> Result<Vec<SessionRow>, Error> {
     let (until, limit) = (reading.until, reading.time);
     let query = sqlx::query_as::<_, SessionColumns>(

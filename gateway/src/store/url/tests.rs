@@ -1,4 +1,4 @@
-//! Addresses of databases, as libpq reads them.
+//! Tests that URLs are read as libpq reads them.
 
 use super::*;
 
