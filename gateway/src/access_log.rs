@@ -60,7 +60,7 @@ impl AccessLog {
         AccessLogMode::ALL[usize::from(self.0.load(Relaxed))]
     }
 
-    /// Begins to note a request, if anybody wants to know. `address` is asked only then: where the request came from.
+    /// Begins the record of a request, if its span or the access log asks for one. It calls `address` only then.
     pub fn begin(&self, ids: &RequestIds, method: &Method, address: impl FnOnce() -> Option<IpAddr>) -> Record {
         let (mode, trace_id) = (self.mode(), trace_id(ids));
         let span = tracing::debug_span!(
@@ -101,13 +101,13 @@ fn trace_id(ids: &RequestIds) -> Option<DisplayValue<impl fmt::Display + use<>>>
     ids.trace.map(|trace| display(trace.trace_id()))
 }
 
-/// A method is a text of the caller, which may be anything.
+/// The method for the log: the caller's own text may be anything, so it logs only known methods.
 fn known(method: &Method) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     KNOWN.into_iter().find(|known| method == *known).unwrap_or("other")
 }
 
-/// What is noted of one request. It is written when it is dropped, whatever became of the request.
+/// The record of one request. Its drop writes it, so that no way out is missed.
 #[derive(Debug)]
 pub struct Record(Option<Box<Noted>>);
 
@@ -126,17 +126,17 @@ struct Noted {
     bytes_in: Option<usize>,
     /// Events by outcome, in the order of [`OutcomeKind::ALL`], then those without one.
     counts: Option<[u64; OutcomeKind::ALL.len() + 1]>,
-    /// `None` while there is no answer, and of a request whose caller went away before.
+    /// `None` until the answer, and for a request whose caller left before it.
     status: Option<StatusCode>,
 }
 
 impl Record {
-    /// The span of the request; `None` while it is not asked for.
+    /// The span of the request; `None` if the log's level leaves spans out.
     pub fn span(&self) -> Option<Span> {
         self.0.as_ref().map(|noted| noted.span.clone()).filter(|span| !span.is_disabled())
     }
 
-    /// The row of the router's table that its path is one of.
+    /// Records the row of the router's table.
     pub fn route(&mut self, route: &'static str) {
         if let Some(noted) = &mut self.0 {
             noted.span.record("route", route);
@@ -144,7 +144,7 @@ impl Record {
         }
     }
 
-    /// Who called.
+    /// Records the application of the caller.
     pub fn application(&mut self, name: &str) {
         if let Some(noted) = &mut self.0 {
             noted.span.record("application", name);
@@ -152,14 +152,14 @@ impl Record {
         }
     }
 
-    /// How many bytes of events came.
+    /// Records the bytes of the body.
     pub fn bytes_in(&mut self, bytes: usize) {
         if let Some(noted) = &mut self.0 {
             noted.bytes_in = Some(bytes);
         }
     }
 
-    /// What became of the events.
+    /// Records the outcomes of the events.
     pub fn outcomes(&mut self, outcomes: &[Outcome]) {
         let Some(noted) = &mut self.0 else { return };
         let mut counts = [0; OutcomeKind::ALL.len() + 1];
@@ -173,7 +173,7 @@ impl Record {
         noted.counts = Some(counts);
     }
 
-    /// The status of the answer.
+    /// Records the status of the answer.
     pub fn status(&mut self, status: StatusCode) {
         if let Some(noted) = &mut self.0 {
             noted.status = Some(status);
@@ -190,7 +190,7 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        // The server answers 500 in place of what panicked.
+        // The server answers 500 when a handler panics.
         if self.status.is_none() && std::thread::panicking() {
             self.status = Some(StatusCode::INTERNAL_SERVER_ERROR);
         }

@@ -37,7 +37,7 @@ mod queue;
 
 /// The place to which a writer task writes its batches. Each task owns one, and so its connection.
 pub trait Sink: Send + 'static {
-    /// What the sink writes.
+    /// The type of the items that the sink writes.
     type Item: Send + Sync + 'static;
 
     /// Prepares for the first batch, which waits for it. The writer calls it once.
@@ -67,7 +67,7 @@ pub enum Fate {
     Refused {
         /// The SQLSTATE or a like code.
         code: String,
-        /// What the sink said.
+        /// The message of the sink.
         message: String,
     },
     /// The sink rejected it for a reason that may be the sink's own: it is not written now, and may be later. A writer finds it
@@ -87,7 +87,7 @@ pub enum Failure {
     Data {
         /// The SQLSTATE or a like code.
         code: String,
-        /// What the sink said.
+        /// The message of the sink.
         message: String,
     },
     /// The sink rejected these items for a reason that does not lie in them, as far as it can tell. Perhaps it rejects only
@@ -95,7 +95,7 @@ pub enum Failure {
     Refusal {
         /// The SQLSTATE or a like code.
         code: String,
-        /// What the sink said.
+        /// The message of the sink.
         message: String,
     },
 }

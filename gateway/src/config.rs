@@ -55,7 +55,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the gateway does with events that no module serves.
+/// How the gateway treats events that no module serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownEventType {
     /// It stores them.

@@ -90,9 +90,9 @@ fn passed_on(headers: &HeaderMap) -> bool {
 /// The trusted applications, as of the last look at the database.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// Proxies that are believed about the address of a caller.
+    /// Proxies whose report of a caller's address is trusted.
     proxies: Vec<IpNet>,
-    /// The header in which they give it.
+    /// The header with that report.
     told: Told,
     /// Host names of the gateway. Without any, each request may name another.
     hosts: Vec<String>,
@@ -111,7 +111,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// No applications yet. `proxies` are believed about the address of a caller, in the header `told`. A caller without a
+    /// No applications yet. `proxies` are trusted about the address of a caller, in the header `told`. A caller without a
     /// token must name one of `hosts`, if there are any. Callers from this machine may do what `local` says.
     pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, local: Local) -> Self {
         Self { proxies, told, hosts, local, ..Self::default() }

@@ -164,7 +164,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// What the batcher and its writers share.
+/// The state that the batcher and its writers share.
 pub(super) struct Shared<T> {
     /// Name of the batcher, for logs and metrics.
     pub(super) name: &'static str,
@@ -247,7 +247,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// What a writer found in the queue.
+/// The result of a writer's look at the queue.
 enum Look<T> {
     /// A batch, and whether more submissions wait behind it.
     Batch(Vec<Submission<T>>, bool),

@@ -21,7 +21,7 @@ pub(super) struct Variable {
     /// The setting's key, which may be a former one.
     pub(super) key: String,
     pub(super) text: String,
-    /// The variable's name, for messages.
+    /// The variable, and the file that it names, for messages.
     pub(super) origin: String,
     is_file: bool,
 }

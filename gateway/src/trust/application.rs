@@ -173,8 +173,8 @@ impl Application {
         may
     }
 
-    /// Whether it has sent events of this type before, or may begin to, which it then has. Code that keeps anything under the
-    /// name of an event type calls this first, since the name stays for ever.
+    /// Whether it has sent events of this type before, or may begin to now; if so, the type counts as its own. Code
+    /// that keeps anything under the name of an event type calls this first, since the name stays forever.
     pub fn admit_type(&self, category: &str, name: &str) -> bool {
         self.known_types.admit(category, name, self.known_types_max)
     }
