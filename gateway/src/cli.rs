@@ -40,16 +40,16 @@ enum Command {
     /// Manage the applications that may send and read
     #[command(subcommand)]
     App(app::Command),
-    /// See what was not stored, and judge it again
+    /// List events that were not stored, and judge them again
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// See the partitions of the database
     #[command(subcommand)]
     Partitions(partitions::Command),
-    /// See what retention has announced, and confirm it
+    /// Show the removals that retention has announced, and confirm them
     #[command(subcommand)]
     Retention(retention::Command),
-    /// See what serves and what served, and go back to it
+    /// Show the modules and their earlier versions, and roll back to one
     #[command(subcommand)]
     Validator(validator::Command),
     /// Read, prove and print the configuration, secrets hidden
@@ -62,7 +62,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Tell all problems at once, or each setting, its value and where it came from
+    /// Print all problems at once, or each setting with its value and its source
     Check(Source),
 }
 
@@ -72,7 +72,7 @@ struct Source {
     /// The settings' file (TOML); see eye.example.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The database; without one, the embedded Postgres under the data dir is used
+    /// The database; without one, the embedded Postgres under the data dir
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// The gateway's own data

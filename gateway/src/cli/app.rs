@@ -25,8 +25,8 @@ pub(super) enum Command {
     List(Source),
     /// Change what an application may do, or suspend it
     Change(Changed),
-    /// Give an application a new token; the one in use stays live until it is ended. A second try replaces a new one that
-    /// nobody has used
+    /// Give an application a new token; the one in use stays live until it is ended. A second call replaces a new token
+    /// that was not used yet
     Rotate(Rotate),
     /// End an application: its tokens and networks stop working everywhere within a second
     Revoke(Named),
@@ -39,28 +39,28 @@ pub(super) struct Add {
     /// Make a token and print it, once
     #[arg(long)]
     token: bool,
-    /// Know it by this network (CIDR); together with --token or a certificate, only both count
+    /// Identify it by this network (CIDR); with --token or a certificate, a caller needs both
     #[arg(long, value_name = "CIDR")]
     network: Vec<IpNet>,
-    /// Know it by a client certificate: the SHA-256 of its DER form
+    /// Identify it by a client certificate: the SHA-256 of its DER form
     #[arg(long, value_name = "HEX")]
     certificate_sha256: Vec<String>,
-    /// What it may do [default: ingest]
+    /// Its scopes [default: ingest]
     #[arg(long, value_enum)]
     scope: Vec<ScopeName>,
-    /// How many events it may send to each gateway in a second [default: no limit]
+    /// Most events per second at each gateway [default: no limit]
     #[arg(long, value_name = "N")]
     events_per_second: Option<i32>,
-    /// How many events it may send at once [default: as many as in a second]
+    /// Most events at once [default: as many as per second]
     #[arg(long, value_name = "N", requires = "events_per_second")]
     burst_events: Option<i32>,
-    /// What it may send: category/name or category/*, percent-encoded [default: all]
+    /// The event types that it may send: category/name or category/*, percent-encoded [default: all]
     #[arg(long, value_name = "PATTERN")]
     event_type: Vec<String>,
-    /// When its token ends: 90d, 12h, 30m, a date or a time [default: never]
+    /// When its token expires: 90d, 12h, 30m, a date or a time [default: never]
     #[arg(long, value_name = "WHEN", requires = "token")]
     expires: Option<String>,
-    /// What to remember of it
+    /// A note about it
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     /// Let very wide networks have the scopes raw and admin
@@ -74,37 +74,37 @@ pub(super) struct Add {
 pub(super) struct Changed {
     /// The application's name
     name: String,
-    /// Know it by these networks instead
+    /// Identify it by these networks instead
     #[arg(long, value_name = "CIDR")]
     network: Vec<IpNet>,
-    /// What proves it: its token or certificate, its network, or only both
+    /// What identifies it: its token or certificate, its network, or both together
     #[arg(long, value_parser = ["token", "network", "both"])]
     known_by: Option<String>,
-    /// Know it by these client certificates instead
+    /// Identify it by these client certificates instead
     #[arg(long, value_name = "HEX")]
     certificate_sha256: Vec<String>,
-    /// What it may do instead
+    /// Its scopes instead
     #[arg(long, value_enum)]
     scope: Vec<ScopeName>,
-    /// How many events it may send to each gateway in a second
+    /// Most events per second at each gateway
     #[arg(long, value_name = "N")]
     events_per_second: Option<i32>,
-    /// How many events it may send at once
+    /// Most events at once
     #[arg(long, value_name = "N", requires = "events_per_second")]
     burst_events: Option<i32>,
-    /// Take the rate limit away
+    /// Remove the rate limit
     #[arg(long, conflicts_with = "events_per_second")]
     any_rate: bool,
-    /// What it may send instead
+    /// The event types that it may send instead
     #[arg(long, value_name = "PATTERN")]
     event_type: Vec<String>,
     /// Let it send every event type
     #[arg(long, conflicts_with = "event_type")]
     any_event_type: bool,
-    /// Suspend it (false), or let it in again (true); what was revoked stays so
+    /// Suspend it (false), or end its suspension (true); a revoked application stays revoked
     #[arg(long)]
     active: Option<bool>,
-    /// What to remember of it instead; an empty text for nothing
+    /// A note about it instead; an empty text removes it
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     /// Let very wide networks have the scopes raw and admin
@@ -123,7 +123,7 @@ pub(super) struct Rotate {
     /// Make no token, but end all of them except the newest: the second half of a rotation
     #[arg(long)]
     expire_old: bool,
-    /// When the new token ends: 90d, 12h, 30m, a date or a time [default: never]
+    /// When the new token expires: 90d, 12h, 30m, a date or a time [default: never]
     #[arg(long, value_name = "WHEN", conflicts_with = "expire_old")]
     expires: Option<String>,
     #[command(flatten)]

@@ -11,16 +11,16 @@ use crate::trust;
 
 #[derive(Debug, Default, Args)]
 pub(super) struct Removals {
-    /// Know it by this network no more
+    /// Remove this network
     #[arg(long, value_name = "CIDR", conflicts_with = "network")]
     remove_network: Vec<IpNet>,
-    /// Know it by this client certificate no more
+    /// Remove this client certificate
     #[arg(long, value_name = "HEX", conflicts_with = "certificate_sha256")]
     remove_certificate_sha256: Vec<String>,
-    /// Let it do this no more
+    /// Remove this scope
     #[arg(long, value_enum, conflicts_with = "scope")]
     remove_scope: Vec<ScopeName>,
-    /// Let it send this no more
+    /// Remove this event type
     #[arg(long, value_name = "PATTERN", conflicts_with_all = ["event_type", "any_event_type"])]
     remove_event_type: Vec<String>,
 }

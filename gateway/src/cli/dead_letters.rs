@@ -39,10 +39,10 @@ pub(super) enum Command {
     List(List),
     /// Show one dead letter with its raw bytes
     Show(Show),
-    /// Judge dead letters again with the modules of now, and say what would come of each; with --store, store what is
-    /// accepted
+    /// Judge dead letters again with the current modules, and print the outcomes; with --store, store the accepted
+    /// events
     Redrive(Again),
-    /// Go over older dead letters of validators that take secrets out of events, as a running gateway does by itself
+    /// Scrub older dead letters of validators that take secrets out of events, as a running gateway does by itself
     Scrub(Scrubs),
 }
 
@@ -63,10 +63,10 @@ pub(super) struct Filter {
     /// The event's name
     #[arg(long)]
     name: Option<String>,
-    /// Received then or later (RFC 3339)
+    /// Received at this time or later (RFC 3339)
     #[arg(long, value_name = "TIME")]
     from: Option<DateTime<Utc>>,
-    /// Received before (RFC 3339)
+    /// Received before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     to: Option<DateTime<Utc>>,
 }
@@ -82,7 +82,7 @@ impl From<Filter> for LetterFilter {
 pub(super) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// Letters at most
+    /// Most letters
     #[arg(long, default_value_t = 100)]
     limit: u32,
     #[command(flatten)]
@@ -99,11 +99,11 @@ pub(super) struct Show {
 
 #[derive(Debug, Args)]
 pub(super) struct Again {
-    /// These dead letters; without any, all that the filter names and that were not redriven yet
+    /// The ids of dead letters; without any, all letters of the filter that were not redriven
     ids: Vec<Uuid>,
     #[command(flatten)]
     filter: Filter,
-    /// Store what is accepted; without this, nothing is changed
+    /// Store the accepted events; without this, nothing changes
     #[arg(long)]
     store: bool,
     /// The directory of validators [default: ./modules]
@@ -115,7 +115,7 @@ pub(super) struct Again {
 
 #[derive(Debug, Args)]
 pub(super) struct Scrubs {
-    /// Say what would be done, and change nothing
+    /// Print the result, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// The directory of validators [default: ./modules]

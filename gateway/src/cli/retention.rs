@@ -12,9 +12,9 @@ use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show what is announced: the rule, its setting, since when, and the hours that are left
+    /// Show the announced removals: the rule, its setting, since when, and the hours that are left
     Show(Source),
-    /// Have everything that is announced removed with the next round
+    /// Confirm all announced removals, so that the next round makes them
     Confirm(Source),
 }
 

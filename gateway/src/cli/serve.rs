@@ -18,13 +18,13 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// Where to listen [default: 127.0.0.1:8000]
+    /// The address to listen on [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// The watched directory of validators [default: ./modules]
     #[arg(long, value_name = "DIR")]
     modules: Option<String>,
-    /// Leave the schema as it is
+    /// Do not migrate the schema
     #[arg(long)]
     no_migrate: bool,
 }

@@ -21,7 +21,7 @@ pub(super) enum Command {
     History(Typed),
     /// Put an earlier version back: the one before, or the one with --digest
     Rollback(Rollback),
-    /// Take modules away on purpose, and confirm that files which are gone are meant to be
+    /// Remove modules, and confirm that missing files were removed on purpose
     Retire(Retire),
 }
 

@@ -170,19 +170,20 @@ settings! {
     "Addresses and folders" {
         /// Where the gateway listens. Port 0 takes a free one and logs it.
         listen: SocketAddr = "127.0.0.1:8000", Kind::Address;
-        /// Where /metrics, /healthz and /readyz are answered without a token, and nothing else. Empty: nowhere.
+        /// The address that answers /metrics, /healthz and /readyz without a token, and nothing else. Empty: none.
         metrics_listen: Option<SocketAddr> = "", Kind::OptionalAddress;
-        /// Where all paths are answered, while `listen` then answers POST /v1/events, POST /post/create, /healthz, /readyz
-        /// and /problems/CODE alone, and all else with 404. TLS, PROXY headers and tokens are as on `listen`. Empty:
-        /// `listen` answers all.
+        /// The address that answers all paths. `listen` then answers POST /v1/events, POST /post/create, /healthz,
+        /// /readyz and /problems/CODE alone, and all else with 404. TLS, PROXY headers and tokens work as on `listen`.
+        /// Empty: `listen` answers all paths.
         admin_listen: Option<SocketAddr> = "", Kind::OptionalAddress;
-        /// Event types that are counted apart in /metrics. Further ones are counted together, as other.
+        /// Event types with metrics of their own in /metrics. Further ones are counted together, as other.
         metrics_event_types_max: usize = "500", count(1, 100_000);
-        /// postgres://user:password@host:port/database, as libpq has it: several hosts, sslmode and the like; what is
-        /// not understood in it is a problem. On a server with max_locks_per_transaction = 512: a read across years
-        /// locks each month. Empty: the gateway runs a Postgres of its own under data_dir.
+        /// The URL of the database as libpq reads it: postgres://user:password@host:port/database, several hosts,
+        /// sslmode and so on. A parameter that the gateway does not understand is a problem. The server needs
+        /// max_locks_per_transaction = 512, since a read across years locks each month. Empty: the gateway runs a
+        /// Postgres of its own under data_dir.
         database_url: Option<Secret> = "", Kind::Secret;
-        /// Where the programs of Postgres are, for the embedded one. Empty: PATH and the usual system folders.
+        /// The folder with the programs of Postgres, for the embedded one. Empty: PATH and the usual system folders.
         postgres_bin: Option<PathBuf> = "", Kind::OptionalPath;
         /// The watched directory of validators: <category>/<name>.wasm.
         modules: PathBuf = "./modules", Kind::Path;
@@ -203,25 +204,25 @@ settings! {
         headers_max: usize = "100", count(1, 10_000);
         /// How long a connection may stay open without a request.
         idle_ms: u64 = "60000", milliseconds(1, DAY_MS);
-        /// How long a peer may take for each 64 KiB of its answers. Then the answer is given up: its stream is reset
-        /// over HTTP/2, its connection is cut over HTTP/1.
+        /// How long a peer may take for each 64 KiB of its answers. Then the gateway gives the answer up: it resets the
+        /// stream over HTTP/2, and cuts the connection over HTTP/1.
         write_ms: u64 = "30000", milliseconds(1, DAY_MS);
-        /// How long a peer that was refused may go on sending, so that it gets to read why.
+        /// How long a refused peer may still send, so that it can read the answer. Then its connection is closed.
         linger_ms: u64 = "1000", milliseconds(0, DAY_MS);
-        /// How much a peer that was refused may go on sending.
+        /// Most bytes that a refused peer may still send.
         linger_bytes_max: usize = "67108864", bytes(0, 1024 * MIB);
         /// Requests at once of one HTTP/2 connection.
         http2_streams_max: u32 = "250", count(1, 100_000);
-        /// Requests that an HTTP/2 peer may take back before they were looked at. One more ends its connection.
+        /// Requests that an HTTP/2 peer may reset before the gateway has read them. One more ends its connection.
         http2_resets_max: usize = "20", count(1, 100_000);
-        /// What an HTTP/2 peer may send of one body before it is read.
+        /// Most bytes of one body that an HTTP/2 peer may send before the gateway reads them.
         http2_stream_window_bytes: u32 = "262144", bytes(65_535, 1024 * MIB);
-        /// What an HTTP/2 peer may send of all its bodies before they are read.
+        /// Most bytes of all its bodies that an HTTP/2 peer may send before the gateway reads them.
         http2_connection_window_bytes: u32 = "1048576", bytes(65_535, 1024 * MIB);
         /// Frames of one HTTP/2 connection in a second that are no request and no body, over ten seconds; each request and
         /// each piece of an answer allows four more. One more ends the connection with ENHANCE_YOUR_CALM.
         http2_control_frames_per_second_max: u64 = "1000", count(10, 1_000_000);
-        /// How often an HTTP/2 peer is asked whether it is there, and how long it has to answer.
+        /// Time between two pings to an HTTP/2 peer, and the time for its answer.
         http2_ping_ms: u64 = "20000", milliseconds(10, DAY_MS);
         /// Time for the TLS handshake. A slower peer is cut off.
         tls_handshake_ms: u64 = "10000", milliseconds(1, DAY_MS);
@@ -229,41 +230,43 @@ settings! {
         proxy_header_bytes_max: usize = "1024", bytes(107, 65_551);
     }
     "TLS, proxies and callers" {
-        /// The certificate and those between it and the root, in PEM. Read again when it changes. Empty: no TLS.
+        /// A file with the certificate and the intermediate ones, in PEM. It is read again when it changes. Empty: no
+        /// TLS.
         tls_certificate: Option<PathBuf> = "", Kind::OptionalPath;
         /// The private key of tls_certificate, in PEM.
         tls_key: Option<PathBuf> = "", Kind::OptionalPath;
-        /// The roots of client certificates, in PEM; `eye app add --certificate-sha256` knows an application by one.
-        /// Empty: none are asked for.
+        /// A file with the roots of client certificates, in PEM. `eye app add --certificate-sha256` identifies an
+        /// application by its certificate. Empty: the gateway asks for none.
         tls_client_ca: Option<PathBuf> = "", Kind::OptionalPath;
-        /// Whether every connection must show a certificate that comes from tls_client_ca. Optional: a caller without one
-        /// may show a token.
+        /// Whether every connection must show a certificate of tls_client_ca. Optional: a caller without one may show a
+        /// token.
         tls_client_auth: bool = "optional", Kind::Choice(&["optional", "required"]);
         /// What callers from this machine may do without a token, as the application `local`, where the gateway runs a
         /// Postgres of its own: nothing, send, or send and read. More than that needs a token, such as that of the file
         /// admin.token in data_dir. With a database of your own no caller is `local`.
         local: Local = "read", Kind::Choice(&["off", "ingest", "read"]);
         /// A file with a token of 32 characters or more, which the gateway registers at its start as the application
-        /// `bootstrap` with the scope `admin` while no other application has that scope. For a database of one's own.
+        /// `bootstrap` with the scope `admin` while no other application has that scope. For a database of your own.
         /// Empty: none.
         admin_token_file: Option<PathBuf> = "", Kind::OptionalPath;
-        /// The networks (CIDR) of proxies that are believed who calls. An address that only they can claim must not be
-        /// in an application's networks.
+        /// The networks (CIDR) of proxies whose report of a caller's address is trusted. The gateway never takes an
+        /// address in these networks for a caller, so they must not be an application's networks.
         trusted_proxies: Vec<IpNet> = "", Kind::Networks;
-        /// Where trusted proxies tell who calls: the one header that they write themselves. The other one is ignored.
+        /// The header in which trusted proxies report the caller's address. They must write it themselves. The gateway
+        /// ignores the other one.
         forwarded_header: Told = "x-forwarded-for", Kind::Choice(&["x-forwarded-for", "forwarded"]);
-        /// Whether each connection must begin with a PROXY header, version 1 or 2. It is believed from trusted_proxies,
-        /// which must be named, and refused from others.
+        /// Whether each connection must start with a PROXY header, version 1 or 2. The gateway trusts it from
+        /// trusted_proxies, which must be set, and refuses it from others.
         proxy_protocol: bool = "off", Kind::Choice(&["off", "required"]);
-        /// How often the applications are read anew, whatever notification was lost. So long a change may stay unseen
-        /// then.
+        /// How often the gateway reads the applications even without a notification. If a notification is lost, a
+        /// change takes this long.
         applications_poll_ms: u64 = "1000", milliseconds(10, DAY_MS);
-        /// Origins whose pages may send events from the browser, such as https://shop.example. Their text/plain is
-        /// taken as JSON. Empty: none.
+        /// Origins whose pages may send events from the browser, such as https://shop.example. The gateway reads their
+        /// text/plain as JSON. Empty: none.
         cors_origins: Vec<String> = "", Kind::Origins;
-        /// The host names by which the gateway is called. Given, who is known by a network or a certificate must have
-        /// asked for one of them, for localhost or for an address, or is answered 403: a page can have its own name
-        /// resolved to the gateway. Empty: only callers from this machine are asked for that.
+        /// The host names of the gateway. If set, a caller that its network or its certificate identifies must use one
+        /// of them, localhost or an address, or is answered 403: a page can have its own name resolved to the gateway.
+        /// Empty: only callers from this machine must do so.
         hosts: Vec<String> = "", Kind::Hosts;
     }
     "Requests" {
@@ -271,7 +274,7 @@ settings! {
         body_read_ms: u64 = "30000", milliseconds(1, DAY_MS);
         /// Time to answer once the body is read. After it the answer is 503; a retry with ids is safe.
         answer_ms: u64 = "5000", milliseconds(1, DAY_MS);
-        /// Time to finish what was taken when the gateway stops. Then connections are cut.
+        /// Time to finish accepted requests when the gateway stops. Then it cuts connections.
         drain_ms: u64 = "30000", milliseconds(0, DAY_MS);
         /// Largest body, also after decompression. A larger one is answered 413.
         request_bytes_max: usize = "8388608", bytes(1, 1024 * MIB);
@@ -286,8 +289,8 @@ settings! {
         /// Most digits of a number in `data`, written without exponent. One that has more is a violation: many programs
         /// cannot read it.
         number_digits_max: usize = "1000", count(20, 147_455);
-        /// Event types of one application, whatever became of their events. A new one beyond is a violation; those that
-        /// are known go on. Several gateways tell each other within a minute.
+        /// Event types of one application, whatever the outcomes of their events. A new one beyond is a violation;
+        /// known ones go on. Several gateways learn of new ones within a minute.
         event_types_max: usize = "10000", count(1, 1_000_000);
         /// How far a timestamp may lie ahead of the gateway's clock.
         future_seconds_max: u64 = "60", seconds(0, 10 * 366 * 86_400);
@@ -304,7 +307,7 @@ settings! {
         /// slow_waiting_bytes_max, answers_bytes_max, read_connections, streams_max and live_readers_max an application
         /// may fill alone. Several get less each. 100 lets one take it all.
         application_share_percent: usize = "75", percent(1, 100);
-        /// Most events of a batch. Larger batches cost less each, and more when they fail.
+        /// Most events of a batch. Larger batches cost less per event, and more when they fail.
         batch_events_max: usize = "1000", count(1, 100_000);
         /// Most bytes of a batch.
         batch_bytes_max: usize = "8388608", bytes(1024, 1024 * MIB);
@@ -312,8 +315,8 @@ settings! {
         batch_age_ms: u64 = "5", milliseconds(0, 60_000);
         /// Batches that are written at once, each on a connection of its own.
         writers: usize = "2", count(1, 64);
-        /// Longest time for writing one batch on a database that is slow; one that was fast so far gets a second. After
-        /// it the connection is given up, and the batch written again.
+        /// Longest time for writing one batch to a slow database; one that was fast so far gets a second. After it the
+        /// gateway drops the connection and writes the batch again.
         flush_ms: u64 = "5000", milliseconds(10, DAY_MS);
     }
     "Dead letters" {
@@ -322,38 +325,40 @@ settings! {
         /// Days that older dead letters keep their bytes once the validator of their type takes secrets out of events
         /// and cannot redact them. Then nothing but their size and digest is left.
         scrub_grace_days: u64 = "7", days(0, 3_650);
-        /// Pause between two looks for older dead letters that are to be redacted.
+        /// Pause between two rounds that redact older dead letters.
         scrub_seconds: u64 = "60", seconds(1, 86_400);
-        /// Dead letters that one such look goes over for each event type. The next one goes on.
+        /// Most dead letters of one such round for each event type. The next round continues.
         scrub_letters_max: u32 = "100000", count(1_000, 100_000_000);
-        /// Bytes of rejected events that may wait to be kept. What does not fit is answered all the same, and counted.
+        /// Bytes of rejected events that may wait until they are kept. Those that do not fit are answered, and counted,
+        /// and not kept.
         dead_letter_queue_bytes_max: usize = "16777216", bytes(1024, 1024 * MIB);
         /// Bytes of all dead letters on disk. Beyond it the oldest are trimmed, and counted.
         dead_letters_bytes_max: i64 = "10737418240", bytes(MIB, 1 << 50);
-        /// Days that dead letters are kept. Older ones are trimmed, and counted. 0 keeps them for ever.
+        /// Days that dead letters are kept. Older ones are trimmed, and counted. 0 keeps them forever.
         dead_letters_days: u64 = "30", days(0, 36_500);
     }
     "Retention" {
-        /// Days that events are kept: a month goes when all of it is older. 0 keeps them for ever.
+        /// Days that events are kept. A month is removed when all of it is older. 0 keeps them forever.
         events_days: u64 = "0", days(0, 36_500);
-        /// Days that counts by the minute are kept; those by the hour and by the day stay. 0 keeps them for ever.
+        /// Days that counts by the minute are kept; those by the hour and by the day stay. 0 keeps them forever.
         counts_minute_days: u64 = "90", days(0, 36_500);
         /// Months after this one whose partitions are made before they begin.
         partitions_ahead_months: u32 = "2", months(1, 120);
         /// Partitions of events, one for each month that has any. Events of more months share the default partition.
         event_partitions_max: usize = "240", count(4, 10_000);
-        /// How often the tables are looked at for what is too old or too much. One of several gateways does so.
+        /// Pause between two rounds that remove rows that are too old or too many. One of several gateways makes them.
         retention_seconds: u64 = "60", seconds(1, 86_400);
         /// Seconds by which this gateway's clock and the database's may differ. Beyond that nothing is trimmed, and
         /// /readyz is degraded.
         clock_skew_max_s: u64 = "60", seconds(1, 86_400);
     }
     "Live outcomes" {
-        /// Readers of outcomes as they happen. More are answered 503.
+        /// Readers of the live stream. More are answered 503.
         live_readers_max: usize = "256", count(0, 100_000);
-        /// Time without news after which such a reader is told that the gateway lives.
+        /// Time without outcomes after which such a reader gets a heartbeat.
         live_heartbeat_ms: u64 = "10000", milliseconds(100, DAY_MS);
-        /// Outcomes told in a second: of stored and duplicate events, and as many of all others. The rest is counted.
+        /// Outcomes that they get in a second: of stored and duplicate events, and as many of all others. The rest is
+        /// counted.
         live_events_per_second_max: usize = "1000", count(10, 100_000);
     }
     "Reading" {
@@ -363,22 +368,22 @@ settings! {
         read_ms: u64 = "5000", milliseconds(1, DAY_MS);
         /// Longest wait of a read for one of those connections. After it the answer is 503.
         read_wait_ms: u64 = "1000", milliseconds(1, DAY_MS);
-        /// Bytes of data after which a page ends, however many events were asked for; `next` goes on from there.
+        /// Bytes of data after which a page ends, however many events were requested. `next` continues from there.
         page_bytes_max: usize = "8388608", bytes(1024, 1024 * MIB);
-        /// Bytes of answers to reads that are not sent yet. What does not fit is answered 503.
+        /// Bytes of answers to reads that are not sent yet. A read whose answer does not fit is answered 503.
         answers_bytes_max: usize = "134217728", bytes(8_192, 1 << 40);
-        /// Bytes of violations that the answer to many events tells. Further ones are counted in `violations_omitted`,
-        /// and the dead letters have them. The answer to a single event has all.
+        /// Bytes of violations in the answer to several events. Further ones are counted in `violations_omitted`, and
+        /// the dead letters have them. The answer to a single event has all.
         answer_violations_bytes_max: usize = "1048576", bytes(0, 1024 * MIB);
         /// Results that are streamed as lines at once. More are answered 503.
         streams_max: usize = "32", count(1, 100_000);
-        /// How long the reader of a stream may take nothing of it. Then its connection is cut.
+        /// How long the reader of a stream may read nothing. Then its connection is cut.
         stream_stall_ms: u64 = "30000", milliseconds(1, DAY_MS);
     }
     "Modules" {
-        /// What happens to events that no validator serves.
+        /// The treatment of events that no validator serves.
         unknown_event_type: UnknownEventType = "accept", Kind::Choice(&["accept", "reject"]);
-        /// Event types that must have a validator, such as shop/sale or shop/*. While none is there, their events are
+        /// Event types that must have a validator, such as shop/sale or shop/*. While one has none, its events are
         /// answered 503 instead of being accepted. Empty: none.
         require_module: Arc<EventTypes> = "", Kind::EventTypes;
         /// Whether /readyz is 503 while a file in the modules directory was refused with nothing in its place, or an
@@ -392,26 +397,26 @@ settings! {
         output_bytes_max: usize = "262144", bytes(2, 64 * MIB);
         /// Most violations that a validator may return.
         violations_max: usize = "100", count(1, 10_000);
-        /// Memory that all validators take together between calls: compiled code, what `describe` left, instances that
-        /// are kept. A module that does not fit is refused, after the instances of others that rest have made room;
-        /// fewer instances cost time and no event.
+        /// Memory of all validators together between calls: compiled code, the state that `describe` left, and kept
+        /// instances. A module that does not fit is refused, after idle instances of others were dropped. Fewer
+        /// instances cost time and no event.
         modules_memory_bytes_max: usize = "1073741824", bytes(16 * MIB, 1 << 50);
-        /// Calls at once of validators that take long, each on a thread of its own, so that they hold no request
-        /// thread. 0: two for each processor.
+        /// Calls of slow validators at once. Each has a thread of its own, so that it blocks no request thread. 0: two
+        /// for each processor.
         slow_calls_max: usize = "0", count(0, 10_000);
         /// How much of slow_calls_max one validator may hold alone. Several get less each; one whose calls take longer
         /// than 5 ms gets fewer.
         slow_module_share_percent: usize = "75", percent(1, 100);
-        /// Events that may wait for validators that take long. More are unfinished (503 alone, `module_busy`), first
-        /// those of the application that has the most.
+        /// Events that may wait for slow validators. More are unfinished (503 alone, `module_busy`), first those of the
+        /// application that has the most.
         slow_waiting_max: usize = "4096", count(1, 1_000_000);
         /// Bytes of the data of those events.
         slow_waiting_bytes_max: usize = "33554432", bytes(1024, 1024 * MIB);
-        /// How much of answer_ms the events of a request may wait for validators that take long. Half of the rest is
-        /// for judging, and what was not judged then is unfinished; the other half is for the write.
+        /// How much of answer_ms the events of a request may wait for slow validators. Half of the rest is for judging,
+        /// and an event that is not judged by then is unfinished; the other half is for the write.
         judge_wait_percent: u32 = "50", percent(1, 80);
-        /// Events a second that the gateway judges again by itself, of those that were quarantined while their
-        /// validator was off the path. They are judged in order once it is back, one at a time. 0: none.
+        /// Events per second that the gateway judges again by itself, after they were quarantined while their validator
+        /// was off the path. It judges them in order once that is back, one at a time. 0: none.
         rejudge_events_per_second_max: u32 = "200", count(0, 100_000);
     }
     "Loading of modules" {
@@ -425,31 +430,31 @@ settings! {
         loader_processor_ms: u64 = "5000", milliseconds(100, DAY_MS);
         /// Processor time for each MiB of the file.
         loader_processor_ms_per_mib: u64 = "4000", milliseconds(0, DAY_MS);
-        /// Processor time of a file's first try. One that takes longer is begun anew beside others of its kind, so that
-        /// no small file waits for it.
+        /// Processor time of a file's first attempt. A file that takes longer starts again beside others of its kind,
+        /// so that no small file waits for it.
         loader_quick_ms: u64 = "2000", milliseconds(10, DAY_MS);
-        /// How many times its processor time loading a file may take, beside the time for which no processor is free.
-        /// After it the file is tried again later.
+        /// How many times its processor time the loading of a file may take, beside the time for which no processor is
+        /// free. After it the file is tried again later.
         loader_wall_factor: u32 = "10", count(1, 1_000);
         /// Longest processor time of all examples of a module. One that takes longer is refused.
         loader_self_test_ms: u64 = "5000", milliseconds(10, DAY_MS);
         /// Stack for reading a module's file. A file whose parts are nested too deeply for it is refused.
         loader_stack_bytes: u64 = "8388608", bytes(256 * 1024, 1024 * MIB);
-        /// All bounds of loading a module's file, in percent of what the settings above say. Raise it on a slow
-        /// machine, or for large modules.
+        /// Factor for all bounds of loading a module's file, in percent. Raise it on a slow machine, or for large
+        /// modules.
         loader_bounds_percent: u64 = "100", percent(1, 100_000);
-        /// How often the modules directory is read anew, whatever the watch tells.
+        /// How often the gateway reads the modules directory even if the watch reports no change.
         rescan_seconds: u64 = "30", seconds(1, 86_400);
     }
     "Logs" {
-        /// How log lines are written, to standard error.
+        /// The format of log lines, which go to standard error.
         log_format: LogFormat = "text", Kind::Choice(&["text", "json"]);
-        /// The least important lines that are logged.
+        /// The least severe level that is logged.
         log_level: String = "info", Kind::Choice(&["error", "warn", "info", "debug", "trace"]);
-        /// Which requests get a line in the log: none, those that were refused or hold events that were (problems), or
+        /// Which requests get a line in the log: none, those that were refused or hold refused events (problems), or
         /// all.
         access_log: AccessLogMode = "off", Kind::Choice(&AccessLogMode::WORDS);
-        /// Bytes of those lines that may wait to be written. Lines beyond it are left out, counted and reported.
+        /// Bytes of those lines that may wait to be written. Lines beyond it are dropped, counted and reported.
         access_log_bytes_max: usize = "1048576", bytes(4096, 1024 * MIB);
     }
 }
