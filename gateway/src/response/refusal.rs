@@ -14,27 +14,27 @@ use crate::share::Full;
 // Details of more than one line.
 const UNKNOWN: &str = "Send `Authorization: Bearer <token>` with the token of a registered application, or send \
     from a network that is registered for one.";
-const TOKEN_EXPIRED: &str = "The token was given for a time, and that is over. Ask for a new one: `eye app rotate NAME` makes \
-    it.";
-const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, or by HTTP/1.0 as from one. A \
-    proxy may call for anybody, so calling from this machine makes nobody known. Name the proxy in `trusted_proxies`, or send \
-    a token.";
-const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and callers that a browser makes known \
-    could not tell. Send an `Authorization` header, or, to send events from pages, name their origin in `cors_origins`.";
-const FOREIGN_HOST: &str = "Who is known by where it calls from, or by a certificate, must call the gateway by a name of \
-    its own, so that neither a page nor a proxy can use its place: `localhost` or a loopback address for callers from the \
-    gateway's own machine, else an address or one of the setting `hosts`. Use one of these in the URL, or send an \
+const TOKEN_EXPIRED: &str = "The token has expired. Ask for a new one: `eye app rotate NAME` makes it.";
+const UNNAMED_PROXY: &str = "The request came through a proxy on the gateway's own machine, or by HTTP/1.0 as from \
+    one. A proxy may call for anybody, so the gateway identifies no caller by this machine's address. Name the proxy \
+    in `trusted_proxies`, or send a token.";
+const FOREIGN_ORIGIN: &str = "The request's `Origin` is not the gateway's own, and a caller that its browser makes \
+    known may not have intended it. Send an `Authorization` header, or, to send events from pages, name their origin \
+    in `cors_origins`.";
+const FOREIGN_HOST: &str = "A caller that its network or a certificate makes known must call the gateway by a name of \
+    its own, so that neither a page nor a proxy can use its place: `localhost` or a loopback address for callers from \
+    the gateway's own machine, else an address or one of the setting `hosts`. Use one of these in the URL, or send an \
     `Authorization` header.";
 const OVERLOADED: &str = "There is no room for more events now, and none of this request was stored. Send it again \
     after a pause, waiting longer each time.";
 const DATABASE_AWAY: &str = "Some of the events may have been stored. Events with an `id` can be sent again safely: \
     none is stored twice. An event without an `id` may be stored a second time.";
 const BODY_BROKEN: &str = "The connection broke off before the body was complete. Send the request again.";
-const BAD_CONFIGURATION: &str = "Nothing of it was taken over; the gateway goes on with the settings that it has. Mend what \
-    `problems` lists and send the request again.";
-const READS_FULL: &str = "As many reads are at work as may be at once. Try again after a pause, waiting longer each \
-    time.";
-const READS_FULL_OWN: &str = "The application's own reads fill its share of those that may be at work at once; others can \
+const BAD_CONFIGURATION: &str = "The gateway applied none of it and keeps its settings. Mend what `problems` lists and \
+    send the request again.";
+const READS_FULL: &str = "The gateway runs as many reads at once as it may. Try again after a pause, waiting longer \
+    each time.";
+const READS_FULL_OWN: &str = "The application's own reads fill its share of the reads that may run at once; others can \
     still read. Wait for one of them to end, then try again.";
 const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have, so it gets no connection to its database. Events \
     with an `id` can be sent again safely, after a pause; a read changed nothing.";
@@ -291,19 +291,19 @@ impl Refusal {
             }
             Self::BodyCorrupt { .. } => (S::BAD_REQUEST, "body_corrupt", "The body cannot be decompressed"),
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
-            Self::TokenExpired => (S::UNAUTHORIZED, "token_expired", "The time of the token is over"),
-            Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "A proxy that is not named sent this"),
+            Self::TokenExpired => (S::UNAUTHORIZED, "token_expired", "The token has expired"),
+            Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "An unnamed proxy relayed the request"),
             Self::NotAllowed { .. } | Self::NotAllowedHere { .. } => {
                 (S::FORBIDDEN, "not_allowed", "The application may not do this")
             }
             Self::TooManyHeaders { .. } => {
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "There are too many headers")
             }
-            Self::BadHost { .. } => (S::BAD_REQUEST, "bad_host", "The request does not say for which host it is"),
+            Self::BadHost { .. } => (S::BAD_REQUEST, "bad_host", "The request names no valid host"),
             Self::WrongTransferEncoding { .. } => {
                 (S::NOT_IMPLEMENTED, "wrong_transfer_encoding", "The transfer encoding is not known")
             }
-            Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent this"),
+            Self::ForeignOrigin => (S::FORBIDDEN, "foreign_origin", "A page of another site sent the request"),
             Self::ForeignHost => (S::FORBIDDEN, "foreign_host", "The request was meant for another host"),
             Self::RateLimited { .. } => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", "The application sends more events than it may")
@@ -311,7 +311,7 @@ impl Refusal {
             Self::BadConfiguration { .. } => {
                 (S::UNPROCESSABLE_ENTITY, "bad_configuration", "The configuration has problems")
             }
-            Self::Exists { .. } => (S::CONFLICT, "exists", "It is there already"),
+            Self::Exists { .. } => (S::CONFLICT, "exists", "It exists already"),
             Self::Revoked { .. } => (S::CONFLICT, "revoked", "The application was revoked"),
             Self::TokensInUse { .. } => (S::CONFLICT, "tokens_in_use", "Two tokens are in use"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
