@@ -142,7 +142,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::share::Full;
+    use crate::response::tests::refusals;
 
     const ID: Uuid = Uuid::from_u128(0x0198_c5a4_6f3e_7c1d_9b52_3f0e_8a7d_6c15);
 
@@ -151,55 +151,6 @@ mod tests {
         let frame = body.frame().now_or_never().expect("it is there").expect("a piece").expect("it does not end early");
         let bytes = frame.into_data().expect("bytes");
         (head.status, head.headers, String::from_utf8(bytes.to_vec()).expect("text"))
-    }
-
-    /// One of each refusal, with the values of its page.
-    fn refusals() -> Vec<Refusal> {
-        let exists = "there is already an application named shop. Choose another name.";
-        let revoked = "shop was revoked, and stays so: add an application of another name";
-        let in_use = "shop has two tokens that were both used within a day, and a third would end one of them: end the older \
-                      one first, with `eye app rotate shop --expire-old`";
-        vec![
-            Refusal::NotJson { line: 1, column: 16, message: "expected a value".to_owned() },
-            Refusal::Empty,
-            Refusal::TooLarge { limit_bytes: 8 << 20 },
-            Refusal::TooManyEvents { limit: 10_000 },
-            Refusal::WrongType { found: "text/csv".to_owned() },
-            Refusal::WrongEncoding { found: "br".to_owned() },
-            Refusal::BodyCorrupt { encoding: "gzip", message: "invalid gzip header".to_owned() },
-            Refusal::Unknown,
-            Refusal::TokenExpired,
-            Refusal::UnnamedProxy,
-            Refusal::NotAllowed { scope: "read" },
-            Refusal::NotAllowedHere { scope: "admin" },
-            Refusal::TooManyHeaders { limit: 100 },
-            Refusal::BadHost { found: "has more than one `Host`" },
-            Refusal::WrongTransferEncoding { found: "gzip, chunked".to_owned() },
-            Refusal::ForeignOrigin,
-            Refusal::ForeignHost,
-            Refusal::RateLimited { retry_after_seconds: 2 },
-            Refusal::BadConfiguration {
-                problems: vec!["/etc/eye.toml:3: log_level must be one of error, warn, info, debug, trace".to_owned()],
-            },
-            Refusal::Exists { message: exists.to_owned() },
-            Refusal::Revoked { message: revoked.to_owned() },
-            Refusal::TokensInUse { message: in_use.to_owned() },
-            Refusal::NotFound,
-            Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" },
-            Refusal::BadParameter { name: "limit".into(), message: "must be a whole number from 1 to 1000".into() },
-            Refusal::BodyTimeout,
-            Refusal::BodyBroken,
-            Refusal::TooManyReaders { limit: 256, full: Full::All },
-            Refusal::Overloaded,
-            Refusal::DatabaseAway,
-            Refusal::ReadAway,
-            Refusal::NoDescriptors,
-            Refusal::ReadsFull { full: Full::Application },
-            Refusal::ReadsFull { full: Full::All },
-            Refusal::ReadSlow { limit_ms: 5_000 },
-            Refusal::Draining,
-            Refusal::Internal,
-        ]
     }
 
     fn rejected(code: RejectionCode, pointer: &str, violation: &'static str, message: &'static str) -> Outcome {

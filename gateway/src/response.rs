@@ -371,4 +371,4 @@ pub fn many(outcomes: &[Outcome], dry_run: bool) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -144,40 +144,58 @@ fn violations_that_are_left_out_are_counted() {
     assert_eq!(body["results"], json!([line]));
 }
 
-#[test]
-fn refusals_are_problems_that_say_how_to_mend_them() {
-    let refusals = [
-        Refusal::NotJson { line: 3, column: 7, message: "expected `,`".to_owned() },
+/// One of each refusal, with the values of its page in `docs/problems`. The tests of the pages use it too.
+pub(crate) fn refusals() -> Vec<Refusal> {
+    let exists = "there is already an application named shop. Choose another name.";
+    let revoked = "shop was revoked, and stays so: add an application of another name";
+    let in_use = "shop has two tokens that were both used within a day, and a third would end one of them: end the older \
+                  one first, with `eye app rotate shop --expire-old`";
+    vec![
+        Refusal::NotJson { line: 1, column: 16, message: "expected a value".to_owned() },
         Refusal::Empty,
-        Refusal::TooLarge { limit_bytes: 10 },
-        Refusal::TooManyEvents { limit: 10 },
-        Refusal::WrongType { found: "text/plain".to_owned() },
+        Refusal::TooLarge { limit_bytes: 8 << 20 },
+        Refusal::TooManyEvents { limit: 10_000 },
+        Refusal::WrongType { found: "text/csv".to_owned() },
         Refusal::WrongEncoding { found: "br".to_owned() },
-        Refusal::BodyCorrupt { encoding: "gzip", message: "it ends too early".to_owned() },
+        Refusal::BodyCorrupt { encoding: "gzip", message: "invalid gzip header".to_owned() },
         Refusal::Unknown,
         Refusal::TokenExpired,
         Refusal::UnnamedProxy,
-        Refusal::NotAllowed { scope: "send" },
+        Refusal::NotAllowed { scope: "read" },
         Refusal::NotAllowedHere { scope: "admin" },
         Refusal::TooManyHeaders { limit: 100 },
+        Refusal::BadHost { found: "has more than one `Host`" },
+        Refusal::WrongTransferEncoding { found: "gzip, chunked".to_owned() },
         Refusal::ForeignOrigin,
         Refusal::ForeignHost,
-        Refusal::RateLimited { retry_after_seconds: 7 },
-        Refusal::Exists { message: "there is already one".to_owned() },
-        Refusal::Revoked { message: "it was revoked".to_owned() },
-        Refusal::TokensInUse { message: "two are in use".to_owned() },
+        Refusal::RateLimited { retry_after_seconds: 2 },
+        Refusal::BadConfiguration {
+            problems: vec!["/etc/eye.toml:3: log_level must be one of error, warn, info, debug, trace".to_owned()],
+        },
+        Refusal::Exists { message: exists.to_owned() },
+        Refusal::Revoked { message: revoked.to_owned() },
+        Refusal::TokensInUse { message: in_use.to_owned() },
         Refusal::NotFound,
-        Refusal::MethodNotAllowed { allowed: "GET, HEAD" },
-        Refusal::BadParameter { name: "limit".into(), message: "give 1 to 1000".into() },
+        Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" },
+        Refusal::BadParameter { name: "limit".into(), message: "must be a whole number from 1 to 1000".into() },
         Refusal::BodyTimeout,
         Refusal::BodyBroken,
-        Refusal::TooManyReaders { limit: 10, full: Full::All },
+        Refusal::TooManyReaders { limit: 256, full: Full::All },
         Refusal::Overloaded,
         Refusal::DatabaseAway,
+        Refusal::ReadAway,
+        Refusal::NoDescriptors,
+        Refusal::ReadsFull { full: Full::Application },
+        Refusal::ReadsFull { full: Full::All },
+        Refusal::ReadSlow { limit_ms: 5_000 },
         Refusal::Draining,
         Refusal::Internal,
-    ];
-    for refusal in refusals {
+    ]
+}
+
+#[test]
+fn refusals_are_problems_that_say_how_to_mend_them() {
+    for refusal in refusals() {
         let (expected, code) = (refusal.status(), refusal.code());
         let (status, headers, body) = parts(refusal.into_response());
         assert_eq!(status, expected);
@@ -190,12 +208,12 @@ fn refusals_are_problems_that_say_how_to_mend_them() {
         let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status);
         assert_eq!(headers.contains_key(RETRY_AFTER), passing);
         if code == "rate_limited" {
-            assert_eq!(headers[RETRY_AFTER], "7");
+            assert_eq!(headers[RETRY_AFTER], "2");
         }
         assert_eq!(headers.contains_key(ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(headers.contains_key(WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
         if code == "not_json" {
-            assert_eq!((&body["line"], &body["column"]), (&json!(3), &json!(7)));
+            assert_eq!((&body["line"], &body["column"]), (&json!(1), &json!(16)));
         }
     }
 }
