@@ -212,13 +212,17 @@ async fn who_may_not_read_any_more_is_told_no_more() {
         assert_eq!(gateway.send(&Value::Array(vec![large.clone(); 20])).await.status, 200);
     }
     let request = gateway.request("GET", "/v1/events").bearer_auth(&token).header("accept", "application/x-ndjson");
+    let request = request.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     // What is not taken yet waits in the sockets and in the gateway, so the stream is still far from its end.
     let stream = request.send().await.expect("an answer");
     assert_eq!(stream.status(), 200);
+    let request_id = stream.headers()["x-request-id"].to_str().expect("text").to_owned();
     assert_eq!(manage(&gateway, "DELETE", "/reader", &json!({})).await.status, 200);
     let text = stream.text().await.expect("the rest of it");
     let last: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["error"]["code"], &last["error"]["status"]), (&json!("unknown_sender"), &json!(401)));
+    let named = (&last["error"]["request_id"], &last["error"]["trace_id"]);
+    assert_eq!(named, (&json!(request_id), &json!("0af7651916cd43dd8448eb211c80319c")));
     assert!(text.lines().count() < 200, "{} lines", text.lines().count());
 }
 

@@ -28,6 +28,7 @@ use crate::body::BodyLimits;
 use crate::clock::Clock;
 use crate::judging::Judges;
 use crate::parameters::{Parameters, bad, id, word};
+use crate::request_ids::RequestIds;
 use crate::response::{self, Encoder, Encoding, Refusal, Response, of_store};
 use crate::share::{Budget, Share};
 use crate::store::{Bucket, CountFilter, EventFilter, PageLimits, SessionFilter, Store};
@@ -109,6 +110,8 @@ pub enum Read<'a> {
 pub struct Reader<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,
+    /// The ids of the request, for the last line of a stream that ends early.
+    pub ids: &'a RequestIds,
     /// The share of its application in the running reads.
     pub reads: &'a Arc<Share>,
     /// The share of its application in the streams.
@@ -150,7 +153,8 @@ impl Query {
             if listing.parameters.text("limit").is_some() {
                 return Err(bad("limit", "is for pages; a stream of lines gives everything, so leave it out"));
             }
-            let asked = StreamRequest { listing, encoding, now_us, still_known: (reader.still_known)() };
+            let (ids, still_known) = (reader.ids.clone(), (reader.still_known)());
+            let asked = StreamRequest { listing, encoding, now_us, ids, still_known };
             let shared = Shared { turns: &self.turns, reads: reader.reads, streams: reader.streams };
             return self.streams.start(&self.store, shared, asked).await;
         }

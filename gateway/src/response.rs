@@ -28,7 +28,7 @@ pub use self::body::{Body, BodyError, Response};
 pub use self::encoding::{Encoder, Encoding};
 pub(crate) use self::of_store::of_store;
 pub use self::refusal::{Refusal, Retry};
-pub use self::request_id::named;
+pub use self::request_id::{named, named_problem};
 pub use self::unsent_answers::UnsentAnswers;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

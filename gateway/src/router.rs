@@ -312,7 +312,7 @@ impl Router {
             return self.ingest.send(request, peer, ids, noting.record).await;
         }
         // Boxed, since its future is several times as large as that of sending, and every connection would reserve it.
-        Box::pin(self.route_rest(request, peer, noting)).await
+        Box::pin(self.route_rest(request, peer, ids, noting)).await
     }
 
     /// Answers all requests but sending ones.
@@ -320,6 +320,7 @@ impl Router {
         &self,
         request: Request<Incoming>,
         peer: Peer,
+        ids: &RequestIds,
         Noting { timer, record }: Noting<'_, '_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri().clone();
@@ -351,7 +352,7 @@ impl Router {
             return self.reload(uri.query()).await.map(told);
         }
         caller.allow(Scope::Read)?;
-        let response = self.read(&caller, request, peer, found).await?;
+        let response = self.read(&caller, request, peer, ids, found).await?;
         self.unsent.hold(caller.answers_share(), response)
     }
 
@@ -371,6 +372,7 @@ impl Router {
         caller: &Application,
         request: Request<Incoming>,
         peer: Peer,
+        ids: &RequestIds,
         found: Found<'_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri();
@@ -401,6 +403,7 @@ impl Router {
                 let read = found.read().ok_or(Refusal::NotFound)?;
                 let reader = Reader {
                     headers: request.headers(),
+                    ids,
                     reads: caller.reads_share(),
                     streams: caller.streams_share(),
                     still_known: &still_known,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::list::{Items, Listing};
+use crate::request_ids::RequestIds;
 use crate::response::{self, BodyError, Encoder, Encoding, Refusal, Response};
 use crate::share::{Budget, Full, Held, Share};
 use crate::store::{PageLimits, Store};
@@ -35,6 +36,8 @@ pub(super) struct StreamRequest {
     pub(super) listing: Listing,
     pub(super) encoding: Encoding,
     pub(super) now_us: i64,
+    /// The ids of the request, for the last line of a stream that ends early and for the log.
+    pub(super) ids: RequestIds,
     /// Checked before each page.
     pub(super) still_known: StillKnown,
 }
@@ -96,7 +99,7 @@ impl Streams {
         &self,
         store: &Store,
         Shared { turns, reads, streams }: Shared<'_>,
-        StreamRequest { listing, encoding, now_us, still_known }: StreamRequest,
+        StreamRequest { listing, encoding, now_us, ids, still_known }: StreamRequest,
     ) -> Result<Response, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);
@@ -111,6 +114,7 @@ impl Streams {
         let encoder = Encoder::new(encoding).map_err(|_| Refusal::ReadsFull { full: Full::All })?;
         let (pieces, taken) = mpsc::channel(WAITING_MAX);
         let whole = Arc::new(AtomicBool::new(false));
+        let id = ids.id;
         let stream = Stream {
             store: store.clone(),
             turns: Arc::clone(turns),
@@ -122,11 +126,12 @@ impl Streams {
             stall: self.stall,
             cut: Arc::clone(&self.cut),
             now_us,
+            ids,
             still_known,
             _room: room,
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(stream.run(first, stop));
+        self.tasks.spawn(id.scope(stream.run(first, stop)));
         let body = futures_util::stream::unfold((taken, whole), next_piece);
         Ok(response::compressed(response::lines(body), encoding))
     }
@@ -167,6 +172,7 @@ struct Stream {
     stall: Duration,
     cut: Arc<AtomicU64>,
     now_us: i64,
+    ids: RequestIds,
     still_known: StillKnown,
     _room: Held,
 }
@@ -177,7 +183,7 @@ impl Stream {
             End::Whole => Vec::new(),
             End::Early(refusal) => {
                 let mut line = b"{\"error\":".to_vec();
-                line.extend_from_slice(&refusal.problem());
+                line.extend_from_slice(&response::named_problem(&refusal, &self.ids));
                 line.extend_from_slice(b"}\n");
                 line
             }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 
-use super::{PROBLEM, Response};
+use super::{PROBLEM, Refusal, Response};
 use crate::request_ids::{REQUEST_ID, RequestIds};
 
 /// The header that returns the caller's id.
@@ -12,17 +13,13 @@ const CALLER_REQUEST_ID: HeaderName = HeaderName::from_static("x-caller-request-
 
 /// Adds the ids of the request to its answer.
 pub fn named(response: Response, ids: RequestIds) -> Response {
+    let (mut head, body) = response.into_parts();
+    let is_problem = head.headers.get(CONTENT_TYPE) == Some(&PROBLEM);
+    let body = if is_problem { body.with_member(&members(&ids)) } else { body };
     // The size is right at once, since each answer makes this allocation.
     let mut id = String::with_capacity(32);
     // Writing to a String cannot fail.
     let _ = write!(id, "{}", ids.id);
-    let (mut head, body) = response.into_parts();
-    let is_problem = head.headers.get(CONTENT_TYPE) == Some(&PROBLEM);
-    let body = match ids.trace {
-        _ if !is_problem => body,
-        None => body.with_member(&format!("\"request_id\":\"{id}\"")),
-        Some(trace) => body.with_member(&format!("\"request_id\":\"{id}\",\"trace_id\":\"{}\"", trace.trace_id())),
-    };
     head.headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal digits"));
     // A browser must not run or render the content of an event as a page, whatever its content type.
     head.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -30,6 +27,21 @@ pub fn named(response: Response, ids: RequestIds) -> Response {
         head.headers.insert(CALLER_REQUEST_ID, caller);
     }
     Response::from_parts(head, body)
+}
+
+/// The problem document of a refusal with the ids of its request, for an answer that has begun already.
+pub fn named_problem(refusal: &Refusal, ids: &RequestIds) -> Bytes {
+    let problem = refusal.problem();
+    let rest = problem.strip_prefix(b"{").expect("a problem is a JSON object");
+    [b"{", members(ids).as_bytes(), b",", rest].concat().into()
+}
+
+/// The ids as members of a JSON object.
+fn members(ids: &RequestIds) -> String {
+    match ids.trace {
+        None => format!("\"request_id\":\"{}\"", ids.id),
+        Some(trace) => format!("\"request_id\":\"{}\",\"trace_id\":\"{}\"", ids.id, trace.trace_id()),
+    }
 }
 
 #[cfg(test)]
@@ -40,7 +52,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::response::{Refusal, json};
+    use crate::response::json;
 
     fn ids(trace: Option<&'static str>) -> RequestIds {
         let headers = trace.map(|trace| (HeaderName::from_static("traceparent"), HeaderValue::from_static(trace)));
