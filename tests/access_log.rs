@@ -1,12 +1,12 @@
-//! The access log: off unless it is asked for, then a line for each request that it is about, which holds nothing that a sender
-//! writes freely.
+//! The access log is off by default. When it is on, each request that it covers has a line, without any text that the
+//! sender can choose.
 
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, SESSION, Setup, event, eventually};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-/// What must never be in a line.
+/// Texts that no line may contain.
 const SECRETS: [&str; 5] = ["hunter2", "eye_hush", "s3cret-path", "s3cret-query", "S3CRET"];
 
 fn id(answer: &Answer) -> String {
@@ -20,7 +20,8 @@ fn lines(gateway: &Gateway) -> Vec<Value> {
     lines.filter(|line| line["fields"]["message"] == "access").map(|line| line["fields"].clone()).collect()
 }
 
-/// Requests of each kind, with secrets wherever a sender may write: those that were well, and those with a problem.
+/// Sends requests of each kind, with secrets wherever a sender may write. Returns the ids of those without a problem
+/// and those with one.
 async fn requests(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
     let (mut well, mut problems) = (Vec::new(), Vec::new());
     let post =
@@ -41,7 +42,7 @@ async fn requests(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
     (well, problems)
 }
 
-/// A gateway with this access log, whose lines are waited for until there are `count`.
+/// A gateway with this access log. It waits until the log has `count` lines.
 async fn logged(mode: &str, count: impl Fn(usize, usize) -> usize) -> (Gateway, Vec<Value>, Vec<String>, Vec<String>) {
     let setup = Setup::default().with("EYE_LOG_FORMAT", "json").with("EYE_ACCESS_LOG", mode);
     let mut gateway = setup.start().await;

@@ -1,10 +1,10 @@
-//! An address of its own for reading and administration: what each of the two answers, and that both end in order.
+//! A separate address for reads and administration: what each of the two addresses answers, and that both drain.
 
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Setup, eventually, pageview};
 
-/// A gateway with both addresses, and that for reading and administration.
+/// A gateway with both addresses. Returns the gateway and the address for reads and administration.
 async fn with_two_addresses(setup: Setup) -> (Gateway, String) {
     let gateway = setup.with("EYE_ADMIN_LISTEN", "127.0.0.1:0").start().await;
     let admin = gateway.announced("reading and administration are answered").expect("the other address");
@@ -40,7 +40,7 @@ async fn senders_see_nothing_of_what_has_an_address_of_its_own() {
             let asked = gateway.request_at(&public, method, &path).send().await.expect("an answer");
             assert_eq!(asked.status(), expected, "{method} {path}");
             if expected == 404 {
-                // With a token it is no more, and it is told as what is nowhere.
+                // A token opens no more paths here: the address answers as if they did not exist.
                 let told =
                     gateway.request_at(&public, method, &path).bearer_auth(&token).send().await.expect("an answer");
                 assert_eq!(told.status(), 404, "{method} {path}");
@@ -66,7 +66,7 @@ async fn senders_see_nothing_of_what_has_an_address_of_its_own() {
     let page = gateway.request_at(&public, "POST", "/v1/applications").header("origin", "https://evil.example");
     assert_eq!(page.send().await.expect("an answer").status(), 404, "nothing of it is told to pages either");
 
-    // Both do what they are for.
+    // Each address serves its own paths.
     let made = gateway.request_at(&admin, "POST", "/v1/applications").bearer_auth(&token);
     let made = made.header("content-type", "application/json").body(json!({"name": "shop"}).to_string());
     let shop = gateway.answer(made).await.json()["token"].as_str().expect("a token").to_owned();

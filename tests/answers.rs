@@ -1,4 +1,4 @@
-//! What a sender is told, for each kind of event and body, and that nothing else is stored.
+//! The answer to the sender for each kind of event and body, and that nothing but accepted events is stored.
 
 use std::io::Write as _;
 
@@ -244,12 +244,12 @@ async fn an_application_makes_so_many_event_types_and_no_more() {
     let mixed = gateway.send(&json!([kind("a"), kind("d"), {"category": "kinds", "name": "e"}, kind("b")])).await;
     let mixed = mixed.json();
     assert_eq!((&mixed["stored"], &mixed["rejected"]), (&json!(2), &json!(2)), "known ones go on: {mixed}");
-    // Others have their own.
+    // Other applications have types of their own.
     let other = gateway.post("/v1/applications", "application/json", json!({"name": "other"}).to_string()).await.json();
     let request = gateway.request("POST", "/v1/events").header("content-type", "application/json");
     let request = request.bearer_auth(other["token"].as_str().expect("a token")).body(kind("f").to_string());
     assert_eq!(gateway.answer(request).await.status, 201);
-    // What is beyond leaves nothing that stays for ever, and after a start all is as it was.
+    // An event beyond the bound leaves no row, and a restart changes nothing.
     let rows = "select string_agg(category || '/' || name, ' ' order by name) from event_types";
     eventually("all that was counted is folded", async || {
         let open = "select (select count(*) from count_deltas) + (select 6 - sum(count) from counts where bucket = 'ever' and outcome = 'stored')";
@@ -379,7 +379,7 @@ async fn a_session_is_read_page_by_page_in_the_order_of_its_events() {
         event["timestamp"] = json!(format!("2021-01-01T00:00:{second:02}Z"));
         event
     };
-    // Two events share each second; ties keep the order of arrival.
+    // Two events share each second. Events of the same second keep the order of arrival.
     let batch: Vec<_> = (0..20).map(|number| at(9 - number / 2, number)).collect();
     assert_eq!(gateway.send(&json!(batch)).await.status, 200);
     let mut numbers = Vec::new();
@@ -400,7 +400,7 @@ async fn a_session_is_read_page_by_page_in_the_order_of_its_events() {
     assert_eq!(numbers, expected);
 }
 
-/// An array of events that each break the gateway's rules a hundred times, with long places.
+/// An array of events that each break the gateway's rules a hundred times, at long pointers.
 fn breaking_much(count: usize) -> String {
     let data = json!({"x".repeat(200): vec!["\0"; 100]});
     Value::Array(vec![event("page", "view", data); count]).to_string()

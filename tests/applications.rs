@@ -1,5 +1,5 @@
-//! Who may call and how much: applications managed while the gateway runs, over HTTP and by the command, and what a
-//! caller is told on connections that are open meanwhile.
+//! Applications and their limits: they are changed while the gateway runs, over HTTP and by the command, and open
+//! connections follow the change.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ async fn manage(gateway: &Gateway, method: &str, path: &str, body: &Value) -> An
     gateway.answer(request.header("content-type", "application/json").body(body.to_string())).await
 }
 
-/// Adds an application and gives its token.
+/// Adds an application and returns its token.
 async fn add(gateway: &Gateway, body: &Value) -> String {
     let answer = manage(gateway, "POST", "", body).await;
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -75,7 +75,7 @@ async fn an_unknown_token_and_a_revoked_one_get_the_same_answer() {
     assert_eq!(manage(&gateway, "DELETE", "/shop", &json!({})).await.status, 200);
     let unknown = send(&gateway, "eye_0000", &pageview()).await;
     let revoked = send(&gateway, &token, &pageview()).await;
-    // All but the name of the request, which no two share.
+    // Everything except the id of the request, which is unique.
     let told = |answer: &Answer| {
         let mut problem = answer.json();
         assert!(problem.as_object_mut().expect("a problem").remove("request_id").is_some());
@@ -97,12 +97,12 @@ async fn an_unknown_token_and_a_revoked_one_get_the_same_answer() {
     }
 }
 
-/// A change is in force after a moment. Machines differ, so the test bounds it by much less than the interval at which a
-/// gateway reads the applications anew, and prints how long it took.
+/// A change is in force after a moment. Machines differ, so the bound is only much less than the polling interval. The
+/// test prints the time that it took.
 const IN_FORCE_MOST: Duration = Duration::from_secs(10);
 
-/// Two gateways on one database that read the applications anew every `poll_ms`, of which only the first is trusted to
-/// know callers from this machine.
+/// Two gateways on one database that poll the applications every `poll_ms`. Only the first one identifies callers from
+/// this machine.
 async fn two_gateways(poll_ms: u64) -> (Gateway, Gateway) {
     let setup = || Setup::default().with("EYE_APPLICATIONS_POLL_MS", poll_ms);
     let first = setup().with("EYE_READ_CONNECTIONS", 20).start().await;
@@ -110,7 +110,7 @@ async fn two_gateways(poll_ms: u64) -> (Gateway, Gateway) {
     (first, second)
 }
 
-/// Sends on the open connections until each is answered so, and fails if that takes longer than is promised.
+/// Sends on the open connections until each gets this answer, and fails if that takes longer than promised.
 async fn in_force(wires: &mut [Wire], token: &str, expected: u16, what: &str) {
     let start = Instant::now();
     let authorization = format!("Bearer {token}");
@@ -123,7 +123,7 @@ async fn in_force(wires: &mut [Wire], token: &str, expected: u16, what: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_open_connections_of_every_gateway_within_a_second() {
-    // So long that no poll can have brought it.
+    // So long that no poll can have brought the change.
     let (first, second) = two_gateways(3_600_000).await;
     assert_eq!(second.get("/v1/applications").await.status, 401, "`local` is for the gateway whose Postgres it is");
     let token = add(&first, &json!({"name": "shop"})).await;
@@ -137,7 +137,7 @@ async fn a_change_reaches_open_connections_of_every_gateway_within_a_second() {
         for mut wire in wires {
             assert_eq!(wire.rest().await, "", "a connection of nobody is closed");
         }
-        // For the next one; a revoked application has no token left.
+        // For the next one, since a revoked application has no token left.
         eye_app(&first, &["change", "shop", "--active", "true"]);
         for gateway in [&first, &second] {
             let allowed = change[0] != "revoke";
@@ -160,7 +160,7 @@ async fn a_change_is_in_force_within_a_second_though_nobody_can_listen() {
     for _ in 0..3 {
         let mut wires = [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
         in_force(&mut wires, &token, 201, "it is known").await;
-        // The connections that listen are cut, and the change comes before there are others.
+        // The listening connections are cut, and the change comes before there are new ones.
         let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'eye listener'";
         assert!(first.sql(&format!("{cut}; {suspend}")).contains('t'));
         in_force(&mut wires, &token, 401, "with the listeners cut").await;
@@ -172,7 +172,7 @@ async fn a_change_is_in_force_within_a_second_though_nobody_can_listen() {
     }
     drop(second);
     drop(first);
-    // No notification comes at all: the poll is what is left.
+    // No notification comes, so only the poll is left.
     let (first, second) = two_gateways(300).await;
     let token = add(&first, &json!({"name": "shop"})).await;
     first.sql("alter table applications disable trigger user");
@@ -190,7 +190,7 @@ async fn bodies_that_are_read_for_nothing_cost_an_event_each() {
     let large = "x".repeat(300_001);
     let many = format!("[{}]", vec!["1"; 21].join(","));
     let mut statuses = Vec::new();
-    // More than the burst, and quicker than a second for each.
+    // More events than the burst, at less than a second for each.
     while statuses.len() < 100 && statuses.last() != Some(&429) {
         for (coding, body) in [("gzip", "no gzip"), ("identity", &large), ("identity", "no json"), ("identity", &many)]
         {
@@ -213,7 +213,7 @@ async fn who_may_not_read_any_more_is_told_no_more() {
     }
     let request = gateway.request("GET", "/v1/events").bearer_auth(&token).header("accept", "application/x-ndjson");
     let request = request.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    // What is not taken yet waits in the sockets and in the gateway, so the stream is still far from its end.
+    // Events that the reader has not read wait in the sockets and in the gateway, so the stream is far from its end.
     let stream = request.send().await.expect("an answer");
     assert_eq!(stream.status(), 200);
     let request_id = stream.headers()["x-request-id"].to_str().expect("text").to_owned();
@@ -254,7 +254,7 @@ async fn known_by_token_by_network_or_only_by_both() {
     let answer = manage(&gateway, "PATCH", "/elsewhere", &json!({"known_by": "token"})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(send(&gateway, &elsewhere, &pageview()).await.status, 201);
-    // The most exact network decides.
+    // The smallest network decides.
     add(&gateway, &json!({"name": "host", "networks": ["127.0.0.1/32"], "scopes": ["ingest"]})).await;
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     let read = gateway.answer(gateway.request("GET", "/v1/events")).await;
@@ -343,7 +343,7 @@ async fn a_redrive_asks_for_the_permissions_of_now() {
     }
     assert_eq!(gateway.sql("select count(*) from events"), "0");
 
-    // Allowed now, and only one of the two.
+    // Both are allowed now, one at a time.
     gateway.sql(everything);
     gateway.sql("update applications set event_types = '{shop/theft}' where name = 'shop'");
     let report = redrive(false).await;
@@ -389,7 +389,7 @@ async fn who_fills_the_queue_is_refused_first() {
     let gateway = setup.start().await;
     let greedy = add(&gateway, &json!({"name": "greedy"})).await;
     let modest = add(&gateway, &json!({"name": "modest"})).await;
-    // So slow that its queue is full of the greedy one's however slow the senders are.
+    // Writes are so slow that the greedy application fills its queue, however slow its senders are.
     gateway.sql(
         "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.1); return null; end $$;
          create trigger slow before insert on events for each statement execute function slow()",

@@ -1,6 +1,6 @@
-//! Hostile peers, one kind after the other, while a healthy sender goes on: each is refused or cut in the way that is
-//! written here, the healthy sender sees nothing but 201, and memory stays bounded. The table that is printed tells
-//! what the gateway did; its times are for information.
+//! Hostile peers of one kind after the other, while a healthy sender goes on. Each is refused or cut in the way that is
+//! written here. The healthy sender gets only 201, and memory stays bounded. The test prints a table of what the
+//! gateway did; its times are for information.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::support::http2::{
 use crate::support::raw::Wire;
 use crate::support::{Gateway, PATIENCE, Setup, event, pageview};
 
-/// How much the resident memory may grow over all attacks. It is far less than what they send together.
+/// The most that the resident memory may grow over all attacks. The attackers send far more.
 const GROWTH_MOST_KIB: u64 = 160 * 1024;
-/// The streams that an HTTP/2 connection may have open: the default of `http2_streams_max`.
+/// The open streams of an HTTP/2 connection: the default of `http2_streams_max`.
 const STREAMS_MOST: u32 = 250;
 /// The room for answers that are not sent yet: less than a few hundred pages.
 const ANSWERS_MOST: usize = 32 << 20;
-/// The healthy sender's events during each attack, at least.
+/// The least number of events of the healthy sender during each attack.
 const HEALTHY_LEAST: u64 = 20;
 
 const EVENTS: &str = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
@@ -38,7 +38,7 @@ fn resident_kib(process: u32) -> u64 {
     line.split_whitespace().nth(1).expect("a size").parse().expect("a number")
 }
 
-/// Connects from another address of this machine than the healthy sender's.
+/// Connects from another address of this machine than that of the healthy sender.
 async fn connect(address: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.2:0".parse().expect("an address")).expect("bound");
@@ -46,7 +46,7 @@ async fn connect(address: &str) -> TcpStream {
     socket.connect(address.parse().expect("an address")).await.expect("the gateway listens")
 }
 
-/// What came back: the statuses of the answers, or how the connection ended.
+/// The statuses of the answers, or how the connection ended.
 async fn sent(address: &str, bytes: &[u8]) -> String {
     let mut wire = Wire::over(connect(address).await);
     wire.write(bytes).await;
@@ -61,7 +61,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes it")
 }
 
-/// Few bytes that become many.
+/// Small bodies that decompress to large ones.
 struct Bombs {
     gzip: Vec<u8>,
     zstd: Vec<u8>,
@@ -86,11 +86,11 @@ fn with_data(data: &str) -> Vec<u8> {
     posted("", pageview().to_string().replace(&pageview()["data"].to_string(), data).as_bytes())
 }
 
-/// Tells what came of each attack.
+/// Records the result of each attack.
 struct Trial(mpsc::Sender<(&'static str, String)>);
 
 impl Trial {
-    /// Holds what came of an attack against what must come of it, which begins with one of several words.
+    /// Compares the result of an attack with the expected one, which starts with one of several words.
     async fn saw(&self, name: &'static str, expected: &[&str], found: String) {
         assert!(expected.iter().any(|word| found.starts_with(word)), "{name}: {found}");
         self.0.send((name, found)).await.expect("somebody listens");
@@ -218,7 +218,7 @@ async fn streams(address: &str, trial: &Trial) {
         .collect();
     let found = heard(connect(address).await, reset).await;
     trial.saw("HTTP/2 rapid reset, 5,000 streams", &["GOAWAY 11"], found.to_string()).await;
-    // A header `x` of 16,000 bytes, whose length takes three bytes to write.
+    // A header `x` of 16,000 bytes, whose length is encoded in three bytes.
     let header = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x7c][..], &[b'x'; 16_000]].concat();
     let flood: Vec<u8> = [frame(1, 0, 1, &to(GET, "/"))]
         .into_iter()
@@ -227,7 +227,7 @@ async fn streams(address: &str, trial: &Trial) {
         .collect();
     let found = heard(connect(address).await, flood).await;
     trial.saw("HTTP/2 CONTINUATION flood, 8 MB", &["GOAWAY 11"], found.to_string()).await;
-    // Bodies that never come, so that the streams stay open.
+    // Bodies that never come, so the streams stay open.
     let sending = [to(POST, "/v1/events"), literal(31, "application/json")].concat();
     let open: Vec<u8> = odd(1_000).flat_map(|stream| frame(1, END_HEADERS, stream, &sending)).collect();
     let found = heard(connect(address).await, open).await;
@@ -236,7 +236,7 @@ async fn streams(address: &str, trial: &Trial) {
     assert!(!refused.is_empty() && refused.iter().all(|stream| *stream > 2 * STREAMS_MOST), "{found:?}");
     assert_eq!(found.goaway, Some(11), "{found:?}");
     trial.saw("HTTP/2, 1,000 streams left open", &[""], found.to_string()).await;
-    // Few enough are answered one by one with nothing kept; the connection is idle all the same.
+    // This many pings are answered one by one without being kept. The connection counts as idle all the same.
     let pings = |count: usize| frame(6, 0, 0, &[0; 8]).repeat(count);
     let found = heard(connect(address).await, pings(5_000)).await;
     trial.saw("HTTP/2, 5,000 pings", &["5000 pings answered; "], found.to_string()).await;
@@ -269,14 +269,14 @@ async fn streams(address: &str, trial: &Trial) {
     trial.saw("HTTP/2 data of no stream", &["GOAWAY 1"], found.to_string()).await;
 }
 
-/// Peers that ask for much and take little.
+/// Peers that ask for much and read little.
 async fn readers(address: &str, trial: &Trial) {
     let mut trickle = connect(address).await;
     let request = b"GET /v1/events?limit=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n";
     trickle.write_all(request).await.expect("open");
     let (mut taken, mut pause) = (0, tokio::time::interval(Duration::from_millis(20)));
     let slowly = async {
-        // What the kernel holds can be read long after the connection is cut; only sending shows that it is.
+        // The kernel's bytes can be read long after the connection is cut. Only a write shows the cut.
         while trickle.read(&mut [0]).await.is_ok() && trickle.write(b"x").await.is_ok() {
             taken += 1;
             pause.tick().await;
@@ -286,7 +286,7 @@ async fn readers(address: &str, trial: &Trial) {
     assert!(taken > 0);
     trial.saw("a page read byte by byte", &["cut"], format!("cut after {taken} bytes")).await;
 
-    // No window for any stream, but for those that only keep the connection busy.
+    // No window for any stream, except those that keep the connection busy.
     let no_window = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
     let pages = (0..100).flat_map(|number| frame(1, 5, 2 * number + 1, &to(GET, "/v1/events?limit=1000")));
     let (mut read, mut write) = tokio::io::split(connect(address).await);
@@ -317,7 +317,7 @@ async fn readers(address: &str, trial: &Trial) {
     trial.saw("HTTP/2, 100 pages never read, /healthz between", &["100 streams reset"], heard.to_string()).await;
 }
 
-/// Chunks with much beside their bytes.
+/// Chunks with many bytes beside their content.
 async fn chunks(address: &str, trial: &Trial) {
     let head = format!("{EVENTS}transfer-encoding: chunked\r\n\r\n");
     let extended = format!("1;{}\r\n \r\n", "x=y;".repeat(100)).repeat(10_000);
@@ -328,8 +328,8 @@ async fn chunks(address: &str, trial: &Trial) {
     trial.saw("100,000 trailers", &["400", "closed"], found).await;
 }
 
-/// A request with both lengths is served by its chunks, whatever the other says, and nothing after it is read: what a
-/// proxy took for its body cannot become a request.
+/// The gateway reads a request with both lengths by its chunks, and reads nothing after it: bytes that a proxy took for
+/// the body cannot become a request.
 async fn both_lengths(address: &str, trial: &Trial) {
     let body = pageview().to_string();
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
@@ -347,7 +347,7 @@ async fn both_lengths(address: &str, trial: &Trial) {
     }
 }
 
-/// Sends events one after the other until told to stop.
+/// Sends events one after the other until it is stopped.
 struct Healthy {
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
@@ -364,7 +364,7 @@ impl Healthy {
             let mut wire = Wire::connect(&address).await;
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                // One connection, one answer after the other: a refusal, a cut or a failure ends it here.
+                // One connection with one request at a time: a refusal, a cut or a failure ends it here.
                 assert_eq!(wire.send_event(&pageview(), &[]).await, 201, "the healthy sender is served");
                 let micros = u64::try_from(start.elapsed().as_micros()).expect("small");
                 tell.send(micros).await.expect("somebody listens");
@@ -373,7 +373,7 @@ impl Healthy {
         Healthy { stop, task, times }
     }
 
-    /// The times since the last call, of some events at least.
+    /// The times since the last call. It waits for at least some events.
     async fn since(&mut self) -> Histogram<u64> {
         let mut histogram = Histogram::new(3).expect("a histogram");
         while histogram.len() < HEALTHY_LEAST {
@@ -399,7 +399,7 @@ async fn a_healthy_sender_notices_no_attack() {
     for _ in 0..5 {
         assert_eq!(gateway.send(&json!(vec![large.clone(); 10])).await.status, 200);
     }
-    // Before the healthy sender starts: it shares this machine's processors.
+    // Made before the healthy sender starts, since it shares this machine's processors.
     let bombs = Bombs::new();
     let mut healthy = Healthy::start(&address);
     let quiet = healthy.since().await;

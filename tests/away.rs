@@ -1,5 +1,4 @@
-//! The database goes away in every way there is, and comes back: what was answered stays true, and the gateway recovers
-//! by itself.
+//! The database goes away in many ways, and returns. All answers stay true, and the gateway recovers by itself.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,8 @@ use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, id_of, numbered};
 use crate::support::proxy::{At, Fault, How, Proxy};
 use crate::support::{Gateway, SESSION, Setup, eventually};
 
-/// A gateway stores again a moment after the database is back. The tests print how long it took; they bound it by what no
-/// loaded machine needs, and what a gateway that waits for a timer of its own would exceed.
+/// A gateway stores again a moment after the database is back. The tests print the time. The bound is more than a
+/// loaded machine needs, and less than a gateway takes that waits for a timer of its own.
 const RECOVERY_MOST: Duration = Duration::from_secs(10);
 /// The gateway's time to answer in these tests, and what a loaded machine may add.
 const ANSWER_MS: u64 = 1_500;
@@ -30,7 +29,7 @@ async fn behind_proxy(setup: impl FnOnce(&str) -> Setup) -> (Server, Proxy, Gate
     (server, proxy, gateway)
 }
 
-/// Sends one event, which must be refused in time, with word of when to come again.
+/// Sends one event, which must be refused in time, with the time of a retry.
 async fn is_refused_in_time(gateway: &Gateway, number: u64) {
     let start = Instant::now();
     let answer = gateway.send(&numbered(number)).await;
@@ -53,13 +52,13 @@ async fn recovers(gateway: &Gateway, what: &str) {
     assert!(start.elapsed() < RECOVERY_MOST, "{what}: stored again only after {:?}", start.elapsed());
 }
 
-/// A fault at a random place of a batch of this many events.
+/// A fault at a random byte of a batch of this many events.
 fn fault(chance: &mut Chance, events: u64) -> Fault {
     let at = if chance.below(2) == 0 {
-        // From the statement through the last row and a little more.
+        // From the statement to a little after the last row.
         At::Up(usize::try_from(chance.below(events * 160 + 200)).expect("small"))
     } else {
-        // From the first answer through the commit's.
+        // From the first answer to that of the commit.
         At::Down(usize::try_from(chance.below(60)).expect("small"))
     };
     let how = match chance.below(6) {
@@ -90,7 +89,7 @@ async fn a_cut_at_any_byte_of_a_batch_breaks_no_answer() {
         told += u32::from(ended == Ended::Told);
         assert_ne!(ended, Ended::Unanswered, "{fault:?}");
         if round % 3 == 0 {
-            // A repetition finds all of it there.
+            // A repetition finds all of its events stored.
             ledger.send(&client, gateway.address(), &numbers).await;
         }
     }
@@ -103,14 +102,14 @@ async fn a_commit_without_answer_is_told_truly() {
     let (server, proxy, gateway) = behind_proxy(|url| setup(url).with("EYE_WRITERS", 1)).await;
     let (ledger, client) = (Ledger::default(), reqwest::Client::new());
     for how in [How::Cut, How::HalfCloseDown] {
-        // All that the server says is said after the commit: that the rows were taken, where their counts lie, and the end.
+        // The server answers everything after the commit: that it took the rows, where their counts are, and the end.
         for place in 1..45 {
             proxy.arm(Fault { at: At::Down(place), how });
             let numbers = ledger.reserve(10);
             let ended = ledger.send(&client, gateway.address(), &numbers).await;
             assert_eq!(ended, Ended::Told, "the batch is written again at once");
             assert!(!proxy.disarm(), "the fault met no batch");
-            // After a conflict so many batches go another way, which has its commit elsewhere.
+            // After a conflict this many batches take the conflict path, whose commit is elsewhere.
             for _ in 0..3 {
                 ledger.send(&client, gateway.address(), &ledger.reserve(1)).await;
             }
@@ -133,7 +132,7 @@ async fn a_database_that_hangs_is_refused_in_time_and_taken_up_again() {
     proxy.freeze(false);
     recovers(&gateway, "after everything was held back").await;
 
-    // A connection that never answers again, while new ones do.
+    // One connection never answers again, while new ones do.
     let ledger = Ledger::default();
     for (number, place) in [(100, At::Up(30)), (101, At::Down(30))] {
         proxy.arm(Fault { at: place, how: How::Stall });
@@ -151,8 +150,8 @@ async fn connections_lost_without_a_word_are_noticed_in_time_with_the_defaults()
     let (server, mut proxy, gateway) = behind_proxy(default).await;
     for _ in 0..3 {
         recovers(&gateway, "at first").await;
-        // As a short outage of the way does it: while it lasts, whatever asks gets no answer, and takes its connection to
-        // be in use; after it new connections pass, and those from before never answer again.
+        // Like a short outage of the network: while it lasts, requests get no answer and keep their connections in use.
+        // After it new connections work, and the old ones never answer again.
         proxy.freeze(true);
         gateway.unready().await;
         proxy.lose_all();
@@ -174,7 +173,7 @@ async fn a_read_that_gets_no_answer_gives_its_place_back() {
     let script = "begin; lock table events; select pg_sleep(2); commit;\n";
     let holder = tokio::task::spawn_blocking(move || ask(script));
     let waits = "select count(*) from pg_stat_activity where application_name = 'eye' and wait_event_type = 'Lock'";
-    // The way is lost while the server is at work on a read.
+    // The network fails while the server works on a read.
     let read = async {
         eventually("the table is held", async || {
             let held =
@@ -203,14 +202,14 @@ async fn a_read_that_gets_no_answer_gives_its_place_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_that_swallows_everything_for_long_is_taken_up_again() {
-    // One writer, so that each of its tries follows the other, and is given twice the time.
+    // One writer, so that its attempts come one after the other, each with twice the time.
     let setup = |url: &str| setup(url).with("EYE_FLUSH_MS", 500).with("EYE_WRITERS", 1);
     let (_server, mut proxy, gateway) = behind_proxy(setup).await;
     recovers(&gateway, "at first").await;
     proxy.freeze(true);
     let start = Instant::now();
     let mut number = 0;
-    // Long enough for several tries of each writer, each of which ends for want of an answer.
+    // Long enough for several attempts of each writer, each of which gets no answer.
     while start.elapsed() < Duration::from_secs(9) {
         is_refused_in_time(&gateway, number).await;
         number += 1;
@@ -289,7 +288,7 @@ async fn rows_that_postgres_refuses_cost_only_themselves() {
     gateway.sql("alter table events add constraint poison check (data ->> 'n' not like '%13')");
     let mut chance = Chance::new();
     let ledger = Ledger::default();
-    // In a random order, so that the bad ones are in random places.
+    // In random order, so that the bad ones are at random places.
     let mut numbers = ledger.reserve(1_000);
     for place in (1..numbers.len()).rev() {
         numbers.swap(place, usize::try_from(chance.below(place as u64 + 1)).expect("small"));
@@ -311,7 +310,7 @@ async fn rows_that_postgres_refuses_cost_only_themselves() {
         let line = format!("{}|unstorable|quarantined|{number}|t|load|kind {}", id_of(number), number % 5);
         assert!(letters.lines().any(|letter| letter == line), "{line}\n{letters}");
     }
-    // Alone, with the answer to one event.
+    // Alone, with the answer to a single event.
     let answer = gateway.send(&numbered(100_013)).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let body: Value = answer.json();

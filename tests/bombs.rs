@@ -1,6 +1,6 @@
-//! Module files that are made to hurt. Whatever one holds: the gateway lives, other modules judge, a small fix lands
-//! meanwhile, the file is refused in words, a stop is prompt, a restart is fine, and the memory comes back. What takes
-//! minutes is run by `make test-modules`.
+//! Malicious module files. Whatever a file contains: the gateway lives, other modules judge, a small fix loads
+//! meanwhile, the file is refused with a reason, a stop is prompt, a restart works, and the memory is free again. `make
+//! test-modules` runs the tests that take minutes.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::support::bombs::{self, Bomb};
 use crate::support::{Gateway, Setup, event, eventually, module, pageview};
 
-/// Longest wait for a file that takes all that it may.
+/// Longest wait for a file that uses all of its bounds.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// A gateway with one rule, which tells what each loader used.
+/// A gateway with one rule. Its log has the usage of each loader.
 fn setup() -> Setup {
     Setup::default().with("EYE_LOG_LEVEL", "debug").with_module("page interaction/pageview.wasm", "pageview")
 }
@@ -23,7 +23,7 @@ fn resident_mib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
 }
 
-/// The loaders of a gateway: its children that are not its Postgres.
+/// The loaders of a gateway: its children other than Postgres.
 fn loaders(gateway: &Gateway) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
         let id: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -39,7 +39,7 @@ async fn report(gateway: &Gateway, event_type: &str) -> Option<Value> {
     answer["validators"].as_array()?.iter().find(|one| one["event_type"] == event_type).cloned()
 }
 
-/// Waits for the last word on a file, however long that takes.
+/// Waits until the gateway has decided on a file.
 async fn decided(gateway: &Gateway, event_type: &str, began: Instant) -> Value {
     loop {
         if let Some(report) = report(gateway, event_type).await
@@ -52,7 +52,7 @@ async fn decided(gateway: &Gateway, event_type: &str, began: Instant) -> Value {
     }
 }
 
-/// Drops a bomb, holds the gateway to its promises meanwhile, and prints what it cost.
+/// Drops a bomb, checks the gateway's promises meanwhile, and prints the cost.
 async fn explode(gateway: &Gateway, number: usize, bomb: &Bomb) {
     let file = format!("bombs/{number}.wasm");
     let event_type = format!("bombs/{number}");
@@ -62,7 +62,7 @@ async fn explode(gateway: &Gateway, number: usize, bomb: &Bomb) {
     let lines = gateway.log().lines().count();
     let began = Instant::now();
     gateway.drop_module(&file, &bomb.bytes);
-    // Another team's fix, in the middle of it.
+    // The fix of another team, at the same time.
     let fix = format!("fixes/{number}");
     gateway.drop_module(&format!("{fix}.wasm"), &module("accepts"));
     gateway.validator(&fix, "active").await;
@@ -92,7 +92,7 @@ async fn explode(gateway: &Gateway, number: usize, bomb: &Bomb) {
     gateway.remove_module(&file);
 }
 
-/// All bombs, one after the other.
+/// Runs all bombs, one after the other.
 async fn all_of(all: Vec<Bomb>) {
     let mut gateway = setup().start().await;
     let before = resident_mib(gateway.pid());
@@ -103,7 +103,7 @@ async fn all_of(all: Vec<Bomb>) {
     let after = resident_mib(gateway.pid());
     println!("the gateway had {before} MiB resident before, and has {after} MiB");
     assert!(after < before + 100, "{before} MiB grew to {after} MiB");
-    // And so it starts again, with all of them there.
+    // The gateway also starts with all of them in place.
     for (number, bomb) in all.iter().enumerate() {
         gateway.drop_module(&format!("bombs/{number}.wasm"), &bomb.bytes);
     }
@@ -126,7 +126,7 @@ async fn files_that_take_all_they_may_cost_nobody_else() {
     all_of(bombs::slow()).await;
 }
 
-/// A file that takes much longer than it may, in a slot that was served before; with bounds that are soon over.
+/// A file that takes much longer than its bounds, which are small, in a slot that was served before.
 fn hasty() -> Setup {
     setup()
         .with("EYE_LOADER_PROCESSOR_MS", 1_500)
@@ -188,7 +188,7 @@ async fn no_loader_outlives_its_gateway_or_holds_a_stop_and_a_fix_for_its_own_fi
     let heavy = async |gateway: &Gateway| {
         gateway.drop_module("a/b.wasm", &loops);
         eventually("it is in the heavy lane", async || {
-            // The first one has been ended, and another is at it.
+            // The first loader was killed, and another one runs.
             let log = gateway.log();
             (log.contains("at an end") && log.contains("category=\"a\"")).then_some(())?;
             loaders(gateway).first().copied()
@@ -203,7 +203,7 @@ async fn no_loader_outlives_its_gateway_or_holds_a_stop_and_a_fix_for_its_own_fi
         .await;
     };
     let loader = heavy(&gateway).await;
-    // What it has left: the three pipes, and what it maps code from.
+    // The rest: the three pipes, and the memory from which it maps code.
     let environment = std::fs::read(format!("/proc/{loader}/environ")).expect("it lives");
     assert_eq!(environment, b"");
     eventually("it has given up all", async || {
@@ -214,7 +214,7 @@ async fn no_loader_outlives_its_gateway_or_holds_a_stop_and_a_fix_for_its_own_fi
     let score = std::fs::read_to_string(format!("/proc/{loader}/oom_score_adj")).expect("it lives");
     assert_eq!(score.trim(), "1000");
     assert_eq!(gateway.get("/readyz").await.status, 200);
-    // A fix takes the place of what is being loaded.
+    // A fix replaces the file that is being loaded.
     let began = Instant::now();
     gateway.drop_module("a/b.wasm", &module("accepts"));
     gateway.validator("a/b", "active").await;

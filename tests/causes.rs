@@ -1,5 +1,5 @@
-//! Why the database cannot be had: told in one sentence with how to mend it, once when it begins, once when the cause is
-//! another one, and once when it is over.
+//! The causes why the database cannot be used: the log has one sentence with the way to mend it, once when the outage
+//! begins, once when its cause changes, and once when it is over.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::support::load::numbered;
 use crate::support::proxy::Proxy;
 use crate::support::{Gateway, Setup, eventually, folder};
 
-/// Lines of warnings and errors that have these words.
+/// The warnings and errors that contain these words.
 fn lines(gateway: &Gateway, words: &str) -> Vec<String> {
     let log = gateway.log();
-    // These gateways have no modules, and their servers few locks, which is told too.
+    // These gateways have no modules, and their servers have few locks. The log warns of both.
     let other = |line: &str| line.contains("modules") || line.contains("max_locks_per_transaction");
     let loud = |line: &&str| (line.contains(" WARN ") || line.contains(" ERROR ")) && !other(line);
     log.lines().filter(loud).filter(|line| line.contains(words)).map(str::to_owned).collect()
 }
 
-/// Has the gateway try to write and to read for some seconds, all of which is refused.
+/// Makes the gateway write and read for some seconds. All of that is refused.
 async fn tries(gateway: &Gateway) {
     for number in 0..3 {
         let answer = gateway.send(&numbered(number)).await;
@@ -43,7 +43,7 @@ fn gateway_on(url: &str) -> Setup {
     Setup::default().with("EYE_DATABASE_URL", url).with("EYE_ANSWER_MS", 1_000)
 }
 
-/// What a command says of the same database, and how it ends.
+/// The message of a command on the same database, and its exit code.
 fn command(url: &str) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
     command.args(["app", "list"]).env("EYE_DATABASE_URL", url).stdin(Stdio::null());
@@ -51,7 +51,7 @@ fn command(url: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A server with roles that cannot get in, each for another reason.
+/// A server with roles that cannot sign in, each for another reason.
 fn server_with_roles() -> (Server, String) {
     let server = Server::start();
     server.prepare();
@@ -76,7 +76,7 @@ async fn each_cause_is_told_once_in_one_sentence_that_says_how_to_mend_it() {
     let answering = async {
         loop {
             let (mut stream, _) = other.accept().await.expect("a connection");
-            // Whatever came: this is no Postgres.
+            // Any answer will do: this is no Postgres.
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     };
@@ -122,7 +122,7 @@ async fn each_cause_is_told_once_in_one_sentence_that_says_how_to_mend_it() {
             let (code, said) = tokio::task::spawn_blocking(move || command(&url)).await.expect("it ends");
             assert_eq!(code, Some(1), "{said}");
             assert_eq!(said.matches(*words).count(), 1, "{words}: {said}");
-            // Beside which database it took, one line.
+            // One line, beside the one that names the database.
             let causes = said.lines().filter(|line| !line.starts_with("eye: on the ")).count();
             assert!(causes == 1 && !said.contains("at line"), "{said}");
         }
@@ -183,7 +183,7 @@ async fn a_right_that_is_missing_is_no_absence() {
     .await;
     assert!(problem.contains("usage on schema public"), "{problem}");
     assert!(!gateway.log().contains("has no schema yet"), "{}", gateway.log());
-    // A password file that cannot be read, which is told where a password is asked for.
+    // A password file that cannot be read. The message comes when the server asks for a password.
     let folder = folder();
     let mut asked = Command::new(env!("CARGO_BIN_EXE_eye"));
     asked.args(["app", "list"]).env("EYE_DATABASE_URL", format!("postgres://known@{place}/postgres"));

@@ -1,5 +1,5 @@
-//! Clocks that are wrong, gateways that were away and settings that were mistyped remove nothing that somebody still wants, and
-//! a clock that is set back hides nothing.
+//! Wrong clocks, absent gateways and mistyped settings remove no rows by mistake, and a clock that is set back hides
+//! none.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ fn library() -> PathBuf {
     found.find(|path| path.exists()).expect("libfaketime; `./setup tests` installs it")
 }
 
-/// A clock that a test sets for one gateway.
+/// The clock of one gateway, which the test sets.
 struct Hands(tempfile::TempDir);
 
 impl Hands {
@@ -29,7 +29,7 @@ impl Hands {
         self.0.path().join("offset")
     }
 
-    /// Sets the clock off by so much, such as `+31d` or `-30m`.
+    /// Sets the clock off by a time such as `+31d` or `-30m`.
     fn set(&self, offset: &str) {
         let beside = self.0.path().join("beside");
         std::fs::write(&beside, offset).expect("the offset");
@@ -50,7 +50,7 @@ fn setup(server: &Server) -> Setup {
     Setup::default().without_cluster().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
 }
 
-/// Puts a dead letter and an event of so many days ago where they would be.
+/// Inserts a dead letter and an event of this many days ago.
 fn aged(server: &Server, days: u32) {
     server.sql(&format!(
         "insert into event_types (category, name) values ('a', 'b') on conflict do nothing;
@@ -68,14 +68,14 @@ fn kept(server: &Server) -> String {
     server.sql("select (select count(*) from events), (select count(*) from dead_letters)")
 }
 
-/// Waits for a full round that begins after now, by the rule of dead letters.
+/// Waits for a full round of the rule of dead letters that begins after now.
 async fn a_full_round(server: &Server) {
     let since = server.sql("select clock_timestamp()");
     let round = format!("select round_at > '{since}' from retention_rounds where rule = 'dead_letters_age'");
     eventually("a full round", async || (server.sql(&round) == "t").then_some(())).await;
 }
 
-/// Waits for rounds that see this moment: a month that has only events without a partition gets one.
+/// Waits for a round that begins after now: a month whose events have no partition gets one.
 async fn a_round(server: &Server, month: &str) {
     server.sql(&format!(
         "insert into events_default (session_id, timestamp, id, received_at, event_type_id, application_id, data)
@@ -117,7 +117,7 @@ async fn a_gateway_whose_clock_is_wrong_removes_nothing() {
         assert_eq!(kept(&server), "5|3", "{offset}");
         assert_eq!(server.sql("select count(*) from trimmed"), "0", "{offset}");
 
-        // Once it is right, what is due goes, and nothing else.
+        // Once the clock is right, the rows that are due are removed, and no others.
         hands.set("+0");
         logged(&gateway, "agree again").await;
         a_full_round(&server).await;
@@ -131,7 +131,7 @@ async fn what_fell_due_while_nobody_looked_is_announced_first() {
     server.prepare();
     let gateway = setup(&server).with("EYE_EVENTS_DAYS", 35).with("EYE_DEAD_LETTERS_DAYS", 30).start().await;
     a_full_round(&server).await;
-    // As if the last round were a month ago by the database's clock.
+    // As if the last round was a month ago by the database's clock.
     server.sql("update retention_rounds set cutoff = cutoff - interval '31 days' where rule = 'dead_letters_age'");
     server.sql("update retention_rounds set cutoff = cutoff - interval '100 days' where rule = 'events_age'");
     for days in [1, 40, 50, 70, 100] {
@@ -146,7 +146,7 @@ async fn what_fell_due_while_nobody_looked_is_announced_first() {
     }
     a_round(&server, "2030-01").await;
     a_round(&server, "2030-02").await;
-    // What was due with the round before goes, of 70 and 100 days, and nothing that fell due since.
+    // The letters of 70 and 100 days are removed, which were due at the round before. Those that fell due since stay.
     assert_eq!(server.sql("select count(*) from dead_letters"), "3", "those of 1, 40 and 50 days stay");
     assert_eq!(gateway.get("/readyz").await.json()["degraded"], json!(["trimming_announced"]));
     let shown = retention(&server, "show");
@@ -188,7 +188,7 @@ async fn a_setting_that_asks_for_much_is_announced_and_can_be_withdrawn() {
              (select string_agg(decode(md5(n::text || part::text), 'hex'), '') from generate_series(1, 64) part), 1024
          from generate_series(1, 2000) n",
     );
-    // Days and bytes were mistyped.
+    // Days and bytes are mistyped.
     let gateway = run(3, 1 << 20).await;
     let both = "dead_letters_age dead_letters_size";
     eventually("both are announced", async || (server.sql(announced) == both).then_some(())).await;
@@ -197,14 +197,14 @@ async fn a_setting_that_asks_for_much_is_announced_and_can_be_withdrawn() {
     assert_eq!(server.sql("select count(*) from dead_letters"), "2003");
     drop(gateway);
 
-    // Mended: withdrawn, and nothing is gone.
+    // After the mend the announcement is withdrawn, and no row is gone.
     let gateway = run(30, 1 << 30).await;
     eventually("both are withdrawn", async || server.sql(announced).is_empty().then_some(())).await;
     logged(&gateway, "not due any more").await;
     assert_eq!(server.sql("select count(*) from dead_letters"), "2003");
     drop(gateway);
 
-    // Meant: after a day of notice it is done without a word. The day is over when the ledger says so.
+    // On purpose: after a day of notice the rows are removed. The test writes the end of that day into the ledger.
     let _gateway = run(3, 1 << 30).await;
     eventually("it is announced", async || (server.sql(announced) == "dead_letters_age").then_some(())).await;
     server.sql("update retention_rounds set announced_seconds = 86400 where announced_limit is not null");

@@ -1,5 +1,5 @@
-//! What commands do beside their work: they end quietly when nobody reads on, say where they looked, and refuse at once what
-//! cannot be done.
+//! How commands behave beside their work: they end quietly at a closed pipe, say where they looked, and refuse at once
+//! what they cannot do.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -13,14 +13,14 @@ fn eye(arguments: &[&str]) -> Command {
     command
 }
 
-/// The exit code, and both outputs.
+/// The exit code and both outputs.
 fn ran(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.output().expect("the built program");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Runs a command whose standard output nobody reads, and gives how it ended and what it complained of.
+/// Runs a command whose standard output is closed. Returns how it ended, and its messages.
 fn unread(arguments: &[&str], folder: &std::path::Path) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -66,7 +66,7 @@ async fn a_closed_pipe_ends_every_command_quietly() {
     ] {
         let (code, said) = unread(arguments, folder.path());
         assert_eq!(code, Some(0), "{arguments:?}: {said}");
-        // Which database it took is no complaint.
+        // The line that names the database is no complaint.
         let complaints = said.lines().filter(|line| !line.starts_with("eye: on the "));
         let complaint = complaints.into_iter().find(|line| line.contains("panicked") || line.contains("eye: "));
         assert_eq!(complaint, None, "{arguments:?}");

@@ -1,5 +1,5 @@
-//! Gateway and Postgres are killed at random moments under load; at the end, every answer is held against every row.
-//! `SOAK_SECONDS` makes it run for so long.
+//! Kills the gateway and Postgres at random moments under load. At the end it compares every answer with every row.
+//! `SOAK_SECONDS` sets its duration.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
     let mut recoveries: [Vec<Duration>; 3] = Default::default();
     let (start, mut rounds, mut told) = (Instant::now(), 0, Instant::now());
     while soak.map_or(rounds < ROUNDS, |soak| start.elapsed() < soak) {
-        // A moment that is as random as the work between.
+        // A random moment of the work between two kills.
         let further = 1 + chance.below(600);
         load.stores(further).await;
         let what = chance.below(3);
@@ -49,7 +49,7 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
         } else {
             gateway.signal("KILL");
             gateway.ended().await;
-            // Not before it knows its modules, or it would store what they refuse.
+            // It must know its modules first, or it would store events that they reject.
             gateway.restart().await;
             load.turn_to(gateway.address());
         }
@@ -69,7 +69,7 @@ async fn no_answer_is_broken_by_a_kill_at_any_moment() {
     load.ledger.hold_against(&gateway.sql_script(ROWS));
     load.ledger.hold_against_letters(&gateway.sql_script(LETTERS));
 
-    // What was never answered is sent until it is; then all of it must be there.
+    // Events without an answer are sent until they have one. Then all must be stored.
     let client = reqwest::Client::new();
     for number in load.ledger.untold() {
         eventually("an answer", async || {

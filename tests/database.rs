@@ -1,5 +1,5 @@
-//! What a gateway stands on: triggers that raise what they like, roles with few rights, servers that cannot be used or are
-//! several, and every way of TLS to them.
+//! The databases of a gateway: triggers that raise errors, roles with few rights, unusable servers, several servers,
+//! and all kinds of TLS.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn store(url: &str) -> Store {
     Store::new(url, LibpqEnvironment::default(), 2, Duration::from_secs(5), Duration::from_secs(5)).expect("a URL")
 }
 
-/// Writes an event, or says why not.
+/// Writes an event, or returns why that failed.
 async fn writes(sink: &mut EventSink, number: u32) -> Result<(), String> {
     let row = row(number);
     let written = match sink.write(&[&row]).await {
@@ -54,7 +54,7 @@ async fn writes(sink: &mut EventSink, number: u32) -> Result<(), String> {
     written
 }
 
-/// Brings the schema up, and writes an event; all over this way.
+/// Migrates the schema and writes an event, both over this URL.
 async fn serves(url: &str) -> Result<(), String> {
     let store = store(url);
     store.migrate().await.map_err(|error| error.to_string())?;
@@ -62,7 +62,7 @@ async fn serves(url: &str) -> Result<(), String> {
     writes(&mut store.event_sink(), number).await
 }
 
-/// A trigger that raises `code` for events whose number is `which`.
+/// Adds a trigger that raises `code` for events whose number is `which`.
 fn raise(server: &Server, code: &str, which: &str) {
     server.sql(&format!(
         "create or replace function raise() returns trigger language plpgsql as $$ begin \
@@ -133,7 +133,7 @@ async fn a_role_needs_no_right_to_make_temporary_tables() {
     assert_eq!((answer.status, body["stored"].as_u64(), body["duplicate"].as_u64()), (200, Some(1), Some(1)), "{body}");
 }
 
-/// What `/readyz` says of the database, once it says anything.
+/// The problem of the database in `/readyz`, as soon as it has one.
 async fn problem(gateway: &Gateway) -> String {
     eventually("the gateway says what is wrong", async || {
         let answer = gateway.get("/readyz").await;
@@ -186,14 +186,14 @@ async fn a_publication_for_all_tables_does_not_keep_counts_from_being_folded() {
         assert_eq!(writes(&mut sink, number).await, Ok(()));
     }
     assert_eq!(store.fold_counts(100).await.expect("folded"), 3);
-    // What a fold cannot delete is told.
+    // The log reports a fold that cannot delete its deltas.
     tokio::task::block_in_place(|| server.sql("alter table count_deltas replica identity nothing"));
     assert_eq!(writes(&mut sink, 4).await, Ok(()));
     store.fold_counts(100).await.expect_err("refused");
     assert_eq!(store.folds_failed(), 1);
 }
 
-/// Makes a standby of a server, which follows it.
+/// Makes a standby that follows a server.
 fn standby_of(primary: &Server) -> Server {
     let port = primary.url().rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port").to_owned();
     Server::initialized(&[], "-c fsync=off", |data| {
@@ -205,7 +205,7 @@ fn standby_of(primary: &Server) -> Server {
     })
 }
 
-/// Lets the user of the server own all that is in a folder.
+/// Gives all files of a folder to the user of the server.
 fn give_all(path: &Path) {
     give_to_postgres(path);
     if path.is_dir() {
@@ -224,7 +224,7 @@ async fn a_standby_that_is_promoted_is_found_by_itself() {
         |server: &Server| server.url().split('@').nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned);
     let (first, second) = (place(&primary).expect("a place"), place(&standby).expect("a place"));
     assert!(serves(&standby.url()).await.is_err(), "it cannot be written to");
-    // The standby stands first, and is passed over.
+    // The standby is first in the URL, and is passed over.
     let mut gateway = setup(&format!("postgres://postgres@{second},{first}/postgres")).start().await;
     assert_eq!(gateway.send(&numbered(1)).await.status, 201);
     assert_eq!(primary.sql("select count(*) from events"), "1");
@@ -248,7 +248,7 @@ async fn an_address_in_brackets_and_a_list_of_hosts_lead_there() {
     }
 }
 
-/// Makes a key and a certificate that signs itself, or is signed by `ca`, in PEM.
+/// Makes a key and a certificate in PEM, signed by itself or by `ca`.
 fn certificate(folder: &Path, name: &str, arguments: &[&str]) {
     let openssl = |arguments: &[&str]| {
         let mut command = Command::new("openssl");
@@ -271,7 +271,7 @@ async fn every_way_of_tls_leads_to_the_database_or_is_refused() {
     let signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
     certificate(certificates, "server", &[&signed[..], &["-extfile", "db.ext"]].concat());
     certificate(certificates, "client", &[&signed[..], &["-extfile", "db.ext"]].concat());
-    // Without extensions it is of version 1.
+    // Without extensions the certificate has version 1.
     certificate(certificates, "old", &["-signkey", "old.key"]);
     let server = Server::initialized(&[], "-c fsync=off -c ssl=on", |data| {
         for (from, to) in [("old.crt", "server.crt"), ("old.key", "server.key"), ("ca.crt", "root.crt")] {
@@ -361,7 +361,7 @@ async fn a_pooler_that_gives_sessions_to_transactions_is_told() {
         );
         std::fs::write(&file, settings).expect("written");
         let mut command = Command::new(PROGRAM);
-        // It refuses to run as root.
+        // pgbouncer refuses to run as root.
         let mut pooler = command.arg("-q").arg("-u").arg("postgres").arg(&file).spawn().expect("pgbouncer");
         let gateway = setup(&format!("postgres://postgres@127.0.0.1:{own}/postgres")).listen().await;
         if serves_it {
@@ -388,7 +388,7 @@ async fn two_gateways_write_fold_and_make_partitions_on_one_database_under_fault
     let (ledger, client) = (Ledger::default(), reqwest::Client::new());
     let mut chance = Chance::new();
     for round in 0..ROUNDS {
-        // Months that have no partition yet, of which both are to make the same ones.
+        // A month without a partition, which both gateways create at the same time.
         let month = format!("2019-{:02}-01T00:00:00Z", 1 + round);
         for (gateway, proxy) in gateways.iter().zip([&one, &other]) {
             let how = if chance.below(2) == 0 { How::Cut } else { How::HalfCloseDown };
@@ -399,7 +399,7 @@ async fn two_gateways_write_fold_and_make_partitions_on_one_database_under_fault
             let kind = gateway.send(&stray).await.status;
             assert!([200, 201, 503].contains(&kind), "{kind}");
         }
-        // The same events to both at once: each is stored once, and one of the two is told so.
+        // Both get the same events at once. Each event is stored once, and one of the two answers says so.
         let numbers = ledger.reserve(1 + chance.below(80));
         let (first, second) = tokio::join!(
             ledger.send(&client, gateways[0].address(), &numbers),

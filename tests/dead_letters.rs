@@ -1,4 +1,4 @@
-//! What was not stored can be read, and judged again by the modules of now; then each event is stored once at most.
+//! Events that were not stored can be read and judged again by the current modules. Each is stored at most once.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ async fn list(gateway: &Gateway, query: &str) -> Vec<Value> {
     answer.json()["dead_letters"].as_array().expect("a list").clone()
 }
 
-/// Rejected events are written behind the answer.
+/// Waits for the letters of rejected events, which are written after the answer.
 async fn kept(gateway: &Gateway, count: usize) -> Vec<Value> {
     eventually("the dead letters are kept", async || {
         let letters = list(gateway, "").await;
@@ -31,7 +31,7 @@ async fn redriven(gateway: &Gateway, body: Value) -> Value {
     answer.json()
 }
 
-/// Stored, duplicate, rejected, quarantined, skipped.
+/// The counts of stored, duplicate, rejected, quarantined and skipped letters.
 fn counts(report: &Value) -> Vec<u64> {
     ["stored", "duplicate", "rejected", "quarantined", "skipped"]
         .iter()
@@ -39,7 +39,7 @@ fn counts(report: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// Sends events without ids of their own to a module that traps, and gives their ids in order.
+/// Sends events without ids to a module that traps. Returns their ids in order.
 async fn quarantined(gateway: &Gateway, count: u32) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..count {
@@ -188,7 +188,7 @@ async fn a_redrive_that_was_cut_off_goes_on_and_stores_nothing_twice() {
     mended(&gateway).await;
     let first = redriven(&gateway, json!({"filter": {}, "limit": 3, "dry_run": false})).await;
     assert_eq!(counts(&first), [3, 0, 0, 0, 0]);
-    // As after a kill between the commit of the events and the mark on their letters.
+    // Like a kill between the commit of the events and the marks on their letters.
     gateway.sql("update dead_letters set redriven_at = null, redriven_as = null");
     let again = redriven(&gateway, json!({"filter": {}, "limit": 4, "dry_run": false})).await;
     assert_eq!(counts(&again), [1, 3, 0, 0, 0]);
@@ -204,7 +204,8 @@ async fn a_redrive_that_was_cut_off_goes_on_and_stores_nothing_twice() {
 
 #[tokio::test]
 async fn slow_modules_are_given_few_letters_at_a_time_and_all_in_the_end() {
-    // Each call takes a twentieth of what an answer may, and there are more. A module each, or it would be taken off the path.
+    // Each call takes a twentieth of the time to answer, and there are more letters than that. Each has a module of its
+    // own, since a module with so many would be taken off the path.
     const LETTERS: u64 = 24;
     let mut setup = Setup::default().with("EYE_DEADLINE_MS", 100).with("EYE_ANSWER_MS", 2_000);
     for n in 0..LETTERS {
@@ -275,7 +276,7 @@ async fn a_rare_filter_is_walked_along_the_key_in_stretches() {
         let scans = plan.lines().filter(|line| line.contains("on dead_letters_2") && !line.contains("never executed"));
         for line in scans {
             let rows = line.rsplit("rows=").next().and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
-            // Reading an empty partition through is no walk.
+            // A scan of an empty partition does not count.
             assert!(line.contains("Index") || rows == Some(0), "along the key: {plan}");
             assert!(rows.is_some_and(|rows| rows <= 10_001), "no more than a stretch: {plan}");
         }
@@ -307,12 +308,12 @@ async fn dead_letters_stream_as_lines_and_their_cursors_are_bound() {
 async fn a_redrive_ends_early_when_its_answer_is_large_and_goes_on_with_the_rest() {
     const LETTERS: usize = 300;
     let gateway = Setup::default().with("EYE_ANSWER_MS", 60_000).start().await;
-    // A hundred violations with long places in each, about 10 MiB of them.
+    // A hundred violations with long pointers in each, about 10 MiB of them.
     let breaking = event("page", "view", json!({"x".repeat(200): vec!["\0"; 100]}));
     assert_eq!(gateway.send(&Value::Array(vec![breaking; LETTERS])).await.status, 207);
     let all = async || (gateway.sql("select count(*) from dead_letters") == LETTERS.to_string()).then_some(());
     eventually("the dead letters are kept", all).await;
-    // As if the rules of then had found little.
+    // As if the earlier rules had found little.
     gateway.sql("update dead_letters set violations = '[]'");
     let first = redriven(&gateway, json!({"filter": {}, "limit": 1000})).await;
     let told = first["results"].as_array().expect("results").len();

@@ -1,5 +1,5 @@
-//! Open files: the program takes as many as the system lets it, keeps what its database and modules need, and says when too
-//! few are left for connections. Running out of them is no absence of the database.
+//! Open files: the program raises the limit as far as it may, reserves files for its database and modules, and says
+//! when too few are left for connections. A lack of descriptors is not reported as an outage of the database.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ async fn more_silent_connections_than_files_cost_a_good_sender_nothing() {
     assert_eq!(good.send_event(&pageview(), &[]).await, 201);
     let mut silent = Vec::new();
     for _ in 0..600 {
-        // What is not accepted waits in the kernel, up to a bound.
+        // Connections that are not accepted wait in the kernel, up to a bound.
         let connected = TcpStream::connect(gateway.address());
         if let Ok(Ok(stream)) = tokio::time::timeout(std::time::Duration::from_secs(1), connected).await {
             silent.push(stream);
@@ -73,7 +73,7 @@ async fn running_out_of_files_is_not_said_of_the_database() {
         let done = Command::new("prlimit").args(["--pid", &gateway.pid().to_string(), &files]).status();
         assert!(done.expect("prlimit").success());
     };
-    // No number of a file that is below it is ever free.
+    // No file number below the limit is ever free.
     limit(3);
     server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'eye%'");
     eventually("no connection can be had", async || {

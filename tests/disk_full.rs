@@ -1,5 +1,5 @@
-//! The disk is full, and then it is not. Three of these need the right to mount a tmpfs, and say so and end without it; the
-//! one with a quota always does its work.
+//! The disk is full, and then it is not. Three of these tests need the right to mount a tmpfs; without it they say so
+//! and end. The one with a quota always runs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,10 +11,10 @@ use crate::support::cluster::give_to_postgres;
 use crate::support::load::{Chance, Load, ROWS, numbered};
 use crate::support::{Gateway, Setup, digest_of, event, eventually, folder, module};
 
-/// Longest wait for an event that is stored once there is room again; a loaded machine may take most of it.
+/// Longest wait for a stored event once there is room again. A loaded machine may take most of it.
 const RECOVERY_MOST: Duration = Duration::from_secs(10);
 
-/// A small file system in memory, gone with the test.
+/// A small file system in memory, which ends with the test.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -35,7 +35,7 @@ impl Disk {
 }
 
 impl Fill for Disk {
-    /// Takes every free byte.
+    /// Fills all free bytes.
     fn fill(&self) {
         let mut file = std::fs::File::create(self.filler()).expect("the filler");
         let zeros = std::io::copy(&mut std::io::repeat(0), &mut file);
@@ -49,18 +49,18 @@ impl Fill for Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily, because a server may still be about to leave.
+        // Unmounted lazily, since a server may still be using it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
-/// What can be full.
+/// A place that can be full.
 trait Fill {
     fn fill(&self);
     fn free(&self);
 }
 
-/// A tablespace with a bound: Postgres refuses statements that add to it, as it does on a full disk.
+/// A bounded tablespace: Postgres refuses statements that add to it, as on a full disk.
 struct Quota<'a>(&'a Gateway);
 
 impl Quota<'_> {
@@ -90,8 +90,8 @@ impl Fill for Quota<'_> {
     }
 }
 
-/// Puts the month of the numbered events on a tablespace of its own. The event that brings the month about is taken out
-/// again by `full_and_free`.
+/// Puts the month of the numbered events on a tablespace of its own. `full_and_free` removes the event that creates the
+/// month.
 async fn put_month_in(gateway: &Gateway, folder: &Path) {
     std::fs::create_dir(folder).expect("a folder");
     give_to_postgres(folder);
@@ -103,7 +103,7 @@ async fn put_month_in(gateway: &Gateway, folder: &Path) {
     ));
 }
 
-/// Under load: fills the disk, waits for refusals, frees it, and gives the time until events are stored again.
+/// Under load: fills the disk, waits for refusals, and frees it. Returns the time until events are stored again.
 async fn full_and_free(gateway: &Gateway, disk: &impl Fill, what: &str, stay: Duration) -> Duration {
     let mut load = Load::start(gateway.address(), 4, 100, &mut Chance::new());
     load.stores(500).await;
@@ -115,7 +115,7 @@ async fn full_and_free(gateway: &Gateway, disk: &impl Fill, what: &str, stay: Du
     })
     .await;
     if stay > Duration::ZERO {
-        // The log needs a new segment, for which there is no room; without it Postgres can only end.
+        // The log needs a new segment and has no room for it, so Postgres ends.
         let mut command = Command::new("psql");
         command.args(["-X", "-q", "-U", "eye", "-d", "eye", "-c", "select pg_switch_wal()", "-c", "analyze", "-h"]);
         let ended = command.arg(gateway.data_dir().join("run")).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -172,7 +172,7 @@ async fn a_full_disk_of_the_whole_cluster_refuses_until_there_is_room() {
     let Some(disk) = Disk::mount(&data, 160) else { return };
     let gateway = Setup::default().with("EYE_ANSWER_MS", 1_000).start_in(folder).await;
     let postmaster = gateway.postmaster();
-    // Postgres itself ends for want of room, and is started again until it stays.
+    // Postgres ends for lack of room, and is started again until it stays.
     let recovery = full_and_free(&gateway, &disk, "a full disk with the log on it", Duration::from_secs(8)).await;
     println!("the server is another one: {}", gateway.postmaster() != postmaster);
     assert!(recovery < RECOVERY_MOST, "{recovery:?}");

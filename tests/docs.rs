@@ -15,8 +15,9 @@
 //! | `text`, `mermaid` | drawings, folders, lines of a log: not held |
 //! | `yaml elsewhere`, `ini elsewhere`, `nginx elsewhere` | files for other programs: not held |
 //!
-//! In `http` and `output`, space does not count, `...` is anything, and what looks like an id, a time, a digest or a token and is in
-//! no command of the file is any such thing. One gateway runs all files, README.md first, so each file uses ids of its own.
+//! In `http` and `output`, space does not count, and `...` matches any text. A text that looks like an id, a time, a
+//! digest or a token, and that no command of the file contains, matches any such text. One gateway runs all files,
+//! README.md first, so each file uses ids of its own.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -29,9 +30,9 @@ use tempfile::TempDir;
 
 use crate::support::{Gateway, Setup, openapi};
 
-/// How long a page's command may run, in seconds. It ends at once on a machine that has time.
+/// How long a command of a page may run, in seconds.
 const COMMAND_SECONDS: &str = "60";
-/// How long a read is repeated until it shows what the page shows: rejected events are kept after they are answered.
+/// How often a read is repeated until it shows what the page shows, since rejected events are kept after their answer.
 const READ_TRIES: u32 = 50;
 const READ_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,7 +40,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A page, by its path from the root.
+/// A page, by its path from the root of the repository.
 struct Page {
     path: String,
     text: String,
@@ -68,7 +69,7 @@ enum How<'a> {
     NotHeld,
 }
 
-/// README.md, then all of docs/ in the order of their paths.
+/// README.md, then all pages of docs/ by path.
 fn pages() -> Vec<Page> {
     let mut files = Vec::new();
     let mut folders = vec![root().join("docs")];
@@ -150,7 +151,7 @@ impl Block<'_> {
     }
 }
 
-/// Fails with all that is wrong at once.
+/// Fails with all problems at once.
 fn nothing_is(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} wrong:\n\n{}", wrong.len(), wrong.join("\n\n"));
 }
@@ -212,7 +213,8 @@ fn every_file_that_a_page_shows_is_one() {
     nothing_is(&wrong);
 }
 
-/// Why the text of a block is no JSON, if it is none. A problem or a receipt that openapi.json does not allow fails at once.
+/// Why the text of a block is no JSON, or `None`. A problem or a receipt that openapi.json does not allow fails at
+/// once.
 fn json_problem(block: &Block<'_>) -> Option<String> {
     let value: Value = match serde_json::from_str(&block.text) {
         Ok(value) => value,
@@ -231,7 +233,7 @@ fn json_problem(block: &Block<'_>) -> Option<String> {
     None
 }
 
-/// Whether each part of `shown` between lines of `// ...` stands in `file`, one after the other.
+/// Whether the parts of `shown` between lines of `// ...` are in `file`, in this order.
 fn stands_in(file: &str, shown: &str) -> bool {
     let file: Vec<&str> = file.lines().map(str::trim).collect();
     let shown: Vec<&str> = shown.lines().map(str::trim).collect();
@@ -254,14 +256,14 @@ struct Shell {
     token: String,
 }
 
-/// What a command did.
+/// The result of a command.
 struct Ran {
     code: Option<i32>,
     output: String,
     errors: String,
 }
 
-/// What a curl was answered, as `--include` prints it.
+/// The answer to a curl, as `--include` prints it.
 struct Answered<'a> {
     status: u16,
     head: &'a str,
@@ -301,7 +303,7 @@ impl Shell {
             std::iter::once(program).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
         );
         let mut command = Command::new("timeout");
-        // Not in the environment: it is no setting, and the program refuses what is none.
+        // In the text and not in the environment, since it is no setting and the program refuses unknown ones.
         let text = format!("EYE_TOKEN={}\n{text}", self.token).replace("127.0.0.1:8000", self.gateway.address());
         command.args([COMMAND_SECONDS, "sh", "-eu", "-c", &text]);
         command.current_dir(data_dir.parent().expect("a folder")).env("PATH", path.expect("folders"));
@@ -313,7 +315,7 @@ impl Shell {
         Ran { code, output: text(&output.stdout), errors: text(&output.stderr) }
     }
 
-    /// Runs a command that changes nothing until `fits` what it did, or gives what it did last.
+    /// Runs a command without side effects until its result fits. Otherwise returns the last result.
     async fn until(&self, text: &str, endless: bool, fits: impl Fn(&Ran) -> bool) -> Result<Ran, Ran> {
         let mut ran = self.run(text, endless);
         for _ in 0..READ_TRIES {
@@ -328,7 +330,7 @@ impl Shell {
 }
 
 impl Ran {
-    /// All that was answered, in order.
+    /// All answers, in order.
     fn answers(&self) -> Vec<Answered<'_>> {
         let starts: Vec<usize> = self.output.match_indices("HTTP/1.1 ").map(|(at, _)| at).collect();
         let ends = starts.iter().skip(1).copied().chain([self.output.len()]);
@@ -341,7 +343,7 @@ impl Ran {
         starts.iter().zip(ends).map(answer).collect()
     }
 
-    /// Why it went wrong, if it did; of the last answer only when `any_last` is false.
+    /// The problem of the run, if any. With `any_last` false the status of the last answer does not count.
     fn problem(&self, any_last: bool) -> Option<String> {
         if self.code != Some(0) {
             return Some(format!("ended with {:?}: {}{}", self.code, self.errors, self.output));
@@ -355,7 +357,7 @@ impl Ran {
     }
 }
 
-/// What is not compared letter by letter: `x` is a hexadecimal digit, `d` a digit. The longest first.
+/// Texts that match any text of their form: `x` is a hexadecimal digit, `d` a digit. The longest first.
 const LIKE: [&str; 6] = [
     "eye_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
@@ -365,7 +367,7 @@ const LIKE: [&str; 6] = [
     "dddd-dd-ddTdd:dd:ddZ",
 ];
 
-/// A part of what a page shows.
+/// A part of the text of a page.
 #[derive(Debug)]
 enum Part {
     Text(String),
@@ -386,7 +388,7 @@ fn without_space(text: &str) -> String {
     text.chars().filter(|character| !character.is_whitespace()).collect()
 }
 
-/// What a page shows, to be held against what came. What is among the `commands` of the page is meant as it is.
+/// The parts of a shown text, for the comparison. Texts from the `commands` of the page must match exactly.
 fn parts(shown: &str, commands: &str) -> Vec<Part> {
     let (shown, commands) = (without_space(shown), without_space(commands));
     let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), &shown[..]);
@@ -421,7 +423,7 @@ fn fits(parts: &[Part], found: &str) -> bool {
     }
 }
 
-/// Why an answer is not the one that a page shows, if it is not.
+/// The difference between an answer and the one that a page shows, if any.
 fn difference(shown: &str, answer: &Answered<'_>, commands: &str) -> Option<String> {
     let (head, body) = shown.split_once("\n\n").unwrap_or((shown.trim_end(), ""));
     let mut lines = head.lines();
@@ -438,13 +440,13 @@ fn difference(shown: &str, answer: &Answered<'_>, commands: &str) -> Option<Stri
             return Some(format!("has no header `{line}`{got}"));
         }
     }
-    // A page may show the head alone.
+    // A page may show only the head.
     let same = body.trim().is_empty() || fits(&parts(body, commands), &without_space(answer.body));
     (!same).then(|| format!("is not the body{got}"))
 }
 
 impl Shell {
-    /// Runs the blocks of a page in order, and gives all that is wrong.
+    /// Runs the blocks of a page in order, and returns all problems.
     async fn hold(&self, page: &Page) -> Vec<String> {
         let (blocks, mut commands, mut wrong) = (page.blocks(), String::new(), Vec::new());
         for (place, block) in blocks.iter().enumerate() {

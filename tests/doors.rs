@@ -1,4 +1,4 @@
-//! What stands before a request: proxies that tell who calls, the number of connections of one peer, and browsers.
+//! The checks before a request: proxies that report the caller, the number of connections of one peer, and browsers.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -8,13 +8,13 @@ use crate::support::raw::Wire;
 use crate::support::{Gateway, Setup, eventually, folder, kill, pageview};
 
 const CALLER: &str = "203.0.113.5";
-/// A PROXY header of version 2 that speaks for nobody.
+/// A PROXY header of version 2 for the proxy itself.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// A gateway that knows the application `caller` by the network of [`CALLER`] and nobody on this machine.
+/// A gateway that identifies the application `caller` by the network of [`CALLER`], and no caller on this machine.
 async fn knowing_the_caller(setup: Setup) -> Gateway {
     let gateway = setup.start().await;
-    // The probe is there to tell when all of it is in force: behind a proxy that tells nothing, nobody else is known.
+    // The probe shows when the changes are in force, since without a report of a proxy no caller is identified.
     gateway.sql(&format!(
         "begin;
          delete from applications;
@@ -176,7 +176,7 @@ async fn a_proxy_on_this_machine_that_nobody_named_makes_nobody_local() {
 async fn one_peer_cannot_take_all_connections() {
     let gateway = Setup::default().with("EYE_CONNECTIONS_PER_PEER_MAX", 3).start().await;
     let mut wires = Vec::new();
-    // The client that asked whether the gateway is ready may still have one.
+    // The client that waited for readiness may still have a connection.
     for _ in 0..4 {
         wires.push(Wire::connect(gateway.address()).await);
     }
@@ -249,7 +249,7 @@ async fn no_page_can_use_a_browser_on_this_machine() {
     for path in ["/v1/applications", "/v1/dead-letters/redrive"] {
         assert_eq!(post(path, &[]).await, (403, "not_allowed".to_owned()), "{path}");
     }
-    // A name that was made to mean this machine.
+    // A name that resolves to this machine.
     let rebound = ("host", "evil.example:8000");
     for path in ["/v1/applications", "/v1/events", "/v1/dead-letters/redrive"] {
         let headers = [rebound, ("origin", "http://evil.example:8000")];
@@ -259,7 +259,7 @@ async fn no_page_can_use_a_browser_on_this_machine() {
     assert_eq!(gateway.answer(read).await.json()["code"], "foreign_host");
     let names = gateway.sql("select name, active from applications order by id");
     assert_eq!(names, "local|t\nadmin.token|t", "nothing has changed");
-    // The gateway's own pages may do what this machine may.
+    // The gateway's own pages may do what this machine may do.
     let own = format!("http://{}", gateway.address());
     let headers = [("host", gateway.address()), ("origin", &own), ("sec-fetch-site", "same-origin")];
     assert_eq!(post("/v1/events", &headers).await, (422, "envelope".to_owned()));
@@ -308,7 +308,7 @@ async fn no_more_connections_than_may_be_are_served_at_once() {
     })
     .await;
     assert_eq!(full.value("eye_connections", &[]), Some(3.0));
-    // Each is answered as soon as another one has gone: those that wait are not refused.
+    // Each is answered as soon as another one has gone, since waiting connections are not refused.
     for mut wire in wires {
         let told = wire.answer().await.expect("its turn came");
         assert_eq!(told.status, 200);
@@ -321,7 +321,7 @@ async fn who_listens_beyond_this_machine_without_tls_is_warned() {
         let folder = folder();
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
         command.args(["serve", "--listen", address, "--data-dir"]).arg(folder.path().join("data"));
-        // No database is needed for it, and none is there.
+        // The check needs no database, and there is none.
         command.args(["--database-url", "postgres://nobody@127.0.0.1:1/nothing", "--modules"]).arg(folder.path());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the built program");
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
@@ -378,7 +378,7 @@ async fn a_flood_of_refusals_writes_a_line_a_second_of_each_kind() {
         let stranger = format!("PROXY TCP4 198.51.{}.{} 10.0.0.1 4711 80\r\n", number / 200, number % 200);
         let token = [("authorization", "Bearer eye_unknown")];
         let told = begun(stranger.as_bytes()).await.post("/v1/events", &token, "{}").await.expect("an answer");
-        // Before the database is there, nobody can be told from anybody.
+        // Before the database answers, no caller can be identified.
         assert!([401, 503].contains(&told.status), "{told:?}");
     }
     let most = start.elapsed().as_secs() as usize + 2;

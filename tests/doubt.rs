@@ -1,5 +1,5 @@
-//! Doubt closes, from outside: what cannot be judged as its team wanted is not stored, all else goes on, and everybody is
-//! told.
+//! Events that cannot be judged as their author wanted are not stored, all others go on, and operators and senders
+//! learn of it.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn a_new_gateway_with_a_broken_module_stores_none_of_its_events() {
     assert_eq!(figures.value("eye_ready", &[]), Some(1.0));
     let report = gateway.validator("page interaction/pageview", "refused").await;
     assert_eq!(report["held"], "module_unavailable");
-    // It is mended, and its events are judged.
+    // After the mend its events are judged.
     gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));
     gateway.validator("page interaction/pageview", "active").await;
     assert_eq!(gateway.send(&bad_pageview()).await.status, 422);
@@ -49,7 +49,7 @@ async fn a_rollout_with_a_broken_module_is_not_ready_where_that_is_asked_for() {
     .await;
     gateway.drop_module("page interaction/pageview.wasm", &module("pageview"));
     gateway.validator("page interaction/pageview", "active").await;
-    // A bad file beside a good version in memory takes nothing away.
+    // A bad file beside a good version in memory changes nothing.
     gateway.drop_module("page interaction/pageview.wasm", b"broken");
     eventually("it is told", async || {
         let ready = gateway.get("/readyz").await;
@@ -179,7 +179,7 @@ async fn odd_files_and_links_hold_up_no_start_and_tell_no_secrets() {
     for text in [gateway.get("/v1/validators").await.text, gateway.log()] {
         assert!(!text.contains("PATH="), "{text}");
     }
-    // No watch goes through the disk.
+    // No watch uses the disk.
     let fdinfo = std::fs::read_dir(format!("/proc/{}/fdinfo", gateway.pid())).expect("Linux tells it");
     let watches: usize = fdinfo
         .filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok())

@@ -1,4 +1,4 @@
-//! `?dry_run=true`: the same answers, and nothing is done.
+//! `?dry_run=true` gives the same answers, and has no effect.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn a_dry_run_answers_as_the_real_one_does_and_leaves_nothing() {
     let lines = format!("{}\n{}\n", with_id(pageview(), 4), pageview());
     let as_lines = gateway.post("/v1/events?dry_run=true", "application/x-ndjson", lines).await;
     assert_eq!((as_lines.status, &as_lines.json()["stored"]), (200, &json!(2)), "{as_lines:?}");
-    // Nothing of all that is there, counted or remembered.
+    // No event is stored, counted or remembered.
     assert_eq!(gateway.sql("select count(*) from events"), "1");
     assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
     assert_eq!(gateway.sql("select count(*) from event_types"), "1");
@@ -61,7 +61,7 @@ async fn a_dry_run_answers_as_the_real_one_does_and_leaves_nothing() {
         let told = figures.value("eye_events_total", &[("application", "local"), ("outcome", outcome)]);
         assert_eq!(told, Some(count), "{outcome}");
     }
-    // The real one says the same in the other word.
+    // The real request has the same result, with the other member.
     let real = post(&gateway, "?dry_run=false", &many).await;
     let mut told = dry.json();
     assert_eq!(told["dry_run"], true);

@@ -1,5 +1,5 @@
-//! Where the program takes its settings from: the environment of Kubernetes and of people, files that hold one value, and
-//! what `eye config check` proves of all of it.
+//! The sources of settings: the environment of Kubernetes and of people, and files that hold one value; and what `eye
+//! config check` checks of all of them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
 use crate::support::{Setup, folder, pageview};
 
-/// Runs `eye config check` with these variables alone, and gives the exit code and both outputs.
+/// Runs `eye config check` with these variables alone. Returns the exit code and both outputs.
 fn check(variables: &[(&str, &OsStr)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
     command.args(["config", "check"]).args(arguments).envs(variables.iter().copied());
@@ -28,7 +28,7 @@ fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its mode");
 }
 
-/// Each problem in one run of `eye config check`.
+/// All problems in one run of `eye config check`.
 fn problems(variables: &[(&str, &str)], arguments: &[&str]) -> String {
     let variables: Vec<_> = variables.iter().map(|(name, value)| variable(name, value)).collect();
     let (code, _, problems) = check(&variables, arguments);
@@ -53,7 +53,7 @@ async fn a_service_of_kubernetes_named_eye_stops_no_pod() {
     for (name, value) in made {
         setup = setup.with(name, value);
     }
-    // An empty variable says nothing.
+    // An empty variable counts as not set.
     let gateway = setup.with("EYE_WRITERS", "").start().await;
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     let variables: Vec<_> = made.iter().map(|(name, value)| variable(name, value)).collect();
@@ -112,7 +112,7 @@ async fn a_setting_is_read_from_the_file_that_its_variable_names() {
     assert!(!told.contains("hush"), "{told}");
 }
 
-/// A certificate that is valid between two years, and its key, as files.
+/// Writes a certificate that is valid between two years, and its key, as files.
 fn pair(folder: &Path, name: &str, years: (i32, i32)) -> (String, String) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
     (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));

@@ -1,5 +1,5 @@
-//! One guest for each way to misbehave, and what the sender, the dead letter, `GET /v1/validators` and `/metrics` must then
-//! say of it. Every guest has its expectation written out.
+//! One guest for each kind of misbehavior, with the expected answer, dead letter, report in `GET /v1/validators` and
+//! metrics.
 
 use serde_json::{Value, json};
 
@@ -13,9 +13,9 @@ struct Breaks {
     settings: &'static str,
     /// The code of its fault.
     code: &'static str,
-    /// What the dead letter says of it, in part.
+    /// A part of the dead letter's detail.
     detail: &'static str,
-    /// It breaks on every event, so that no good one can be sent after.
+    /// It breaks on every event, so the test sends no good one after it.
     always: bool,
 }
 
@@ -23,7 +23,7 @@ const fn breaks(guest: &'static str, code: &'static str, detail: &'static str) -
     Breaks { guest, settings: "", code, detail, always: false }
 }
 
-// A guest must run into its own limit before its deadline, however busy the machine is; only those that spin must not.
+// A guest must reach its own limit before its deadline, however busy the machine is. Only those that spin must not.
 const BREAKS: &[Breaks] = &[
     Breaks { settings: "deadline_ms = 50", ..breaks("spins", "deadline", "it ran past its deadline") },
     Breaks {
@@ -44,12 +44,12 @@ const BREAKS: &[Breaks] = &[
     breaks("rejects_without_violations", "output", "it rejected without a violation"),
 ];
 
-/// The bytes of a guest: built by cargo, or the one that only WebAssembly text can say.
+/// The bytes of a guest: built by cargo, or from WebAssembly text.
 fn bytes(guest: &str) -> Vec<u8> {
     if guest == "grows_tables" { grows_tables() } else { module(guest) }
 }
 
-/// Grows its table without end. Rust has no words for that.
+/// Grows its table without end, which Rust cannot express.
 fn grows_tables() -> Vec<u8> {
     let mut bytes = wat::parse_str(include_str!("guests/grows_tables.wat")).expect("the guest's text is right");
     let mut resolve = wit_parser::Resolve::default();
@@ -61,7 +61,7 @@ fn grows_tables() -> Vec<u8> {
     bytes
 }
 
-/// The one dead letter of an event type: reason, code, digest, id of the event, and detail.
+/// The dead letter of an event type: reason, code, digest, id of the event, and detail.
 fn dead_letter(gateway: &Gateway, name: &str) -> Vec<String> {
     let row = gateway.sql(&format!(
         "select concat_ws('|', reason, code, encode(digest, 'hex'), event_id, raw_bytes = length(raw), detail) \
@@ -94,7 +94,7 @@ async fn a_guest_that_breaks_costs_its_own_event_and_everybody_is_told() {
         gateway.drop_module(&format!("guests/{guest}.wasm"), &bytes);
         gateway.validator(&format!("guests/{guest}"), "active").await;
 
-        // The sender.
+        // The answer to the sender.
         let bad = gateway.send(&event("guests", guest, json!({"misbehave": true}))).await;
         let told = bad.json();
         assert_eq!(
@@ -108,19 +108,19 @@ async fn a_guest_that_breaks_costs_its_own_event_and_everybody_is_told() {
         }
         let good = u64::from(!case.always);
 
-        // The dead letter, which is there before the answer.
+        // The dead letter, which exists before the answer.
         let letter = dead_letter(&gateway, guest);
         assert_eq!(letter[..5], ["quarantined".into(), code.into(), digest.clone(), id(&bad), "t".into()], "{guest}");
         assert!(letter[5].contains(case.detail), "{guest}: {letter:?}");
 
-        // The operator.
+        // The report for the operator.
         let report = gateway.validator(&format!("guests/{guest}"), "active").await;
         assert_eq!(report["digest"], digest, "{guest}");
         assert_eq!(report["counts"]["faulted"], json!({ code: 1 }), "{guest}");
         assert_eq!(report["counts"]["accepted"], good, "{guest}");
         assert_eq!(report["last_error"], Value::Null, "{guest}: a fault is no failure to load");
 
-        // The figures.
+        // The metrics.
         let figures = gateway.figures().await;
         let fault = of_module(&figures, "eye_module_faults_total", guest, &digest, ("code", code));
         assert_eq!(fault, Some(1.0), "{guest}");
@@ -178,7 +178,7 @@ async fn an_event_to_be_sent_again_is_unfinished_alone_and_among_others() {
     assert_eq!(of_type(&figures, "traps", "unfinished"), Some(2.0));
     assert_eq!(figures.value("eye_unfinished_events_total", &[("code", "module_unavailable")]), Some(2.0));
 
-    // The same event, once its module is mended.
+    // The same event, after its module was mended.
     let mut again = bad;
     again["id"] = line["id"].clone();
     gateway.drop_module("guests/traps.wasm", &module("accepts"));
@@ -186,7 +186,7 @@ async fn an_event_to_be_sent_again_is_unfinished_alone_and_among_others() {
     assert_eq!(gateway.send(&again).await.status, 200, "it is stored once");
 }
 
-/// A file that is not taken, the step at which that shows, and a word of what is told.
+/// A file that is refused, the step at which that shows, and a word of the message.
 struct Refused {
     file: &'static str,
     step: &'static str,
@@ -262,7 +262,7 @@ async fn a_file_that_is_no_validator_judges_nothing_and_says_why() {
         gateway.drop_module(&format!("guests/{}.wasm", case.file), &bytes);
     }
     for Refused { file, step, expected, found, mend } in REFUSED {
-        // The operator.
+        // The report for the operator.
         let report = gateway.validator(&format!("guests/{file}"), "refused").await;
         let error = &report["last_error"];
         assert_eq!(error["step"], *step, "{file}: {error}");
@@ -272,19 +272,19 @@ async fn a_file_that_is_no_validator_judges_nothing_and_says_why() {
         }
         assert_eq!((&report["digest"], &report["counts"]["accepted"]), (&Value::Null, &json!(0)), "{file}");
 
-        // The sender: the module that is there cannot judge, so nothing is stored unjudged.
+        // The answer to the sender: the module cannot judge, so no event is stored unjudged.
         let answer = gateway.send(&event("guests", file, json!({"misbehave": true}))).await;
         assert_eq!(answer.status, 503, "{file}: {answer:?}");
         let code = answer.json()["code"].as_str().map(str::to_owned);
         assert!(["module_unavailable", "module_loading"].map(Some).contains(&code.as_deref()), "{file}: {answer:?}");
     }
-    // The dead letters: none.
+    // There is no dead letter.
     assert_eq!(gateway.sql("select count(*) from dead_letters"), "0");
     assert_eq!(gateway.session(SESSION).await.len(), 0);
 
-    // The figures.
+    // The metrics.
     let count = Some(REFUSED.len() as f64);
-    // One that runs out of time is tried again now and then.
+    // A file that ran out of time is tried again now and then.
     let figures = eventually("all are refused at one moment", async || {
         let figures = gateway.figures().await;
         (figures.value("eye_modules", &[("state", "refused")]) == count).then_some(figures)
@@ -334,7 +334,7 @@ async fn a_rejection_is_told_kept_and_counted() {
     assert_eq!((answer.status, &answer.json()["code"]), (422, &json!("rule")), "{answer:?}");
     assert_eq!(answer.json()["validator"], json!({"event_type": "guests/rejects", "digest": digest}));
     assert_eq!(answer.violations(), [(String::new(), "always".to_owned())]);
-    // It is kept behind the answer.
+    // It is written after the answer.
     eventually("the dead letter is there", async || {
         (gateway.sql("select count(*) from dead_letters") == "1").then_some(())
     })

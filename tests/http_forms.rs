@@ -1,5 +1,5 @@
-//! Forms of HTTP that leave no choice: one host for each request, no body that two readers would end in different places, an
-//! end to frames beside requests, and what a page of another site is told.
+//! Forms of HTTP without ambiguity: one host for each request, no body that two readers would end at different places,
+//! a bound on frames beside requests, and the answer to pages of other sites.
 
 use tokio::net::TcpStream;
 
@@ -7,7 +7,7 @@ use crate::support::http2::{END_HEADERS, END_STREAM, GET, Heard, POST, frame, he
 use crate::support::raw::{Told, Wire};
 use crate::support::{Gateway, Setup, eventually, pageview};
 
-/// Sends a head of HTTP/1 as it is, and gives the answer and whether the connection was closed after it.
+/// Sends a head of HTTP/1 as it is. Returns the answer, and whether the connection was closed after it.
 async fn told(address: &str, head: &[u8]) -> (Told, bool) {
     let mut wire = Wire::connect(address).await;
     wire.write(head).await;
@@ -123,7 +123,7 @@ async fn a_body_that_comes_in_another_coding_than_chunks_is_not_read() {
         let (told, closes) = sent(codings).await;
         assert_eq!((told.status, code(&told).as_str(), closes), (501, "wrong_transfer_encoding", true), "{codings:?}");
     }
-    // What does not end with chunks has no end that both sides know.
+    // A body whose last coding is not chunked has no end on which both sides agree.
     for codings in ["transfer-encoding: chunked, gzip\r\n", "transfer-encoding: identity\r\n"] {
         let mut wire = Wire::connect(gateway.address()).await;
         let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
@@ -152,7 +152,7 @@ async fn frames_beside_requests_have_an_end() {
         ("empty data", &open, frame(0, 0, 1, &[])),
         ("unknown frames", &[], frame(200, 0, 0, &[0; 4])),
     ] {
-        // What a client may need on a machine that stood still for seconds is taken.
+        // The gateway accepts as many frames as a client may need on a machine that stood still for seconds.
         let mut wire = Wire::over(connect().await);
         wire.write(&[&http2(), begin, &one.repeat(60), &frame(7, 0, 0, &[0; 8])].concat()).await;
         let few = Heard::read(&wire.rest_bytes().await);
@@ -167,7 +167,7 @@ async fn frames_beside_requests_have_an_end() {
     .await;
     assert!((7.0..9.0).contains(&ended), "{ended}");
     assert!(gateway.log().contains("http2_frames"), "{}", gateway.log());
-    // Requests bring the frames with them that a client needs for them.
+    // Each request allows the client the frames that it needs for it.
     let busy: Vec<u8> = (0..500)
         .flat_map(|number| {
             let stream = 2 * number + 1;

@@ -1,5 +1,5 @@
-//! Holds `eye_event::json` to its promise: the scan takes exactly the texts that Postgres takes as `jsonb`, and what Postgres gives
-//! back is what was sent. Makes the texts and the comparison; whoever calls brings a way to ask a Postgres.
+//! Checks `eye_event::json` against Postgres: the scan accepts exactly the texts that Postgres accepts as `jsonb`, and
+//! Postgres returns what was sent. This module makes the texts and compares; the caller provides a Postgres.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::value::RawValue;
 
-/// Answers, as `read_back($1)`, with what Postgres makes of a text, or null if it refuses it. Any error counts as refusing.
+/// Defines `read_back($1)`, which returns what Postgres makes of a text, or null if it refuses it. Any error is a
+/// refusal.
 pub(crate) const READ_BACK: &str = "
     create function pg_temp.read_back(sent text) returns text language plpgsql as $$
     begin
@@ -18,7 +19,7 @@ pub(crate) const READ_BACK: &str = "
         return null;
     end $$";
 
-/// Nothing is refused for reasons of our own, and every flaw is told.
+/// Limits that refuse no text and report every flaw.
 const LIMITS: Limits = Limits {
     bytes_max: usize::MAX,
     nesting_max: 4096,
@@ -27,18 +28,18 @@ const LIMITS: Limits = Limits {
     flaws_max: usize::MAX,
 };
 
-/// What a run has met, so that its caller can see that both answers were well represented.
+/// The counts of a run, so that its caller can see that both answers were well represented.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) taken: usize,
-    /// Of the texts taken, those that are an object or an array.
+    /// The accepted texts that are an object or an array.
     pub(crate) containers: usize,
     pub(crate) not_json: usize,
     pub(crate) flawed: BTreeMap<&'static str, usize>,
 }
 
 impl Tally {
-    /// Panics unless each kind of answer came up often enough, in so many cases, to have been tested at all.
+    /// Panics unless each kind of answer occurred often enough among this many cases.
     fn is_well_mixed(&self, count: usize) {
         let flawed = ["nul", "surrogate", "number_range", "duplicate_key"].map(|code| self.flawed.get(code).copied());
         let rarest = flawed.into_iter().map(Option::unwrap_or_default).min().unwrap_or_default();
@@ -47,8 +48,8 @@ impl Tally {
     }
 }
 
-/// Makes `count` texts from a seed, asks for each what Postgres makes of it, and panics with the simplest text it can find on
-/// which the scan and Postgres differ.
+/// Makes `count` texts from a seed, asks Postgres for each, and panics with the simplest text that it can find on which
+/// the scan and Postgres differ.
 pub(crate) fn scan_agrees_with_postgres(
     seed: u64,
     count: usize,
@@ -74,17 +75,17 @@ pub(crate) fn scan_agrees_with_postgres(
     tally
 }
 
-/// The text of one case, the same on every call, in a form that can be simplified.
+/// The text of one case, which is always the same, in a form that can be simplified.
 fn tree<S: Strategy<Value = String>>(strategy: &S, seed: u64, case: u64) -> S::Tree {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..16].copy_from_slice(&case.to_le_bytes());
-    // Not XorShift: with seeds as alike as these it makes the same first choices in every case, and all texts are of one kind.
+    // Not XorShift: with such similar seeds it makes the same first choices in every case, and all texts have one form.
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     strategy.new_tree(&mut runner).expect("the strategies reject nothing")
 }
 
-/// Simplifies a text for as long as the scan and Postgres differ on it.
+/// Simplifies a text as long as the scan and Postgres differ on it.
 fn simplest(
     mut tree: impl ValueTree<Value = String>,
     mut text: String,
@@ -164,7 +165,7 @@ fn scan(text: &str, limits: &Limits) -> Result<Vec<Flaw>, SyntaxError> {
     Ok(value.flaws)
 }
 
-/// Reads a text by entering every container, down to a depth where that could overflow the stack.
+/// Reads a text by entering every container, up to a depth at which that could overflow the stack.
 fn walk_all(text: &str) -> Result<(), SyntaxError> {
     let mut cursor = Cursor::new(text);
     walk(&mut cursor, &mut Scratch::new(), 0)?;
@@ -190,8 +191,8 @@ fn walk(cursor: &mut Cursor, scratch: &mut Scratch, depth: usize) -> Result<(), 
     Ok(())
 }
 
-/// A value in one spelling, read by other means than the scan's: two texts mean the same if these are equal. Of repeated keys
-/// the last counts, as in jsonb.
+/// A value in one spelling, read without the scan. Two texts have the same meaning if these are equal. The last of
+/// repeated keys counts, as in jsonb.
 fn canonical(text: &str, repeats: &mut bool) -> String {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     match text.as_bytes()[0] {
@@ -201,7 +202,7 @@ fn canonical(text: &str, repeats: &mut bool) -> String {
             let last: BTreeMap<String, String> =
                 members.into_iter().map(|(key, value)| (key, canonical(value.get(), repeats))).collect();
             *repeats |= last.len() < count;
-            // Only keys and strings are quoted: quoting what is quoted already doubles at every level.
+            // Only keys and strings are quoted, since quoting a quoted text doubles it at every level.
             let members: Vec<String> = last.iter().map(|(key, value)| format!("{key:?}:{value}")).collect();
             format!("{{{}}}", members.join(","))
         }
@@ -216,7 +217,7 @@ fn canonical(text: &str, repeats: &mut bool) -> String {
     }
 }
 
-/// The sign, the digits from the first to the last that is not zero, and the exponent of the last.
+/// The sign, the digits from the first to the last nonzero one, and the exponent of the last.
 fn canonical_number(text: &str) -> String {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -231,7 +232,7 @@ fn canonical_number(text: &str) -> String {
     format!("{}{significant}e{exponent}", if whole.starts_with('-') { "-" } else { "" })
 }
 
-/// The members of an object in their order, repeated ones too.
+/// The members of an object in their order, including repeated ones.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> serde::Deserialize<'de> for Members<'de> {
@@ -256,7 +257,7 @@ impl<'de> serde::Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Texts: JSON of all kinds, and JSON with a few characters changed.
+/// Texts: JSON of all kinds, and JSON with a few changed characters.
 fn text() -> impl Strategy<Value = String> {
     let sound = prop_oneof![
         10 => value(),
@@ -312,7 +313,7 @@ fn mutate(text: &str, at: prop::sample::Index, mutation: &Mutation) -> String {
     }
 }
 
-/// What is put in where it may not belong.
+/// Text that is inserted where it may not belong.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => r#"[ \[\]{},:"\\/0-9eE+.trufalsnbx'-]"#,
@@ -353,7 +354,7 @@ fn value() -> impl Strategy<Value = String> {
     })
 }
 
-/// Few enough keys that they repeat, in several spellings.
+/// So few keys that they repeat, in several spellings.
 fn key() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => "[a-d]".prop_map(|key| format!("\"{key}\"")),
@@ -365,7 +366,7 @@ fn key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// An object on either side of the number of keys from which on they are hashed.
+/// Objects just below and above the number of keys from which on they are hashed.
 fn many_members() -> impl Strategy<Value = String> {
     let repeated = prop_oneof![2 => Just(String::new()), 1 => r#""[a-e]{2}":0,"#, 1 => r#""\\u006[1-5][a-e]":0,"#];
     (prop::collection::hash_set("[a-e]{2}|[a-z]{3,20}", 12..40), repeated).prop_map(|(keys, repeated)| {
@@ -374,7 +375,7 @@ fn many_members() -> impl Strategy<Value = String> {
     })
 }
 
-/// Containers in containers, deeper than anyone needs.
+/// Deeply nested containers.
 fn nested() -> impl Strategy<Value = String> {
     (prop::collection::vec(any::<bool>(), 0..130), value()).prop_map(|(levels, value)| {
         let opening: String = levels.iter().map(|&is_object| if is_object { r#"{"a":"# } else { "[1," }).collect();
@@ -405,7 +406,7 @@ fn string_piece() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Numbers, many of them next to one of numeric's bounds.
+/// Numbers, many of them close to a bound of numeric.
 fn number() -> impl Strategy<Value = String> {
     let whole = prop_oneof![
         40 => "0|[1-9][0-9]{0,5}",
@@ -440,7 +441,8 @@ fn number() -> impl Strategy<Value = String> {
         .prop_map(|(sign, whole, fraction, exponent)| sign + &whole + &fraction + &exponent)
 }
 
-/// Texts go in as bytes and come out as hex, one a line. A text that is none to Postgres, for its NUL, is refused as well.
+/// Texts go in as bytes and come out as hex, one per line. A text with NUL, which is no text to Postgres, is refused
+/// too.
 const ANSWER: &str = "
     create function pg_temp.answer(sent bytea) returns text language plpgsql as $$
     begin

@@ -1,10 +1,10 @@
-//! A new event and a dead letter are judged in one way: whatever refuses the one refuses the other by the same code.
+//! New events and dead letters are judged in the same way: both are refused with the same code.
 
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, Setup, event, eventually};
 
-/// Sends an event that ends as a dead letter, redrives that letter, and gives both: `(outcome, code, violations)`.
+/// Sends an event that becomes a dead letter, redrives the letter, and returns both: `(outcome, code, violations)`.
 async fn sent_and_redriven(gateway: &Gateway, token: &str, event: &Value) -> [(Value, Value, Value); 2] {
     let request = gateway.request("POST", "/v1/events").bearer_auth(token).header("content-type", "application/json");
     let answer = gateway.answer(request.body(event.to_string())).await;

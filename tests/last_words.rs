@@ -1,4 +1,4 @@
-//! The message of a panic reaches those who may read raw bytes, and nobody else.
+//! Only callers who may read raw bytes see the message of a panic.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Gateway, Setup, event, eventually, module};
 
 const SECRET: &str = "hunter2-secret";
 
-/// Sends an event on which the module panics, and gives the dead letter as `token` sees it.
+/// Sends an event on which the module panics, and returns the dead letter as `token` sees it.
 async fn refused(gateway: &Gateway, event_type: &str, token: Option<&str>) -> Value {
     let (category, name) = event_type.split_once('/').expect("a category and a name");
     let answer = gateway.send(&event(category, name, json!({ "password": SECRET }))).await;
@@ -57,11 +57,11 @@ async fn a_panic_is_told_to_those_with_the_scope_raw_and_kept_where_raw_bytes_ar
     assert!(!kept.contains(SECRET), "{kept}");
     assert!(!gateway.log().contains(SECRET), "never logged");
 
-    // A gateway of the release before rewrites letters and knows nothing of last words.
+    // A gateway of the last release rewrites letters, and leaves their last words.
     gateway.sql("update dead_letters set kept = 'redacted', raw = '{}' where name = 'panics'");
     assert_eq!(gateway.sql("select count(last_words) from dead_letters where name = 'panics'"), "0");
 
-    // A module that keeps none: it was not made with the kit.
+    // A module without last words, since it was not made with the kit.
     let answer = gateway.send(&event("c", "traps", json!({"misbehave": true}))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(gateway.sql("select count(*) from dead_letters where name = 'traps' and last_words is null"), "1");

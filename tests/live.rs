@@ -1,4 +1,4 @@
-//! Outcomes are seen as they happen, by those who may see them, and nobody who watches is in the way of those who send.
+//! Readers of the live stream see outcomes as they happen, if they may, and do not delay senders.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS};
 use crate::support::{Gateway, SESSION, Setup, event, eventually, openapi};
 
-/// One who watches.
+/// One reader.
 struct Reader {
     response: reqwest::Response,
     text: String,
@@ -27,7 +27,7 @@ impl Reader {
         reader
     }
 
-    /// Reads until `wanted` is there; fails at the end of the stream.
+    /// Reads until the text contains `wanted`. Fails at the end of the stream.
     async fn until(&mut self, wanted: &str) {
         let patience = Duration::from_secs(60);
         while !self.text.contains(wanted) {
@@ -111,7 +111,7 @@ async fn readers_that_are_gone_hold_no_place_and_no_application_takes_them_all()
     let server = Server::start();
     server.prepare();
     let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_LIVE_READERS_MAX", 8);
-    // No heartbeat that would find them out comes within the test.
+    // No heartbeat comes within the test that would find them.
     let gateway = setup.with("EYE_LIVE_HEARTBEAT_MS", 3_600_000).start().await;
     let other = json!({"name": "other", "scopes": ["read"]}).to_string();
     let other = gateway.post("/v1/applications", "application/json", other).await.json();
@@ -146,7 +146,7 @@ async fn readers_that_are_gone_hold_no_place_and_no_application_takes_them_all()
 async fn a_flood_is_sampled_and_slow_readers_are_told_while_all_is_stored() {
     let gateway = Setup::default().with("EYE_LIVE_EVENTS_PER_SECOND_MAX", 10).start().await;
     let mut watching = Reader::open(&gateway, "").await;
-    // These never read on, so what they are sent soon fills their sockets.
+    // These readers stop reading, so their sockets are full soon.
     let mut idle = Vec::new();
     for _ in 0..100 {
         idle.push(Reader::open(&gateway, "").await);
@@ -157,7 +157,7 @@ async fn a_flood_is_sampled_and_slow_readers_are_told_while_all_is_stored() {
     load.stop().await;
     let sent = load.ledger.said_stored();
     load.ledger.hold_against(&gateway.sql_script(ROWS));
-    // What was told and what was left out is all there was.
+    // The shown and the omitted outcomes together are all outcomes.
     let told = async |reader: &mut Reader| {
         let left_out: u64 = reader
             .events("sampled")
@@ -178,7 +178,7 @@ async fn a_flood_is_sampled_and_slow_readers_are_told_while_all_is_stored() {
     assert!(watching.events("missed").is_empty(), "a reader that reads misses nothing");
 }
 
-/// Events whose outcomes are long to tell.
+/// Events whose outcomes take many bytes.
 fn long(marker: u32) -> Value {
     let word = "\u{1f441}".repeat(200);
     let mut events: Vec<Value> = (0..300).map(|n| event(&word, &word, json!({ "n": n }))).collect();
@@ -186,7 +186,7 @@ fn long(marker: u32) -> Value {
     Value::Array(events)
 }
 
-/// Begins to watch on a bare socket, and takes nothing after the head.
+/// Starts to read on a bare socket, and reads only the head.
 async fn stalled(gateway: &Gateway) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("a small buffer");
@@ -203,7 +203,7 @@ async fn a_slow_reader_is_told_how_much_it_missed() {
     let gateway = Setup::default().with("EYE_LIVE_EVENTS_PER_SECOND_MAX", 100_000).start().await;
     let mut watching = Reader::open(&gateway, "?category=marker").await;
     let slow = stalled(&gateway).await;
-    // Each marker is seen in a page of its own, so that the slow one falls behind by more pages than are kept for it.
+    // Each marker is seen in a page of its own, so the slow reader falls behind by more pages than are kept for it.
     let mut sent = 0;
     for marker in 0..110 {
         let answer = gateway.send(&long(marker)).await;

@@ -1,4 +1,4 @@
-//! The built program, tried from outside: real sockets, a real Postgres, real modules.
+//! Tests the built program from outside: with real sockets, a real Postgres and real modules.
 
 mod access_log;
 mod admin_listen;

@@ -1,4 +1,4 @@
-//! `/metrics`: its format, that it holds what is documented, who may ask, and that it counts what was answered.
+//! `/metrics`: its format, its documented metrics, who may read it, and that its counts match the answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::support::figures::{FORMAT, Figures};
 use crate::support::proxy::{At, Fault, How, Proxy};
 use crate::support::{Setup, event, eventually, pageview};
 
-/// The names and types in the documented list.
+/// The names and types in the documentation.
 fn documented() -> BTreeMap<String, String> {
     let list =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/monitoring/METRICS.md")).expect("the list");
@@ -30,7 +30,7 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
     let answer = gateway.answer(gateway.request("GET", "/metrics").header("accept", FORMAT)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    // Reading it holds each line against the format.
+    // The reader checks the format of each line.
     let figures = Figures::read(&answer.text);
     assert_eq!(answer.headers["vary"], "Accept");
     let documented = documented();
@@ -134,7 +134,7 @@ async fn each_event_is_counted_once_by_its_outcome() {
         Some(partitions)
     );
 
-    // What is rejected is kept behind the answer.
+    // Rejected events are kept after the answer.
     eventually("all dead letters are counted", async || {
         let figures = gateway.figures().await;
         (figures.value("eye_dead_letters_kept_total", &[]) == Some(3.0)).then_some(())
@@ -151,7 +151,7 @@ async fn only_readers_may_ask_and_anybody_on_the_address_for_monitoring() {
     assert_eq!(gateway.get("/metrics").await.status, 403);
 
     let address = gateway.announced("monitoring is answered").expect("it is announced");
-    // What openapi.json says is of the other address.
+    // openapi.json describes the other address.
     let ask = async |method: &str, path: &str| {
         let method = method.parse().expect("a method");
         let request =
@@ -180,7 +180,7 @@ async fn a_database_that_is_away_is_told_and_so_are_writes_that_were_tried_again
     let figures = gateway.figures().await;
     assert_eq!(of_queue(&figures, "eye_write_retries_total"), Some(0.0));
     let mut sent = 0.0;
-    // The fault may hit a connection that is no writer's: that is asked something now and then too.
+    // The fault may hit a connection that is no writer's, which is also in use now and then.
     let figures = eventually("a write is tried again", async || {
         proxy.arm(Fault { at: At::Up(1), how: How::Cut });
         assert_eq!(gateway.send(&pageview()).await.status, 201);

@@ -1,4 +1,5 @@
-//! Modules in a running gateway: dropped, replaced, broken, removed and put back. Those that misbehave are in `hostile.rs`.
+//! Modules in a running gateway: dropped, replaced, broken, removed and rolled back. `hostile.rs` has those that
+//! misbehave.
 
 use serde_json::json;
 
@@ -84,7 +85,7 @@ async fn bad_settings_are_told_and_those_before_stay_in_force() {
     gateway.drop_module("guests/limited.wasm", &module("accepts"));
     let report = gateway.validator("guests/limited", "active").await;
     assert_eq!((&report["limits"]["deadline_ms"], &report["settings_error"]), (&json!(40), &json!(null)));
-    // Later than the answer, which is given after five seconds.
+    // Longer than the time to answer, which is five seconds.
     gateway.drop_module("guests/limited.toml", b"deadline_ms = 5000");
     let report = eventually("the settings are refused", async || {
         let report = gateway.validator("guests/limited", "active").await;
@@ -113,7 +114,7 @@ async fn files_that_serve_nothing_are_told_with_the_reason() {
     gateway.drop_module("stray.wasm", &module("accepts"));
     let stray = problems(Some("stray.wasm")).await;
     assert!(stray[0]["why"].as_str().is_some_and(|why| why.contains("<category>/<name>.wasm")), "{stray}");
-    // The log comes through a pipe, by a thread of its own.
+    // The log comes through a pipe that another thread reads.
     eventually("it is logged", async || gateway.log().contains("stray.wasm").then_some(())).await;
     gateway.remove_module("stray.wasm");
     problems(None).await;
@@ -234,7 +235,7 @@ async fn a_rollback_puts_the_version_before_back_and_survives_a_restart() {
     serves(&gateway, 201).await;
 }
 
-/// A module that differs from others by a section that nothing reads.
+/// A module that differs from others only by a section that is never read.
 fn salted(name: &str, salt: u8) -> Vec<u8> {
     let mut bytes = module(name);
     bytes.extend([0, 3, 1, b's', salt]);
@@ -253,7 +254,7 @@ async fn a_kill_while_a_version_is_kept_leaves_whole_versions_and_the_last_good_
         gateway.ended().await;
         gateway.restart().await;
         eventually("it judges", async || (gateway.send(&sent).await.status == 422).then_some(())).await;
-        // The version before serves until a file that a gateway ended by is tried once more.
+        // The earlier version serves until the file on which a gateway ended was tried once more.
         eventually("the new version serves", async || {
             let report = gateway.validator("a/b", "active").await;
             (report["digest"] == digest_of(&salted("rejects", salt))).then_some(())

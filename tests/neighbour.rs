@@ -1,5 +1,5 @@
-//! A module that spins on every event, beside a healthy one: every healthy event is stored, and every other one ends in
-//! quarantine, whatever the load. How long the healthy ones take is measured by the bench `neighbour`.
+//! A module that spins on every event, beside a healthy one. Every healthy event is stored and every other one is
+//! quarantined, whatever the load. The bench `neighbour` measures the times of the healthy ones.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::support::{Setup, event, module};
 
 const HEALTHY: usize = 300;
 const SPINNING: usize = 200;
-/// Two hundred a second.
+/// Two hundred per second.
 const SPINS_EVERY: Duration = Duration::from_millis(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_spins_costs_its_own_events_and_no_others() {
-    // What is off the path stays so, or its letters would be judged again and their codes change.
+    // A module that is off the path stays so; otherwise its letters would be judged again and their codes would change.
     let gateway = Setup::default().with("EYE_REJUDGE_EVENTS_PER_SECOND_MAX", 0).start().await;
-    // A busy machine may take the processor away in the middle of a call; only the one that spins must not outlast that.
+    // A busy machine may interrupt a call. Only the spinning module must exceed its deadline for that reason.
     gateway.drop_module("guests/healthy.toml", b"deadline_ms = 4000");
     gateway.drop_module("guests/healthy.wasm", &module("accepts"));
     gateway.drop_module("guests/spins.wasm", &module("spins_always"));
@@ -30,7 +30,7 @@ async fn a_module_that_spins_costs_its_own_events_and_no_others() {
         }
     };
     let spinning = async {
-        // Sent at their own times, whether or not the ones before are answered.
+        // Sent at fixed times, whether or not the earlier ones are answered.
         let sent = (0..SPINNING).map(|place| {
             let gateway = &gateway;
             async move {
@@ -45,9 +45,9 @@ async fn a_module_that_spins_costs_its_own_events_and_no_others() {
     for answer in answers {
         let code = answer.json()["code"].as_str().expect("a code").to_owned();
         match (answer.status, code.as_str()) {
-            // Not judged, because it ran too long or because its module keeps doing so.
+            // Not judged, because the call took too long or because the module is off the path.
             (202, "deadline" | "off_path") => {}
-            // More of them at once than may wait for a slow module: to be sent again.
+            // More of them at once than may wait for a slow module. They must be sent again.
             (503, _) => assert!(answer.headers.contains_key("retry-after"), "{answer:?}"),
             _ => panic!("{answer:?}"),
         }

@@ -1,5 +1,5 @@
-//! `openapi.json` against the program, both ways: every route is documented, every documented path is there, and what is
-//! said of answers is held by every answer that any test gets (see `support/openapi.rs`).
+//! Compares `openapi.json` with the program: every route is documented, every documented path exists, and every answer
+//! that any test gets fits its description (see `support/openapi.rs`).
 
 use crate::support::{Gateway, SESSION, openapi};
 

@@ -1,4 +1,5 @@
-//! More load than can be stored: it is shed honestly, memory stays bounded, and afterwards all is as before.
+//! More load than can be stored: the gateway refuses it honestly, memory stays bounded, and afterwards all is as
+//! before.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::load::{Chance, Ended, Ledger, Load, ROWS, numbered};
 use crate::support::{Gateway, Setup, event, eventually};
 
-/// How much the resident memory may grow under overload: many times what the small bounds below allow to be in flight.
+/// The most that the resident memory may grow under overload: many times the bounds below on what is in flight.
 const GROWTH_MOST_KIB: u64 = 96 * 1024;
 
 fn resident_kib(process: u32) -> u64 {
@@ -31,7 +32,7 @@ async fn too_much_load_is_shed_and_memory_stays_bounded() {
     let setup = Setup::default().with("EYE_WRITERS", 1).with("EYE_BATCH_EVENTS_MAX", 100);
     let setup = setup.with("EYE_QUEUE_REQUESTS_MAX", 12).with("EYE_REQUEST_BYTES_MAX", 524_288);
     let gateway = setup.with("EYE_IN_FLIGHT_BYTES_MAX", 1_048_576).start().await;
-    // Each batch takes a while, so that there is a best rate that is known.
+    // Each batch takes a while, so that the best rate is known.
     gateway.sql(
         "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$;
          create trigger slow before insert on events for each statement execute function slow()",
@@ -61,7 +62,7 @@ async fn too_much_load_is_shed_and_memory_stays_bounded() {
     load.ledger.hold_against(&gateway.sql_script(ROWS));
 }
 
-/// Events whose outcome is told in a second, while `connections` senders send as fast as they are answered.
+/// Events with an outcome per second, while `connections` senders send as fast as they are answered.
 async fn told_a_second(gateway: &Gateway, connections: u32, count: u64) -> (f64, Load) {
     let mut load = Load::start(gateway.address(), connections, 1, &mut Chance::new());
     load.stores(count / 4).await;
@@ -76,7 +77,8 @@ async fn told_a_second(gateway: &Gateway, connections: u32, count: u64) -> (f64,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_requests_than_can_be_answered_in_time_are_stored_at_the_best_rate() {
-    // About eighty events a second, so that two hundred waiting senders would wait for longer than the time to answer.
+    // About eighty events per second, so that two hundred waiting senders would wait for longer than the time to
+    // answer.
     let setup = Setup::default().with("EYE_WRITERS", 1).with("EYE_BATCH_EVENTS_MAX", 4).with("EYE_ANSWER_MS", 1_000);
     let gateway = setup.start().await;
     gateway.sql(
@@ -100,7 +102,7 @@ async fn quarantined_events_that_wait_take_room_like_all_others() {
     const DATA_BYTES: usize = 240_000;
     let setup = Setup::default().with_module("_.wasm", "traps").with("EYE_REQUEST_BYTES_MAX", 524_288);
     let gateway = setup.with("EYE_IN_FLIGHT_BYTES_MAX", 1_048_576).with("EYE_ANSWER_MS", 30_000).start().await;
-    // No dead letter is written while the gate is shut.
+    // No dead letter is written while the gate is closed.
     gateway.sql(
         "create table gate ();
          insert into gate default values;

@@ -1,4 +1,4 @@
-//! Who may do what: every path and method of the router, asked by every kind of caller. A route that is new and not in the
+//! Permissions: every kind of caller requests every path and method of the router. A new route that is missing in the
 //! table fails.
 
 use std::collections::BTreeSet;
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Gateway, Setup, eventually};
 
-/// What a request needs.
+/// The right that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
-    /// Nothing: it holds no data.
+    /// None: the path holds no data.
     Nothing,
     Ingest,
     Read,
@@ -30,7 +30,7 @@ impl Needs {
     }
 }
 
-/// What the contract says of each path and method.
+/// The contract for each path and method.
 const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/v1/events", Ingest),
     ("POST", "/post/create", Ingest),
@@ -79,23 +79,23 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("HEAD", "/problems/{code}", Nothing),
 ];
 
-/// How somebody calls.
+/// How a caller is identified.
 #[derive(Clone, Debug)]
 enum By {
     Nobody,
     Token(String),
-    /// From this address, as the trusted proxy tells it.
+    /// From this address, as the trusted proxy reports it.
     Network(String),
 }
 
-/// What becomes of a caller's requests.
+/// The answer to a caller's requests.
 #[derive(Clone, Copy, Debug)]
 enum Gets {
-    /// Not known, whatever is asked.
+    /// It is not identified.
     Unknown,
-    /// Known once, and told that its token is over.
+    /// Its token has expired, and the answer says so.
     Expired,
-    /// Known, with what it may do.
+    /// It is identified, with these rights.
     Known(&'static [Needs]),
 }
 
@@ -105,7 +105,7 @@ struct Caller {
     gets: Gets,
 }
 
-/// What each scope is good for.
+/// The rights of each scope.
 const SCOPES: [(&str, &[Needs]); 5] =
     [("none", &[]), ("ingest", &[Ingest]), ("read", &[Read]), ("raw", &[Read]), ("admin", &[Ingest, Read, Admin])];
 
@@ -119,7 +119,7 @@ fn every_route_has_a_row() {
     assert_eq!(routes, rows, "each route has a row in the table of this test, and each row is a route");
 }
 
-/// Applications of every kind, each with what becomes of it.
+/// Applications of every kind, each with its expected answer.
 async fn callers(gateway: &Gateway) -> Vec<Caller> {
     let add = async |name: &str, body: Value| {
         let mut body = body;
@@ -176,7 +176,7 @@ async fn callers(gateway: &Gateway) -> Vec<Caller> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_caller_may_do_what_its_scope_says_and_nothing_else() {
-    // Networks are told by a proxy, which this test is.
+    // A proxy reports the networks; this test is the proxy.
     let gateway = Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.1/32").start().await;
     let callers = callers(&gateway).await;
     let ask = async |by: &By, method: &str, path: &str| {
@@ -187,7 +187,7 @@ async fn each_caller_may_do_what_its_scope_says_and_nothing_else() {
             By::Token(token) => request.bearer_auth(token),
             By::Network(address) => request.header("x-forwarded-for", address),
         };
-        // The live view never ends, and its head is all that is looked at.
+        // The live stream never ends, and only its head is needed.
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
         let is_problem = status >= 400 && method != "HEAD";

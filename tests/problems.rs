@@ -1,4 +1,4 @@
-//! The pages to which the `type` of a problem leads: served to anybody, whatever the gateway stands on.
+//! The pages to which the `type` of a problem leads. They need no token, and no database.
 
 use crate::support::{Gateway, Setup};
 

@@ -1,4 +1,4 @@
-//! The program's life: commands, exit codes, stop, kill, and what survives.
+//! The life of the program: commands, exit codes, stop, kill, and the data that survives.
 
 use std::process::Command;
 
@@ -54,7 +54,7 @@ async fn a_killed_postgres_is_started_again_under_the_gateway() {
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     let killed = gateway.postmaster().expect("a server");
     kill(killed, "KILL");
-    // The sessions of a killed server live on for a moment, and may still store.
+    // The sessions of a killed server live for another moment, and may still store.
     let is_another = async || gateway.postmaster().filter(|pid| *pid != killed).map(drop);
     eventually("another server runs", is_another).await;
     eventually("events are stored again", async || {

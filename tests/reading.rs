@@ -1,5 +1,5 @@
-//! Reading from outside: lists and their filters, pages and cursors while rows arrive, streams, compression, counts that
-//! equal the rows, and readers who do not get in the way of senders.
+//! Reads from outside: lists and filters, pages and cursors while rows arrive, streams, compression, counts that equal
+//! the rows, and readers that do not delay senders.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
@@ -16,7 +16,7 @@ use crate::support::{Answer, Gateway, SESSION, Setup, eventually, openapi};
 
 const OTHER: &str = "0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15";
 
-/// Event `number`: two categories of two names, two sessions, a minute between one and the next, in three months.
+/// Event `number`: two categories of two names, two sessions, a minute between two events, in three months.
 fn numbered(number: u64) -> Value {
     json!({
         "id": format!("00000000-0000-4000-8000-{number:012}"),
@@ -42,7 +42,7 @@ async fn read(gateway: &Gateway, path: &str) -> Value {
     answer.json()
 }
 
-/// Every page of a list, one after the other.
+/// All pages of a list, one after the other.
 async fn all_pages(gateway: &Gateway, path: &str, list: &str) -> Vec<Value> {
     let mut items = Vec::new();
     let mut page = read(gateway, path).await;
@@ -57,7 +57,7 @@ fn numbers(events: &[Value]) -> Vec<u64> {
     events.iter().map(|event| event["data"]["n"].as_u64().expect("a number")).collect()
 }
 
-/// The numbers of events that fit, in the order of time.
+/// The numbers of the events that fit, ordered by time.
 fn expected(count: u64, fits: impl Fn(u64) -> bool) -> Vec<u64> {
     let mut wanted: Vec<u64> = (0..count).filter(|number| fits(*number)).collect();
     wanted.sort_by_key(|number| (numbered(*number)["timestamp"].to_string(), *number));
@@ -96,7 +96,7 @@ async fn filters_combine_and_pages_give_every_event_once_in_order() {
 #[tokio::test]
 async fn events_of_one_moment_come_in_the_order_of_arrival() {
     let gateway = Gateway::start().await;
-    // Ids against the order of arrival.
+    // Ids in the opposite order of arrival.
     let same: Vec<Value> = (0..30)
         .map(|number| {
             let mut event = numbered(1);
@@ -233,7 +233,7 @@ async fn sessions_that_go_on_between_pages_are_shown_once() {
     let (mut seen, mut page) = (Vec::new(), read(&gateway, path).await);
     for minute in 200.. {
         seen.extend(page["sessions"].as_array().expect("a list").iter().map(|one| one["session_id"].to_string()));
-        // One that was shown, one that was not, and a new one have another event each, later than all.
+        // One that was shown, one that was not, and a new one get another event each, later than all.
         for session in [39, minute % 20, minute] {
             assert_eq!(gateway.send(&of_session(session, minute)).await.status, 201);
         }
@@ -263,7 +263,7 @@ async fn the_longest_words_are_found_by_path_and_what_is_no_text_is_not() {
     }
 }
 
-/// Counts by outcome, as `/v1/stats` tells them of all time around now.
+/// Counts by outcome, from `/v1/stats` for all time around now.
 async fn counted(gateway: &Gateway, bucket: &str) -> HashMap<String, i64> {
     let mut sums = HashMap::new();
     for row in all_pages(gateway, &format!("/v1/stats?bucket={bucket}&limit=3"), "counts").await {
@@ -399,7 +399,7 @@ async fn any_list_streams_whole_as_lines_and_compressed_when_asked() {
     assert_eq!(answer.status, 400, "a limit is for pages");
 }
 
-/// Asks for lines on a bare socket, reads a little, and leaves the rest in the pipe.
+/// Requests lines on a bare socket, reads a little, and stops.
 async fn slow_reader(gateway: &Gateway, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(gateway.address()).await.expect("connected");
     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n");
@@ -452,7 +452,7 @@ async fn slow_readers_are_bounded_hold_no_connection_and_are_cut() {
     let request = gateway.request("GET", "/v1/categories").header("accept", "application/x-ndjson").bearer_auth(token);
     assert_eq!(gateway.answer(request).await.status, 200, "there is always a stream left for another application");
     assert_eq!(gateway.get("/v1/events?limit=1").await.status, 200, "the only connection is free");
-    // Who goes away makes room at once; who stays and takes nothing is cut.
+    // A reader that leaves makes room at once. A reader that stays and reads nothing is cut.
     drop(two);
     eventually("there is room for another stream", async || {
         let request = gateway.request("GET", "/v1/categories").header("accept", "application/x-ndjson");
@@ -506,7 +506,7 @@ async fn the_reads_of_one_application_do_not_stand_before_those_of_another() {
     let other = json!({"name": "other", "scopes": ["read"]}).to_string();
     let other = gateway.post("/v1/applications", "application/json", other).await.json();
     let other = other["token"].as_str().expect("a token").to_owned();
-    // Every read of events now waits, and no other.
+    // From here on every read of events waits, and no other.
     let mut slow = PgConnection::connect(&server.url()).await.expect("connected");
     slow.execute("begin; lock table modules in access exclusive mode").await.expect("locked");
     let mut reads = JoinSet::new();
@@ -519,7 +519,7 @@ async fn the_reads_of_one_application_do_not_stand_before_those_of_another() {
             (problem["code"].clone(), problem["full"].clone())
         });
     }
-    // Those beyond its share are refused; those within it wait for the table.
+    // Reads beyond its share are refused; those within it wait for the table.
     for _ in 0..18 {
         let (code, full) = reads.join_next().await.expect("a read").expect("no panic");
         assert_eq!((code, full), (json!("reads_full"), json!("application")));
@@ -543,7 +543,7 @@ async fn a_flood_of_slow_reads_is_refused_in_time_and_starves_no_writer() {
         .with("EYE_READ_WAIT_MS", 200);
     let gateway = setup.start().await;
     assert_eq!(gateway.send(&numbered(0)).await.status, 201);
-    // Every read of events now waits, as on a database that is slow.
+    // From here on every read of events waits, as on a slow database.
     let mut slow = PgConnection::connect(&server.url()).await.expect("connected");
     slow.execute("begin; lock table modules in access exclusive mode").await.expect("locked");
     let mut reads = JoinSet::new();
@@ -572,8 +572,8 @@ async fn a_flood_of_slow_reads_is_refused_in_time_and_starves_no_writer() {
     eventually("reads work again", async || (gateway.get("/v1/events").await.status == 200).then_some(())).await;
 }
 
-/// 80,000 events of 4,000 sessions, 40 names and 2 applications in four months, and 20,000 of one moment among them, made
-/// by the server itself, with a fifth month and a default partition that stay empty; and counts of them by the hour.
+/// 80,000 events of 4,000 sessions, 40 names and 2 applications in four months, 20,000 of them at one moment. The
+/// server makes them. A fifth month and the default partition stay empty. It also makes their counts by the hour.
 const MANY: &str = "
     select make_partitions('2021-01-15', '2021-05-15');
     insert into applications (name) values ('shop');
@@ -595,7 +595,7 @@ const MANY: &str = "
         select 'ever', '-infinity', type, 1, 'stored', 1 from generate_series(1, 40) type;
     vacuum analyze;";
 
-/// Plans of statements on a table as the server has logged them since the last look: each with its statement.
+/// The plans of statements on a table that the server has logged since the last call, each with its statement.
 fn plans(server: &Server, seen: &mut usize, table: &str) -> Vec<String> {
     let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
     let fresh = log[*seen..].to_owned();
@@ -626,7 +626,7 @@ async fn every_read_walks_indexes_and_sorts_no_more_than_a_page() {
     plans(&server, &mut seen, "events");
     let wide = "from=2021-01-01T00:00:00Z&to=2021-06-01T00:00:00Z";
     let paths = [
-        // The path, and in how many of the four months it may look.
+        // The path, and how many of the four months it may read.
         (format!("/v1/sessions/{session}"), 4),
         (format!("/v1/sessions/{session}?order=desc&category=category%201&application=shop"), 4),
         ("/v1/events".to_owned(), 1),
@@ -650,10 +650,10 @@ async fn every_read_walks_indexes_and_sorts_no_more_than_a_page() {
         let rows_max = if path.contains("application=") { 10_100 } else { 2_100 };
         (path, months_max, rows_max)
     });
-    // A page among events of one moment reads no more of them than it shows, and a few.
+    // A page among events of one moment reads only a few more of them than it shows.
     let of_a_moment = of_a_moment.into_iter().map(|path| (path, 1, 200));
     for (path, months_max, rows_max) in paths.chain(of_a_moment) {
-        // What is left of the path before.
+        // Skips the plans of the path before.
         plans(&server, &mut seen, "events");
         let mut page = gateway.get(&path).await;
         for _ in 0..2 {
@@ -670,7 +670,7 @@ async fn every_read_walks_indexes_and_sorts_no_more_than_a_page() {
     hold_counts(&gateway, &server, &mut seen, wide).await;
 }
 
-/// Counts are read by index, and no event is.
+/// Counts are read by an index, without reading events.
 async fn hold_counts(gateway: &Gateway, server: &Server, seen: &mut usize, range: &str) {
     for path in [
         format!("/v1/stats?bucket=day&{range}"),
@@ -697,7 +697,7 @@ fn hold(path: &str, plan: &str, months_max: usize, rows_max: u64) {
     for line in plan.lines().filter(|line| line.contains("rows=") && !line.contains("never executed")) {
         assert!(!line.contains("Seq Scan on events_2021") || line.contains("events_2021_05"), "{path}: {plan}");
         assert!(!line.contains("on events_2021") || rows(line) <= rows_max, "{path} reads more than a page: {plan}");
-        // In an incremental sort only events of one moment and one receipt are sorted; here no two have the same.
+        // An incremental sort only sorts events with the same timestamp and receipt, and here no two have both.
         let sorts = line.contains("Sort  (") && !line.contains("Incremental Sort");
         assert!(!sorts || rows(line) <= 1_001, "{path} sorts more than a page: {plan}");
         let month = line.split("events_2021_0").nth(1).and_then(|rest| rest.chars().next());

@@ -1,5 +1,5 @@
-//! The configuration is read again while the gateway runs: what can change changes, the rest is named, and a configuration with
-//! problems changes nothing.
+//! The configuration is read again while the gateway runs: settings that can change do, the others are named, and a
+//! configuration with problems changes nothing.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Setup, event, eventually, folder};
 
-/// A gateway with this configuration file, and the file.
+/// A gateway with this configuration file. Returns the gateway and the file.
 async fn with_file(text: &str) -> (Gateway, PathBuf) {
     let folder = folder();
     let file = folder.path().join("eye.toml");
@@ -24,7 +24,7 @@ async fn is_debug(gateway: &Gateway) -> bool {
     let answer = gateway.send(&event("a", "b", json!({}))).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     let id = answer.headers["x-request-id"].to_str().expect("text").to_owned();
-    // A later line, so that those before it were read.
+    // A later line, which shows that those before it were read.
     let lines = || gateway.log().matches("the configuration").count();
     let before = lines();
     gateway.signal("HUP");
@@ -109,7 +109,7 @@ async fn an_operator_has_the_configuration_read_again_over_http() {
         .expect("the file");
     let changed = reload(&gateway, &token).await;
     let body = changed.json();
-    // The flag `--listen` of the start wins over the file.
+    // The flag `--listen` of the start overrides the file.
     assert_eq!((&body["changed"], &body["needs_restart"]), (&json!(["access_log"]), &json!(["answer_ms"])), "{body}");
     let count = |body: &Value| body["unchanged"].as_u64().expect("a number");
     assert_eq!(count(&body) + 2, count(&same));

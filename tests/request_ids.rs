@@ -1,5 +1,5 @@
-//! A request has one id of the gateway's, beside its caller's id and its trace. Its answer, its dead letters and its lines of the
-//! log name it, so that an operator gets from each to the others.
+//! Each request has an id of the gateway, beside the caller's id and the trace. Its answer, its dead letters and its
+//! log lines have it, so that an operator finds one from the other.
 
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn request_id(answer: &Answer) -> String {
     answer.headers["x-request-id"].to_str().expect("text").to_owned()
 }
 
-/// Rejected events are written behind the answer.
+/// Waits for the letters of rejected events, which are written after the answer.
 async fn letters(gateway: &Gateway, count: usize) -> Vec<Value> {
     eventually("the dead letters are kept", async || {
         let answer = gateway.get("/v1/dead-letters").await;
@@ -145,7 +145,7 @@ async fn a_letter_of_an_earlier_release_names_no_request() {
     assert_eq!((&letter["request_id"], &letter["traceparent"]), (&Value::Null, &Value::Null), "{letter}");
 }
 
-/// The lines of the log that hold all of these words.
+/// The log lines that contain all of these words.
 fn lines(gateway: &Gateway, words: &[&str]) -> Vec<String> {
     let log = gateway.log();
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()

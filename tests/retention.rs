@@ -1,11 +1,12 @@
-//! What is too old or too much is trimmed, oldest first and counted, partitions come when they are needed, and senders
-//! notice none of it.
+//! Rows that are too old or too many are removed, the oldest first, and counted. Partitions are created when they are
+//! needed. Senders notice none of it.
 
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS, id_of, numbered};
 use crate::support::{Gateway, Setup, eventually};
 
-/// Brings the schema up as if a round had just removed everything: what these tests put in is due, and needs no announcement.
+/// Migrates the schema as if a full round had just ended, so that the rows of these tests are due without an
+/// announcement.
 fn prepare(server: &Server) {
     server.prepare();
     server.sql("update retention_rounds set cutoff = now(), bytes_max = 0");
@@ -16,7 +17,7 @@ fn setup(server: &Server) -> Setup {
     Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_RETENTION_SECONDS", 1)
 }
 
-/// Puts dead letters of a KiB each into the table, the first at `from` and each next one `step` later.
+/// Inserts dead letters of a KiB each, the first at `from` and each next one `step` later.
 fn letters(server: &Server, count: u32, from: &str, step: &str) {
     server.sql(&format!(
         "insert into dead_letters (received_at, id, reason, code, detail, violations, application_id, raw, raw_bytes) \
@@ -26,7 +27,7 @@ fn letters(server: &Server, count: u32, from: &str, step: &str) {
     ));
 }
 
-/// Puts events of one month where they land without a partition: so many, with so many bytes of data each.
+/// Inserts this many events of one month into the default partition, with so many bytes of data each.
 fn stray(server: &Server, day: &str, count: u32, bytes: u32) {
     server.sql(&format!(
         "insert into event_types (category, name) values ('a', 'b') on conflict do nothing;
@@ -52,7 +53,7 @@ fn count(server: &Server, query: &str) -> u64 {
     server.sql(query).parse().expect("a count")
 }
 
-/// What dead letters take on disk, without the room that trimming has freed.
+/// The bytes of dead letters on disk, without the space that trimming has freed.
 const TAKEN: &str = "select coalesce(sum(pg_total_relation_size(inhrelid) - coalesce(freed_bytes, 0)), 0)::bigint \
     from pg_inherits join pg_class on pg_class.oid = inhrelid left join dead_letter_space on partition_name = relname \
     where inhparent = 'dead_letters'::regclass";
@@ -143,7 +144,7 @@ async fn a_partition_in_use_stays_until_it_is_let_go_and_stops_nobody() {
     assert_eq!(trimmed(&server, "dead_letters", "age"), 10);
 }
 
-/// Somebody who reads a table in a transaction, and so keeps its partitions from being changed.
+/// A reader of a table in a transaction, which keeps its partitions from being changed.
 struct Reader(sqlx::PgConnection);
 
 impl Reader {
@@ -279,7 +280,7 @@ async fn a_gateway_without_a_database_trims_once_it_is_there() {
     .await;
 }
 
-/// How often a table was made, and which; by whomever.
+/// Records how often tables are created, and which.
 const WATCH_TABLES: &str = "
     create table made (name text not null);
     create function note_table() returns event_trigger language plpgsql as $$ begin
@@ -295,7 +296,7 @@ async fn no_writer_waits_for_partitions_that_are_made_filled_and_dropped() {
     let old = "insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data) \
         select gen_random_uuid(), '1999-01-02Z', gen_random_uuid(), now(), 1, 1, '{}' from generate_series(1, 100000)";
     server.sql(old);
-    // Enough to move, too many, and too large.
+    // A month with few enough rows to move, one with too many, and one with too large ones.
     stray(&server, "2009-03-05", 1_900, 200);
     stray(&server, "2009-04-05", 3_000, 10);
     stray(&server, "2009-05-05", 600, 20_000);
@@ -306,7 +307,7 @@ async fn no_writer_waits_for_partitions_that_are_made_filled_and_dropped() {
     eventually("what can be moved is", async || there("events_2009_03").then_some(())).await;
     eventually("the old month is dropped", async || (!there("events_1999_01")).then_some(())).await;
     load.stores(500).await;
-    // More months come, each found by a further look.
+    // More months arrive, each found by a later check.
     for month in 6..10 {
         stray(&server, &format!("2009-{month:02}-05"), 100, 100);
         eventually("a further look", async || there(&format!("events_2009_{month:02}")).then_some(())).await;
@@ -337,7 +338,7 @@ async fn a_month_has_its_partition_before_its_first_event() {
     let mut early = numbered(9);
     early["timestamp"] = "1931-05-05T00:00:00Z".into();
     months.push(early);
-    // Four months have theirs already, so there is room for three.
+    // Four months have partitions already, so there is room for three.
     for event in &months {
         assert_eq!(gateway.send(event).await.status, 201);
     }

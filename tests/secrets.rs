@@ -1,4 +1,5 @@
-//! A secret that a validator takes out of events is nowhere, whatever became of the event: in no table, log, file or answer.
+//! A secret that a validator takes out of events is in no table, log, file or answer, whatever the outcome of the
+//! event.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::support::cluster::Server;
 use crate::support::{Answer, Gateway, SESSION, Setup, event, eventually, module};
 
-/// An application of its own, by a token that this test knows.
+/// Registers an application with a token that this test knows.
 fn register(gateway: &Gateway, name: &str, scopes: &str, event_types: &str) -> String {
     let (token, digest) = eye::trust::token::make().expect("a token");
     gateway.sql(&format!(
@@ -36,7 +37,7 @@ async fn known(gateway: &Gateway, token: &str) {
     .await;
 }
 
-/// A secret of its own for each place; none is a part of another.
+/// A different secret for each place. None contains another.
 fn secret(place: &str) -> String {
     format!("hush-{}-zq", place.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
@@ -45,10 +46,10 @@ fn vault(place: &str, does: &str) -> Value {
     event("vault", "form", json!({"do": does, "secret": secret(place)}))
 }
 
-/// How every secret begins, and how that looks in hexadecimal.
+/// The start of every secret, as text and in hexadecimal.
 const BEGINS: [&str; 2] = ["hush-", "687573682d"];
 
-/// Every place at which a secret may begin, with what follows: in text, or in hexadecimal.
+/// Every place at which a secret may start, with the text after it, as text or in hexadecimal.
 fn suspects(content: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(content);
     let found = BEGINS.iter().flat_map(|begin| text.match_indices(begin));
@@ -83,7 +84,7 @@ fn dump(gateway: &Gateway) -> String {
     gateway.sql_script(&tables)
 }
 
-/// All that somebody with the scope `read` can see.
+/// Everything that a caller with the scope `read` can see.
 async fn visible(gateway: &Gateway, token: &str) -> Vec<(String, String)> {
     let mut paths = [
         "/v1/dead-letters?limit=1000",
@@ -111,7 +112,7 @@ async fn visible(gateway: &Gateway, token: &str) -> Vec<(String, String)> {
     seen
 }
 
-/// The live view of somebody with the scope `read`, gathered in the background until it is dropped.
+/// The live stream of a caller with the scope `read`, read in the background until it is dropped.
 struct Live {
     seen: Arc<Mutex<String>>,
     _tasks: JoinSet<()>,
@@ -152,7 +153,7 @@ async fn vaults() -> Gateway {
     gateway
 }
 
-/// Sends an event with a secret in every way in which it may not be stored, and gives the places.
+/// Sends an event with a secret for each way in which an event is not stored, and returns the places.
 async fn plant(gateway: &Gateway) -> Vec<&'static str> {
     let limited = register(gateway, "limited", "ingest,read", "other/*");
     known(gateway, &limited).await;
@@ -384,7 +385,7 @@ async fn the_newest_kept_version_that_can_redact_does_it_and_without_one_nothing
     })
     .await;
     gateway.drop_module("vault/form.toml", b"keep_raw = true");
-    // A file that is being written is without a setting for a moment, and then the older version redacts.
+    // While a file is being written it lacks a setting for a moment, and the older version redacts.
     eventually("one is kept whole", async || {
         let sent = gateway.send(&vault("on", "trap")).await.status == 202;
         (sent && gateway.sql("select count(*) from dead_letters where kept = 'whole'") != "0").then_some(())
@@ -415,7 +416,7 @@ async fn an_event_is_judged_by_its_first_receipt_and_a_late_retry_is_a_duplicate
     fresh["id"] = json!("0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15");
     fresh["timestamp"] = json!(gateway.sql("select to_char(now() at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US')"));
     assert_eq!(gateway.send(&fresh).await.status, 201);
-    // As if it had come long ago, and its sender had not heard the answer.
+    // As if it had come long ago, and its sender had lost the answer.
     gateway.sql("update events set timestamp = timestamp - interval '2 days'");
     let then = gateway.sql("select to_char(timestamp at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US') from events");
     fresh["timestamp"] = json!(then);
@@ -445,7 +446,7 @@ async fn older_letters_are_rewritten_once_their_module_redacts() {
         "update dead_letters set violations = jsonb_build_array(jsonb_build_object('pointer', '/secret', 'code', \
         'bad', 'message', encode(raw, 'escape'))) where category = 'vault'",
     );
-    // Cut: it cannot be judged, nor redacted.
+    // Cut, so it can be neither judged nor redacted.
     gateway.sql(
         "update dead_letters set raw = substr(raw, 1, 200), raw_bytes = 300 where id = \
         (select id from dead_letters where category = 'vault' order by received_at limit 1)",
@@ -460,7 +461,7 @@ async fn older_letters_are_rewritten_once_their_module_redacts() {
         (gateway.sql("select coalesce(sum(redacted), 0) from scrubs") == "2").then_some(())
     })
     .await;
-    // The days of grace go by.
+    // The days of grace pass.
     gateway.sql("update redacting_types set began_at = began_at - interval '2 days'");
     eventually("the rest loses its bytes", async || (by_kept(&gateway) == "nothing 2, redacted 2").then_some(())).await;
     let dump = dump(&gateway);

@@ -1,5 +1,5 @@
-//! Modules that take long beside others: a crowd for one of a millisecond is served by as many threads as it needs, nothing is
-//! quarantined that no module has looked at, and events of other types are none the worse.
+//! Slow modules beside others: a crowd of events for a module of one millisecond gets as many threads as it needs, no
+//! unjudged event is quarantined, and events of other types are not delayed.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn slow() -> Value {
     event("guests", "slow", json!({"work": 1_000}))
 }
 
-/// Sends events until each of them has an outcome. Gives how often one had none yet.
+/// Sends events until each of them has an outcome. Returns how often one was unfinished.
 async fn send_until_finished(gateway: &Gateway, mut events: Vec<Value>) -> usize {
     let mut unfinished = 0;
     while !events.is_empty() {
@@ -53,7 +53,7 @@ async fn send_until_finished(gateway: &Gateway, mut events: Vec<Value>) -> usize
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_for_a_module_of_a_millisecond_is_served_and_nothing_is_quarantined_unseen() {
     let gateway = Gateway::start().await;
-    // A busy machine may take the processor away in the middle of a call.
+    // A busy machine may interrupt a call.
     for name in ["slow", "healthy"] {
         gateway.drop_module(&format!("guests/{name}.toml"), b"deadline_ms = 4000");
     }
@@ -92,7 +92,7 @@ async fn an_array_that_takes_too_long_is_stored_as_far_as_it_was_judged() {
     gateway.drop_module("guests/slow.toml", b"deadline_ms = 1900");
     gateway.drop_module("guests/slow.wasm", &module("spins_or_works"));
     gateway.validator("guests/slow", "active").await;
-    // Each of them takes a tenth of a second and more.
+    // Each of them takes at least a tenth of a second.
     let large = event("guests", "slow", json!({"work": 200_000}));
     let mut events = vec![event("other", "type", json!({}))];
     events.extend(vec![large; 60]);

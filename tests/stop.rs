@@ -1,4 +1,4 @@
-//! The gateway is told to stop while it is at work.
+//! The gateway is stopped while it works.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -90,7 +90,8 @@ async fn a_stop_is_in_time_whatever_the_database_does() {
         } else {
             proxy.leave().await;
         }
-        // Something for each: a read, an event that is refused in the end, and a dead letter that nobody waits for.
+        // Work for each part: a read, an event that is refused in the end, and a dead letter for which no request
+        // waits.
         let mut broken = numbered(1);
         broken["surplus"] = true.into();
         assert_eq!(gateway.send(&broken).await.status, 422);

@@ -1,4 +1,4 @@
-//! The store's writers against a real Postgres: rows, duplicates, bad rows, cut connections, a server that is killed.
+//! The writers of the store against a real Postgres: rows, duplicates, bad rows, cut connections, a killed server.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn store(url: &str) -> Store {
     Store::new(url, LibpqEnvironment::default(), 4, Duration::from_secs(5), Duration::from_secs(5)).expect("url")
 }
 
-/// Rows that differ in their keys and lie in three partitions.
+/// Rows with different keys in three partitions.
 fn row(number: u32) -> EventRow {
     EventRow {
         id: Uuid::from_u128(u128::from(number)),
@@ -163,7 +163,7 @@ async fn nothing_is_told_before_a_synchronous_standby_has_it() {
         server.sql("select pg_reload_conf()");
     };
     standby("away");
-    // The server takes the change in its own time.
+    // The server applies the change a moment later.
     let taken = async {
         loop {
             let mut connection = PgConnection::connect(&server.url()).await.expect("connected");
@@ -176,8 +176,8 @@ async fn nothing_is_told_before_a_synchronous_standby_has_it() {
     tokio::time::timeout(WAIT, taken).await.expect("commits wait");
     let told = sink.write(&refs(&judged_again)).await;
     assert!(matches!(told, Err(Failure::Transient(_))), "it waits too, though it writes no row: {told:?}");
-    // A month that has its partition. Each try ends the wait of the one before, which leaves its row committed here and
-    // nowhere else.
+    // A month that has its partition. Each attempt ends the wait of the one before, whose row stays committed on this
+    // server alone.
     let mut sink = store.event_sink();
     for _ in 0..3 {
         assert!(matches!(sink.write(&[&row(4)]).await, Err(Failure::Transient(_))));
@@ -292,22 +292,22 @@ async fn the_same_rows_from_many_writers_are_stored_once() {
 }
 
 const PASS: u8 = 0;
-/// Cut the connection before the end of the copy gets to the server.
+/// Cut the connection before the end of the copy reaches the server.
 const CUT_BEFORE: u8 = 1;
-/// Let the end of the copy through and cut the connection before the answer comes back.
+/// Pass the end of the copy on, and cut the connection before its answer.
 const CUT_AFTER: u8 = 2;
-/// Let the end of the copy through and never answer.
+/// Pass the end of the copy on, and never answer.
 const HANG: u8 = 3;
-/// Let the commit through and cut the connection before the answer comes back.
+/// Pass the commit on, and cut the connection before its answer.
 const CUT_AFTER_COMMIT: u8 = 4;
 
-/// Whether this ends a transaction that counts what it has written, by rows and counts in one or by the counts alone.
+/// Whether this message ends a transaction with counts: rows and counts in one statement, or counts alone.
 fn is_insert(sent: &[u8]) -> bool {
     let counts = |word: &[u8]| sent.windows(word.len()).any(|window| window == word);
     sent.ends_with(b"S\0\0\0\x04") && (counts(b"stored") || counts(b"duplicate"))
 }
 
-/// Stands before the server and breaks the next end of a copy, or the next commit, as told.
+/// A proxy before the server that breaks the next end of a copy, or the next commit, as `mode` says.
 async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let port = listener.local_addr().expect("address").port();
@@ -333,7 +333,7 @@ async fn proxy(server: &Server, mode: Arc<AtomicU8>, tasks: &mut JoinSet<()>) ->
                             let how = if meant { mode.swap(PASS, Ordering::SeqCst) } else { PASS };
                             if how == CUT_BEFORE || server.write_all(sent).await.is_err() { return }
                             if how == CUT_AFTER || how == CUT_AFTER_COMMIT {
-                                // The server's reply tells that it is done; the client never gets it.
+                                // The server's answer shows that it is done. The client never gets it.
                                 let _ = server.read(&mut down).await;
                                 return;
                             }
@@ -375,21 +375,21 @@ async fn a_connection_cut_around_the_commit_doubles_nothing() {
         let sent: Vec<&EventRow> = rows[..100].iter().collect();
         mode.store(how, Ordering::SeqCst);
         assert!(matches!(sink.write(&sent).await, Err(Failure::Transient(_))), "{how}");
-        // The retry brings the same rows, and with them some that others have sent meanwhile.
+        // The retry has the same rows, and some that other senders have sent meanwhile.
         let mut wanted = vec![Fate::Stored; 100];
         wanted.extend([Fate::Duplicate, Fate::Duplicate]);
         assert_eq!(sink.write(&refs(&rows)).await, Ok(wanted), "{how}");
         sink.batch_ended().await;
         let again: Vec<EventRow> = rows.iter().map(later).collect();
         assert_eq!(sink.write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 102]), "{how}");
-        // Until the straight path is taken again.
+        // Until the writer takes the straight path again.
         for number in 0..8 {
             let row = row(10_000 + first + number);
             assert_eq!(sink.write(&[&row]).await, Ok(vec![Fate::Stored]));
         }
     }
     assert_eq!(count(&server, "select count(*) from events").await, 1 + 400 + 32);
-    // Whether the commit whose answer was lost had come through or not.
+    // Whether or not the commit with the lost answer succeeded.
     tokio::task::block_in_place(|| assert_eq!(server.sql(WRONG_COUNTS), "", "what is counted is what is there"));
     let duplicates = "select coalesce(sum(count), 0)::bigint from unfolded_counts where outcome = 'duplicate'";
     assert!(count(&server, duplicates).await <= 4 * (2 + 102), "no duplicate is counted twice");
@@ -408,14 +408,14 @@ async fn a_commit_without_answer_concerns_its_own_batch_and_all_of_it() {
     let batch = [row(1), row(2), row(3)];
     mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
     assert!(matches!(sink.write(&refs(&batch)).await, Err(Failure::Transient(_))));
-    // Written again in parts, as when a row among them is refused.
+    // Written again in parts, as when one of the rows is refused.
     assert_eq!(sink.write(&refs(&batch[..1])).await, Ok(vec![Fate::Stored]));
     assert_eq!(sink.write(&refs(&batch[1..])).await, Ok(vec![Fate::Stored; 2]), "all parts are its own");
     sink.batch_ended().await;
 
     mode.store(CUT_AFTER_COMMIT, Ordering::SeqCst);
     assert!(matches!(sink.write(&[&row(4)]).await, Err(Failure::Transient(_))));
-    // Nobody waits for it any more, and then the same event is sent in another batch.
+    // No request waits for it any more, and then another batch has the same event.
     sink.batch_ended().await;
     assert_eq!(sink.write(&[&row(4)]).await, Ok(vec![Fate::Duplicate]), "it was another batch that wrote it");
     assert_eq!(count(&server, "select count(*) from events").await, 4);
@@ -444,7 +444,7 @@ async fn rows_that_move_to_their_month_while_they_are_sent_again_are_stored_once
             senders.spawn(async move {
                 let (mut stored, mut rounds) = (Vec::new(), 0_i64);
                 while rounds < 3 || !done.load(Ordering::SeqCst) {
-                    // A new time of receipt for each sending, as the gateway gives it.
+                    // A new time of receipt for each request, as the gateway gives it.
                     let sending = (rounds * 4 + sender) * 1_000_000;
                     rounds += 1;
                     let rows: Vec<EventRow> = (0..ROWS).map(|number| stray(month, number, sending)).collect();
@@ -457,7 +457,7 @@ async fn rows_that_move_to_their_month_while_they_are_sent_again_are_stored_once
                 stored
             });
         }
-        // Where they lie as long as their month has no partition.
+        // The place of the rows as long as their month has no partition.
         let rows_there = format!("select count(*) from events_default where timestamp >= '20{}-01-01'", 40 + month);
         while sqlx::query_scalar::<_, i64>(AssertSqlSafe(rows_there.clone()))
             .fetch_one(&mut mover)
@@ -485,7 +485,7 @@ async fn a_row_of_a_month_whose_partition_is_being_made_is_tried_again() {
     let store = migrated(&server).await;
     let mut sink = store.event_sink();
     let (here, stray) = (row(1), stray(0, 1, 0));
-    // What stands between the proof that there is nothing of the month and its partition.
+    // The state between the proof that the month has no rows and its partition.
     tokio::task::block_in_place(|| {
         server.sql(
             "alter table events_default add constraint events_2040_01_gap \
@@ -499,7 +499,7 @@ async fn a_row_of_a_month_whose_partition_is_being_made_is_tried_again() {
     assert_eq!(sink.write(&[&here, &stray]).await, Ok(vec![Fate::Stored; 2]));
 }
 
-/// A row of January of 2040 or a year after it, for which there is no partition yet.
+/// A row of January 2040 or of a later year, which has no partition yet.
 fn stray(year: u32, number: u32, later_us: i64) -> EventRow {
     const JANUARY_2040_US: i64 = 2_208_988_800_000_000;
     const YEAR_US: i64 = 365 * 86_400_000_000 + 86_400_000_000 / 4;
@@ -508,7 +508,7 @@ fn stray(year: u32, number: u32, later_us: i64) -> EventRow {
     EventRow { timestamp_us, received_at_us: row.received_at_us + later_us, ..row }
 }
 
-/// Moves the rows of a month from the default partition into one of its own, as retention does it.
+/// Moves the rows of a month from the default partition into a new one, as retention does.
 async fn make_partition(connection: &mut PgConnection, month: &str) -> String {
     let script = format!(
         "select prepare_partition('events', '{month}', 2000, 33554432, 33554432); select attach_partition('events', '{month}')"
@@ -651,13 +651,13 @@ async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on
     sqlx::query(lock).execute(&mut fold).await.expect("locked");
     small_batches(64).await;
     assert_eq!((deltas().await, counted().await), (65, 256), "left to the fold, and nobody waits");
-    // A connection that is closed keeps its locks until the server's side of it has ended, which nobody is told of.
+    // A closed connection keeps its locks until the server's side has ended, which the client does not learn.
     let unlock = "select pg_advisory_unlock(hashtext('eye_gather_counts'))";
     assert!(sqlx::query_scalar::<_, bool>(unlock).fetch_one(&mut fold).await.expect("unlocked"));
     fold.close().await.expect("closed");
     small_batches(64).await;
     assert_eq!((deltas().await, counted().await), (66, 384), "each is tried once");
-    // What lies at a place that was noted may be another's by now, or nothing.
+    // Another row, or none, may be at a recorded place by now.
     small_batches(63).await;
     assert_eq!(store.fold_counts(100).await.expect("folded"), 100);
     small_batches(1).await;
@@ -666,7 +666,7 @@ async fn the_counts_of_small_batches_are_gathered_unless_a_fold_has_its_hands_on
     assert_eq!(count(&server, "select count(*) from events").await, 512);
 }
 
-/// Round trips of a writer's connection for each of `batches` of so many rows, the first of which has number `first`.
+/// The round trips of a writer's connection for each of `batches` of `rows` rows. The first row has number `first`.
 async fn trips(proxy: &Proxy, sink: &mut EventSink, first: u32, rows: u32, batches: u32) -> Vec<usize> {
     let mut trips = Vec::new();
     for batch in 0..batches {
@@ -680,7 +680,7 @@ async fn trips(proxy: &Proxy, sink: &mut EventSink, first: u32, rows: u32, batch
     trips
 }
 
-/// A thousand rows from a number on, a tenth of which were written before, and what is to become of each.
+/// A thousand rows from a number on, a tenth of which were written before, and the expected fate of each.
 fn with_a_tenth_known(first: u32) -> (Vec<EventRow>, Vec<Fate>) {
     let known = |place: u32| place % 10 == 3;
     let number = |place: u32| if known(place) { 10_000 + place } else { first + place };
@@ -700,7 +700,7 @@ async fn what_comes_again_soon_is_counted_as_a_duplicate_beside_a_batch_of_other
         let (mixed, wanted) = with_a_tenth_known(first);
         assert_eq!(sinks[place % 2].write(&refs(&mixed)).await, Ok(wanted), "by whichever writer");
     }
-    // All of a large batch, and nothing else.
+    // A large batch of known rows only.
     let again: Vec<EventRow> = rows.iter().map(later).collect();
     assert_eq!(sinks[1].write(&refs(&again)).await, Ok(vec![Fate::Duplicate; 1_000]));
     let there = || server.sql("select count(*) from events");
@@ -709,7 +709,7 @@ async fn what_comes_again_soon_is_counted_as_a_duplicate_beside_a_batch_of_other
     let counted =
         server.sql("select outcome, sum(count) from counts where bucket = 'ever' group by outcome order by 1");
     assert_eq!(counted, "duplicate|1300\nstored|3700");
-    // What somebody has removed meanwhile is written anew.
+    // Rows that were removed meanwhile are written again.
     server.sql("delete from events where (data->>'n')::integer between 10000 and 10049");
     let fates = sinks[0].write(&refs(&again)).await.expect("written");
     assert_eq!(fates.iter().filter(|fate| **fate == Fate::Stored).count(), 50, "only what is there is a duplicate");
@@ -724,7 +724,7 @@ async fn a_batch_costs_the_round_trip_of_its_commit_and_no_more() {
     let store = store(&proxy.url());
     store.prove_schema().await.expect("proved");
     let mut sink = store.event_sink();
-    // The first finds the ids of its event types.
+    // The first batch reads the ids of its event types.
     sink.write(&refs(&[row(0), row(1), row(5), row(10)])).await.expect("written");
     assert_eq!(trips(&proxy, &mut sink, 100, 1, 5).await, [1; 5], "one event");
     assert_eq!(trips(&proxy, &mut sink, 200, 64, 5).await, [1; 5], "few events");
@@ -745,7 +745,7 @@ async fn a_batch_costs_the_round_trip_of_its_commit_and_no_more() {
     let before = proxy.trips();
     assert_eq!(sink.write(&refs(&mixed)).await, Ok(wanted));
     assert_eq!(proxy.trips() - before, 2, "what is likely there, and all others with the commit");
-    // A gateway that was just started knows of none of them.
+    // A gateway that has just started knows none of them.
     let forgetful = self::store(&proxy.url());
     forgetful.prove_schema().await.expect("proved");
     let mut other = forgetful.event_sink();

@@ -1,5 +1,5 @@
-//! Two modules take turns ten times a second while events arrive at full speed: no request fails, no event is lost, and
-//! every event was judged by the very module whose digest it bears. `SWAP_SECONDS` makes it run for so long.
+//! Two modules alternate ten times per second while events arrive at full speed. No request fails, no event is lost,
+//! and every event was judged by the module whose digest it has. `SWAP_SECONDS` sets the duration.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,11 @@ use crate::support::{Gateway, Setup, digest_of, event, eventually, module};
 
 const SWAP_EVERY: Duration = Duration::from_millis(100);
 const SECONDS: u64 = 3;
-/// Senders of single events, and senders of arrays.
+/// The number of senders of single events, and of arrays.
 const SENDERS: [usize; 2] = [4, 2];
 const EVENTS_OF_AN_ARRAY: u64 = 50;
 
-/// Sends until it is told to stop; gives how many events were told to be stored.
+/// Sends until it is stopped. Returns how many events were stored by the answers.
 async fn send(gateway: &Gateway, stop: &AtomicBool, at_once: u64) -> u64 {
     let mut stored = 0;
     let one = event("guests", "swapped", json!({"n": 1}));
@@ -40,7 +40,7 @@ async fn send(gateway: &Gateway, stop: &AtomicBool, at_once: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn module_swaps_under_load_fail_no_request_and_every_verdict_is_that_of_its_digest() {
     let seconds = std::env::var("SWAP_SECONDS").ok().map_or(SECONDS, |text| text.parse().expect("seconds"));
-    // No call of these two takes long, but a busy machine may take the processor away in the middle of one.
+    // No call of these two takes long, but a busy machine may interrupt one.
     let gateway = Setup::default().with("EYE_DEADLINE_MS", 10_000).with("EYE_ANSWER_MS", 30_000).start().await;
     let modules = [module("names_one"), module("names_two")];
     gateway.drop_module("guests/swapped.wasm", &modules[0]);
@@ -56,7 +56,7 @@ async fn module_swaps_under_load_fail_no_request_and_every_verdict_is_that_of_it
             swaps += 1;
             gateway.drop_module("guests/swapped.wasm", &modules[swaps % 2]);
         }
-        // The last one must serve in the end, whatever came before.
+        // In the end the last one must serve.
         let last = digest_of(&modules[swaps % 2]);
         eventually("the last swap serves", async || {
             (gateway.validator("guests/swapped", "active").await["digest"] == last).then_some(())

@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md, held against the source.
+//! Checks the invariants of ARCHITECTURE.md against the source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).expect("a page")
 }
 
-/// The source files of the gateway, named below `gateway/src`, and those of the crates, named from the root.
+/// The source files of the gateway, with paths below `gateway/src`, and those of the crates, with paths from the root.
 fn sources() -> Vec<(String, String)> {
     let mut found = sources_in("gateway/src", "");
     for name in ["crates/event", "crates/judge"] {
@@ -27,7 +27,7 @@ fn sources_in(folder: &str, prefix: &str) -> Vec<(String, String)> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a source folder") {
             let path = entry.expect("an entry").path();
-            // What tests need is their own affair.
+            // Files of tests may import what they like.
             if path.file_stem().is_some_and(|name| name == "tests") {
                 continue;
             }
@@ -37,7 +37,7 @@ fn sources_in(folder: &str, prefix: &str) -> Vec<(String, String)> {
                 let name = path.strip_prefix(&source).expect("inside");
                 let name = format!("{prefix}{}", name.display());
                 let text = std::fs::read_to_string(&path).expect("a source file");
-                // What tests of a file need is their own affair.
+                // The tests in a file may import what they like.
                 found.push((name, text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()));
             }
         }
@@ -46,7 +46,7 @@ fn sources_in(folder: &str, prefix: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Only files whose name starts with one of `owners` may hold one of `words`.
+/// Only files whose path starts with one of `owners` may contain one of `words`.
 fn only(owners: &[&str], words: &[&str]) {
     for (name, text) in sources() {
         if owners.iter().any(|owner| name.starts_with(owner)) {
@@ -95,10 +95,10 @@ fn each_concern_has_one_owner() {
     only(&["clock.rs", "crates/judge/", "postgres.rs"], &["Utc::now", "SystemTime::now"]);
 }
 
-/// Files that import each other: only those of a server that starts its cluster again.
+/// Files that may import each other: a server that starts its cluster again.
 const CIRCLES: [&[&str]; 1] = [&["postgres/cluster", "postgres/server"]];
 
-/// What a file of `files` imports of the others, by its own paths. A part of a module may import the module.
+/// The other files that a file of `files` imports. A part of a module may import the module.
 fn imports<'f>(name: &str, text: &str, files: &'f BTreeSet<String>) -> BTreeSet<&'f str> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
@@ -157,7 +157,7 @@ fn leaves(prefix: &str, tree: &str, note: &mut impl FnMut(&str)) {
     }
 }
 
-/// All that can be reached from a file.
+/// All files that a file imports, directly or not.
 fn reached<'f>(from: &'f str, graph: &BTreeMap<&'f str, BTreeSet<&'f str>>) -> BTreeSet<&'f str> {
     let (mut found, mut next) = (BTreeSet::new(), vec![from]);
     while let Some(file) = next.pop() {
@@ -205,10 +205,10 @@ fn no_module_is_a_drawer_for_leftovers() {
     }
 }
 
-/// Folders that cargo gives a meaning: they belong to the folder that they are in.
+/// Folders with a meaning for cargo. They belong to the folder that contains them.
 const PARTS_OF_A_PACKAGE: [&str; 6] = ["src", "bin", "examples", "benches", "tests", "targets"];
 
-/// The folders that hold sources, as paths from the root. A build and its tools leave folders too, which are none of ours.
+/// The folders with sources, as paths from the root, without folders that a build and its tools leave.
 fn folders() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut left = vec![root()];
@@ -239,7 +239,7 @@ fn folders() -> BTreeSet<String> {
     found
 }
 
-/// Whether a folder is meant by a name of the map, in which `<name>` stands for any one folder.
+/// Whether a name of the map means this folder. `<name>` in it matches any one folder.
 fn is_meant(folder: &str, named: &str) -> bool {
     let (folder, named): (Vec<_>, Vec<_>) = (folder.split('/').collect(), named.split('/').collect());
     folder.len() == named.len() && folder.iter().zip(&named).all(|(one, other)| one == other || other.starts_with('<'))

@@ -1,4 +1,4 @@
-//! TLS: certificates that change, that are out of date or do not fit, what is told of them, and those of clients.
+//! TLS: certificates that change, are out of date or do not fit, their log lines, and client certificates.
 
 use rcgen::KeyPair;
 use rustls::pki_types::ServerName;
@@ -59,7 +59,7 @@ async fn the_address_for_administration_speaks_tls_and_commands_prove_it() {
     plain.write(get.as_bytes()).await;
     assert!(!plain.rest().await.starts_with("HTTP/1.1"), "nothing is answered without TLS");
 
-    // A command proves the certificate, or sends nothing.
+    // A command checks the certificate before it sends anything.
     let url = format!("https://localhost:{}", admin.rsplit_once(':').expect("a port").1);
     let list = |roots: Option<&str>| {
         let mut command = gateway.command_beside(&["app", "list"]);
@@ -226,7 +226,7 @@ async fn a_client_certificate_can_be_required() {
             let client = authority.client(own, versions);
             let stream = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
             let name = ServerName::try_from("localhost").expect("a name");
-            // In TLS 1.3 the client's side is done before the server has looked.
+            // In TLS 1.3 the client's side is done before the server has checked the client's certificate.
             let Ok(stream) = client.connect(name, stream).await else { continue };
             let mut wire = Wire::over(stream);
             wire.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;

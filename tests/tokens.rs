@@ -1,5 +1,5 @@
-//! Tokens and how they end: rotations whose answers are lost, times that are over, revocations that last; what is noted of
-//! their use; and scopes that are too much for a large part of the internet.
+//! The end of tokens: rotations with lost answers, expiry, and final revocation; the records of their use; and scopes
+//! that are too much for a very wide network.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn status(gateway: &Gateway, token: &str) -> u16 {
     sent(gateway, token).await.status
 }
 
-/// Runs `eye app ...` beside the gateway: whether it went well, and what it printed, or said if it did not.
+/// Runs `eye app ...` beside the gateway. Returns whether it succeeded, and its output or its message.
 fn app(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
     let mut command = gateway.command_beside(&["app"]);
     let output = command.args(arguments).args(["--data-dir", "data"]).output().expect("the built program");
@@ -56,7 +56,7 @@ async fn a_rotation_whose_answer_was_lost_ends_no_token_that_senders_use() {
     let gateway = Gateway::start().await;
     let first = add(&gateway, json!({"name": "shop"})).await;
     assert_eq!(status(&gateway, &first).await, 201);
-    // Twice over HTTP and twice by the command: whoever did not get the answer tries again.
+    // Twice over HTTP and twice by the command, as callers do that lost the answer.
     let mut lost = Vec::new();
     for _ in 0..2 {
         lost.push(token(&manage(&gateway, "POST", "/shop/rotate", json!({})).await));
@@ -76,7 +76,7 @@ async fn a_rotation_whose_answer_was_lost_ends_no_token_that_senders_use() {
     let shown = gateway.get("/v1/applications/shop").await.json();
     assert_eq!((&shown["tokens"], shown["token_details"].as_array().map(Vec::len)), (&json!(2), Some(2)), "{shown}");
 
-    // Both are used now: a third would end one of them.
+    // Both are in use now: a third token would end one of them.
     let refused = manage(&gateway, "POST", "/shop/rotate", json!({})).await;
     assert_eq!((refused.status, &refused.json()["code"]), (409, &json!("tokens_in_use")), "{refused:?}");
     let told = eventually("the command is told so too", async || {
@@ -86,7 +86,7 @@ async fn a_rotation_whose_answer_was_lost_ends_no_token_that_senders_use() {
     .await;
     assert!(told.contains("--expire-old"), "{told}");
     assert_eq!((status(&gateway, &first).await, status(&gateway, &newest).await), (201, 201));
-    // An older one that was not used for a day makes room by itself. The rotation before has noted what was used.
+    // An older token that was not used for a day is replaced. The last rotation has recorded the uses.
     assert_eq!(manage(&gateway, "POST", "/shop/rotate", json!({})).await.status, 409);
     gateway
         .sql("update application_tokens set last_used_at = now() - interval '25 hours' where last_used_at is not null");
@@ -112,7 +112,7 @@ async fn what_was_revoked_stays_so_and_what_was_suspended_comes_back() {
     };
     assert_eq!(name().await, "here", "the smallest network decides");
     assert!(listed(&gateway, "shop").contains("\tactive\t") && listed(&gateway, "shop").ends_with("\ttill 7"));
-    // Suspended and back, both kinds.
+    // Suspended and active again, for both kinds.
     for (path, arguments) in [("/here", ["change", "here", "--active"]), ("/shop", ["change", "shop", "--active"])] {
         assert_eq!(manage(&gateway, "PATCH", path, json!({"active": false})).await.json()["state"], "suspended");
         assert!(listed(&gateway, &path[1..]).contains("\tsuspended\t"));
@@ -141,7 +141,7 @@ async fn what_was_revoked_stays_so_and_what_was_suspended_comes_back() {
     assert_eq!(status(&gateway, &shop).await, 401);
     assert_eq!(manage(&gateway, "POST", "", json!({"name": "here"})).await.status, 409, "its name stays taken");
 
-    // A program of the release before knows nothing of this: what it revokes is revoked, and it brings nothing back.
+    // A program of the last release knows no revocation: what it revokes is revoked, and it brings nothing back.
     let old = add(&gateway, json!({"name": "old"})).await;
     gateway.sql(
         "update applications set active = false, token_digests = '{}', certificate_digests = '{}', \
@@ -174,7 +174,7 @@ async fn a_token_whose_time_is_over_is_told_so() {
     }
     assert_eq!(gateway.sql("select count(*) from applications where name = 'x'"), "0");
 
-    // Its time comes while the gateway runs, and nothing tells the gateway.
+    // It expires while the gateway runs, without a notification.
     gateway.sql("update application_tokens set expires_at = now() + interval '3 seconds' where expires_at is not null");
     eventually("its time is over", async || {
         let answer = sent(&gateway, &first).await;
@@ -191,7 +191,7 @@ async fn a_token_whose_time_is_over_is_told_so() {
     assert_eq!((read.status, &read.json()["code"]), (401, &json!("token_expired")));
     assert_eq!(read.headers["www-authenticate"], "Bearer");
 
-    // It is no token that a rotation would keep, and one without an end takes its place.
+    // A rotation does not keep it, and a token without an end replaces it.
     let (done, second) = app(&gateway, &["rotate", "shop"]);
     assert!(done, "{second}");
     becomes(&gateway, &second, 201).await;
@@ -201,9 +201,9 @@ async fn a_token_whose_time_is_over_is_told_so() {
     assert!(done, "{third}");
     becomes(&gateway, &third, 201).await;
     assert!(listed(&gateway, "shop").contains("\texpires 2100-01-01T00:00:00.000000Z"));
-    // A program of the release before knows no such time, so what is over is ended for it too.
+    // A program of the last release knows no expiry, so an expired token is ended for it too.
     assert_eq!(gateway.sql("select cardinality(token_digests) from applications where name = 'shop'"), "2");
-    // Revoked is more than expired: nobody learns that it was a token once.
+    // After a revocation the answer is that of an unknown token, and not of an expired one.
     assert_eq!(manage(&gateway, "DELETE", "/shop", json!({})).await.status, 200);
     assert_eq!(sent(&gateway, &first).await.json()["code"], "unknown_sender");
 }
@@ -233,7 +233,7 @@ async fn the_last_use_of_each_token_is_noted_and_costs_no_write_for_each_request
     assert_eq!(status(&gateway, &second).await, 201);
     eventually("the use of the other is noted", async || used(1).await).await;
     assert_eq!((used(0).await, row()), (Some(noted.clone()), written), "within a minute it is written once");
-    // An end of the gateway notes what was not noted yet, if that is due.
+    // A gateway that stops records the uses that are due.
     gateway.sql("update application_tokens set last_used_at = last_used_at - interval '2 minutes'");
     assert_eq!(status(&gateway, &first).await, 201);
     let mut gateway = gateway;
@@ -273,7 +273,7 @@ async fn much_is_not_given_to_a_large_part_of_the_internet() {
         assert!(!done && told.contains("--force") && told.contains(network), "{told}");
     }
     assert_eq!(gateway.sql("select count(*) from applications where name = 'all'"), "0");
-    // By two steps it is as much.
+    // Two steps have the same result.
     assert!(app(&gateway, &["add", "all", "--network", "0.0.0.0/0", "--scope", "ingest"]).0);
     assert_eq!(manage(&gateway, "PATCH", "/all", json!({"scopes": ["admin"]})).await.status, 400);
     assert!(!app(&gateway, &["change", "all", "--scope", "raw"]).0);
@@ -287,7 +287,7 @@ async fn much_is_not_given_to_a_large_part_of_the_internet() {
 async fn a_role_that_could_read_the_applications_needs_nothing_more() {
     let server = Server::start();
     server.prepare();
-    // The role has what the documentation of the release before lists.
+    // The role has the rights that the documentation of the last release lists.
     server.sql(
         "create role gate login; grant usage on schema public to gate; \
          grant select, insert on events, dead_letters, event_types, modules, count_deltas to gate; \
@@ -297,7 +297,7 @@ async fn a_role_that_could_read_the_applications_needs_nothing_more() {
          grant select, insert, update on redacting_types to gate; grant insert on scrubs to gate; \
          insert into applications (name, token_digests, known_by) values ('shop', array[sha256('eye_shop')], 'token')",
     );
-    // What the migration does for roles that are there, done for one that came later.
+    // The rights that the migration gives to existing roles, for a role that was made later.
     let migration = include_str!("../migrations/0018_token_facts.sql");
     let (_, grants) = migration.split_once("do $$\ndeclare").expect("the block that grants");
     server.sql(&format!("do $$\ndeclare{grants}"));
@@ -308,7 +308,7 @@ async fn a_role_that_could_read_the_applications_needs_nothing_more() {
         (server.sql("select count(*) from application_tokens where last_used_at is not null") == "1").then_some(())
     })
     .await;
-    // Without the right to note uses everything else goes on, and it is told once.
+    // Without the right to record uses everything else works, and the log says so once.
     server.sql(
         "revoke insert, update on application_tokens from gate; update application_tokens set last_used_at = null",
     );
@@ -318,7 +318,7 @@ async fn a_role_that_could_read_the_applications_needs_nothing_more() {
     becomes(&gateway, "eye_till", 201).await;
     eventually("it is told", async || gateway.log().contains("uses of tokens could not be noted").then_some(())).await;
     assert_eq!(status(&gateway, "eye_shop").await, 201);
-    // Without the right to read them nobody could tell which are over: the gateway says so and is not ready.
+    // Without the right to read them the expiry is unknown: the gateway says so and is not ready.
     server.sql("revoke select on application_tokens from gate");
     let blind = server.url().replace("postgres://postgres@", "postgres://gate@");
     let blind = Setup::default().with("EYE_DATABASE_URL", blind).with_argument("--no-migrate").listen().await;

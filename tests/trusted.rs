@@ -1,5 +1,5 @@
-//! Who is trusted without a word: callers from this machine as `local`, as far as the setting says, and never through a
-//! proxy; the administrator that a gateway makes by itself; and how commands find what they work on.
+//! Callers without a token: those from this machine are `local`, as far as the setting says, and never through a proxy;
+//! the administrator that a gateway makes by itself; and how commands find their gateway or database.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -14,7 +14,7 @@ async fn bare(gateway: &Gateway, method: &str, path: &str) -> Answer {
     gateway.answer(gateway.request(method, path)).await
 }
 
-/// What a command did: whether it went well, what it printed, and what it said beside that.
+/// The result of a command: whether it succeeded, its output, and its messages.
 fn ran(command: &mut Command) -> (bool, String, String) {
     let output = command.output().expect("the built program");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -70,7 +70,7 @@ async fn this_machine_may_send_and_read_and_all_else_needs_the_token_of_the_data
     assert!(said.contains("`local`, which may send and read") && said.contains("admin.token"), "{said}");
     assert!(!log.contains(&token), "the token is nowhere to be read");
 
-    // It stays, and a file that others may read is closed.
+    // The file stays, and a file that others may read is closed.
     let file = gateway.data_dir().join("admin.token");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("its mode");
     gateway.signal("TERM");
@@ -79,7 +79,7 @@ async fn this_machine_may_send_and_read_and_all_else_needs_the_token_of_the_data
     assert_eq!((mode(&gateway), gateway.admin_token().as_ref()), (0o600, Some(&token)));
     assert_eq!(gateway.get("/v1/applications").await.status, 200);
 
-    // A file that is gone is made anew with another token, and the one before opens nothing.
+    // A file that is gone is made again with another token, and the old one opens nothing.
     std::fs::remove_file(&file).expect("the file");
     gateway.signal("TERM");
     gateway.ended().await;
@@ -88,7 +88,7 @@ async fn this_machine_may_send_and_read_and_all_else_needs_the_token_of_the_data
     assert_eq!(gateway.get("/v1/applications").await.status, 200);
     let before = gateway.request("GET", "/v1/applications").bearer_auth(&token);
     assert_eq!(gateway.answer(before).await.status, 401);
-    // And the same file from before brings nothing back.
+    // The old file brings nothing back.
     std::fs::write(&file, &token).expect("the file");
     gateway.signal("TERM");
     gateway.ended().await;
@@ -104,7 +104,7 @@ async fn how_far_this_machine_is_trusted_is_for_the_setting_to_say_and_for_nothi
         let sent = gateway.send(&pageview()).await.status;
         (sent, bare(gateway, "GET", "/v1/events").await.status)
     };
-    // As the releases before made it, and as nobody should.
+    // As earlier releases made it, with too wide a network.
     let wide =
         "update applications set scopes = '{ingest, read, admin}', networks = '{0.0.0.0/0}' where name = 'local'";
     for (setting, expected, said) in [
@@ -124,14 +124,14 @@ async fn how_far_this_machine_is_trusted_is_for_the_setting_to_say_and_for_nothi
         let request = gateway.request("PATCH", "/v1/applications/local").header("content-type", "application/json");
         let refused = gateway.answer(gateway.as_admin(request).body(body)).await;
         assert_eq!((refused.status, &refused.json()["parameter"]), (400, &json!("name")), "{refused:?}");
-        // What adds an application reads all of them anew.
+        // Adding an application reads all of them again.
         let body = json!({"name": setting}).to_string();
         assert_eq!(gateway.post("/v1/applications", "application/json", body).await.status, 201);
         assert_eq!(may(&gateway).await, expected, "{setting}, whatever the row says");
     }
 }
 
-/// What front ends add to a request, some of each kind.
+/// Headers that proxies add to a request, some of each kind.
 const ADDED_BY_PROXIES: &[&str] = &[
     "Forwarded",
     "Via",
@@ -182,7 +182,7 @@ async fn no_sign_of_a_proxy_is_overlooked() {
     for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000"] {
         assert_eq!(sent(post("1.1", &format!("host: {host}\r\n"))).await, stored, "{host}");
     }
-    // As nginx passes a request on, by `proxy_pass http://127.0.0.1:8000` and nothing more.
+    // As nginx passes a request on by `proxy_pass http://127.0.0.1:8000` alone.
     let plain = "host: 127.0.0.1:8000\r\nconnection: close\r\n";
     assert_eq!(sent(post("1.0", plain)).await, (401, "unnamed_proxy".to_owned()));
     for name in ADDED_BY_PROXIES {
@@ -196,7 +196,7 @@ async fn no_sign_of_a_proxy_is_overlooked() {
         let (status, code) = sent(post("1.1", &format!("host: {host}\r\n"))).await;
         assert_eq!((status, &code[..]), (403, "foreign_host"), "{host}");
     }
-    // None, or more than one of which one is another: whatever they are answered, nothing is stored.
+    // No host, or several of which one is another. Whatever the answer is, nothing is stored.
     for hosts in [
         "",
         "host: localhost\r\nhost: eye.example\r\n",
@@ -246,7 +246,7 @@ async fn commands_beside_a_gateway_find_its_database_by_themselves_and_say_so() 
         let (done, out, said) = app(arguments);
         assert!(done && said.contains("whose gateway runs"), "{arguments:?}: {out} {said}");
     }
-    // The folder that is meant when nothing is said.
+    // The default folder.
     let (done, _, said) = ran(&mut gateway.command_beside(&["app", "list"]));
     assert!(!done && said.contains("no gateway runs on the data dir ./eye-data (default)"), "{said}");
     assert!(!gateway.data_dir().with_file_name("eye-data").exists(), "nothing was made");
@@ -315,7 +315,7 @@ async fn commands_ask_a_gateway_over_http_when_the_environment_names_one() {
         "{list}"
     );
     assert!(asked(&["app", "revoke", "shop/é"], &opened).0);
-    // The token of the data dir is found for a gateway on this machine, and nothing is done with no token.
+    // For a gateway on this machine the token of the data dir is found. Without a token nothing is done.
     let (done, _, said) = asked(&["app", "list"], &[("EYE_DATA_DIR", "data")]);
     assert!(done && said.contains("with the token of data/admin.token"), "{said}");
     let (done, _, said) = asked(&["app", "list"], &[]);
@@ -326,7 +326,7 @@ async fn commands_ask_a_gateway_over_http_when_the_environment_names_one() {
     assert!(!done && said.contains("404 (not_found)"), "{said}");
     let (done, _, said) = asked(&["app", "add", "x", "--token", "--event-type", "nonsense"], &opened);
     assert!(!done && said.contains("event_types"), "{said}");
-    // Flags come first; what cannot be done over HTTP says so; a token goes nowhere over plain HTTP.
+    // Flags come first; a command that cannot work over HTTP says so; no token is sent over plain HTTP.
     let (done, _, said) = asked(&["app", "list", "--data-dir", "data"], &opened);
     assert!(done && said.contains("whose gateway runs"), "{said}");
     for arguments in [&["dead-letters", "list"][..], &["partitions", "list"], &["retention", "show"], &["migrate"]] {
@@ -337,12 +337,12 @@ async fn commands_ask_a_gateway_over_http_when_the_environment_names_one() {
         let (done, _, said) = ran(gateway.command_beside(&["app", "list"]).env("EYE_GATEWAY", elsewhere).envs(opened));
         assert!(!done && said.contains("plain HTTP"), "{said}");
     }
-    // The gateway and the check of the settings have no use for these, and do not mind them.
+    // The gateway and the check of the settings ignore these variables.
     let (done, shown, said) = ran(gateway.command_beside(&["config", "check"]).env("EYE_GATEWAY", &url).envs(opened));
     assert!(done && !shown.contains(&admin), "{said}");
 }
 
-/// A gateway on a database of its own that nobody is registered in yet, and whose operator has put a token into a file.
+/// A gateway on a database of its own without applications, whose operator has put a token into a file.
 fn with_bootstrap(server: &Server, folder: &tempfile::TempDir, token: &str) -> Setup {
     let file = folder.path().join("token");
     std::fs::write(&file, token).expect("a file");
@@ -371,7 +371,7 @@ async fn the_first_administrator_of_a_database_is_the_one_of_the_file() {
     assert_eq!(gateway.send(&pageview()).await.status, 401, "this machine is nobody");
     assert!(gateway.admin_token().is_none());
 
-    // Another token in the file takes the place of the first, while there is no other administrator.
+    // Another token in the file replaces the first one, while there is no other administrator.
     let other = TOKEN.replace('1', "2");
     std::fs::write(folder.path().join("token"), &other).expect("a file");
     gateway.signal("TERM");
@@ -380,7 +380,7 @@ async fn the_first_administrator_of_a_database_is_the_one_of_the_file() {
     eventually("the other is known", async || (list(&gateway, &other).await.status == 200).then_some(())).await;
     assert_eq!(list(&gateway, TOKEN).await.status, 401);
 
-    // Once there is one, the file is not looked at.
+    // Once there is one, the gateway does not read the file.
     let body = json!({"name": "boss", "scopes": ["admin"]}).to_string();
     let request = gateway.request("POST", "/v1/applications").header("content-type", "application/json");
     let boss = gateway.answer(request.bearer_auth(&other).body(body)).await.json();

@@ -1,11 +1,11 @@
-//! A module that uses up its time on the events of one application: others go on, what is quarantined unseen meanwhile is judged
-//! by the gateway itself once the module is back or another took its place, and each event is stored once.
+//! A module uses up its time on the events of one application. Other applications go on. Once the module is back, or
+//! another one replaces it, the gateway judges the unseen events itself, and stores each at most once.
 
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Setup, event, eventually, module};
 
-/// Adds an application that may send, and gives its token.
+/// Adds an application that may send, and returns its token.
 async fn add(gateway: &Gateway, name: &str) -> String {
     let body = json!({"name": name}).to_string();
     let request = gateway
@@ -31,13 +31,13 @@ fn spins() -> Value {
 }
 
 async fn with_moody() -> Gateway {
-    // Loading is not held up by the machine, judging is cut off soon.
+    // The machine does not delay loading, and judging is cut off soon.
     let gateway = Setup::default().with_module("guests/moody.wasm", "spins_or_works").start().await;
     gateway.validator("guests/moody", "active").await;
     gateway
 }
 
-/// Sends what spins until the module is off the path for the application.
+/// Sends events that spin until the module is off the path for the application.
 async fn spin_until_off(gateway: &Gateway, token: &str) {
     eventually("it is off the path", async || {
         let answer = send(gateway, token, &spins()).await;
@@ -47,7 +47,7 @@ async fn spin_until_off(gateway: &Gateway, token: &str) {
     .await;
 }
 
-/// Letters that no module has looked at.
+/// The letters that no module has judged.
 fn unseen(gateway: &Gateway) -> String {
     gateway.sql("select count(*) from dead_letters where code = 'off_path' and redriven_at is null")
 }
@@ -70,7 +70,7 @@ async fn an_application_that_makes_a_module_spin_takes_it_from_nobody_else_and_i
         ids.push(answer.json()["id"].as_str().expect("an id").to_owned());
         assert_eq!(send(&gateway, &other, &good()).await.status, 201, "nobody else pays for it");
     }
-    // Its own events are the probes, the one that spins first.
+    // Its own events are the probes, the spinning one first.
     all_are_seen(&gateway).await;
     let stored = gateway.sql("select count(*), count(distinct id) from events");
     assert_eq!(stored, "40|40", "each is stored once");
@@ -101,7 +101,7 @@ async fn what_was_quarantined_unseen_is_judged_by_the_module_that_takes_its_plac
     let stored = gateway.sql("select count(*) from events");
     gateway.signal("TERM");
     gateway.ended().await;
-    // Also in another life of the gateway; and another gateway of the same database left one of another type.
+    // Also after a restart of the gateway, and after another gateway of the database left one of another type.
     gateway.drop_module("guests/moody.wasm", &module("rejects"));
     gateway.drop_module("guests/fine.wasm", &module("accepts"));
     gateway.restart().await;

@@ -1,4 +1,4 @@
-//! Two releases on one database: a program on the schema of a later release, and on the schema of an earlier one.
+//! Two releases on one database: a program on the schema of a later release, and on that of an earlier one.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use sqlx::postgres::PgPoolOptions;
 use crate::support::cluster::Server;
 use crate::support::{Gateway, SESSION, Setup, event, eventually, folder};
 
-/// What a later release may do to the schema without taking it from this program.
+/// Changes that a later release may make to the schema so that this program can still use it.
 const LATER: &str = "
     alter table events add column later text;
     alter table dead_letters add column later integer not null default 7;
@@ -20,7 +20,7 @@ const LATER: &str = "
     values (9001, 'later', true, '\\x00', 0);
 ";
 
-/// Runs a command of the program on a database, and gives its exit code and what it printed.
+/// Runs a command of the program on a database. Returns its exit code and its output.
 fn eye(server: &Server, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
     let output = command.args(arguments).env("EYE_DATABASE_URL", server.url()).output().expect("the built program");
@@ -41,7 +41,7 @@ async fn stored(gateway: &Gateway, name: &str) {
     assert_eq!(answer.status, 201, "{answer:?}");
 }
 
-/// Brings a database to the schema of the release before the last migration.
+/// Migrates a database to the schema before the last migration.
 async fn prepare_behind(server: &Server) {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
     let mut files: Vec<_> =
@@ -70,7 +70,7 @@ async fn a_program_works_on_the_schema_of_a_later_release() {
     server.sql(LATER);
     let later = versions(&server);
 
-    // It goes on while the schema changes under it, and starts on the new one.
+    // It goes on while the schema changes, and starts on the new one.
     stored(&gateway, "during").await;
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));
@@ -86,7 +86,7 @@ async fn a_program_works_on_the_schema_of_a_later_release() {
     })
     .await;
 
-    // Commands work beside it, so a token can be revoked from a host of the old release.
+    // Commands work on it too, so that a token can be revoked from a host of the old release.
     for (arguments, said) in [
         (&["app", "add", "shop", "--token"][..], "eye_"),
         (&["app", "rotate", "shop"], "eye_"),
@@ -113,7 +113,7 @@ async fn a_program_that_is_below_the_floor_says_so_and_writes_nothing() {
     server.sql("update schema_floor set version = 9001");
     let words = "serves programs that know version 9001 or later";
 
-    // One that runs ends when it learns of it.
+    // A running gateway ends when it learns of it.
     assert_eq!(gateway.ended().await.code(), Some(1));
     eventually("the reason is told", async || gateway.log().contains(words).then_some(())).await;
     let rows = "select count(*) from events";
@@ -147,7 +147,7 @@ async fn commands_leave_the_schema_of_an_earlier_release_alone() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("this program needs version") && text.contains("eye migrate"), "{text}");
 
-    // A gateway that may not change the schema waits for somebody who may.
+    // A gateway that may not migrate waits until another one has.
     let mut gateway = setup(&server).with_argument("--no-migrate").listen().await;
     eventually("the log says what to do", async || gateway.log().contains("eye migrate").then_some(())).await;
     gateway.unready().await;

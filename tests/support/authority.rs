@@ -1,4 +1,4 @@
-//! An authority for certificates of a test's own, clients that trust it, and gateways with its certificates.
+//! A certificate authority of a test's own, clients that trust it, and gateways with its certificates.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::raw::Wire;
 use super::{Gateway, Setup, eventually};
 
-/// An authority, and certificates that it gives out.
+/// An authority with the certificates that it issued.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -35,7 +35,7 @@ impl Authority {
         self.issue_for(name, (1975, 4096))
     }
 
-    /// A certificate that is valid from the one year to the other.
+    /// Issues a certificate that is valid between two years.
     fn issue_for(&self, name: &str, years: (i32, i32)) -> (CertificateDer<'static>, String, KeyPair) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
@@ -44,12 +44,12 @@ impl Authority {
         (certificate.der().clone(), certificate.pem(), key)
     }
 
-    /// Puts a new pair of files in place.
+    /// Writes a new certificate and key to their files.
     pub(crate) fn install(&self, folder: &Path) -> CertificateDer<'static> {
         self.install_for(folder, (1975, 4096))
     }
 
-    /// The same, valid from the one year to the other.
+    /// The same, valid between two years.
     pub(crate) fn install_for(&self, folder: &Path, years: (i32, i32)) -> CertificateDer<'static> {
         let (der, pem, key) = self.issue_for("localhost", years);
         std::fs::write(folder.join("key.pem"), key.serialize_pem()).expect("a file");
@@ -93,12 +93,12 @@ pub(crate) fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().expect("certificates")[0].clone().into_owned()
 }
 
-/// A gateway with TLS, which takes client certificates of the same authority.
+/// A gateway with TLS that accepts client certificates of the same authority.
 pub(crate) async fn with_tls(authority: &Authority, files: &TempDir) -> Gateway {
     with_tls_and(authority, files, |setup| setup).await
 }
 
-/// The same with further settings.
+/// The same, with further settings.
 pub(crate) async fn with_tls_and(authority: &Authority, files: &TempDir, further: fn(Setup) -> Setup) -> Gateway {
     authority.install(files.path());
     let gateway = further(setup(authority, files)).listen().await;

@@ -1,4 +1,4 @@
-//! Module files that are made to hurt whoever reads, compiles or tries them. Each is built here, byte by byte.
+//! Malicious module files, built byte by byte, that attack the code that reads, compiles or tries them.
 
 use wasm_encoder::{
     BlockType, CodeSection, ConstExpr, CustomSection, DataSection, ElementSection, Elements, Encode as _, ExportKind,
@@ -6,28 +6,28 @@ use wasm_encoder::{
     TableSection, TableType, TypeSection, ValType,
 };
 
-/// What a component begins with.
+/// The first bytes of a component.
 const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
-/// A validator that accepts everything, with something more in it. What it says is read from a memory of zeros: no
-/// summary, no examples, and the verdict "accept".
+/// A validator that accepts everything, with additions. Its answers come from a memory of zeros: no summary, no
+/// examples, and the verdict "accept".
 #[derive(Default)]
 pub(crate) struct Guest {
-    /// Instructions of a function that nobody calls, and its locals.
+    /// Locals and instructions of a function that is never called.
     pub(crate) unused: Option<(u32, Vec<u8>)>,
-    /// Instructions of a function that is called when an instance is made.
+    /// Instructions of a function that runs when an instance is made.
     pub(crate) start: Option<Vec<u8>>,
-    /// Instructions before `describe` answers.
+    /// Instructions before the answer of `describe`.
     pub(crate) describe: Vec<u8>,
-    /// Instructions before `validate` answers.
+    /// Instructions before the answer of `validate`.
     pub(crate) validate: Vec<u8>,
-    /// Examples that it has.
+    /// The number of its examples.
     pub(crate) examples: u32,
-    /// Pages of memory, and what the data says of it.
+    /// Pages of memory.
     pub(crate) pages: u64,
-    /// Types beside those that it needs.
+    /// Additional types.
     pub(crate) types: u32,
-    /// Exports beside those that it needs.
+    /// Additional exports.
     pub(crate) exports: u32,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn instructions(all: &[Instruction<'_>]) -> Vec<u8> {
     bytes
 }
 
-/// Where `describe` answers, where the examples lie, and where `validate` answers.
+/// The addresses of `describe`'s answer, of the examples, and of `validate`'s answer.
 const DESCRIPTION: i32 = 1024;
 const EXAMPLES: i32 = 8192;
 const VERDICT: i32 = 2048;
@@ -90,7 +90,7 @@ impl Guest {
         let mut data = DataSection::new();
         let description = [0, 0, EXAMPLES, i32::try_from(self.examples).expect("few")].map(i32::to_le_bytes).concat();
         data.active(0, &ConstExpr::i32_const(DESCRIPTION), description);
-        // Each has no title, and no data, and expects "accept".
+        // Each example has no title and no data, and expects "accept".
         let mut module = Module::new();
         module.section(&types).section(&functions).section(&tables).section(&memories).section(&exports);
         if self.start.is_some() {
@@ -100,7 +100,7 @@ impl Guest {
         validator(module.finish())
     }
 
-    /// The component that is made of it.
+    /// The component made of the core module.
     pub(crate) fn component(&self) -> Vec<u8> {
         let encoder = wit_component::ComponentEncoder::default().module(&self.core());
         encoder.and_then(|mut encoder| encoder.encode()).expect("a validator")
@@ -117,7 +117,7 @@ fn body(before: &[u8], answer: Option<i32>, locals: u32) -> Function {
     function
 }
 
-/// Puts the metadata of a validator into a core module.
+/// Adds the metadata of a validator to a core module.
 fn validator(mut module: Vec<u8>) -> Vec<u8> {
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_str("validator.wit", include_str!("../../wit/validator.wit")).expect("the contract");
@@ -140,7 +140,7 @@ fn custom(name: &str, content: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Component types within component types.
+/// Nested component types.
 fn nested_types(depth: usize) -> Vec<u8> {
     let mut types = vec![1];
     types.extend(b"\x42\x01\x01".repeat(depth));
@@ -148,9 +148,9 @@ fn nested_types(depth: usize) -> Vec<u8> {
     section(7, &types)
 }
 
-/// Components within components.
+/// Nested components.
 fn nested_components(depth: usize) -> Vec<u8> {
-    // From the inside out, backwards, since each tells the length of all that is in it.
+    // Built backwards from the innermost, since each starts with the length of its content.
     let mut backwards = Vec::new();
     for _ in 0..depth {
         backwards.extend(COMPONENT.iter().rev());
@@ -163,7 +163,7 @@ fn nested_components(depth: usize) -> Vec<u8> {
     backwards
 }
 
-/// A bomb: what it is called, its bytes, and the settings beside it.
+/// A bomb: its name, its bytes, and the settings beside it.
 pub(crate) struct Bomb {
     pub(crate) name: &'static str,
     pub(crate) bytes: Vec<u8>,
@@ -178,7 +178,7 @@ fn unused(name: &'static str, locals: u32, code: Vec<u8>) -> Bomb {
     bomb(name, Guest { unused: Some((locals, code)), ..Guest::default() }.core())
 }
 
-/// Those that are told within a second or two.
+/// Bombs that are refused within a second or two.
 pub(crate) fn fast() -> Vec<Bomb> {
     let good = || Guest::default().component();
     let core = || Guest::default().core();
@@ -204,7 +204,7 @@ pub(crate) fn fast() -> Vec<Bomb> {
     ]
 }
 
-/// Instructions that take all memory there is, and write to most of what a validator may have.
+/// Instructions that allocate all memory, and write to most of what a validator may have.
 fn grow() -> Vec<u8> {
     instructions(&[
         Instruction::Loop(BlockType::Empty),
@@ -221,7 +221,7 @@ fn grow() -> Vec<u8> {
     ])
 }
 
-/// Those that take memory or time as far as they are let.
+/// Bombs that use memory or time up to their bounds.
 pub(crate) fn slow() -> Vec<Bomb> {
     let good = || Guest::default().component();
     let core = || Guest::default().core();

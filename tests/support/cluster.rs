@@ -1,4 +1,4 @@
-//! A Postgres of a test's own, beside those that gateways embed: it can be stopped, started and asked at will.
+//! A Postgres of a test's own, beside the embedded ones: the test can stop, start and query it.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::TcpListener;
@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 use super::{folder, psql_at, template};
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
-/// Ports below those that the system gives away by itself, so that a server that was down finds its own still free.
+/// Ports below those that the system assigns, so that a server that was down finds its own still free.
 const PORTS: std::ops::Range<u64> = 20_000..32_000;
-/// Tries to find a port that no other test takes at the same moment.
+/// Attempts to find a port that no other test takes at the same moment.
 const PORT_TRIES: usize = 20;
 
-/// A Postgres of the test's own, reached over TCP as most databases are, gone with the test. Its socket file is for those
-/// who look at it.
+/// A Postgres of the test's own, reached over TCP like most databases. It ends with the test. Its socket file is for
+/// queries of the test.
 pub(crate) struct Server {
     folder: tempfile::TempDir,
     port: u16,
@@ -28,12 +28,12 @@ impl Server {
         Server::start_with("-c fsync=off")
     }
 
-    /// With more options for the server.
+    /// Starts it with further options of the server.
     pub(crate) fn start_with(options: &str) -> Server {
         Server::initialized(&["-E", "UTF8"], options, |_| {})
     }
 
-    /// A cluster made with more arguments, and changed before its first start.
+    /// Makes a cluster with further arguments, and changes it before its first start.
     pub(crate) fn initialized(arguments: &[&str], options: &str, change: impl FnOnce(&Path)) -> Server {
         let mut server = Server { folder: folder(), port: 0, options: options.to_owned() };
         give_to_postgres(server.path());
@@ -52,7 +52,7 @@ impl Server {
         server
     }
 
-    /// Starts on a port that is free, and still free when the server gets to it.
+    /// Starts on a port that is free, and still free when the server opens it.
     pub(crate) fn find_port(&mut self) {
         for _ in 0..PORT_TRIES {
             let chance = RandomState::new().build_hasher().finish();
@@ -73,7 +73,7 @@ impl Server {
         self.path().join("data").display().to_string()
     }
 
-    /// The socket file that it listens on as well.
+    /// The socket file on which it listens too.
     pub(crate) fn socket(&self) -> PathBuf {
         self.path().join(format!(".s.PGSQL.{}", self.port))
     }
@@ -89,7 +89,7 @@ impl Server {
         run(self.path(), "pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
     }
 
-    /// As a crash does it.
+    /// Stops it like a crash.
     pub(crate) fn down(&self) {
         self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
     }
@@ -102,23 +102,23 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// The way over its socket file.
+    /// The URL over its socket file.
     pub(crate) fn socket_url(&self) -> String {
         format!("postgres://postgres@localhost:{}/postgres?host={}", self.port, self.path().display())
     }
 
-    /// Runs any number of statements, and gives their rows.
+    /// Runs statements, and returns their rows.
     pub(crate) fn sql(&self, script: &str) -> String {
         psql_at(self.path(), self.port, "postgres", script).trim().to_owned()
     }
 
-    /// The same for whoever goes somewhere else.
+    /// The same as a function, for another task or thread.
     pub(crate) fn asker(&self) -> impl Fn(&str) -> String + Send + 'static {
         let (path, port) = (self.path().to_owned(), self.port);
         move |script| psql_at(&path, port, "postgres", script).trim().to_owned()
     }
 
-    /// Brings the schema up and makes the application that gateways on this machine trust.
+    /// Migrates the schema and registers the application `local`.
     pub(crate) fn prepare(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
         command.args(["migrate", "--database-url", &self.url()]);
@@ -138,12 +138,12 @@ impl Drop for Server {
         if let Some((user, group)) = postgres_user() {
             command.uid(user).gid(group);
         }
-        // It may be down already, which is what is wanted.
+        // It may be down already.
         let _ = command.status();
     }
 }
 
-/// Runs one of the server's programs as its user; whether it ended well.
+/// Runs a program of the server as its user. Returns whether it succeeded.
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(PathBuf::from(BINARIES).join(program));
     command.args(arguments).current_dir(folder).stdout(Stdio::null());
@@ -153,7 +153,7 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> bool {
     command.status().expect(program).success()
 }
 
-/// Lets the user of the server own a folder.
+/// Gives a folder to the user of the server.
 pub(crate) fn give_to_postgres(path: &Path) {
     if let Some((user, group)) = postgres_user() {
         chown(path, Some(user), Some(group)).expect("chown");

@@ -1,14 +1,14 @@
-//! Reads `/metrics` as strictly as the OpenMetrics format is written: each line must be one, in its place, and no sample
-//! may be there twice.
+//! Reads `/metrics` strictly by the OpenMetrics format: each line must be valid and in its place, and no sample may
+//! occur twice.
 
 use std::collections::BTreeMap;
 
-/// What asks for that format.
+/// The `Accept` header for that format.
 pub(crate) const FORMAT: &str = "application/openmetrics-text;version=1.0.0";
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// All figures of one scrape.
+/// All metrics of one scrape.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     /// The type of each metric, by its full name.
@@ -17,7 +17,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Reads a text, and fails where it breaks the format.
+    /// Reads a text, and fails if it breaks the format.
     pub(crate) fn read(text: &str) -> Figures {
         let body = text.strip_suffix("# EOF\n").expect("the text ends with # EOF");
         let mut figures = Figures::default();
@@ -51,7 +51,7 @@ impl Figures {
         figures
     }
 
-    /// Buckets ascend, and the last holds all that was counted.
+    /// Buckets must ascend, and the last one must have the whole count.
     fn check_histograms(&self) {
         for (name, _) in self.types.iter().filter(|(_, kind)| *kind == "histogram") {
             for (labels, count) in self.all(&format!("{name}_count")) {
@@ -72,12 +72,12 @@ impl Figures {
         }
     }
 
-    /// Whether there is any figure of a metric.
+    /// Whether a metric has a sample.
     pub(crate) fn told(&self, name: &str) -> bool {
         [name.to_owned(), format!("{name}_count")].iter().any(|name| self.all(name).next().is_some())
     }
 
-    /// All samples of a name.
+    /// All samples of a metric.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = (&Labels, f64)> {
         self.samples.iter().filter(move |((own, _), _)| own == name).map(|((_, labels), value)| (labels, *value))
     }
@@ -120,7 +120,7 @@ fn sample(line: &str) -> (String, Labels, f64) {
     (name.to_owned(), labels, value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
 }
 
-/// The text up to the closing quote, and what comes after it.
+/// The text up to the closing quote, and the text after it.
 fn quoted_text<'a>(quoted: &'a str, line: &str) -> (String, &'a str) {
     let mut text = String::new();
     let mut characters = quoted.char_indices();

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for what a well-behaved client would not send: frames, and what a peer was told.
+//! HTTP/2 by hand, for frames that a well-behaved client would not send.
 
 use std::fmt::{Display, Formatter};
 
@@ -13,7 +13,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The beginning of an HTTP/2 connection: the preface and empty settings.
+/// The start of an HTTP/2 connection: the preface and empty settings.
 pub(crate) fn http2() -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat()
 }
@@ -21,15 +21,15 @@ pub(crate) fn http2() -> Vec<u8> {
 /// `:method GET` or `POST`, and `:scheme http`.
 pub(crate) const GET: &[u8] = &[0x82, 0x86];
 pub(crate) const POST: &[u8] = &[0x83, 0x86];
-/// Ends of streams and of headers, as flags of a frame.
+/// The flags for the end of a stream and of its headers.
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
-/// Says that a ping is an answer.
+/// The flag of an answer to a ping.
 pub(crate) const ACK: u8 = 1;
 
-/// A header by its place in the static table, with a value of its own.
+/// A header with the index of its name in the static table, and a value.
 pub(crate) fn literal(name: u8, value: &str) -> Vec<u8> {
-    // Names beyond the four bits of the first byte go on in the next one.
+    // Indexes beyond the four bits of the first byte continue in the next one.
     let name = if name < 15 { vec![name] } else { vec![15, name - 15] };
     let length = u8::try_from(value.len()).expect("short");
     [&name[..], &[length], value.as_bytes()].concat()
@@ -40,11 +40,11 @@ pub(crate) fn to(method: &[u8], path: &str) -> Vec<u8> {
     [method, &literal(4, path), &literal(1, "localhost")].concat()
 }
 
-/// What an HTTP/2 peer was told before the connection ended.
+/// The frames that an HTTP/2 peer got before the connection ended.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) goaway: Option<u32>,
-    /// Streams and the errors with which they were reset.
+    /// The reset streams, with their errors.
     pub(crate) resets: Vec<(u32, u32)>,
     pub(crate) pings: usize,
 }
@@ -60,7 +60,7 @@ impl Heard {
             match kind {
                 3 => heard.resets.push((stream, word(payload))),
                 6 if bytes[4] == ACK => heard.pings += 1,
-                // The first one is the reason; a farewell may follow.
+                // The first one has the reason; another may follow.
                 7 if heard.goaway.is_none() => heard.goaway = Some(word(&payload[4..])),
                 _ => {}
             }
@@ -88,11 +88,11 @@ impl Display for Heard {
 
 pub(crate) const REFUSED_STREAM: u32 = 7;
 
-/// Sends HTTP/2 frames, reads meanwhile, and gives what was told until the gateway closed.
+/// Sends HTTP/2 frames, reads meanwhile, and returns what the gateway sent until it closed.
 pub(crate) async fn heard(stream: impl AsyncRead + AsyncWrite, frames: Vec<u8>) -> Heard {
     let (mut read, mut write) = tokio::io::split(stream);
     let send = async {
-        // It may be closed before all is taken.
+        // The gateway may close before it has read all of it.
         let _ = write.write_all(&[http2(), frames].concat()).await;
     };
     let mut bytes = Vec::new();

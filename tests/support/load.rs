@@ -1,5 +1,5 @@
-//! Load with book-keeping: every event that is sent has a number, every answer is noted, and at the end each answer is
-//! held against each row.
+//! Load with a ledger: every sent event has a number, every answer is recorded, and at the end each answer is compared
+//! with each row.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// Ids of numbered events begin here.
+/// The id of event 0.
 const BASE: u128 = 0xe7e0_0000_0000_4000_8000_0000_0000_0000;
 const SESSIONS: u64 = 50;
 /// Longer than any answer may take.
 const ANSWER_MOST: Duration = Duration::from_secs(20);
 
-/// Chance that can be had again: xorshift64*.
+/// Reproducible random numbers: xorshift64*.
 #[derive(Clone)]
 pub(crate) struct Chance(u64);
 
 impl Chance {
-    /// From the clock's fine part and the process, and printed, so that a run can be told from another.
+    /// Seeded from the clock and the process. The seed is printed, so that runs can be distinguished.
     pub(crate) fn new() -> Chance {
         use std::hash::{BuildHasher as _, Hasher as _};
         let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
@@ -30,7 +30,7 @@ impl Chance {
         Chance(seed | 1)
     }
 
-    /// Another stream of its own.
+    /// An independent stream of random numbers.
     pub(crate) fn split(&mut self) -> Chance {
         Chance(self.next() | 1)
     }
@@ -42,7 +42,7 @@ impl Chance {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Below `bound`.
+    /// A number below `bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 16) % bound
     }
@@ -53,7 +53,7 @@ pub(crate) fn id_of(number: u64) -> Uuid {
     Uuid::from_u128(BASE + u128::from(number))
 }
 
-/// Event `number`: whenever it is sent, it is the same. One kind of five tells guests to misbehave.
+/// Event `number`, which is the same whenever it is sent. One kind of five makes guests misbehave.
 pub(crate) fn numbered(number: u64) -> Value {
     json!({
         "id": id_of(number),
@@ -64,7 +64,7 @@ pub(crate) fn numbered(number: u64) -> Value {
     })
 }
 
-/// What was answered for one event, over all times it was sent.
+/// The answers for one event, over all times that it was sent.
 #[derive(Clone, Default)]
 struct Entry {
     stored: u32,
@@ -73,7 +73,7 @@ struct Entry {
     rejected: u32,
 }
 
-/// Every event that was sent, with its answers.
+/// All sent events, with their answers.
 #[derive(Default)]
 pub(crate) struct Ledger {
     entries: Mutex<HashMap<u64, Entry>>,
@@ -83,13 +83,13 @@ pub(crate) struct Ledger {
     pub(crate) refused: AtomicU64,
     /// Events whose request got no answer.
     pub(crate) unanswered: AtomicU64,
-    /// Events of which some outcome was told.
+    /// Events whose outcome some answer had.
     pub(crate) answered: AtomicU64,
-    /// Events said to be stored.
+    /// Events that an answer called stored.
     pub(crate) stored: AtomicU64,
 }
 
-/// How a request of many events ended.
+/// The end of a request with several events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Told,
@@ -102,18 +102,18 @@ impl Ledger {
         self.entries.lock().expect("the ledger")
     }
 
-    /// New numbers.
+    /// Reserves new numbers.
     pub(crate) fn reserve(&self, count: u64) -> Vec<u64> {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         (first..first + count).collect()
     }
 
-    /// How many numbers were given.
+    /// The count of reserved numbers.
     pub(crate) fn numbers(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Sends the numbered events in one request, and notes what is answered.
+    /// Sends the numbered events in one request, and records the answer.
     pub(crate) async fn send(&self, client: &reqwest::Client, address: &str, numbers: &[u64]) -> Ended {
         self.sends.fetch_add(numbers.len() as u64, Ordering::Relaxed);
         {
@@ -175,7 +175,7 @@ impl Ledger {
                 "duplicate" => entry.duplicate += 1,
                 "quarantined" => entry.quarantined += 1,
                 "rejected" => entry.rejected += 1,
-                // It has none yet, and is sent again like an event that nothing was told of.
+                // It has no outcome yet, and is sent again like an event without an answer.
                 "unfinished" => {}
                 other => panic!("an unknown outcome {other}"),
             }
@@ -185,31 +185,31 @@ impl Ledger {
         self.answered.fetch_add(numbers.len() as u64, Ordering::Relaxed);
     }
 
-    /// How many events were said to be stored.
+    /// The number of events that an answer called stored.
     pub(crate) fn said_stored(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
     }
 
-    /// Numbers of which nothing was told yet.
+    /// The numbers without any answer.
     pub(crate) fn untold(&self) -> Vec<u64> {
         let entries = self.entries();
         let untold = |entry: &Entry| entry.stored + entry.duplicate + entry.quarantined + entry.rejected == 0;
         entries.iter().filter(|(_, entry)| untold(entry)).map(|(number, _)| *number).collect()
     }
 
-    /// How many events were said to be there, and how many were refused.
+    /// The number of events that an answer called stored or duplicate, and of those that it called refused.
     pub(crate) fn there_and_refused(&self) -> (u64, u64) {
         let entries = self.entries();
         let count = |of: fn(&Entry) -> u32| entries.values().filter(|entry| of(entry) > 0).count() as u64;
         (count(|entry| entry.stored + entry.duplicate), count(|entry| entry.quarantined + entry.rejected))
     }
 
-    /// Numbers of which `quarantined` was told.
+    /// The numbers of events that an answer called quarantined.
     pub(crate) fn quarantined(&self) -> Vec<u64> {
         self.entries().iter().filter(|(_, entry)| entry.quarantined > 0).map(|(number, _)| *number).collect()
     }
 
-    /// Holds every answer against every row. `rows` are lines of `id|n`, as [`ROWS`] gives them.
+    /// Compares every answer with every row. `rows` are lines of `id|n`, as [`ROWS`] selects them.
     pub(crate) fn hold_against(&self, rows: &str) {
         let entries = self.entries();
         let mut found: HashMap<u64, u32> = HashMap::new();
@@ -231,8 +231,9 @@ impl Ledger {
         println!("{}, {} rows, {} events", self.words(), found.len(), entries.len());
     }
 
-    /// Holds every answer that said `quarantined` against every dead letter. `letters` are lines of `id|n`, as [`LETTERS`]
-    /// gives them. There may be more than were told: each sending makes one, whether or not its answer arrives.
+    /// Compares every answer that said `quarantined` with every dead letter. `letters` are lines of `id|n`, as
+    /// [`LETTERS`] selects them. There may be more letters than answers, since each sending makes one, even if its
+    /// answer is lost.
     pub(crate) fn hold_against_letters(&self, letters: &str) {
         let mut found: HashMap<u64, u32> = HashMap::new();
         for line in letters.lines().filter(|line| !line.is_empty()) {
@@ -254,7 +255,7 @@ impl Ledger {
         println!("quarantined {said}, rejected {rejected}, {} dead letters", letters.lines().count());
     }
 
-    /// The counts so far.
+    /// The counts so far, as text.
     pub(crate) fn words(&self) -> String {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
@@ -268,15 +269,15 @@ impl Ledger {
     }
 }
 
-/// All rows, as [`Ledger::hold_against`] reads them.
+/// Selects all rows, for [`Ledger::hold_against`].
 pub(crate) const ROWS: &str = "select id, data ->> 'n' from events";
 
-/// All quarantined events, as [`Ledger::hold_against_letters`] reads them.
+/// Selects all quarantined events, for [`Ledger::hold_against_letters`].
 pub(crate) const LETTERS: &str =
     "select event_id, convert_from(raw, 'UTF8')::json -> 'data' ->> 'n' from dead_letters where reason = 'quarantined'";
 
-/// The counts that differ from the rows, of each width of bucket, folded or not: there must be none, after anything. Other
-/// than rows, duplicates leave nothing that they could be held against.
+/// Selects the counts that differ from the rows, for each width of bucket, folded or not. There must never be any.
+/// Duplicates are left out, since they leave no rows for the comparison.
 pub(crate) const WRONG_COUNTS: &str = "
     with said as (
         select bucket, start, event_type_id, application_id, outcome, sum(count) as count from (
@@ -302,7 +303,7 @@ pub(crate) const WRONG_COUNTS: &str = "
     from said full join counted using (bucket, start, event_type_id, application_id, outcome)
     where said.count is distinct from counted.count";
 
-/// Many senders at work, until they are told to stop.
+/// Many senders, until they are stopped.
 pub(crate) struct Load {
     pub(crate) ledger: Arc<Ledger>,
     address: Arc<Mutex<String>>,
@@ -311,8 +312,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts `connections` senders of single events and of batches, which now and then send again what they have
-    /// sent before, and always what got no answer.
+    /// Starts `connections` senders of single events and of batches. Now and then they send events again, and always
+    /// those without an answer.
     pub(crate) fn start(address: &str, connections: u32, batch_max: u64, chance: &mut Chance) -> Load {
         let mut load = Load {
             ledger: Arc::default(),
@@ -333,12 +334,12 @@ impl Load {
         load
     }
 
-    /// Where to send from now on.
+    /// Sends to this address from now on.
     pub(crate) fn turn_to(&self, address: &str) {
         address.clone_into(&mut self.address.lock().expect("the address"));
     }
 
-    /// Waits for `count` more events that are said to be stored, and gives the time until the first one.
+    /// Waits until `count` more events are stored by the answers. Returns the time until the first one.
     pub(crate) async fn stores(&self, count: u64) -> Duration {
         let (start, before) = (Instant::now(), self.ledger.stored.load(Ordering::Relaxed));
         let since = |wanted: u64| async move {
@@ -353,7 +354,7 @@ impl Load {
         first
     }
 
-    /// Ends the senders after the requests that are under way; fails if one of them has failed.
+    /// Stops the senders after their running requests. Fails if one of them has failed.
     pub(crate) async fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(sender) = self.senders.join_next().await {
@@ -390,7 +391,7 @@ impl Sender {
         let count = if self.chance.below(3) == 0 { 1 } else { 1 + self.chance.below(self.batch_max) };
         let known = self.ledger.numbers();
         if known > 0 && self.chance.below(10) == 0 {
-            // Others may be sending the same ones right now.
+            // Other senders may be sending the same ones now.
             let first = self.chance.below(known);
             return (first..known.min(first + count)).collect();
         }

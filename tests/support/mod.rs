@@ -1,4 +1,4 @@
-//! A gateway of its own for each test, with an own Postgres, own data and own modules; and verbs to use it with.
+//! A gateway for each test, with a Postgres, data and modules of its own, and the verbs to use it.
 
 pub(crate) mod authority;
 pub(crate) mod bombs;
@@ -28,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A session that every test may use, since each has its own database.
 pub(crate) const SESSION: &str = "e2085be5-9137-4e4e-80b5-f1ffddc25423";
 
-/// An event of `category/name` that keeps the envelope's rules.
+/// An event of `category/name` that follows the rules of the envelope.
 pub(crate) fn event(category: &str, name: &str, data: Value) -> Value {
     json!({"session_id": SESSION, "category": category, "name": name, "timestamp": "2021-01-01 09:15:27.243860", "data": data})
 }
@@ -38,7 +38,7 @@ pub(crate) fn pageview() -> Value {
     event("page interaction", "pageview", json!({"host": "www.consumeraffairs.com", "path": "/"}))
 }
 
-/// What the gateway answered.
+/// An answer of the gateway.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -64,7 +64,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
-/// Waits until `probe` gives something, and fails with `what` if it never does.
+/// Waits until `probe` returns a value. Fails with `what` if it never does.
 pub(crate) async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
     let start = Instant::now();
     let mut pause = tokio::time::interval(Duration::from_millis(5));
@@ -77,11 +77,11 @@ pub(crate) async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut 
     panic!("never happened: {what}")
 }
 
-/// Where test folders are made, the best place first: in memory a commit waits for no disk, and the disks of some machines
-/// take a second for what others do at once. The user of Postgres must get there, and `/tmp` is closed on some machines.
+/// Where test folders are made, the best place first: in memory a commit waits for no disk, and slow disks take a
+/// second for it. The user of Postgres must have access, and some machines close `/tmp`.
 const PLACES: [&str; 2] = ["/dev/shm", "/var/tmp"];
 
-/// What must be free there, for the clusters of tests that run beside each other.
+/// The free space that is needed there, for the clusters of tests that run at the same time.
 const FREE_BYTES_MIN: u64 = 2 << 30;
 
 /// A folder for one test that the unprivileged user of Postgres may enter.
@@ -114,74 +114,74 @@ pub(crate) fn digest_of(bytes: &[u8]) -> String {
     eye_event::verdict::Digest::of(bytes).to_string()
 }
 
-/// How to start a gateway.
+/// The settings of a gateway to start.
 #[derive(Default)]
 pub(crate) struct Setup {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) modules: Vec<(String, Vec<u8>)>,
     pub(crate) arguments: Vec<String>,
-    /// The gateway makes its own cluster, as at its very first start.
+    /// The gateway makes its own cluster, as at its first start.
     pub(crate) makes_cluster: bool,
-    /// How many files the program may have open: by default, and at most.
+    /// The limit of open files: the soft one and the hard one.
     pub(crate) open_files: Option<(u64, u64)>,
 }
 
 impl Setup {
-    /// With one more setting.
+    /// Adds a setting.
     pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// With one more argument of `eye serve`.
+    /// Adds an argument of `eye serve`.
     pub(crate) fn with_argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// With no cluster yet, as at the very first start.
+    /// Leaves the cluster to the gateway, as at its first start.
     pub(crate) fn without_cluster(self) -> Self {
         Self { makes_cluster: true, ..self }
     }
 
-    /// With other limits of open files: by default, and at most.
+    /// Sets the limits of open files: the soft one and the hard one.
     pub(crate) fn with_open_files(self, soft: u64, hard: u64) -> Self {
         Self { open_files: Some((soft, hard)), ..self }
     }
 
-    /// With a module at `path` in the modules directory from the start.
+    /// Puts a module at `path` in the modules directory before the start.
     pub(crate) fn with_module(mut self, path: &str, name: &str) -> Self {
         self.modules.push((path.to_owned(), module(name)));
         self
     }
 
-    /// Starts it, and waits until it is ready.
+    /// Starts the gateway, and waits until it is ready.
     pub(crate) async fn start(self) -> Gateway {
         self.start_in(folder()).await
     }
 
-    /// Starts it on a folder of the test's choice, and waits until it is ready.
+    /// Starts the gateway in this folder, and waits until it is ready.
     pub(crate) async fn start_in(self, folder: TempDir) -> Gateway {
         let mut gateway = self.at_rest(folder);
         gateway.restart().await;
         gateway
     }
 
-    /// Starts it, and waits only until it listens.
+    /// Starts the gateway, and waits only until it listens.
     pub(crate) async fn listen(self) -> Gateway {
         let mut gateway = self.at_rest(folder());
         gateway.launch().await;
         gateway
     }
 
-    /// Starts it, and waits for nothing.
+    /// Starts the gateway without waiting.
     pub(crate) fn begin(self) -> Gateway {
         let mut gateway = self.at_rest(folder());
         gateway.begin();
         gateway
     }
 
-    /// Everything for it, and no process yet.
+    /// Prepares everything, without a process.
     fn at_rest(self, folder: TempDir) -> Gateway {
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
@@ -206,20 +206,20 @@ impl Setup {
     }
 }
 
-/// A data directory as the gateway makes it: the user of Postgres may pass through, nobody may look.
+/// Makes a data dir like the gateway's: the user of Postgres may pass through it, and no user may list it.
 fn private(folder: &Path) {
     std::fs::create_dir_all(folder).expect("the data directory");
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("its mode");
 }
 
-/// Has a gateway make its own cluster, with the schema, and stops it.
+/// Lets a gateway make its own cluster with the schema, and stops it.
 fn embedded() -> (TempDir, PathBuf) {
     let folder = folder();
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
     command.current_dir(folder.path()).args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"]);
     let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the built program");
     let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    // What it says after that is read too, so that it never waits for this.
+    // Reads the rest of its output too, so that the gateway never waits for this test.
     for line in lines.map_while(Result::ok) {
         if line.contains("the gateway listens") {
             kill(child.id(), "TERM");
@@ -230,7 +230,7 @@ fn embedded() -> (TempDir, PathBuf) {
     (folder, cluster)
 }
 
-/// Puts a file in place as a careful author does: beside it first, then by rename.
+/// Writes a file as a careful author does: beside it first, then by rename.
 fn write(path: &Path, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("the folder");
     let beside = path.with_extension("partial");
@@ -251,12 +251,12 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// With the defaults and no modules.
+    /// Starts a gateway with the defaults and without modules.
     pub(crate) async fn start() -> Gateway {
         Setup::default().start().await
     }
 
-    /// Starts the program on the data that is there.
+    /// Starts the program on the existing data.
     pub(crate) async fn restart(&mut self) {
         self.begin();
         self.is_ready().await;
@@ -279,7 +279,7 @@ impl Gateway {
         eventually("the gateway is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
     }
 
-    /// Starts the program, and waits for nothing.
+    /// Starts the program without waiting.
     pub(crate) fn begin(&mut self) {
         let mut child = self.command().spawn().expect("the built program");
         let stderr = child.stderr.take().expect("piped");
@@ -293,17 +293,17 @@ impl Gateway {
         self.process = Some(child);
     }
 
-    /// Has the next start of the program find a setting.
+    /// Changes a setting for the next start.
     pub(crate) fn set(&mut self, name: &str, value: impl ToString) {
         self.environment.push((name.to_owned(), value.to_string()));
     }
 
-    /// Where it listens: address and port.
+    /// The address on which it listens.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// The process of its own Postgres.
+    /// The process id of its own Postgres.
     pub(crate) fn postmaster(&self) -> Option<u32> {
         let note = std::fs::read_to_string(self.data_dir().join("postgres/postmaster.pid")).ok()?;
         note.lines().next()?.trim().parse().ok()
@@ -327,7 +327,7 @@ impl Gateway {
         command
     }
 
-    /// The address that a line of the log with these words names.
+    /// The address in a log line with these words.
     pub(crate) fn announced(&self, words: &str) -> Option<String> {
         let log = self.log.lock().expect("the log");
         let line = log.iter().find(|line| line.contains(words))?;
@@ -340,7 +340,7 @@ impl Gateway {
         self.folder.path().join("data")
     }
 
-    /// What it has logged since it was started.
+    /// The log since the start.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").join("\n")
     }
@@ -349,7 +349,7 @@ impl Gateway {
         self.process.as_ref().expect("running").id()
     }
 
-    /// Runs another command of the program on this gateway's folders, and gives what it prints.
+    /// Runs another command of the program on this gateway's folders, and returns its output.
     pub(crate) fn command_line(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
         command.args(arguments).arg("--modules").arg(self.folder.path().join("modules"));
@@ -358,14 +358,14 @@ impl Gateway {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A command of the program in the gateway's folder, with nothing said of where the gateway and its data are.
+    /// A command of the program in the gateway's folder, without arguments that name the gateway or its data.
     pub(crate) fn command_beside(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
-    /// The same on a database that is named, as beside a running gateway.
+    /// Runs a command on a named database, as beside a running gateway.
     pub(crate) fn command_line_on(&self, database_url: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
         command.args(arguments).arg("--modules").arg(self.folder.path().join("modules"));
@@ -399,7 +399,7 @@ impl Gateway {
         self.request_at(&self.address, method, path)
     }
 
-    /// The same at another of its addresses.
+    /// A request to another of its addresses.
     pub(crate) fn request_at(&self, address: &str, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.client.request(method, format!("http://{address}{path}"))
@@ -424,7 +424,7 @@ impl Gateway {
         Some(text.trim().to_owned())
     }
 
-    /// The same request with that token.
+    /// The request with that token.
     pub(crate) fn as_admin(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         match self.admin_token() {
             Some(token) => request.bearer_auth(token),
@@ -432,7 +432,7 @@ impl Gateway {
         }
     }
 
-    /// A request to a path, with the token of the administrator where callers from this machine may not do it.
+    /// A request to a path, with the token of the administrator if callers from this machine may not make it.
     fn asking(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let request = self.request(method, path);
         let is_more = ["/v1/applications", "/v1/dead-letters/"].iter().any(|start| path.starts_with(start));
@@ -443,12 +443,12 @@ impl Gateway {
         self.answer(self.asking("GET", path)).await
     }
 
-    /// Waits until it says that it is not ready; what the database said last holds for a moment.
+    /// Waits until it is not ready, since the last answer of the database holds for a moment.
     pub(crate) async fn unready(&self) {
         eventually("the gateway is not ready", async || (self.get("/readyz").await.status == 503).then_some(())).await;
     }
 
-    /// What `/metrics` tells now.
+    /// The metrics now.
     pub(crate) async fn figures(&self) -> figures::Figures {
         let request = self.request("GET", "/metrics").header("accept", figures::FORMAT);
         let answer = self.answer(request).await;
@@ -467,14 +467,14 @@ impl Gateway {
         self.post("/v1/events", "application/json", event.to_string()).await
     }
 
-    /// The events of a session, as they are read back.
+    /// Reads the events of a session.
     pub(crate) async fn session(&self, session_id: &str) -> Vec<Value> {
         let answer = self.get(&format!("/v1/sessions/{session_id}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["events"].as_array().expect("events").clone()
     }
 
-    /// Waits until the module of an event type is in `state`, and gives what the gateway says of it.
+    /// Waits until the module of an event type is in `state`, and returns its report.
     pub(crate) async fn validator(&self, event_type: &str, state: &str) -> Value {
         eventually(&format!("{event_type} is {state}"), async || {
             let report = self.get("/v1/validators").await.json();
@@ -484,23 +484,23 @@ impl Gateway {
         .await
     }
 
-    /// Runs a statement in the gateway's own Postgres, as a person with `psql` would, and gives the rows' text.
+    /// Runs a statement in the gateway's own Postgres with `psql`, and returns the text of its rows.
     pub(crate) fn sql(&self, statement: &str) -> String {
         self.sql_script(statement).trim().to_owned()
     }
 
-    /// The same for any number of statements, with their rows as they are.
+    /// Runs any number of statements in the same way, with their rows as they are.
     pub(crate) fn sql_script(&self, script: &str) -> String {
         psql(&self.data_dir().join("run"), "eye", script)
     }
 }
 
-/// Runs statements as a person with `psql` would, as the user and on the database `name`, and gives the rows' text.
+/// Runs statements with `psql`, as the user and on the database `name`, and returns the text of their rows.
 pub(crate) fn psql(socket: &Path, name: &str, script: &str) -> String {
     psql_at(socket, 5_432, name, script)
 }
 
-/// The same on a socket of another number.
+/// The same on a socket with another port.
 pub(crate) fn psql_at(socket: &Path, port: u16, name: &str, script: &str) -> String {
     let mut command = Command::new("psql");
     command.args([
@@ -536,7 +536,7 @@ pub(crate) fn kill(pid: u32, signal: &str) {
 }
 
 impl Drop for Gateway {
-    /// Ends the program in its orderly way, so that its Postgres ends with it.
+    /// Stops the program in order, so that its Postgres ends too.
     fn drop(&mut self) {
         let Some(mut child) = self.process.take() else { return };
         if matches!(child.try_wait(), Ok(None)) {

@@ -1,17 +1,17 @@
-//! Holds what the gateway answers to what `openapi.json` promises. Every answer that any test gets goes through here, so a
-//! status, a field or a type that is not documented fails the test that met it.
+//! Compares the gateway's answers with `openapi.json`. Every answer that any test gets passes here, so an undocumented
+//! status, field or type fails the test that got it.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 
 use serde_json::{Value, json};
 
-/// The document as it is in the repository; the program serves the same bytes.
+/// The document in the repository; the program serves the same bytes.
 pub(crate) const TEXT: &str = include_str!("../../gateway/openapi.json");
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(TEXT).expect("openapi.json is JSON"));
 
-/// Schemas that were compiled, by their place in the document.
+/// Compiled schemas, by their place in the document.
 static COMPILED: Mutex<Option<HashMap<String, jsonschema::Validator>>> = Mutex::new(None);
 
 /// The document.
@@ -29,7 +29,7 @@ pub(crate) fn operations() -> Vec<(String, Vec<String>)> {
     paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect()
 }
 
-/// The documented path that a request's path is one of; one with fewer parameters wins.
+/// The documented path of a request; the one with fewer parameters wins.
 pub(crate) fn template(path: &str) -> Option<String> {
     let path = path.split('?').next().unwrap_or_default();
     let fits = |template: &str| {
@@ -40,7 +40,7 @@ pub(crate) fn template(path: &str) -> Option<String> {
     found.min_by_key(|template| template.matches('{').count())
 }
 
-/// Fails when the answer is not one that the document promises.
+/// Fails if the document does not allow the answer.
 pub(crate) fn check(method: &str, path: &str, status: u16, content_type: Option<&str>, body: &str) {
     let Some(template) = template(path) else {
         assert!(matches!(status, 400 | 404 | 405), "{method} {path} answered {status} and is not in openapi.json");
@@ -70,7 +70,7 @@ pub(crate) fn check(method: &str, path: &str, status: u16, content_type: Option<
     }
 }
 
-/// Fails when a line of a stream is not one that the document promises for this path.
+/// Fails if the document does not allow a line of a stream for this path.
 pub(crate) fn check_lines(path: &str, text: &str) {
     let template = template(path).expect("a documented path");
     let media = &DOCUMENT["paths"][&template]["get"]["responses"]["200"]["content"]["application/x-ndjson"];
@@ -80,7 +80,7 @@ pub(crate) fn check_lines(path: &str, text: &str) {
     }
 }
 
-/// Fails when the data of a server-sent event is not what the document promises.
+/// Fails if the document does not allow the data of a server-sent event.
 pub(crate) fn check_event(kind: &str, data: &Value) {
     let content = &DOCUMENT["paths"]["/v1/live"]["get"]["responses"]["200"]["content"]["text/event-stream"];
     let schema = &content["x-event-schemas"][kind];
@@ -88,12 +88,12 @@ pub(crate) fn check_event(kind: &str, data: &Value) {
     fits(&format!("{kind} of /v1/live"), schema, data);
 }
 
-/// Fails when `value` is not what `schema` says.
+/// Fails if `value` does not fit `schema`.
 pub(crate) fn fits(place: &str, schema: &Value, value: &Value) {
     let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let compiled = compiled.get_or_insert_default();
     let validator = compiled.entry(place.to_owned()).or_insert_with(|| {
-        // References point into the components, so each schema takes them along.
+        // References lead to the components, so each schema needs them.
         let mut whole = schema.clone();
         whole["components"] = json!({ "schemas": DOCUMENT["components"]["schemas"] });
         let options = jsonschema::options().should_validate_formats(true);
@@ -115,7 +115,7 @@ fn resolve(value: &Value) -> &Value {
     }
 }
 
-/// Every example of the document with its schema and its place.
+/// Every example of the document, with its schema and its place.
 pub(crate) fn examples() -> Vec<(String, &'static Value, &'static Value)> {
     let mut found = Vec::new();
     let mut open: Vec<(String, &'static Value)> = vec![("#".to_owned(), &DOCUMENT)];

@@ -1,5 +1,5 @@
-//! A TCP proxy before Postgres that breaks connections: it cuts, half-closes and stalls at a chosen byte of a batch's
-//! way into the database or of the answer's way back, and it can be away altogether.
+//! A TCP proxy before Postgres that breaks connections: it cuts, half-closes and stalls at a chosen byte of a batch or
+//! of its answer, and it can be away.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,45 +14,45 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Which way the bytes are counted, from the beginning of a `copy`.
+/// The direction whose bytes are counted, from the start of a `copy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
-    /// After so many bytes from the gateway.
+    /// After this many bytes from the gateway.
     Up(usize),
-    /// After so many bytes from the server.
+    /// After this many bytes from the server.
     Down(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Both ways end.
+    /// Both directions end.
     Cut,
-    /// The server is told that nothing more comes; its answers still pass.
+    /// The server gets the end of the stream; its answers still pass.
     HalfCloseUp,
-    /// The gateway is told that nothing more comes; what it sends still passes.
+    /// The gateway gets the end of the stream; its messages still pass.
     HalfCloseDown,
-    /// Nothing passes any more, and nobody is told.
+    /// Nothing passes any more, and neither side is notified.
     Stall,
-    /// Nothing passes for so long, and then all of it.
+    /// Nothing passes for this time, and then everything.
     Pause(Duration),
 }
 
-/// What happens to the next `copy`.
+/// The fault of the next `copy`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
     pub(crate) at: At,
     pub(crate) how: How,
 }
 
-/// What all connections share.
+/// Shared by all connections.
 #[derive(Default)]
 struct Plan {
     armed: Mutex<Option<Fault>>,
     /// While true, every byte of every connection waits.
     frozen: Mutex<watch::Sender<bool>>,
-    /// How often the server was asked something after it had answered: one for each round trip of each connection.
+    /// The number of requests to the server after an answer: one for each round trip of each connection.
     trips: AtomicUsize,
-    /// How long each byte is on its way.
+    /// The delay of each byte.
     delay: Duration,
 }
 
@@ -60,18 +60,18 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     socket: PathBuf,
     plan: Arc<Plan>,
-    /// Those of connections that are held back for ever.
+    /// Connections that are held back forever.
     lost: Vec<watch::Sender<bool>>,
     connections: JoinSet<()>,
 }
 
 impl Proxy {
-    /// Stands before the server behind `socket`.
+    /// Starts a proxy for the server behind `socket`.
     pub(crate) async fn start(socket: PathBuf) -> Proxy {
         Proxy::distant(socket, Duration::ZERO).await
     }
 
-    /// The same with a network between that takes its time each way.
+    /// The same with a delay in each direction, like a network.
     pub(crate) async fn distant(socket: PathBuf, delay: Duration) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
@@ -85,7 +85,7 @@ impl Proxy {
         format!("postgres://postgres@{}/postgres?sslmode=disable", self.address)
     }
 
-    /// Round trips of all connections so far.
+    /// The round trips of all connections so far.
     pub(crate) fn trips(&self) -> usize {
         self.plan.trips.load(Relaxed)
     }
@@ -95,17 +95,17 @@ impl Proxy {
         *self.plan.armed.lock().expect("the plan") = Some(fault);
     }
 
-    /// Whether the fault has not met a batch yet. A fault that has not is taken back.
+    /// Takes the fault back. Returns whether it has met no batch yet.
     pub(crate) fn disarm(&self) -> bool {
         self.plan.armed.lock().expect("the plan").take().is_some()
     }
 
-    /// Holds all bytes back, or lets them go on.
+    /// Holds all bytes back, or lets them pass.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.plan.frozen.lock().expect("the plan").send_replace(frozen);
     }
 
-    /// Lets new connections pass, while those that are there hang for ever.
+    /// Lets new connections pass, while the existing ones hang forever.
     pub(crate) fn lose_all(&mut self) {
         let now = std::mem::take(&mut *self.plan.frozen.lock().expect("the plan"));
         now.send_replace(true);
@@ -117,7 +117,7 @@ impl Proxy {
         self.connections.shutdown().await;
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub(crate) async fn come_back(&mut self) {
         let listener = super::eventually("the port is free", async || TcpListener::bind(self.address).await.ok()).await;
         self.listen(listener);
@@ -130,7 +130,7 @@ impl Proxy {
             loop {
                 let (client, _) = listener.accept().await.expect("accepted");
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
-                // As servers and clients have it, so that only what is measured waits.
+                // As servers and clients do, so that only the measured delay counts.
                 client.set_nodelay(true).expect("a socket");
                 let (read, write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
@@ -154,7 +154,7 @@ struct Way {
     frozen: watch::Receiver<bool>,
     /// The fault that this connection has taken.
     fault: Mutex<Option<Fault>>,
-    /// The names that the statements for a few events have on this connection.
+    /// The names of the statements for a few events on this connection.
     inserts: Mutex<Vec<Vec<u8>>>,
     /// Whether the last bytes came from the server.
     answered: AtomicBool,
@@ -164,11 +164,11 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// How a direction ended.
+/// The end of a direction.
 enum End {
-    /// Both ways end.
+    /// Both directions end.
     Cut,
-    /// Only this way ended.
+    /// Only this direction ended.
     Closed,
 }
 
@@ -201,7 +201,7 @@ impl Way {
             if !self.plan.delay.is_zero() {
                 tokio::time::sleep(self.plan.delay).await;
             }
-            // Counted from the beginning of the statement.
+            // Counted from the start of the statement.
             let start = if direction == Direction::Up { self.take_fault(bytes) } else { 0 };
             // The sender lives as long as the proxy.
             let _ = frozen.wait_for(|frozen| !frozen).await;
@@ -214,7 +214,7 @@ impl Way {
                     match break_here(how).await {
                         None => *self.fault.lock().expect("the fault") = None,
                         Some(End::Closed) => {
-                            // The other side may have gone already.
+                            // The other side may have gone.
                             let _ = to.shutdown().await;
                             return End::Closed;
                         }
@@ -230,7 +230,7 @@ impl Way {
         }
     }
 
-    /// Takes the fault that is armed if a batch begins here, and gives the place where it does.
+    /// Takes the armed fault if a batch starts here. Returns the place of its start.
     fn take_fault(&self, bytes: &[u8]) -> usize {
         let Some(start) = find(bytes, b"copy ").or_else(|| self.few(bytes)) else { return 0 };
         let Some(fault) = self.plan.armed.lock().expect("the plan").take() else { return 0 };
@@ -238,7 +238,7 @@ impl Way {
         start
     }
 
-    /// Where the rows of a batch begin that goes by a statement: of a few events, or of one with duplicates.
+    /// Where the rows of a batch start that is one statement: a batch of few events, or one with duplicates.
     fn few(&self, bytes: &[u8]) -> Option<usize> {
         let mut names = self.inserts.lock().expect("the names");
         if let Some(query) = find(bytes, b"insert into events (") {
@@ -246,11 +246,11 @@ impl Way {
             let start = bytes[..end].windows(4).rposition(|window| window == b"eye_")?;
             names.push([b"\0", &bytes[start..end]].concat());
         }
-        // A kind, a length of four bytes, and a portal without a name stand before it.
+        // A kind, a length of four bytes, and an empty portal name come before it.
         Some(names.iter().find_map(|name| find(bytes, name))?.saturating_sub(5))
     }
 
-    /// How many of the next `length` bytes pass before the fault, if it comes among them.
+    /// How many of the next `length` bytes pass before the fault, if it is among them.
     fn place(&self, direction: Direction, count: &mut Option<usize>, length: usize) -> Option<(usize, How)> {
         let fault = (*self.fault.lock().expect("the fault"))?;
         let place = match (fault.at, direction) {
@@ -263,7 +263,7 @@ impl Way {
     }
 }
 
-/// Ends when one of the ways is cut, or both are closed.
+/// Ends when one of the directions is cut, or both are closed.
 async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) {
     let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
     tokio::select! {
@@ -272,7 +272,7 @@ async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) {
     }
 }
 
-/// How this way ends, or nothing if it goes on.
+/// How this direction ends, or `None` if it goes on.
 async fn break_here(how: How) -> Option<End> {
     match how {
         How::Cut => Some(End::Cut),

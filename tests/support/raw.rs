@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand over any stream, for what a well-behaved client would not send: one connection that is kept.
+//! HTTP/1.1 by hand over any stream, for requests that a well-behaved client would not send, on one connection.
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 
-/// What a wire may run over.
+/// The streams of a wire.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
@@ -39,18 +39,18 @@ impl Wire {
         Wire(Box::new(stream))
     }
 
-    /// Writes bytes; says whether the other side still took them.
+    /// Writes bytes. Returns whether the other side still accepted them.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
         let written = async { self.0.write_all(bytes).await.is_ok() && self.0.flush().await.is_ok() };
         timeout(PATIENCE, written).await.expect("the gateway reads or closes")
     }
 
-    /// Says that nothing more will be sent; answers can still be read.
+    /// Closes the sending half; answers can still be read.
     pub(crate) async fn close_half(&mut self) {
         timeout(PATIENCE, self.0.shutdown()).await.expect("the gateway reads or closes").expect("open");
     }
 
-    /// The next answer, or `None` if the connection ends before one is whole.
+    /// The next answer, or `None` if the connection ends before it is complete.
     pub(crate) async fn answer(&mut self) -> Option<Told> {
         timeout(PATIENCE, self.read_answer()).await.expect("the gateway answers or closes")
     }
@@ -70,19 +70,19 @@ impl Wire {
         Some(told)
     }
 
-    /// Everything until the other side closes; a reset ends it too.
+    /// Everything until the other side closes or resets the connection.
     pub(crate) async fn rest(&mut self) -> String {
         String::from_utf8_lossy(&self.rest_bytes().await).into_owned()
     }
 
-    /// The same, as bytes.
+    /// The same as bytes.
     pub(crate) async fn rest_bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await.expect("the gateway closes");
         bytes
     }
 
-    /// Sends one event with these headers, and gives the status.
+    /// Sends one event with these headers, and returns the status.
     pub(crate) async fn send_event(&mut self, event: &Value, headers: &[(&str, &str)]) -> u16 {
         self.post("/v1/events", headers, &event.to_string()).await.expect("an answer").status
     }

@@ -1,4 +1,4 @@
-//! Clusters that are made once and copied for each test: to copy one takes a tenth of the time that it takes to make one.
+//! Clusters that are made once and copied for each test, which takes a tenth of the time.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use eye_event::verdict::Digest;
 
-/// What a template is made of besides its name: other migrations make another schema.
+/// The key of a template: its name, and a digest of the migrations, since others make another schema.
 fn key(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
     let mut files: Vec<PathBuf> =
@@ -19,8 +19,8 @@ fn key(name: &str) -> String {
     format!("{name}-{}", &Digest::of(&all).to_string()[..12])
 }
 
-/// Puts a copy of the cluster `name` at `to`, where nothing is yet. The first test that asks for it has it made by `make`,
-/// at a place that the user of Postgres can get to; the others wait for it.
+/// Copies the cluster `name` to `to`, which must not exist yet. The first test that needs it has it made by `make`, at
+/// a place that the user of Postgres can enter; the others wait for it.
 pub(crate) fn copy(name: &str, to: &Path, make: impl FnOnce() -> (tempfile::TempDir, PathBuf)) {
     let target = Path::new(env!("CARGO_BIN_EXE_eye")).ancestors().nth(2).expect("target/<profile>/eye");
     let templates = target.join("test-clusters");
@@ -41,7 +41,7 @@ pub(crate) fn copy(name: &str, to: &Path, make: impl FnOnce() -> (tempfile::Temp
     copy_folder(&template, to);
 }
 
-/// With owners and modes.
+/// Copies a folder with owners and modes.
 fn copy_folder(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg("--reflink=auto").arg(from).arg(to).status().expect("cp");
     assert!(copied.success(), "{} was not copied to {}", from.display(), to.display());
