@@ -99,7 +99,7 @@ async fn each_cause_is_told_once_in_one_sentence_that_says_how_to_mend_it() {
         (format!("postgres:///d?host={}", folder.path().display()), "there is no socket file"),
         ("postgres://u@nowhere.invalid/d".to_owned(), "the name nowhere.invalid has no address"),
         (format!("postgres://u@{other_place}/d"), "what answers there is no Postgres"),
-        (format!("postgres://u@{silent_place}/d?sslmode=disable"), "says nothing within"),
+        (format!("postgres://u@{silent_place}/d?sslmode=disable"), "does not answer within"),
     ];
     let told = async {
         let mut gateways = Vec::new();

@@ -316,7 +316,8 @@ async fn a_role_that_could_read_the_applications_needs_nothing_more() {
         "insert into applications (name, token_digests, known_by) values ('till', array[sha256('eye_till')], 'token')",
     );
     becomes(&gateway, "eye_till", 201).await;
-    eventually("it is told", async || gateway.log().contains("uses of tokens could not be noted").then_some(())).await;
+    eventually("it is told", async || gateway.log().contains("uses of tokens could not be recorded").then_some(()))
+        .await;
     assert_eq!(status(&gateway, "eye_shop").await, 201);
     // Without the right to read them the expiry is unknown: the gateway says so and is not ready.
     server.sql("revoke select on application_tokens from gate");

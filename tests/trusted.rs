@@ -394,7 +394,7 @@ async fn the_first_administrator_of_a_database_is_the_one_of_the_file() {
     gateway.restart().await;
     eventually("the boss is known", async || (list(&gateway, &boss).await.status == 200).then_some(())).await;
     assert_eq!((list(&gateway, &other).await.status, list(&gateway, &third).await.status), (401, 401));
-    assert!(gateway.log().contains("admin_token_file is not looked at"), "{}", gateway.log());
+    assert!(gateway.log().contains("the gateway does not read admin_token_file"), "{}", gateway.log());
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ async fn register_own(path: &Path, store: &Store) -> Result<(), Error> {
 /// Registers the first administrator in a database of the operator's own, unless the database has one.
 async fn bootstrap(path: &Path, store: &Store) -> Result<(), Error> {
     if store.has_administrator(&[BOOTSTRAP, LOCAL]).await? {
-        tracing::info!("there are administrators, so admin_token_file is not looked at");
+        tracing::info!("there are administrators, so the gateway does not read admin_token_file");
         return Ok(());
     }
     let missing = || Error::File(path.to_owned(), io::ErrorKind::NotFound.into());

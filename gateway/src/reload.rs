@@ -62,7 +62,7 @@ impl Reload {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let read = (self.read)().inspect_err(|Problems(problems)| {
             let problems = problems.join("; ");
-            tracing::warn!(problems, "the configuration has problems, nothing of it was taken over");
+            tracing::warn!(problems, "the configuration has problems, so none of it was applied");
         })?;
         for warning in read.warnings() {
             tracing::warn!("{warning}");

@@ -114,7 +114,7 @@ pub enum Error {
     #[error("{}", cause::NO_DESCRIPTORS_WORDS)]
     NoDescriptors,
     /// All connections for reads are in use, and none became free in time.
-    #[error("all connections for reading are at work")]
+    #[error("all connections for reads are in use")]
     Busy,
     /// The statement took longer than its time limit.
     #[error("the database took longer than {} ms", .0.as_millis())]

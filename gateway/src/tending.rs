@@ -134,7 +134,7 @@ impl Tending {
             let schema = self.prepare_schema().await?;
             // Until this record exists, all gateways keep less of refused events.
             if let Err(error) = self.scrub().note().await {
-                self.warn(&error, "which validators take secrets out could not be noted; trying again");
+                self.warn(&error, "which validators take secrets out could not be recorded; trying again");
             }
             self.readiness.set_migrated();
             tracing::info!("{schema}");
@@ -238,7 +238,7 @@ impl Tending {
                 round_at = Instant::now() + self.scrub.every;
                 match self.scrub().round().await {
                     Ok(_) => known = Some(taking),
-                    Err(error) => self.warn(&error, "older dead letters could not be gone over; trying again"),
+                    Err(error) => self.warn(&error, "older dead letters could not be scrubbed; trying again"),
                 }
             }
         };
@@ -260,14 +260,14 @@ impl Tending {
                     // Without the right to change applications, another gateway does it. An expired token is rejected
                     // in any case.
                     if let Err(error) = self.store.retire_expired().await {
-                        tracing::debug!(%error, "tokens whose time is over could not be ended");
+                        tracing::debug!(%error, "expired tokens could not be ended");
                     }
                 }
                 match self.trust.note_uses(&self.store, all).await {
                     Ok(()) => told = false,
                     // Only the lists of tokens show these times.
                     Err(error) if !told => {
-                        tracing::warn!(%error, "the uses of tokens could not be noted; trying again");
+                        tracing::warn!(%error, "the uses of tokens could not be recorded; trying again");
                         told = true;
                     }
                     Err(_) => {}

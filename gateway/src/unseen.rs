@@ -115,7 +115,7 @@ impl Unseen {
                 lanes.paused.clear();
             }
             if let Err(error) = self.look(&mut lanes).await {
-                tracing::debug!(%error, "letters that no module has looked at could not be judged again now");
+                tracing::debug!(%error, "unseen letters could not be judged again now");
             }
         }
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 /// The reader of the output has closed the pipe.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("the reader of the output has closed it")]
 pub(super) struct ClosedPipe;
 
 /// Writes a line to standard output.

@@ -67,7 +67,7 @@ fn folder(path: &Path) -> Result<bool, String> {
         Ok(found) if found.is_dir() => Ok(true),
         Ok(_) => Err(format!("{} is no folder", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(format!("{} cannot be looked at: {error}", path.display())),
+        Err(error) => Err(format!("{} cannot be checked: {error}", path.display())),
     }
 }
 

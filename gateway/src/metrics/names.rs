@@ -56,27 +56,27 @@ metrics! {
     REQUESTS = Counter "eye_requests_total" ["route", "status"]
         "Requests by kind of path and status of the answer.";
     REQUEST_SECONDS = Histogram "eye_request_seconds" ["route"]
-        "Time from a request's head to the begin of its answer.";
+        "Time from a request's head to the start of its answer.";
     EVENTS = Counter "eye_events_total" ["application", "outcome"]
         "Events by application and outcome; unfinished ones have none yet.";
     EVENT_TYPE_EVENTS = Counter "eye_event_type_events_total" ["category", "name", "outcome"]
         "Events by event type and outcome; unfinished ones have none yet.";
     UNFINISHED_EVENTS = Counter "eye_unfinished_events_total" ["code"]
-        "Events that had no outcome, by cause: nothing of them was kept, and their senders were told to send them again.";
+        "Events that had no outcome, by cause: the gateway kept nothing of them, and their senders have to send them again.";
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
         "Dead letters that were committed.";
     LETTERS_JUDGED_AGAIN = Counter "eye_dead_letters_judged_again_total" ["outcome"]
-        "Dead letters that the gateway judged again by itself, because no module had looked at them.";
+        "Dead letters that the gateway judged again by itself, because no module had judged them.";
     ACCESS_LOG_DROPPED = Counter "eye_access_log_dropped_total" []
         "Lines of the access log that found no room, since the log's reader was too slow.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
-        "Rejected events that were not kept as dead letters: for want of room, refused by Postgres, or lost with their batch or the drain.";
+        "Rejected events that were not kept as dead letters: for lack of room, refused by Postgres, or lost with their batch or the drain.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]
         "Rows that this gateway removed, because they were too old or took too much room.";
     TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]
         "Bytes of the rows that this gateway removed.";
     TRIMMING_ANNOUNCED = Gauge "eye_trimming_announced" ["rule"]
-        "1 while a rule of retention has announced a removal that waits for its time or for somebody's word.";
+        "1 while a rule of retention has announced a removal that waits for its time or for a confirmation.";
     CLOCK_SKEW_SECONDS = Gauge "eye_clock_skew_seconds" []
         "By how much the database's clock is ahead of this gateway's.";
     QUEUE_REQUESTS = Gauge "eye_queue_requests" ["queue"]
@@ -102,23 +102,23 @@ metrics! {
     BATCHES_REFUSED = Counter "eye_refused_batches_total" ["queue"]
         "Batches of which every item was refused for its data.";
     ITEMS_NOT_NOW = Counter "eye_unwritable_items_total" ["queue"]
-        "Items that the database refused for a reason of its own; their senders are asked to send them again.";
+        "Items that the database refused for a reason of its own; their senders have to send them again.";
     FOLDS_FAILED = Counter "eye_fold_failures_total" []
         "Folds of the counts that the database refused or did not finish.";
     BATCHES_BROKEN = Counter "eye_broken_batches_total" ["queue"]
-        "Batches that a fault of the gateway itself broke off.";
+        "Batches that a fault of the gateway ended.";
     IN_FLIGHT_BYTES = Gauge "eye_in_flight_bytes" []
         "Bytes of the bodies that are being read, judged or written.";
     IN_FLIGHT_BYTES_MAX = Gauge "eye_in_flight_max_bytes" []
-        "The most of them that may be.";
+        "Most bytes of them.";
     UNSENT_BYTES = Gauge "eye_unsent_answers_bytes" []
         "Bytes of answers to reads that their callers have not taken yet.";
     MODULES = Gauge "eye_modules" ["state"]
-        "Module files by where the newest one stands.";
+        "Module files by the state of the newest one.";
     MODULES_STANDING = Gauge "eye_modules_serving" ["standing"]
-        "Modules that serve, by how they stand.";
+        "Modules that serve, by standing.";
     MODULE_FILES_REFUSED = Gauge "eye_module_files_refused" []
-        "Module files that were not taken, whether or not an older module serves.";
+        "Module files that were refused, whether or not an older module serves.";
     MODULES_HELD = Gauge "eye_modules_held" ["code"]
         "Module files and folders whose events are not judged, since nothing serves: by the code of the answer.";
     MODULES_LOST = Gauge "eye_modules_lost" []
@@ -134,7 +134,7 @@ metrics! {
     MODULES_MEMORY_BYTES = Gauge "eye_modules_memory_bytes" []
         "Bytes that modules take together between calls: code, what describe left, instances that are kept.";
     MODULES_MEMORY_BYTES_MAX = Gauge "eye_modules_memory_max_bytes" []
-        "The most of them that may be.";
+        "Most bytes of them.";
     SLOW_WAITING_EVENTS = Gauge "eye_slow_waiting_events" []
         "Events that wait for modules that take long.";
     JUDGING_SECONDS = Histogram "eye_judging_seconds" []
@@ -144,11 +144,11 @@ metrics! {
     CONNECTIONS = Gauge "eye_connections" []
         "Open connections.";
     CONNECTIONS_MAX = Gauge "eye_connections_max" []
-        "The most that may be open.";
+        "Most open connections.";
     CONNECTIONS_ACCEPTED = Counter "eye_connections_accepted_total" []
         "Connections that were accepted.";
     CONNECTIONS_FULL = Counter "eye_connections_full_total" []
-        "Times that as many connections were open as may, so that new ones had to wait.";
+        "Times that all allowed connections were open, so that new ones had to wait.";
     CONNECTIONS_REFUSED = Counter "eye_connections_refused_total" ["class"]
         "Connections that were closed before they spoke HTTP, or for a flood of HTTP/2 frames.";
     CALLERS_REFUSED = Counter "eye_callers_refused_total" ["application", "kind"]
@@ -156,13 +156,13 @@ metrics! {
     STRANGERS_REFUSED = Counter "eye_strangers_refused_total" ["kind"]
         "Refusals of callers that are no known application.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
-        "Times that accepting failed for want of descriptors or memory.";
+        "Times that accepting failed for lack of descriptors or memory.";
     TLS_EXPIRES = Gauge "eye_tls_certificate_expires_seconds" []
         "When the TLS certificate in force ends, in seconds since 1970; 0 without TLS.";
     LIVE_READERS = Gauge "eye_live_readers" []
         "Readers of /v1/live.";
     LIVE_LEFT_OUT = Counter "eye_live_left_out_outcomes_total" []
-        "Outcomes that no reader of /v1/live was told, because there were too many.";
+        "Outcomes that no reader of /v1/live got, because there were too many.";
     LIVE_MISSED = Counter "eye_live_missed_outcomes_total" []
         "Outcomes that readers of /v1/live missed because they read too slowly, summed over readers.";
     DATABASE_UP = Gauge "eye_database_up" []
@@ -182,5 +182,5 @@ metrics! {
     PROCESS_FDS = Gauge "process_open_fds" []
         "Open file descriptors.";
     PROCESS_FDS_MAX = Gauge "process_max_fds" []
-        "The most file descriptors that may be open.";
+        "Most open file descriptors.";
 }

@@ -269,7 +269,7 @@ impl Cluster {
     pub(super) fn remove_stale_files(&self) {
         let noted = self.noted_process();
         if self.family().is_empty() && noted.is_some_and(|id| Path::new("/proc").join(id.to_string()).exists()) {
-            tracing::warn!("removing a postmaster.pid that names a process of somebody else");
+            tracing::warn!("removing a postmaster.pid that names a process of another program");
             let _ = fs::remove_file(self.cluster_dir.join("postmaster.pid"));
         }
         for suffix in ["", ".lock"] {

@@ -154,7 +154,7 @@ impl Store {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(fault)) => Err(fault.to_string()),
             Err(_) => Err(format!(
-                "it takes connections and says nothing within {} ms; look at the server's log, and at what is between",
+                "it accepts connections and does not answer within {} ms; look at the server's log, and at the network",
                 limit.as_millis()
             )),
         }
@@ -179,7 +179,7 @@ impl Store {
                     self.ground.note(problem);
                 }
                 Ok(Err(fault)) => return self.found_away(fault.to_string()),
-                Err(_) => return self.found_away("it could not be looked at in time".to_owned()),
+                Err(_) => return self.found_away("its checks did not end in time".to_owned()),
             }
         }
         self.ground.problem().is_none()

@@ -106,7 +106,7 @@ impl Security {
         let network = address.map(network_of);
         self.count(kind, network);
         if let Some(more) = self.gates[kind as usize].open() {
-            let network = network.map_or_else(|| "not told by the proxy".to_owned(), |network| network.to_string());
+            let network = network.map_or_else(|| "not reported by the proxy".to_owned(), |network| network.to_string());
             tracing::warn!(kind = kind.as_str(), network, more, "an unknown caller was refused");
         }
     }
