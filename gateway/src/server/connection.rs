@@ -283,7 +283,10 @@ where
     let (id, of_handler) = (ids.id, ids.clone());
     // An inner future, since the handler may panic before it returns one. It is not used after a panic, so no broken
     // state of it is visible.
-    let work = pin!(async move { handler(request, peer, of_handler).await });
+    let work = pin!(async move {
+        let handled = pin!(handler(request, peer, of_handler));
+        handled.await
+    });
     let answer = match AssertUnwindSafe(id.scope(work)).catch_unwind().await {
         Ok(answer) => answer,
         Err(panic) => {
