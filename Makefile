@@ -3,6 +3,8 @@
 #             profile that `make release-profile` has made in target/release.profdata, if it has (several times as long as make run)
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
+# make test-operate  has promtool run the cases of the alert rules, and a Prometheus read a gateway and evaluate rules and dashboard
+#             (1 minute)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -18,7 +20,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run release announce test test-built test-faults test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run release announce test test-built test-faults test-operate test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -69,6 +71,10 @@ test: test-built
 
 test-faults: test-built
 	cargo nextest run --profile faults --workspace
+
+test-operate: test-built
+	./setup operate
+	cargo nextest run --profile operate --workspace --no-capture
 
 MODULES ?= 2000
 SEED ?= 1

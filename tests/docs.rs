@@ -12,6 +12,7 @@
 //! | `json` | read; a problem or a receipt is one that openapi.json allows |
 //! | `sql` | run in the gateway's Postgres, in a transaction that is rolled back |
 //! | `rust FILE`, `wit FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
+//! | `promql` | names only metrics and labels that the program writes; `alerts.rs` and `prometheus.rs` hold that |
 //! | `text`, `mermaid` | drawings, folders, lines of a log: not held |
 //! | `yaml elsewhere`, `ini elsewhere`, `nginx elsewhere` | files for other programs: not held |
 //!
@@ -141,7 +142,9 @@ impl Block<'_> {
             ["json"] => How::Json,
             ["sql"] => How::Sql,
             ["rust" | "wit", file] => How::PartOf(file),
-            ["text" | "mermaid"] | ["sh", "install"] | ["sh" | "yaml" | "ini" | "nginx", "elsewhere"] => How::NotHeld,
+            ["text" | "mermaid" | "promql"] | ["sh", "install"] | ["sh" | "yaml" | "ini" | "nginx", "elsewhere"] => {
+                How::NotHeld
+            }
             _ => return None,
         })
     }

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin_listen;
+mod alerts;
 mod answers;
 mod applications;
 mod attacks;
@@ -34,6 +35,7 @@ mod overload;
 mod permissions;
 mod problems;
 mod program;
+mod prometheus;
 mod reading;
 mod reload;
 mod request_ids;

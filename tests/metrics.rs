@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::cluster::Server;
 use crate::support::figures::{FORMAT, Figures};
 use crate::support::proxy::{At, Fault, How, Proxy};
-use crate::support::{Setup, event, eventually, pageview};
+use crate::support::{Gateway, Setup, event, eventually, pageview};
 
 /// The names and types in the documentation.
 fn documented() -> BTreeMap<String, String> {
@@ -27,6 +27,10 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     // A caller from this machine is no administrator, so one of its requests is refused and counted.
     assert_eq!(gateway.answer(gateway.request("GET", "/v1/applications")).await.status, 403);
+    eventually("the tables were looked at", async || {
+        gateway.figures().await.told("eye_unfolded_count_rows").then_some(())
+    })
+    .await;
     let answer = gateway.answer(gateway.request("GET", "/metrics").header("accept", FORMAT)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -34,7 +38,7 @@ async fn what_is_told_is_what_is_documented_in_the_right_format() {
     let figures = Figures::read(&answer.text);
     assert_eq!(answer.headers["vary"], "Accept");
     let documented = documented();
-    assert!(documented.len() > 30);
+    assert!(documented.len() > 60);
     let told: BTreeMap<String, String> = figures.types.clone();
     assert_eq!(told, documented);
     let silent: Vec<_> = documented.keys().filter(|name| !figures.told(name)).collect();
@@ -141,6 +145,106 @@ async fn each_event_is_counted_once_by_its_outcome() {
     })
     .await;
     assert_eq!(gateway.sql("select count(*) from dead_letters"), "3");
+}
+
+#[tokio::test]
+async fn counters_of_known_labels_are_there_before_anything_happens() {
+    let gateway = Setup::default().with_module("guests/traps.wasm", "traps").start().await;
+    gateway.validator("guests/traps", "active").await;
+    let figures = gateway.figures().await;
+    let none =
+        |name: &str, labels: &[(&str, &str)]| assert_eq!(figures.value(name, labels), Some(0.0), "{name} {labels:?}");
+    // The test asked whether the gateway is ready, and was answered 503 meanwhile.
+    for route in ["events", "read", "running", "unknown"] {
+        for status in ["500", "422", "none", "other"] {
+            none("eye_requests_total", &[("route", route), ("status", status)]);
+        }
+    }
+    for outcome in ["stored", "duplicate", "rejected", "quarantined", "unfinished"] {
+        none("eye_events_total", &[("application", "local"), ("outcome", outcome)]);
+    }
+    for skew in ["past", "future"] {
+        none("eye_skewed_events_total", &[("application", "local"), ("skew", skew)]);
+    }
+    for kind in ["scope", "revoked_token", "expired_token", "rate_limited", "event_type", "unnamed_proxy"] {
+        none("eye_callers_refused_total", &[("application", "local"), ("kind", kind)]);
+    }
+    let digest = gateway.validator("guests/traps", "active").await["digest"].as_str().expect("a digest").to_owned();
+    for code in ["trap", "deadline", "memory", "stack", "output", "off_path", "busy"] {
+        none("eye_slot_faults_total", &[("event_type", "guests/traps"), ("code", code)]);
+        none("eye_module_faults_total", &[("event_type", "guests/traps"), ("digest", &digest), ("code", code)]);
+    }
+    for reason in ["database", "schema", "applications", "modules_loading", "draining"] {
+        none("eye_unready", &[("reason", reason)]);
+    }
+    for reason in ["refused_modules", "missing_modules", "lost_modules", "unreadable_modules", "clock_skew"] {
+        none("eye_degraded", &[("reason", reason)]);
+    }
+}
+
+#[tokio::test]
+async fn events_whose_timestamps_are_far_from_their_receipt_are_counted_by_application() {
+    let gateway = Gateway::start().await;
+    let at = |time: String| {
+        let mut event = pageview();
+        event["timestamp"] = json!(time);
+        event
+    };
+    let ago = |interval: &str| {
+        gateway
+            .sql(&format!("select to_char(now() at time zone 'utc' - interval '{interval}', 'YYYY-MM-DD HH24:MI:SS')"))
+    };
+    let times = [ago("0"), ago("10 minutes"), ago("20 minutes"), ago("3 years"), ago("-1 hour")];
+    let events: Vec<_> = times.into_iter().map(at).collect();
+    assert_eq!(gateway.send(&json!(events)).await.status, 207);
+    // Of a dry run nothing is counted, and of one that has other faults as much as of any.
+    let dry = gateway.post("/v1/events?dry_run=true", "application/json", json!(events).to_string()).await;
+    assert_eq!(dry.status, 207);
+    let broken = json!({"session_id": "nobody", "timestamp": "2999-01-01T00:00:00Z"});
+    assert_eq!(gateway.send(&broken).await.status, 422);
+    let figures = gateway.figures().await;
+    let skewed = |skew| figures.value("eye_skewed_events_total", &[("application", "local"), ("skew", skew)]);
+    assert_eq!((skewed("past"), skewed("future")), (Some(2.0), Some(2.0)));
+}
+
+#[tokio::test]
+async fn the_condition_of_the_tables_is_told() {
+    let mut gateway = Setup::default().with("EYE_EVENT_PARTITIONS_MAX", 5).start().await;
+    // Last month, this one and the next two have partitions, and one more may. An event from before 1970 is right where it is.
+    for time in ["1960-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z", "2021-02-01T00:00:00Z"] {
+        let mut event = pageview();
+        event["timestamp"] = json!(time);
+        assert_eq!(gateway.send(&event).await.status, 201);
+    }
+    // It looks at once when it starts, and then now and then.
+    gateway.signal("TERM");
+    gateway.ended().await;
+    gateway.restart().await;
+    let days_ahead = "select round(extract(epoch from date_trunc('month', now() at time zone 'utc') + interval '3 months' \
+        - now() at time zone 'utc') / 86400)";
+    let figures = eventually("the tables were looked at since", async || {
+        let figures = gateway.figures().await;
+        (figures.value("eye_default_partition_rows", &[("table", "events")]) == Some(2.0)).then_some(figures)
+    })
+    .await;
+    assert_eq!(figures.value("eye_default_partition_rows", &[("table", "dead_letters")]), Some(0.0));
+    for table in ["events", "dead_letters"] {
+        let ahead = figures.value("eye_partitions_ahead_seconds", &[("table", table)]).expect("it is known");
+        assert_eq!((ahead / 86_400.0).round().to_string(), gateway.sql(days_ahead), "{table}");
+        let bytes = figures.value("eye_table_bytes", &[("table", table)]).expect("it is known").to_string();
+        let there = format!(
+            "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = '{table}'::regclass"
+        );
+        assert_eq!(bytes, gateway.sql(&there));
+    }
+    let round = figures.value("eye_retention_round_seconds", &[]).expect("it is known");
+    let age: f64 = gateway.sql(&format!("select extract(epoch from now()) - {round}")).parse().expect("a number");
+    assert!((-1.0..60.0).contains(&age), "a round ran {age} s ago");
+    assert!(figures.value("eye_unfolded_count_rows", &[]).is_some_and(|rows| rows <= 4.0));
+    assert_eq!(figures.value("eye_dead_letters_max_bytes", &[]), Some(10_737_418_240.0));
+    let room = ["eye_data_dir_free_bytes", "eye_data_dir_max_bytes"]
+        .map(|name| figures.value(name, &[]).expect("it is known"));
+    assert!(room[0] <= room[1] && room[1] > 0.0, "{room:?}");
 }
 
 #[tokio::test]

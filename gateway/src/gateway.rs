@@ -25,7 +25,7 @@ use crate::descriptors;
 use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::metrics::{Disk, Metrics};
 use crate::postgres::Postgres;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
@@ -119,6 +119,7 @@ impl Gateway {
         let tallies = Arc::new(Tallies::new(config.metrics_event_types_max));
         let requests = Arc::new(Requests::default());
         let unseen_counts = Arc::new(UnseenCounts::default());
+        let upkeep = Arc::default();
         let judges = Judges {
             validators: validators.clone(),
             store: store.clone(),
@@ -178,6 +179,9 @@ impl Gateway {
             connections_max: config.connections_max,
             admission,
             readiness: Arc::clone(&readiness),
+            upkeep: Arc::clone(&upkeep),
+            dead_letters_bytes_max: config.dead_letters_bytes_max,
+            disk: Disk::of(config.data_dir.clone()),
             began_at_us: clock.now_us(),
         };
         let router = Router {
@@ -204,6 +208,7 @@ impl Gateway {
             local,
             first_admin: parts::first_admin(config),
             retention,
+            upkeep,
             readiness: Arc::clone(&readiness),
             scrub: parts::scrub_limits(config),
             migrates,

@@ -34,7 +34,7 @@ use crate::turns::Turns;
 use crate::response::{self, Refusal, Response, UnsentAnswers, of_store};
 use crate::server::Incoming;
 use crate::share::{Budget, Held};
-use crate::tally::{Counted, Tallies, Tally};
+use crate::tally::{Counted, Skew, Tallies, Tally};
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// After this many events a large request lets other tasks use the thread.
@@ -333,6 +333,9 @@ impl<'a> Sending<'a> {
             let received_at_us = self.received_at(place);
             match judging.judge(element, received_at_us, origin).await.map_err(|_| Refusal::DatabaseAway)? {
                 Judged::Row(row) => {
+                    if row.timestamp_us < received_at_us - Skew::PAST_US {
+                        self.tally.count_skewed(Skew::Past);
+                    }
                     if let Some(watched) = &mut self.watched {
                         watched.push(watch_row(&row));
                     }
@@ -365,6 +368,9 @@ impl<'a> Sending<'a> {
             End::Unfinished(why) => self.leave_unfinished(place, id, event_type.as_ref(), why),
             End::Rejected { code, violations, letter } => {
                 self.count(event_type.as_ref(), Some(OutcomeKind::Rejected));
+                if code == RejectionCode::Envelope && violations.iter().any(|one| one.code == envelope::FUTURE) {
+                    self.tally.count_skewed(Skew::Future);
+                }
                 let judged_by = |(category, name): &(Text, Text)| JudgedBy {
                     event_type: format!("{}/{}", &**category, &**name),
                     digest: module.expect("only a module's rejection is asked for"),

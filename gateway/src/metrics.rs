@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use arc_swap::ArcSwapOption;
+
 use crate::batch::Batcher;
 use crate::dead_letters::DeadLetters;
 use crate::live::Live;
@@ -15,22 +17,24 @@ use crate::retention::Retention;
 use crate::retention::due::Rule;
 use crate::server::{Admission, Class, Connections};
 use crate::share::Budget;
-use crate::store::Store;
-use crate::tally::{self, Tallies};
+use crate::store::{Store, TableUpkeep, Upkeep};
+use crate::tally::{self, Skew, Tallies};
 use crate::telemetry;
-use crate::trust::Trust;
 use crate::trust::security::Kind;
+use crate::trust::{Scope, Trust};
 use crate::unseen::UnseenCounts;
 
+mod disk;
 mod exposition;
 pub mod names;
 mod process;
 
+pub use disk::Disk;
 use exposition::{Scrape, Value};
 use eye_event::event::EventRow;
 use eye_event::figures::Distribution;
-use eye_event::verdict::UnfinishedCode;
-use eye_judge::{Standing, State, TypeReport, Validators};
+use eye_event::verdict::{FaultCode, UnfinishedCode};
+use eye_judge::{Faults, Standing, State, TypeReport, Validators};
 
 /// The parts whose counters a scrape reads.
 #[derive(Debug)]
@@ -67,20 +71,27 @@ pub struct Metrics {
     pub admission: Arc<Admission>,
     /// The readiness of the gateway.
     pub readiness: Arc<Readiness>,
+    /// The condition of the tables, as the gateway saw it last; `None` while the database is away.
+    pub upkeep: Arc<ArcSwapOption<Upkeep>>,
+    /// Most bytes of dead letters.
+    pub dead_letters_bytes_max: i64,
+    /// The disk of the data directory.
+    pub disk: Disk,
     /// The time at which the gateway was built, in microseconds since 1970.
     pub began_at_us: i64,
 }
 
 /// Reads all counters now and returns them as text.
 pub async fn scrape(own: &Metrics, format: response::Figures) -> String {
-    let partitions = own.store.partition_counts().await;
+    let (partitions, room) = tokio::join!(own.store.partition_counts(), own.disk.room());
     let mut scrape = Scrape::default();
     requests(&mut scrape, own);
     events(&mut scrape, own);
     trimmed(&mut scrape, own);
     queues(&mut scrape, own);
+    tables(&mut scrape, own);
     refused(&mut scrape, own);
-    modules(&mut scrape, &own.validators.report());
+    modules(&mut scrape, &own.validators.report(), &own.validators.slot_faults());
     judging(&mut scrape, own);
     live(&mut scrape, &own.live);
     running(&mut scrape, own, partitions.is_ok());
@@ -88,6 +99,8 @@ pub async fn scrape(own: &Metrics, format: response::Figures) -> String {
         &names::PARTITIONS,
         partitions.unwrap_or_default().iter().map(|(table, count)| ([table.as_str()], gauge(*count as f64))),
     );
+    scrape.add(&names::DATA_DIR_FREE_BYTES, room.map(|room| ([], gauge(room.free as f64))));
+    scrape.add(&names::DATA_DIR_MAX_BYTES, room.map(|room| ([], gauge(room.most as f64))));
     process::add(&mut scrape);
     match format {
         response::Figures::OpenMetrics => scrape.text(),
@@ -123,15 +136,26 @@ fn requests(scrape: &mut Scrape, own: &Metrics) {
 }
 
 fn events(scrape: &mut Scrape, own: &Metrics) {
-    let applications = own.tallies.by_application();
+    let mut applications = own.tallies.by_application();
+    let mut skewed = own.tallies.skewed_by_application();
+    // A counter is there before the first event, so that the first one is seen to be more than none.
+    let senders = own.trust.callable().into_iter().filter(|application| application.has(Scope::Ingest));
+    for sender in senders.take(tally::APPLICATIONS_MAX.saturating_sub(applications.len())) {
+        applications.entry(sender.name.clone()).or_default();
+        skewed.entry(sender.name.clone()).or_default();
+    }
     let by_application = applications.iter().flat_map(|(application, counts)| {
         tally::counted().map(|(outcome, place)| ([application.as_str(), outcome], Value::Counter(counts[place])))
     });
     scrape.add(&names::EVENTS, by_application);
+    let by_skew = skewed.iter().flat_map(|(application, counts)| {
+        Skew::ALL.map(|skew| ([application.as_str(), skew.as_str()], Value::Counter(counts[skew as usize])))
+    });
+    scrape.add(&names::SKEWED_EVENTS, by_skew);
     let types = own.tallies.by_event_type();
     let by_type = types.iter().flat_map(|((category, name), counts)| {
-        let any = tally::counted().filter(|(_, place)| counts[*place] > 0);
-        any.map(|(outcome, place)| ([category.as_str(), name.as_str(), outcome], Value::Counter(counts[place])))
+        tally::counted()
+            .map(|(outcome, place)| ([category.as_str(), name.as_str(), outcome], Value::Counter(counts[place])))
     });
     scrape.add(&names::EVENT_TYPE_EVENTS, by_type);
     let unfinished = UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(own.tallies.unfinished(code))));
@@ -168,6 +192,23 @@ fn queues(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::UNSENT_BYTES, [([], gauge(own.unsent.bytes() as f64))]);
 }
 
+/// The condition of the tables. Nothing while the database is away.
+fn tables(scrape: &mut Scrape, own: &Metrics) {
+    let upkeep = own.upkeep.load();
+    let upkeep = upkeep.as_deref();
+    let tables = upkeep.map_or(&[][..], |upkeep| &upkeep.tables);
+    let each = |of: fn(&TableUpkeep) -> Option<f64>| {
+        tables.iter().filter_map(move |table| Some(([table.table_name.as_str()], gauge(of(table)?))))
+    };
+    scrape.add(&names::TABLE_BYTES, each(|table| Some(table.bytes as f64)));
+    scrape.add(&names::PARTITIONS_AHEAD_SECONDS, each(|table| Some(table.ahead_seconds)));
+    scrape.add(&names::DEFAULT_PARTITION_ROWS, each(|table| table.default_rows.map(|rows| rows as f64)));
+    scrape.add(&names::UNFOLDED_COUNT_ROWS, upkeep.map(|upkeep| ([], gauge(upkeep.unfolded_rows as f64))));
+    let round = upkeep.map(|upkeep| upkeep.retention_round.map_or(0, |at| at.timestamp()));
+    scrape.add(&names::RETENTION_ROUND_SECONDS, round.map(|at| ([], gauge(at as f64))));
+    scrape.add(&names::DEAD_LETTERS_MAX_BYTES, [([], gauge(own.dead_letters_bytes_max as f64))]);
+}
+
 /// Rows and bytes that retention removed.
 fn trimmed(scrape: &mut Scrape, own: &Metrics) {
     let trimmed = &own.retention.trimmed;
@@ -190,11 +231,17 @@ fn trimmed(scrape: &mut Scrape, own: &Metrics) {
 fn refused(scrape: &mut Scrape, own: &Metrics) {
     let applications = own.trust.applications();
     let callers = applications.iter().flat_map(|application| {
-        let told = Kind::ALL.map(|kind| (kind, application.refused().get(kind)));
-        let told = told.into_iter().filter(|(_, count)| *count > 0);
-        told.map(|(kind, count)| ([application.name.as_str(), kind.as_str()], Value::Counter(count)))
+        Kind::ALL
+            .map(|kind| ([application.name.as_str(), kind.as_str()], Value::Counter(application.refused().get(kind))))
     });
     scrape.add(&names::CALLERS_REFUSED, callers);
+    let ends = applications.iter().map(|application| {
+        let end = application.tokens_end().map_or(0, |end| end.timestamp());
+        ([application.name.as_str()], gauge(end as f64))
+    });
+    scrape.add(&names::TOKEN_EXPIRES, ends);
+    let age = own.trust.applications_age();
+    scrape.add(&names::APPLICATIONS_AGE, age.map(|age| ([], gauge(age.as_secs_f64()))));
     let mut strangers = [0; Kind::ALL.len()];
     for (kind, _, count) in own.trust.security().strangers() {
         strangers[kind as usize] += count;
@@ -224,7 +271,7 @@ impl<'a> Queue<'a> {
     }
 }
 
-fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
+fn modules(scrape: &mut Scrape, reports: &[TypeReport], slot_faults: &[(String, Faults)]) {
     let in_state = |state| reports.iter().filter(|report| report.loading.unwrap_or(report.state) == state).count();
     scrape.add(&names::MODULES, State::ALL.map(|state| ([state.as_str()], gauge(in_state(state) as f64))));
     let standing = |standing| reports.iter().filter(|report| report.standing == Some(standing)).count();
@@ -243,10 +290,16 @@ fn modules(scrape: &mut Scrape, reports: &[TypeReport]) {
     });
     scrape.add(&names::MODULE_VERDICTS, verdicts);
     let faults = serving.iter().flat_map(|(event_type, digest, report)| {
-        let faulted = report.counts.faulted.iter();
-        faulted.map(move |(code, count)| ([*event_type, digest.as_str(), code], Value::Counter(*count)))
+        FaultCode::ALL.map(|code| {
+            let count = report.counts.faulted.get(code.as_str()).copied().unwrap_or_default();
+            ([*event_type, digest.as_str(), code.as_str()], Value::Counter(count))
+        })
     });
     scrape.add(&names::MODULE_FAULTS, faults);
+    let of_slots = slot_faults.iter().flat_map(|(slot, faults)| {
+        FaultCode::ALL.map(|code| ([slot.as_str(), code.as_str()], Value::Counter(faults[code.index()])))
+    });
+    scrape.add(&names::SLOT_FAULTS, of_slots);
     let times = serving.iter().filter_map(|(event_type, digest, report)| {
         let times = report.judging?;
         Some(
@@ -289,7 +342,10 @@ fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
     let expires = own.admission.tls.as_ref().and_then(|tls| tls.expires_at_s()).unwrap_or_default();
     scrape.add(&names::TLS_EXPIRES, [([], gauge(expires as f64))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
-    scrape.add(&names::READY, [([], truth(own.readiness.look_with(database_up).ready()))]);
+    let ready = own.readiness.look_with(database_up);
+    scrape.add(&names::READY, [([], truth(ready.ready()))]);
+    scrape.add(&names::UNREADY, ready.each_reason().map(|(holds, reason)| ([reason], truth(holds))));
+    scrape.add(&names::DEGRADED, ready.each_degraded().map(|(holds, reason)| ([reason], truth(holds))));
     scrape.add(&names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], gauge(1.0))]);
     scrape.add(&names::START_TIME, [([], gauge(own.began_at_us as f64 / 1e6))]);
 }

@@ -141,7 +141,12 @@ impl Ready {
     /// The names of the reasons why the gateway is not ready. They reveal nothing about its content, since anybody may
     /// ask.
     pub fn reasons(self) -> Vec<&'static str> {
-        let reasons = [
+        named(self.each_reason())
+    }
+
+    /// Each name of [`Ready::reasons`], and whether it holds.
+    pub fn each_reason(self) -> [(bool, &'static str); 7] {
+        [
             (!self.database, "database"),
             (!self.schema, "schema"),
             (!self.applications, "applications"),
@@ -149,21 +154,25 @@ impl Ready {
             (self.requires_modules && self.doubts.unavailable > 0, REFUSED_MODULES),
             (self.requires_modules && self.doubts.missing > 0, MISSING_MODULES),
             (self.draining, "draining"),
-        ];
-        named(reasons)
+        ]
     }
 
     /// The names of the parts that do not work, or work with older modules, while the rest is served.
     pub fn degraded(self) -> Vec<&'static str> {
+        named(self.each_degraded())
+    }
+
+    /// Each name of [`Ready::degraded`], and whether it holds.
+    pub fn each_degraded(self) -> [(bool, &'static str); 6] {
         let Doubts { refused, loading: _, unavailable, lost, missing, unreadable } = self.doubts;
-        named([
+        [
             (refused > 0 || unavailable > 0, REFUSED_MODULES),
             (missing > 0, MISSING_MODULES),
             (lost > 0, "lost_modules"),
             (unreadable, "unreadable_modules"),
             (self.clocks_differ, "clock_skew"),
             (self.trimming_announced, "trimming_announced"),
-        ])
+        ]
     }
 }
 

@@ -63,10 +63,11 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Returns the statuses of a class that at least one request had, each with its count.
+    /// Returns the statuses of a class, each with its count. All are there from the start, so that a counter is seen to grow
+    /// with its first request.
     pub fn statuses(&self, class: RouteClass) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.0[class as usize].answered.iter().map(|count| count.load(Relaxed));
-        STATUSES.into_iter().chain(OTHERS).zip(counts).filter(|(_, count)| *count > 0)
+        STATUSES.into_iter().chain(OTHERS).zip(counts)
     }
 
     /// The durations of the requests of a class, in microseconds.

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 /// The label of the events that are counted together.
 pub const OTHER: &str = "other";
 /// Most applications with counters of their own. Operators register them, so there are few.
-const APPLICATIONS_MAX: usize = 1_000;
+pub const APPLICATIONS_MAX: usize = 1_000;
 /// The outcomes that hold only once the sender has the answer. A request that is refused as a whole has none of them.
 const REFUSED: [Counted; 3] = [Some(OutcomeKind::Rejected), Some(OutcomeKind::Quarantined), None];
 /// Most event types in the table of one request. A full table is added up.
@@ -59,6 +59,50 @@ impl Shared {
     }
 }
 
+/// How the timestamp of an event differs from its receipt by more than a sender on time can explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skew {
+    /// The event is older than [`Skew::PAST_US`].
+    Past,
+    /// The event was rejected because it lies in the future.
+    Future,
+}
+
+impl Skew {
+    /// Both, in the order in which they are counted.
+    pub const ALL: [Self; 2] = [Self::Past, Self::Future];
+
+    /// A quarter of an hour in microseconds: no two time zones are nearer to each other.
+    pub const PAST_US: i64 = 15 * 60 * 1_000_000;
+
+    /// The label of the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Past => "past",
+            Self::Future => "future",
+        }
+    }
+}
+
+/// Events by skew, in the order of [`Skew::ALL`].
+pub type Skewed = [u64; Skew::ALL.len()];
+
+/// The counts of one application.
+#[derive(Debug, Default)]
+struct OfApplication {
+    counts: Shared,
+    skewed: [AtomicU64; Skew::ALL.len()],
+}
+
+impl OfApplication {
+    fn add(&self, counts: &Counts, skewed: &Skewed) {
+        self.counts.add(counts);
+        for (shared, count) in self.skewed.iter().zip(skewed).filter(|(_, count)| **count > 0) {
+            shared.fetch_add(*count, Relaxed);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct EventTypes {
     /// By category, then by name, so that a lookup allocates no key.
@@ -72,8 +116,8 @@ pub struct Tallies {
     event_types_max: usize,
     event_types: RwLock<EventTypes>,
     other_event_types: Shared,
-    applications: RwLock<HashMap<Box<str>, Shared>>,
-    other_applications: Shared,
+    applications: RwLock<HashMap<Box<str>, OfApplication>>,
+    other_applications: OfApplication,
     /// Events without an outcome, by cause, in the order of [`UnfinishedCode::ALL`].
     unfinished: [AtomicU64; UnfinishedCode::ALL.len()],
 }
@@ -86,7 +130,7 @@ impl Tallies {
             event_types: RwLock::default(),
             other_event_types: Shared::default(),
             applications: RwLock::default(),
-            other_applications: Shared::default(),
+            other_applications: OfApplication::default(),
             unfinished: Default::default(),
         }
     }
@@ -111,14 +155,27 @@ impl Tallies {
             untyped: Counts::default(),
             waiting: Vec::new(),
             sum: Counts::default(),
+            skewed: Skewed::default(),
+            is_answered: false,
         }
     }
 
     /// The counts of each application, in order of their names.
     pub fn by_application(&self) -> BTreeMap<String, Counts> {
+        let applications = read(&self.applications);
         let mut found: BTreeMap<String, Counts> =
-            read(&self.applications).iter().map(|(name, shared)| (name.to_string(), shared.counts())).collect();
-        merge(&mut found, OTHER.to_owned(), self.other_applications.counts());
+            applications.iter().map(|(name, shared)| (name.to_string(), shared.counts.counts())).collect();
+        merge(&mut found, OTHER.to_owned(), self.other_applications.counts.counts());
+        found
+    }
+
+    /// The events of each application with a skewed timestamp, in order of the applications' names.
+    pub fn skewed_by_application(&self) -> BTreeMap<String, Skewed> {
+        let applications = read(&self.applications);
+        let skewed = |shared: &OfApplication| shared.skewed.each_ref().map(|count| count.load(Relaxed));
+        let mut found: BTreeMap<String, Skewed> =
+            applications.iter().map(|(name, shared)| (name.to_string(), skewed(shared))).collect();
+        merge(&mut found, OTHER.to_owned(), skewed(&self.other_applications));
         found
     }
 
@@ -167,24 +224,24 @@ impl Tallies {
         types.count += new;
     }
 
-    fn add_application(&self, application: &str, counts: &Counts) {
+    fn add_application(&self, application: &str, counts: &Counts, skewed: &Skewed) {
         if let Some(shared) = read(&self.applications).get(application) {
-            shared.add(counts);
+            shared.add(counts, skewed);
             return;
         }
         let mut applications = write(&self.applications);
         if applications.len() < APPLICATIONS_MAX || applications.contains_key(application) {
-            applications.entry(application.into()).or_default().add(counts);
+            applications.entry(application.into()).or_default().add(counts, skewed);
         } else {
-            self.other_applications.add(counts);
+            self.other_applications.add(counts, skewed);
         }
     }
 }
 
 /// Adds counts to a key. An application or event type may itself be called `other`.
-fn merge<K: Ord>(found: &mut BTreeMap<K, Counts>, key: K, counts: Counts) {
+fn merge<K: Ord, const N: usize>(found: &mut BTreeMap<K, [u64; N]>, key: K, counts: [u64; N]) {
     if counts.iter().any(|count| *count > 0) {
-        let line = found.entry(key).or_default();
+        let line = found.entry(key).or_insert([0; N]);
         for (sum, count) in line.iter_mut().zip(counts) {
             *sum += count;
         }
@@ -214,6 +271,9 @@ pub struct Tally<'a> {
     waiting: Vec<Line>,
     /// The sum of the lines added so far. The drop adds it to the application.
     sum: Counts,
+    /// Events with a skewed timestamp. They count if the request is answered.
+    skewed: Skewed,
+    is_answered: bool,
 }
 
 #[derive(Debug)]
@@ -242,8 +302,14 @@ impl Tally<'_> {
         self.untyped[place_of(counted)] += 1;
     }
 
+    /// Counts one event with a skewed timestamp, if the request is answered.
+    pub fn count_skewed(&mut self, skew: Skew) {
+        self.skewed[skew as usize] += 1;
+    }
+
     /// Counts the events that were not stored, since the answer is ready and the sender gets their outcomes.
     pub fn told(&mut self) {
+        self.is_answered = true;
         self.add_lines();
         for line in std::mem::take(&mut self.waiting) {
             self.add(&line);
@@ -291,7 +357,8 @@ impl Drop for Tally<'_> {
     fn drop(&mut self) {
         self.add_lines();
         if self.sum.iter().any(|count| *count > 0) {
-            self.tallies.add_application(self.application, &self.sum);
+            let skewed = if self.is_answered { self.skewed } else { Skewed::default() };
+            self.tallies.add_application(self.application, &self.sum, &skewed);
         }
     }
 }
@@ -364,6 +431,22 @@ mod tests {
         tally.count_untyped(Some(OutcomeKind::Rejected));
         drop(tally);
         assert!(tallies.by_event_type().is_empty() && tallies.by_application().is_empty());
+    }
+
+    #[test]
+    fn skewed_timestamps_count_once_the_request_is_answered() {
+        let tallies = Tallies::new(10);
+        for is_answered in [false, true] {
+            let mut tally = tallies.begin("shop");
+            tally.count(&Text::from("a"), &Text::from("b"), Some(OutcomeKind::Stored));
+            tally.count_skewed(Skew::Past);
+            tally.count_skewed(Skew::Future);
+            tally.count_skewed(Skew::Future);
+            if is_answered {
+                tally.told();
+            }
+        }
+        assert_eq!(tallies.skewed_by_application(), BTreeMap::from([("shop".to_owned(), [1, 2])]));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use eye_event::envelope::Rules;
 use eye_judge::Validators;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -15,7 +16,7 @@ use crate::first_admin::{self, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
 use crate::scrub::{Scrub, ScrubLimits};
-use crate::store::{self, FOLD_ROWS_MAX, Store};
+use crate::store::{self, FOLD_ROWS_MAX, Store, Upkeep};
 use crate::trust::Trust;
 use crate::trust::own::Local;
 
@@ -23,6 +24,9 @@ use crate::trust::own::Local;
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// The time between two checks of the schema, the clocks and the announcements of retention.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// The time between two looks at the condition of the tables. With 240 months one takes the database some 100 ms of a busy
+/// processor, most of it for their sizes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 /// The time between two checks whether other modules take secrets out of events.
 const TAKING_EVERY: Duration = Duration::from_secs(1);
 /// The time between two checks whether the database answers.
@@ -60,6 +64,8 @@ pub struct Tending {
     pub first_admin: FirstAdmin,
     /// The rounds that remove old rows.
     pub retention: Arc<Retention>,
+    /// The condition of the tables. The tasks write it, and each scrape of the metrics reads it.
+    pub upkeep: Arc<ArcSwapOption<Upkeep>>,
     /// The tasks record here that the schema is proved.
     pub readiness: Arc<Readiness>,
     /// The bounds of scrubbing older dead letters.
@@ -193,14 +199,28 @@ impl Tending {
         if let Ok(Some(received)) = self.store.last_received().await {
             self.clock.saw_us(received.timestamp_micros());
         }
+        let mut upkeep_at = Instant::now();
         loop {
             // `look_at_database` logs that the database is away. Until it is back, the last result holds.
             let _away = self.retention.look(&self.store, &self.clock).await;
+            if Instant::now() >= upkeep_at {
+                upkeep_at = Instant::now() + UPKEEP_EVERY;
+                self.look_at_tables().await;
+            }
             tokio::time::sleep(WATCH_EVERY).await;
             if let Err(error @ store::Error::SchemaFloor { .. }) = self.store.prove_schema().await {
                 return error;
             }
         }
+    }
+
+    async fn look_at_tables(&self) {
+        let looked = self.store.upkeep().await;
+        if let Err(error) = &looked {
+            tracing::debug!(%error, "the condition of the tables is not known");
+        }
+        // What was seen before may be over.
+        self.upkeep.store(looked.ok().map(Arc::new));
     }
 
     /// Asks the database each second, so that the log has its outages, their causes and their ends also while no

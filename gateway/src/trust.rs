@@ -159,6 +159,11 @@ impl Trust {
         self.snapshot.load().is_some()
     }
 
+    /// How long ago the applications were last read. `None` before the first time.
+    pub fn applications_age(&self) -> Option<Duration> {
+        self.snapshot.load().as_ref()?.read_at.map(|at| at.elapsed())
+    }
+
     /// The refusals of strangers.
     pub fn security(&self) -> &Security {
         &self.security

@@ -82,6 +82,11 @@ impl Figures {
         self.samples.iter().filter(move |((own, _), _)| own == name).map(|((_, labels), value)| (labels, *value))
     }
 
+    /// The name and the labels of every sample.
+    pub(crate) fn series(&self) -> impl Iterator<Item = (&str, &Labels)> {
+        self.samples.keys().map(|(name, labels)| (name.as_str(), labels))
+    }
+
     /// The sample with exactly these labels.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.value_of(name, &labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect())

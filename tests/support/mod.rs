@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod figures;
 pub(crate) mod http2;
 pub(crate) mod load;
+pub(crate) mod monitoring;
 pub(crate) mod openapi;
 pub(crate) mod proxy;
 pub(crate) mod raw;

@@ -20,6 +20,9 @@ use crate::verdict::Violation;
 mod draft;
 pub mod timestamp;
 
+/// The code of the violation of an event whose timestamp lies in the future.
+pub const FUTURE: &str = "future";
+
 /// Most characters of a category, and of a name.
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 200;
 /// Most violations of one event in its answer.

@@ -25,6 +25,9 @@ const LONGEST_US: f64 = (8_u64 << 33) as f64 / 1e3;
 /// First doubling that a distribution shows apart. Shorter times than half a microsecond fall into the same bucket.
 const SHORTEST_NS: u64 = 512;
 
+/// Faults by code, in the order of [`FaultCode::ALL`].
+pub type Faults = [u64; FaultCode::ALL.len()];
+
 /// The running figures of one module. Each call records here; reports and metrics read.
 #[derive(Debug)]
 pub(super) struct Figures {
@@ -107,8 +110,12 @@ impl Figures {
         self.faulted[code.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn faults(&self) -> Faults {
+        self.faulted.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
     pub(super) fn counts(&self) -> Counts {
-        let faulted = FaultCode::ALL.map(|code| (code.as_str(), self.faulted[code.index()].load(Ordering::Relaxed)));
+        let faulted = FaultCode::ALL.map(|code| (code.as_str(), self.faults()[code.index()]));
         Counts {
             accepted: self.accepted.load(Ordering::Relaxed),
             amended: self.amended.load(Ordering::Relaxed),

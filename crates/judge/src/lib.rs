@@ -61,7 +61,7 @@ pub use circuit::Standing;
 pub use component::Isolation;
 pub use contract::CheckAmended;
 pub use engine::EngineError;
-pub use figures::{Counts, Times};
+pub use figures::{Counts, Faults, Times};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
 pub use keeping::{Keep, Taking};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
@@ -449,6 +449,12 @@ impl Validators {
     #[must_use]
     pub fn accidents(&self) -> u64 {
         self.0.board.accidents()
+    }
+
+    /// The faults of each slot over all its versions, since the slot is there. They never go down meanwhile.
+    #[must_use]
+    pub fn slot_faults(&self) -> Vec<(String, Faults)> {
+        self.0.board.slot_faults()
     }
 
     /// Counts an event that was stored though no module judged it.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::circuit::Standing;
 use super::component::Isolation;
-use super::figures::{Counts, Figures, Times};
+use super::figures::{Counts, Faults, Figures, Times};
 use super::history::Version;
 use super::module::Module;
 use super::naming::Stray;
@@ -157,14 +157,19 @@ struct Posts {
     figures: BTreeMap<Slot, Vec<(Digest, Arc<Figures>)>>,
     /// The judging times of versions that are not kept any more.
     retired: Figures,
+    /// The faults of versions that are not kept any more, by slot.
+    retired_faults: BTreeMap<Slot, Faults>,
 }
 
 impl Posts {
-    /// Drops the figures of a slot except for those that `stays` names, and adds their times to `retired`.
+    /// Drops the figures of a slot except for those that `stays` names, and adds their times and faults to those of other
+    /// retired versions.
     fn retire(&mut self, slot: &Slot, stays: impl Fn(Digest) -> bool) {
         let Some(figures) = self.figures.get_mut(slot) else { return };
         for (_, gone) in figures.extract_if(.., |(digest, _)| !stays(*digest)) {
             self.retired.add_times(&gone);
+            let faults = self.retired_faults.entry(slot.clone()).or_default();
+            faults.iter_mut().zip(gone.faults()).for_each(|(sum, count)| *sum += count);
         }
         if figures.is_empty() {
             self.figures.remove(slot);
@@ -207,6 +212,7 @@ impl Reports {
         let mut posts = self.posts();
         posts.slots.remove(slot);
         posts.retire(slot, |_| false);
+        posts.retired_faults.remove(slot);
     }
 
     /// Returns the figures of a version. A version that never served gets new ones.
@@ -287,6 +293,19 @@ impl Reports {
     /// The reports of all slots, in the order of event types.
     pub(super) fn report(&self) -> Vec<TypeReport> {
         self.posts().slots.iter().map(|(slot, posted)| posted.report(slot)).collect()
+    }
+
+    /// The faults of each slot over all its versions, since the slot is there. They never go down meanwhile.
+    pub(super) fn slot_faults(&self) -> Vec<(String, Faults)> {
+        let posts = self.posts();
+        let of = |slot| {
+            let mut sum = posts.retired_faults.get(slot).copied().unwrap_or_default();
+            for (_, figures) in posts.figures.get(slot).into_iter().flatten() {
+                sum.iter_mut().zip(figures.faults()).for_each(|(sum, count)| *sum += count);
+            }
+            sum
+        };
+        posts.slots.keys().map(|slot| (slot.to_string(), of(slot))).collect()
     }
 
     /// The times of judging, over all modules that serve or ever served.

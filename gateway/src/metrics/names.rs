@@ -61,6 +61,8 @@ metrics! {
         "Events by application and outcome; unfinished ones have none yet.";
     EVENT_TYPE_EVENTS = Counter "eye_event_type_events_total" ["category", "name", "outcome"]
         "Events by event type and outcome; unfinished ones have none yet.";
+    SKEWED_EVENTS = Counter "eye_skewed_events_total" ["application", "skew"]
+        "Events whose timestamp is far from their receipt: more than 15 minutes in the past, or rejected as in the future.";
     UNFINISHED_EVENTS = Counter "eye_unfinished_events_total" ["code"]
         "Events that had no outcome, by cause: the gateway kept nothing of them, and their senders have to send them again.";
     DEAD_LETTERS_KEPT = Counter "eye_dead_letters_kept_total" []
@@ -75,10 +77,14 @@ metrics! {
         "Rows that this gateway removed, because they were too old or took too much room.";
     TRIMMED_BYTES = Counter "eye_trimmed_bytes_total" ["table"]
         "Bytes of the rows that this gateway removed.";
+    DEAD_LETTERS_MAX_BYTES = Gauge "eye_dead_letters_max_bytes" []
+        "Most bytes of dead letters.";
     TRIMMING_ANNOUNCED = Gauge "eye_trimming_announced" ["rule"]
         "1 while a rule of retention has announced a removal that waits for its time or for a confirmation.";
     CLOCK_SKEW_SECONDS = Gauge "eye_clock_skew_seconds" []
         "By how much the database's clock is ahead of this gateway's.";
+    RETENTION_ROUND_SECONDS = Gauge "eye_retention_round_seconds" []
+        "When a round of retention ran last, in seconds since 1970; 0 before the first.";
     QUEUE_REQUESTS = Gauge "eye_queue_requests" ["queue"]
         "Requests whose items wait for a writer.";
     QUEUE_REQUESTS_FORMER = Gauge "eye_queue_parcels" ["queue"]
@@ -105,6 +111,8 @@ metrics! {
         "Items that the database refused for a reason of its own; their senders have to send them again.";
     FOLDS_FAILED = Counter "eye_fold_failures_total" []
         "Folds of the counts that the database refused or did not finish.";
+    UNFOLDED_COUNT_ROWS = Gauge "eye_unfolded_count_rows" []
+        "Rows of counts that are not folded yet, up to 100,000.";
     BATCHES_BROKEN = Counter "eye_broken_batches_total" ["queue"]
         "Batches that a fault of the gateway ended.";
     IN_FLIGHT_BYTES = Gauge "eye_in_flight_bytes" []
@@ -129,6 +137,8 @@ metrics! {
         "Verdicts of each module that serves.";
     MODULE_FAULTS = Counter "eye_module_faults_total" ["event_type", "digest", "code"]
         "Faults of each module that serves.";
+    SLOT_FAULTS = Counter "eye_slot_faults_total" ["event_type", "code"]
+        "Faults over all versions of a module, since its file is there.";
     MODULE_JUDGING_SECONDS = Gauge "eye_module_judging_seconds" ["event_type", "digest", "quantile"]
         "How long judging took since the module serves.";
     MODULES_MEMORY_BYTES = Gauge "eye_modules_memory_bytes" []
@@ -155,6 +165,10 @@ metrics! {
         "Refusals of known applications.";
     STRANGERS_REFUSED = Counter "eye_strangers_refused_total" ["kind"]
         "Refusals of callers that are no known application.";
+    TOKEN_EXPIRES = Gauge "eye_token_expires_seconds" ["application"]
+        "When a token that the application uses ends, in seconds since 1970; 0 when none does.";
+    APPLICATIONS_AGE = Gauge "eye_applications_age_seconds" []
+        "How long ago the gateway read the applications last.";
     CONNECTIONS_FAILED = Counter "eye_connections_failed_total" []
         "Times that accepting failed for lack of descriptors or memory.";
     TLS_EXPIRES = Gauge "eye_tls_certificate_expires_seconds" []
@@ -169,12 +183,26 @@ metrics! {
         "1 when the database answered at this scrape, else 0.";
     READY = Gauge "eye_ready" []
         "1 when the gateway takes requests, as /readyz says, else 0.";
+    UNREADY = Gauge "eye_unready" ["reason"]
+        "1 while the reason keeps the gateway from being ready, else 0.";
+    DEGRADED = Gauge "eye_degraded" ["reason"]
+        "1 while the gateway is degraded for the reason, else 0.";
     BUILD_INFO = Gauge "eye_build_info" ["version"]
         "Always 1; the version of the program.";
     START_TIME = Gauge "process_start_time_seconds" []
         "When the process began, in seconds since 1970.";
     PARTITIONS = Gauge "eye_partitions" ["table"]
         "Partitions of each partitioned table, the default one among them.";
+    PARTITIONS_AHEAD_SECONDS = Gauge "eye_partitions_ahead_seconds" ["table"]
+        "How long from now on each month has its partition; 0 when this month has none.";
+    DEFAULT_PARTITION_ROWS = Gauge "eye_default_partition_rows" ["table"]
+        "Rows in the default partition that belong into the partition of a month, up to 10,000.";
+    TABLE_BYTES = Gauge "eye_table_bytes" ["table"]
+        "Bytes of each partitioned table on disk, with indexes.";
+    DATA_DIR_FREE_BYTES = Gauge "eye_data_dir_free_bytes" []
+        "Bytes that are free on the disk of the data directory.";
+    DATA_DIR_MAX_BYTES = Gauge "eye_data_dir_max_bytes" []
+        "The size of that disk in bytes.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" []
         "Processor time of the process.";
     PROCESS_MEMORY = Gauge "process_resident_memory_bytes" []

@@ -9,7 +9,7 @@ use eye_event::verdict::Digest;
 use ipnet::IpNet;
 use sqlx::postgres::PgListener;
 
-use super::tokens::{Expiry, TokenFacts};
+use super::tokens::{Expiry, TokenFacts, first_end};
 use super::{Error, Store, greeted};
 
 /// The rate limit of an application.
@@ -113,6 +113,11 @@ impl ApplicationRow {
     /// The known facts about the token with this digest.
     pub fn token(&self, digest: &[u8]) -> Option<&TokenFacts> {
         self.tokens.iter().find(|facts| facts.digest == digest)
+    }
+
+    /// When a token that it uses ends, if one does.
+    pub fn tokens_end(&self) -> Option<DateTime<Utc>> {
+        if self.active { first_end(&self.token_digests, &self.tokens) } else { None }
     }
 
     /// Its rate limit, if it has one.

@@ -46,6 +46,11 @@ impl TokenFacts {
     pub fn is_expired(&self) -> bool {
         self.seconds_left.is_some_and(|left| left <= 0.0)
     }
+
+    /// Whether it was used within a day.
+    fn is_in_use(&self) -> bool {
+        self.seconds_unused.is_some_and(|unused| unused < IN_USE_HOURS * 3_600.0)
+    }
 }
 
 const FACTS: &str = "select digest, created_at, expires_at, last_used_at, \
@@ -76,6 +81,18 @@ fn turn(live: &[Vec<u8>], facts: &[TokenFacts]) -> Turn {
         (Some(unused), Some(_)) if unused < IN_USE_HOURS * 3_600.0 => Turn::BothInUse,
         (_, Some(_)) => Turn::Keep(vec![(*newest).clone()]),
     }
+}
+
+/// When the first of the live tokens that are in use ends; of tokens that nobody uses, when the last one ends. `None` when
+/// that has no end.
+pub(super) fn first_end(live: &[Vec<u8>], facts: &[TokenFacts]) -> Option<DateTime<Utc>> {
+    let live = || live.iter().map(|digest| facts.iter().find(|facts| facts.digest == *digest));
+    let used: Vec<&TokenFacts> = live().flatten().filter(|facts| facts.is_in_use()).collect();
+    if !used.is_empty() {
+        return used.into_iter().filter_map(|facts| facts.expires_at).min();
+    }
+    let ends: Option<Vec<_>> = live().map(|facts| facts?.expires_at).collect();
+    ends?.into_iter().max()
 }
 
 impl Store {
@@ -236,6 +253,23 @@ mod tests {
             seconds_left: left,
             seconds_unused: unused,
         }
+    }
+
+    #[test]
+    fn the_first_end_of_tokens_in_use_counts_and_otherwise_the_last_end() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        let token =
+            |digest, end: Option<i64>, unused| TokenFacts { expires_at: end.map(at), ..facts(digest, None, unused) };
+        let (fresh, old) = (Some(5.0), Some(90_000.0));
+        let live = [vec![1], vec![2]];
+        let both = |first, second| first_end(&live, &[first, second]);
+        assert_eq!(first_end(&[], &[]), None);
+        assert_eq!(first_end(&live, &[token(1, Some(7), fresh)]), Some(at(7)), "nothing is known of the other");
+        assert_eq!(first_end(&live, &[token(1, Some(7), old)]), None, "the other has no end");
+        assert_eq!(both(token(1, Some(7), fresh), token(2, None, None)), Some(at(7)));
+        assert_eq!(both(token(1, Some(7), fresh), token(2, Some(5), fresh)), Some(at(5)));
+        assert_eq!(both(token(1, Some(7), old), token(2, None, fresh)), None, "its senders have changed over");
+        assert_eq!(both(token(1, Some(7), None), token(2, Some(5), None)), Some(at(7)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 
 use super::event_types::EventTypes;
@@ -81,6 +82,8 @@ pub struct Application {
     known_types_max: usize,
     /// Its rate limit, with the state of its bucket; `None` without a limit.
     rate: Option<Arc<Rate>>,
+    /// When a token that it uses ends, if one does.
+    tokens_end: Option<DateTime<Utc>>,
     /// Kept from snapshot to snapshot, like the two below.
     shares: Arc<Shares>,
     /// Counts its refusals. Metrics read them.
@@ -120,6 +123,7 @@ impl Application {
             is_local: false,
             event_types: (!row.event_types.is_empty()).then(types),
             rate,
+            tokens_end: row.tokens_end(),
             shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
             refused: before.map(|before| Arc::clone(&before.refused)).unwrap_or_default(),
             known_types: before.map(|before| Arc::clone(&before.known_types)).unwrap_or_default(),
@@ -157,6 +161,11 @@ impl Application {
             let scope = scope.as_str();
             Err(if self.is_local { Refusal::NotAllowedHere { scope } } else { Refusal::NotAllowed { scope } })
         }
+    }
+
+    /// When a token that it uses ends. `None` when that has no end, and when it uses no token.
+    pub fn tokens_end(&self) -> Option<DateTime<Utc>> {
+        self.tokens_end
     }
 
     /// Whether it has a scope that includes `scope`.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use eye_event::verdict::Digest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -85,12 +86,14 @@ pub(super) struct Snapshot {
     by_certificate: HashMap<Digest, Arc<Application>>,
     /// The smallest networks first, so that the most specific one decides.
     by_network: Vec<(IpNet, Arc<Application>)>,
+    /// When it was read; `None` of the empty one.
+    pub(super) read_at: Option<Instant>,
 }
 
 impl Snapshot {
     /// Applications keep their shares, counts and rates from the snapshot before.
     pub(super) fn new(rows: Vec<ApplicationRow>, before: Option<&Snapshot>, trust: &Trust) -> Self {
-        let mut snapshot = Self::default();
+        let mut snapshot = Self { read_at: Some(Instant::now()), ..Self::default() };
         for row in rows {
             // A database that was embedded once must not open its later gateways to every user of their machines.
             let is_local = row.name == LOCAL && row.known_by == "network";

@@ -161,7 +161,7 @@ impl<'a> Draft<'a> {
                 let message = format!(
                     "lies in the future: at most {seconds} s ahead of the gateway's clock; check the sender's clock and zone"
                 );
-                self.add("/timestamp".to_owned(), "future", message);
+                self.add("/timestamp".to_owned(), super::FUTURE, message);
                 None
             }
             time => time,

@@ -872,6 +872,25 @@ async fn a_module_that_comes_back_counts_on() {
 }
 
 #[tokio::test]
+async fn faults_of_a_slot_outlive_the_versions_that_are_kept() {
+    let house = House::with(&[("a/b.wasm", &salted("1")), ("a/c.wasm", &salted("2"))]).await;
+    let faults = |name: &str| {
+        let all = house.validators.slot_faults();
+        let (_, faults) = all.into_iter().find(|(slot, _)| slot == name).expect("the slot is there");
+        (faults[FaultCode::Trap.index()], faults.iter().sum::<u64>())
+    };
+    assert_eq!(faults("a/b"), (0, 0));
+    for version in 1..=12 {
+        let bytes = judges(&format!("(drop (i32.const {version})) unreachable"));
+        house.put("a/b.wasm", &bytes);
+        house.until("a/b", |report| serves(report, &bytes)).await;
+        house.judge(("a", "b"), "{}").await;
+        assert_eq!(faults("a/b"), (version, version), "one of each version");
+    }
+    assert_eq!(faults("a/c"), (0, 0));
+}
+
+#[tokio::test]
 async fn bad_settings_at_the_start_keep_the_module_from_being_taken_until_they_are_mended() {
     let house = House::with(&[("a/b.wasm", &salted("1")), ("a/b.toml", b"deadline_ms = \"soon\"")]).await;
     let mend = |report: TypeReport| report.settings_error.expect("told").refusal.mend;
