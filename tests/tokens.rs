@@ -308,8 +308,21 @@ async fn a_role_that_could_read_the_applications_needs_nothing_more() {
     let (_, grants) = migration.split_once("do $$\ndeclare").expect("the block that grants");
     server.sql(&format!("do $$\ndeclare{grants}"));
     let url = server.url().replace("postgres://postgres@", "postgres://gate@");
-    let gateway = Setup::default().with("EYE_DATABASE_URL", url).with_argument("--no-migrate").start().await;
+    let setup = Setup::default().with("EYE_DATABASE_URL", url).with_argument("--no-migrate");
+    let gateway = setup.with("EYE_METRICS_LISTEN", "127.0.0.1:0").start().await;
     becomes(&gateway, "eye_shop", 201).await;
+    // It sees the condition of the tables, except for default partitions: rights on a table do not reach those.
+    let monitoring = gateway.announced("monitoring is answered").expect("its address");
+    let metrics = eventually("the tables were looked at", async || {
+        let answer = reqwest::get(format!("http://{monitoring}/metrics")).await.ok()?.text().await.ok()?;
+        answer.contains("\neye_unfolded_count_rows ").then_some(answer)
+    })
+    .await;
+    for (metric, is_there) in
+        [("eye_table_bytes", true), ("eye_partitions_ahead_seconds", true), ("eye_default_partition_rows", false)]
+    {
+        assert_eq!(metrics.contains(&format!("\n{metric}{{table=\"events\"}} ")), is_there, "{metric}");
+    }
     eventually("its use is noted", async || {
         (server.sql("select count(*) from application_tokens where last_used_at is not null") == "1").then_some(())
     })
