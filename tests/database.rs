@@ -1,7 +1,6 @@
 //! The databases of a gateway: triggers that raise errors, roles with few rights, unusable servers, several servers,
 //! and all kinds of TLS.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use eye_event::event::{EventRow, Text};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::readers::documented_role;
 use crate::support::cluster::{Server, give_to_postgres};
 use crate::support::load::{Chance, Ended, Ledger, ROWS, numbered};
 use crate::support::proxy::{At, Fault, How, Proxy};
@@ -133,6 +133,45 @@ async fn a_role_needs_no_right_to_make_temporary_tables() {
     assert_eq!((answer.status, body["stored"].as_u64(), body["duplicate"].as_u64()), (200, Some(1), Some(1)), "{body}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_role_of_the_documentation_has_all_rights_that_a_gateway_uses() {
+    let server = Server::start();
+    server.prepare();
+    server.sql(&documented_role("eye_gateway"));
+    server.sql(
+        "insert into applications (name, token_digests, known_by, scopes) \
+         values ('clerk', array[sha256('eye_token')], 'token', '{read}')",
+    );
+    let url = server.url().replace("postgres://postgres@", "postgres://eye_gateway@");
+    let gateway = setup(&url).with_argument("--no-migrate").start().await;
+    let events: Vec<_> = (0..100).map(numbered).collect();
+    for status in [200, 200] {
+        assert_eq!(gateway.send(&json!(events)).await.status, status);
+    }
+    assert_eq!(gateway.send(&numbered(1_000)).await.status, 201);
+    assert_eq!(gateway.send(&json!({"category": "load"})).await.status, 422);
+    let with_token = gateway.request("GET", "/v1/events").bearer_auth("eye_token");
+    assert_eq!(gateway.answer(with_token).await.status, 200);
+    for path in ["/v1/events", "/v1/sessions", "/v1/categories", "/v1/categories/load", "/v1/stats", "/v1/dead-letters"]
+    {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let redriven =
+        gateway.post("/v1/dead-letters/redrive", "application/json", r#"{"filter":{},"dry_run":false}"#).await;
+    assert_eq!(redriven.status, 200, "{redriven:?}");
+    eventually("counts are folded", async || (server.sql("select count(*) from count_deltas") == "0").then_some(()))
+        .await;
+    let noted = || server.sql("select count(*) from application_tokens where last_used_at is not null");
+    eventually("the use of the token is noted", async || (noted() == "1").then_some(())).await;
+    let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
+    // Retention needs the owner, as the documentation says.
+    let owned = ["events_default", "dead_letters_default"];
+    let denied = log.lines().filter(|line| line.contains("permission denied"));
+    let denied: Vec<&str> = denied.filter(|line| !owned.iter().any(|table| line.contains(table))).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
 /// The problem of the database in `/readyz`, as soon as it has one.
 async fn problem(gateway: &Gateway) -> String {
     eventually("the gateway says what is wrong", async || {
@@ -193,33 +232,11 @@ async fn a_publication_for_all_tables_does_not_keep_counts_from_being_folded() {
     assert_eq!(store.folds_failed(), 1);
 }
 
-/// Makes a standby that follows a server.
-fn standby_of(primary: &Server) -> Server {
-    let port = primary.url().rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port").to_owned();
-    Server::initialized(&[], "-c fsync=off", |data| {
-        std::fs::remove_dir_all(data).expect("an empty place");
-        let mut command = Command::new("/usr/lib/postgresql/15/bin/pg_basebackup");
-        command.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-R", "-c", "fast", "-D"]).arg(data);
-        assert!(command.status().expect("pg_basebackup").success(), "pg_basebackup");
-        give_all(data);
-    })
-}
-
-/// Gives all files of a folder to the user of the server.
-fn give_all(path: &Path) {
-    give_to_postgres(path);
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).expect("a folder") {
-            give_all(&entry.expect("an entry").path());
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_is_promoted_is_found_by_itself() {
     let primary = Server::start();
     primary.prepare();
-    let standby = standby_of(&primary);
+    let standby = primary.standby(primary.port());
     let place =
         |server: &Server| server.url().split('@').nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned);
     let (first, second) = (place(&primary).expect("a place"), place(&standby).expect("a place"));
@@ -337,43 +354,6 @@ async fn passwords_are_shown_as_the_server_asks_for_them() {
         assert_eq!(serves(&format!("postgres://{user}:p%40ss%2Fw%3Ard@{place}")).await, Ok(()), "{user}");
         let wrong = serves(&format!("postgres://{user}:hush@{place}")).await.expect_err(user);
         assert!(wrong.contains("password authentication failed") && !wrong.contains("hush"), "{wrong}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_that_gives_sessions_to_transactions_is_told() {
-    const PROGRAM: &str = "/usr/sbin/pgbouncer";
-    if !Path::new(PROGRAM).exists() {
-        println!("there is no pgbouncer on this machine, so there is nothing to try");
-        return;
-    }
-    let server = Server::start();
-    server.prepare();
-    let place = server.url();
-    let port = place.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
-    for (mode, serves_it) in [("transaction", false), ("session", true)] {
-        let own = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let folder = crate::support::folder();
-        let file = folder.path().join("pgbouncer.ini");
-        let settings = format!(
-            "[databases]\npostgres = host=127.0.0.1 port={port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {own}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\ndefault_pool_size = 40\n"
-        );
-        std::fs::write(&file, settings).expect("written");
-        let mut command = Command::new(PROGRAM);
-        // pgbouncer refuses to run as root.
-        let mut pooler = command.arg("-q").arg("-u").arg("postgres").arg(&file).spawn().expect("pgbouncer");
-        let gateway = setup(&format!("postgres://postgres@127.0.0.1:{own}/postgres")).listen().await;
-        if serves_it {
-            let mut gateway = gateway;
-            gateway.is_ready().await;
-            assert_eq!(gateway.send(&numbered(1)).await.status, 201);
-        } else {
-            let told = problem(&gateway).await;
-            assert!(told.contains("pool_mode = session"), "{told}");
-        }
-        pooler.kill().expect("ended");
-        pooler.wait().expect("gone");
     }
 }
 

@@ -36,6 +36,7 @@ mod permissions;
 mod problems;
 mod program;
 mod prometheus;
+mod readers;
 mod reading;
 mod reload;
 mod request_ids;

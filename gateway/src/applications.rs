@@ -185,7 +185,7 @@ fn refusal(error: store::Error) -> Refusal {
             Refusal::BadParameter { name: "networks".into(), message: error.to_string().into() }
         }
         E::Busy => Refusal::ReadsFull { full: Full::All },
-        E::Away(_) | E::Slow(_) => Refusal::DatabaseAway,
+        E::Away(_) | E::Slow(_) | E::Conflict(_) => Refusal::DatabaseAway,
         E::NoDescriptors => Refusal::NoDescriptors,
         E::Url(_)
         | E::Bridge(_)

@@ -37,7 +37,7 @@ use crate::retention::Retention;
 use crate::router::{Door, Monitoring, Router};
 use crate::server::{Admission, Connections, Listener, ServerLimits};
 use crate::share::Budget;
-use crate::store::Store;
+use crate::store::{Role, Store};
 use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
@@ -57,7 +57,7 @@ struct Gateway {
     router: Arc<Router>,
     tending: Arc<Tending>,
     readiness: Arc<Readiness>,
-    unseen: Unseen,
+    unseen: Arc<Unseen>,
     trust: Arc<Trust>,
     validators: Validators,
     store: Store,
@@ -81,9 +81,12 @@ impl Gateway {
         let share_percent = config.application_share_percent;
         let store = store_of(config, database_url)?;
         let limits = parts::batch_limits(config);
-        let sinks = (0..config.writers).map(|_| store.event_sink()).collect();
+        // A reader has no writers. Its router refuses all requests that need one.
+        let writes = config.role == Role::Full;
+        let sinks = (0..config.writers).filter(|_| writes).map(|_| store.event_sink()).collect();
         let (events, event_writers) = Batcher::start("events", limits, sinks);
-        let (dead, dead_writers) = Batcher::start("dead_letters", limits, vec![store.dead_letter_sink()]);
+        let letter_sinks = Some(()).filter(|()| writes).map(|()| store.dead_letter_sink()).into_iter().collect();
+        let (dead, dead_writers) = Batcher::start("dead_letters", limits, letter_sinks);
         let dead_letters = Arc::new(DeadLetters::new(
             dead,
             config.batch_events_max,
@@ -227,7 +230,7 @@ impl Gateway {
             router: Arc::new(router),
             tending: Arc::new(tending),
             readiness,
-            unseen,
+            unseen: Arc::new(unseen),
             trust,
             validators,
             store,
@@ -243,10 +246,16 @@ impl Gateway {
     fn tend(&self, config: &Config, tasks: &TaskTracker, stop: &CancellationToken, shutdown: &CancellationToken) {
         let tending = &self.tending;
         tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), shutdown.clone()));
-        tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
         tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
-        tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
-        tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
+        if config.role == Role::Full {
+            tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
+            tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
+            tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
+            let (unseen, ended) = (Arc::clone(&self.unseen), shutdown.clone());
+            tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
+        } else {
+            tracing::info!("the gateway is a reader: it serves reads, takes no events and changes nothing");
+        }
         let poll = Duration::from_millis(config.applications_poll_ms);
         tasks.spawn(Arc::clone(&self.trust).follow(self.store.clone(), poll, stop.clone()));
         let (live, ended) = (Arc::clone(&self.live), stop.clone());
@@ -259,7 +268,7 @@ fn store_of(config: &Config, database_url: &str) -> anyhow::Result<Store> {
     let flush_time = Duration::from_millis(config.flush_ms);
     let read_time = Duration::from_millis(config.read_ms);
     let environment = config::libpq_environment();
-    let store = Store::new(database_url, environment, config.read_connections, read_time, flush_time)
+    let store = Store::of_role(config.role, database_url, environment, config.read_connections, read_time, flush_time)
         .context("the database's URL")?;
     Ok(store
         .with_read_wait(Duration::from_millis(config.read_wait_ms))
@@ -409,7 +418,7 @@ async fn serve_on(
     let url = database_url(own, config)?;
     let limits = parts::server_limits(config);
     let admission = Arc::new(parts::admission(config, tls.clone()));
-    let migrates = migrate || own.is_some();
+    let migrates = (migrate && config.role == Role::Full) || own.is_some();
     let (gateway, writers) =
         Gateway::build(config, &url, migrates, listener.connections(), Arc::clone(&admission), reloading)?;
     if own.is_some() {
@@ -427,8 +436,6 @@ async fn serve_on(
     if let Some(tls) = tls {
         tasks.spawn(tls.follow(stop.clone()));
     }
-    let (unseen, ended) = (gateway.unseen, shutdown.clone());
-    tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
     tasks.close();
     tracing::info!(address = %listener.address(), "the gateway listens");
 

@@ -342,6 +342,7 @@ fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
     let expires = own.admission.tls.as_ref().and_then(|tls| tls.expires_at_s()).unwrap_or_default();
     scrape.add(&names::TLS_EXPIRES, [([], gauge(expires as f64))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
+    scrape.add(&names::REPLAYED_COMMIT_AGE, [([], gauge(own.store.replayed_commit_age_seconds()))]);
     let ready = own.readiness.look_with(database_up);
     scrape.add(&names::READY, [([], truth(ready.ready()))]);
     scrape.add(&names::UNREADY, ready.each_reason().map(|(holds, reason)| ([reason], truth(holds))));

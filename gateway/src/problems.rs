@@ -51,6 +51,7 @@ pages! {
     rate_limited
     read_slow
     reads_full
+    reads_only
     revoked
     rule
     stack

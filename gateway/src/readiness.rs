@@ -90,6 +90,7 @@ impl Readiness {
         let ready = self.look().await;
         let mut report = serde_json::json!({
             "ready": ready.ready(),
+            "role": self.store.role().as_str(),
             "reasons": ready.reasons(),
             "degraded": ready.degraded(),
             "database": ready.stands_on_database(),

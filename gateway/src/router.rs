@@ -27,6 +27,7 @@ use crate::request_ids::RequestIds;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::{Incoming, form};
+use crate::store::Role;
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that the router matches. The longest path of the table has a category of 200 characters, each of which
@@ -309,6 +310,10 @@ impl Router {
         if let (Some(path), &Method::POST) = (sends, request.method()) {
             noting.timer.class = RouteClass::Events;
             noting.record.route(path);
+            if self.query.store.role() == Role::Reader {
+                noting.record.application(&self.trust.identify(&request, peer)?.name);
+                return Err(Refusal::ReadsOnly);
+            }
             return self.ingest.send(request, peer, ids, noting.record).await;
         }
         // Boxed, since its future is several times as large as that of sending, and every connection would reserve it.
@@ -338,6 +343,9 @@ impl Router {
         }
         let caller = self.trust.identify(&request, peer)?;
         record.application(&caller.name);
+        if self.query.store.role() == Role::Reader && !is_read_anywhere(found.path, request.method()) {
+            return Err(Refusal::ReadsOnly);
+        }
         let told = |response| self.unsent.hold_told(caller.share(), response);
         if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications"))
         {
@@ -411,6 +419,15 @@ impl Router {
                 self.query.answer(reader, read, uri.query()).await
             }
         }
+    }
+}
+
+/// Whether a reader answers this request: it refuses changes of the database, and the live outcomes that it does not have.
+fn is_read_anywhere(path: &str, method: &Method) -> bool {
+    match path {
+        "/v1/live" => false,
+        "/v1/settings/reload" => true,
+        _ => matches!(*method, Method::GET | Method::HEAD),
     }
 }
 

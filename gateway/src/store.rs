@@ -100,6 +100,31 @@ const READY_CONNECTIONS: u32 = 2;
 /// Longest wait of a read for a connection, unless the configuration sets it.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
+/// The work of a gateway on its database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The gateway takes events, and tends the database.
+    #[default]
+    Full,
+    /// The gateway serves reads and changes nothing, so a standby is enough.
+    Reader,
+}
+
+impl Role {
+    /// The words of the configuration.
+    pub const WORDS: [&'static str; 2] = ["full", "reader"];
+
+    /// The word of this role.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    /// Returns the role of a word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Full, Self::Reader].into_iter().find(|role| role.as_str() == word)
+    }
+}
+
 /// Errors of the database outside of writes (for those see [`crate::batch::Failure`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -121,6 +146,9 @@ pub enum Error {
     /// The statement took longer than its time limit.
     #[error("the database took longer than {} ms", .0.as_millis())]
     Slow(Duration),
+    /// The server ended the statement for a conflict with other work, such as the replay of a standby. A retry may succeed.
+    #[error("the database ended the statement for a conflict with other work: {}", cause::of(.0))]
+    Conflict(sqlx::Error),
     /// The database answered with an error.
     #[error("the database refused: {}", cause::of(.0))]
     Refused(sqlx::Error),
@@ -201,6 +229,7 @@ impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Error {
         match connection::class(&cause) {
             _ if cause::sqlx_lacks_descriptors(&cause) => Error::NoDescriptors,
+            connection::Class::Again => Error::Conflict(cause),
             connection::Class::Lost if !connection::refuses(&cause) => Error::Away(cause),
             _ => Error::Refused(cause),
         }
@@ -229,6 +258,7 @@ where
 /// The way to the database. The database may be away until a method needs it.
 #[derive(Clone, Debug)]
 pub struct Store {
+    role: Role,
     /// The hosts of the database, and which of them answers.
     hosts: Arc<Hosts>,
     /// The socket that `options` connect to, unless the database has a socket file.
@@ -271,14 +301,35 @@ impl Store {
         read_time: Duration,
         flush_time: Duration,
     ) -> Result<Store, Error> {
+        Self::of_role(Role::Full, url, environment, read_connections, read_time, flush_time)
+    }
+
+    /// Makes the store of a gateway with this role. The sessions of a reader are read-only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Url`] and [`Error::Bridge`].
+    pub fn of_role(
+        role: Role,
+        url: &str,
+        environment: LibpqEnvironment,
+        read_connections: u32,
+        read_time: Duration,
+        flush_time: Duration,
+    ) -> Result<Store, Error> {
         let address = Address::parse(url).map_err(Error::Url)?;
+        let address = if role == Role::Reader { address.for_reading() } else { address };
         let hosts = Arc::new(Hosts::new(address.or(environment.user, environment.password, environment.passfile)));
         let bridge = match hosts.address().is_one_socket() {
             true => None,
             false => Some(Arc::new(Bridge::start(Arc::clone(&hosts)).map_err(Error::Bridge)?)),
         };
         let options = options(hosts.address(), bridge.as_deref())?;
-        let greeting: Arc<str> = connection::signs_of_life(hosts.address()).into();
+        let mut greeting = connection::signs_of_life(hosts.address());
+        if role == Role::Reader {
+            greeting.push_str(connection::ONLY_READS);
+        }
+        let greeting: Arc<str> = greeting.into();
         // The server must end a statement whose caller has gone. A page is a walk along an index in its order that ends
         // with the page; a bitmap would first collect and sort the whole range. Most of the walked rows are in memory.
         let settings: Arc<str> = format!(
@@ -298,6 +349,7 @@ impl Store {
         };
         let (reads, own, asked) = (pool(read_connections), pool(OWN_CONNECTIONS), pool(READY_CONNECTIONS));
         Ok(Store {
+            role,
             hosts,
             _bridge: bridge,
             options,
@@ -315,6 +367,11 @@ impl Store {
             schema: SchemaGate::default(),
             recent: Arc::default(),
         })
+    }
+
+    /// The role of the gateway.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The options of a connection that has this name on the server.
@@ -455,7 +512,7 @@ fn options(address: &Address, bridge: Option<&Bridge>) -> Result<PgConnectOption
         .log_statements(LevelFilter::Trace)
         .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
     // An unreadable password file is reported when a connection is made.
-    Ok(match first.and_then(|place| address.password_for(place).ok().flatten()) {
+    Ok(match address.only_password().map_err(Error::Url)? {
         Some(password) => options.password(&password),
         None => options,
     })

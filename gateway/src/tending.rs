@@ -16,7 +16,7 @@ use crate::first_admin::{self, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
 use crate::scrub::{Scrub, ScrubLimits};
-use crate::store::{self, FOLD_ROWS_MAX, Store, Upkeep};
+use crate::store::{self, FOLD_ROWS_MAX, Role, Store, Upkeep};
 use crate::trust::Trust;
 use crate::trust::own::Local;
 
@@ -133,13 +133,15 @@ impl Tending {
         }
     }
 
-    /// Migrates or proves the schema as soon as the database answers, then keeps the tables within their bounds. It
-    /// ends the gateway when the schema does not serve this program, now or after another gateway migrated it.
+    /// Migrates or proves the schema as soon as the database answers, then keeps the tables within their bounds. A reader
+    /// only proves the schema. It ends the gateway when the schema does not serve this program, now or after another gateway
+    /// migrated it.
     pub async fn tend_database(self: Arc<Self>, stop: CancellationToken, shutdown: CancellationToken) {
         let tend = async {
             let schema = self.prepare_schema().await?;
+            let writes = self.store.role() == Role::Full;
             // Until this record exists, all gateways keep less of refused events.
-            if let Err(error) = self.scrub().note().await {
+            if writes && let Err(error) = self.scrub().note().await {
                 self.warn(&error, "which validators take secrets out could not be recorded; trying again");
             }
             self.readiness.set_migrated();
@@ -149,7 +151,7 @@ impl Tending {
             }
             tokio::select! {
                 refused = self.watch_database() => Err(refused),
-                () = self.retention.tend(&self.store, &self.clock) => Ok(()),
+                () = self.retention.tend(&self.store, &self.clock), if writes => Ok(()),
             }
         };
         if let Some(Err(error)) = stop.run_until_cancelled(tend).await {

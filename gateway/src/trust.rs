@@ -20,7 +20,7 @@ use self::security::{Kind, Security};
 use self::snapshot::{Caller, Snapshot, Stranger};
 use self::uses::LiveToken;
 use crate::response::Refusal;
-use crate::store::Store;
+use crate::store::{Role, Store};
 
 mod application;
 pub mod event_types;
@@ -300,17 +300,21 @@ impl Trust {
         noted
     }
 
-    /// Keeps the snapshot fresh until `stop`: on each notification, and every `poll` for changes without one.
+    /// Keeps the snapshot fresh until `stop`: on each notification, and every `poll` for changes without one. A reader
+    /// refreshes every `poll`.
     pub async fn follow(self: Arc<Self>, store: Store, poll: Duration, stop: CancellationToken) {
+        // A standby sends no notifications.
+        let listens = store.role() == Role::Full;
         let follow = async {
             loop {
-                let mut listener = store.listen_applications().await.ok();
+                let mut listener = if listens { store.listen_applications().await.ok() } else { None };
                 // Listens before it reads, so that no change in between goes unseen.
                 while self.refresh(&store).await.is_ok() {
                     let changed = async {
                         match &mut listener {
                             Some(listener) => listener.changed().await.is_ok(),
-                            None => false,
+                            None if listens => false,
+                            None => std::future::pending().await,
                         }
                     };
                     if !tokio::time::timeout(poll, changed).await.unwrap_or(true) {

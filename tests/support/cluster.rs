@@ -6,10 +6,11 @@ use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::{folder, psql_at, template};
 
-const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 /// Ports below those that the system assigns, so that a server that was down finds its own still free.
 const PORTS: std::ops::Range<u64> = 20_000..32_000;
 /// Attempts to find a port that no other test takes at the same moment.
@@ -21,6 +22,8 @@ pub(crate) struct Server {
     folder: tempfile::TempDir,
     port: u16,
     options: String,
+    /// Its processes are stopped by SIGSTOP.
+    frozen: AtomicBool,
 }
 
 impl Server {
@@ -35,7 +38,8 @@ impl Server {
 
     /// Makes a cluster with further arguments, and changes it before its first start.
     pub(crate) fn initialized(arguments: &[&str], options: &str, change: impl FnOnce(&Path)) -> Server {
-        let mut server = Server { folder: folder(), port: 0, options: options.to_owned() };
+        let mut server =
+            Server { folder: folder(), port: 0, options: options.to_owned(), frozen: AtomicBool::new(false) };
         give_to_postgres(server.path());
         let data = server.data();
         let name = ["server", arguments.join("").trim_start_matches('-')].join("-");
@@ -55,10 +59,8 @@ impl Server {
     /// Starts on a port that is free, and still free when the server opens it.
     pub(crate) fn find_port(&mut self) {
         for _ in 0..PORT_TRIES {
-            let chance = RandomState::new().build_hasher().finish();
-            let port = PORTS.start + chance % (PORTS.end - PORTS.start);
-            self.port = u16::try_from(port).expect("a port");
-            if TcpListener::bind(("127.0.0.1", self.port)).is_ok() && self.try_up() {
+            self.port = free_port();
+            if self.try_up() {
                 return;
             }
         }
@@ -89,9 +91,41 @@ impl Server {
         run(self.path(), "pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
     }
 
+    /// Makes a standby that receives from this server through a port of this machine.
+    pub(crate) fn standby(&self, port: u16) -> Server {
+        Server::initialized(&[], "-c fsync=off", |data| {
+            std::fs::remove_dir_all(data).expect("an empty place");
+            let place = data.display().to_string();
+            let way = format!("host=127.0.0.1 port={port} user=postgres");
+            let arguments = ["-d", &way, "-R", "-c", "fast", "--no-sync", "-D", &place];
+            assert!(run(self.path(), "pg_basebackup", &arguments), "pg_basebackup failed");
+        })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Stops it like a crash.
     pub(crate) fn down(&self) {
         self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
+    }
+
+    /// Stops it in order: sessions end, and the standby receives the whole log.
+    pub(crate) fn stop(&self) {
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "fast", "stop"]);
+    }
+
+    /// Kills all its processes at once, like a loss of power.
+    pub(crate) fn kill(&self) {
+        signal_family(Path::new(&self.data()), "KILL");
+        self.frozen.store(false, Relaxed);
+    }
+
+    /// Stops all its processes with SIGSTOP: the server hangs.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Relaxed);
+        signal_family(Path::new(&self.data()), "STOP");
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
@@ -120,18 +154,60 @@ impl Server {
 
     /// Migrates the schema and registers the application `local`.
     pub(crate) fn prepare(&self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
-        command.args(["migrate", "--database-url", &self.url()]);
-        assert!(command.status().expect("the built program").success(), "migrated");
-        self.sql(
-            "insert into applications (name, networks, known_by, scopes) \
-             values ('machine', '{127.0.0.0/8}', 'network', '{ingest, read, admin}')",
-        );
+        prepare(&self.url(), |script| self.sql(script));
     }
+}
+
+/// Migrates the database of a URL and adds the application that gateways on this machine trust.
+pub(crate) fn prepare(url: &str, sql: impl FnOnce(&str) -> String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+    command.args(["migrate", "--database-url", url]);
+    assert!(command.status().expect("the built program").success(), "migrated");
+    sql("insert into applications (name, networks, known_by, scopes) \
+         values ('machine', '{127.0.0.0/8}', 'network', '{ingest, read, admin}')");
+}
+
+/// A free port.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let chance = RandomState::new().build_hasher().finish();
+        let port = u16::try_from(PORTS.start + chance % (PORTS.end - PORTS.start)).expect("a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Signals all processes of a server. The postmaster comes first, so it starts no new ones.
+pub(crate) fn signal_family(data: &Path, signal: &str) {
+    let Ok(note) = std::fs::read_to_string(data.join("postmaster.pid")) else { return };
+    let Some(server) = note.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return };
+    let send = |pid: u32| {
+        // The process may have ended just now.
+        let _ = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).stderr(Stdio::null()).status();
+    };
+    let children = children_of(server);
+    send(server);
+    children.into_iter().chain(children_of(server)).for_each(send);
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("processes").filter_map(Result::ok);
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The process name before may contain spaces.
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        fields.split(' ').nth(1).and_then(|text| text.parse().ok()) == Some(parent)
+    };
+    pids.filter(is_child).collect()
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if self.frozen.load(Relaxed) {
+            return self.kill();
+        }
         let arguments = ["-D", &self.data(), "-w", "-m", "immediate", "stop"];
         let mut command = Command::new(PathBuf::from(BINARIES).join("pg_ctl"));
         command.args(arguments).current_dir(self.path()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -145,12 +221,18 @@ impl Drop for Server {
 
 /// Runs a program of the server as its user. Returns whether it succeeded.
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> bool {
-    let mut command = Command::new(PathBuf::from(BINARIES).join(program));
+    let mut command = as_postgres(&PathBuf::from(BINARIES).join(program).display().to_string());
     command.args(arguments).current_dir(folder).stdout(Stdio::null());
+    command.status().expect(program).success()
+}
+
+/// A command that runs as the user of Postgres.
+pub(crate) fn as_postgres(program: &str) -> Command {
+    let mut command = Command::new(program);
     if let Some((user, group)) = postgres_user() {
         command.uid(user).gid(group);
     }
-    command.status().expect(program).success()
+    command
 }
 
 /// Gives a folder to the user of the server.

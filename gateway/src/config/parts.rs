@@ -18,6 +18,7 @@ use crate::reload::Changeable;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
 use crate::server::{Admission, ServerLimits};
+use crate::store::Role;
 use crate::telemetry;
 use crate::tls::{Files, Tls};
 
@@ -221,12 +222,12 @@ pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
     Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
 }
 
-/// The place of the first administrator's token.
+/// The place of the first administrator's token. A reader registers no administrator.
 pub fn first_admin(config: &Config) -> FirstAdmin {
-    match (&config.database_url, &config.admin_token_file) {
-        (None, _) => FirstAdmin::InDataDir(config.data_dir.clone()),
-        (Some(_), Some(file)) => FirstAdmin::InFile(file.clone()),
-        (Some(_), None) => FirstAdmin::Nowhere,
+    match (&config.database_url, &config.admin_token_file, config.role) {
+        (None, ..) => FirstAdmin::InDataDir(config.data_dir.clone()),
+        (Some(_), Some(file), Role::Full) => FirstAdmin::InFile(file.clone()),
+        (Some(_), ..) => FirstAdmin::Nowhere,
     }
 }
 

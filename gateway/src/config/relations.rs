@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Config, Settings};
+use crate::store::Role;
 
 /// A rule: the settings of the relation, whether it holds, and the message if it does not.
 type Rule<'a> = (&'a [&'a str], bool, &'a str);
@@ -64,7 +65,7 @@ fn of_bounds(config: &Config) -> [Rule<'static>; 9] {
     ]
 }
 
-fn of_connections(settings: &Settings, config: &Config) -> [Rule<'static>; 7] {
+fn of_connections(settings: &Settings, config: &Config) -> [Rule<'static>; 8] {
     let given = |key: &str| settings.path(key).is_some();
     let required = config.tls_client_auth;
     [
@@ -100,6 +101,11 @@ fn of_connections(settings: &Settings, config: &Config) -> [Rule<'static>; 7] {
                     && !config.metrics_listen.is_some_and(|other| is_taken_by(admin, other))
             }),
             "admin_listen must be another address than listen and metrics_listen",
+        ),
+        (
+            &["role", "database_url"],
+            config.role == Role::Full || config.database_url.is_some(),
+            "role = \"reader\" needs database_url: with a Postgres of its own nothing would ever be there to read",
         ),
         (
             &["admin_token_file", "database_url"],

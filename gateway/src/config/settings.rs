@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::kind::{Kind, bytes, count, days, milliseconds, months, percent, seconds, words};
 use super::{Secret, UnknownEventType};
 use crate::access_log::AccessLogMode;
+use crate::store::Role;
 use crate::telemetry::LogFormat;
 use crate::trust::event_types::EventTypes;
 use crate::trust::{self, forwarded::Told, own::Local};
@@ -104,6 +105,12 @@ impl Value for Local {
     }
 }
 
+impl Value for Role {
+    fn read(text: &str) -> Option<Self> {
+        Self::of_word(text)
+    }
+}
+
 impl Value for UnknownEventType {
     fn read(text: &str) -> Option<Self> {
         match text {
@@ -183,6 +190,10 @@ settings! {
         /// max_locks_per_transaction = 512, since a read across years locks each month. Empty: the gateway runs a
         /// Postgres of its own under data_dir.
         database_url: Option<Secret> = "", Kind::Secret;
+        /// The work of the gateway. A reader serves reads, usually from a standby: it takes no events and changes nothing.
+        /// Gateways with the role full migrate and tend the database. Of several hosts a reader takes a standby if there
+        /// is one.
+        role: Role = "full", Kind::Choice(&Role::WORDS);
         /// The folder with the programs of Postgres, for the embedded one. Empty: PATH and the usual system folders.
         postgres_bin: Option<PathBuf> = "", Kind::OptionalPath;
         /// The watched directory of validators: <category>/<name>.wasm.

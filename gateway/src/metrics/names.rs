@@ -181,6 +181,8 @@ metrics! {
         "Outcomes that readers of /v1/live missed because they read too slowly, summed over readers.";
     DATABASE_UP = Gauge "eye_database_up" []
         "1 when the database answered at this scrape, else 0.";
+    REPLAYED_COMMIT_AGE = Gauge "eye_replayed_commit_age_seconds" []
+        "Age of the last commit that the standby of a reader has replayed, at the last check; 0 on a primary.";
     READY = Gauge "eye_ready" []
         "1 when the gateway takes requests, as /readyz says, else 0.";
     UNREADY = Gauge "eye_unready" ["reason"]

@@ -38,6 +38,8 @@ const READS_FULL_OWN: &str = "The application's own reads fill its share of the 
     still read. Wait for one of them to end, then try again.";
 const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have, so it gets no connection to its database. Events \
     with an `id` can be sent again safely, after a pause; a read changed nothing.";
+const READS_ONLY: &str = "This gateway serves reads from a standby: it takes no events, changes nothing and has no outcomes \
+    to show. Nothing of this request was stored or changed. Send it to a gateway with `role = \"full\"`.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -185,6 +187,8 @@ pub enum Refusal {
     ReadAway,
     /// The gateway may open no more files, so it gets no connection to the database.
     NoDescriptors,
+    /// The gateway is a reader and takes no events and no changes.
+    ReadsOnly,
     /// The gateway drains.
     Draining,
     /// A fault of the gateway.
@@ -250,6 +254,7 @@ impl Refusal {
             | Self::ReadSlow { .. }
             | Self::ReadAway
             | Self::NoDescriptors
+            | Self::ReadsOnly
             | Self::Draining => Retry::After,
             Self::NotJson { .. }
             | Self::Empty
@@ -328,6 +333,7 @@ impl Refusal {
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
             Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::NoDescriptors => (S::SERVICE_UNAVAILABLE, "no_descriptors", "The gateway has too many open files"),
+            Self::ReadsOnly => (S::SERVICE_UNAVAILABLE, "reads_only", "This gateway only reads"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
@@ -394,6 +400,7 @@ impl Refusal {
             .into(),
             Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
             Self::NoDescriptors => NO_DESCRIPTORS.into(),
+            Self::ReadsOnly => READS_ONLY.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
             Self::Internal => INTERNAL.into(),
         }
@@ -434,6 +441,7 @@ impl Refusal {
             | Self::ReadSlow { .. }
             | Self::ReadAway
             | Self::NoDescriptors
+            | Self::ReadsOnly
             | Self::Draining
             | Self::Internal => none,
         }

@@ -188,6 +188,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::ReadsFull { full: Full::Application },
         Refusal::ReadsFull { full: Full::All },
         Refusal::ReadSlow { limit_ms: 5_000 },
+        Refusal::ReadsOnly,
         Refusal::Draining,
         Refusal::Internal,
     ]

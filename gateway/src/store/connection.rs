@@ -52,9 +52,14 @@ pub(super) fn signs_of_life(address: &Address) -> String {
     )
 }
 
+/// The addition for the sessions of a reader.
+pub(super) const ONLY_READS: &str = "; select set_config('default_transaction_read_only', 'on', false)";
+
 /// Identifies a server process. The operating system reuses process ids, so the start time is a part of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backend {
+    /// The place of its server.
+    pub(super) place: usize,
     pid: i32,
     started_us: Option<i64>,
 }
@@ -76,12 +81,13 @@ impl Connection {
     /// Connects, and ends the server process of an earlier connection that was lost, if it still runs: it may hold the
     /// locks of an unfinished transaction, for which this connection would wait.
     pub(super) async fn open(hosts: &Hosts, name: &str, lost: Option<Backend>) -> Result<Connection, Fault> {
-        let mut wire = hosts.connect(name).await?;
+        let (mut wire, place) = hosts.connect(name).await?;
         let begun = wire.query(BEGIN, |_| {}).await?;
         wire.run(&signs_of_life(hosts.address())).await?;
         let row = begun.first().ok_or_else(|| broken("an answer has no row"))?;
-        let backend = Backend { pid: row.i32(0)?, started_us: row.bytes(1).map(|_| row.time_us(1)).transpose()? };
-        if let Some(lost) = lost {
+        let started_us = row.bytes(1).map(|_| row.time_us(1)).transpose()?;
+        let backend = Backend { place, pid: row.i32(0)?, started_us };
+        if let Some(lost) = lost.filter(|lost| lost.place == place) {
             end(&mut wire, lost).await;
         }
         Ok(Connection { wire, backend, event_types: HashMap::new(), modules: HashMap::new() })

@@ -15,7 +15,7 @@ use super::wire::{Fault, Wire, broken};
 
 /// How long a chosen place is used without another check.
 const BELIEVED: Duration = Duration::from_secs(1);
-/// How long a place that could not be connected to is tried after all others.
+/// How long a place that did not answer is tried last.
 const SHUNNED: Duration = Duration::from_secs(10);
 
 /// The role of a server, and whether its sessions may write.
@@ -61,7 +61,7 @@ impl Hosts {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The order in which the places are tried: the chosen one, then as the URL has them, and last those that failed.
+    /// The order in which the places are tried: the chosen one, then as the URL has them, and last those that did not answer.
     fn order(&self) -> Vec<usize> {
         self.known(|known| {
             let now = Instant::now();
@@ -79,6 +79,12 @@ impl Hosts {
     /// place.
     fn shun(&self, place: usize) {
         self.known(|known| known.shunned[place] = Some(Instant::now() + SHUNNED));
+    }
+
+    /// Keeps a place in its order, since its server answered at once that it is of another kind. A new question is cheap, and
+    /// the server may be promoted soon.
+    fn answers(&self, place: usize) {
+        self.known(|known| known.shunned[place] = None);
     }
 
     fn choose(&self, place: usize) {
@@ -108,8 +114,17 @@ impl Hosts {
         self.known(|known| known.chosen = None);
     }
 
-    /// Opens a connection and signs in, at a server of the wanted kind.
-    pub(super) async fn connect(&self, name: &str) -> Result<Wire, Fault> {
+    /// Moves a place to the end of the order, since its server gave no answer in time. A server that hangs still takes
+    /// connections, and each new one would wait for its first answer.
+    pub(super) fn avoid(&self, place: usize) {
+        self.known(|known| {
+            known.shunned[place] = Some(Instant::now() + SHUNNED);
+            known.chosen = known.chosen.filter(|(chosen, _)| *chosen != place);
+        });
+    }
+
+    /// Opens a connection and signs in, at a server of the wanted kind. Returns the connection and the server's place.
+    pub(super) async fn connect(&self, name: &str) -> Result<(Wire, usize), Fault> {
         let only = self.address.places.len() == 1;
         let mut problems = Vec::new();
         // `prefer-standby` takes another server only if there is no standby.
@@ -123,24 +138,31 @@ impl Hosts {
                 self.shun(at);
                 let tried = async {
                     let mut wire = Wire::open(&self.address, place, name).await?;
-                    fits(&mut wire, wanted).await?;
-                    Ok(wire)
+                    let unfit = unfit(&mut wire, wanted).await?;
+                    Ok((wire, unfit))
                 };
-                match tried.await {
-                    Ok(wire) => {
+                let fault = match tried.await {
+                    Ok((wire, None)) => {
                         self.choose(at);
                         self.lacks_descriptors.store(false, Relaxed);
-                        return Ok(wire);
+                        return Ok((wire, at));
+                    }
+                    Ok((_, Some(words))) => {
+                        self.answers(at);
+                        broken(words)
                     }
                     Err(fault) => {
-                        let fault = explained(fault);
-                        self.note_descriptors(&fault);
-                        if only {
-                            return Err(fault);
+                        if matches!(fault, Fault::Refused(_)) {
+                            self.answers(at);
                         }
-                        problems.push(told(place, &fault));
+                        explained(fault)
                     }
+                };
+                self.note_descriptors(&fault);
+                if only {
+                    return Err(fault);
                 }
+                problems.push(told(place, &fault));
             }
         }
         self.doubt();
@@ -199,16 +221,16 @@ fn told(place: &Place, fault: &Fault) -> String {
     if words.contains(&place.to_string()) { words } else { format!("{place}: {words}") }
 }
 
-/// Checks that a server is of the wanted kind.
-async fn fits(wire: &mut Wire, wanted: Wanted) -> Result<(), Fault> {
+/// Returns the reason why a server is not of the wanted kind.
+async fn unfit(wire: &mut Wire, wanted: Wanted) -> Result<Option<&'static str>, Fault> {
     if wanted == Wanted::Any {
-        return Ok(());
+        return Ok(None);
     }
     let asked =
         wire.query("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'", |_| {}).await?;
     let row = asked.first().ok_or_else(|| broken("an answer has no row"))?;
     let standing = Standing { standby: row.bool(0)?, read_only: row.bool(1)? };
-    refusal(standing, wanted).map_or(Ok(()), |words| Err(broken(words)))
+    Ok(refusal(standing, wanted))
 }
 
 fn refusal(standing: Standing, wanted: Wanted) -> Option<&'static str> {
@@ -237,6 +259,11 @@ mod tests {
         assert_eq!(hosts.order(), [2, 1, 0]);
         hosts.shun(2);
         assert_eq!(hosts.order(), [1, 2, 0], "of those that fail, the one that was chosen first");
+        hosts.answers(2);
+        assert_eq!(hosts.order(), [2, 1, 0], "it answers again, and was chosen");
+        hosts.choose(1);
+        hosts.avoid(1);
+        assert_eq!(hosts.order(), [2, 0, 1], "what hangs is tried after what answers");
     }
 
     #[test]

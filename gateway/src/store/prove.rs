@@ -1,7 +1,8 @@
 //! Checks what the gateway needs of its database, when it first answers and each time it is back: encoding, write
-//! access, the rights of the role, sessions that stay the same, and room for locks. A problem is one sentence.
+//! access (a reader needs none), the rights of the role, sessions that stay the same, and room for locks. A problem is one
+//! sentence.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 
 use super::outage::{Outage, Word, shown};
 use super::wire::{Fault, Row, Wire, broken};
-use super::{Error, READY_TIME, Store, cause, connection};
+use super::{Error, READY_TIME, Role, Store, cause, connection};
 
 /// With fewer locks per transaction a read across years may fail.
 const LOCKS_MIN: i32 = 256;
@@ -21,14 +22,14 @@ const SESSION_ROUNDS: usize = 3;
 /// A prepared statement is missing, exists already, or has other arguments.
 const FORGOTTEN: [&str; 3] = ["26000", "42P05", "08P01"];
 
-/// The rights on tables that the gateway needs. The documentation lists the same.
+/// The rights on tables that the gateway needs. The documentation lists the same. A reader needs only `select`.
 const RIGHTS: &str = "select coalesce(string_agg(wanted.right_name || ' on ' || wanted.table_name, ', '), '') \
      from (values ('events', 'select'), ('events', 'insert'), ('dead_letters', 'select'), ('dead_letters', 'insert'), \
          ('dead_letters', 'update'), ('event_types', 'select'), ('event_types', 'insert'), ('modules', 'select'), \
          ('modules', 'insert'), ('applications', 'select'), ('application_tokens', 'select'), ('count_deltas', 'select'), ('count_deltas', 'insert'), \
          ('count_deltas', 'delete'), ('counts', 'select'), ('counts', 'insert'), ('counts', 'update'), ('counts', 'delete') \
      ) wanted (table_name, right_name) \
-     where to_regclass(wanted.table_name) is not null \
+     where to_regclass(wanted.table_name) is not null and (wanted.right_name = 'select' or $1) \
          and not has_table_privilege(to_regclass(wanted.table_name), wanted.right_name)";
 
 /// The schema of the tables if the role may not use it, since its tables look missing then.
@@ -40,6 +41,12 @@ const UNUSABLE: &str = "select pg_namespace.nspname::text from pg_class \
 const FACTS: &str = "select current_setting('server_encoding'), current_setting('max_locks_per_transaction')::integer, \
      to_regclass('events') is not null";
 
+/// Whether the server is a standby, whether its sessions may write, and the age of the last commit that a standby has
+/// replayed.
+const STANDING: &str = "select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
+     case when pg_is_in_recovery() then greatest( \
+         extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000, 0)::bigint end";
+
 /// The last known state of the database. The store and its writers share it.
 #[derive(Debug, Default)]
 pub(super) struct Ground {
@@ -50,6 +57,8 @@ pub(super) struct Ground {
     /// The error of the last check that found the database away.
     met: Mutex<String>,
     locks_told: AtomicBool,
+    /// The age of the last commit that the standby has replayed, in milliseconds. 0 on a primary.
+    replayed_ms: AtomicI64,
     problem: Mutex<Option<String>>,
 }
 
@@ -108,6 +117,11 @@ impl Store {
         self.ground.outage.begins();
         *self.ground.met.lock().unwrap_or_else(PoisonError::into_inner) = met;
         false
+    }
+
+    /// The age of the last commit that the standby has replayed, in seconds, at the last check. 0 on a primary.
+    pub fn replayed_commit_age_seconds(&self) -> f64 {
+        self.ground.replayed_ms.load(Relaxed) as f64 / 1e3
     }
 
     /// Whether the last check found the database away.
@@ -187,11 +201,11 @@ impl Store {
 
     async fn is_read_only(&self) -> Result<Option<&'static str>, sqlx::Error> {
         let mut connection = self.asked.acquire().await?;
-        let (standby, read_only): (bool, bool) =
-            sqlx::query_as("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
-                .fetch_one(&mut *connection)
-                .await?;
+        let (standby, read_only, replayed_ms): (bool, bool, Option<i64>) =
+            sqlx::query_as(STANDING).fetch_one(&mut *connection).await?;
+        self.ground.replayed_ms.store(replayed_ms.unwrap_or_default(), Relaxed);
         let problem = match (standby, read_only) {
+            _ if self.role == Role::Reader => None,
             (true, _) => Some("it is a standby, which cannot be written to; name the primary in the URL"),
             (_, true) => Some("it is read-only (default_transaction_read_only is on)"),
             _ => None,
@@ -237,14 +251,15 @@ impl Store {
         if let Some(schema) = one.run(UNUSABLE).await?.first() {
             return Ok((Some(format!("its role lacks rights: usage on schema {}", schema.text(0)?)), true));
         }
-        let missing = one.run(RIGHTS).await?;
+        let writes = self.role == Role::Full;
+        let missing = one.query(RIGHTS, |arguments| arguments.value(|out| out.push(u8::from(writes)))).await?;
         let missing = first(&missing)?.text(0)?;
         let problem = (!missing.is_empty()).then(|| format!("its role lacks rights: {missing}"));
         Ok((problem, whole))
     }
 
     async fn look(&self) -> Result<Wire, Fault> {
-        self.hosts.connect(&format!("{} look", self.hosts.address().application_name)).await
+        Ok(self.hosts.connect(&format!("{} look", self.hosts.address().application_name)).await?.0)
     }
 }
 

@@ -20,7 +20,9 @@ use super::url::{Address, SslMode};
 /// Makes the handshake as the client.
 pub(super) async fn connect(address: &Address, name: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let config = config(address)?;
-    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    // Certificates name addresses without their interface.
+    let name = name.split('%').next().unwrap_or_default().to_owned();
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     connected.map_err(|cause| explained(&cause))
 }

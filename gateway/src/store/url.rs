@@ -103,6 +103,8 @@ pub(super) struct Address {
     /// Files with the client's certificate and its key.
     pub(super) ssl_client: Option<(PathBuf, PathBuf)>,
     pub(super) wanted: Wanted,
+    /// Whether the URL sets `target_session_attrs`.
+    names_wanted: bool,
     pub(super) connect_time: Duration,
     /// None if the URL turns it off.
     pub(super) keepalive: Option<Keepalive>,
@@ -200,6 +202,14 @@ impl Address {
         self
     }
 
+    /// The address for a reader: of several hosts it prefers a standby, unless the URL sets `target_session_attrs`.
+    pub(super) fn for_reading(mut self) -> Address {
+        if !self.names_wanted && self.places.len() > 1 {
+            self.wanted = Wanted::PreferStandby;
+        }
+        self
+    }
+
     pub(super) fn user(&self) -> &str {
         self.user.as_deref().unwrap_or("postgres")
     }
@@ -228,6 +238,25 @@ impl Address {
         };
         let wanted = [host.as_str(), port.as_str(), self.database(), self.user()];
         Ok(text.lines().find_map(|line| password_of(line, wanted)))
+    }
+
+    /// The password that all places share. Places whose password cannot be read are left out.
+    ///
+    /// # Errors
+    ///
+    /// The password file has different passwords for the places.
+    pub(super) fn only_password(&self) -> Result<Option<String>, String> {
+        let mut found: Vec<_> = self.places.iter().filter_map(|place| self.password_for(place).ok()).collect();
+        found.sort_unstable();
+        found.dedup();
+        if found.len() > 1 {
+            return Err(
+                "its password file has different passwords for its hosts; give the role one password on all of \
+                        them"
+                    .to_owned(),
+            );
+        }
+        Ok(found.pop().flatten())
     }
 
     /// The files that it names, by their parameters.
@@ -303,10 +332,13 @@ impl Given {
             if !rest.is_empty() && !rest.starts_with(':') {
                 return Err("after an IPv6 address in brackets only a port may follow".to_owned());
             }
-            if host.starts_with('[') && name.parse::<std::net::Ipv6Addr>().is_err() {
+            let name = decoded(name, "a host")?;
+            // A link-local address may name its interface after `%`.
+            let number = name.split('%').next().unwrap_or_default();
+            if host.starts_with('[') && number.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err("what stands in brackets must be an IPv6 address".to_owned());
             }
-            names.push(decoded(name, "a host")?);
+            names.push(name);
             ports.push(port(rest.strip_prefix(':').unwrap_or_default())?);
         }
         self.hosts = Some(names);
@@ -386,6 +418,7 @@ impl Given {
             ssl_client,
             // With several hosts, the default is a server that can be written to, since a gateway writes.
             wanted: self.wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any }),
+            names_wanted: self.wanted.is_some(),
             connect_time: asked(self.connect_time, CONNECT_TIME),
             keepalive: (!self.keepalives_off).then(|| Keepalive {
                 idle: asked(self.keepalives_idle, KEEPALIVE_IDLE),

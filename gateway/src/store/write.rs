@@ -267,6 +267,9 @@ impl<T: Table> Writer<T> {
         };
         let Ok(result) = result else {
             self.allowed = allowed_after_none(allowed, self.flush_time);
+            if let Some(lost) = self.lost {
+                self.hosts.avoid(lost.place);
+            }
             return Err(Failure::Transient(format!("no answer within {} ms", allowed.as_millis())));
         };
         match result {

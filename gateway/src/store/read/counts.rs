@@ -7,6 +7,15 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use super::{Page, application_id, event_types, time, within};
 use crate::store::{Error, Store};
 
+/// The counts since the last fold, with a row for each event type. The view of this name has the same rows, but a role needs
+/// a right of its own for it.
+macro_rules! unfolded_counts {
+    () => {
+        "(select minute, of_type.event_type_id, application_id, outcome, of_type.count from count_deltas \
+             cross join lateral unnest(event_type_ids, counts) of_type (event_type_id, count)) unfolded_counts"
+    };
+}
+
 /// The width of a bucket, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bucket {
@@ -190,7 +199,8 @@ impl Store {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
         let query = sqlx::query_as::<_, EventTypeRow>(
-            "with page as materialized (select id, category, name from event_types \
+            concat!(
+                "with page as materialized (select id, category, name from event_types \
                  where $1::text is null or (category, name) > ($1, $2) order by category, name limit $3), \
              sums as (select event_type_id, \
                      coalesce(sum(count) filter (where outcome = 'stored'), 0)::bigint as stored, \
@@ -198,20 +208,24 @@ impl Store {
                      coalesce(sum(count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
                  from (select event_type_id, outcome, count from counts \
                          where bucket = 'ever' and event_type_id in (select id from page) \
-                     union all select event_type_id, outcome, count from unfolded_counts \
-                         where event_type_id in (select id from page)) figures group by event_type_id), \
+                     union all select event_type_id, outcome, count from ",
+                unfolded_counts!(),
+                " where event_type_id in (select id from page)) figures group by event_type_id), \
              begun as materialized (select id, category from event_types \
                  where category in (select category from page) and category is distinct from $1), \
              totals as (select begun.category, sum(figures.count)::bigint as stored \
                  from begun join (select event_type_id, count from counts \
                          where bucket = 'ever' and outcome = 'stored' and event_type_id in (select id from begun) \
-                     union all select event_type_id, count from unfolded_counts where outcome = 'stored') figures \
+                     union all select event_type_id, count from ",
+                unfolded_counts!(),
+                " where outcome = 'stored') figures \
                      on figures.event_type_id = begun.id group by begun.category) \
              select page.category, page.name, coalesce(sums.stored, 0) as stored, \
                  coalesce(sums.rejected, 0) as rejected, coalesce(sums.quarantined, 0) as quarantined, \
                  case when page.category = $1 then $4 else coalesce(totals.stored, 0) end as category_stored \
              from page left join sums on sums.event_type_id = page.id left join totals on totals.category = page.category \
              order by page.category, page.name",
+            ),
         )
         .bind(after.map(|after| &after.category))
         .bind(after.map(|after| &after.name))
@@ -273,7 +287,8 @@ fn counts_query(
     query.push_bind(bucket).push(" and start >= ").push_bind(from).push(" and start < ").push_bind(to);
     // Both parts are in the order of the page, so Postgres merges them only as far as the page goes.
     query.push(" order by 1, 2, 3, 4) union all (select date_trunc(").push_bind(bucket);
-    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from unfolded_counts where minute >= ");
+    query.push(", minute, 'UTC'), event_type_id, application_id, outcome, count from ");
+    query.push(concat!(unfolded_counts!(), " where minute >= "));
     query.push_bind(from).push(" and minute < ").push_bind(to);
     query.push(" order by 1, 2, 3, 4)) figures where true");
     if let Some(after) = after {

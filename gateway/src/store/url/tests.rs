@@ -23,6 +23,7 @@ fn hosts_are_read_as_libpq_reads_them() {
     for (url, places) in [
         ("postgres://u:p@[::1]:5433/d", vec![tcp("::1", 5433)]),
         ("postgresql://u@h1:1,h2,[fe80::1]:3/d", vec![tcp("h1", 1), tcp("h2", 5432), tcp("fe80::1", 3)]),
+        ("postgresql://u@[fe80::1%25eth0]/d", vec![tcp("fe80::1%eth0", 5432)]),
         ("postgres:///d?host=/run/pg,h2&port=7,8", vec![unix("/run/pg", 7), tcp("h2", 8)]),
         ("postgres://%2Frun%2Fpg/d", vec![unix("/run/pg", 5432)]),
         ("postgres://postgres@localhost:6000/postgres?host=/a%20b", vec![unix("/a b", 6000)]),
@@ -55,6 +56,14 @@ fn who_and_how_are_read() {
     assert_eq!((address.options.as_deref(), address.application_name.as_str()), (Some("-c a=b"), "shop"));
     let several = Address::parse("postgres://h1,h2/d").expect("a URL");
     assert_eq!(several.wanted, Wanted::ReadWrite, "a gateway writes");
+    for (url, wanted) in [
+        ("postgres://h1,h2/d", Wanted::PreferStandby),
+        ("postgres://h1,h2/d?target_session_attrs=standby", Wanted::Standby),
+        ("postgres://h1,h2/d?target_session_attrs=read-write", Wanted::ReadWrite),
+        ("postgres://h1/d", Wanted::Any),
+    ] {
+        assert_eq!(Address::parse(url).expect(url).for_reading().wanted, wanted, "{url}, for a reader");
+    }
     let rooted = Address::parse("postgres://h/d?sslmode=require&sslrootcert=/r").expect("a URL");
     assert_eq!(rooted.ssl_mode, SslMode::VerifyCa);
 }
@@ -94,5 +103,19 @@ fn a_password_file_is_searched_for_the_place() {
     assert_eq!(password_of("*:*:*:u:x", wanted).as_deref(), Some("x"));
     for other in ["# h:5432:d:u:x", "h2:*:*:*:x", "h:5432:d:u", ""] {
         assert_eq!(password_of(other, wanted), None, "{other}");
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let url = format!("postgres://u@h1,h2/d?passfile={}", file.path().display());
+    let address = Address::parse(&url).expect("a URL");
+    for (text, password) in [
+        ("*:*:*:u:hush", Ok(Some("hush"))),
+        ("h1:*:*:*:hush\nh2:*:*:*:hush", Ok(Some("hush"))),
+        ("h3:*:*:*:hush", Ok(None)),
+        ("h1:*:*:*:hush\nh2:*:*:*:other", Err(())),
+        ("h1:*:*:*:hush", Err(())),
+    ] {
+        std::fs::write(file.path(), text).expect("written");
+        let found = address.only_password();
+        assert_eq!(found.as_ref().map(Option::as_deref).map_err(|_| ()), password, "{text}");
     }
 }
