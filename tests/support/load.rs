@@ -1,7 +1,7 @@
 //! Load with a ledger: every sent event has a number, every answer is recorded, and at the end each answer is compared
 //! with each row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -73,11 +73,29 @@ struct Entry {
     rejected: u32,
 }
 
+/// The times between two answers with `stored`.
+#[derive(Default)]
+struct Pause {
+    last: Option<Instant>,
+    longest: Duration,
+}
+
+impl Pause {
+    fn ends(&mut self) {
+        let now = Instant::now();
+        self.longest = self.longest.max(self.last.map_or(Duration::ZERO, |last| now - last));
+        self.last = Some(now);
+    }
+}
+
 /// All sent events, with their answers.
 #[derive(Default)]
 pub(crate) struct Ledger {
     entries: Mutex<HashMap<u64, Entry>>,
+    /// The first number, and the count of reserved numbers.
+    first: u64,
     next: AtomicU64,
+    pause: Mutex<Pause>,
     pub(crate) sends: AtomicU64,
     /// Events whose request was answered 503.
     pub(crate) refused: AtomicU64,
@@ -102,10 +120,42 @@ impl Ledger {
         self.entries.lock().expect("the ledger")
     }
 
+    /// A ledger with numbers from `first` on, for a second load on the same database.
+    pub(crate) fn beginning_at(first: u64) -> Ledger {
+        Ledger { first, ..Ledger::default() }
+    }
+
     /// Reserves new numbers.
     pub(crate) fn reserve(&self, count: u64) -> Vec<u64> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let first = self.first + self.next.fetch_add(count, Ordering::Relaxed);
         (first..first + count).collect()
+    }
+
+    /// Starts the measurement of times without a stored event.
+    pub(crate) fn watch_pauses(&self) {
+        *self.pause.lock().expect("the pause") = Pause { last: Some(Instant::now()), longest: Duration::ZERO };
+    }
+
+    /// The longest time without a stored event since then.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.pause.lock().expect("the pause").longest
+    }
+
+    /// Numbers that were answered `stored` or `duplicate`.
+    pub(crate) fn said_there(&self) -> BTreeSet<u64> {
+        let entries = self.entries();
+        let said = entries.iter().filter(|(_, entry)| entry.stored + entry.duplicate > 0);
+        said.map(|(number, _)| *number).collect()
+    }
+
+    /// Numbers that were answered `stored` or `duplicate` and have no row, and the count of rows that occur twice in [`ROWS`].
+    pub(crate) fn lost_and_doubled(&self, rows: &str) -> (BTreeSet<u64>, usize) {
+        let numbers = rows.lines().filter_map(|line| line.split_once('|')?.1.parse().ok());
+        let (mut there, mut doubled) = (BTreeSet::new(), 0);
+        for number in numbers {
+            doubled += usize::from(!there.insert(number));
+        }
+        (self.said_there().difference(&there).copied().collect(), doubled)
     }
 
     /// The count of reserved numbers.
@@ -181,6 +231,9 @@ impl Ledger {
             }
         }
         let stored = outcomes.iter().filter(|outcome| *outcome == "stored").count() as u64;
+        if stored > 0 {
+            self.pause.lock().expect("the pause").ends();
+        }
         self.stored.fetch_add(stored, Ordering::Relaxed);
         self.answered.fetch_add(numbers.len() as u64, Ordering::Relaxed);
     }
@@ -315,8 +368,19 @@ impl Load {
     /// Starts `connections` senders of single events and of batches. Now and then they send events again, and always
     /// those without an answer.
     pub(crate) fn start(address: &str, connections: u32, batch_max: u64, chance: &mut Chance) -> Load {
+        Load::start_with(Arc::default(), address, connections, batch_max, chance)
+    }
+
+    /// Starts the load with an existing ledger.
+    pub(crate) fn start_with(
+        ledger: Arc<Ledger>,
+        address: &str,
+        connections: u32,
+        batch_max: u64,
+        chance: &mut Chance,
+    ) -> Load {
         let mut load = Load {
-            ledger: Arc::default(),
+            ledger,
             address: Arc::new(Mutex::new(address.to_owned())),
             stop: Arc::default(),
             senders: JoinSet::new(),
@@ -392,8 +456,8 @@ impl Sender {
         let known = self.ledger.numbers();
         if known > 0 && self.chance.below(10) == 0 {
             // Other senders may be sending the same ones now.
-            let first = self.chance.below(known);
-            return (first..known.min(first + count)).collect();
+            let place = self.chance.below(known);
+            return (place..known.min(place + count)).map(|place| self.ledger.first + place).collect();
         }
         self.ledger.reserve(count)
     }

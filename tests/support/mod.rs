@@ -8,8 +8,10 @@ pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod monitoring;
 pub(crate) mod openapi;
+pub(crate) mod patroni;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod relay;
 mod template;
 
 use std::io::{BufRead as _, BufReader, Write as _};
