@@ -192,3 +192,28 @@ async fn a_change_takes_networks_scopes_and_event_types_away() {
     assert_eq!(app(&["change", "nobody", "--remove-scope", "read"]).0, Some(1));
     assert_eq!(app(&["change", "shop", "--network", "10.0.0.0/8", "--remove-network", "192.0.2.0/24"]).0, Some(64));
 }
+
+#[test]
+fn every_shell_gets_its_completions_and_every_command_its_page() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, said, problem) = ran(eye(&["completions", shell]));
+        assert_eq!((code, problem.as_str()), (Some(0), ""), "{shell}");
+        for word in ["dead-letters", "redrive", "health", "event-type"] {
+            assert!(said.contains(word), "{shell} completes {word}");
+        }
+        assert!(!said.contains(eye_judge::LOADER_COMMAND), "{shell}: what gateways call is for nobody else");
+    }
+    assert_eq!(ran(eye(&["completions", "tcsh"])).0, Some(64));
+    let folder = folder();
+    let pages = folder.path().join("pages");
+    let (code, said, problem) = ran(eye(&["man", pages.to_str().expect("a path")]));
+    assert_eq!((code, problem.as_str()), (Some(0), ""));
+    let there = |name: &str| std::fs::read_to_string(pages.join(name)).unwrap_or_default();
+    for name in said.lines() {
+        let page = there(name);
+        assert!(page.contains(".SH NAME") && page.contains(".SH \"EXIT STATUS\""), "{name}: {page}");
+    }
+    assert!(there("eye-app-add.1").contains("burst"), "{said}");
+    assert_eq!(ran(eye(&["man"])).1.trim_end(), there("eye.1").trim_end());
+    assert!(!said.contains(eye_judge::LOADER_COMMAND));
+}

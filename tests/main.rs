@@ -22,6 +22,7 @@ mod doubt;
 mod dry_run;
 mod environment;
 mod failover;
+mod health;
 mod hostile;
 mod http_forms;
 mod json_against_postgres;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use eye_judge::LOADER_COMMAND;
 
 use crate::config::{Config, Problems, Settings};
@@ -11,9 +11,12 @@ use crate::trust::Scope;
 
 mod app;
 mod app_removals;
+mod completions;
 mod config_check;
 mod dead_letters;
+mod health;
 mod load_module;
+mod man;
 mod migrate;
 mod output;
 mod partitions;
@@ -35,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Run the gateway
     Serve(serve::Arguments),
+    /// Ask a running gateway whether it answers, for container and unit files
+    Health(health::Arguments),
     /// Bring a database to the current schema
     Migrate(Source),
     /// Manage the applications that may send and read
@@ -55,6 +60,10 @@ enum Command {
     /// Read, prove and print the configuration, secrets hidden
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completions of a shell
+    Completions(completions::Arguments),
+    /// Print the manual page, or write the pages of all commands
+    Man(man::Arguments),
     /// Load one module for a gateway, which starts this itself
     #[command(name = LOADER_COMMAND, hide = true)]
     LoadModule(load_module::Arguments),
@@ -157,9 +166,22 @@ impl Cli {
     }
 }
 
+/// The commands without the hidden ones, for completions and manual pages.
+fn shown_commands() -> clap::Command {
+    let whole = Cli::command();
+    let shown: Vec<_> = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let about = whole.get_about().cloned().unwrap_or_default();
+    clap::Command::new("eye")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .subcommand_required(true)
+        .subcommands(shown)
+}
+
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Health(arguments) => health::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
@@ -167,6 +189,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Retention(command) => retention::run(command).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
         Command::LoadModule(arguments) => load_module::run(&arguments),
     }
 }

@@ -1,4 +1,4 @@
-//! Asks a gateway over HTTP. The token is sent over TLS, or only within this machine.
+//! Asks a gateway over HTTP. The token is sent over TLS, or only within this machine. Health checks send no token.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,6 +24,8 @@ use crate::trust::host::is_loopback;
 
 /// The time for one request, from its first byte to the last of its answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// The same for a health check.
+const PROBE: Duration = Duration::from_secs(5);
 /// Most bytes of an answer: a thousand applications with a thousand networks each.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -35,17 +37,58 @@ pub(super) struct Gateway {
     roots: Option<Roots>,
 }
 
+/// A gateway that a health check asks, without a token.
+#[derive(Debug)]
+pub(super) struct Probe {
+    url: Uri,
+    roots: Option<Roots>,
+}
+
+impl Probe {
+    /// Takes the gateway that the environment names.
+    pub(super) fn named(remote: &Remote) -> anyhow::Result<Self> {
+        let url = url_of(&remote.url)?;
+        let secure = url.scheme_str() == Some("https");
+        let roots = secure.then(|| Roots::read(remote.roots.as_deref())).transpose().context("SSL_CERT_FILE")?;
+        Ok(Self { url, roots })
+    }
+
+    /// Takes an address on which a gateway listens. The certificate is not verified: it is for the gateway's public name.
+    pub(super) fn of_address(address: SocketAddr, secure: bool) -> anyhow::Result<Self> {
+        let scheme = if secure { "https" } else { "http" };
+        let url = format!("{scheme}://{address}").parse().context("no URL")?;
+        Ok(Self { url, roots: secure.then(Roots::unproved) })
+    }
+
+    /// Requests a path. Returns the URL, the status, and the JSON of the answer or null.
+    ///
+    /// # Errors
+    ///
+    /// No answer came.
+    pub(super) async fn ask(&self, path: &str) -> anyhow::Result<(String, u16, Value)> {
+        let url = format!("{}{path}", self.url.to_string().trim_end_matches('/'));
+        let asked = timeout(PROBE, self.answer(path)).await;
+        let answered = asked.map_err(|_| anyhow::anyhow!("no answer within {} s", PROBE.as_secs()));
+        let (status, bytes) = answered.and_then(|answered| answered).with_context(|| url.clone())?;
+        Ok((url, status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    async fn answer(&self, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
+        let (name, port, authority) = place_of(&self.url)?;
+        let path = format!("{}{path}", self.url.path().trim_end_matches('/'));
+        let request = Request::builder().uri(path).header(HOST, authority).header(ACCEPT, "application/json");
+        let stream = TcpStream::connect((name, port)).await?;
+        send(name, stream, self.roots.as_ref(), request.body(Full::default())?).await
+    }
+}
+
 impl Gateway {
     /// Reads the gateway from the environment, and says where its token came from: `EYE_TOKEN`, or the data dir for a
     /// gateway on this machine.
     pub(super) fn new(remote: Remote, data_dir: &Path) -> anyhow::Result<(Self, String)> {
         let told = shown(&remote.url);
-        let wrong = format!("EYE_GATEWAY is {told}, and must be such as https://eye.example or http://127.0.0.1:8000");
-        let url: Uri = remote.url.parse().context(wrong.clone())?;
-        let host = url.host().context(wrong.clone())?.to_owned();
-        ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none(), wrong);
-        ensure!(!url.authority().is_some_and(|authority| authority.as_str().contains('@')), wrong);
-        let is_here = is_loopback(&host);
+        let url = url_of(&remote.url)?;
+        let is_here = url.host().is_some_and(is_loopback);
         let secure = url.scheme_str() == Some("https");
         ensure!(
             secure || is_here,
@@ -83,10 +126,7 @@ impl Gateway {
     }
 
     async fn answer(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let host = self.url.host().context("no host")?;
-        let name = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.url.port_u16().unwrap_or(if self.roots.is_some() { 443 } else { 80 });
-        let authority = self.url.authority().context("no host")?.as_str();
+        let (name, port, authority) = place_of(&self.url)?;
         let path = format!("{}{path}", self.url.path().trim_end_matches('/'));
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
         request = request.header(AUTHORIZATION, format!("Bearer {}", self.token)).header(ACCEPT, "application/json");
@@ -97,10 +137,7 @@ impl Gateway {
         let request = request.body(Full::new(body))?;
         let path = request.uri().path().to_owned();
         let stream = connect(name, port, self.roots.is_none()).await?;
-        let (status, bytes) = match &self.roots {
-            None => exchange(stream, request).await?,
-            Some(roots) => exchange(tls::connect(name, stream, roots).await.context("TLS")?, request).await?,
-        };
+        let (status, bytes) = send(name, stream, self.roots.as_ref(), request).await?;
         let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if (200..300).contains(&status) {
             ensure!(json.is_object(), "its answer is not JSON: is it a gateway?");
@@ -114,6 +151,25 @@ impl Gateway {
             _ => bail!("refused with {status}, and not in the words of a gateway"),
         }
     }
+}
+
+/// Parses the URL in `EYE_GATEWAY`.
+fn url_of(text: &str) -> anyhow::Result<Uri> {
+    let told = shown(text);
+    let wrong = format!("EYE_GATEWAY is {told}, and must be such as https://eye.example or http://127.0.0.1:8000");
+    let url: Uri = text.parse().context(wrong.clone())?;
+    ensure!(url.host().is_some(), wrong);
+    ensure!(matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none(), wrong);
+    ensure!(!url.authority().is_some_and(|authority| authority.as_str().contains('@')), wrong);
+    Ok(url)
+}
+
+/// The name, the port and the authority of a URL.
+fn place_of(url: &Uri) -> anyhow::Result<(&str, u16, &str)> {
+    let authority = url.authority().context("no host")?;
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    Ok((name, url.port_u16().unwrap_or(usual), authority.as_str()))
 }
 
 /// A URL for messages: it loses the user and the password.
@@ -130,6 +186,19 @@ async fn connect(name: &str, port: u16, is_plain: bool) -> anyhow::Result<TcpStr
         found.filter(|address| !is_plain || address.ip().to_canonical().is_loopback()).collect();
     ensure!(!addresses.is_empty(), "it is not on this machine, and plain HTTP goes no further");
     Ok(TcpStream::connect(&addresses[..]).await?)
+}
+
+/// Sends a request, over TLS if there are roots, and reads its whole answer.
+async fn send(
+    name: &str,
+    stream: TcpStream,
+    roots: Option<&Roots>,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<(u16, Vec<u8>)> {
+    match roots {
+        None => exchange(stream, request).await,
+        Some(roots) => exchange(tls::connect(name, stream, roots).await.context("TLS")?, request).await,
+    }
 }
 
 /// Sends a request and reads its whole answer.
