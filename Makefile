@@ -1,11 +1,12 @@
 # make run    builds the validators and the gateway, and serves on 127.0.0.1:8000
 # make release  builds the gateway for the last tenth of its speed, into target/dist/eye: in one unit for each crate, and with the
 #             profile that `make release-profile` has made in target/release.profdata, if it has (several times as long as make run)
+# make dist   packs the program of `make release` and all that belongs to it into an archive in target/archive
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
 # make test-operate  runs gateways against poolers, promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what
 #             was lost and for how long nothing was stored; has promtool run the cases of the alert rules, and a Prometheus read
-#             a gateway and evaluate rules and dashboard (up to 8 minutes)
+#             a gateway; holds image, compose file, unit files, chart and archive by foreign tools, and runs them in containers
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -21,7 +22,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run release announce test test-built test-faults test-operate test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run release dist announce test test-built test-faults test-operate test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -59,6 +60,10 @@ release: setup
 	$(DIST)
 	$(STRIP) target/dist/eye
 	@ls -l target/dist/eye
+
+dist: release modules
+	./setup dist
+	deploy/pack --program target/dist/eye --modules target/modules
 
 # What every test needs: its tools, the test modules and the shipped validators.
 test-built:

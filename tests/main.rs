@@ -14,6 +14,7 @@ mod commands;
 mod crash_loop;
 mod database;
 mod dead_letters;
+mod deploy;
 mod descriptors;
 mod disk_full;
 mod docs;
