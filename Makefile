@@ -4,9 +4,10 @@
 # make dist   packs the program of `make release` and all that belongs to it into an archive in target/archive
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
-# make test-operate  runs gateways against poolers, promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what
-#             was lost and for how long nothing was stored; has promtool run the cases of the alert rules, and a Prometheus read
-#             a gateway; holds image, compose file, unit files, chart and archive by foreign tools, and runs them in containers
+# make test-operate  restarts gateways under load, with a service manager and behind a load balancer; runs them against poolers,
+#             promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what was lost and for how long nothing
+#             was stored; has promtool run the cases of the alert rules, and a Prometheus read a gateway; holds image, compose
+#             file, unit files, chart and archive by foreign tools, and runs them in containers (10 minutes)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of

@@ -256,6 +256,88 @@ async fn a_standby_that_is_promoted_is_found_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_on_a_standby_is_not_ready_and_says_so_until_the_promotion() {
+    let primary = Server::start();
+    primary.prepare();
+    let standby = primary.standby(primary.port());
+    // First a gateway that starts on a standby, then one whose address moves to a standby.
+    let mut gateway = setup(&standby.url()).listen().await;
+    let told = problem(&gateway).await;
+    assert_eq!(
+        told,
+        "the database cannot be used: it is a standby, which cannot be written to; name the primary in the URL"
+    );
+    let report = gateway.get("/readyz").await.json();
+    assert_eq!((&report["ready"], &report["database"]), (&json!(false), &json!(false)), "{report}");
+    assert!(report["reasons"].as_array().is_some_and(|reasons| reasons.contains(&json!("database"))), "{report}");
+    let answer = gateway.send(&numbered(1)).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("database_away")), "{answer:?}");
+    standby.sql("select pg_promote()");
+    gateway.is_ready().await;
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    let lines = gateway.log();
+    let lines: Vec<&str> =
+        lines.lines().filter(|line| line.contains("cannot be used") || line.contains("can be used")).collect();
+    assert!(lines.len() == 2 && lines[0].contains("it is a standby"), "{lines:?}");
+
+    let next = primary.standby(primary.port());
+    let mut proxy = Proxy::start(primary.socket()).await;
+    let mut gateway = setup(&proxy.url()).start().await;
+    assert_eq!(gateway.send(&numbered(2)).await.status, 201);
+    proxy.turn_to(next.socket()).await;
+    assert!(problem(&gateway).await.contains("it is a standby"));
+    let answer = gateway.send(&numbered(3)).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("database_away")), "{answer:?}");
+    next.sql("select pg_promote()");
+    gateway.is_ready().await;
+    assert_eq!(gateway.send(&numbered(3)).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_read_is_database_refused_and_not_database_away() {
+    let server = Server::start();
+    server.prepare();
+    server.sql(
+        "create role plain login; grant usage, create on schema public to plain; \
+         grant all on all tables in schema public to plain; grant all on all sequences in schema public to plain; \
+         create function raise() returns boolean language plpgsql as $$ begin raise exception 'as it likes' \
+             using errcode = current_setting('eye.code'); end $$; \
+         alter table events enable row level security; \
+         create policy reading on events to plain \
+             using (coalesce(current_setting('eye.code', true), '') = '' or raise())",
+    );
+    let url = server.url().replace("postgres://postgres@", "postgres://plain@");
+    assert_eq!(setup(&server.url()).start().await.send(&numbered(1)).await.status, 201);
+    let mut gateway = setup(&url).with_argument("--no-migrate").start().await;
+    let read = "/v1/events?from=2021-01-01T00:00:00Z&to=2021-02-01T00:00:00Z";
+    for code in ["0A000", "53200", "53100", "53400", "54001", "55P03", "58030", "XX000", "42501", "22012"] {
+        server.sql(&format!("alter role plain set eye.code = '{code}'"));
+        // A session keeps the setting of its start.
+        server.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'plain'");
+        let answer = eventually("the read is refused", async || {
+            let answer = gateway.get(read).await;
+            (answer.status != 200 && answer.json()["code"] != "database_away").then_some(answer)
+        })
+        .await;
+        let body = answer.json();
+        assert_eq!(
+            (answer.status, body["code"].as_str(), body["retry"].as_str()),
+            (500, Some("database_refused"), Some("safe")),
+            "{code}: {body}"
+        );
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.contains(&format!("SQLSTATE {code}"))), "{body}");
+        gateway.is_ready().await;
+        for _ in 0..3 {
+            assert_eq!(gateway.get(read).await.status, 500, "{code}: each time");
+        }
+    }
+    eventually("the log tells", async || gateway.log().contains("as it likes (SQLSTATE 0A000)").then_some(())).await;
+    server.sql("alter role plain reset eye.code");
+    server.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'plain'");
+    eventually("reads are answered", async || (gateway.get(read).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_in_brackets_and_a_list_of_hosts_lead_there() {
     let server = Server::start_with("-c fsync=off -c listen_addresses=127.0.0.1,::1");
     for place in ["[::1]", "127.0.0.1:1,[::1]", "localhost"] {

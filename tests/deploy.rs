@@ -157,7 +157,8 @@ fn the_chart_fits_the_schemas_of_kubernetes() {
         );
     }
     let wrong = rendered(&[URL]).replace("readOnlyRootFilesystem", "readOnlyRootFileSystem");
-    let (fits, output) = ran(tool("kubernetes-validate").arg("--strict").arg(file(folder.path(), "wrong.yaml", &wrong)));
+    let (fits, output) =
+        ran(tool("kubernetes-validate").arg("--strict").arg(file(folder.path(), "wrong.yaml", &wrong)));
     assert!(!fits && output.contains("readOnlyRootFileSystem"), "it looks at all: {output}");
 }
 

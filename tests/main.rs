@@ -34,6 +34,7 @@ mod metrics;
 mod modules;
 mod neighbour;
 mod openapi;
+mod operate;
 mod overload;
 mod patroni;
 mod permissions;

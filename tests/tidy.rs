@@ -68,6 +68,7 @@ fn each_concern_has_one_owner() {
     only(&["store"], &["sqlx::", "select ", "insert into"]);
     only(&["config"], &["env::var"]);
     only(&["main.rs"], &["process::exit"]);
+    only(&["sockets.rs"], &["listenfd::"]);
     only(&["metrics"], &["prometheus_client"]);
     only(
         &[

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use eye_judge::LOADER_COMMAND;
 
-use crate::config::{Config, Problems, Settings};
+use crate::config::{self, Config, Problems, ServiceEnvironment, Settings};
+use crate::sockets::Passed;
 use crate::trust::Scope;
 
 mod app;
@@ -24,6 +25,7 @@ mod reach;
 mod remote;
 mod retention;
 mod serve;
+mod signals;
 mod validator;
 
 /// An event ingestion gateway whose rules are WebAssembly components.
@@ -157,9 +159,17 @@ impl Cli {
         if let Command::LoadModule(arguments) = &self.command {
             return load_module::run(arguments);
         }
+        // Taking sockets changes the environment, so it comes before the first thread.
+        let service = config::service();
+        let passed = match &self.command {
+            Command::Serve(_) => {
+                Passed::take(&service.sockets).map_err(|error| Problems(vec![format!("{error:#}")]))?
+            }
+            _ => Passed::default(),
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the runtime does not start")?;
-        let ended = runtime.block_on(run(self.command));
+        let ended = runtime.block_on(run(self.command, service, passed));
         // After a second signal some work still runs. It must not keep the program from ending.
         runtime.shutdown_background();
         ended
@@ -178,9 +188,9 @@ fn shown_commands() -> clap::Command {
         .subcommands(shown)
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> Result<(), Failure> {
     match command {
-        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Serve(arguments) => serve::run(arguments, service, passed).await,
         Command::Health(arguments) => health::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,

@@ -1,6 +1,6 @@
 //! Gathers the settings: defaults, then the file, then the environment, then flags. It proves them as a whole and
-//! reports all problems at once, each with its place. Only this file, `config/environment.rs` and `config/remote.rs`
-//! read the environment. `config/settings.rs` has a row for each setting.
+//! reports all problems at once, each with its place. Only this file and files in `config/` read the environment.
+//! `config/settings.rs` has a row for each setting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -19,10 +19,12 @@ mod proofs;
 mod relations;
 pub mod remote;
 mod settings;
+mod systemd;
 mod text_file;
 
 pub use kind::Kind;
 pub use settings::{Config, SETTINGS, Setting};
+pub use systemd::{ServiceEnvironment, service};
 
 /// Most bytes of the settings' file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,6 +35,8 @@ const LIBPQ_TEXTS: [&str; 2] = ["PGUSER", "PGPASSWORD"];
 const EXAMPLE_HEAD: &str = "\
 # Every setting of The Eye, with its default. A file has only those that differ: copy a line, take `#: ` off, change it.
 # The environment's EYE_<KEY> wins over the file, and a flag over both. `eye config check` shows what is in force.
+# Bounds and the rates of applications apply per gateway: with several gateways on one database, an application may send
+# as much to each.
 ";
 
 /// Longest line of the documentation in the example file, without its `# `.
@@ -209,6 +213,7 @@ impl Settings {
             let value = match setting.kind {
                 Kind::Secret if !given.text.is_empty() => "[hidden]".to_owned(),
                 Kind::Integer { .. } | Kind::Switch => given.text.clone(),
+                Kind::OptionalInteger { .. } if !given.text.is_empty() => given.text.clone(),
                 _ => format!("{:?}", given.text),
             };
             // Writing to a String cannot fail.
@@ -284,6 +289,10 @@ pub fn example() -> String {
                 text.push_str(format!("# From {min} to {max} {unit}").trim_end());
                 text.push_str(".\n");
                 setting.default.to_owned()
+            }
+            Kind::OptionalInteger { min, max, unit } => {
+                text.push_str(&format!("# From {min} to {max} {unit}, or empty.\n"));
+                format!("{:?}", setting.default)
             }
             Kind::Switch => setting.default.to_owned(),
             Kind::Choice(words) => {
@@ -366,7 +375,7 @@ fn read_file(
             continue;
         };
         let text = match (value.get_ref(), setting.kind) {
-            (DeValue::Integer(number), Kind::Integer { .. }) if number.radix() == 10 => {
+            (DeValue::Integer(number), Kind::Integer { .. } | Kind::OptionalInteger { .. }) if number.radix() == 10 => {
                 number.as_str().replace('_', "")
             }
             (DeValue::Boolean(value), Kind::Switch) => value.to_string(),

@@ -11,6 +11,7 @@ use eye_event::event::EventRow;
 use eye_judge::Validators;
 use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,7 @@ use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
 use crate::metrics::{Disk, Metrics};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, STOP_TIME_MAX};
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
 use crate::reload::{self, Reload};
@@ -35,9 +36,12 @@ use crate::requests::Requests;
 use crate::response::UnsentAnswers;
 use crate::retention::Retention;
 use crate::router::{Door, Monitoring, Router};
-use crate::server::{Admission, Connections, Listener, ServerLimits};
+use crate::server::{Admission, Closing, Connections, Listener, ServerLimits};
 use crate::share::Budget;
+use crate::shutdown::Shutdown;
+use crate::sockets::{Assigned, Sockets};
 use crate::store::{Role, Store};
+use crate::systemd::ServiceManager;
 use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
@@ -51,6 +55,11 @@ const LAST_WRITES: Duration = Duration::from_secs(1);
 const ADMIN_CONNECTIONS_MAX: usize = 1_024;
 /// The time for a running scrape to finish when the gateway stops.
 const MONITORING_DRAIN: Duration = Duration::from_secs(1);
+/// The longest wait of a starting gateway until it is ready, before it accepts connections on a passed socket. Connections
+/// that have queued there meanwhile then get an outcome and not a 503.
+const FIRST_READY: Duration = Duration::from_secs(2);
+/// The time of a stop beyond the drain and the stop of the embedded Postgres.
+const LAST_STEPS: Duration = Duration::from_secs(10);
 
 /// The parts that `serve_on` runs and drains.
 struct Gateway {
@@ -242,24 +251,84 @@ impl Gateway {
         Ok((gateway, vec![event_writers, dead_writers]))
     }
 
+    /// Brings the embedded Postgres to the current schema. Returns false if a signal stopped that.
+    async fn prepare_own(&self, run: Run<'_>) -> anyhow::Result<bool> {
+        let prepared = tokio::select! {
+            prepared = run.shutdown.drain.run_until_cancelled(self.tending.prepare_own()) => prepared,
+            never = run.manager.starting() => match never {},
+        };
+        prepared.transpose().map(|prepared| prepared.is_some()).context("the schema of the embedded Postgres")
+    }
+
     /// Starts the tasks that run beside requests until `stop` is cancelled.
-    fn tend(&self, config: &Config, tasks: &TaskTracker, stop: &CancellationToken, shutdown: &CancellationToken) {
-        let tending = &self.tending;
-        tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), shutdown.clone()));
+    fn tend(&self, run: Run<'_>, tasks: &TaskTracker, stop: &CancellationToken) {
+        let (tending, drain) = (&self.tending, &run.shutdown.drain);
+        tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), drain.clone()));
         tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
-        if config.role == Role::Full {
+        if run.config.role == Role::Full {
             tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
             tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
             tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
-            let (unseen, ended) = (Arc::clone(&self.unseen), shutdown.clone());
+            let (unseen, ended) = (Arc::clone(&self.unseen), drain.clone());
             tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
         } else {
             tracing::info!("the gateway is a reader: it serves reads, takes no events and changes nothing");
         }
-        let poll = Duration::from_millis(config.applications_poll_ms);
+        let poll = Duration::from_millis(run.config.applications_poll_ms);
         tasks.spawn(Arc::clone(&self.trust).follow(self.store.clone(), poll, stop.clone()));
         let (live, ended) = (Arc::clone(&self.live), stop.clone());
         tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
+    }
+
+    /// Answers requests until all connections have ended. Returns when the drain began.
+    async fn answer(
+        &self,
+        run: Run<'_>,
+        listener: Listener,
+        admin: Option<Listener>,
+        admission: Arc<Admission>,
+    ) -> Instant {
+        let limits = parts::server_limits(run.config);
+        let handler = |door: Door| {
+            let router = Arc::clone(&self.router);
+            move |request, peer: Peer, ids: RequestIds| {
+                let router = Arc::clone(&router);
+                async move { pin!(router.answer(request, peer, ids, door)).await }
+            }
+        };
+        let closing = Closing::default();
+        let first = if admin.is_some() { Door::Sending } else { Door::Whole };
+        let serving = listener.run(limits, Arc::clone(&admission), handler(first), closing.clone());
+        let administrating = async {
+            let Some(admin) = admin else { return };
+            tracing::info!(address = %admin.address(), "reading and administration are answered");
+            let limits = ServerLimits { connections_max: limits.connections_max.min(ADMIN_CONNECTIONS_MAX), ..limits };
+            admin.run(limits, admission, handler(Door::Whole), closing.clone()).await;
+        };
+        let ((), (), since) = tokio::join!(serving, administrating, self.close(run, &closing));
+        since
+    }
+
+    /// Waits for the order to stop, moves the peers away and closes the listeners. Returns when it has closed them.
+    async fn close(&self, run: Run<'_>, closing: &Closing) -> Instant {
+        let (delay, drain) = (parts::drain_delay(run.config), Duration::from_millis(run.config.drain_ms));
+        tokio::select! {
+            () = run.shutdown.drain.cancelled() => {}
+            never = self.readiness.report_to(run.manager) => match never {},
+        }
+        self.readiness.set_draining();
+        closing.ask_to_leave();
+        run.manager.stopping(delay + drain + STOP_TIME_MAX + LAST_STEPS).await;
+        if !delay.is_zero() {
+            let accepts_ms = delay.as_millis();
+            tracing::info!(accepts_ms, "the gateway is about to stop: /readyz is 503, and it still accepts for a time");
+            sleep(delay).await;
+        }
+        closing.close();
+        self.streams.stop();
+        self.live.end();
+        tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
+        Instant::now()
     }
 }
 
@@ -287,6 +356,25 @@ pub struct Configured {
     pub hangup: Signal,
 }
 
+/// What the gateway gets from the service manager that started it.
+#[derive(Debug)]
+pub struct Service {
+    /// Receives the messages of the gateway.
+    pub manager: ServiceManager,
+    /// The longest time between two signs of life. `None` if the service manager expects none.
+    pub watchdog: Option<Duration>,
+    /// The sockets that the service manager has bound.
+    pub passed: Assigned,
+}
+
+/// The settings, the service manager and the order to stop, for all steps of a gateway's life.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    config: &'a Config,
+    manager: &'a ServiceManager,
+    shutdown: &'a Shutdown,
+}
+
 /// The parts that read the settings again and that change with them.
 #[derive(Clone)]
 struct Reloading {
@@ -294,56 +382,64 @@ struct Reloading {
     reload: Arc<Reload>,
 }
 
-/// Serves until `shutdown` is cancelled and all requests that were accepted are finished.
+/// Serves until `shutdown` drains and all requests that were accepted are finished, or until it ends at once.
 ///
 /// # Errors
 ///
-/// The errors that keep a gateway from starting: its address is in use, or the embedded Postgres does not run.
-pub async fn serve(configured: Configured, migrate: bool, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// The errors that keep a gateway from starting: its address is in use, or the embedded Postgres does not run. Also an
+/// end at once.
+pub async fn serve(configured: Configured, migrate: bool, service: Service, shutdown: Shutdown) -> anyhow::Result<()> {
     let Configured { settings, config, read, hangup } = configured;
+    let Service { manager, watchdog, passed } = service;
     let config = Config { connections_max: connections_max(&config)?, ..config };
     let access_log = Arc::new(AccessLog::new(config.access_log));
     let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log)));
     let reloading = Reloading { access_log, reload: Arc::clone(&reload) };
-    let mut served = pin!(serve_with(&config, reloading, migrate, shutdown));
+    let sockets = Sockets::open(parts::addresses(&config), passed).await?;
+    let run = Run { config: &config, manager: &manager, shutdown: &shutdown };
     tokio::select! {
-        served = &mut served => return served,
-        () = reload.follow(hangup) => {}
+        served = serve_with(run, sockets, reloading, migrate) => served,
+        // It runs on the thread that accepts connections, so a sign of life proves that thread too.
+        never = manager.signs_of_life(watchdog) => match never {},
+        () = async {
+            reload.follow(hangup, &manager).await;
+            std::future::pending().await
+        } => Ok(()),
     }
-    served.await
 }
 
-async fn serve_with(
-    config: &Config,
-    reloading: Reloading,
-    migrate: bool,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let listener = bind(config.listen).await?;
-    let bind_beside = async |address: Option<SocketAddr>| match address {
-        Some(address) => bind(address).await.map(Some),
-        None => Ok(None),
-    };
-    let monitoring = bind_beside(config.metrics_listen).await?;
-    let admin = bind_beside(config.admin_listen).await?.map(|admin| admin.counted_with(&listener));
+async fn serve_with(run: Run<'_>, sockets: Sockets, reloading: Reloading, migrate: bool) -> anyhow::Result<()> {
+    let Run { config, manager, shutdown } = run;
     let tls = parts::tls_files(config).map(Tls::load).transpose().context("TLS")?;
-    for door in std::iter::once(&listener).chain(&admin) {
+    for door in std::iter::once(&sockets.listener).chain(&sockets.admin) {
         warn_of_open_doors(config, door.address());
     }
     let own = match &config.database_url {
         Some(_) => None,
-        // A stop in the meantime drops the start, which ends the processes that it has started.
-        None => match shutdown.run_until_cancelled(Postgres::start(&config.postgres_options())).await {
-            Some(own) => Some(own?),
-            None => return Ok(()),
-        },
+        None => {
+            let options = config.postgres_options();
+            let started = tokio::select! {
+                started = Postgres::start_until(&options, shutdown) => started?,
+                never = manager.starting() => match never {},
+            };
+            // A signal stopped the start.
+            let Some(own) = started else { return ended(shutdown) };
+            Some(own)
+        }
     };
-    let sockets = Sockets { listener, admin, monitoring, tls };
-    let served = serve_on(sockets, config, reloading, own.as_ref(), migrate, shutdown).await;
+    let serving = serve_on(run, sockets, tls, reloading, own.as_ref(), migrate);
+    let served = shutdown.at_once.run_until_cancelled(serving).await;
     if let Some(own) = own {
         own.stop().await;
     }
-    served
+    served.unwrap_or(Ok(()))?;
+    ended(shutdown)
+}
+
+/// Fails if the gateway ended at once.
+fn ended(shutdown: &Shutdown) -> anyhow::Result<()> {
+    anyhow::ensure!(!shutdown.at_once.is_cancelled(), "a second signal ended the gateway before its stop was finished");
+    Ok(())
 }
 
 /// Raises the limit of open files, and returns how many connections it leaves room for.
@@ -367,10 +463,6 @@ fn connections_max(config: &Config) -> anyhow::Result<usize> {
     Ok(most)
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
 /// Serves the address for monitoring, also while the gateway drains.
 async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
@@ -379,7 +471,7 @@ async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, 
         let router = Arc::clone(&router);
         async move { router.monitoring.answer(request).await }
     };
-    listener.run(limits, Arc::default(), handler, stop).await;
+    listener.run(limits, Arc::default(), handler, Closing::by(stop)).await;
 }
 
 /// Warns when tokens and events cross a network unencrypted.
@@ -387,15 +479,6 @@ fn warn_of_open_doors(config: &Config, address: SocketAddr) {
     if config.tls_certificate.is_none() && !address.ip().is_loopback() {
         tracing::warn!(%address, "without TLS everybody on the way can read tokens and events: set tls_certificate and tls_key");
     }
-}
-
-/// The sockets on which the gateway listens.
-struct Sockets {
-    listener: Listener,
-    /// The address for reads and administration, if it has one of its own.
-    admin: Option<Listener>,
-    monitoring: Option<Listener>,
-    tls: Option<Arc<Tls>>,
 }
 
 /// The URL of the embedded Postgres, or of the configured database.
@@ -408,28 +491,26 @@ fn database_url(own: Option<&Postgres>, config: &Config) -> anyhow::Result<Strin
 }
 
 async fn serve_on(
-    Sockets { listener, admin, monitoring, tls }: Sockets,
-    config: &Config,
+    run: Run<'_>,
+    Sockets { listener, admin, metrics: monitoring, passed }: Sockets,
+    tls: Option<Arc<Tls>>,
     reloading: Reloading,
     own: Option<&Postgres>,
     migrate: bool,
-    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Run { config, manager, shutdown } = run;
     let url = database_url(own, config)?;
     let limits = parts::server_limits(config);
     let admission = Arc::new(parts::admission(config, tls.clone()));
     let migrates = (migrate && config.role == Role::Full) || own.is_some();
     let (gateway, writers) =
         Gateway::build(config, &url, migrates, listener.connections(), Arc::clone(&admission), reloading)?;
-    if own.is_some() {
-        let Some(prepared) = shutdown.run_until_cancelled(gateway.tending.prepare_own()).await else {
-            gateway.validators.stop().await;
-            return Ok(());
-        };
-        prepared.context("the schema of the embedded Postgres")?;
+    if own.is_some() && !gateway.prepare_own(run).await? {
+        gateway.validators.stop().await;
+        return Ok(());
     }
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    gateway.tend(config, &tasks, &stop, &shutdown);
+    gateway.tend(run, &tasks, &stop);
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway.router), limits, monitoring, stop.clone()));
     }
@@ -437,33 +518,13 @@ async fn serve_on(
         tasks.spawn(tls.follow(stop.clone()));
     }
     tasks.close();
+    if passed {
+        // After this time it answers in any case, if only with 503.
+        let _ready = timeout(FIRST_READY, shutdown.drain.run_until_cancelled(gateway.readiness.first_ready())).await;
+    }
     tracing::info!(address = %listener.address(), "the gateway listens");
-
-    let router = &gateway.router;
-    let handler = |door: Door| {
-        let router = Arc::clone(router);
-        move |request, peer: Peer, ids: RequestIds| {
-            let router = Arc::clone(&router);
-            async move { pin!(router.answer(request, peer, ids, door)).await }
-        }
-    };
-    let first = if admin.is_some() { Door::Sending } else { Door::Whole };
-    let serving = listener.run(limits, Arc::clone(&admission), handler(first), shutdown.clone());
-    let administrating = async {
-        let Some(admin) = admin else { return };
-        tracing::info!(address = %admin.address(), "reading and administration are answered");
-        let limits = ServerLimits { connections_max: limits.connections_max.min(ADMIN_CONNECTIONS_MAX), ..limits };
-        admin.run(limits, admission, handler(Door::Whole), shutdown.clone()).await;
-    };
-    let announce = async {
-        shutdown.cancelled().await;
-        gateway.readiness.set_draining();
-        gateway.streams.stop();
-        gateway.live.end();
-        tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
-        Instant::now()
-    };
-    let ((), (), since) = tokio::join!(serving, administrating, announce);
+    manager.ready().await;
+    let since = gateway.answer(run, listener, admin, admission).await;
     gateway.events.close();
     gateway.dead_letters.close();
     for writers in writers {

@@ -16,13 +16,14 @@
 //!
 //! Around the path: [`config`] reads and proves the settings, [`reload`] reads them again, [`secrets`] and [`tls`] read
 //! the files of secrets and certificates, and [`certificate`] finds when a certificate ends. [`cors`] admits browsers.
-//! [`gateway`] builds, runs and drains all parts. [`tending`] looks after the database, [`readiness`] answers whether
+//! [`sockets`] opens the addresses. [`gateway`] builds, runs and drains all parts, and [`shutdown`] tells them when to
+//! stop. [`tending`] looks after the database, [`readiness`] answers whether
 //! requests should come, [`postgres`] runs the embedded database, [`retention`] keeps the tables within their bounds,
 //! and [`scrub`] takes secrets out of older dead letters. [`clock`] gives the time.
 //!
 //! For operators: [`telemetry`] sets up the log, [`request_ids`] and [`traceparent`] name each request, [`access_log`]
 //! writes a line for each, [`requests`] counts requests, [`tally`] counts events, and [`metrics`] serves all figures.
-//! [`cli`] has a file for each command.
+//! [`systemd`] reports to the service manager. [`cli`] has a file for each command.
 
 pub mod access_log;
 pub mod applications;
@@ -60,7 +61,10 @@ pub mod scrub;
 pub mod secrets;
 pub mod server;
 pub mod share;
+pub mod shutdown;
+pub mod sockets;
 pub mod store;
+pub mod systemd;
 pub mod tally;
 pub mod telemetry;
 pub mod tending;

@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::shutdown::Shutdown;
+
 use cluster::Cluster;
 use output::Log;
 use programs::{Programs, User, VERSION_MIN, id};
@@ -30,6 +32,9 @@ use server::supervise;
 
 /// The name of the cluster's superuser and database.
 const NAME: &str = "eye";
+
+/// The longest time of [`Postgres::stop`].
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A part of the name of the socket file. The server does not listen on TCP.
 const PORT: u16 = 5432;
@@ -168,28 +173,25 @@ impl Postgres {
     ///
     /// An [`Error`]. After it no process is left running.
     pub async fn start(options: &Options) -> Result<Postgres, Error> {
-        let root = id(&["-u"]).await == Some(0);
-        let data_dir = prepare_data_dir(&options.data_dir, root)?;
-        let cluster_dir = data_dir.join("postgres");
-        let user = User::choose(root, &cluster_dir).await?;
-        let lock = lock(&data_dir)?;
-        let programs = Programs::find(options, &cluster_dir, user.as_ref()).await?;
-        let socket_dir = socket_dir(&data_dir, &options.temp_dir);
-        make_private(&socket_dir, user.as_ref())?;
-        let log = Arc::new(Mutex::new(Log::open(data_dir.join("postgres.log"))?));
-        let connections_max = options.connections_max.saturating_add(CONNECTIONS_BESIDE);
-        let cluster = Cluster { programs, user, data_dir, cluster_dir, socket_dir, log, connections_max };
-        if !cluster.cluster_dir.exists() {
-            cluster.create().await?;
-        }
-        cluster.prove_reachable(&cluster.cluster_dir).await?;
+        let started = Self::start_until(options, &Shutdown::default()).await?;
+        Ok(started.expect("nothing else holds this `Shutdown`"))
+    }
 
-        let server = cluster.launch().await?;
+    /// Does the same until `shutdown` drains. Then it stops a server that is not ready yet, and returns `None`. An end at
+    /// once shortens [`Postgres::stop`].
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`]. After it, and after `None`, no process is left running.
+    pub async fn start_until(options: &Options, shutdown: &Shutdown) -> Result<Option<Postgres>, Error> {
+        let Some(prepared) = shutdown.drain.run_until_cancelled(prepare(options)).await else { return Ok(None) };
+        let (cluster, lock) = prepared?;
+        let Some(server) = cluster.launch(shutdown).await? else { return Ok(None) };
         let url = url(&cluster.socket_dir);
         let (stop, stopped) = oneshot::channel();
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(supervise(cluster, server, stopped));
-        Ok(Postgres { url, stop, supervisor, _lock: lock })
+        supervisor.spawn(supervise(cluster, server, stopped, shutdown.at_once.clone()));
+        Ok(Some(Postgres { url, stop, supervisor, _lock: lock }))
     }
 
     /// Returns the URL of the server that runs on a data dir, whether its gateway runs or was killed. Returns `None` if
@@ -226,13 +228,33 @@ impl Postgres {
         &self.url
     }
 
-    /// Stops the server: it rolls open transactions back and writes its data. After 15 s the supervisor kills it.
-    /// Returns when it has ended, after 30 s at most.
+    /// Stops the server: it rolls open transactions back and writes its data. After 15 s, or 2 s after the gateway was
+    /// ordered to end at once, the supervisor kills it. Returns when it has ended, after 30 s at most.
     pub async fn stop(mut self) {
         // A closed channel means that the supervisor has ended, and the server with it.
         let _ = self.stop.send(());
         while self.supervisor.join_next().await.is_some() {}
     }
+}
+
+/// Creates the cluster if there is none, and takes the lock on the data dir.
+async fn prepare(options: &Options) -> Result<(Cluster, File), Error> {
+    let root = id(&["-u"]).await == Some(0);
+    let data_dir = prepare_data_dir(&options.data_dir, root)?;
+    let cluster_dir = data_dir.join("postgres");
+    let user = User::choose(root, &cluster_dir).await?;
+    let lock = lock(&data_dir)?;
+    let programs = Programs::find(options, &cluster_dir, user.as_ref()).await?;
+    let socket_dir = socket_dir(&data_dir, &options.temp_dir);
+    make_private(&socket_dir, user.as_ref())?;
+    let log = Arc::new(Mutex::new(Log::open(data_dir.join("postgres.log"))?));
+    let connections_max = options.connections_max.saturating_add(CONNECTIONS_BESIDE);
+    let cluster = Cluster { programs, user, data_dir, cluster_dir, socket_dir, log, connections_max };
+    if !cluster.cluster_dir.exists() {
+        cluster.create().await?;
+    }
+    cluster.prove_reachable(&cluster.cluster_dir).await?;
+    Ok((cluster, lock))
 }
 
 /// Creates the data dir and makes its path absolute. As root it lets all users pass through, since the unprivileged

@@ -27,6 +27,7 @@ pages! {
     body_corrupt
     body_timeout
     database_away
+    database_refused
     deadline
     draining
     empty

@@ -2,6 +2,8 @@
 //! asks the database, and its answer holds for a moment, so that a flood of requests takes no connections to the
 //! database.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,14 +11,20 @@ use std::time::{Duration, Instant};
 use eye_judge::{Doubts, Validators};
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use crate::retention::Retention;
 use crate::retention::due::Rule;
 use crate::store::Store;
+use crate::systemd::ServiceManager;
 use crate::trust::Trust;
 
 /// How long an answer of the database holds.
 const FRESH: Duration = Duration::from_millis(250);
+/// The pause between two checks of a starting gateway.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// The pause between two updates of the status at the service manager.
+const STATUS_LOOK: Duration = Duration::from_secs(1);
 
 /// The parts that decide whether the gateway is ready. The router and the metrics ask it.
 #[derive(Debug)]
@@ -82,6 +90,36 @@ impl Readiness {
             trimming_announced: Rule::ALL.into_iter().any(|rule| self.retention.is_announced(rule)),
             requires_modules: self.requires_modules,
             draining: self.draining.load(Relaxed),
+        }
+    }
+
+    /// Waits until the gateway is ready.
+    pub async fn first_ready(&self) {
+        while !self.look().await.ready() {
+            sleep(FIRST_LOOK).await;
+        }
+    }
+
+    /// Keeps the status at the service manager current. Without a service manager it only waits.
+    pub async fn report_to(&self, manager: &ServiceManager) -> Infallible {
+        while manager.is_there() {
+            manager.status(&self.summary().await).await;
+            sleep(STATUS_LOOK).await;
+        }
+        pending().await
+    }
+
+    /// Says in one line whether the gateway is ready.
+    async fn summary(&self) -> String {
+        let ready = self.look().await;
+        let listed = |names: Vec<&str>| names.join(", ");
+        match (ready.ready(), self.store.problem()) {
+            (true, _) if ready.degraded().is_empty() => "Ready".to_owned(),
+            (true, _) => format!("Ready, degraded: {}", listed(ready.degraded())),
+            (false, None) => format!("Not ready: {}", listed(ready.reasons())),
+            (false, Some(problem)) => {
+                format!("Not ready: {}; the database cannot be used: {problem}", listed(ready.reasons()))
+            }
         }
     }
 

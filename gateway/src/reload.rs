@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::signal::unix::Signal;
 
 use crate::config::{Problems, Settings};
+use crate::systemd::ServiceManager;
 
 /// Reads all settings: defaults, file, environment, flags.
 pub type Read = Box<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
@@ -93,11 +94,13 @@ impl Reload {
         tokio::task::spawn_blocking(move || reload.run()).await.ok()
     }
 
-    /// Reads the configuration again at each signal.
-    pub async fn follow(self: &Arc<Self>, mut signal: Signal) {
+    /// Reads the configuration again at each signal, and reports it to the service manager.
+    pub async fn follow(self: &Arc<Self>, mut signal: Signal, manager: &ServiceManager) {
         while signal.recv().await.is_some() {
+            manager.reloading().await;
             // `run` has logged the result.
             let _ = self.run_aside().await;
+            manager.reloaded().await;
         }
     }
 }

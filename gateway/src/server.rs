@@ -1,7 +1,8 @@
 //! The listener, its connections and their end.
 //!
 //! No connection is accepted without a permit, no task runs untracked, and everything that a peer can delay has a
-//! deadline. The drain has two steps: connections are asked to end, and after the drain time they are cut.
+//! deadline. The end has three steps: first each answer closes its connection while the listener still accepts, then the
+//! listener closes and connections end after their running requests, and after the drain time it cuts them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,11 +13,12 @@ use std::time::Duration;
 use hyper::Request;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::admission::{Admission, Class};
+pub use self::closing::Closing;
 use self::connection::Connection;
 pub use self::incoming::Incoming;
 pub use self::socket::HalfClosed;
@@ -27,6 +29,7 @@ use crate::trust::Peer;
 
 mod activity;
 mod admission;
+mod closing;
 mod connection;
 mod doorbell;
 pub(crate) mod form;
@@ -136,7 +139,17 @@ impl Listener {
         #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        let listener = socket.listen(BACKLOG)?;
+        Self::of(socket.listen(BACKLOG)?)
+    }
+
+    /// Takes a socket that another process has bound and keeps open. Connections that wait when this listener closes are
+    /// accepted by the next one.
+    pub fn passed(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Self::of(TcpListener::from_std(listener)?)
+    }
+
+    fn of(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         Ok(Self { listener, address, connections: Arc::default() })
     }
@@ -157,15 +170,10 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `shutdown`, then drains. Returns when all connections have ended, or were cut after the drain time.
-    /// Each answer has the ids that its handler got.
-    pub async fn run<F, Fut>(
-        self,
-        limits: ServerLimits,
-        admission: Arc<Admission>,
-        handler: F,
-        shutdown: CancellationToken,
-    ) where
+    /// Serves until `closing` closes it, then drains. Returns when all connections have ended, or were cut after the drain
+    /// time. Each answer has the ids that its handler got.
+    pub async fn run<F, Fut>(self, limits: ServerLimits, admission: Arc<Admission>, handler: F, closing: Closing)
+    where
         F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
@@ -175,7 +183,7 @@ impl Listener {
         let _cut = cut.clone().drop_guard();
         let permits = limits.connections_max.min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits));
-        while let Some((permit, stream, peer)) = next(&self, &permits, &shutdown).await {
+        while let Some((permit, stream, peer)) = next(&self, &permits, &closing).await {
             // Behind a PROXY header the peer is not known yet, and a named proxy connects for many peers, so neither is
             // limited.
             let spared = admission.proxy_protocol || admission.is_proxy(peer.ip());
@@ -189,7 +197,9 @@ impl Listener {
                 limits,
                 admission: Arc::clone(&admission),
                 _place: place.flatten(),
-                shutdown: shutdown.clone(),
+                accepted: Instant::now(),
+                closing: closing.clone(),
+                closed: closing.token(),
                 // A token of its own, so that the streams of the connection end with it.
                 cut: cut.child_token(),
                 tasks: tasks.clone(),
@@ -201,7 +211,7 @@ impl Listener {
                 drop((opened, permit));
             });
         }
-        // From here on the kernel refuses new connections.
+        // From here on the kernel refuses new connections, unless another process holds the socket too.
         drop(self.listener);
         tasks.close();
         if timeout(limits.drain, tasks.wait()).await.is_err() {
@@ -214,11 +224,11 @@ impl Listener {
     }
 }
 
-/// Waits for a permit and the next connection. Returns `None` once the shutdown began.
+/// Waits for a permit and the next connection. Returns `None` once the listener closes.
 async fn next(
     listener: &Listener,
     permits: &Arc<Semaphore>,
-    shutdown: &CancellationToken,
+    closing: &Closing,
 ) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
     let accepted = async {
         if permits.available_permits() == 0 {
@@ -250,7 +260,7 @@ async fn next(
     };
     tokio::select! {
         biased;
-        () = shutdown.cancelled() => None,
+        () = closing.closed() => None,
         accepted = accepted => Some(accepted),
     }
 }

@@ -225,6 +225,26 @@ fn migration(error: &MigrateError) -> String {
     }
 }
 
+impl Error {
+    /// The error of a statement on an open connection. The database is away only if the error is about the whole server.
+    fn of_statement(cause: sqlx::Error) -> Error {
+        match Error::from(cause) {
+            Error::Away(cause) if !connection::is_of_the_server(&cause) => Error::Refused(cause),
+            error => error,
+        }
+    }
+
+    /// The SQLSTATE of the database's answer, if it gave one.
+    pub fn state(&self) -> Option<String> {
+        match self {
+            Error::Away(cause) | Error::Refused(cause) => {
+                Some(connection::words(cause).0).filter(|state| !state.is_empty())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Error {
         match connection::class(&cause) {

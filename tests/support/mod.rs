@@ -15,6 +15,8 @@ pub(crate) mod relay;
 mod template;
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -127,6 +129,8 @@ pub(crate) struct Setup {
     pub(crate) makes_cluster: bool,
     /// The limit of open files: the soft one and the hard one.
     pub(crate) open_files: Option<(u64, u64)>,
+    /// Sockets that are passed on to it, as a service manager does, with their names.
+    pub(crate) sockets: Vec<(String, TcpListener)>,
 }
 
 impl Setup {
@@ -150,6 +154,15 @@ impl Setup {
     /// Sets the limits of open files: the soft one and the hard one.
     pub(crate) fn with_open_files(self, soft: u64, hard: u64) -> Self {
         Self { open_files: Some((soft, hard)), ..self }
+    }
+
+    /// Passes a socket of the test to the program. The test keeps it open, also while no gateway runs.
+    pub(crate) fn with_socket(mut self, name: &str, socket: &TcpListener) -> Self {
+        // The program inherits this high number, and a shell moves it to 3 or one of the next numbers.
+        let socket = rustix::io::fcntl_dupfd_cloexec(socket, 100).expect("a descriptor");
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).expect("an open descriptor");
+        self.sockets.push((name.to_owned(), socket.into()));
+        self
     }
 
     /// Puts a module at `path` in the modules directory before the start.
@@ -185,7 +198,7 @@ impl Setup {
     }
 
     /// Prepares everything, without a process.
-    fn at_rest(self, folder: TempDir) -> Gateway {
+    pub(crate) fn at_rest(self, folder: TempDir) -> Gateway {
         for (path, bytes) in &self.modules {
             write(&folder.path().join("modules").join(path), bytes);
         }
@@ -204,6 +217,7 @@ impl Setup {
             environment: self.environment,
             arguments: self.arguments,
             open_files: self.open_files,
+            sockets: self.sockets,
             folder,
         }
     }
@@ -250,6 +264,7 @@ pub(crate) struct Gateway {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     open_files: Option<(u64, u64)>,
+    sockets: Vec<(String, TcpListener)>,
     folder: TempDir,
 }
 
@@ -272,7 +287,7 @@ impl Gateway {
     }
 
     /// Waits until it listens.
-    async fn listens(&mut self) {
+    pub(crate) async fn listens(&mut self) {
         self.address = eventually("the gateway listens", async || self.announced("the gateway listens")).await;
     }
 
@@ -322,11 +337,30 @@ impl Gateway {
                 command
             }
         };
+        if !self.sockets.is_empty() {
+            command = self.passing(program);
+        }
         // From the folder and with relative paths, as people start it.
         command.current_dir(self.folder.path());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--modules", "modules", "--data-dir", "data"]);
+        let has_listen = self.arguments.iter().any(|argument| argument.starts_with("--listen"));
+        command.arg("serve").args(["--listen=127.0.0.1:0"].iter().filter(|_| !has_listen));
+        command.args(["--modules", "modules", "--data-dir", "data"]);
         command.args(&self.arguments);
+        // No balancer looks at it, unless the test is about that.
+        command.env("EYE_DRAIN_DELAY_MS", "0");
         command.envs(self.environment.iter().cloned()).stderr(Stdio::piped()).stdin(Stdio::null());
+        command
+    }
+
+    /// The program with its sockets, as a service manager passes them: from descriptor 3 on, with the id of the process.
+    fn passing(&self, program: &str) -> Command {
+        let numbers = self.sockets.iter().enumerate();
+        let moves: String =
+            numbers.map(|(index, (_, socket))| format!(" {}<&{}-", 3 + index, socket.as_raw_fd())).collect();
+        let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("LISTEN_PID=$$ exec \"$0\" \"$@\"{moves}"), program]);
+        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         command
     }
 

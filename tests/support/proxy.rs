@@ -117,6 +117,13 @@ impl Proxy {
         self.connections.shutdown().await;
     }
 
+    /// Leads to another server from now on, like an address that moves.
+    pub(crate) async fn turn_to(&mut self, socket: PathBuf) {
+        self.leave().await;
+        self.socket = socket;
+        self.come_back().await;
+    }
+
     /// Accepts connections again.
     pub(crate) async fn come_back(&mut self) {
         let listener = super::eventually("the port is free", async || TcpListener::bind(self.address).await.ok()).await;

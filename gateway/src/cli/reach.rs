@@ -9,10 +9,14 @@ use super::remote::{Gateway, shown};
 use super::{Failure, Source};
 use crate::config::{self, Config, Settings, remote};
 use crate::postgres::Postgres;
+use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 /// Longest time for one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
+
+/// The error of a command that a signal stopped.
+pub(super) const ENDED_BY_SIGNAL: &str = "a signal stopped the command before it was done";
 
 /// The database or the gateway of a command.
 pub(super) enum Reached {
@@ -60,8 +64,8 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the database of a command that cannot work over HTTP. With `starts` it starts the embedded database if
-    /// that does not run.
-    pub(super) async fn find(settings: &Settings, config: &Config, starts: bool) -> anyhow::Result<Self> {
+    /// that does not run, and stops the start when `starts` drains.
+    pub(super) async fn find(settings: &Settings, config: &Config, starts: Option<&Shutdown>) -> anyhow::Result<Self> {
         let way = Way::choose(settings, config, remote::named());
         if let Way::Remote(remote) = &way {
             anyhow::bail!(
@@ -75,27 +79,28 @@ impl Database {
 
     /// Does the same for a database whose schema serves this program. These commands do not migrate.
     pub(super) async fn find_proved(settings: &Settings, config: &Config) -> anyhow::Result<Self> {
-        Self::find(settings, config, false).await?.proved().await
+        Self::find(settings, config, None).await?.proved().await
     }
 
-    async fn open(way: &Way, settings: &Settings, config: &Config, starts: bool) -> anyhow::Result<Self> {
+    async fn open(way: &Way, settings: &Settings, config: &Config, starts: Option<&Shutdown>) -> anyhow::Result<Self> {
         let data_dir = config.data_dir.display();
         let (url, own) = match (way, &config.database_url) {
             (Way::Named, Some(url)) => {
                 tell(&format!("on the database of {}", settings.origin("database_url")));
                 (url.expose().to_owned(), None)
             }
-            _ => match Postgres::running(&config.postgres_options())? {
-                Some(url) => {
+            _ => match (Postgres::running(&config.postgres_options())?, starts) {
+                (Some(url), _) => {
                     tell(&format!("on the database in the data dir {data_dir}, whose gateway runs"));
                     (url, None)
                 }
-                None if starts => {
+                (None, Some(shutdown)) => {
                     tell(&format!("on the database in the data dir {data_dir}, started for this command"));
-                    let own = Postgres::start(&config.postgres_options()).await.context("the embedded Postgres")?;
+                    let started = Postgres::start_until(&config.postgres_options(), shutdown).await;
+                    let own = started.context("the embedded Postgres")?.context(ENDED_BY_SIGNAL)?;
                     (own.url().to_owned(), Some(own))
                 }
-                None => anyhow::bail!(
+                (None, None) => anyhow::bail!(
                     "no gateway runs on the data dir {data_dir} ({}): start it (`eye serve`), name its data dir \
                      (--data-dir), a database (--database-url, EYE_DATABASE_URL), or for `eye app` a gateway (EYE_GATEWAY \
                      with EYE_TOKEN)",
@@ -146,7 +151,7 @@ impl Reached {
             tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
             return Ok(Self::Gateway(gateway));
         }
-        let database = Database::open(&way, &settings, &config, false).await?;
+        let database = Database::open(&way, &settings, &config, None).await?;
         Ok(Self::Database(Box::new(database.proved().await?)))
     }
 }

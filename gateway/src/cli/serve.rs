@@ -1,14 +1,18 @@
-//! `eye serve`: runs the gateway until a signal. The first signal drains it, a second one ends it at once. SIGHUP makes
-//! it read the configuration again.
+//! `eye serve`: runs the gateway until a signal stops it. SIGHUP makes it read the configuration again.
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use super::signals::Signals;
 use super::{Failure, Source};
-use crate::gateway::{self, Configured};
+use crate::config::{Problems, ServiceEnvironment, parts};
+use crate::gateway::{self, Configured, Service};
+use crate::shutdown::Shutdown;
+use crate::sockets::Passed;
+use crate::systemd::ServiceManager;
 use crate::telemetry;
 
 /// The time for the access log to write its last lines.
@@ -29,7 +33,10 @@ pub(super) struct Arguments {
     no_migrate: bool,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(super) async fn run(arguments: Arguments, environment: ServiceEnvironment, passed: Passed) -> Result<(), Failure> {
+    // First, so that no signal kills a starting gateway.
+    let mut signals = Signals::of_gateway().context("signals cannot be heard")?;
+    let hangup = signal(SignalKind::hangup()).context("signals cannot be heard")?;
     let mut flags = Vec::new();
     flags.extend(arguments.listen.map(|address| ("listen", address)));
     flags.extend(arguments.modules.map(|dir| ("modules", dir)));
@@ -40,35 +47,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
 
-    let shutdown = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
-    let hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let passed = passed.assign(parts::addresses(&config)).map_err(|error| Problems(vec![format!("{error:#}")]))?;
+    let shutdown = Shutdown::default();
+    let manager = ServiceManager::at(environment.notify_socket.as_deref());
+    let service = Service { manager, watchdog: environment.watchdog, passed };
     let read = Box::new(move || source.gather(flags.clone()).map(|(settings, _)| settings));
     let configured = Configured { settings, config, read, hangup };
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    };
-    let mut serve = std::pin::pin!(gateway::serve(configured, !arguments.no_migrate, shutdown.clone()));
     let served = tokio::select! {
-        served = &mut serve => Some(served),
-        () = next() => None,
-    };
-    let served = match served {
-        Some(served) => served,
-        None => {
-            shutdown.cancel();
-            tokio::select! {
-                served = &mut serve => served,
-                () = next() => {
-                    tracing::warn!("a second signal: the gateway ends at once");
-                    Ok(())
-                }
-            }
-        }
+        served = gateway::serve(configured, !arguments.no_migrate, service, shutdown.clone()) => served,
+        never = signals.stop(&shutdown) => match never {},
     };
     telemetry::flush(LAST_LINES);
     Ok(served?)

@@ -19,6 +19,15 @@ pub enum Kind {
         /// The unit, for the example file; empty if the key names it.
         unit: &'static str,
     },
+    /// The same, or empty where the gateway is to choose.
+    OptionalInteger {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// What it counts.
+        unit: &'static str,
+    },
     /// An address and a port.
     Address,
     /// An address and a port, or empty for none.
@@ -47,7 +56,8 @@ impl Kind {
     /// Checks a text. The error says what it must be.
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         let fits = match self {
-            Self::Integer { min, max, .. } => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
+            Self::Integer { min, max, .. } => is_within(text, min, max),
+            Self::OptionalInteger { min, max, .. } => text.is_empty() || is_within(text, min, max),
             Self::Address => text.parse::<SocketAddr>().is_ok(),
             Self::OptionalAddress => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
             Self::Path => !text.is_empty(),
@@ -66,6 +76,7 @@ impl Kind {
     pub(super) fn wanted(self) -> String {
         match self {
             Self::Integer { min, max, .. } => format!("a whole number from {min} to {max}"),
+            Self::OptionalInteger { min, max, .. } => format!("a whole number from {min} to {max}, or empty"),
             Self::Address => "an address and a port, such as 127.0.0.1:8000".to_owned(),
             Self::OptionalAddress => "an address and a port, such as 127.0.0.1:9000, or empty".to_owned(),
             Self::Path => "a path".to_owned(),
@@ -87,6 +98,10 @@ impl Kind {
 /// The words of a comma-separated list.
 pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn is_within(text: &str, min: u64, max: u64) -> bool {
+    text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number))
 }
 
 /// Whether a text is a host name without scheme, port or path.
@@ -111,6 +126,11 @@ pub(super) const fn bytes(min: u64, max: u64) -> Kind {
 /// A duration in milliseconds.
 pub(super) const fn milliseconds(min: u64, max: u64) -> Kind {
     number(min, max, "milliseconds")
+}
+
+/// A duration in milliseconds, or none.
+pub(super) const fn optional_milliseconds(min: u64, max: u64) -> Kind {
+    Kind::OptionalInteger { min, max, unit: "milliseconds" }
 }
 
 /// A duration in seconds.

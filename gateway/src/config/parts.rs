@@ -18,6 +18,7 @@ use crate::reload::Changeable;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
 use crate::server::{Admission, ServerLimits};
+use crate::sockets::Addresses;
 use crate::store::Role;
 use crate::telemetry;
 use crate::tls::{Files, Tls};
@@ -180,6 +181,21 @@ pub fn server_limits(config: &Config) -> ServerLimits {
         linger_bytes_max: config.linger_bytes_max,
         drain: Duration::from_millis(config.drain_ms),
     }
+}
+
+/// The default of `drain_delay_ms` for a database that several gateways may share. A load balancer usually checks every
+/// one or two seconds. The delay and the drain must also fit into the ten seconds after which containers are killed.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
+/// How long a stopping gateway still accepts connections.
+pub fn drain_delay(config: &Config) -> Duration {
+    let default = if config.database_url.is_some() { DRAIN_DELAY } else { Duration::ZERO };
+    config.drain_delay_ms.map_or(default, Duration::from_millis)
+}
+
+/// The addresses that the gateway listens on.
+pub fn addresses(config: &Config) -> Addresses {
+    Addresses { listen: config.listen, admin: config.admin_listen, metrics: config.metrics_listen }
 }
 
 /// Files beyond those of the database and of connections: for loaders of modules and their pipes, modules and their

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::kind::{Kind, bytes, count, days, milliseconds, months, percent, seconds, words};
+use super::kind::{Kind, bytes, count, days, milliseconds, months, optional_milliseconds, percent, seconds, words};
 use super::{Secret, UnknownEventType};
 use crate::access_log::AccessLogMode;
 use crate::store::Role;
@@ -285,7 +285,11 @@ settings! {
         body_read_ms: u64 = "30000", milliseconds(1, DAY_MS);
         /// Time to answer once the body is read. After it the answer is 503; a retry with ids is safe.
         answer_ms: u64 = "5000", milliseconds(1, DAY_MS);
-        /// Time to finish accepted requests when the gateway stops. Then it cuts connections.
+        /// How long a stopping gateway still accepts connections and requests. Meanwhile /readyz is 503 and each answer
+        /// closes its connection, so that a load balancer moves senders to other gateways before the gateway refuses
+        /// any. Empty: 5000 with database_url; 0 with an embedded Postgres, since such a gateway is alone.
+        drain_delay_ms: Option<u64> = "", optional_milliseconds(0, DAY_MS);
+        /// Time to finish accepted requests when the gateway stops, after drain_delay_ms. Then it cuts connections.
         drain_ms: u64 = "30000", milliseconds(0, DAY_MS);
         /// Largest body, also after decompression. A larger one is answered 413.
         request_bytes_max: usize = "8388608", bytes(1, 1024 * MIB);

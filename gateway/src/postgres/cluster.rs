@@ -16,6 +16,7 @@ use super::programs::{Programs, TOOL_TIME_MAX, User, as_user, describe, run};
 use super::server::{RESTART_DELAYS, Server};
 use super::settings::{SETTINGS, memory_bytes, sized};
 use super::{Error, NAME, PORT, cluster_name, io_error, make_private};
+use crate::shutdown::Shutdown;
 
 /// The time for `initdb`. It takes about a second, but its final sync takes much longer on a slow disk.
 pub(super) const CREATE_TIME_MAX: Duration = Duration::from_secs(120);
@@ -130,13 +131,23 @@ impl Cluster {
     }
 
     /// Starts the server and waits until it is ready. After a kill the old processes may still hold their memory;
-    /// Postgres then refuses to start, and is started again.
-    pub(super) async fn launch(&self) -> Result<Server, Error> {
+    /// Postgres then refuses to start, and is started again. If `shutdown` drains first, it stops the server again and
+    /// returns `None`.
+    pub(super) async fn launch(&self, shutdown: &Shutdown) -> Result<Option<Server>, Error> {
         let begin = Instant::now();
         loop {
+            // A stop waits for this: it ends the server of an earlier gateway.
             let mut server = self.spawn().await?;
-            let Err(error) = self.ready(&mut server).await else { return Ok(server) };
-            server.stop(self).await;
+            let ready = shutdown.drain.run_until_cancelled(self.ready(&mut server)).await;
+            let error = match ready {
+                Some(Ok(())) => return Ok(Some(server)),
+                Some(Err(error)) => error,
+                None => {
+                    server.stop(self, &shutdown.at_once).await;
+                    return Ok(None);
+                }
+            };
+            server.stop(self, &shutdown.at_once).await;
             let held = matches!(&error, Error::NotReady { output, .. } if output.contains(MEMORY_HELD));
             if !held || begin.elapsed() > MEMORY_HELD_TIME_MAX {
                 return Err(error);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::cluster::Cluster;
 use super::output::Output;
@@ -15,6 +16,9 @@ use super::programs::{User, describe};
 
 /// The time for a fast shutdown, which writes all dirty pages, before an immediate one.
 pub(super) const FAST_STOP_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// The same if the gateway ends at once. The immediate shutdown after it loses no commit; the next start replays the log.
+pub(super) const HURRIED_STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The time for an immediate shutdown before the server is killed.
 pub(super) const IMMEDIATE_STOP_TIME_MAX: Duration = Duration::from_secs(6);
@@ -38,17 +42,23 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Stops the server fast, then immediately, then by a kill, each within a time limit.
-    pub(super) async fn stop(mut self, cluster: &Cluster) {
+    /// Stops the server fast, then immediately, then by a kill, each within a time limit. `at_once` shortens the first.
+    pub(super) async fn stop(mut self, cluster: &Cluster, at_once: &CancellationToken) {
         for (signal, time_max) in [("INT", FAST_STOP_TIME_MAX), ("QUIT", IMMEDIATE_STOP_TIME_MAX)] {
             let Some(process) = self.child.id() else {
                 return;
             };
             cluster.signal(signal, process).await;
-            if timeout(time_max, self.child.wait()).await.is_ok() {
-                return;
+            let hurried = async {
+                at_once.cancelled().await;
+                sleep(HURRIED_STOP_TIME_MAX).await;
+            };
+            tokio::select! {
+                _ = self.child.wait() => return,
+                () = hurried, if signal == "INT" => {}
+                () = sleep(time_max) => {}
             }
-            tracing::warn!(signal, seconds = time_max.as_secs(), "Postgres did not stop in time");
+            tracing::warn!(signal, "Postgres did not stop in time");
         }
         // On an error it has just ended.
         let _ = self.child.start_kill();
@@ -73,12 +83,17 @@ impl Drop for Server {
 }
 
 /// Keeps the server running until `stop`.
-pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: oneshot::Receiver<()>) {
+pub(super) async fn supervise(
+    cluster: Cluster,
+    mut server: Server,
+    mut stop: oneshot::Receiver<()>,
+    at_once: CancellationToken,
+) {
     let mut delay = Duration::ZERO;
     loop {
         let status = tokio::select! {
             // The owner sent the stop, or was dropped.
-            _ = &mut stop => return server.stop(&cluster).await,
+            _ = &mut stop => return server.stop(&cluster, &at_once).await,
             status = server.child.wait() => status,
         };
         if server.started.elapsed() > WELL_AFTER {
@@ -92,12 +107,18 @@ pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: on
         );
         // Most of the processes that share the dead server's memory notice its death and end.
         server.output.end().await;
-        server = tokio::select! {
-            _ = &mut stop => return,
-            server = restart(&cluster, &mut delay) => server,
+        let restarted = tokio::select! {
+            _ = &mut stop => None,
+            server = restart(&cluster, &mut delay) => Some(server),
         };
+        let Some(restarted) = restarted else {
+            // The drop has sent the signal to a server that was just started.
+            cluster.family_gone(IMMEDIATE_STOP_TIME_MAX).await;
+            return;
+        };
+        server = restarted;
         let ready = tokio::select! {
-            _ = &mut stop => return server.stop(&cluster).await,
+            _ = &mut stop => return server.stop(&cluster, &at_once).await,
             ready = cluster.ready(&mut server) => ready,
         };
         // The next turn of the loop logs a server that has ended. One that still starts gets more time.
@@ -110,7 +131,7 @@ pub(super) async fn supervise(cluster: Cluster, mut server: Server, mut stop: on
 /// Starts the server's process again after the pause, which grows with each call.
 pub(super) async fn restart(cluster: &Cluster, delay: &mut Duration) -> Server {
     loop {
-        tokio::time::sleep(*delay).await;
+        sleep(*delay).await;
         *delay = (*delay * 2).clamp(RESTART_DELAYS.0, RESTART_DELAYS.1);
         match cluster.spawn().await {
             Ok(server) => return server,

@@ -15,7 +15,7 @@ pub(crate) fn of_store(error: Error) -> Refusal {
             if let Some(more) = FAILED.open() {
                 tracing::error!(%error, more, "a read failed");
             }
-            Refusal::Internal
+            error.state().map_or(Refusal::Internal, |state| Refusal::DatabaseRefused { state })
         }
         Error::NoDescriptors => {
             if let Some(more) = FAILED.open() {

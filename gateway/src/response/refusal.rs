@@ -185,6 +185,11 @@ pub enum Refusal {
     },
     /// The database did not answer a read.
     ReadAway,
+    /// The database answered with an error.
+    DatabaseRefused {
+        /// The SQLSTATE.
+        state: String,
+    },
     /// The gateway may open no more files, so it gets no connection to the database.
     NoDescriptors,
     /// The gateway is a reader and takes no events and no changes.
@@ -245,7 +250,7 @@ impl Refusal {
     /// Whether and when the sender may send the same request again.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::BodyTimeout | Self::BodyBroken | Self::Internal => Retry::Safe,
+            Self::BodyTimeout | Self::BodyBroken | Self::DatabaseRefused { .. } | Self::Internal => Retry::Safe,
             Self::RateLimited { .. }
             | Self::TooManyReaders { .. }
             | Self::Overloaded
@@ -332,6 +337,9 @@ impl Refusal {
             Self::ReadsFull { .. } => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
             Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::DatabaseRefused { .. } => {
+                (S::INTERNAL_SERVER_ERROR, "database_refused", "The database refused what the gateway asked")
+            }
             Self::NoDescriptors => (S::SERVICE_UNAVAILABLE, "no_descriptors", "The gateway has too many open files"),
             Self::ReadsOnly => (S::SERVICE_UNAVAILABLE, "reads_only", "This gateway only reads"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
@@ -399,6 +407,11 @@ impl Refusal {
             )
             .into(),
             Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
+            Self::DatabaseRefused { state } => format!(
+                "The database answered with SQLSTATE {state}; the gateway's log has its message. Ask for a shorter range \
+                 or for fewer rows. If the answer stays the same, tell the operator."
+            )
+            .into(),
             Self::NoDescriptors => NO_DESCRIPTORS.into(),
             Self::ReadsOnly => READS_ONLY.into(),
             Self::Draining => "None of this request was stored. Send it again on a new connection.".into(),
@@ -440,6 +453,7 @@ impl Refusal {
             | Self::DatabaseAway
             | Self::ReadSlow { .. }
             | Self::ReadAway
+            | Self::DatabaseRefused { .. }
             | Self::NoDescriptors
             | Self::ReadsOnly
             | Self::Draining

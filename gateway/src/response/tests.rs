@@ -184,6 +184,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::Overloaded,
         Refusal::DatabaseAway,
         Refusal::ReadAway,
+        Refusal::DatabaseRefused { state: "0A000".to_owned() },
         Refusal::NoDescriptors,
         Refusal::ReadsFull { full: Full::Application },
         Refusal::ReadsFull { full: Full::All },

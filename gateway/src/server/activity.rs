@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::ServerLimits;
+use super::closing::Closing;
 use super::frames::FAREWELL_BYTES;
 
 /// Bytes of a body in one frame, unless the peer allows larger ones.
@@ -19,6 +20,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// The state of a connection, shared by its task and its requests.
 #[derive(Debug)]
 pub(super) struct Activity {
+    closing: Closing,
     state: Mutex<ActivityState>,
     /// A request has begun or ended since the last check for a head.
     ran: AtomicBool,
@@ -74,7 +76,7 @@ struct Exchange {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(closing: Closing) -> Self {
         let state = ActivityState {
             running: 0,
             unsent: Vec::new(),
@@ -87,7 +89,7 @@ impl Activity {
             since: Instant::now(),
         };
         let (pieces, farewell) = Default::default();
-        Self { state: Mutex::new(state), ran: AtomicBool::new(false), pieces, farewell }
+        Self { closing, state: Mutex::new(state), ran: AtomicBool::new(false), pieces, farewell }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
@@ -97,6 +99,11 @@ impl Activity {
     /// Whether a request has arrived on the connection.
     pub(super) fn served(&self) -> bool {
         self.with(|state| state.served)
+    }
+
+    /// Whether it carries several requests at once.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.with(|state| state.multiplexed)
     }
 
     /// Whether the last answer was a refusal.
@@ -248,6 +255,11 @@ impl Running {
             state.refused = status.is_client_error() || status.is_server_error();
             state.note(*exchange, unsent, true);
         });
+    }
+
+    /// Whether the gateway is about to stop, so that this answer must be the last one of its connection.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.activity.closing.is_leaving()
     }
 
     /// Records that hyper took this many bytes of its answer.

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Running};
 use super::admission::{Admission, Class, Place};
+use super::closing::Closing;
 use super::doorbell::Doorbell;
 use super::incoming::Incoming;
 use super::socket::{Socket, Stream};
@@ -44,6 +45,9 @@ use crate::trust::proxy_protocol::{self, Header};
 /// The time for a connection without a request to end after the GOAWAY frame.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// The time from the accept in which the peer may begin its first request, although the listener has closed meanwhile.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Answers in pieces up to this size are not tracked until they are written.
 const FEW_BYTES: usize = 4 * 1024;
 
@@ -52,7 +56,11 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) limits: ServerLimits,
     pub(super) admission: Arc<Admission>,
-    pub(super) shutdown: CancellationToken,
+    /// The time of the accept.
+    pub(super) accepted: Instant,
+    pub(super) closing: Closing,
+    /// See `Closing::token`.
+    pub(super) closed: CancellationToken,
     pub(super) cut: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// The connection in the count of its network. The drop gives it up.
@@ -60,24 +68,22 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn serve<F, Fut>(mut self, stream: TcpStream, handler: F)
+    pub(super) async fn serve<F, Fut>(self, stream: TcpStream, handler: F)
     where
         F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
         let _streams = self.cut.clone().drop_guard();
-        // A check of a token takes its lock, and every connection checks it often, so each has a token of its own.
-        self.shutdown = self.shutdown.child_token();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, peer = %self.peer, "cannot set TCP_NODELAY");
         }
         let greeted = tokio::select! {
             () = self.cut.cancelled() => return,
-            () = self.shutdown.cancelled() => return,
+            () = self.too_late() => return,
             greeted = self.greet(stream) => greeted,
         };
         let Some((stream, peer, _place)) = greeted else { return };
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(self.closing.clone()));
         let (socket, mut stream) = Socket::new(stream, &self.limits, Arc::clone(&activity));
         self.converse(socket, peer, &activity, handler).await;
         let farewell = activity.farewell();
@@ -88,6 +94,34 @@ impl Connection {
             tokio::select! {
                 () = self.cut.cancelled() => {}
                 () = linger(stream, farewell.unwrap_or_default(), &self.limits) => {}
+            }
+        }
+    }
+
+    /// Waits until the listener has closed and the time to begin a first request is over.
+    async fn too_late(&self) {
+        self.closed.cancelled().await;
+        sleep_until(self.accepted + FIRST_REQUEST.min(self.limits.header_read)).await;
+    }
+
+    /// Waits until the connection must end after its running requests.
+    async fn ends(&self, activity: &Activity) {
+        let mut left = false;
+        loop {
+            tokio::select! {
+                () = self.closed.cancelled() => {
+                    if !activity.served() {
+                        self.too_late().await;
+                    }
+                    return;
+                }
+                () = self.closing.leaving(), if !left => {
+                    // Over HTTP/1 the next answer closes the connection. A peer without a request yet may send one.
+                    if activity.is_multiplexed() {
+                        return;
+                    }
+                    left = true;
+                }
             }
         }
     }
@@ -204,10 +238,11 @@ impl Connection {
     /// already.
     async fn interruption(&self, activity: &Activity, asked: bool, look_at: Instant) -> Interruption {
         let mut idle = pin!(sleep_until(look_at));
+        let mut ends = pin!(self.ends(activity));
         loop {
             tokio::select! {
                 () = self.cut.cancelled() => return Interruption::End,
-                () = self.shutdown.cancelled(), if !asked => {
+                () = &mut ends, if !asked => {
                     return Interruption::Farewell { look_at: activity.look_at(&self.limits) };
                 }
                 () = idle.as_mut() => {
@@ -301,9 +336,9 @@ where
     let mut answer = response::named(answer, ids);
     let status = answer.status();
     let unread = status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
-    if (unread || status == StatusCode::UNAUTHORIZED) && version <= Version::HTTP_11 {
-        // The rest of the body is not read, so an HTTP/1 connection cannot carry another request. HTTP/2 can. And an
-        // unknown caller must not take a connection from known ones.
+    if (unread || status == StatusCode::UNAUTHORIZED || running.is_leaving()) && version <= Version::HTTP_11 {
+        // The rest of the body is not read, so an HTTP/1 connection cannot carry another request. HTTP/2 can. An
+        // unknown caller must not take a connection from known ones. And a stopping gateway moves its peers away.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     running.answered(status);

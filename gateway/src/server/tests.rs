@@ -34,6 +34,7 @@ impl Wake for Woken {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
+    closing: Closing,
     pub(crate) run: JoinHandle<()>,
 }
 
@@ -47,8 +48,9 @@ impl Server {
         let listener = Listener::bind(any).await.expect("a free port");
         let address = listener.address();
         let shutdown = CancellationToken::new();
-        let run = tokio::spawn(listener.run(limits, Arc::default(), handler, shutdown.clone()));
-        Self { address, shutdown, run }
+        let closing = Closing::by(shutdown.clone());
+        let run = tokio::spawn(listener.run(limits, Arc::default(), handler, closing.clone()));
+        Self { address, shutdown, closing, run }
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
@@ -470,6 +472,48 @@ async fn a_drain_finishes_the_streams_of_http2() {
     let answer = soon(answer).await.expect("no panic").expect("an answer");
     assert_eq!(answer.version(), Version::HTTP_2);
     assert_eq!(answer.text().await.expect("a body"), r#"{"done":true}"#);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_leaving_server_answers_all_requests_and_closes_connections() {
+    let server = Server::start(limits(), fine).await;
+    let mut kept = server.connect().await;
+    ask(&mut kept, "/").await;
+    assert!(!one_answer(&mut kept).await.contains("connection: close"));
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    let url = format!("http://{}/", server.address);
+    assert_eq!(soon(client.get(&url).send()).await.expect("an answer").status(), 200);
+    let mut streams = server.connect().await;
+    streams
+        .write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &get(1, "/")].concat())
+        .await
+        .expect("open");
+    while next_frame(&mut streams).await.0 != 1 {}
+
+    server.closing.ask_to_leave();
+    // HTTP/2 gets a GOAWAY.
+    while next_frame(&mut streams).await.0 != 7 {}
+    drop(streams);
+    for mut peer in [kept, server.connect().await, server.connect().await] {
+        ask(&mut peer, "/").await;
+        let answer = rest(&mut peer).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close\r\n"), "{answer}");
+    }
+    for _ in 0..3 {
+        assert_eq!(soon(client.get(&url).send()).await.expect("an answer").status(), 200);
+    }
+    assert!(!server.run.is_finished());
+    let (mut late, mut silent) = (server.connect().await, server.connect().await);
+    // The accept of a third one proves that both are accepted.
+    let mut last = server.connect().await;
+    ask(&mut last, "/").await;
+    assert!(one_answer(&mut last).await.starts_with("HTTP/1.1 200"));
+    server.closing.close();
+    refuses(server.address).await;
+    ask(&mut late, "/").await;
+    assert!(rest(&mut late).await.starts_with("HTTP/1.1 200"), "it was accepted just before");
+    assert_eq!(rest(&mut silent).await, "");
     server.stop().await;
 }
 

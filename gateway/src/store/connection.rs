@@ -310,6 +310,34 @@ pub(super) fn refuses(error: &sqlx::Error) -> bool {
     code == "55000" || code.starts_with("42") && code != "42P01"
 }
 
+/// Whether an error is about the server or the connection, and not about the statement. Every other statement would fail
+/// as well.
+pub(super) fn is_of_the_server(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(answer) => {
+            let ends = answer
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_none_or(|answer| answer.severity() != PgSeverity::Error);
+            ends || answer.code().is_none_or(|code| is_state_of_the_server(&code))
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// Whether a SQLSTATE is about the connection, a standby, the authorization, a database, schema or table that is not
+/// there (yet), a session without its statements, or a server that stops.
+fn is_state_of_the_server(code: &str) -> bool {
+    matches!(code.get(..2).unwrap_or_default(), "08" | "25" | "26" | "28" | "3D" | "3F")
+        || code.starts_with("57P")
+        || matches!(code, "42P01" | "53300")
+}
+
 /// Whether a server reports that it is stopping or starting. The same statement may succeed later.
 pub(super) fn away(error: &sqlx::Error) -> bool {
     match error {
@@ -382,6 +410,20 @@ mod tests {
             assert_eq!(class_of(code, None), Class::Server, "{code}");
         }
         assert_eq!(class(&sqlx::Error::PoolTimedOut), Class::Lost);
+    }
+
+    #[test]
+    fn what_a_server_says_of_a_statement_is_not_said_of_the_server() {
+        for code in ["08006", "25006", "26000", "28P01", "3D000", "42P01", "53300", "57P01", "57P03"] {
+            assert!(is_state_of_the_server(code), "{code}");
+        }
+        for code in
+            ["0A000", "22012", "40001", "42501", "53100", "53200", "53400", "54001", "55P03", "58030", "XX000", ""]
+        {
+            assert!(!is_state_of_the_server(code), "{code}");
+        }
+        let decoded = sqlx::Error::ColumnNotFound("data".to_owned());
+        assert!(!is_of_the_server(&decoded) && is_of_the_server(&sqlx::Error::PoolTimedOut));
     }
 
     #[test]

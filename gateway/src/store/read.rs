@@ -100,7 +100,7 @@ pub(super) async fn within<T>(
         Ok(Err(sqlx::Error::Database(cause))) if cause.code().is_some_and(|code| code == STATEMENT_TIMEOUT) => {
             Err(Error::Slow(time))
         }
-        Ok(result) => Ok(result?),
+        Ok(result) => result.map_err(Error::of_statement),
         Err(_) => Err(Error::Slow(time)),
     }
 }
