@@ -7,6 +7,7 @@ mod answers;
 mod applications;
 mod attacks;
 mod away;
+mod backup;
 mod bombs;
 mod causes;
 mod clocks;

@@ -12,6 +12,7 @@ use crate::trust::Scope;
 
 mod app;
 mod app_removals;
+mod backup;
 mod completions;
 mod config_check;
 mod dead_letters;
@@ -56,6 +57,10 @@ enum Command {
     /// Show the removals that retention has announced, and confirm them
     #[command(subcommand)]
     Retention(retention::Command),
+    /// Write the whole database into a file, while the gateway runs or not
+    Backup(backup::Arguments),
+    /// Fill an empty database from such a file, also under another major version of Postgres
+    Restore(backup::Arguments),
     /// Show the modules and their earlier versions, and roll back to one
     #[command(subcommand)]
     Validator(validator::Command),
@@ -197,6 +202,8 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Partitions(command) => partitions::run(command).await,
         Command::Retention(command) => retention::run(command).await,
+        Command::Backup(arguments) => backup::backup(arguments).await,
+        Command::Restore(arguments) => backup::restore(arguments).await,
         Command::Validator(command) => validator::run(command),
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod dump;
 mod output;
 mod programs;
 mod server;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use crate::shutdown::Shutdown;
 
 use cluster::Cluster;
+pub use dump::Tool;
 use output::Log;
 use programs::{Programs, User, VERSION_MIN, id};
 use server::supervise;
@@ -64,7 +66,7 @@ pub enum Error {
     NotInFolder(PathBuf),
     /// The cluster needs a major version that is not installed.
     #[error(
-        "the cluster in {} was made by PostgreSQL {needed}, and only {found} is installed: install postgresql-{needed}, or move the data with pg_upgrade",
+        "the cluster in {} was made by PostgreSQL {needed}, and only {found} is installed: install postgresql-{needed}, run `eye backup FILE`, move this folder away, and run `eye restore FILE`, which takes the newest version (or move the data with pg_upgrade)",
         cluster.display()
     )]
     OtherVersion {
@@ -73,6 +75,19 @@ pub enum Error {
         /// The major version that made it.
         needed: u32,
         /// The installed major versions, as text for the message.
+        found: String,
+    },
+    /// A program that copies databases is not installed in a version that is new enough.
+    #[error(
+        "the server is PostgreSQL {server}, and {name} of version {server} or newer is needed ({found}): install postgresql-client-{server}, \
+         or set EYE_POSTGRES_BIN to the folder that holds it"
+    )]
+    NoTool {
+        /// The name of the program.
+        name: &'static str,
+        /// The major version of the server.
+        server: u32,
+        /// The older versions, as text for the message.
         found: String,
     },
     /// `PG_VERSION` is missing or unreadable.

@@ -20,6 +20,7 @@ macro_rules! from_row {
 }
 
 mod applications;
+mod backup;
 mod bridge;
 mod cause;
 mod connection;
