@@ -15,7 +15,7 @@ const SETTINGS: [&str; 3] = ["listen", "admin_listen", "metrics_listen"];
 /// The context of errors.
 const PASSED: &str = "a passed socket";
 
-/// The addresses of the settings, in the order of [`SETTINGS`].
+/// The addresses of the settings, in the order of `SETTINGS`.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// The address for senders, or for all callers.
@@ -76,7 +76,7 @@ impl Passed {
     }
 }
 
-/// The passed sockets by their setting, in the order of [`SETTINGS`].
+/// The passed sockets by their setting, in the order of `SETTINGS`.
 #[derive(Debug, Default)]
 pub struct Assigned([Option<TcpListener>; SETTINGS.len()]);
 
