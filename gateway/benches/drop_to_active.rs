@@ -62,6 +62,7 @@ async fn measure(root: &Path, module: &[u8], drops: usize) -> anyhow::Result<()>
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        observer: eye_judge::Observer::default(),
         loading: Loading {
             program: env!("CARGO_BIN_EXE_eye").into(),
             limits: LoaderLimits::default(),

@@ -43,6 +43,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        observer: eye_judge::Observer::default(),
         loading: Loading {
             program: env!("CARGO_BIN_EXE_eye").into(),
             limits: LoaderLimits::default(),

@@ -196,6 +196,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(3_600),
         check_amended: Arc::new(|data| envelope::check_data(data, &RULES)),
+        observer: eye_judge::Observer::default(),
         loading: Loading {
             program: std::env::current_exe()?.with_file_name("eye"),
             limits: LoaderLimits::default(),

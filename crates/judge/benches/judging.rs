@@ -142,6 +142,7 @@ fn start(root: &Path) -> Result<Validators> {
         shared: SharedLimits::default(),
         rescan: Duration::from_secs(30),
         check_amended: Arc::new(|_| Ok(())),
+        observer: eye_judge::Observer::default(),
         loading: Loading {
             program: loader()?,
             limits: LoaderLimits::default(),

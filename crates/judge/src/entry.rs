@@ -15,6 +15,7 @@ use eye_event::verdict::Digest;
 use super::component::Program;
 use super::directory::{self, Found};
 use super::files::wall_time;
+use super::happening::Happening;
 use super::history::Version;
 use super::module::Module;
 use super::refusal::Refusal;
@@ -91,6 +92,10 @@ pub(super) struct Entry {
     pub(super) forsaken: bool,
     /// A module was taken since the last publication, which logs it.
     taken: bool,
+    /// The module that served before the last load, or before this process started.
+    pub(super) served_last: Option<Digest>,
+    /// Changes since the last publication, which passes them to the observer.
+    pub(super) happenings: Vec<Happening>,
     /// The file was refused since the last publication, which then sets the state.
     pub(super) refused: bool,
     /// Since when the file is missing. The lifecycle unloads the module after a while.
@@ -154,6 +159,8 @@ impl Entry {
             unkept: false,
             forsaken: false,
             taken: false,
+            served_last: None,
+            happenings: Vec::new(),
             refused: false,
             missing_since: None,
             settings: Settings::of(given.defaults),
@@ -425,6 +432,7 @@ impl Entry {
         }
         let again = if refusal.passing { ", and tried again soon" } else { "" };
         tracing::warn!(event_type = %slot, file = %self.found.file.display(), "the module is refused{again}: {refusal}");
+        self.happenings.push(Happening::Refused { digest, why: refusal.to_string() });
         self.last_error = Some(LoadError { at: wall_time(), step, digest, refusal });
     }
 
@@ -453,6 +461,10 @@ impl Entry {
         {
             self.state.set(State::Active);
             tracing::info!(event_type = %slot, digest = %module.digest, "the module is active");
+            let (digest, before) = (module.digest, self.served_last);
+            if before != Some(digest) {
+                self.happenings.push(Happening::Replaced { digest, before });
+            }
         }
     }
 

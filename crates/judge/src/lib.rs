@@ -32,6 +32,7 @@ mod extras;
 mod figures;
 mod files;
 mod finished;
+mod happening;
 mod history;
 mod keeping;
 mod lifecycle;
@@ -62,6 +63,7 @@ pub use component::Isolation;
 pub use contract::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Faults, Times};
+pub use happening::{Happening, Observer};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
 pub use keeping::{Keep, Taking};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
@@ -142,6 +144,8 @@ pub struct Options {
     pub check_amended: CheckAmended,
     /// How files are loaded.
     pub loading: Loading,
+    /// Gets the changes of slots.
+    pub observer: Observer,
 }
 
 /// Limits of all modules together, so that no module takes everything from the others.
@@ -287,6 +291,7 @@ impl Validators {
             roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
             given: LimitDefaults { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
             rescan: options.rescan,
+            observer: options.observer,
         });
         let life =
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;

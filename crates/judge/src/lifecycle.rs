@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::directory::Directory;
 use super::entry::{Entry, SETTLE};
+use super::happening::{Happening, Observer};
 use super::losses::Losses;
 use super::naming::Stray;
 use super::registry::{Place, Registry, Untried};
@@ -83,6 +84,8 @@ pub(super) struct Parts {
     pub(super) given: LimitDefaults,
     /// Longest time between two scans of a directory that can be read.
     pub(super) rescan: Duration,
+    /// Gets the changes of slots after each publication.
+    pub(super) observer: Observer,
 }
 
 /// The thread's own state. Only this thread reads and writes it.
@@ -304,9 +307,12 @@ impl Lifecycle {
 
     /// Unloads the module of a slot whose file is gone.
     fn unload(&mut self, slot: Slot) {
-        if let Some(entry) = self.entries.remove(&slot) {
+        let gone = self.entries.remove(&slot);
+        if let Some(entry) = &gone {
             entry.cancelled.store(true, Release);
         }
+        let before = gone.and_then(|entry| entry.serving).map(|(module, _)| module.digest);
+        self.parts.observer.tell(&[&slot], Happening::Unloaded { before });
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
         self.parts.roster.strike(&slot);
@@ -341,6 +347,9 @@ impl Lifecycle {
                 continue;
             };
             entry.tell_taken(&slot);
+            for happening in std::mem::take(&mut entry.happenings) {
+                self.parts.observer.tell(&[&slot], happening);
+            }
             self.parts.board.post(&slot, entry.posted());
             // The reason is posted before the state, since readers of the state look the reason up.
             if std::mem::take(&mut entry.refused) {

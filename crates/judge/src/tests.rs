@@ -125,6 +125,7 @@ fn options(root: &Path) -> Options {
         }),
         // No program: the tests of this crate load in their own process.
         loading: Loading { program: PathBuf::new(), limits: LoaderLimits::default(), rules: rules() },
+        observer: Observer::default(),
     }
 }
 

@@ -131,6 +131,8 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     /// The version that is to serve in place of the file.
     pub(super) kept: Option<(Digest, Program)>,
+    /// The newest version of the history before this job.
+    pub(super) newest: Option<Digest>,
     /// The versions of the slot, the newest first; `None` if the worker did not look them up.
     pub(super) versions: Option<Vec<Version>>,
     /// Why the version that serves could not be kept in the history.
@@ -250,6 +252,9 @@ impl Job {
 }
 
 fn work(tools: &Tools, job: &Job, lane: Lane) -> Done {
+    // The lifecycle knows a module that serves.
+    let newest = job.serving.is_none().then(|| tools.history.versions(&job.slot).ok()).flatten();
+    let newest = newest.and_then(|versions| versions.first().map(|newest| newest.digest));
     let mut recorded = None;
     let outcome = look_into(tools, job, lane, &mut recorded);
     let refused = match &outcome {
@@ -265,7 +270,7 @@ fn work(tools: &Tools, job: &Job, lane: Lane) -> Done {
         None if refused.is_none() => None,
         _ => tools.history.versions(&job.slot).ok(),
     };
-    Done { slot: job.slot.clone(), generation: job.generation, outcome, kept, versions, unkept }
+    Done { slot: job.slot.clone(), generation: job.generation, outcome, kept, newest, versions, unkept }
 }
 
 /// The result of keeping a version; `None` if it was not to be kept.

@@ -81,6 +81,7 @@ pub fn validator_options(config: &Config) -> eye_judge::Options {
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: check_amended(rules),
         loading: eye_judge::Loading::by_this_program(loader_limits(config), rules),
+        observer: eye_judge::Observer::default(),
     }
 }
 

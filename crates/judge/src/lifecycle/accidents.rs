@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::Lifecycle;
 use crate::entry::Entry;
 use crate::files::wall_time;
+use crate::happening::Happening;
 use crate::slot::Slot;
 
 /// Event types that a sentence names. The rest is counted.
@@ -59,6 +60,7 @@ impl Lifecycle {
         self.lost_of = self.losses.had();
         self.changed = true;
         self.parts.board.count_accident();
+        self.parts.observer.tell(&lost.iter().collect::<Vec<_>>(), Happening::Lost);
         self.tell_lost();
         if let Some(told) = self.parts.board.lost() {
             tracing::warn!("an accident in the modules directory: {told}");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Lifecycle, Parts, enqueue};
 use crate::entry::TRIES_MAX;
+use crate::happening::Happening;
 use crate::registry::Untried;
 use crate::slot::Slot;
 use crate::worker::{Done, Job, Outcome};
@@ -64,7 +65,7 @@ impl Lifecycle {
 
     /// Takes the answer of a worker.
     pub(super) fn done(&mut self, done: Done) {
-        let Done { slot, generation, outcome, kept, versions, unkept } = done;
+        let Done { slot, generation, outcome, kept, newest, versions, unkept } = done;
         // The file may have gone and come again during the load. Then the answer is void.
         let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.generation == generation) else {
             return;
@@ -80,8 +81,10 @@ impl Lifecycle {
         entry.forsaken = kept.is_none();
         if let Some((digest, program)) = kept {
             tracing::warn!(event_type = %slot, %digest, "the file cannot be taken, and the last version that served does again");
+            entry.happenings.push(Happening::FellBack { digest });
             entry.serve(&slot, digest, program, &self.parts.board);
         }
+        entry.served_last = entry.serving.as_ref().map(|(module, _)| module.digest).or(newest);
         let Parts { directory, rescan, board, .. } = &self.parts;
         entry.take_outcome(&slot, outcome, now, &directory.root, *rescan, board);
         entry.note_unkept(unkept, now, self.parts.rescan);
