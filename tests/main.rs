@@ -6,6 +6,7 @@ mod alerts;
 mod answers;
 mod applications;
 mod attacks;
+mod audit;
 mod away;
 mod backup;
 mod bombs;

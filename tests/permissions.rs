@@ -67,6 +67,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/v1/applications/{name}/rotate", Admin),
     ("POST", "/v1/applications/{name}/revoke", Admin),
     ("POST", "/v1/settings/reload", Admin),
+    ("GET", "/v1/audit", Admin),
+    ("HEAD", "/v1/audit", Admin),
     ("GET", "/healthz", Nothing),
     ("HEAD", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use eye::audit::Actor;
 use eye::batch::{Batcher, Failure, Fate, Limits, Sink};
 use eye::store::{Error, EventFilter, EventSink, LibpqEnvironment, NewApplication, PageLimits, Store};
 use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
@@ -571,11 +572,12 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
         scopes: vec!["ingest".to_owned()],
         note: String::new(),
     };
-    let id = store.application_add(&new).await.expect("added");
+    let by = Actor::command();
+    let id = store.application_add(&new, &by).await.expect("added");
     tokio::time::timeout(WAIT, changes.changed()).await.expect("heard").expect("listened");
-    assert!(matches!(store.application_add(&new).await, Err(Error::ApplicationExists(name)) if name == "shop"));
-    store.application_rotate("shop", Digest([2; 32]), None).await.expect("rotated");
-    store.application_rotate("shop", Digest([3; 32]), None).await.expect("rotated");
+    assert!(matches!(store.application_add(&new, &by).await, Err(Error::ApplicationExists(name)) if name == "shop"));
+    store.application_rotate("shop", Digest([2; 32]), None, &by).await.expect("rotated");
+    store.application_rotate("shop", Digest([3; 32]), None, &by).await.expect("rotated");
     store.ensure_local_application(&["ingest".to_owned()]).await.expect("local");
     store.ensure_local_application(&["ingest".to_owned()]).await.expect("local");
     let rows = store.applications().await.expect("applications");
@@ -583,8 +585,8 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
     assert_eq!((rows[0].name.as_str(), rows[0].known_by.as_str(), rows[0].scopes.len()), ("local", "network", 1));
     assert_eq!((rows[1].id, &rows[1].networks), (id, &new.networks));
     assert_eq!(rows[1].token_digests, [vec![1; 32], vec![3; 32]]);
-    store.application_revoke("shop").await.expect("revoked");
-    assert!(matches!(store.application_revoke("shop").await, Err(Error::ApplicationUnknown(_))));
+    store.application_revoke("shop", &by).await.expect("revoked");
+    assert!(matches!(store.application_revoke("shop", &by).await, Err(Error::ApplicationUnknown(_))));
     assert!(!store.applications().await.expect("applications")[1].active);
 }
 

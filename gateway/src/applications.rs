@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 
 pub use self::shown::shown_row;
 pub use self::wanted::{Change, Invalid, Wanted, expiry};
+use crate::audit::Actor;
 use crate::body::{self, BodyLimits};
 use crate::response::{self, Refusal, Response};
 use crate::server::Incoming;
 use crate::share::{Budget, Full, Held};
 use crate::store::{self, Store};
-use crate::trust::{Application, Scope, Trust, token};
+use crate::trust::{Application, Trust, token};
 
 mod shown;
 mod wanted;
@@ -39,19 +40,20 @@ pub struct Applications {
 }
 
 impl Applications {
-    /// Answers a request of `caller` for `/v1/applications`, or for the path `rest` below it. The answer forbids caches
-    /// to keep it, since it may hold a token.
+    /// Answers a request of `caller`, an administrator, for `/v1/applications`, or for the path `rest` below it. The audit
+    /// trail names `actor`. The answer forbids caches to keep it, since it may hold a token.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`]: the caller lacks the scope, the description is wrong, or the database is away.
+    /// A [`Refusal`]: the description is wrong, or the database is away.
     pub async fn answer(
         &self,
         caller: &Application,
+        actor: &Actor,
         request: Request<Incoming>,
         rest: &str,
     ) -> Result<Response, Refusal> {
-        let mut response = self.answer_cached(caller, request, rest).await?;
+        let mut response = self.answer_cached(caller, actor, request, rest).await?;
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
@@ -59,10 +61,10 @@ impl Applications {
     async fn answer_cached(
         &self,
         caller: &Application,
+        actor: &Actor,
         request: Request<Incoming>,
         rest: &str,
     ) -> Result<Response, Refusal> {
-        caller.allow(Scope::Admin)?;
         let parts: Vec<&str> = rest.split('/').skip(1).collect();
         let name = match parts.first() {
             Some(part) => percent_decode_str(part).decode_utf8().map_err(|_| Refusal::NotFound)?.into_owned(),
@@ -71,14 +73,14 @@ impl Applications {
         let method = request.method().clone();
         match (&method, &parts[..]) {
             (&Method::GET | &Method::HEAD, []) => self.list().await,
-            (&Method::POST, []) => self.add(self.read(caller, request).await?).await,
+            (&Method::POST, []) => self.add(self.read(caller, request).await?, actor).await,
             (&Method::GET | &Method::HEAD, [_]) => self.shown(&name, StatusCode::OK, None).await,
-            (&Method::PATCH, [_]) => self.change(&name, self.read(caller, request).await?).await,
+            (&Method::PATCH, [_]) => self.change(&name, self.read(caller, request).await?, actor).await,
             (&Method::DELETE, [_]) | (&Method::POST, [_, "revoke"]) => {
-                self.store.application_revoke(&name).await.map_err(refusal)?;
+                self.store.application_revoke(&name, actor).await.map_err(refusal)?;
                 self.shown(&name, StatusCode::OK, None).await
             }
-            (&Method::POST, [_, "rotate"]) => self.rotate(&name, self.read(caller, request).await?).await,
+            (&Method::POST, [_, "rotate"]) => self.rotate(&name, self.read(caller, request).await?, actor).await,
             (_, []) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" }),
             (_, [_]) => Err(Refusal::MethodNotAllowed { allowed: "GET, HEAD, PATCH, DELETE" }),
             (_, [_, "rotate" | "revoke"]) => Err(Refusal::MethodNotAllowed { allowed: "POST" }),
@@ -110,20 +112,20 @@ impl Applications {
         Ok(response::json(StatusCode::OK, json!({"applications": applications, "unknown": unknown}).to_string()))
     }
 
-    async fn add(&self, body: Bytes) -> Result<Response, Refusal> {
+    async fn add(&self, body: Bytes, actor: &Actor) -> Result<Response, Refusal> {
         let (new, token) = parsed::<Wanted>(&body)?.prove()?;
-        self.store.application_add(&new).await.map_err(refusal)?;
+        self.store.application_add(&new, actor).await.map_err(refusal)?;
         self.shown(&new.name, StatusCode::CREATED, token).await
     }
 
-    async fn change(&self, name: &str, body: Bytes) -> Result<Response, Refusal> {
+    async fn change(&self, name: &str, body: Bytes, actor: &Actor) -> Result<Response, Refusal> {
         let change = parsed::<Change>(&body)?;
         let current = self.store.application(name).await.map_err(refusal)?;
-        self.store.application_change(name, &change.prove(&current)?).await.map_err(refusal)?;
+        self.store.application_change(name, &change.prove(&current)?, actor).await.map_err(refusal)?;
         self.shown(name, StatusCode::OK, None).await
     }
 
-    async fn rotate(&self, name: &str, body: Bytes) -> Result<Response, Refusal> {
+    async fn rotate(&self, name: &str, body: Bytes, actor: &Actor) -> Result<Response, Refusal> {
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         struct Rotation {
@@ -136,7 +138,7 @@ impl Applications {
                 let message = "no token is made with `expire_old`, so none can end";
                 return Err(Refusal::BadParameter { name: "expires".into(), message: message.into() });
             }
-            self.store.application_expire(name).await.map_err(refusal)?;
+            self.store.application_expire(name, actor).await.map_err(refusal)?;
             return self.shown(name, StatusCode::OK, None).await;
         }
         let expires_at = match rotation.expires {
@@ -146,7 +148,7 @@ impl Applications {
         // Rotation keeps tokens in use, so their uses are recorded first.
         self.trust.note_uses(&self.store, true).await.map_err(refusal)?;
         let (token, digest) = token::make().map_err(|_| Refusal::Internal)?;
-        self.store.application_rotate(name, digest, expires_at).await.map_err(refusal)?;
+        self.store.application_rotate(name, digest, expires_at, actor).await.map_err(refusal)?;
         self.shown(name, StatusCode::OK, Some(token)).await
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use eye_event::event::EventRow;
-use eye_judge::Validators;
+use eye_judge::{Observer, Options, Validators};
 use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -45,6 +45,7 @@ use crate::systemd::ServiceManager;
 use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
+use crate::trail::Trail;
 use crate::trust::{Peer, Trust, own::Local};
 use crate::turns::Turns;
 use crate::unseen::{Unseen, UnseenCounts};
@@ -74,6 +75,7 @@ struct Gateway {
     streams: Arc<Streams>,
     events: Batcher<EventRow>,
     dead_letters: Arc<DeadLetters>,
+    trail: Arc<Trail>,
 }
 
 impl Gateway {
@@ -85,7 +87,7 @@ impl Gateway {
         migrates: bool,
         connections: Arc<Connections>,
         admission: Arc<Admission>,
-        Reloading { access_log, reload }: Reloading,
+        Reloading { access_log, reload, trail }: Reloading,
     ) -> anyhow::Result<(Gateway, Vec<Writers>)> {
         let share_percent = config.application_share_percent;
         let store = store_of(config, database_url)?;
@@ -102,7 +104,10 @@ impl Gateway {
             config.dead_letter_queue_bytes_max,
             share_percent,
         ));
-        let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
+        let observed = Arc::clone(&trail);
+        let observer = Observer::new(move |slots, happening| observed.note_module(slots, &happening));
+        let options = Options { observer, ..parts::validator_options(config) };
+        let validators = Validators::start(options).context("the validators")?;
         let clock = Arc::new(Clock::default());
         let in_flight = Budget::new(config.in_flight_bytes_max / 1024, share_percent);
         let local = if config.database_url.is_none() { config.local } else { Local::Off };
@@ -184,6 +189,7 @@ impl Gateway {
             in_flight,
             unsent: Arc::clone(&unsent),
             retention: Arc::clone(&retention),
+            trail: Arc::clone(&trail),
             trust: Arc::clone(&trust),
             validators: validators.clone(),
             live: Arc::clone(&live),
@@ -208,6 +214,7 @@ impl Gateway {
             applications,
             live: Arc::clone(&live),
             reload,
+            trail: Arc::clone(&trail),
             validators: validators.clone(),
             monitoring: Monitoring { metrics, readiness: Arc::clone(&readiness) },
         };
@@ -247,6 +254,7 @@ impl Gateway {
             streams,
             events,
             dead_letters,
+            trail,
         };
         Ok((gateway, vec![event_writers, dead_writers]))
     }
@@ -271,6 +279,9 @@ impl Gateway {
             tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
             let (unseen, ended) = (Arc::clone(&self.unseen), drain.clone());
             tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
+            let readiness = Arc::clone(&self.readiness);
+            let is_ready = move || readiness.is_migrated();
+            tasks.spawn(Arc::clone(&self.trail).run(self.store.clone(), is_ready, stop.clone()));
         } else {
             tracing::info!("the gateway is a reader: it serves reads, takes no events and changes nothing");
         }
@@ -380,6 +391,7 @@ struct Run<'a> {
 struct Reloading {
     access_log: Arc<AccessLog>,
     reload: Arc<Reload>,
+    trail: Arc<Trail>,
 }
 
 /// Serves until `shutdown` drains and all requests that were accepted are finished, or until it ends at once.
@@ -393,8 +405,9 @@ pub async fn serve(configured: Configured, migrate: bool, service: Service, shut
     let Service { manager, watchdog, passed } = service;
     let config = Config { connections_max: connections_max(&config)?, ..config };
     let access_log = Arc::new(AccessLog::new(config.access_log));
-    let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log)));
-    let reloading = Reloading { access_log, reload: Arc::clone(&reload) };
+    let trail = Arc::new(Trail::new(&config.data_dir));
+    let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log), Arc::clone(&trail)));
+    let reloading = Reloading { access_log, reload: Arc::clone(&reload), trail };
     let sockets = Sockets::open(parts::addresses(&config), passed).await?;
     let run = Run { config: &config, manager: &manager, shutdown: &shutdown };
     tokio::select! {
@@ -511,6 +524,9 @@ async fn serve_on(
     }
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     gateway.tend(run, &tasks, &stop);
+    if let Some(own) = own {
+        tasks.spawn(Arc::clone(&gateway.trail).note_starts(own.starts(), stop.clone()));
+    }
     if let Some(monitoring) = monitoring {
         tasks.spawn(monitor(Arc::clone(&gateway.router), limits, monitoring, stop.clone()));
     }

@@ -7,9 +7,11 @@
 //! returns receipts, [`store`] writes the rows to Postgres, and [`dead_letters`] keeps the events that were not stored.
 //! [`response`] makes the answer to the sender, and [`problems`] explains each of its codes.
 //!
+//! Around that path: [`applications`] manages who may call, [`audit`] has the words of what was changed by whom and [`trail`] keeps what is changed elsewhere than in Postgres, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
 //! judges dead letters again, [`unseen`] judges events that were stored without a module, and [`live`] shows outcomes
-//! as they happen. [`applications`] manages applications, and [`first_admin`] makes the first administrator.
+//! as they happen. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
+//! has the entries of the audit trail, and [`trail`] writes those of changes outside the database.
 //!
 //! Bounds: [`share`] keeps one application from taking all the room, [`turns`] does so for reads, [`log_limit`] keeps a
 //! flood out of the log, and [`descriptors`] raises the limit of open files.
@@ -27,6 +29,7 @@
 
 pub mod access_log;
 pub mod applications;
+pub mod audit;
 mod base64;
 pub mod batch;
 pub mod body;
@@ -70,6 +73,7 @@ pub mod telemetry;
 pub mod tending;
 pub mod tls;
 pub mod traceparent;
+pub mod trail;
 pub mod trust;
 pub mod turns;
 pub mod unseen;

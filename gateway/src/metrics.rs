@@ -20,6 +20,7 @@ use crate::share::Budget;
 use crate::store::{Store, TableUpkeep, Upkeep};
 use crate::tally::{self, Skew, Tallies};
 use crate::telemetry;
+use crate::trail::Trail;
 use crate::trust::security::Kind;
 use crate::trust::{Scope, Trust};
 use crate::unseen::UnseenCounts;
@@ -57,6 +58,8 @@ pub struct Metrics {
     pub unsent: Arc<UnsentAnswers>,
     /// Removals that retention made or announced.
     pub retention: Arc<Retention>,
+    /// Audit entries that were left out.
+    pub trail: Arc<Trail>,
     /// Refused callers, by application and network.
     pub trust: Arc<Trust>,
     /// The modules, their verdicts and faults.
@@ -223,6 +226,7 @@ fn trimmed(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::TRIMMED_BYTES, bytes);
     let announced = Rule::ALL.map(|rule| ([rule.as_str()], truth(own.retention.is_announced(rule))));
     scrape.add(&names::TRIMMING_ANNOUNCED, announced);
+    scrape.add(&names::AUDIT_OMITTED, [([], Value::Counter(own.trail.omitted()))]);
     scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(own.retention.clock_skew_seconds()))]);
 }
 

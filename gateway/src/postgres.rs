@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::shutdown::Shutdown;
@@ -174,6 +174,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Postgres {
     url: String,
+    /// Counts the starts of the server.
+    starts: watch::Receiver<u64>,
     stop: oneshot::Sender<()>,
     supervisor: JoinSet<()>,
     /// Kept only for its drop, which unlocks the data dir.
@@ -204,9 +206,10 @@ impl Postgres {
         let Some(server) = cluster.launch(shutdown).await? else { return Ok(None) };
         let url = url(&cluster.socket_dir);
         let (stop, stopped) = oneshot::channel();
+        let (started, starts) = watch::channel(1);
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(supervise(cluster, server, stopped, shutdown.at_once.clone()));
-        Ok(Some(Postgres { url, stop, supervisor, _lock: lock }))
+        supervisor.spawn(supervise(cluster, server, started, stopped, shutdown.at_once.clone()));
+        Ok(Some(Postgres { url, starts, stop, supervisor, _lock: lock }))
     }
 
     /// Returns the URL of the server that runs on a data dir, whether its gateway runs or was killed. Returns `None` if
@@ -241,6 +244,11 @@ impl Postgres {
     /// The URL of the database over the Unix socket, for sqlx and libpq. It stays the same when the server restarts.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Counts the starts of the server. The supervisor starts it again when it dies.
+    pub fn starts(&self) -> watch::Receiver<u64> {
+        self.starts.clone()
     }
 
     /// Stops the server: it rolls open transactions back and writes its data. After 15 s, or 2 s after the gateway was

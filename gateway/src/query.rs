@@ -2,6 +2,7 @@
 //! `query/list.rs` gets the pages from the store, and `query/stream.rs` sends them one after the other as fast as the
 //! reader takes them. The store counts and sorts, and a read holds one page in memory at a time.
 
+mod audit;
 mod cursor;
 pub mod dead_letters;
 mod list;
@@ -104,6 +105,8 @@ pub enum Read<'a> {
     Stats,
     /// Events that were not stored.
     DeadLetters,
+    /// The audit trail.
+    Audit,
 }
 
 /// The reader of a request, as the handler needs it.
@@ -146,6 +149,7 @@ impl Query {
             ),
             Read::Stats => stats(query, now_us)?,
             Read::DeadLetters => dead_letters::listing(query)?,
+            Read::Audit => audit::listing(query)?,
         };
         let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
         // A reader that accepts neither gets JSON, which helps more than no answer.

@@ -7,18 +7,21 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use eye_event::event::{EventRow, KeptAs};
 use eye_event::outcome::{OutcomeKind, RejectionCode};
 use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Violation};
 use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::audit::{Action, Actor, Entry};
 use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
 use crate::judging::{End, Judged, Judges, NotStored, Origin, Senders};
 use crate::response::{Refusal, of_store};
-use crate::store::{Choice, LetterCursor, Seen, Store, StoredLetter, UnseenLane};
+use crate::store::{Choice, LetterCursor, LetterFilter, Seen, Store, StoredLetter, UnseenLane};
 
 /// Most raw bytes of one group of letters, which are judged and written together.
 const GROUP_BYTES_MAX: usize = 8 << 20;
@@ -38,6 +41,8 @@ pub struct Redrive<'a> {
     pub events: &'a Batcher<EventRow>,
     /// After this time it judges no more letters.
     pub time: Duration,
+    /// The audit entry in which marks are counted; `None` if the gateway redrives by itself.
+    pub entry: Option<Uuid>,
 }
 
 /// What one redrive does, from a request or a command.
@@ -51,6 +56,33 @@ pub struct RedriveRequest {
     pub limit: u32,
     /// Only judge: store and mark nothing.
     pub dry_run: bool,
+}
+
+impl RedriveRequest {
+    /// The audit entry of this redrive by `actor`. The caller writes it before the first letter is judged, since events are
+    /// stored before their letters are marked. Each mark updates its counts.
+    pub fn entry(&self, actor: &Actor) -> Entry {
+        let entry = Entry::new(Action::Redrive, "", actor).with("limit", self.limit);
+        let entry = entry.with("stored", 0).with("duplicate", 0);
+        match &self.choice {
+            Choice::Ids(ids) => entry.with("ids", ids.iter().map(Uuid::to_string).collect::<Vec<_>>()),
+            Choice::Filter(filter) => {
+                let LetterFilter { reason, code, application, category, name, from, to } = filter.clone();
+                let time = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
+                let members = [
+                    ("reason", reason),
+                    ("code", code),
+                    ("application", application),
+                    ("category", category),
+                    ("name", name),
+                    ("from", time(from)),
+                    ("to", time(to)),
+                ];
+                let given = members.into_iter().filter_map(|(key, text)| Some((key.to_owned(), Value::from(text?))));
+                entry.with("filter", given.collect::<Map<String, Value>>())
+            }
+        }
+    }
 }
 
 /// The result of one letter.
@@ -228,7 +260,7 @@ impl Redrive<'_> {
                 Tried::Ended(result) => results.push(result),
                 Tried::Duplicate(result) => {
                     results.push(result);
-                    self.store().mark_redriven(&[(places[place], false)]).await.map_err(of_store)?;
+                    self.store().mark_redriven(&[(places[place], false)], self.entry).await.map_err(of_store)?;
                 }
                 Tried::Row(row) => {
                     results.push(ended(letter, Some(row.id), OutcomeKind::Stored));
@@ -290,7 +322,7 @@ impl Redrive<'_> {
             self.store_rows(letters, rows, senders, &mut results).await?;
         }
         if !dry_run && !known.is_empty() {
-            self.store().mark_redriven(&known).await.map_err(of_store)?;
+            self.store().mark_redriven(&known, self.entry).await.map_err(of_store)?;
         }
         let done = results.len();
         report.results.append(&mut results);
@@ -363,7 +395,7 @@ impl Redrive<'_> {
                 }
             }
         }
-        if marks.is_empty() { Ok(()) } else { self.store().mark_redriven(&marks).await.map_err(of_store) }
+        if marks.is_empty() { Ok(()) } else { self.store().mark_redriven(&marks, self.entry).await.map_err(of_store) }
     }
 }
 

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use tokio::signal::unix::Signal;
 
+use crate::audit::{Action, Actor, Entry};
 use crate::config::{Problems, Settings};
 use crate::systemd::ServiceManager;
+use crate::trail::Trail;
 
 /// Reads all settings: defaults, file, environment, flags.
 pub type Read = Box<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
@@ -38,6 +40,7 @@ pub struct Reload {
     read: Read,
     changeable: Vec<Changeable>,
     in_force: Mutex<Settings>,
+    trail: Arc<Trail>,
 }
 
 impl fmt::Debug for Reload {
@@ -48,8 +51,8 @@ impl fmt::Debug for Reload {
 
 impl Reload {
     /// Starts with the settings of the start.
-    pub fn new(read: Read, in_force: Settings, changeable: Vec<Changeable>) -> Self {
-        Self { read, changeable, in_force: Mutex::new(in_force) }
+    pub fn new(read: Read, in_force: Settings, changeable: Vec<Changeable>, trail: Arc<Trail>) -> Self {
+        Self { read, changeable, in_force: Mutex::new(in_force), trail }
     }
 
     /// Reads the configuration again, applies what can change, and logs the result. It reads files, so it must not run
@@ -88,10 +91,19 @@ impl Reload {
         Ok(reloaded)
     }
 
-    /// Does the same on a thread that may wait for files. Returns `None` when that thread panicked.
-    pub async fn run_aside(self: &Arc<Self>) -> Option<Result<Reloaded, Problems>> {
+    /// Does the same for `actor` on a thread that may wait for files. Returns `None` when that thread panicked.
+    pub async fn run_aside(self: &Arc<Self>, actor: &Actor) -> Option<Result<Reloaded, Problems>> {
         let reload = Arc::clone(self);
-        tokio::task::spawn_blocking(move || reload.run()).await.ok()
+        let reloaded = tokio::task::spawn_blocking(move || reload.run()).await.ok()?;
+        let entry = Entry::new(Action::SettingsReload, "", actor);
+        self.trail.note(match &reloaded {
+            Ok(reloaded) => {
+                entry.with("changed", reloaded.changed.clone()).with("needs_restart", reloaded.needs_restart.clone())
+            }
+            // The problems may quote values.
+            Err(Problems(problems)) => entry.with("problems", problems.len()),
+        });
+        Some(reloaded)
     }
 
     /// Reads the configuration again at each signal, and reports it to the service manager.
@@ -99,7 +111,7 @@ impl Reload {
         while signal.recv().await.is_some() {
             manager.reloading().await;
             // `run` has logged the result.
-            let _ = self.run_aside().await;
+            let _ = self.run_aside(&Actor::gateway()).await;
             manager.reloaded().await;
         }
     }
@@ -126,7 +138,8 @@ mod tests {
             }),
         };
         let read = Box::new(move || settings(files[next.fetch_add(1, Relaxed)]));
-        (Reload::new(read, settings(files[0]).expect("sound"), vec![log_level]), taken)
+        let trail = Arc::new(Trail::new(std::path::Path::new("nowhere")));
+        (Reload::new(read, settings(files[0]).expect("sound"), vec![log_level], trail), taken)
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Policy {
     pub dead_letters_bytes_max: i64,
     /// Days after which counts by the minute are removed; 0 keeps them forever.
     pub counts_minute_days: u64,
+    /// Days after which entries of the audit trail are removed; 0 keeps them forever.
+    pub audit_days: u64,
     /// How many months after the current one get their partitions ahead.
     pub ahead_months: u32,
     /// Most partitions of events that are created on demand.
@@ -197,7 +199,7 @@ impl Retention {
         for (table, cause, removed) in tending.sweep().await? {
             self.told(table, cause, removed, "what an earlier round left behind");
         }
-        for rule in [Rule::EventsAge, Rule::DeadLettersAge, Rule::CountMinutesAge] {
+        for rule in [Rule::EventsAge, Rule::DeadLettersAge, Rule::CountMinutesAge, Rule::AuditAge] {
             self.trim_by_age(tending, rule, now).await?;
         }
         self.keep_size(tending, now).await
@@ -208,6 +210,7 @@ impl Retention {
             Rule::EventsAge => self.policy.events_days,
             Rule::DeadLettersAge => self.policy.dead_letters_days,
             Rule::CountMinutesAge => self.policy.counts_minute_days,
+            Rule::AuditAge => self.policy.audit_days,
             Rule::DeadLettersSize => 0,
         }
     }
@@ -244,6 +247,7 @@ impl Retention {
             match rule {
                 Rule::EventsAge => self.trim_events(tending, until).await?,
                 Rule::CountMinutesAge => self.trim_minutes(tending, until).await?,
+                Rule::AuditAge => self.trim_audit(tending, until).await?,
                 Rule::DeadLettersAge | Rule::DeadLettersSize => self.trim_letters_by_age(tending, until).await?,
             }
         }
@@ -296,6 +300,21 @@ impl Retention {
         }
         if minutes > 0 {
             tracing::info!(minutes, "counts by the minute were trimmed");
+        }
+        Ok(())
+    }
+
+    async fn trim_audit(&self, tending: &mut Tending, cutoff: DateTime<Utc>) -> Result<(), Error> {
+        let mut entries = 0;
+        loop {
+            let removed = tending.remove_audit(cutoff).await?;
+            entries += removed;
+            if removed == 0 {
+                break;
+            }
+        }
+        if entries > 0 {
+            tracing::info!(entries, "entries of the audit trail were trimmed");
         }
         Ok(())
     }
@@ -477,6 +496,7 @@ mod tests {
             dead_letters_days: 30,
             dead_letters_bytes_max: 1_000,
             counts_minute_days: 0,
+            audit_days: 0,
             ahead_months: 1,
             event_partitions_max: 10,
             clock_skew_max: Duration::from_secs(60),

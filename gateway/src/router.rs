@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 
 use crate::access_log::{AccessLog, Record};
 use crate::applications::Applications;
+use crate::audit::Actor;
 use crate::config::Problems;
 use crate::cors::Cors;
 use crate::ingest::Ingest;
@@ -28,6 +29,7 @@ use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::{Incoming, form};
 use crate::store::Role;
+use crate::trail::Trail;
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that the router matches. The longest path of the table has a category of 200 characters, each of which
@@ -51,6 +53,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/live", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
     ("/v1/settings/reload", "POST"),
+    ("/v1/audit", "GET, HEAD"),
     ("/v1/applications", "GET, HEAD, POST"),
     ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
     ("/v1/applications/{name}/rotate", "POST"),
@@ -102,9 +105,19 @@ impl<'a> Found<'a> {
             | "/openapi.json"
             | "/problems/{code}"
             | "/v1/validators"
-            | "/v1/settings/reload" => RouteClass::Running,
+            | "/v1/settings/reload"
+            | "/v1/audit" => RouteClass::Running,
             path if path.starts_with("/v1/applications") => RouteClass::Running,
             _ => RouteClass::Read,
+        }
+    }
+
+    /// The scope that the path needs.
+    fn scope(&self) -> Scope {
+        match self.path {
+            "/v1/dead-letters/redrive" | "/v1/settings/reload" | "/v1/audit" => Scope::Admin,
+            path if path.starts_with("/v1/applications") => Scope::Admin,
+            _ => Scope::Read,
         }
     }
 
@@ -121,6 +134,7 @@ impl<'a> Found<'a> {
             "/v1/categories/{category}" => Read::Category(next()),
             "/v1/stats" => Read::Stats,
             "/v1/dead-letters" => Read::DeadLetters,
+            "/v1/audit" => Read::Audit,
             _ => return None,
         })
     }
@@ -162,6 +176,8 @@ pub struct Router {
     pub live: Arc<Live>,
     /// Reads the configuration again.
     pub reload: Arc<Reload>,
+    /// Counts refused requests for administration.
+    pub trail: Arc<Trail>,
     /// Reports on the modules.
     pub validators: Validators,
     /// Serves metrics and health.
@@ -341,40 +357,62 @@ impl Router {
             }
             _ => {}
         }
-        let caller = self.trust.identify(&request, peer)?;
-        record.application(&caller.name);
+        let scope = found.scope();
+        let caller = self.admitted(&request, peer, scope, found.path, record)?;
         if self.query.store.role() == Role::Reader && !is_read_anywhere(found.path, request.method()) {
             return Err(Refusal::ReadsOnly);
         }
         let told = |response| self.unsent.hold_told(caller.share(), response);
+        let actor = || self.trust.actor(Some(&caller), &request, peer);
         if let Some(rest) = found.path.strip_prefix("/v1/applications").and(uri.path().strip_prefix("/v1/applications"))
         {
-            return self.applications.answer(&caller, request, rest).await.map(told);
+            let actor = actor();
+            return self.applications.answer(&caller, &actor, request, rest).await.map(told);
         }
         if found.path == "/v1/dead-letters/redrive" {
-            caller.allow(Scope::Admin)?;
-            return query::dead_letters::redrive(&self.query, &caller, request).await.map(told);
+            let actor = actor();
+            return query::dead_letters::redrive(&self.query, &caller, &actor, request).await.map(told);
         }
         if found.path == "/v1/settings/reload" {
-            caller.allow(Scope::Admin)?;
-            return self.reload(uri.query()).await.map(told);
+            return self.reload(uri.query(), &actor()).await.map(told);
         }
-        caller.allow(Scope::Read)?;
         let response = self.read(&caller, request, peer, ids, found).await?;
         self.unsent.hold(caller.answers_share(), response)
     }
 
+    /// Identifies the caller, and proves its scope. A refused request for administration is counted for the audit trail.
+    fn admitted(
+        &self,
+        request: &Request<Incoming>,
+        peer: Peer,
+        scope: Scope,
+        route: &'static str,
+        record: &mut Record,
+    ) -> Result<Arc<Application>, Refusal> {
+        let refused = |caller: Option<&Application>, refusal: &Refusal| {
+            if scope == Scope::Admin && !matches!(refusal, Refusal::DatabaseAway) {
+                let actor = self.trust.actor(caller, request, peer);
+                let network = caller.is_none().then(|| self.trust.network_of(request, peer));
+                self.trail.refused(actor, network, refusal.code(), request.method().as_str(), route);
+            }
+        };
+        let caller = self.trust.identify(request, peer).inspect_err(|refusal| refused(None, refusal))?;
+        record.application(&caller.name);
+        caller.allow(scope).inspect_err(|refusal| refused(Some(&caller), refusal))?;
+        Ok(caller)
+    }
+
     /// Reads the configuration again.
-    async fn reload(&self, query: Option<&str>) -> Result<Response, Refusal> {
+    async fn reload(&self, query: Option<&str>, actor: &Actor) -> Result<Response, Refusal> {
         Parameters::read(query, &[])?;
-        match self.reload.run_aside().await {
+        match self.reload.run_aside(actor).await {
             Some(Ok(reloaded)) => Ok(response::json(StatusCode::OK, serde_json::json!(reloaded).to_string())),
             Some(Err(Problems(problems))) => Err(Refusal::BadConfiguration { problems }),
             None => Err(Refusal::Internal),
         }
     }
 
-    /// Answers requests that need the scope `read`.
+    /// Answers reads, whose scope the caller has.
     async fn read(
         &self,
         caller: &Application,
@@ -384,7 +422,8 @@ impl Router {
         found: Found<'_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri();
-        let still_known = || self.trust.still_known(&request, peer, caller, Scope::Read);
+        let scope = found.scope();
+        let still_known = || self.trust.still_known(&request, peer, caller, scope);
         match found.path {
             "/v1/dead-letters/{id}" => {
                 let id = &found.parameters[0];

@@ -20,6 +20,7 @@ macro_rules! from_row {
 }
 
 mod applications;
+mod audit;
 mod backup;
 mod bridge;
 mod cause;
@@ -49,8 +50,8 @@ mod wire;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -63,6 +64,7 @@ use tracing::log::LevelFilter;
 pub use applications::{
     ApplicationChange, ApplicationChanges, ApplicationRow, Ensured, NewApplication, RateLimit, State,
 };
+pub use audit::{AuditCursor, AuditFilter, AuditRow};
 use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
@@ -86,6 +88,8 @@ pub use upkeep::{TableUpkeep, Upkeep};
 pub use url::LibpqEnvironment;
 use url::{Address, Place};
 pub use write::{DeadLetterSink, EventSink};
+
+use crate::audit::Actor;
 
 /// Longest wait for the connections to close.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -287,6 +291,8 @@ pub struct Store {
     options: PgConnectOptions,
     /// The statement that starts every session.
     greeting: Arc<str>,
+    /// The actor in the audit trail; a gateway unless [`Store::acting_as`] sets another one.
+    actor: Arc<OnceLock<Actor>>,
     reads: PgPool,
     /// The pool for the gateway's own questions.
     own: PgPool,
@@ -359,8 +365,9 @@ impl Store {
             read_time.as_millis()
         )
         .into();
+        let actor = Arc::<OnceLock<Actor>>::default();
         let pool = |connections| {
-            greeted(Arc::clone(&settings))
+            greeted(Arc::clone(&settings), Arc::clone(&actor))
                 .max_connections(connections)
                 .acquire_timeout(read_time)
                 .after_release(|connection, _| {
@@ -375,6 +382,7 @@ impl Store {
             _bridge: bridge,
             options,
             greeting,
+            actor,
             reads,
             own,
             asked,
@@ -404,7 +412,7 @@ impl Store {
     /// Opens a connection outside the pools.
     async fn session(&self, name: &str) -> Result<PgConnection, sqlx::Error> {
         let mut connection = self.options_for(name).connect().await?;
-        connection.execute(AssertSqlSafe(self.greeting.to_string())).await?;
+        connection.execute(AssertSqlSafe(audit::greeting(&self.greeting, self.actor()))).await?;
         Ok(connection)
     }
 
@@ -412,7 +420,8 @@ impl Store {
     /// months older than `events_days` (0 for no limit).
     #[must_use]
     pub fn with_partitions_on_demand(self, partitions_max: usize, events_days: u64) -> Store {
-        Store { months: Arc::new(OnDemand::new(partitions_max, events_days)), ..self }
+        let months = OnDemand::new(partitions_max, events_days, Arc::clone(&self.actor));
+        Store { months: Arc::new(months), ..self }
     }
 
     /// Sets the longest wait of a read for a connection.
@@ -497,9 +506,9 @@ pub fn url_files(url: &str) -> Vec<(&'static str, PathBuf)> {
 }
 
 /// A pool whose sessions start with this statement.
-fn greeted(words: Arc<str>) -> PgPoolOptions {
+fn greeted(words: Arc<str>, actor: Arc<OnceLock<Actor>>) -> PgPoolOptions {
     PgPoolOptions::new().after_connect(move |connection, _| {
-        let words = words.to_string();
+        let words = audit::greeting(&words, actor.get_or_init(Actor::gateway));
         Box::pin(async move { connection.execute(AssertSqlSafe(words)).await.map(|_| ()) })
     })
 }

@@ -19,6 +19,8 @@ use self::own::Local;
 use self::security::{Kind, Security};
 use self::snapshot::{Caller, Snapshot, Stranger};
 use self::uses::LiveToken;
+use crate::audit::Actor;
+use crate::request_ids::RequestId;
 use crate::response::Refusal;
 use crate::store::{Role, Store};
 
@@ -152,6 +154,26 @@ impl Trust {
     pub fn address_of<B>(&self, request: &Request<B>, peer: Peer) -> Option<IpAddr> {
         let other_end = peer.address?.ip().to_canonical();
         Some(self.address(request, other_end).unwrap_or(other_end))
+    }
+
+    /// The actor of a request: its application, or this gateway if it refuses a stranger.
+    pub fn actor<B>(&self, application: Option<&Application>, request: &Request<B>, peer: Peer) -> Actor {
+        let token = request.headers().get(AUTHORIZATION).and_then(|header| bearer(header.as_bytes()));
+        let peer = peer.address.map(|address| address.ip().to_canonical());
+        let found = application.map_or_else(Actor::gateway, |application| Actor::application(&application.name));
+        Actor {
+            token_id: application.and(token).map(|token| token::id_of(Digest::of(token))),
+            peer,
+            forwarded: peer.and_then(|peer| self.address(request, peer).filter(|address| *address != peer)),
+            request_id: RequestId::current().map(|id| id.to_string()),
+            ..found
+        }
+    }
+
+    /// The network of the caller, by which refusals are counted.
+    pub fn network_of<B>(&self, request: &Request<B>, peer: Peer) -> String {
+        let address = self.caller(request, peer).address;
+        address.map_or_else(|| "unknown".to_owned(), |address| security::network_of(address).to_string())
     }
 
     /// Whether the applications were ever read.

@@ -158,7 +158,8 @@ impl Unseen {
 
     /// Judges the first letters of a lane. Returns false when their module cannot judge now.
     async fn judge(&self, lane: &UnseenLane) -> Result<bool, Broken> {
-        let redrive = Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time };
+        let redrive =
+            Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time, entry: None };
         let mut sum = [0; UnseenCounts::OUTCOMES.len()];
         let mut judges = true;
         for _ in 0..GROUPS_AT_A_TURN {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::store::{ApplicationRow, TokenFacts};
 use crate::trust::Application;
 use crate::trust::security::Kind;
+use crate::trust::token::id_of;
 
 /// An application in the form of an answer. `known` is the gateway's own copy, with the refusals that it has counted.
 pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
@@ -22,11 +23,12 @@ pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
         let counts = Kind::ALL.map(|kind| (kind.as_str().to_owned(), Value::from(known.refused().get(kind))));
         Value::Object(counts.into_iter().filter(|(_, count)| *count != 0).collect())
     });
-    let live = row.token_digests.iter().map(|digest| row.token(digest));
-    let live = live.filter(|facts| !facts.is_some_and(TokenFacts::is_expired));
+    let live = row.token_digests.iter().filter_map(|digest| Some((digest[..].try_into().ok()?, row.token(digest))));
+    let live = live.filter(|(_, facts)| !facts.is_some_and(TokenFacts::is_expired));
     let tokens: Vec<Value> = live
-        .map(|facts| {
+        .map(|(digest, facts)| {
             json!({
+                "id": id_of(Digest(digest)),
                 "created_at": facts.and_then(|facts| facts.created_at).map(time),
                 "expires_at": facts.and_then(|facts| facts.expires_at).map(time),
                 "last_used_at": facts.and_then(|facts| facts.last_used_at).map(time),

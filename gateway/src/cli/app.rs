@@ -160,7 +160,7 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Add(add) => {
             let (new, token) = add.wanted().prove()?;
-            store.application_add(&new).await?;
+            store.application_add(&new, store.actor()).await?;
             if let Some(token) = token {
                 say(&token)?;
             }
@@ -174,19 +174,19 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
             let current = store.application(&changed.name).await?;
             let mut change = changed.change();
             changed.removals.take_from(&shown_row(&current, None), &mut change)?;
-            store.application_change(&changed.name, &change.prove(&current)?).await?;
+            store.application_change(&changed.name, &change.prove(&current)?, store.actor()).await?;
         }
-        Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name).await?,
+        Command::Rotate(rotate) if rotate.expire_old => store.application_expire(&rotate.name, store.actor()).await?,
         Command::Rotate(rotate) => {
             let expires_at = match &rotate.expires {
                 Some(expires) => Some(store.expires_at(expiry(expires)?).await?),
                 None => None,
             };
             let (token, digest) = token::make()?;
-            store.application_rotate(&rotate.name, digest, expires_at).await?;
+            store.application_rotate(&rotate.name, digest, expires_at, store.actor()).await?;
             say(&token)?;
         }
-        Command::Revoke(named) => store.application_revoke(&named.name).await?,
+        Command::Revoke(named) => store.application_revoke(&named.name, store.actor()).await?,
     }
     Ok(())
 }

@@ -231,11 +231,18 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         raw_bytes_max: config.dead_letter_raw_bytes_max,
         event_types_max: config.event_types_max,
     };
-    let redrive = Redrive { judges: &judges, clock: &clock, events: &events, time: REDRIVE_TIME };
     let filtered = LetterFilter::from(filter);
     anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
     let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };
-    let done = all(&redrive, choice, really).await;
+    let request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
+    let done = async {
+        let entry = really.then(|| request.entry(store.actor()));
+        store.audit_write(entry.as_slice()).await?;
+        let entry = entry.map(|entry| entry.id);
+        let redrive = Redrive { judges: &judges, clock: &clock, events: &events, time: REDRIVE_TIME, entry };
+        all(&redrive, request).await
+    };
+    let done = done.await;
     events.close();
     writers.drain(LAST_WRITES).await;
     validators.stop().await;
@@ -243,8 +250,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
 }
 
 /// Redrives one page after the other until all chosen letters are done.
-async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Result<()> {
-    let mut request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
+async fn all(redrive: &Redrive<'_>, mut request: RedriveRequest) -> anyhow::Result<()> {
     let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);
     let mut sums: Vec<(LetterOutcome, usize)> = outcomes.map(|outcome| (outcome, 0)).collect();
     loop {
@@ -264,5 +270,5 @@ async fn all(redrive: &Redrive<'_>, choice: Choice, really: bool) -> anyhow::Res
         }
     }
     let words: Vec<String> = sums.iter().map(|(outcome, sum)| format!("{} {sum}", outcome.as_str())).collect();
-    say(format_args!("{}{}", if really { "" } else { "dry run: " }, words.join(", ")))
+    say(format_args!("{}{}", if request.dry_run { "dry run: " } else { "" }, words.join(", ")))
 }

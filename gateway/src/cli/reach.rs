@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use super::remote::{Gateway, shown};
 use super::{Failure, Source};
+use crate::audit::Actor;
 use crate::config::{self, Config, Settings, remote};
 use crate::postgres::Postgres;
 use crate::shutdown::Shutdown;
@@ -108,7 +109,7 @@ impl Database {
                 ),
             },
         };
-        let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?;
+        let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?.acting_as(Actor::command());
         let database = Self { store, own };
         // A pool would retry until its time limit and then not give the cause.
         match database.store.reach().await {

@@ -11,7 +11,10 @@ use eye_judge::{History, Listed, Retired, Roster, Slot, Version};
 
 use super::output::{say, warn};
 use super::{Failure, Source};
+use crate::audit::{Action, Actor, Entry};
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::trail;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -108,6 +111,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let slot = &rollback.typed.event_type;
             let version = history.rollback(&config.modules, slot, rollback.digest);
             let version = version.with_context(|| format!("{slot} is not rolled back ({})", looked(&config)))?;
+            note(&config, Action::ValidatorRollback, slot, Some(version.digest));
             say(format_args!("{slot} is back at {}", line(&version)))?;
         }
         Command::Retire(Retire { mut event_types, missing, .. }) => {
@@ -119,7 +123,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let mut failed = 0;
             for slot in &event_types {
                 match history.retire(&config.modules, &roster, slot) {
-                    Ok(retired) => say(format_args!("{slot} is retired{}", retired_line(&retired)))?,
+                    Ok(retired) => {
+                        note(&config, Action::ValidatorRetire, slot, None);
+                        say(format_args!("{slot} is retired{}", retired_line(&retired)))?;
+                    }
                     Err(error) => {
                         say(format_args!("{slot} is not retired: {:#}", anyhow::Error::from(error)))?;
                         failed += 1;
@@ -133,6 +140,18 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Leaves a note for the audit trail.
+fn note(config: &Config, action: Action, slot: &Slot, digest: Option<Digest>) {
+    let entry = Entry::new(action, &slot.to_string(), &Actor::command());
+    let entry = entry.with("digest", digest.map(|digest| digest.to_string()));
+    if let Err(error) = trail::leave_note(&config.data_dir, &entry, &Clock::default()) {
+        warn(format_args!(
+            "the audit trail has no entry for {slot}: no note could be written in the data dir {}: {error}",
+            config.data_dir.display()
+        ));
+    }
 }
 
 /// The folders that a command searched, since the operator may have meant others.

@@ -255,6 +255,7 @@ pub fn retention_policy(config: &Config) -> Policy {
         dead_letters_days: config.dead_letters_days,
         dead_letters_bytes_max: config.dead_letters_bytes_max,
         counts_minute_days: config.counts_minute_days,
+        audit_days: config.audit_days,
         ahead_months: config.partitions_ahead_months,
         event_partitions_max: config.event_partitions_max,
         clock_skew_max: Duration::from_secs(config.clock_skew_max_s),

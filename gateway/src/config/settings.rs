@@ -357,6 +357,8 @@ settings! {
         events_days: u64 = "0", days(0, 36_500);
         /// Days that counts by the minute are kept; those by the hour and by the day stay. 0 keeps them forever.
         counts_minute_days: u64 = "90", days(0, 36_500);
+        /// Days that entries of the audit trail are kept (GET /v1/audit). 0 keeps them for ever.
+        audit_days: u64 = "400", days(0, 36_500);
         /// Months after this one whose partitions are made before they begin.
         partitions_ahead_months: u32 = "2", months(1, 120);
         /// Partitions of events, one for each month that has any. Events of more months share the default partition.

@@ -71,6 +71,8 @@ metrics! {
         "Dead letters that the gateway judged again by itself, because no module had judged them.";
     ACCESS_LOG_DROPPED = Counter "eye_access_log_dropped_total" []
         "Lines of the access log that found no room, since the log's reader was too slow.";
+    AUDIT_OMITTED = Counter "eye_audit_omitted_total" []
+        "Entries of the audit trail that were left out: more came than may be, or than may wait for the database.";
     DEAD_LETTERS_DROPPED = Counter "eye_dead_letters_dropped_total" []
         "Rejected events that were not kept as dead letters: for lack of room, refused by Postgres, or lost with their batch or the drain.";
     TRIMMED_ROWS = Counter "eye_trimmed_rows_total" ["table", "cause"]

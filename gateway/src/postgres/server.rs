@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::Child;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,7 @@ impl Drop for Server {
 pub(super) async fn supervise(
     cluster: Cluster,
     mut server: Server,
+    started: watch::Sender<u64>,
     mut stop: oneshot::Receiver<()>,
     at_once: CancellationToken,
 ) {
@@ -117,6 +118,7 @@ pub(super) async fn supervise(
             return;
         };
         server = restarted;
+        started.send_modify(|starts| *starts += 1);
         let ready = tokio::select! {
             _ = &mut stop => return server.stop(&cluster, &at_once).await,
             ready = cluster.ready(&mut server) => ready,

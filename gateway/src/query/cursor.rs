@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::parameters::bad;
 use crate::response::Refusal;
-use crate::store::{CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
+use crate::store::{AuditCursor, CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
 
 /// The version of the notation. A gateway rejects cursors of other versions.
 const VERSION: char = '1';
@@ -56,6 +56,16 @@ impl Place for LetterCursor {
         let received_at = DateTime::from_timestamp_micros(us.parse().ok()?)?;
         let held = (0..=9_999).contains(&received_at.year());
         held.then_some(Self { received_at, id: Uuid::try_parse(id).ok()? })
+    }
+}
+
+impl Place for AuditCursor {
+    fn write(&self) -> String {
+        LetterCursor { received_at: self.at, id: self.id }.write()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        LetterCursor::read(text).map(|place| Self { at: place.received_at, id: place.id })
     }
 }
 
@@ -137,6 +147,7 @@ pub fn hold_cursors(query: &str, text: &str) {
     hold::<CountPosition>(query, text);
     hold::<SessionPosition>(query, text);
     hold::<LetterCursor>(query, text);
+    hold::<AuditCursor>(query, text);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::list::{List, Listing};
 use super::rows_as_json::whole_json;
 use super::{Query, Redriving, cursor, header, send};
+use crate::audit::{Actor, Entry};
 use crate::body;
 use crate::parameters::{Parameters, bad, id};
 use crate::redrive::{LetterOutcome, Redrive, RedriveRequest, Report};
@@ -83,7 +84,12 @@ pub async fn show(
 /// # Errors
 ///
 /// The refusals of a body, [`Refusal::BadParameter`], and those of [`Redrive::run`].
-pub async fn redrive(query: &Query, caller: &Application, request: Request<Incoming>) -> Result<Response, Refusal> {
+pub async fn redrive(
+    query: &Query,
+    caller: &Application,
+    actor: &Actor,
+    request: Request<Incoming>,
+) -> Result<Response, Refusal> {
     let Redriving { judges, events, body_limits, in_flight, answer, turn } = &query.redriving;
     let (head, body) = request.into_parts();
     body::must_be_json(&head.headers)?;
@@ -91,9 +97,15 @@ pub async fn redrive(query: &Query, caller: &Application, request: Request<Incom
     let (request, told_by) = redrive_request(&received.bytes)?;
     // One at a time, since a redrive holds raw bytes in memory that no budget of bodies counts.
     let Ok(_turn) = turn.try_acquire() else { return Err(Refusal::Overloaded) };
-    // The other half of the time is for letters that it has begun.
-    let redrive = Redrive { judges, clock: &query.clock, events, time: *answer / 2 };
-    let report = tokio::time::timeout(*answer, redrive.run(&request)).await.map_err(|_| Refusal::DatabaseAway)??;
+    let work = async {
+        let entry = (!request.dry_run).then(|| request.entry(actor));
+        query.store.audit_write(entry.as_slice()).await.map_err(of_store)?;
+        entry.iter().for_each(Entry::log);
+        // The other half of the time is for letters that it has begun.
+        let (time, entry) = (*answer / 2, entry.map(|entry| entry.id));
+        Redrive { judges, clock: &query.clock, events, time, entry }.run(&request).await
+    };
+    let report = tokio::time::timeout(*answer, work).await.map_err(|_| Refusal::DatabaseAway)??;
     Ok(response::json(StatusCode::OK, report_json(&report, request.dry_run, &told_by).to_string()))
 }
 

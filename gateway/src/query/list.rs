@@ -5,7 +5,7 @@ use super::cursor::{self, Place};
 use super::rows_as_json;
 use crate::parameters::Parameters;
 use crate::response::{Refusal, of_store};
-use crate::store::{CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
+use crate::store::{AuditFilter, CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
 use crate::turns::Turn;
 
 /// The kinds of results, with their filters.
@@ -16,6 +16,7 @@ pub(super) enum List {
     EventTypes,
     Counts(CountFilter),
     DeadLetters(LetterFilter),
+    Audit(AuditFilter),
 }
 
 /// A list and the JSON around it.
@@ -83,6 +84,10 @@ impl Listing {
             List::DeadLetters(filter) => {
                 let page = store.dead_letters_page(filter, self.place(after)?, limits).await.map_err(of_store)?;
                 Ok(self.write(separator, page, rows_as_json::dead_letter))
+            }
+            List::Audit(filter) => {
+                let page = store.audit_page(filter, self.place(after)?, limits.rows).await.map_err(of_store)?;
+                Ok(self.write(separator, page, rows_as_json::audit))
             }
         }
     }

@@ -8,7 +8,7 @@ use eye_event::verdict::Digest;
 use serde_json::{Value, json};
 
 use crate::base64::base64;
-use crate::store::{CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
+use crate::store::{AuditRow, CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
 use crate::traceparent::Traceparent;
 use crate::trust::Scope;
 
@@ -125,6 +125,22 @@ pub(super) fn count(out: &mut Vec<u8>, row: &CountRow) {
 
 pub(super) fn dead_letter(out: &mut Vec<u8>, letter: &StoredLetter) {
     write!(out, "{}", letter_json(letter)).expect(WRITES);
+}
+
+pub(super) fn audit(out: &mut Vec<u8>, row: &AuditRow) {
+    let AuditRow { id, at, action, subject, actor, name, token_id, host, peer, forwarded, request_id, details } = row;
+    let entry = json!({
+        "id": id,
+        "at": at.to_rfc3339_opts(SecondsFormat::Micros, true),
+        "action": action,
+        "subject": subject,
+        "actor": {"kind": actor, "name": name, "token_id": token_id, "host": host},
+        "peer": peer,
+        "forwarded": forwarded,
+        "request_id": request_id,
+        "details": serde_json::from_str::<Value>(details).unwrap_or_default(),
+    });
+    write!(out, "{entry}").expect(WRITES);
 }
 
 /// The members `from` and `to`, each with its comma.

@@ -22,11 +22,14 @@ pub enum Rule {
     DeadLettersSize,
     /// Counts by the minute older than `counts_minute_days`.
     CountMinutesAge,
+    /// Entries of the audit trail older than `audit_days`.
+    AuditAge,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 4] = [Self::EventsAge, Self::DeadLettersAge, Self::DeadLettersSize, Self::CountMinutesAge];
+    pub const ALL: [Self; 5] =
+        [Self::EventsAge, Self::DeadLettersAge, Self::DeadLettersSize, Self::CountMinutesAge, Self::AuditAge];
 
     /// The word in the database, in logs and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Rule {
             Self::DeadLettersAge => "dead_letters_age",
             Self::DeadLettersSize => "dead_letters_size",
             Self::CountMinutesAge => "count_minutes_age",
+            Self::AuditAge => "audit_age",
         }
     }
 
@@ -45,6 +49,7 @@ impl Rule {
             Self::DeadLettersAge => "dead_letters_days",
             Self::DeadLettersSize => "dead_letters_bytes_max",
             Self::CountMinutesAge => "counts_minute_days",
+            Self::AuditAge => "audit_days",
         }
     }
 }

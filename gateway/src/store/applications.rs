@@ -7,10 +7,15 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
+use sqlx::types::Json;
 
-use super::tokens::{Expiry, TokenFacts, first_end};
-use super::{Error, Store, greeted};
+use super::tokens::{Expiry, TokenFacts, first_end, ids_of};
+use super::{Error, Store, audit, greeted};
+use crate::audit::{Action, Actor, Entry};
+use crate::trust::token::id_of;
 
 /// The rate limit of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,8 +272,9 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// Adds an application and returns its id. A revoked name is not available again, since events refer to it.
-    pub async fn application_add(&self, new: &NewApplication) -> Result<i32, Error> {
+    /// Adds an application and returns its id. The audit trail names `by`. A revoked name is not available again, since
+    /// events refer to it.
+    pub async fn application_add(&self, new: &NewApplication, by: &Actor) -> Result<i32, Error> {
         let expires_at = match new.expires.filter(|_| new.token_digest.is_some()) {
             Some(expires) => Some(self.expires_at(expires).await?),
             None => None,
@@ -295,19 +301,39 @@ impl Store {
         .bind(&new.event_types)
         .bind(&new.note)
         .bind(expires_at);
-        let id: Option<i32> = self.ask(query.fetch_optional(&self.own)).await?;
-        id.ok_or_else(|| Error::ApplicationExists(new.name.clone()))
+        let entry = Entry::new(Action::ApplicationAdd, &new.name, by)
+            .with("known_by", new.known_by.as_str())
+            .with("token_id", new.token_digest.map(id_of))
+            .with("expires_at", expires_at.map(|at| at.to_rfc3339()))
+            .with("networks", listed(&new.networks))
+            .with("certificates", listed(&new.certificates))
+            .with("scopes", new.scopes.clone())
+            .with("events_per_second", new.events_per_second)
+            .with("burst_events", new.burst_events)
+            .with("event_types", Some(new.event_types.clone()).filter(|types| !types.is_empty()));
+        let added = self.ask(async {
+            let mut transaction = self.own.begin().await?;
+            let id: Option<i32> = query.fetch_optional(&mut *transaction).await?;
+            if id.is_some() {
+                audit::write(&mut transaction, &entry).await?;
+                transaction.commit().await?;
+            }
+            Ok(id)
+        });
+        let id = added.await?.ok_or_else(|| Error::ApplicationExists(new.name.clone()))?;
+        entry.log();
+        Ok(id)
     }
 
     /// Revokes an application for good. The row stays, since events refer to it; its tokens and certificates end.
-    pub async fn application_revoke(&self, name: &str) -> Result<(), Error> {
+    pub async fn application_revoke(&self, name: &str, by: &Actor) -> Result<(), Error> {
         let query = sqlx::query(
             "update applications set active = false, revoked_at = now(), token_digests = '{}', \
                  certificate_digests = '{}', retired_token_digests = (token_digests || retired_token_digests)[:16] \
              where name = $1 and revoked_at is null",
         )
         .bind(name);
-        self.changed_one(name, query).await
+        self.changed_one(query, Entry::new(Action::ApplicationRevoke, name, by)).await
     }
 
     /// Changes an application, even if it is suspended.
@@ -317,7 +343,7 @@ impl Store {
     /// [`Error::ApplicationUnknown`]; [`Error::ApplicationRevoked`]; [`Error::ApplicationWithoutNetwork`] if its
     /// network were to identify it and it has none; [`Error::ApplicationNetworksUnused`] if it gets networks and its
     /// token alone identifies it.
-    pub async fn application_change(&self, name: &str, change: &ApplicationChange) -> Result<(), Error> {
+    pub async fn application_change(&self, name: &str, change: &ApplicationChange, by: &Actor) -> Result<(), Error> {
         let (rate, burst) = change.rate.flatten().unzip();
         let query = sqlx::query(
             "update applications set \
@@ -339,7 +365,7 @@ impl Store {
         .bind(&change.event_types)
         .bind(change.active)
         .bind(&change.note);
-        match self.changed_one(name, query).await {
+        match self.changed_one(query, Entry::new(Action::ApplicationChange, name, by)).await {
             Err(Error::ApplicationUnknown(_)) => Err(match self.application(name).await?.state() {
                 State::Revoked => Error::ApplicationRevoked(name.to_owned()),
                 State::Active | State::Suspended => Error::ApplicationNetworksUnused(name.to_owned()),
@@ -351,45 +377,60 @@ impl Store {
     /// Adds the application `local` of the embedded Postgres, which loopback addresses identify, or gives it these
     /// scopes.
     pub async fn ensure_local_application(&self, scopes: &[String]) -> Result<(), Error> {
-        let query = sqlx::query(
-            "insert into applications (name, networks, known_by, scopes) \
-             values ('local', '{127.0.0.0/8, ::1/128}', 'network', $1) \
-             on conflict (name) do update set scopes = excluded.scopes \
-             where applications.known_by = 'network' and applications.scopes is distinct from excluded.scopes",
+        let query = sqlx::query_scalar(
+            "with made as (insert into applications (name, networks, known_by, scopes) \
+                 values ('local', '{127.0.0.0/8, ::1/128}', 'network', $1) \
+                 on conflict (name) do update set scopes = excluded.scopes \
+                 where applications.known_by = 'network' and applications.scopes is distinct from excluded.scopes \
+                 returning name) \
+             select name from made, note_audit($2, name, jsonb_build_object('scopes', $1::text[]))",
         )
-        .bind(scopes);
-        self.ask(query.execute(&self.own)).await?;
+        .bind(scopes)
+        .bind(Action::ApplicationBootstrap.as_str());
+        let made: Option<String> = self.ask(query.fetch_optional(&self.own)).await?;
+        if let Some(name) = made {
+            self.log_noted(Action::ApplicationBootstrap, &name);
+        }
         Ok(())
     }
 
     /// Adds an administrator with this token, or replaces its token by this one.
     pub async fn ensure_administrator(&self, name: &str, token: Digest) -> Result<Ensured, Error> {
-        let insert = sqlx::query(
-            "insert into applications (name, token_digests, known_by, scopes) \
-             values ($1, array[$2::bytea], 'token', '{admin}') on conflict (name) do nothing",
-        )
-        .bind(name)
-        .bind(&token.0[..]);
-        let made = self.ask(insert.execute(&self.own)).await?.rows_affected() > 0;
-        let update = sqlx::query(
-            "update applications set token_digests = array[$2::bytea], \
-                 retired_token_digests = (token_digests || retired_token_digests)[:16] \
-             where name = $1 and active and not token_digests @> array[$2::bytea] \
-                 and not retired_token_digests @> array[$2::bytea]",
-        )
-        .bind(name)
-        .bind(&token.0[..]);
-        let changed = self.ask(update.execute(&self.own)).await?.rows_affected() > 0;
-        let found: (bool, bool) = self
-            .ask(
+        let entry = Entry::new(Action::ApplicationBootstrap, name, self.actor())
+            .with("token_id", id_of(token))
+            .with("scopes", ["admin"].to_vec());
+        let ensured = self.ask(async {
+            let mut transaction = self.own.begin().await?;
+            let insert = sqlx::query(
+                "insert into applications (name, token_digests, known_by, scopes) \
+                 values ($1, array[$2::bytea], 'token', '{admin}') on conflict (name) do nothing",
+            );
+            let made = insert.bind(name).bind(&token.0[..]).execute(&mut *transaction).await?.rows_affected() > 0;
+            let update = sqlx::query(
+                "update applications set token_digests = array[$2::bytea], \
+                     retired_token_digests = (token_digests || retired_token_digests)[:16] \
+                 where name = $1 and active and not token_digests @> array[$2::bytea] \
+                     and not retired_token_digests @> array[$2::bytea]",
+            );
+            let changed = update.bind(name).bind(&token.0[..]).execute(&mut *transaction).await?.rows_affected() > 0;
+            if made || changed {
+                audit::write(&mut transaction, &entry).await?;
+            }
+            let found: (bool, bool) =
                 sqlx::query_as("select active, token_digests @> array[$2::bytea] from applications where name = $1")
                     .bind(name)
                     .bind(&token.0[..])
-                    .fetch_one(&self.own),
-            )
-            .await?;
+                    .fetch_one(&mut *transaction)
+                    .await?;
+            transaction.commit().await?;
+            Ok((made || changed, found))
+        });
+        let (is_new, found) = ensured.await?;
+        if is_new {
+            entry.log();
+        }
         Ok(match found {
-            (true, true) if made || changed => Ensured::Made,
+            (true, true) if is_new => Ensured::Made,
             (true, true) => Ensured::Known,
             (true, false) => Ensured::TokenEnded,
             (false, _) => Ensured::Closed,
@@ -410,7 +451,7 @@ impl Store {
 
     /// Listens for changes of the applications, on a connection of its own.
     pub async fn listen_applications(&self) -> Result<ApplicationChanges, Error> {
-        let pool = greeted(Arc::clone(&self.greeting))
+        let pool = greeted(Arc::clone(&self.greeting), Arc::clone(&self.actor))
             .max_connections(1)
             .acquire_timeout(self.read_time)
             .connect_lazy_with(self.options_for("listener"));
@@ -422,22 +463,80 @@ impl Store {
         Ok(ApplicationChanges(listener.await?))
     }
 
+    /// Changes the application that is the subject of `entry`, and writes the entry with all differences. Without a
+    /// difference it writes none.
     pub(super) async fn changed_one(
         &self,
-        name: &str,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+        entry: Entry,
     ) -> Result<(), Error> {
-        let done = self.ask(query.execute(&self.own)).await.map_err(|error| match error {
+        let name = entry.subject.clone();
+        let changed = self.ask(async {
+            let mut transaction = self.own.begin().await?;
+            let before = facts_of(&mut transaction, &name).await?;
+            if query.execute(&mut *transaction).await?.rows_affected() == 0 {
+                return Ok(None);
+            }
+            let after = facts_of(&mut transaction, &name).await?;
+            let entry = before.zip(after).and_then(|(before, after)| {
+                let different = differences(&before, &after);
+                Some(entry.with_all(different.clone())).filter(|_| !different.is_empty())
+            });
+            if let Some(entry) = &entry {
+                audit::write(&mut transaction, entry).await?;
+            }
+            transaction.commit().await?;
+            Ok(Some(entry))
+        });
+        let changed = changed.await.map_err(|error| match error {
             Error::Refused(cause) if violates(&cause, "applications_networks_check") => {
-                Error::ApplicationWithoutNetwork(name.to_owned())
+                Error::ApplicationWithoutNetwork(name.clone())
             }
             error => error,
         })?;
-        if done.rows_affected() == 0 {
-            return Err(Error::ApplicationUnknown(name.to_owned()));
+        match changed {
+            None => Err(Error::ApplicationUnknown(name)),
+            Some(entry) => {
+                if let Some(entry) = entry {
+                    entry.log();
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
+}
+
+/// The facts of an application for the audit trail. The row stays locked until the transaction ends.
+async fn facts_of(connection: &mut PgConnection, name: &str) -> Result<Option<Map<String, Value>>, sqlx::Error> {
+    let query = sqlx::query_as(
+        "select token_digests, jsonb_build_object('networks', networks::text[], 'known_by', known_by, 'scopes', scopes, \
+             'certificates', array(select encode(digest, 'hex') from unnest(certificate_digests) digest), \
+             'events_per_second', events_per_second, 'burst_events', burst_events, 'event_types', event_types, \
+             'active', active, 'revoked', revoked_at is not null, 'note', note) \
+         from applications where name = $1 for update",
+    );
+    let found: Option<(Vec<Vec<u8>>, Json<Map<String, Value>>)> = query.bind(name).fetch_optional(connection).await?;
+    Ok(found.map(|(tokens, Json(mut facts))| {
+        facts.insert("token_ids".to_owned(), ids_of(&tokens).into());
+        facts
+    }))
+}
+
+/// The facts that differ, before and after. The text of a note is left out, since it may hold anything.
+fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<String, Value> {
+    let different = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    let told = |(key, value): (&String, &Value)| {
+        let told = match key.as_str() {
+            "note" => "changed".into(),
+            _ => json!({"before": before.get(key), "after": value}),
+        };
+        (key.clone(), told)
+    };
+    different.map(told).collect()
+}
+
+fn listed<T: ToString>(items: &[T]) -> Option<Vec<String>> {
+    Some(items.iter().map(ToString::to_string).collect()).filter(|items: &Vec<String>| !items.is_empty())
 }
 
 fn bytes(digests: &[Digest]) -> Vec<&[u8]> {

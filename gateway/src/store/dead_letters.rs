@@ -279,20 +279,30 @@ impl Store {
         self.reading().await?.run(|connection| query.fetch_all(connection)).await
     }
 
-    /// Marks each letter whose event is stored: `true` if this redrive stored it, `false` if it was there before.
-    pub async fn mark_redriven(&self, marks: &[(LetterCursor, bool)]) -> Result<(), Error> {
+    /// Marks each letter whose event is stored: `true` if this redrive stored it, `false` if it was there before. The same
+    /// transaction counts them in `entry` of the audit trail.
+    pub async fn mark_redriven(&self, marks: &[(LetterCursor, bool)], entry: Option<Uuid>) -> Result<(), Error> {
         let times: Vec<DateTime<Utc>> = marks.iter().map(|(place, _)| place.received_at).collect();
         let ids: Vec<Uuid> = marks.iter().map(|(place, _)| place.id).collect();
         let words: Vec<&str> = marks.iter().map(|(_, stored)| if *stored { "stored" } else { "duplicate" }).collect();
-        let query = sqlx::query(
-            "update dead_letters set redriven_at = now(), redriven_as = marks.word \
+        const MARK: &str = "update dead_letters set redriven_at = now(), redriven_as = marks.word \
              from unnest($1::timestamptz[], $2::uuid[], $3::text[]) marks (received_at, id, word) \
              where dead_letters.received_at = marks.received_at and dead_letters.id = marks.id \
-                 and dead_letters.redriven_at is null",
-        )
-        .bind(times)
-        .bind(ids)
-        .bind(words);
+                 and dead_letters.redriven_at is null";
+        let query = match entry {
+            None => sqlx::query(MARK),
+            Some(_) => sqlx::query(sqlx::AssertSqlSafe(format!(
+                "with marked as ({MARK} returning marks.word), \
+                     counted as (select count(*) filter (where word = 'stored') as stored, \
+                         count(*) filter (where word = 'duplicate') as duplicate from marked) \
+                 update audit set details = details || jsonb_build_object( \
+                     'stored', (details ->> 'stored')::bigint + counted.stored, \
+                     'duplicate', (details ->> 'duplicate')::bigint + counted.duplicate) \
+                 from counted where audit.id = $4"
+            ))),
+        };
+        let query = query.bind(times).bind(ids).bind(words);
+        let query = if let Some(entry) = entry { query.bind(entry) } else { query };
         self.reading().await?.run(|connection| query.execute(connection)).await?;
         Ok(())
     }

@@ -33,6 +33,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0016", "last_words"),
     migration!("0017", "request_ids"),
     migration!("0018", "token_facts"),
+    migration!("0019", "audit"),
 ];
 
 /// Runs the migrations that the database lacks.

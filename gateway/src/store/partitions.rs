@@ -3,7 +3,7 @@
 //! rows. `retention.rs` removes partitions.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Months, NaiveDate, NaiveDateTime, Utc};
@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row as _};
 use tokio::time::{Instant, timeout};
 
 use super::{Error, Store, cause};
+use crate::audit::{Action, Actor, Entry};
 
 /// Longest wait for one lock. Writers queue behind it.
 const LOCK_MS: u64 = 30;
@@ -120,7 +121,11 @@ pub(super) async fn partitions(connection: &mut PgConnection) -> Result<Vec<Part
 
 /// Creates the partitions of both tables from last month, for late events, to `ahead` months after this one, so that
 /// every month starts with one. Returns the months (`table month`) that could not get one now.
-pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Result<Vec<String>, sqlx::Error> {
+pub(super) async fn make_ahead(
+    connection: &mut PgConnection,
+    ahead: u32,
+    actor: &Actor,
+) -> Result<Vec<String>, sqlx::Error> {
     let months: Vec<NaiveDateTime> = sqlx::query_scalar(
         "select generate_series(date_trunc('month', now() at time zone 'utc') - interval '1 month', \
              date_trunc('month', now() at time zone 'utc') + make_interval(months => $1), interval '1 month')",
@@ -131,11 +136,11 @@ pub(super) async fn make_ahead(connection: &mut PgConnection, ahead: u32) -> Res
     let mut left = Vec::new();
     for table in Partitioned::ALL {
         for (place, &month) in months.iter().enumerate() {
-            let mut making = make(connection, table, month, TRIES).await?;
+            let mut making = make(connection, table, month, TRIES, actor).await?;
             // The first two are last month and this one. The default partition has no rows of later months.
             if making == Making::Crowded && place >= 2 {
                 prove_gap(connection, table, month).await?;
-                making = make(connection, table, month, TRIES).await?;
+                making = make(connection, table, month, TRIES, actor).await?;
             }
             if matches!(making, Making::Crowded | Making::Busy) {
                 left.push(format!("{} {}", table.as_str(), month.format("%Y-%m")));
@@ -152,6 +157,7 @@ pub(super) async fn make(
     table: Partitioned,
     month: NaiveDateTime,
     tries: u32,
+    actor: &Actor,
 ) -> Result<Making, sqlx::Error> {
     let table = table.as_str();
     let prepare = format!(
@@ -162,7 +168,11 @@ pub(super) async fn make(
         None => Making::Busy,
         Some(said) if said == "there" => Making::There,
         Some(said) if said == "crowded" => Making::Crowded,
-        Some(_) => Making::Made,
+        Some(_) => {
+            // `attach_partition` has written the entry.
+            Entry::new(Action::PartitionMake, &format!("{table}_{}", month.format("%Y_%m")), actor).log();
+            Making::Made
+        }
     })
 }
 
@@ -292,13 +302,15 @@ pub(super) struct OnDemand {
     /// The days that events are kept. Older months get no partition, since retention would remove it at once. 0 is no
     /// limit.
     events_days: u64,
+    /// The actor in the audit trail.
+    actor: Arc<OnceLock<Actor>>,
     /// Until when nothing is to be done for a month.
     settled: Mutex<HashMap<NaiveDate, Instant>>,
 }
 
 impl OnDemand {
-    pub(super) fn new(partitions_max: usize, events_days: u64) -> Self {
-        Self { partitions_max, events_days, settled: Mutex::default() }
+    pub(super) fn new(partitions_max: usize, events_days: u64, actor: Arc<OnceLock<Actor>>) -> Self {
+        Self { partitions_max, events_days, actor, settled: Mutex::default() }
     }
 
     /// Creates the partitions that rows with these times (of the event and of its receipt) need. Without a partition a
@@ -320,6 +332,7 @@ impl OnDemand {
     }
 
     async fn make(&self, connection: &mut PgConnection, missing: Vec<NaiveDate>) -> Result<(), sqlx::Error> {
+        let actor = self.actor.get_or_init(Actor::gateway);
         let months: Vec<NaiveDateTime> = sqlx::query_scalar(
             "select to_timestamp(right(child.relname, 7) || '+00', 'YYYY_MMTZH') at time zone 'utc' \
              from pg_inherits join pg_class child on child.oid = pg_inherits.inhrelid \
@@ -337,7 +350,7 @@ impl OnDemand {
             if count >= self.partitions_max {
                 continue;
             }
-            match make(connection, Partitioned::Events, month.and_time(chrono::NaiveTime::MIN), 1).await? {
+            match make(connection, Partitioned::Events, month.and_time(chrono::NaiveTime::MIN), 1, actor).await? {
                 Making::Made => {
                     tracing::info!(month = %month.format("%Y-%m"), "a partition was made for events of a new month");
                     self.settle(month, THERE_TIME);
@@ -426,10 +439,14 @@ mod tests {
             let found = months.unsettled(times.iter().map(|time| (us(time), now)));
             found.iter().map(ToString::to_string).collect()
         };
-        let months = OnDemand::new(240, 0);
+        let months = OnDemand::new(240, 0, Arc::default());
         assert_eq!(unsettled(&months), ["2026-11-01", "2019-02-01"]);
         months.settle(NaiveDate::from_ymd_opt(2026, 11, 1).expect("a day"), THERE_TIME);
         assert_eq!(unsettled(&months), ["2019-02-01"]);
-        assert_eq!(unsettled(&OnDemand::new(240, 30)), ["2026-11-01"], "the rest is about to be removed");
+        assert_eq!(
+            unsettled(&OnDemand::new(240, 30, Arc::default())),
+            ["2026-11-01"],
+            "the rest is about to be removed"
+        );
     }
 }

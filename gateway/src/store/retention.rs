@@ -5,8 +5,10 @@
 use chrono::{DateTime, NaiveDateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
+use super::audit::REMOVED_MAX;
 use super::partitions::{self, Making, Partition, Partitioned};
 use super::{Error, Store};
+use crate::audit::{Action, Actor, Entry};
 
 /// Most rows that one statement removes.
 const ROWS_MAX: i32 = 1_000;
@@ -67,6 +69,8 @@ pub struct Strays {
 #[derive(Debug)]
 pub struct Tending {
     pub(super) connection: PgConnection,
+    /// The actor in the audit trail.
+    actor: Actor,
     /// Months of stray events that wait for the next round, since each attempt costs time.
     left: Vec<NaiveDateTime>,
 }
@@ -79,7 +83,7 @@ impl Store {
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
                 .fetch_one(&mut connection)
                 .await?;
-            Ok(mine.then_some(Tending { connection, left: Vec::new() }))
+            Ok(mine.then(|| Tending { connection, actor: self.actor().clone(), left: Vec::new() }))
         })
         .await
     }
@@ -90,7 +94,7 @@ impl Tending {
     /// be created now.
     pub async fn make_ahead(&mut self, ahead: u32) -> Result<Vec<String>, Error> {
         self.left.clear();
-        Ok(partitions::make_ahead(&mut self.connection, ahead).await?)
+        Ok(partitions::make_ahead(&mut self.connection, ahead, &self.actor).await?)
     }
 
     /// Creates partitions for months since `since` whose events are in the default partition, as long as events have
@@ -105,7 +109,7 @@ impl Tending {
         let there = partitions::partitions(&mut self.connection).await?.iter().filter(is_month).count();
         for month in months {
             let making = if there + strays.made < partitions_max {
-                partitions::make(&mut self.connection, Partitioned::Events, month, 1).await?
+                partitions::make(&mut self.connection, Partitioned::Events, month, 1, &self.actor).await?
             } else {
                 Making::Crowded
             };
@@ -177,6 +181,18 @@ impl Tending {
         Ok(removed.rows_affected())
     }
 
+    /// Removes up to a thousand of the oldest entries of the audit trail from before `before`. Returns their number.
+    pub async fn remove_audit(&mut self, before: DateTime<Utc>) -> Result<u64, Error> {
+        let removed = sqlx::query(
+            "delete from audit where id = any (array(select id from audit where at < $1 order by at, id limit $2))",
+        )
+        .bind(before)
+        .bind(REMOVED_MAX)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(removed.rows_affected())
+    }
+
     /// Lets new rows use the space of removed ones. It takes long for a large partition, and blocks no writer.
     pub async fn reuse(&mut self, partition: &Partition) -> Result<(), Error> {
         let vacuum = format!("vacuum (truncate false) {}", quoted(&partition.name));
@@ -192,6 +208,8 @@ impl Tending {
         if partitions::changed(&mut self.connection, "", &detach, partitions::TRIES).await?.is_none() {
             return Ok(None);
         }
+        // `detach_partition` has written the entry.
+        Entry::new(Action::PartitionDrop, &partition.name, &self.actor).with("cause", cause.as_str()).log();
         let name = format!("{}_trimmed_{}", partition.name, cause.as_str());
         Ok(Some(self.drop_detached(&partition.table_name, &name, cause).await?))
     }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::retention::Tending;
 use super::{Error, Store};
+use crate::audit::Action;
 use crate::retention::due::{Announcement, Ledger, Rule};
 
 /// A row of `retention_rounds`.
@@ -78,11 +79,19 @@ impl Store {
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn confirm_announced(&self, rule: Rule, limit: i64) -> Result<bool, Error> {
-        let query =
-            sqlx::query("update retention_rounds set confirmed = true where rule = $1 and announced_limit = $2")
-                .bind(rule.as_str())
-                .bind(limit);
-        Ok(self.ask(query.execute(&self.own)).await?.rows_affected() > 0)
+        let query = sqlx::query_scalar(
+            "with confirmed as (update retention_rounds set confirmed = true where rule = $1 and announced_limit = $2 \
+                 returning rule) \
+             select rule from confirmed, note_audit($3, rule, jsonb_build_object('limit', $2::bigint))",
+        )
+        .bind(rule.as_str())
+        .bind(limit)
+        .bind(Action::RetentionConfirm.as_str());
+        let confirmed: Option<String> = self.ask(query.fetch_optional(&self.own)).await?;
+        if let Some(rule) = &confirmed {
+            self.log_noted(Action::RetentionConfirm, rule);
+        }
+        Ok(confirmed.is_some())
     }
 }
 
@@ -163,6 +172,7 @@ impl Tending {
             Rule::CountMinutesAge => {
                 "select exists (select 1 from counts where bucket = 'minute' and start >= $1 and start < $2)"
             }
+            Rule::AuditAge => "select exists (select 1 from audit where at >= $1 and at < $2)",
         };
         Ok(sqlx::query_scalar(query).bind(since).bind(before).fetch_one(&mut self.connection).await?)
     }

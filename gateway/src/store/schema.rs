@@ -12,7 +12,8 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::watch;
 
-use super::{Error, Store, connection, migrations, partitions, within};
+use super::{Error, Store, audit, connection, migrations, partitions, within};
+use crate::audit::Action;
 
 /// Longest wait for a connection to migrate on. The pool pauses for up to a fifth of it between its attempts, so a
 /// longer one would notice later that a database is back.
@@ -188,16 +189,20 @@ impl Store {
         let schema = match within(CONNECT_TIME, prove(&pool)).await {
             Err(Error::SchemaBehind { .. }) => {
                 // The pool has one connection, so this is the one that migrates.
-                let bound = format!("set statement_timeout = {}", MIGRATE_TIME.as_millis());
+                let bound = audit::greeting(
+                    &format!("select set_config('statement_timeout', '{}', false)", MIGRATE_TIME.as_millis()),
+                    self.actor(),
+                );
                 within(CONNECT_TIME, (&pool).execute(AssertSqlSafe(bound))).await?;
                 within(MIGRATE_TIME, migrations::KNOWN.run(&pool)).await?;
+                self.log_noted(Action::Migrate, &program_version().to_string());
                 within(CONNECT_TIME, prove(&pool)).await?
             }
             proved => proved?,
         };
         self.schema.open();
         let mut connection = pool.acquire().await?;
-        let left = within(AHEAD_TIME, partitions::make_ahead(&mut connection, AHEAD_MONTHS)).await?;
+        let left = within(AHEAD_TIME, partitions::make_ahead(&mut connection, AHEAD_MONTHS, self.actor())).await?;
         drop(connection);
         pool.close().await;
         if !left.is_empty() {

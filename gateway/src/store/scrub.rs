@@ -4,11 +4,13 @@
 //! page.
 
 use chrono::{DateTime, Utc};
+use eye_event::hex::Hex;
 use eye_event::verdict::Digest;
-use sqlx::{ConnectOptions, Executor, PgConnection};
+use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{Error, LetterCursor, Store};
+use crate::audit::Action;
 
 /// The word in `event_type` for letters whose event type was unreadable.
 pub const UNREAD: &str = "";
@@ -181,7 +183,7 @@ impl Store {
     /// Takes the right to rewrite letters. Returns `None` while another gateway has it.
     pub async fn scrub(&self) -> Result<Option<Scrubbing>, Error> {
         self.ask(async {
-            let mut connection = self.options.clone().application_name("eye scrub").connect().await?;
+            let mut connection = self.session("scrub").await?;
             let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_scrub'))")
                 .fetch_one(&mut connection)
                 .await?;
@@ -295,6 +297,23 @@ impl Scrubbing {
         .bind(count(redacted))
         .bind(count(letters.len() - redacted))
         .bind(to.received_at)
+        .execute(&mut self.connection)
+        .await?;
+        // One audit entry a day for each event type and module, since there may be very many pages.
+        sqlx::query(
+            "with last as (select id from audit where action = $1 and subject = left($2, 250) and details ->> 'digest' = $3 \
+                 and at > now() - interval '1 day' order by at desc limit 1), \
+             counted as (update audit set details = details || jsonb_build_object( \
+                     'redacted', (details ->> 'redacted')::bigint + $4, 'emptied', (details ->> 'emptied')::bigint + $5) \
+                 from last where audit.id = last.id returning audit.id) \
+             select note_audit($1, $2, jsonb_build_object('digest', $3, 'redacted', $4::bigint, 'emptied', $5::bigint)) \
+             where not exists (select from counted)",
+        )
+        .bind(Action::Scrub.as_str())
+        .bind(&row.event_type)
+        .bind(Hex(&row.digest).to_string())
+        .bind(i64::from(count(redacted)))
+        .bind(i64::from(count(letters.len() - redacted)))
         .execute(&mut self.connection)
         .await?;
         Ok(())

@@ -6,7 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 
-use super::{Error, Store};
+use super::{Error, Store, audit};
+use crate::audit::{Action, Actor, Entry};
+use crate::trust::token::id_of;
 
 /// An older token counts as in use for this long after its last use, so that a rotation does not end it.
 const IN_USE_HOURS: f64 = 24.0;
@@ -132,6 +134,7 @@ impl Store {
         name: &str,
         token: Digest,
         expires_at: Option<DateTime<Utc>>,
+        by: &Actor,
     ) -> Result<(), Error> {
         let unknown = || Error::ApplicationUnknown(name.to_owned());
         let rotated = self.ask(async {
@@ -182,14 +185,20 @@ impl Store {
             .bind(id)
             .execute(&mut *transaction)
             .await?;
+            let entry = Entry::new(Action::ApplicationRotate, name, by)
+                .with("token_id", id_of(token))
+                .with("expires_at", expires_at.map(|at| at.to_rfc3339()))
+                .with("ended", Some(ids_of(&ended)).filter(|ended| !ended.is_empty()));
+            audit::write(&mut transaction, &entry).await?;
             transaction.commit().await?;
-            Ok(Ok(()))
+            Ok(Ok(entry))
         });
-        rotated.await?
+        rotated.await??.log();
+        Ok(())
     }
 
     /// Ends all tokens of an application except the newest that has not expired: the second half of a rotation.
-    pub async fn application_expire(&self, name: &str) -> Result<(), Error> {
+    pub async fn application_expire(&self, name: &str, by: &Actor) -> Result<(), Error> {
         let query = sqlx::query(
             "update applications set token_digests = kept.digests, \
                  retired_token_digests = (array(select ended from unnest(token_digests) ended \
@@ -202,7 +211,7 @@ impl Store {
              where applications.id = kept.id and active and known_by <> 'network'",
         )
         .bind(name);
-        self.changed_one(name, query).await
+        self.changed_one(query, Entry::new(Action::ApplicationExpire, name, by)).await
     }
 
     /// Records that tokens were used now. A use that any gateway recorded within the last minute stays.
@@ -226,18 +235,28 @@ impl Store {
 
     /// Ends expired tokens in the rows of applications too, since programs of the last release know no expiry.
     pub async fn retire_expired(&self) -> Result<(), Error> {
-        let query = sqlx::query(
-            "update applications set \
+        let query = sqlx::query_scalar(
+            "with ended as (select application_id, array_agg(digest) as digests from application_tokens \
+                 where expires_at <= now() group by application_id), \
+             retired as (update applications set \
                  token_digests = array(select live.digest from unnest(token_digests) with ordinality live (digest, place) \
                      where live.digest <> all(ended.digests) order by live.place), \
                  retired_token_digests = (ended.digests || retired_token_digests)[:16] \
-             from (select application_id, array_agg(digest) as digests from application_tokens \
-                 where expires_at <= now() group by application_id) ended \
-             where applications.id = ended.application_id and applications.token_digests && ended.digests",
-        );
-        self.ask(query.execute(&self.own)).await?;
+             from ended \
+             where applications.id = ended.application_id and applications.token_digests && ended.digests \
+             returning name) \
+             select name from retired, note_audit($1, name, '{\"over\": true}')",
+        )
+        .bind(Action::ApplicationExpire.as_str());
+        let retired: Vec<String> = self.ask(query.fetch_all(&self.own)).await?;
+        retired.iter().for_each(|name| self.log_noted(Action::ApplicationExpire, name));
         Ok(())
     }
+}
+
+/// The ids of tokens, from their digests.
+pub(super) fn ids_of(digests: &[Vec<u8>]) -> Vec<String> {
+    digests.iter().filter_map(|digest| digest[..].try_into().ok()).map(|digest| id_of(Digest(digest))).collect()
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ impl Security {
     }
 }
 
-fn network_of(address: IpAddr) -> IpNet {
+/// The network by which strangers are counted.
+pub(super) fn network_of(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(address) => Ipv4Net::new_assert(address, IPV4_PREFIX).trunc().into(),
         IpAddr::V6(address) => Ipv6Net::new_assert(address, IPV6_PREFIX).trunc().into(),

@@ -19,6 +19,12 @@ pub fn make() -> Result<(String, Digest), NoRandomness> {
     Ok((token, digest))
 }
 
+/// The id of a token for people: 12 hexadecimal digits, derived from its digest. Neither can be computed from the id.
+pub fn id_of(digest: Digest) -> String {
+    let id = Digest::of(&[b"the id of the token ", &digest.0[..]].concat());
+    id.to_string()[..12].to_owned()
+}
+
 /// The machine gives no random numbers for a token.
 #[derive(Debug, thiserror::Error)]
 #[error("this machine gives no random numbers")]
