@@ -131,6 +131,11 @@ async fn each_change_of_an_application_has_an_entry_that_says_who_and_from_where
     }
 }
 
+/// A removal that retention has announced, for somebody to confirm.
+const ANNOUNCED: &str = "
+    update retention_rounds set announced_limit = 7, announced_at = now(), announced_seconds = 0, seen_at = now()
+    where rule = 'audit_age'";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_is_made_that_cannot_be_noted() {
     let gateway = Setup::default().with_module("shop/sale.wasm", "rejects").start().await;
@@ -200,10 +205,7 @@ async fn no_change_is_made_that_cannot_be_noted() {
     let told = &trail(&gateway, "&action=redrive").await[0];
     let expected = json!({"filter": {"category": "shop"}, "limit": 500, "stored": 0, "duplicate": 1});
     assert_eq!((&told["details"], &told["actor"]["kind"]), (&expected, &json!("command")), "{told}");
-    gateway.sql(
-        "update retention_rounds set announced_limit = 7, announced_at = now(), announced_seconds = 0, seen_at = now() \
-         where rule = 'audit_age'",
-    );
+    gateway.sql(ANNOUNCED);
     assert!(eye(&gateway, &["retention", "confirm"]).0);
     let told = entry(&gateway, "retention_confirm").await;
     assert_eq!((&told["subject"], &told["details"]["limit"]), (&json!("audit_age"), &json!(7)));
@@ -282,11 +284,7 @@ async fn what_a_gateway_does_by_itself_and_what_commands_do_to_files_is_noted() 
     assert_eq!((&told["subject"], &told["actor"]["kind"]), (&json!("shop/return"), &json!("command")));
     assert!(std::fs::read_dir(gateway.data_dir().join("audit")).is_ok_and(|mut notes| notes.next().is_none()));
     let dropped = entry(&gateway, "partition_drop").await;
-    assert_eq!(
-        (&dropped["subject"], &dropped["details"]["cause"]),
-        (&json!("events_2019_05"), &json!("age")),
-        "{dropped}"
-    );
+    assert_eq!((&dropped["subject"], &dropped["details"]["cause"]), (&json!("events_2019_05"), &json!("age")));
     // The same module as before the restart is no change.
     let again = trail(&gateway, "&action=module_replace&subject=shop/sale").await;
     assert_eq!(again.len(), 3, "{again:?}");

@@ -39,9 +39,12 @@ pub enum Happening {
     Lost,
 }
 
+/// What an observer does with each happening.
+type Observe = dyn Fn(&[&Slot], Happening) + Send + Sync;
+
 /// Gets the changes. The lifecycle thread calls it, so it must return fast.
 #[derive(Clone)]
-pub struct Observer(Arc<dyn Fn(&[&Slot], Happening) + Send + Sync>);
+pub struct Observer(Arc<Observe>);
 
 impl Observer {
     /// Calls `take` with the slots and their change.

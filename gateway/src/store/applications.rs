@@ -515,7 +515,8 @@ async fn facts_of(connection: &mut PgConnection, name: &str) -> Result<Option<Ma
              'active', active, 'revoked', revoked_at is not null, 'note', note) \
          from applications where name = $1 for update",
     );
-    let found: Option<(Vec<Vec<u8>>, Json<Map<String, Value>>)> = query.bind(name).fetch_optional(connection).await?;
+    type Facts = Json<Map<String, Value>>;
+    let found: Option<(Vec<Vec<u8>>, Facts)> = query.bind(name).fetch_optional(connection).await?;
     Ok(found.map(|(tokens, Json(mut facts))| {
         facts.insert("token_ids".to_owned(), ids_of(&tokens).into());
         facts
