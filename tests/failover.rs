@@ -3,7 +3,7 @@
 //! stored event.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::block_in_place;
 
@@ -86,6 +86,7 @@ impl Case {
             tokio::time::sleep(self.behind).await;
         }
         load.ledger.watch_pauses();
+        let gone = Instant::now();
         block_in_place(|| {
             match self.end {
                 End::Killed => primary.kill(),
@@ -97,6 +98,11 @@ impl Case {
         });
         load.stores(EVENTS).await;
         load.stop().await;
+        let reads = ["/readyz", "/v1/categories", "/v1/dead-letters"];
+        for path in reads {
+            eventually("the gateway reads too", async || (gateway.get(path).await.status == 200).then_some(())).await;
+        }
+        println!("{}: reads after {} ms", self.words(), gone.elapsed().as_millis());
         let rows = standby.sql(ROWS);
         let (lost, doubled) = load.ledger.lost_and_doubled(&rows);
         if self.waits.is_some() {
