@@ -86,7 +86,11 @@ impl Server {
 
     fn try_up(&self) -> bool {
         let place = self.path().display();
-        let options = format!("-k {place} -p {} -c listen_addresses=127.0.0.1 {}", self.port, self.options);
+        // Shared memory goes into the folder, so that nothing of a killed server is left.
+        let options = format!(
+            "-k {place} -p {} -c listen_addresses=127.0.0.1 -c dynamic_shared_memory_type=mmap {}",
+            self.port, self.options
+        );
         let log = self.path().join("log").display().to_string();
         run(self.path(), "pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "-o", &options, "start"])
     }
@@ -189,6 +193,18 @@ pub(crate) fn signal_family(data: &Path, signal: &str) {
     let children = children_of(server);
     send(server);
     children.into_iter().chain(children_of(server)).for_each(send);
+    if signal == "KILL" {
+        remove_segment(&note);
+    }
+}
+
+/// Removes the System V segment of a killed server. Its id stands in the note of the server's process id.
+fn remove_segment(note: &str) {
+    let ids = note.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+    if let Some(id) = ids {
+        // A server that restarts itself may have removed it.
+        let _ = Command::new("ipcrm").args(["-m", id]).stderr(Stdio::null()).status();
+    }
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

@@ -203,7 +203,7 @@ postgresql:
   authentication:
     superuser: {{username: postgres}}
     replication: {{username: replicator}}
-  parameters: {{unix_socket_directories: '{at}', fsync: 'off', max_locks_per_transaction: 512}}
+  parameters: {{unix_socket_directories: '{at}', fsync: 'off', max_locks_per_transaction: 512, dynamic_shared_memory_type: mmap}}
 "
     );
     let file = format!("{name}.yml");
