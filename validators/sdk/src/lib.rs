@@ -91,8 +91,8 @@ mod violations;
 
 use serde::Deserialize;
 
-pub use bindings::eye::validator::types::{Expectation, Violation};
-pub use bindings::{Description, Verdict};
+pub use bindings::validator::eye::validator::types::{Expectation, Violation};
+pub use bindings::validator::{Description, Verdict};
 pub use json::{Json, Malformed, Object, Part};
 pub use rules::is_host_name;
 pub use violations::{Violations, pointer};
@@ -215,7 +215,7 @@ pub trait Validator {
 }
 
 /// One event as the gateway gives it, before its data is read.
-pub type RawEvent = bindings::eye::validator::types::Event;
+pub type RawEvent = bindings::validator::eye::validator::types::Event;
 
 /// Reads an event's data and judges it. Data that does not fit `T` is rejected.
 pub fn judge<'a, T: Deserialize<'a>>(event: &'a RawEvent, judge: impl Fn(&Event<'a, T>) -> Verdict) -> Verdict {
@@ -264,7 +264,7 @@ pub fn describe<V: Validator>() -> Description {
     core::arch::wasm32::memory_grow::<0>(2);
     #[cfg(target_family = "wasm")]
     last_words::keep();
-    let example = |example: &Example| bindings::eye::validator::types::Example {
+    let example = |example: &Example| bindings::validator::eye::validator::types::Example {
         title: example.title.to_owned(),
         data: example.data.to_owned(),
         expect: example.expect,
@@ -279,7 +279,7 @@ pub use bindings::redact::{Guest as RedactGuest, export_redact};
 #[doc(hidden)]
 pub use bindings::validate_at::{Guest as ValidateAtGuest, export_validate_at};
 #[doc(hidden)]
-pub use bindings::{Guest, export_validator};
+pub use bindings::validator::{Guest, export_validator};
 
 /// Makes a validator of a function `fn(&Event<T>) -> Verdict`, a summary, and examples: `accept`, `amend` or `reject`,
 /// a title, and data. Also makes a test that gives each example to the function. The functions `redact` and `judge_at`, and a
