@@ -3,6 +3,7 @@
 
 use crate::support::cluster::Server;
 use crate::support::load::{Chance, Load, ROWS, id_of, numbered};
+use crate::readers::documented;
 use crate::support::{Gateway, Setup, eventually};
 
 /// Migrates the schema as if a full round had just ended, so that the rows of these tests are due without an
@@ -119,6 +120,79 @@ async fn what_is_too_old_is_trimmed_and_nothing_else() {
          or relname like '%' || to_char(now() - interval '100 days', '\"_\"YYYY\"_\"MM'))",
     );
     assert_eq!(names, "0", "the months that were too old are gone as partitions");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_without_the_tables_tends_them_by_the_functions_of_their_owner() {
+    let server = Server::start();
+    prepare(&server);
+    for begin in ["create role eye_gateway ", "grant execute on function trim_rows"] {
+        server.sql(&documented(begin));
+    }
+    partition(&server, "events", "(now() - interval '100 days')");
+    partition(&server, "dead_letters", "(now() - interval '100 days')");
+    letters(&server, 30, "now() - interval '100 days'", "1 millisecond");
+    letters(&server, 200, "now() - interval '41 days'", "1 millisecond");
+    letters(&server, 5, "now() - interval '39 days'", "1 millisecond");
+    server.sql(
+        "insert into event_types (category, name) values ('a', 'b');
+         insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data)
+         select gen_random_uuid(), at, gen_random_uuid(), at, 1, 1, '{}'
+         from unnest(array[now() - interval '100 days', now() - interval '1 day']) at;",
+    );
+    // Large enough that a month is proved to be absent from it first.
+    stray(&server, "1990-01-01", 1_100, 32 << 10);
+    let months = "select count(*) from pg_inherits where inhparent = 'events'::regclass";
+    let before = count(&server, months);
+    let url = server.url().replace("postgres://postgres@", "postgres://eye_gateway@");
+    let setup = Setup::default().with("EYE_DATABASE_URL", url).with("EYE_RETENTION_SECONDS", 1);
+    let setup = setup.with("EYE_EVENTS_DAYS", 40).with("EYE_DEAD_LETTERS_DAYS", 40).with_argument("--no-migrate");
+    let gateway = setup.start().await;
+    eventually("dead letters are trimmed by age", async || {
+        (count(&server, "select count(*) from dead_letters") == 5).then_some(())
+    })
+    .await;
+    eventually("events are trimmed by age, months and strays", async || {
+        (count(&server, "select count(*) from events") == 1).then_some(())
+    })
+    .await;
+    assert!(count(&server, months) > before, "months are made ahead");
+    assert_eq!(gateway.send(&numbered(1)).await.status, 201);
+    let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
+    let denied: Vec<&str> = log.lines().filter(|line| line.contains("permission denied")).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+
+    // The functions lend their rights for these tables alone.
+    server.sql("create role stranger login");
+    let denies = |role: &str, call: &str| {
+        let code = format!(
+            "do $do$ begin set local role {role}; perform {call}; raise exception 'allowed'; \
+             exception when insufficient_privilege then null; end $do$"
+        );
+        server.sql(&code);
+    };
+    for call in [
+        "drop_detached('events', 'applications', 'age')",
+        "drop_detached('events', 'events_default', 'age')",
+        "drop_detached('events', 'events_2020_01_trimmed_age; drop table events', 'age')",
+        "drop_detached('applications', 'applications_2020_01_trimmed_age', 'age')",
+        "detach_partition('events', 'events_default', 'age')",
+        "detach_partition('events', 'applications', 'age')",
+        "detach_partition('events', 'events_2020_01', 'spite')",
+        "trim_rows('events', 'applications', now(), 10, 10, 'age')",
+        "trim_rows('applications', 'applications', now(), 10, 10, 'age')",
+        "prepare_partition('applications', '2020-01-01', 1, 1, 1)",
+        "attach_partition('applications', '2020-01-01')",
+        "add_gap('applications', '2020-01-01')",
+        "prove_gap('applications', '2020-01-01')",
+        "drop_gap('applications', '2020-01-01')",
+    ] {
+        denies("eye_gateway", call);
+        denies("stranger", call);
+    }
+    for call in ["prepare_partition('events', '2020-01-01', 1, 1, 1)", "drop_gap('events', '2020-01-01')"] {
+        denies("stranger", call);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
