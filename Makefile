@@ -8,6 +8,8 @@
 #             promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what was lost and for how long nothing
 #             was stored; has promtool run the cases of the alert rules, and a Prometheus read a gateway; holds image, compose
 #             file, unit files, chart and archive by foreign tools, and runs them in containers (10 minutes)
+# make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
+#             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -23,7 +25,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run release dist announce test test-built test-faults test-operate test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run release dist announce test test-built test-faults test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -82,6 +84,20 @@ test-faults: test-built
 test-operate: test-built
 	./setup operate
 	cargo nextest run --profile operate --workspace --no-capture
+
+# The program of before is built from its own source, beside, in target/before. It begins with what is built here, since it
+# depends on much the same.
+BEFORE ?= $(shell git log -1 --format=%H^ --diff-filter=A -- migrations)
+BEFORE_DIR = target/before
+
+test-upgrade: test-built
+	rm -rf $(BEFORE_DIR)/source && mkdir -p $(BEFORE_DIR)/source
+	git archive $(BEFORE) | tar -x -C $(BEFORE_DIR)/source
+	git log -1 --format='The program of before is that of %h: %s' $(BEFORE)
+	mkdir -p $(BEFORE_DIR)/target/debug
+	[ -e $(BEFORE_DIR)/target/debug/deps ] || for part in .fingerprint build deps; do cp -a target/debug/$$part $(BEFORE_DIR)/target/debug/; done
+	cargo build --manifest-path $(BEFORE_DIR)/source/Cargo.toml --target-dir $(BEFORE_DIR)/target -p eye
+	EYE_PROGRAM_BEFORE=$(CURDIR)/$(BEFORE_DIR)/target/debug/eye cargo nextest run --profile upgrade --workspace --no-capture
 
 MODULES ?= 2000
 SEED ?= 1

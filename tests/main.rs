@@ -61,3 +61,4 @@ mod tokens;
 mod trusted;
 mod unseen;
 mod upgrade;
+mod way_back;

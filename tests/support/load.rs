@@ -125,6 +125,11 @@ impl Ledger {
         Ledger { first, ..Ledger::default() }
     }
 
+    /// Whether its numbers begin at `first`.
+    pub(crate) fn is_of(&self, first: u64) -> bool {
+        self.first == first
+    }
+
     /// Reserves new numbers.
     pub(crate) fn reserve(&self, count: u64) -> Vec<u64> {
         let first = self.first + self.next.fetch_add(count, Ordering::Relaxed);

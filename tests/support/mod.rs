@@ -131,6 +131,8 @@ pub(crate) struct Setup {
     pub(crate) open_files: Option<(u64, u64)>,
     /// Sockets that are passed on to it, as a service manager does, with their names.
     pub(crate) sockets: Vec<(String, TcpListener)>,
+    /// The program of another release.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Setup {
@@ -163,6 +165,11 @@ impl Setup {
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).expect("an open descriptor");
         self.sockets.push((name.to_owned(), socket.into()));
         self
+    }
+
+    /// Runs the program of another release.
+    pub(crate) fn with_program(self, program: &Path) -> Self {
+        Self { program: Some(program.to_owned()), ..self }
     }
 
     /// Puts a module at `path` in the modules directory before the start.
@@ -218,6 +225,7 @@ impl Setup {
             arguments: self.arguments,
             open_files: self.open_files,
             sockets: self.sockets,
+            program: self.program,
             folder,
         }
     }
@@ -265,6 +273,7 @@ pub(crate) struct Gateway {
     arguments: Vec<String>,
     open_files: Option<(u64, u64)>,
     sockets: Vec<(String, TcpListener)>,
+    program: Option<PathBuf>,
     folder: TempDir,
 }
 
@@ -328,12 +337,13 @@ impl Gateway {
     }
 
     fn command(&self) -> Command {
-        let program = env!("CARGO_BIN_EXE_eye");
+        let program = self.program.as_deref().unwrap_or(Path::new(env!("CARGO_BIN_EXE_eye")));
         let mut command = match self.open_files {
             None => Command::new(program),
             Some((soft, hard)) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), program]);
+                let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                command.args(["-c", &limits]).arg(program);
                 command
             }
         };
@@ -346,20 +356,22 @@ impl Gateway {
         command.arg("serve").args(["--listen=127.0.0.1:0"].iter().filter(|_| !has_listen));
         command.args(["--modules", "modules", "--data-dir", "data"]);
         command.args(&self.arguments);
-        // No balancer looks at it, unless the test is about that.
-        command.env("EYE_DRAIN_DELAY_MS", "0");
+        // No balancer looks at it, unless the test is about that. A program of before may not know the setting.
+        if self.program.is_none() {
+            command.env("EYE_DRAIN_DELAY_MS", "0");
+        }
         command.envs(self.environment.iter().cloned()).stderr(Stdio::piped()).stdin(Stdio::null());
         command
     }
 
     /// The program with its sockets, as a service manager passes them: from descriptor 3 on, with the id of the process.
-    fn passing(&self, program: &str) -> Command {
+    fn passing(&self, program: &Path) -> Command {
         let numbers = self.sockets.iter().enumerate();
         let moves: String =
             numbers.map(|(index, (_, socket))| format!(" {}<&{}-", 3 + index, socket.as_raw_fd())).collect();
         let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("LISTEN_PID=$$ exec \"$0\" \"$@\"{moves}"), program]);
+        command.args(["-c", &format!("LISTEN_PID=$$ exec \"$0\" \"$@\"{moves}")]).arg(program);
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         command
     }
