@@ -31,6 +31,7 @@ mod http_forms;
 mod json_against_postgres;
 mod judging;
 mod last_words;
+mod limited_readers;
 mod live;
 mod metrics;
 mod modules;

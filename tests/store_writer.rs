@@ -127,7 +127,8 @@ async fn is_read_back_in_order(server: &Server, store: &Store) {
     let filter = EventFilter { session_id: Some(Uuid::from_u128(3)), ..EventFilter::default() };
     let limits = PageLimits { rows: 50, bytes: usize::MAX };
     loop {
-        let page = store.events_page(&filter, after, limits, JULY_US).await.expect("page");
+        let page =
+            store.events_page(&eye::trust::visible::Visible::ALL, &filter, after, limits, JULY_US).await.expect("page");
         seen.extend(page.rows);
         after = page.next;
         if after.is_none() {

@@ -186,6 +186,9 @@ fn refusal(error: store::Error) -> Refusal {
         E::ApplicationWithoutNetwork(_) | E::ApplicationNetworksUnused(_) => {
             Refusal::BadParameter { name: "networks".into(), message: error.to_string().into() }
         }
+        E::ApplicationLimitedAdmin(_) => {
+            Refusal::BadParameter { name: "scopes".into(), message: error.to_string().into() }
+        }
         E::Busy => Refusal::ReadsFull { full: Full::All },
         E::Away(_) | E::Slow(_) | E::Conflict(_) => Refusal::DatabaseAway,
         E::NoDescriptors => Refusal::NoDescriptors,

@@ -2,7 +2,8 @@
 //! one atomic load and allocates nothing. With readers, outcomes gather for a tenth of a second within a budget, become text
 //! once, and go to all readers as one shared page, so that hundreds of readers cost senders nothing. Outcomes beyond the
 //! budget are counted in the next page. A reader that falls behind gets the number of outcomes that it missed, and goes on
-//! from there. The server ends a reader that takes nothing at all.
+//! from there. The server ends a reader that takes nothing at all. A limited reader gets the outcomes of visible events, and
+//! no numbers of others.
 
 use std::fmt::Write as _;
 use std::mem;
@@ -30,6 +31,7 @@ use crate::response::{self, Refusal, Response};
 use crate::server::HalfClosed;
 use crate::share::{Budget, Held, Share};
 use crate::trust::StillKnown;
+use crate::trust::visible::Visible;
 
 /// How long outcomes gather before the readers get them.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -265,19 +267,21 @@ const END: Bytes = Bytes::from_static(b"event: end\ndata: {}\n\n");
 /// [`Refusal::BadParameter`], [`Refusal::TooManyReaders`], [`Refusal::Draining`].
 pub fn watch(
     live: &Arc<Live>,
+    visible: &Arc<Visible>,
     share: &Arc<Share>,
     query: Option<&str>,
     half_closed: Arc<HalfClosed>,
     still_known: StillKnown,
 ) -> Result<Response, Refusal> {
-    let filter = Filter::read(query)?;
+    let filter = Filter::read(query, visible)?;
     let place = live.admit(share)?;
     Ok(response::event_stream(stream(Reader::new(place, filter, half_closed, still_known))))
 }
 
-/// The outcomes that a reader asks for.
+/// The outcomes that a reader asks for and may see.
 #[derive(Debug, Default)]
 struct Filter {
+    visible: Arc<Visible>,
     /// For each of [`WORDS`], whether the reader wants it.
     kinds: [bool; WORDS.len()],
     application: Option<String>,
@@ -286,7 +290,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn read(query: Option<&str>) -> Result<Self, Refusal> {
+    fn read(query: Option<&str>, visible: &Arc<Visible>) -> Result<Self, Refusal> {
         let parameters = Parameters::read(query, &["outcome", "application", "category", "name"])?;
         let mut kinds = [parameters.text("outcome").is_none(); WORDS.len()];
         for wanted in parameters.text("outcome").unwrap_or_default().split(',').filter(|word| !word.is_empty()) {
@@ -296,7 +300,7 @@ impl Filter {
             kinds[kind.ok_or_else(|| bad("outcome", wanted))?] = true;
         }
         let (application, category) = (parameters.word("application")?, parameters.word("category")?);
-        Ok(Self { kinds, application, category, name: parameters.word("name")? })
+        Ok(Self { visible: Arc::clone(visible), kinds, application, category, name: parameters.word("name")? })
     }
 
     fn wants(&self, message: &Message) -> bool {
@@ -306,6 +310,7 @@ impl Filter {
             && fits(&self.application, Some(&message.application))
             && fits(&self.category, message.category.as_deref())
             && fits(&self.name, message.name.as_deref())
+            && self.visible.shows(&message.application, message.category.as_deref(), message.name.as_deref())
     }
 }
 
@@ -372,10 +377,19 @@ impl Reader {
         self.expected = page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>();
         if missed > 0 {
             self.place.live.missed.fetch_add(missed, Ordering::Relaxed);
+            // The number has hidden outcomes too.
+            let missed = Some(missed).filter(|_| self.filter.visible.is_all());
             push(&mut text, "missed", &json!({ "missed": missed }).to_string());
         }
         for message in page.messages.iter().filter(|message| self.filter.wants(message)) {
             text.push_str(&message.text);
+        }
+        if !self.filter.visible.is_all() {
+            // Nobody counts how many of them were visible. Which kinds they were would tell about hidden ones.
+            if page.left_out.iter().any(|count| *count > 0) {
+                push(&mut text, "sampled", &json!({ "left_out": null }).to_string());
+            }
+            return text;
         }
         let left_out = || WORDS.iter().zip(page.left_out).zip(self.filter.kinds).filter(|(_, wanted)| *wanted);
         if left_out().any(|((_, count), _)| count > 0) {

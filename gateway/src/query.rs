@@ -34,6 +34,7 @@ use crate::response::{self, Encoder, Encoding, Refusal, Response, of_store};
 use crate::share::{Budget, Share};
 use crate::store::{Bucket, CountFilter, EventFilter, PageLimits, SessionFilter, Store};
 use crate::trust::StillKnown;
+use crate::trust::visible::Visible;
 use crate::turns::Turns;
 
 /// Rows of a page, unless the reader asks for another number.
@@ -115,6 +116,8 @@ pub struct Reader<'a> {
     pub headers: &'a HeaderMap,
     /// The ids of the request, for the last line of a stream that ends early.
     pub ids: &'a RequestIds,
+    /// What it may see.
+    pub visible: &'a Arc<Visible>,
     /// The share of its application in the running reads.
     pub reads: &'a Arc<Share>,
     /// The share of its application in the streams.
@@ -131,25 +134,26 @@ impl Query {
     /// [`Refusal::BadParameter`] names the parameter and its possible values. [`Refusal::NotFound`] when a single event
     /// does not exist. [`Refusal::ReadsFull`], [`Refusal::ReadSlow`], [`Refusal::ReadAway`].
     pub async fn answer(&self, reader: Reader<'_>, read: Read<'_>, query: Option<&str>) -> Result<Response, Refusal> {
-        let headers = reader.headers;
+        let (headers, visible) = (reader.headers, reader.visible);
         let now_us = self.clock.reading_us();
         let listing = match read {
             Read::SessionEvent(session_id, event_id) => {
                 return self.one_event(&reader, &session_id, &event_id, query).await;
             }
-            Read::Session(session_id) => session(&session_id, query)?,
-            Read::Category(category) => category_events(&category, query)?,
-            Read::Events => events(query)?,
-            Read::Sessions => sessions(query)?,
+            Read::Session(session_id) => session(visible, &session_id, query)?,
+            Read::Category(category) => category_events(visible, &category, query)?,
+            Read::Events => events(visible, query)?,
+            Read::Sessions => sessions(visible, query)?,
             Read::Categories => Listing::new(
+                visible,
                 List::EventTypes,
                 Parameters::read(query, &["limit", "cursor"])?,
                 String::new(),
                 "categories",
             ),
-            Read::Stats => stats(query, now_us)?,
-            Read::DeadLetters => dead_letters::listing(query)?,
-            Read::Audit => audit::listing(query)?,
+            Read::Stats => stats(visible, query, now_us)?,
+            Read::DeadLetters => dead_letters::listing(visible, query)?,
+            Read::Audit => audit::listing(visible, query)?,
         };
         let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
         // A reader that accepts neither gets JSON, which helps more than no answer.
@@ -180,7 +184,8 @@ impl Query {
         let (session_id, event_id) = (id("session_id", session_id)?, id("id", event_id)?);
         Parameters::read(query, &[])?;
         let turn = self.turns.take(reader.reads).await?;
-        let event = self.store.event(session_id, event_id).await.map_err(of_store)?.ok_or(Refusal::NotFound)?;
+        let event = self.store.event(reader.visible, session_id, event_id).await.map_err(of_store)?;
+        let event = event.ok_or(Refusal::NotFound)?;
         drop(turn);
         let mut body = Vec::new();
         rows_as_json::event(&mut body, &event);
@@ -216,29 +221,29 @@ async fn send(body: Vec<u8>, encoding: Encoding) -> Result<Response, Refusal> {
     Ok(response::compressed(response::read(compressed), encoding))
 }
 
-fn session(session_id: &str, query: Option<&str>) -> Result<Listing, Refusal> {
+fn session(visible: &Arc<Visible>, session_id: &str, query: Option<&str>) -> Result<Listing, Refusal> {
     let session_id = id("session_id", session_id)?;
     let known = ["from", "to", "category", "name", "application", "order", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let filter = EventFilter { session_id: Some(session_id), ..filter(&parameters)? };
-    Ok(Listing::new(List::Events(filter), parameters, format!("\"session_id\":\"{session_id}\","), "events"))
+    Ok(Listing::new(visible, List::Events(filter), parameters, format!("\"session_id\":\"{session_id}\","), "events"))
 }
 
-fn category_events(category: &str, query: Option<&str>) -> Result<Listing, Refusal> {
+fn category_events(visible: &Arc<Visible>, category: &str, query: Option<&str>) -> Result<Listing, Refusal> {
     let category = word("category", category)?;
     let known = ["from", "to", "name", "session_id", "application", "order", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let head = format!("\"category\":{},", rows_as_json::text(&category));
     let filter = EventFilter { category: Some(category), ..filter(&parameters)? };
-    Ok(Listing::new(List::Events(filter), parameters, head, "events"))
+    Ok(Listing::new(visible, List::Events(filter), parameters, head, "events"))
 }
 
-fn events(query: Option<&str>) -> Result<Listing, Refusal> {
+fn events(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
     let known = ["from", "to", "category", "name", "session_id", "application", "order", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let filter = filter(&parameters)?;
     let head = rows_as_json::range(filter.from_us, filter.to_us);
-    Ok(Listing::new(List::Events(filter), parameters, head, "events"))
+    Ok(Listing::new(visible, List::Events(filter), parameters, head, "events"))
 }
 
 fn filter(parameters: &Parameters) -> Result<EventFilter, Refusal> {
@@ -254,14 +259,14 @@ fn filter(parameters: &Parameters) -> Result<EventFilter, Refusal> {
     })
 }
 
-fn sessions(query: Option<&str>) -> Result<Listing, Refusal> {
+fn sessions(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
     let parameters = Parameters::read(query, &["from", "to", "limit", "cursor"])?;
     let (from_us, to_us) = parameters.range()?;
     let head = rows_as_json::range(from_us, to_us);
-    Ok(Listing::new(List::Sessions(SessionFilter { from_us, to_us }), parameters, head, "sessions"))
+    Ok(Listing::new(visible, List::Sessions(SessionFilter { from_us, to_us }), parameters, head, "sessions"))
 }
 
-fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
+fn stats(visible: &Arc<Visible>, query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
     let known = ["from", "to", "bucket", "application", "category", "name", "outcome", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let buckets = [("hour", Bucket::Hour), ("minute", Bucket::Minute), ("day", Bucket::Day)];
@@ -291,5 +296,5 @@ fn stats(query: Option<&str>, now_us: i64) -> Result<Listing, Refusal> {
         outcome: outcome.map(str::to_owned),
     };
     let head = format!("{}\"bucket\":\"{}\",", rows_as_json::range(Some(from_us), Some(to_us)), bucket.as_str());
-    Ok(Listing::new(List::Counts(filter), parameters, head, "counts"))
+    Ok(Listing::new(visible, List::Counts(filter), parameters, head, "counts"))
 }

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::judging::{End, Judged, Judges, NotStored, Origin, Senders};
 use crate::response::{Refusal, of_store};
 use crate::store::{Choice, LetterCursor, LetterFilter, Seen, Store, StoredLetter, UnseenLane};
+use crate::trust::visible::Visible;
 
 /// Most raw bytes of one group of letters, which are judged and written together.
 const GROUP_BYTES_MAX: usize = 8 << 20;
@@ -48,6 +49,8 @@ pub struct Redrive<'a> {
 /// What one redrive does, from a request or a command.
 #[derive(Clone, Debug)]
 pub struct RedriveRequest {
+    /// What its caller may see. Other letters do not exist for it.
+    pub visible: Arc<Visible>,
     /// The letters to redrive.
     pub choice: Choice,
     /// The last letter of the request before this one, which continues after it.
@@ -212,14 +215,14 @@ impl Redrive<'_> {
         let until = Instant::now() + self.time;
         let mut report = Report::default();
         if let (Choice::Ids(ids), None) = (&request.choice, request.after) {
-            let unknown = self.store().dead_letters_unknown(ids).await.map_err(of_store)?;
+            let unknown = self.store().dead_letters_unknown(&request.visible, ids).await.map_err(of_store)?;
             let told = unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter"));
             report.results.extend(told);
         }
         let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
         let page = self
             .store()
-            .dead_letters_to_redrive(&request.choice, request.after, request.limit)
+            .dead_letters_to_redrive(&request.visible, &request.choice, request.after, request.limit)
             .await
             .map_err(of_store)?;
         let mut rest = &page.rows[..];
@@ -248,7 +251,7 @@ impl Redrive<'_> {
         let letters = self.store().unseen_letters(lane, limit).await.map_err(of_store)?;
         let letters = &letters[..group_of(&letters).min(letters.len())];
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
-        let raws = self.store().dead_letter_raws(&places).await.map_err(of_store)?;
+        let raws = self.store().dead_letter_raws(letters).await.map_err(of_store)?;
         let mut group = UnseenGroup { report: Report::default(), judges: true };
         let (mut rows, results) = (Vec::new(), &mut group.report.results);
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
@@ -296,7 +299,7 @@ impl Redrive<'_> {
         report: &mut Report,
     ) -> Result<usize, Refusal> {
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
-        let raws = self.store().dead_letter_raws(&places).await.map_err(of_store)?;
+        let raws = self.store().dead_letter_raws(letters).await.map_err(of_store)?;
         let mut rows = Vec::with_capacity(letters.len());
         let (mut results, mut known) = (Vec::with_capacity(letters.len()), Vec::new());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {

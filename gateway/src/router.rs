@@ -30,6 +30,7 @@ use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::{Incoming, form};
 use crate::store::Role;
 use crate::trail::Trail;
+use crate::trust::visible::Visible;
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that the router matches. The longest path of the table has a category of 200 characters, each of which
@@ -412,6 +413,31 @@ impl Router {
         }
     }
 
+    /// The report on the modules. A reader that is limited to event types gets the part about these. The counts of a module
+    /// are those of all applications, so a reader that is limited to applications gets none.
+    fn report_on_validators(&self, visible: &Visible) -> Result<Response, Refusal> {
+        if visible.applications().is_some() {
+            return Err(Refusal::NotFound);
+        }
+        let (mut unserved, mut others) = self.validators.unserved();
+        let (mut validators, mut problems) = (self.validators.report(), self.validators.problems(&unserved));
+        if !visible.is_all() {
+            validators.retain(|one| visible.shows_slot(one.category.as_deref(), one.name.as_deref()));
+            unserved.retain(|one| visible.shows_slot(Some(&one.category), Some(&one.name)));
+            // The names of files are those of other event types.
+            unserved.iter_mut().for_each(|one| one.nearest = None);
+            problems.clear();
+            others = 0;
+        }
+        let report = serde_json::json!({
+            "validators": validators,
+            "problems": problems,
+            "without_validator": unserved,
+            "without_validator_others": others,
+        });
+        Ok(response::json(StatusCode::OK, report.to_string()))
+    }
+
     /// Answers reads, whose scope the caller has.
     async fn read(
         &self,
@@ -431,26 +457,26 @@ impl Router {
             }
             "/v1/live" => {
                 let half_closed = request.body().half_closed();
-                live::watch(&self.live, caller.watching_share(), uri.query(), half_closed, still_known())
+                live::watch(
+                    &self.live,
+                    caller.visible(),
+                    caller.watching_share(),
+                    uri.query(),
+                    half_closed,
+                    still_known(),
+                )
             }
-            "/v1/validators" => {
-                let (unserved, others) = self.validators.unserved();
-                let (validators, problems) = (self.validators.report(), self.validators.problems(&unserved));
-                let report = serde_json::json!({
-                    "validators": validators,
-                    "problems": problems,
-                    "without_validator": unserved,
-                    "without_validator_others": others,
-                });
-                Ok(response::json(StatusCode::OK, report.to_string()))
-            }
+            "/v1/validators" => self.report_on_validators(caller.visible()),
             "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
+            // The figures name all applications and event types.
+            "/metrics" if !caller.visible().is_all() => Err(Refusal::NotFound),
             "/metrics" => Ok(self.monitoring.scrape(request.headers()).await),
             _ => {
                 let read = found.read().ok_or(Refusal::NotFound)?;
                 let reader = Reader {
                     headers: request.headers(),
                     ids,
+                    visible: caller.visible(),
                     reads: caller.reads_share(),
                     streams: caller.streams_share(),
                     still_known: &still_known,

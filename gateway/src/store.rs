@@ -210,6 +210,9 @@ pub enum Error {
         "{0} is known by its token alone, wherever it is: with networks, say that it is known by `both` or by `network`"
     )]
     ApplicationNetworksUnused(String),
+    /// An administrator sees everything, so limits of its reading would not hold.
+    #[error("{0} has the scope admin and limits of what it reads, which would not hold: take one of them away")]
+    ApplicationLimitedAdmin(String),
 }
 
 /// Says how to migrate a schema that is older than the program.

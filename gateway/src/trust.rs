@@ -37,6 +37,7 @@ pub mod security;
 mod snapshot;
 pub mod token;
 mod uses;
+pub mod visible;
 
 pub use self::application::{Application, Scope};
 
@@ -46,7 +47,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How often the gateway reads the event types of each application. Meanwhile it knows those that it has seen itself.
 const KNOWN_TYPES_READ: Duration = Duration::from_secs(60);
 
-/// Returns whether a caller is still known and may still read. Long answers call it again and again.
+/// Returns whether a caller is still known, and may still read the same. Long answers call it again and again.
 pub type StillKnown = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The other end of a connection.
@@ -250,7 +251,7 @@ impl Trust {
         self.security.refused_stranger(Kind::ForeignPage, self.caller(request, peer).address);
     }
 
-    /// Returns a check that the sender of `request` is still `application` with this scope.
+    /// Returns a check that the sender of `request` is still `application` with this scope and with the same limits.
     pub fn still_known<B>(
         self: &Arc<Self>,
         request: &Request<B>,
@@ -259,10 +260,11 @@ impl Trust {
         scope: Scope,
     ) -> StillKnown {
         let (trust, caller, id) = (Arc::clone(self), self.caller(request, peer), application.id);
+        let visible = Arc::clone(application.visible());
         Box::new(move || {
             let snapshot = trust.snapshot.load();
             let found = snapshot.as_ref().and_then(|snapshot| snapshot.find(&caller).ok());
-            found.is_some_and(|found| found.id == id && found.has(scope))
+            found.is_some_and(|found| found.id == id && found.has(scope) && *found.visible() == visible)
         })
     }
 

@@ -50,6 +50,8 @@ pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
         "events_per_second": limit.map(|limit| limit.events_per_second.get()),
         "burst_events": limit.map(|limit| limit.burst_events.get()),
         "event_types": row.event_types,
+        "read_event_types": row.read_event_types,
+        "read_applications": row.read_applications,
         "created_at": time(row.created_at),
         "refused": refused,
     })

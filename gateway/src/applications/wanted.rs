@@ -57,6 +57,12 @@ pub struct Wanted {
     /// The event types that it may send; all by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub event_types: Vec<String>,
+    /// The event types that it may read; all by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read_event_types: Vec<String>,
+    /// The applications whose events it may read; all by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read_applications: Vec<String>,
     /// The end of its token: after `90d`, `12h` or `30m`, or at a date or time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
@@ -94,8 +100,7 @@ impl Wanted {
     ///
     /// The first [`Invalid`] field.
     pub fn prove(self) -> Result<(NewApplication, Option<String>), Invalid> {
-        let length = self.name.chars().count();
-        if length == 0 || length > NAME_CHARACTERS_MAX || self.name.chars().any(is_hidden) {
+        if !is_name(&self.name) {
             return invalid(
                 "name",
                 format!(
@@ -133,6 +138,9 @@ impl Wanted {
         let scopes = if self.scopes.is_empty() { vec![Scope::Ingest.as_str().to_owned()] } else { self.scopes };
         let (networks, scopes) = (networks(&self.networks)?, checked_scopes(scopes)?);
         narrow_enough(&networks, &scopes, self.force)?;
+        let read_event_types = read_event_types(self.read_event_types)?;
+        let read_applications = read_applications(self.read_applications)?;
+        limits_hold(&scopes, &read_event_types, &read_applications)?;
         let new = NewApplication {
             name: self.name,
             token_digest,
@@ -144,6 +152,8 @@ impl Wanted {
             events_per_second: self.events_per_second,
             burst_events: self.burst_events,
             event_types: event_types(self.event_types)?,
+            read_event_types,
+            read_applications,
             note: note(self.note)?.unwrap_or_default(),
         };
         Ok((new, token))
@@ -175,6 +185,12 @@ pub struct Change {
     /// The event types that it may send. An empty list allows all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_types: Option<Vec<String>>,
+    /// The event types that it may read. An empty list allows all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_event_types: Option<Vec<String>>,
+    /// The applications whose events it may read. An empty list allows all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_applications: Option<Vec<String>>,
     /// False suspends it, true ends the suspension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
@@ -199,7 +215,8 @@ impl Change {
     /// The first [`Invalid`] field.
     pub fn prove(self, current: &ApplicationRow) -> Result<ApplicationChange, Invalid> {
         let is_known_otherwise = self.networks.is_some() || self.known_by.is_some() || self.certificates.is_some();
-        if current.name == own::LOCAL && (is_known_otherwise || self.scopes.is_some()) {
+        let is_limited_otherwise = self.read_event_types.is_some() || self.read_applications.is_some();
+        if current.name == own::LOCAL && (is_known_otherwise || is_limited_otherwise || self.scopes.is_some()) {
             return invalid(
                 "name",
                 "what callers from this machine may do without a token is for the setting `local` to say",
@@ -218,6 +235,15 @@ impl Change {
             let (networks, scopes) = (networks.as_ref(), scopes.as_ref());
             narrow_enough(networks.unwrap_or(&current.networks), scopes.unwrap_or(&current.scopes), self.force)?;
         }
+        let read_event_types = self.read_event_types.map(read_event_types).transpose()?;
+        let read_applications = self.read_applications.map(read_applications).transpose()?;
+        if is_limited_otherwise || scopes.is_some() {
+            limits_hold(
+                scopes.as_ref().unwrap_or(&current.scopes),
+                read_event_types.as_ref().unwrap_or(&current.read_event_types),
+                read_applications.as_ref().unwrap_or(&current.read_applications),
+            )?;
+        }
         Ok(ApplicationChange {
             networks,
             known_by: self.known_by,
@@ -225,6 +251,8 @@ impl Change {
             scopes,
             rate: self.events_per_second.map(|rate| rate.map(|rate| (rate, self.burst_events))),
             event_types: self.event_types.map(event_types).transpose()?,
+            read_event_types,
+            read_applications,
             active: self.active,
             note: note(self.note)?,
         })
@@ -262,6 +290,62 @@ fn event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
         Ok(_) => Ok(patterns),
         Err(problem) => invalid("event_types", problem),
     }
+}
+
+/// Unlike those of sending, such a pattern must be one that an event can have: a limit that shows nothing by mistake would
+/// look like a database without events.
+fn read_event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
+    few("read_event_types", patterns.len())?;
+    let types = match EventTypes::parse(&patterns) {
+        Ok(types) => types,
+        Err(problem) => return invalid("read_event_types", problem),
+    };
+    let is_possible =
+        |word: &str| (1..=NAME_CHARACTERS_MAX).contains(&word.chars().count()) && !word.chars().any(char::is_control);
+    if !types.each().all(|(category, name)| is_possible(category) && name.is_none_or(is_possible)) {
+        let rule = format!(
+            "a category or name has 1 to {NAME_CHARACTERS_MAX} characters, none of which is a control character"
+        );
+        return invalid("read_event_types", rule);
+    }
+    Ok(patterns)
+}
+
+fn read_applications(names: Vec<String>) -> Result<Vec<String>, Invalid> {
+    few("read_applications", names.len())?;
+    match names.iter().all(|name| is_name(name)) {
+        true => Ok(names),
+        false => invalid(
+            "read_applications",
+            format!("the name of an application has 1 to {NAME_CHARACTERS_MAX} characters, none of which is hidden"),
+        ),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_CHARACTERS_MAX).contains(&text.chars().count()) && !text.chars().any(is_hidden)
+}
+
+/// Refuses limits of reading that would not hold, or that limit nothing.
+fn limits_hold(scopes: &[String], event_types: &[String], applications: &[String]) -> Result<(), Invalid> {
+    if event_types.is_empty() && applications.is_empty() {
+        return Ok(());
+    }
+    if Scope::Admin.is_granted_by(scopes) {
+        return invalid(
+            "scopes",
+            "an application with the scope `admin` sees everything, so limits of what it reads (read_event_types, \
+             read_applications) would not hold: leave out the scope or the limits",
+        );
+    }
+    if !Scope::Read.is_granted_by(scopes) {
+        return invalid(
+            "scopes",
+            "it has limits of what it reads (read_event_types, read_applications) and may not read: give it the scope `read` or \
+             `raw` too, or take the limits away",
+        );
+    }
+    Ok(())
 }
 
 fn rate(events_per_second: Option<i32>, burst_events: Option<i32>) -> Result<(), Invalid> {
@@ -372,6 +456,9 @@ mod tests {
             events_per_second: None,
             burst_events: None,
             event_types: Vec::new(),
+            read_event_types: Vec::new(),
+            read_applications: Vec::new(),
+            cursor_key: vec![7; 32],
             active: true,
             revoked_at: None,
             note: String::new(),
@@ -469,6 +556,35 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_reading_are_only_for_applications_that_read_and_do_not_see_everything() {
+        let reader = ApplicationRow {
+            scopes: vec!["ingest".to_owned(), "raw".to_owned()],
+            read_event_types: vec!["shop/*".to_owned()],
+            ..row("a")
+        };
+        let change = |body| serde_json::from_value::<Change>(body).expect("the shape").prove(&reader);
+        for body in [
+            json!({"scopes": ["admin"]}),
+            json!({"scopes": ["ingest"]}),
+            json!({"scopes": ["ingest"], "read_applications": []}),
+            json!({"scopes": ["read", "admin"], "read_applications": ["b"]}),
+        ] {
+            assert_eq!(change(body.clone()).expect_err("refused").field, "scopes", "{body}");
+        }
+        for body in [
+            json!({"scopes": ["read"]}),
+            json!({"scopes": ["admin"], "read_event_types": []}),
+            json!({"scopes": ["ingest"], "read_event_types": []}),
+            json!({"read_event_types": ["page/view"], "read_applications": ["b"]}),
+            json!({"note": "x"}),
+        ] {
+            assert!(change(body.clone()).is_ok(), "{body}");
+        }
+        let taken_away = change(json!({"read_event_types": []})).expect("sound");
+        assert_eq!((taken_away.read_event_types, taken_away.read_applications), (Some(Vec::new()), None));
+    }
+
+    #[test]
     fn what_no_application_can_be_is_refused_with_its_field() {
         for (body, field) in [
             (json!({"name": ""}), "name"),
@@ -480,6 +596,18 @@ mod tests {
             (json!({"name": "a", "events_per_second": 0}), "events_per_second"),
             (json!({"name": "a", "burst_events": 5}), "burst_events"),
             (json!({"name": "a", "event_types": ["shop"]}), "event_types"),
+            (json!({"name": "a", "scopes": ["read"], "read_event_types": ["shop"]}), "read_event_types"),
+            (json!({"name": "a", "scopes": ["read"], "read_event_types": ["shop/%00"]}), "read_event_types"),
+            (
+                json!({"name": "a", "scopes": ["read"], "read_event_types": [format!("a/{}", "x".repeat(201))]}),
+                "read_event_types",
+            ),
+            (json!({"name": "a", "scopes": ["read"], "read_event_types": vec!["a/b"; 1_001]}), "read_event_types"),
+            (json!({"name": "a", "scopes": ["read"], "read_applications": [""]}), "read_applications"),
+            (json!({"name": "a", "scopes": ["read"], "read_applications": ["a\nb"]}), "read_applications"),
+            (json!({"name": "a", "scopes": ["read"], "read_applications": vec!["a"; 1_001]}), "read_applications"),
+            (json!({"name": "a", "read_applications": ["b"]}), "scopes"),
+            (json!({"name": "a", "scopes": ["read", "admin"], "read_event_types": ["a/*"]}), "scopes"),
             (json!({"name": "a", "expires": "soon"}), "expires"),
             (json!({"name": "a", "note": "a\nb"}), "note"),
             (json!({"name": "a", "note": "x".repeat(501)}), "note"),
@@ -489,7 +617,13 @@ mod tests {
         let change_of = |name: &str, body| serde_json::from_value::<Change>(body).expect("the shape").prove(&row(name));
         let change = |body| change_of("a", body);
         assert_eq!(change(json!({"known_by": "luck"})).expect_err("refused").field, "known_by");
-        for body in [json!({"scopes": ["admin"]}), json!({"networks": ["0.0.0.0/0"]}), json!({"known_by": "both"})] {
+        for body in [
+            json!({"scopes": ["admin"]}),
+            json!({"networks": ["0.0.0.0/0"]}),
+            json!({"known_by": "both"}),
+            json!({"read_event_types": ["a/b"]}),
+            json!({"read_applications": ["a"]}),
+        ] {
             assert_eq!(change_of("local", body).expect_err("refused").field, "name");
         }
         assert!(change_of("local", json!({"active": false})).is_ok());

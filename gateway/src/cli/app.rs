@@ -57,6 +57,12 @@ pub(super) struct Add {
     /// The event types that it may send: category/name or category/*, percent-encoded [default: all]
     #[arg(long, value_name = "PATTERN")]
     event_type: Vec<String>,
+    /// The event types that it may read: category/name or category/*, percent-encoded [default: all]
+    #[arg(long, value_name = "PATTERN")]
+    read_event_type: Vec<String>,
+    /// The applications whose events it may read [default: all]
+    #[arg(long, value_name = "NAME")]
+    read_application: Vec<String>,
     /// When its token expires: 90d, 12h, 30m, a date or a time [default: never]
     #[arg(long, value_name = "WHEN", requires = "token")]
     expires: Option<String>,
@@ -101,6 +107,18 @@ pub(super) struct Changed {
     /// Let it send every event type
     #[arg(long, conflicts_with = "event_type")]
     any_event_type: bool,
+    /// The event types that it may read instead
+    #[arg(long, value_name = "PATTERN")]
+    read_event_type: Vec<String>,
+    /// Let it read every event type
+    #[arg(long, conflicts_with = "read_event_type")]
+    any_read_event_type: bool,
+    /// The applications whose events it may read instead
+    #[arg(long, value_name = "NAME")]
+    read_application: Vec<String>,
+    /// Let it read the events of every application
+    #[arg(long, conflicts_with = "read_application")]
+    any_read_application: bool,
     /// Suspend it (false), or end its suspension (true); a revoked application stays revoked
     #[arg(long)]
     active: Option<bool>,
@@ -250,8 +268,14 @@ fn line(shown: &Value) -> String {
         _ => "any rate".to_owned(),
     };
     let types = if list("event_types").is_empty() { "all types".to_owned() } else { words("event_types") };
+    let reads = match (list("read_event_types").is_empty(), list("read_applications").is_empty()) {
+        (true, true) => "reads all".to_owned(),
+        (false, true) => format!("reads {}", words("read_event_types")),
+        (true, false) => format!("reads all types of {}", words("read_applications")),
+        (false, false) => format!("reads {} of {}", words("read_event_types"), words("read_applications")),
+    };
     format!(
-        "{}\t{}\tby {}\ttokens {}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}\tused {used}\texpires {ends}\t{}",
+        "{}\t{}\tby {}\ttokens {}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}\t{reads}\tused {used}\texpires {ends}\t{}",
         text("name"),
         text("state"),
         text("known_by"),
@@ -274,6 +298,8 @@ impl Add {
             events_per_second: self.events_per_second,
             burst_events: self.burst_events,
             event_types: self.event_type,
+            read_event_types: self.read_event_type,
+            read_applications: self.read_application,
             expires: self.expires,
             note: self.note,
             force: self.force,
@@ -295,6 +321,8 @@ impl Changed {
             events_per_second: rate,
             burst_events: self.burst_events,
             event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
+            read_event_types: if self.any_read_event_type { Some(Vec::new()) } else { some(&self.read_event_type) },
+            read_applications: if self.any_read_application { Some(Vec::new()) } else { some(&self.read_application) },
             active: self.active,
             note: self.note.clone(),
             force: self.force,

@@ -23,15 +23,26 @@ pub(super) struct Removals {
     /// Remove this event type
     #[arg(long, value_name = "PATTERN", conflicts_with_all = ["event_type", "any_event_type"])]
     remove_event_type: Vec<String>,
+    /// Remove this event type of those that it may read
+    #[arg(long, value_name = "PATTERN", conflicts_with_all = ["read_event_type", "any_read_event_type"])]
+    remove_read_event_type: Vec<String>,
+    /// Remove this application of those whose events it may read
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["read_application", "any_read_application"])]
+    remove_read_application: Vec<String>,
 }
 
 impl Removals {
     pub(super) fn are_none(&self) -> bool {
-        let Self { remove_network, remove_certificate_sha256, remove_scope, remove_event_type } = self;
-        remove_network.is_empty()
-            && remove_certificate_sha256.is_empty()
-            && remove_scope.is_empty()
-            && remove_event_type.is_empty()
+        let Self {
+            remove_network,
+            remove_certificate_sha256,
+            remove_scope,
+            remove_event_type,
+            remove_read_event_type,
+            remove_read_application,
+        } = self;
+        let words = [remove_certificate_sha256, remove_event_type, remove_read_event_type, remove_read_application];
+        remove_network.is_empty() && remove_scope.is_empty() && words.into_iter().all(Vec::is_empty)
     }
 
     /// Sets the lists of a change to what remains of them. `shown` is the application in the form of an answer.
@@ -71,8 +82,26 @@ impl Removals {
             }
             change.event_types = Some(left);
         }
+        if !self.remove_read_event_type.is_empty() {
+            let left = without(name, "event type to read", &list("read_event_types"), &self.remove_read_event_type)?;
+            change.read_event_types = Some(still_limited(name, left, "--any-read-event-type")?);
+        }
+        if !self.remove_read_application.is_empty() {
+            let left = without(name, "application to read", &list("read_applications"), &self.remove_read_application)?;
+            change.read_applications = Some(still_limited(name, left, "--any-read-application")?);
+        }
         Ok(())
     }
+}
+
+/// Refuses to take the last item of a limit for reading away, since an empty list would show everything.
+fn still_limited(name: &str, left: Vec<String>, flag: &str) -> anyhow::Result<Vec<String>> {
+    if left.is_empty() {
+        bail!(
+            "without the last of these {name} would no more be limited: use {flag} if that is meant, or remove its scope"
+        );
+    }
+    Ok(left)
 }
 
 /// Removes `gone` from a list. An item that the list does not have is an error, since it is probably a typing mistake.

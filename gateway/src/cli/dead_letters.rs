@@ -2,6 +2,7 @@
 //! the modules directory of the settings and the code of the gateway.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,6 +24,7 @@ use crate::query::rows_as_json::{letter_json, whole_json};
 use crate::redrive::{LetterOutcome, Redrive, RedriveRequest, Report};
 use crate::scrub::{Scrub, ScrubLimits};
 use crate::store::{Choice, LetterFilter, PageLimits, Store};
+use crate::trust::visible::Visible;
 
 /// Most letters of one page.
 const PAGE: u32 = 500;
@@ -162,7 +164,7 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
             let (filter, mut left, mut after) = (filter.into(), limit, None);
             while left > 0 {
                 let limits = PageLimits { rows: left.min(PAGE), bytes: PAGE_BYTES };
-                let page = store.dead_letters_page(&filter, after, limits).await?;
+                let page = store.dead_letters_page(&Visible::ALL, &filter, after, limits).await?;
                 for letter in &page.rows {
                     say(letter_json(letter))?;
                 }
@@ -174,7 +176,7 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
             }
         }
         Command::Show(show) => {
-            let found = store.dead_letter(show.id).await?;
+            let found = store.dead_letter(&Visible::ALL, show.id).await?;
             let (letter, raw) = found.with_context(|| format!("there is no dead letter {}", show.id))?;
             say(format_args!("{:#}", whole_json(&letter, Some(&raw))))?;
         }
@@ -234,7 +236,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
     let filtered = LetterFilter::from(filter);
     anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
     let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };
-    let request = RedriveRequest { choice, after: None, limit: PAGE, dry_run: !really };
+    let request = RedriveRequest { visible: Arc::default(), choice, after: None, limit: PAGE, dry_run: !really };
     let done = async {
         let entry = really.then(|| request.entry(store.actor()));
         store.audit_write(entry.as_slice()).await?;

@@ -10,7 +10,11 @@ fn live(events_per_second_max: usize) -> Arc<Live> {
 }
 
 fn reader(live: &Arc<Live>, query: &str) -> Reader {
-    let filter = Filter::read(Some(query)).expect("a filter");
+    reader_of(live, &Arc::default(), query)
+}
+
+fn reader_of(live: &Arc<Live>, visible: &Arc<Visible>, query: &str) -> Reader {
+    let filter = Filter::read(Some(query), visible).expect("a filter");
     Reader::new(live.admit(&Arc::default()).expect("room"), filter, Arc::default(), Box::new(|| true))
 }
 
@@ -123,5 +127,30 @@ fn places_are_bounded_and_come_back() {
     assert_eq!(refused, Some(Refusal::TooManyReaders { limit: 2, full: Full::All }));
     drop(one);
     assert!(live.admit(&share).is_ok());
-    assert!(Filter::read(Some("outcome=lost")).is_err() && Filter::read(Some("x=1")).is_err());
+    assert!(Filter::read(Some("outcome=lost"), &Arc::default()).is_err());
+    assert!(Filter::read(Some("x=1"), &Arc::default()).is_err());
+}
+
+#[tokio::test]
+async fn a_limited_reader_gets_visible_outcomes_and_no_number_of_others() {
+    let live = live(100);
+    let visible = |application: &str| Arc::new(Visible::limited(&[], &[application.to_owned()], &[7; 32]));
+    let mut own = reader_of(&live, &visible("shop"), "");
+    let mut other = reader_of(&live, &visible("kiosk"), "outcome=quarantined");
+    tell(&live, 2, 1);
+    page(&live);
+    assert_eq!(text(&mut own).await.matches("event: outcome").count(), 3);
+    tell(&live, 1_000, 0);
+    page(&live);
+    let seen = text(&mut own).await;
+    assert_eq!(seen.matches("event: outcome").count(), 10);
+    assert!(seen.ends_with("event: sampled\ndata: {\"left_out\":null}\n\n"), "{seen}");
+    // The first page was empty for it.
+    assert_eq!(text(&mut other).await, "event: sampled\ndata: {\"left_out\":null}\n\n", "whatever kind it was");
+    for _ in 0..PAGES_MAX + 1 {
+        tell(&live, 2, 0);
+        page(&live);
+    }
+    assert!(text(&mut own).await.starts_with("event: missed\ndata: {\"missed\":null}\n\n"));
+    assert_eq!(text(&mut other).await, "event: missed\ndata: {\"missed\":null}\n\n");
 }

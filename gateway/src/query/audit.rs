@@ -1,5 +1,7 @@
 //! The audit trail over HTTP: pages of entries, the latest first.
 
+use std::sync::Arc;
+
 use chrono::DateTime;
 
 use super::list::{List, Listing};
@@ -7,9 +9,10 @@ use super::rows_as_json;
 use crate::parameters::{Parameters, bad};
 use crate::response::Refusal;
 use crate::store::AuditFilter;
+use crate::trust::visible::Visible;
 
 /// `GET /v1/audit`.
-pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
+pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
     let parameters = Parameters::read(query, &["from", "to", "action", "actor", "subject", "limit", "cursor"])?;
     let (from_us, to_us) = parameters.range()?;
     // Postgres cannot hold a NUL. Any other text may be a subject.
@@ -25,5 +28,5 @@ pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
         subject: text("subject")?,
     };
     let head = rows_as_json::range(from_us, to_us);
-    Ok(Listing::new(List::Audit(filter), parameters, head, "entries"))
+    Ok(Listing::new(visible, List::Audit(filter), parameters, head, "entries"))
 }

@@ -1,6 +1,8 @@
 //! Dead letters over HTTP: pages by filter, a single letter with its raw bytes, and redriving. `redrive.rs` judges the
 //! letters, and the store reads the rows.
 
+use std::sync::Arc;
+
 use chrono::DateTime;
 use eye_event::outcome::OutcomeKind;
 use hyper::header::ACCEPT_ENCODING;
@@ -20,6 +22,7 @@ use crate::response::{self, Encoding, Refusal, Response, of_store};
 use crate::server::Incoming;
 use crate::share::Held;
 use crate::store::{Choice, LetterFilter};
+use crate::trust::visible::Visible;
 use crate::trust::{Application, Scope};
 
 /// Letters of a page or a redrive, unless the caller asks for another number.
@@ -31,10 +34,11 @@ const LIMIT_MAX: u32 = 1_000;
 const FILTERS: [&str; 7] = ["reason", "code", "application", "category", "name", "from", "to"];
 
 /// `GET /v1/dead-letters`: a page, the latest letters first.
-pub(super) fn listing(query: Option<&str>) -> Result<Listing, Refusal> {
+pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
     let known: Vec<&'static str> = FILTERS.into_iter().chain(["limit", "cursor"]).collect();
     let parameters = Parameters::read(query, &known)?;
-    Ok(Listing::new(List::DeadLetters(filter(&parameters)?), parameters, String::new(), "dead_letters"))
+    let list = List::DeadLetters(filter(&parameters)?);
+    Ok(Listing::new(visible, list, parameters, String::new(), "dead_letters"))
 }
 
 fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
@@ -72,7 +76,8 @@ pub async fn show(
     let letter_id = id("id", letter_id)?;
     Parameters::read(parameters, &[])?;
     let turn = query.turns.take(caller.reads_share()).await?;
-    let (letter, raw) = query.store.dead_letter(letter_id).await.map_err(of_store)?.ok_or(Refusal::NotFound)?;
+    let found = query.store.dead_letter(caller.visible(), letter_id).await.map_err(of_store)?;
+    let (letter, raw) = found.ok_or(Refusal::NotFound)?;
     drop(turn);
     let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
     let raw = Some(&raw[..]).filter(|_| caller.has(Scope::Raw));
@@ -94,7 +99,7 @@ pub async fn redrive(
     let (head, body) = request.into_parts();
     body::must_be_json(&head.headers)?;
     let received = body::read(&head.headers, body, body_limits, Held::none(in_flight, caller.share())).await?;
-    let (request, told_by) = redrive_request(&received.bytes)?;
+    let (request, told_by) = redrive_request(&received.bytes, caller.visible())?;
     // One at a time, since a redrive holds raw bytes in memory that no budget of bodies counts.
     let Ok(_turn) = turn.try_acquire() else { return Err(Refusal::Overloaded) };
     let work = async {
@@ -106,7 +111,7 @@ pub async fn redrive(
         Redrive { judges, clock: &query.clock, events, time, entry }.run(&request).await
     };
     let report = tokio::time::timeout(*answer, work).await.map_err(|_| Refusal::DatabaseAway)??;
-    Ok(response::json(StatusCode::OK, report_json(&report, request.dry_run, &told_by).to_string()))
+    Ok(response::json(StatusCode::OK, report_json(&report, &request, &told_by)?.to_string()))
 }
 
 /// The body of a redrive. It has either `ids` or `filter`. An empty filter selects all letters that were not redriven.
@@ -122,7 +127,7 @@ struct Ask {
 }
 
 /// Parses the body. The text identifies the choice, for its cursors; a dry run has the same.
-fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
+fn redrive_request(body: &[u8], visible: &Arc<Visible>) -> Result<(RedriveRequest, String), Refusal> {
     let ask: Ask = serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             bad("body", &format!("{error}; it takes ids or filter, and limit, cursor, dry_run"))
@@ -148,27 +153,33 @@ fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(bad("limit", "must be a whole number from 1 to 1000"));
     }
-    let after = ask.cursor.as_deref().map(|text| cursor::read(&told_by, text)).transpose()?;
-    Ok((RedriveRequest { choice, after, limit, dry_run: ask.dry_run.unwrap_or(true) }, told_by))
+    let after = ask.cursor.as_deref().map(|text| cursor::read(&told_by, text, visible)).transpose()?;
+    let (visible, dry_run) = (Arc::clone(visible), ask.dry_run.unwrap_or(true));
+    Ok((RedriveRequest { visible, choice, after, limit, dry_run }, told_by))
 }
 
 /// The answer to a redrive.
-fn report_json(report: &Report, dry_run: bool, told_by: &str) -> Value {
-    json!({
-        "dry_run": dry_run,
+fn report_json(report: &Report, request: &RedriveRequest, told_by: &str) -> Result<Value, Refusal> {
+    let next = report.next.map(|place| cursor::write(told_by, &place, &request.visible)).transpose()?;
+    Ok(json!({
+        "dry_run": request.dry_run,
         "stored": report.count(OutcomeKind::Stored.into()),
         "duplicate": report.count(OutcomeKind::Duplicate.into()),
         "rejected": report.count(OutcomeKind::Rejected.into()),
         "quarantined": report.count(OutcomeKind::Quarantined.into()),
         "skipped": report.count(LetterOutcome::Skipped),
         "results": report.results,
-        "next": report.next.map(|place| cursor::write(told_by, &place)),
-    })
+        "next": next,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
+        super::redrive_request(body, &Arc::default())
+    }
 
     #[test]
     fn a_redrive_is_dry_unless_it_is_said_otherwise() {

@@ -53,6 +53,12 @@ pub struct ApplicationRow {
     pub burst_events: Option<i32>,
     /// Patterns of the event types that it may send; empty for all.
     pub event_types: Vec<String>,
+    /// Patterns of the event types that it may read; empty for all.
+    pub read_event_types: Vec<String>,
+    /// The names of the applications whose events it may read; empty for all.
+    pub read_applications: Vec<String>,
+    /// The secret of its cursors, if its reading is limited.
+    pub cursor_key: Vec<u8>,
     /// False if it is suspended or revoked.
     pub active: bool,
     /// When it was revoked, which is final.
@@ -99,6 +105,9 @@ from_row!(ApplicationRow {
     events_per_second,
     burst_events,
     event_types,
+    read_event_types,
+    read_applications,
+    cursor_key,
     active,
     revoked_at,
     note,
@@ -157,6 +166,10 @@ pub struct NewApplication {
     pub burst_events: Option<i32>,
     /// Patterns of the event types that it may send; empty for all.
     pub event_types: Vec<String>,
+    /// Patterns of the event types that it may read; empty for all.
+    pub read_event_types: Vec<String>,
+    /// The names of the applications whose events it may read; empty for all.
+    pub read_applications: Vec<String>,
     /// A note of its operators.
     pub note: String,
 }
@@ -176,6 +189,10 @@ pub struct ApplicationChange {
     pub rate: Option<Option<(i32, Option<i32>)>>,
     /// Patterns of the event types that it may send.
     pub event_types: Option<Vec<String>>,
+    /// Patterns of the event types that it may read; empty for all.
+    pub read_event_types: Option<Vec<String>>,
+    /// The names of the applications whose events it may read; empty for all.
+    pub read_applications: Option<Vec<String>>,
     /// False suspends it, true ends the suspension.
     pub active: Option<bool>,
     /// A note of its operators.
@@ -215,7 +232,8 @@ impl Store {
     pub async fn applications(&self) -> Result<Vec<ApplicationRow>, Error> {
         let query = sqlx::query_as(
             "select id, name, token_digests, retired_token_digests, certificate_digests, networks, known_by, scopes, \
-                 events_per_second, burst_events, event_types, active, revoked_at, note, created_at \
+                 events_per_second, burst_events, event_types, read_event_types, read_applications, cursor_key, active, \
+                 revoked_at, note, created_at \
              from applications order by name",
         );
         let mut rows: Vec<ApplicationRow> = self.ask(query.fetch_all(&self.own)).await?;
@@ -226,6 +244,9 @@ impl Store {
         for row in &mut rows {
             let digests = row.token_digests.iter().chain(&row.retired_token_digests);
             row.tokens = digests.filter_map(|digest| facts.remove(digest)).collect();
+            if !row.read_event_types.is_empty() || !row.read_applications.is_empty() {
+                row.scopes.iter_mut().for_each(|scope| *scope = plain_scope(scope).to_owned());
+            }
         }
         Ok(rows)
     }
@@ -282,8 +303,8 @@ impl Store {
         let query = sqlx::query_scalar(
             "with added as ( \
                  insert into applications (name, token_digests, networks, known_by, scopes, certificate_digests, \
-                     events_per_second, burst_events, event_types, note) \
-                 values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9, $10) on conflict (name) do nothing returning id \
+                     events_per_second, burst_events, event_types, note, read_event_types, read_applications) \
+                 values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9, $10, $12, $13) on conflict (name) do nothing returning id \
              ), noted as ( \
                  insert into application_tokens (digest, application_id, expires_at) \
                  select digest, added.id, $11 from added, unnest($2) digest on conflict (digest) do nothing \
@@ -300,7 +321,9 @@ impl Store {
         .bind(new.burst_events)
         .bind(&new.event_types)
         .bind(&new.note)
-        .bind(expires_at);
+        .bind(expires_at)
+        .bind(&new.read_event_types)
+        .bind(&new.read_applications);
         let entry = Entry::new(Action::ApplicationAdd, &new.name, by)
             .with("known_by", new.known_by.as_str())
             .with("token_id", new.token_digest.map(id_of))
@@ -310,7 +333,9 @@ impl Store {
             .with("scopes", new.scopes.clone())
             .with("events_per_second", new.events_per_second)
             .with("burst_events", new.burst_events)
-            .with("event_types", Some(new.event_types.clone()).filter(|types| !types.is_empty()));
+            .with("event_types", listed(&new.event_types))
+            .with("read_event_types", listed(&new.read_event_types))
+            .with("read_applications", listed(&new.read_applications));
         let added = self.ask(async {
             let mut transaction = self.own.begin().await?;
             let id: Option<i32> = query.fetch_optional(&mut *transaction).await?;
@@ -342,7 +367,7 @@ impl Store {
     ///
     /// [`Error::ApplicationUnknown`]; [`Error::ApplicationRevoked`]; [`Error::ApplicationWithoutNetwork`] if its
     /// network were to identify it and it has none; [`Error::ApplicationNetworksUnused`] if it gets networks and its
-    /// token alone identifies it.
+    /// token alone identifies it; [`Error::ApplicationLimitedAdmin`] if it had the scope `admin` and limits of its reading.
     pub async fn application_change(&self, name: &str, change: &ApplicationChange, by: &Actor) -> Result<(), Error> {
         let (rate, burst) = change.rate.flatten().unzip();
         let query = sqlx::query(
@@ -351,7 +376,8 @@ impl Store {
                  certificate_digests = coalesce($4, certificate_digests), scopes = coalesce($5, scopes), \
                  events_per_second = case when $6 then $7 else events_per_second end, \
                  burst_events = case when $6 then $8 else burst_events end, \
-                 event_types = coalesce($9, event_types), active = coalesce($10, active), note = coalesce($11, note) \
+                 event_types = coalesce($9, event_types), active = coalesce($10, active), note = coalesce($11, note), \
+                 read_event_types = coalesce($12, read_event_types), read_applications = coalesce($13, read_applications) \
              where name = $1 and revoked_at is null and not (coalesce($3, known_by) = 'token' and cardinality(coalesce($2::cidr[], '{}')) > 0)",
         )
         .bind(name)
@@ -364,7 +390,9 @@ impl Store {
         .bind(burst.flatten())
         .bind(&change.event_types)
         .bind(change.active)
-        .bind(&change.note);
+        .bind(&change.note)
+        .bind(&change.read_event_types)
+        .bind(&change.read_applications);
         match self.changed_one(query, Entry::new(Action::ApplicationChange, name, by)).await {
             Err(Error::ApplicationUnknown(_)) => Err(match self.application(name).await?.state() {
                 State::Revoked => Error::ApplicationRevoked(name.to_owned()),
@@ -492,6 +520,9 @@ impl Store {
             Error::Refused(cause) if violates(&cause, "applications_networks_check") => {
                 Error::ApplicationWithoutNetwork(name.clone())
             }
+            Error::Refused(cause) if violates(&cause, "applications_read_limits_check") => {
+                Error::ApplicationLimitedAdmin(name.clone())
+            }
             error => error,
         })?;
         match changed {
@@ -512,13 +543,16 @@ async fn facts_of(connection: &mut PgConnection, name: &str) -> Result<Option<Ma
         "select token_digests, jsonb_build_object('networks', networks::text[], 'known_by', known_by, 'scopes', scopes, \
              'certificates', array(select encode(digest, 'hex') from unnest(certificate_digests) digest), \
              'events_per_second', events_per_second, 'burst_events', burst_events, 'event_types', event_types, \
-             'active', active, 'revoked', revoked_at is not null, 'note', note) \
+             'read_event_types', read_event_types, 'read_applications', read_applications, 'active', active, 'revoked', revoked_at is not null, 'note', note) \
          from applications where name = $1 for update",
     );
     type Facts = Json<Map<String, Value>>;
     let found: Option<(Vec<Vec<u8>>, Facts)> = query.bind(name).fetch_optional(connection).await?;
     Ok(found.map(|(tokens, Json(mut facts))| {
         facts.insert("token_ids".to_owned(), ids_of(&tokens).into());
+        if let Some(Value::Array(scopes)) = facts.get_mut("scopes") {
+            scopes.iter_mut().for_each(|scope| *scope = plain_scope(scope.as_str().unwrap_or_default()).into());
+        }
         facts
     }))
 }
@@ -534,6 +568,16 @@ fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<S
         (key.clone(), told)
     };
     different.map(told).collect()
+}
+
+/// The scope that a word of the table means. The words of limited readers are others than those of all others, so that a
+/// program that knows no limits lets no limited reader read.
+fn plain_scope(word: &str) -> &str {
+    match word {
+        "limited_read" => "read",
+        "limited_raw" => "raw",
+        word => word,
+    }
 }
 
 fn listed<T: ToString>(items: &[T]) -> Option<Vec<String>> {

@@ -8,8 +8,9 @@ use futures_util::TryStreamExt as _;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::read::{Page, PageLimits, Reading, application_id, within};
+use super::read::{LetterSight, Page, PageLimits, Reading, application_id, within};
 use super::{Error, Store};
+use crate::trust::visible::Visible;
 
 /// Letters of one stretch of a walk.
 const STRETCH_MAX: u32 = 10_000;
@@ -161,37 +162,43 @@ pub enum Choice {
 }
 
 impl Store {
-    /// A page of dead letters, the latest first.
+    /// A page of visible dead letters, the latest first.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn dead_letters_page(
         &self,
+        visible: &Visible,
         filter: &LetterFilter,
         after: Option<LetterCursor>,
         limits: PageLimits,
     ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
-        self.walk_letters(filter, Order::LatestFirst, after, limits).await
+        self.walk_letters(visible, filter, Order::LatestFirst, after, limits).await
     }
 
-    /// A page of dead letters to redrive, in the order of receipt.
+    /// A page of visible dead letters to redrive, in the order of receipt.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn dead_letters_to_redrive(
         &self,
+        visible: &Visible,
         choice: &Choice,
         after: Option<LetterCursor>,
         limit: u32,
     ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
         let limits = PageLimits { rows: limit, bytes: REDRIVE_BYTES_MAX };
         let ids = match choice {
-            Choice::Filter(filter) => return self.walk_letters(filter, Order::LeftToRedrive, after, limits).await,
+            Choice::Filter(filter) => {
+                return self.walk_letters(visible, filter, Order::LeftToRedrive, after, limits).await;
+            }
             Choice::Ids(ids) => ids,
         };
         let mut reading = self.reading().await?;
+        let (until, time) = reading.limits();
+        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
         let mut page = LettersInTheMaking::new(after, limits);
         let mut query = QueryBuilder::new("");
         push_words(&mut query, |query| {
@@ -199,8 +206,10 @@ impl Store {
             query.push(format!("select {COLUMNS} from (select distinct wanted_id from unnest(")).push_bind(ids.clone());
             query.push(format!(
                 "::uuid[]) given (wanted_id)) wanted cross join lateral \
-                 (select {COLUMNS} from dead_letters where id = wanted_id limit 1) found where true"
+                 (select {COLUMNS} from dead_letters where id = wanted_id"
             ));
+            sight.push(query);
+            query.push(" limit 1) found where true");
             if let Some(after) = after {
                 query.push(" and (received_at, id) > (").push_bind(after.received_at);
                 query.push(", ").push_bind(after.id).push(")");
@@ -212,35 +221,42 @@ impl Store {
         Ok(page.cut())
     }
 
-    /// Returns those of `ids` that no dead letter has.
+    /// Returns those of `ids` that no visible dead letter has.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn dead_letters_unknown(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-        let query = sqlx::query_scalar(
-            "select wanted.id from (select distinct id from unnest($1::uuid[]) given (id)) wanted \
-             left join lateral (select true as found from dead_letters where dead_letters.id = wanted.id limit 1) there \
-                 on true \
-             where there.found is null order by wanted.id",
-        )
-        .bind(ids);
-        self.reading().await?.run(|connection| query.fetch_all(connection)).await
+    pub async fn dead_letters_unknown(&self, visible: &Visible, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let mut reading = self.reading().await?;
+        let (until, time) = reading.limits();
+        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
+        let mut query = QueryBuilder::new("select wanted.id from (select distinct id from unnest(");
+        query.push_bind(ids.to_vec()).push(
+            "::uuid[]) given (id)) wanted \
+             left join lateral (select true as found from dead_letters where dead_letters.id = wanted.id",
+        );
+        sight.push(&mut query);
+        query.push(" limit 1) there on true where there.found is null order by wanted.id");
+        let query = query.build_query_scalar();
+        reading.run(|connection| query.fetch_all(connection)).await
     }
 
     async fn walk_letters(
         &self,
+        visible: &Visible,
         filter: &LetterFilter,
         order: Order,
         after: Option<LetterCursor>,
         limits: PageLimits,
     ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
         let mut reading = self.reading().await?;
-        let mut walk = Walk { filter, application_id: None, order, page: LettersInTheMaking::new(after, limits) };
+        let (until, time) = reading.limits();
+        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
+        let mut walk =
+            Walk { filter, sight, application_id: None, order, page: LettersInTheMaking::new(after, limits) };
         if let Some(application) = &filter.application {
-            let (until, time) = reading.limits();
             walk.application_id = within(until, time, application_id(reading.connection(), application)).await?;
-            if walk.application_id.is_none() {
+            if walk.application_id.is_none_or(|id| !walk.sight.shows_application(id)) {
                 return Ok(Page { rows: Vec::new(), next: None });
             }
         }
@@ -255,18 +271,22 @@ impl Store {
         Ok(Page { rows: walk.page.rows, next: None })
     }
 
-    /// Reads one dead letter with its kept raw bytes.
-    pub async fn dead_letter(&self, id: Uuid) -> Result<Option<(StoredLetter, Vec<u8>)>, Error> {
+    /// Reads one visible dead letter with its kept raw bytes.
+    pub async fn dead_letter(&self, visible: &Visible, id: Uuid) -> Result<Option<(StoredLetter, Vec<u8>)>, Error> {
         let one = Choice::Ids(vec![id]);
-        let Some(letter) = self.dead_letters_to_redrive(&one, None, 1).await?.rows.pop() else { return Ok(None) };
-        let raw = self.dead_letter_raws(&[letter.cursor()]).await?.pop().flatten();
-        Ok(raw.map(|raw| (letter, raw)))
+        let mut letters = self.dead_letters_to_redrive(visible, &one, None, 1).await?.rows;
+        let raw = self.dead_letter_raws(&letters).await?.pop().flatten();
+        Ok(letters.pop().zip(raw))
     }
 
-    /// Reads the kept raw bytes of each letter; `None` for a letter that was removed.
-    pub async fn dead_letter_raws(&self, places: &[LetterCursor]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    /// Reads the kept raw bytes of each letter; `None` for a letter that was removed. A caller that has the letters was
+    /// allowed to see them.
+    pub async fn dead_letter_raws(&self, letters: &[StoredLetter]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        if letters.is_empty() {
+            return Ok(Vec::new());
+        }
         let (times, ids): (Vec<DateTime<Utc>>, Vec<Uuid>) =
-            places.iter().map(|place| (place.received_at, place.id)).unzip();
+            letters.iter().map(|letter| (letter.received_at, letter.id)).unzip();
         // A lookup for each key, so that no plan reads a whole partition.
         let query = sqlx::query_scalar(
             "select found.raw from unnest($1::timestamptz[], $2::uuid[]) with ordinality wanted (received_at, id, place) \
@@ -320,6 +340,7 @@ enum Order {
 /// A walk along the key.
 struct Walk<'a> {
     filter: &'a LetterFilter,
+    sight: LetterSight,
     /// The id of the filter's application.
     application_id: Option<i32>,
     order: Order,
@@ -410,6 +431,7 @@ impl Walk<'_> {
         if let Some(application_id) = self.application_id {
             query.push(" and application_id = ").push_bind(application_id);
         }
+        self.sight.push(query);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Reads for answers: pages by key, each of which continues after the one before. A read waits for a connection and
 //! works within time limits of its own, on connections that no writer uses. The cost of a page depends on the page and
-//! not on the requested range; `scan.rs` explains how.
+//! not on the requested range; `scan.rs` explains how. Each read for answers takes what its reader may see, so that none
+//! can forget it; `sight.rs` makes conditions of it.
 
 mod counts;
 mod events;
 mod scan;
 mod sessions;
+mod sight;
 
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use uuid::Uuid;
 pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventTypeRow};
 pub use events::{EventFilter, StoredEvent};
 pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
+pub(super) use sight::LetterSight;
 
 use super::outage::{Word, shown};
 use super::{Error, Store};

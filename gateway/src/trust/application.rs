@@ -11,6 +11,7 @@ use super::event_types::EventTypes;
 use super::known_types::KnownTypes;
 use super::rate::Rate;
 use super::security::{Counts, Kind, Security};
+use super::visible::Visible;
 use super::{Trust, canonical};
 use crate::response::Refusal;
 use crate::share::Share;
@@ -76,6 +77,8 @@ pub struct Application {
     is_local: bool,
     /// The event types that it may send; `None` for all.
     event_types: Option<EventTypes>,
+    /// The events that it may read. The same for as long as its limits are.
+    visible: Arc<Visible>,
     /// The event types that it has sent so far.
     pub(super) known_types: Arc<KnownTypes>,
     /// Most event types that it may send.
@@ -114,6 +117,8 @@ impl Application {
         });
         // A pattern that cannot be read allows nothing: to allow everything would be the worse mistake.
         let types = || EventTypes::parse(&row.event_types).unwrap_or_default();
+        let visible = Visible::limited(&row.read_event_types, &row.read_applications, &row.cursor_key);
+        let same = before.map(|before| &before.visible).filter(|before| ***before == visible);
         Self {
             id: row.id,
             name: row.name.clone(),
@@ -122,6 +127,7 @@ impl Application {
             needs_network: row.known_by == "both",
             is_local: false,
             event_types: (!row.event_types.is_empty()).then(types),
+            visible: same.cloned().unwrap_or_else(|| Arc::new(visible)),
             rate,
             tokens_end: row.tokens_end(),
             shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
@@ -171,6 +177,11 @@ impl Application {
     /// Whether it has a scope that includes `scope`.
     pub fn has(&self, scope: Scope) -> bool {
         scope.is_granted_by(&self.scopes)
+    }
+
+    /// The events that it may read, if its scopes allow it to read.
+    pub fn visible(&self) -> &Arc<Visible> {
+        &self.visible
     }
 
     /// Whether it may send events of this type.

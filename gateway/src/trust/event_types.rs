@@ -55,6 +55,11 @@ impl EventTypes {
         })
     }
 
+    /// Whether all event types of a category are in the set.
+    pub fn contains_all(&self, category: &str) -> bool {
+        self.0.get(category) == Some(&Names::All)
+    }
+
     /// Whether an event type is in the set.
     pub fn contains(&self, category: &str, name: &str) -> bool {
         match self.0.get(category) {
@@ -84,6 +89,7 @@ mod tests {
         }
         let both = EventTypes::parse(&["a/*", "a/b"]).expect("patterns");
         assert!(both.contains("a", "b") && both.contains("a", "c"));
+        assert!(both.contains_all("a") && !types.contains_all("shop") && !types.contains_all("none"));
     }
 
     #[test]

@@ -4,8 +4,10 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
+use super::sight::Sight;
 use super::{Page, application_id, event_types, time, within};
 use crate::store::{Error, Store};
+use crate::trust::visible::Visible;
 
 /// The counts since the last fold, with a row for each event type. The view of this name has the same rows, but a role needs
 /// a right of its own for it.
@@ -159,20 +161,21 @@ impl From<CountColumns> for CountRow {
 }
 
 impl Store {
-    /// A page of counts, by bucket, event type, application and outcome.
+    /// A page of the counts of visible events, by bucket, event type, application and outcome.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn counts_page(
         &self,
+        visible: &Visible,
         filter: &CountFilter,
         after: Option<&CountPosition>,
         rows_max: u32,
     ) -> Result<Page<CountRow, CountPosition>, Error> {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
-        let Some(choice) = within(until, limit, Choice::of(reading.connection(), filter)).await? else {
+        let Some(choice) = within(until, limit, Choice::of(reading.connection(), visible, filter)).await? else {
             return Ok(Page::empty());
         };
         let mut query = counts_query(filter, &choice, after, rows_max);
@@ -185,7 +188,8 @@ impl Store {
         Ok(Page { rows, next })
     }
 
-    /// A page of event types with their total counts, by category and name. The sum of a category is computed for the
+    /// A page of event types with the total counts of visible events, by category and name. A reader that is limited to
+    /// applications gets the types that those have sent. The sum of a category is computed for the
     /// page on which it starts, and passed on in the cursor, so that a stream of many names computes it once.
     ///
     /// # Errors
@@ -193,44 +197,19 @@ impl Store {
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn event_types_page(
         &self,
+        visible: &Visible,
         after: Option<&CategoryPosition>,
         rows_max: u32,
     ) -> Result<Page<EventTypeRow, CategoryPosition>, Error> {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
-        let query = sqlx::query_as::<_, EventTypeRow>(
-            concat!(
-                "with page as materialized (select id, category, name from event_types \
-                 where $1::text is null or (category, name) > ($1, $2) order by category, name limit $3), \
-             sums as (select event_type_id, \
-                     coalesce(sum(count) filter (where outcome = 'stored'), 0)::bigint as stored, \
-                     coalesce(sum(count) filter (where outcome = 'rejected'), 0)::bigint as rejected, \
-                     coalesce(sum(count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
-                 from (select event_type_id, outcome, count from counts \
-                         where bucket = 'ever' and event_type_id in (select id from page) \
-                     union all select event_type_id, outcome, count from ",
-                unfolded_counts!(),
-                " where event_type_id in (select id from page)) figures group by event_type_id), \
-             begun as materialized (select id, category from event_types \
-                 where category in (select category from page) and category is distinct from $1), \
-             totals as (select begun.category, sum(figures.count)::bigint as stored \
-                 from begun join (select event_type_id, count from counts \
-                         where bucket = 'ever' and outcome = 'stored' and event_type_id in (select id from begun) \
-                     union all select event_type_id, count from ",
-                unfolded_counts!(),
-                " where outcome = 'stored') figures \
-                     on figures.event_type_id = begun.id group by begun.category) \
-             select page.category, page.name, coalesce(sums.stored, 0) as stored, \
-                 coalesce(sums.rejected, 0) as rejected, coalesce(sums.quarantined, 0) as quarantined, \
-                 case when page.category = $1 then $4 else coalesce(totals.stored, 0) end as category_stored \
-             from page left join sums on sums.event_type_id = page.id left join totals on totals.category = page.category \
-             order by page.category, page.name",
-            ),
-        )
-        .bind(after.map(|after| &after.category))
-        .bind(after.map(|after| &after.name))
-        .bind(i64::from(rows_max) + 1)
-        .bind(after.map_or(0, |after| after.category_stored));
+        let sight = within(until, limit, Sight::of(reading.connection(), visible)).await?;
+        let query = sqlx::query_as::<_, EventTypeRow>(sqlx::AssertSqlSafe(event_types_query(&sight)))
+            .bind(after.map(|after| &after.category))
+            .bind(after.map(|after| &after.name))
+            .bind(i64::from(rows_max) + 1)
+            .bind(after.map_or(0, |after| after.category_stored));
+        let query = sight.bind(query);
         let mut rows = within(until, limit, query.fetch_all(reading.connection())).await?;
         let more = rows.len() > rows_max as usize;
         rows.truncate(rows_max as usize);
@@ -243,18 +222,70 @@ impl Store {
     }
 }
 
+/// The statement of [`Store::event_types_page`].
+fn event_types_query(sight: &Sight) -> String {
+    const UNFOLDED: &str = unfolded_counts!();
+    let sent = sight.condition_on_application(5);
+    let (begins, seen) = if sight.is_all() {
+        ("where $1::text is null or (category, name) > ($1, $2)".to_owned(), String::new())
+    } else {
+        let seen = format!(
+            " and ($5::integer[] is null or id = any($5)) and ($6::integer[] is null or id in ( \
+                 select event_type_id from counts where bucket = 'ever' and application_id = any($6) \
+                 union select event_type_id from {UNFOLDED} where application_id = any($6)))"
+        );
+        (format!("where ($1::text is null or (category, name) > ($1, $2)){seen}"), seen)
+    };
+    format!(
+        "with page as materialized (select id, category, name from event_types \
+             {begins} order by category, name limit $3), \
+         sums as (select event_type_id, \
+                 coalesce(sum(count) filter (where outcome = 'stored'), 0)::bigint as stored, \
+                 coalesce(sum(count) filter (where outcome = 'rejected'), 0)::bigint as rejected, \
+                 coalesce(sum(count) filter (where outcome = 'quarantined'), 0)::bigint as quarantined \
+             from (select event_type_id, outcome, count from counts \
+                     where bucket = 'ever' and event_type_id in (select id from page){sent} \
+                 union all select event_type_id, outcome, count from {UNFOLDED} \
+                     where event_type_id in (select id from page){sent}) figures group by event_type_id), \
+         begun as materialized (select id, category from event_types \
+             where category in (select category from page) and category is distinct from $1{seen}), \
+         totals as (select begun.category, sum(figures.count)::bigint as stored \
+             from begun join (select event_type_id, count from counts \
+                     where bucket = 'ever' and outcome = 'stored' and event_type_id in (select id from begun){sent} \
+                 union all select event_type_id, count from {UNFOLDED} \
+                     where outcome = 'stored'{sent}) figures \
+                 on figures.event_type_id = begun.id group by begun.category) \
+         select page.category, page.name, coalesce(sums.stored, 0) as stored, \
+             coalesce(sums.rejected, 0) as rejected, coalesce(sums.quarantined, 0) as quarantined, \
+             case when page.category = $1 then $4 else coalesce(totals.stored, 0) end as category_stored \
+         from page left join sums on sums.event_type_id = page.id left join totals on totals.category = page.category \
+         order by page.category, page.name"
+    )
+}
+
 /// A filter with ids in place of words.
 struct Choice {
     types: Option<Vec<i32>>,
     application_id: Option<i32>,
+    /// The applications that the reader sees.
+    applications_seen: Option<Vec<i32>>,
 }
 
 impl Choice {
-    /// Returns `None` if the event type or the application does not exist, so that nothing was counted.
-    async fn of(connection: &mut PgConnection, filter: &CountFilter) -> Result<Option<Choice>, sqlx::Error> {
-        let mut choice = Choice { types: None, application_id: None };
+    /// Returns `None` if nothing visible was counted, since the event type or the application does not exist or is hidden.
+    async fn of(
+        connection: &mut PgConnection,
+        visible: &Visible,
+        filter: &CountFilter,
+    ) -> Result<Option<Choice>, sqlx::Error> {
+        let sight = Sight::of(connection, visible).await?;
+        if sight.is_nothing() {
+            return Ok(None);
+        }
+        let mut choice = Choice { types: sight.types.clone(), application_id: None, applications_seen: None };
         if filter.category.is_some() || filter.name.is_some() {
             let types = event_types(connection, filter.category.as_deref(), filter.name.as_deref()).await?;
+            let types = sight.narrow_types(types);
             if types.is_empty() {
                 return Ok(None);
             }
@@ -262,9 +293,11 @@ impl Choice {
         }
         if let Some(application) = &filter.application {
             choice.application_id = application_id(connection, application).await?;
-            if choice.application_id.is_none() {
+            if choice.application_id.is_none_or(|id| !sight.shows_application(id)) {
                 return Ok(None);
             }
+        } else {
+            choice.applications_seen = sight.applications;
         }
         Ok(Some(choice))
     }
@@ -301,6 +334,9 @@ fn counts_query(
     }
     if let Some(application_id) = choice.application_id {
         query.push(" and application_id = ").push_bind(application_id);
+    }
+    if let Some(seen) = &choice.applications_seen {
+        query.push(" and application_id = any(").push_bind(seen.clone()).push(")");
     }
     if let Some(types) = &choice.types {
         query.push(" and event_type_id = any(").push_bind(types.clone()).push(")");

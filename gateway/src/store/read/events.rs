@@ -9,13 +9,15 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::scan::{Window, Windows};
+use super::sight::Sight;
 use super::{Page, PageLimits, Position, Reading, application_id, event_types, time, within};
 use crate::store::{Error, Store};
+use crate::trust::visible::Visible;
 
 /// Events of one stretch of a walk with a filter.
 const STRETCH_MAX: u32 = 10_000;
 /// Most event types whose indexes are merged. With more, the walk reads all events and filters.
-const TYPES_MERGED_MAX: usize = 64;
+pub(super) const TYPES_MERGED_MAX: usize = 64;
 /// Rows of the first statement. The sizes of its events decide the rows of the next one.
 const FIRST_ROWS: u32 = 128;
 /// About the bytes of a row without its data.
@@ -103,13 +105,14 @@ impl From<EventColumns> for StoredEvent {
 }
 
 impl Store {
-    /// A page of the filter's events after `after`.
+    /// A page of the filter's events that are visible, after `after`.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn events_page(
         &self,
+        visible: &Visible,
         filter: &EventFilter,
         after: Option<Position>,
         limits: PageLimits,
@@ -117,7 +120,7 @@ impl Store {
     ) -> Result<Page<StoredEvent, Position>, Error> {
         let mut reading = self.reading().await?;
         let (until, limit) = (reading.until, reading.time);
-        let Some(choice) = within(until, limit, Choice::of(reading.connection(), filter)).await? else {
+        let Some(choice) = within(until, limit, Choice::of(reading.connection(), visible, filter)).await? else {
             return Ok(Page::empty());
         };
         let windows = within(until, limit, windows(reading.connection(), filter, after, now_us)).await?;
@@ -160,21 +163,24 @@ impl Store {
         Ok(places.into_iter().filter_map(|place| keys.get(usize::try_from(place - 1).ok()?).copied()).collect())
     }
 
-    /// One event of a session. If several share the id, with different timestamps, it is the first. It walks along the
+    /// One visible event of a session. If several share the id, with different timestamps, it is the first. It walks along the
     /// keys of the session's events, since the timestamp is not given.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn event(&self, session_id: Uuid, id: Uuid) -> Result<Option<StoredEvent>, Error> {
+    pub async fn event(&self, visible: &Visible, session_id: Uuid, id: Uuid) -> Result<Option<StoredEvent>, Error> {
         let mut reading = self.reading().await?;
+        let (until, limit) = (reading.until, reading.time);
+        let sight = within(until, limit, Sight::of(reading.connection(), visible)).await?;
         let mut query = QueryBuilder::new("");
         push_words(&mut query, |query| {
             query.push(format!("select {COLUMNS} from events where session_id = ")).push_bind(session_id);
-            query.push(" and id = ").push_bind(id).push(" order by timestamp limit 1");
+            query.push(" and id = ").push_bind(id);
+            sight.push(query);
+            query.push(" order by timestamp limit 1");
         });
         let query = query.build_query_as::<EventColumns>().persistent(false);
-        let (until, limit) = (reading.until, reading.time);
         Ok(within(until, limit, query.fetch_optional(reading.connection())).await?.map(StoredEvent::from))
     }
 
@@ -244,15 +250,35 @@ struct Choice {
     types_picked: Option<Vec<i32>>,
     /// The application to filter during the walk.
     application_id: Option<i32>,
+    /// The applications that the reader sees, to filter during the walk.
+    applications_seen: Option<Vec<i32>>,
 }
 
 impl Choice {
-    /// Returns `None` if the event type or the application does not exist, so that no event matches.
-    async fn of(connection: &mut PgConnection, filter: &EventFilter) -> Result<Option<Choice>, sqlx::Error> {
-        let mut choice =
-            Choice { session_id: filter.session_id, types: None, types_picked: None, application_id: None };
-        if filter.category.is_some() || filter.name.is_some() {
+    /// Returns `None` if no visible event matches, since the event type or the application does not exist or is hidden.
+    async fn of(
+        connection: &mut PgConnection,
+        visible: &Visible,
+        filter: &EventFilter,
+    ) -> Result<Option<Choice>, sqlx::Error> {
+        let sight = Sight::of(connection, visible).await?;
+        if sight.is_nothing() {
+            return Ok(None);
+        }
+        let mut choice = Choice {
+            session_id: filter.session_id,
+            types: None,
+            types_picked: None,
+            application_id: None,
+            applications_seen: None,
+        };
+        let types = if filter.category.is_some() || filter.name.is_some() {
             let types = event_types(connection, filter.category.as_deref(), filter.name.as_deref()).await?;
+            Some(sight.narrow_types(types))
+        } else {
+            sight.types.clone()
+        };
+        if let Some(types) = types {
             if types.is_empty() {
                 return Ok(None);
             }
@@ -264,15 +290,17 @@ impl Choice {
         }
         if let Some(application) = &filter.application {
             choice.application_id = application_id(connection, application).await?;
-            if choice.application_id.is_none() {
+            if choice.application_id.is_none_or(|id| !sight.shows_application(id)) {
                 return Ok(None);
             }
+        } else {
+            choice.applications_seen = sight.applications;
         }
         Ok(Some(choice))
     }
 
     fn picks(&self) -> bool {
-        self.types_picked.is_some() || self.application_id.is_some()
+        self.types_picked.is_some() || self.application_id.is_some() || self.applications_seen.is_some()
     }
 }
 
@@ -379,6 +407,9 @@ impl Walk {
             }
             if let Some(application_id) = self.choice.application_id {
                 query.push(" and application_id = ").push_bind(application_id);
+            }
+            if let Some(seen) = &self.choice.applications_seen {
+                query.push(" and application_id = any(").push_bind(seen.clone()).push(")");
             }
             query.push(format!(" order by {} limit {}", self.order(""), self.asked()));
         });

@@ -8,10 +8,12 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::events::narrowed;
+use super::events::{TYPES_MERGED_MAX, narrowed};
 use super::scan::{Window, Windows};
+use super::sight::Sight;
 use super::{Page, PageLimits, Position, Reading, time, within};
 use crate::store::{Error, Store};
+use crate::trust::visible::Visible;
 
 /// Events of one step.
 const STRETCH_MAX: u32 = 2_000;
@@ -42,7 +44,7 @@ pub struct SessionEdge {
     pub timestamp_us: i64,
 }
 
-/// A session with all of its events, also those outside the range.
+/// A session with all of its visible events, also those outside the range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
     /// The session's id.
@@ -101,24 +103,31 @@ pub struct SessionPosition {
 type Sighting = (Uuid, Position);
 
 impl Store {
-    /// A page of the sessions that were active in the range, by their latest event in it.
+    /// A page of the sessions that have a visible event in the range, by the latest one. The rows are made of the visible
+    /// events alone.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn sessions_page(
         &self,
+        visible: &Visible,
         filter: SessionFilter,
         after: Option<SessionPosition>,
         limits: PageLimits,
         now_us: i64,
     ) -> Result<Page<SessionRow, SessionPosition>, Error> {
         let mut reading = self.reading().await?;
+        let (until, limit) = reading.limits();
+        let sight = within(until, limit, Sight::of(reading.connection(), visible)).await?;
+        if sight.is_nothing() {
+            return Ok(Page::empty());
+        }
         let range = Window { from_us: filter.from_us, to_us: filter.to_us };
         let as_of_us = after.map_or(now_us, |after| after.as_of_us);
         let after = after.map(|after| after.last);
         let mut walk =
-            Walk { range, as_of_us, after, at: after, seen: HashSet::new(), found: Vec::new(), looked_at: 0 };
+            Walk { sight, range, as_of_us, after, at: after, seen: HashSet::new(), found: Vec::new(), looked_at: 0 };
         let wanted = limits.rows as usize;
         let mut next = None;
         'walk: for window in Windows::new(narrowed(range, true, after), true, now_us) {
@@ -138,12 +147,13 @@ impl Store {
         }
         let ids: Vec<Uuid> = walk.found.iter().map(|(session_id, _)| *session_id).collect();
         let next = next.map(|last| SessionPosition { last, as_of_us });
-        Ok(Page { rows: describe(&mut reading, &ids).await?, next })
+        Ok(Page { rows: describe(&mut reading, walk.sight, &ids).await?, next })
     }
 }
 
 /// A page that is being filled.
 struct Walk {
+    sight: Sight,
     range: Window,
     /// The walk ignores events that were received later.
     as_of_us: i64,
@@ -159,29 +169,12 @@ struct Walk {
 impl Walk {
     /// Reads the next events of a window, and returns whether it may have more.
     async fn step(&mut self, reading: &mut Reading, window: Window) -> Result<bool, Error> {
-        let (until, limit) = (reading.until, reading.time);
-        let window = narrowed(window, true, self.at);
-        let mut query =
-            QueryBuilder::new("select session_id, timestamp, received_at, id from events where received_at <= ");
-        query.push_bind(time(self.as_of_us));
-        push_range(&mut query, window);
-        if let Some(at) = self.at {
-            query.push(" and (timestamp, received_at, id) < (");
-            push_position(&mut query, at).push(")");
-        }
-        query.push(format!(" order by timestamp desc, received_at desc, id desc limit {STRETCH_MAX}"));
-        let query = query.build_query_as::<(Uuid, DateTime<Utc>, DateTime<Utc>, Uuid)>().persistent(false);
-        let events = within(until, limit, query.fetch_all(reading.connection())).await?;
+        let events = self.stretch(reading, narrowed(window, true, self.at)).await?;
         let mut fresh: Vec<Sighting> = Vec::new();
-        for (session_id, timestamp, received_at, id) in &events {
-            let position = Position {
-                timestamp_us: timestamp.timestamp_micros(),
-                received_at_us: received_at.timestamp_micros(),
-                id: *id,
-            };
-            self.at = Some(position);
-            if self.seen.insert(*session_id) {
-                fresh.push((*session_id, position));
+        for (sighting, is_visible) in &events {
+            self.at = Some(sighting.1);
+            if *is_visible && self.seen.insert(sighting.0) {
+                fresh.push(*sighting);
             }
         }
         let shown = self.shown_before(reading, &fresh).await?;
@@ -191,7 +184,61 @@ impl Walk {
         Ok(count >= STRETCH_MAX)
     }
 
-    /// Those that an earlier page has shown: they have an event in the range that is at or beyond the start of this
+    /// The next events, the latest first, each with whether it is visible. Hidden ones count as events of the stretch, so
+    /// that its cost has a bound. If few event types are visible, their indexes lead past all others.
+    async fn stretch(&self, reading: &mut Reading, window: Window) -> Result<Vec<(Sighting, bool)>, Error> {
+        type Columns = (Uuid, DateTime<Utc>, DateTime<Utc>, Uuid);
+        let sighting = |(session_id, timestamp, received_at, id): Columns| {
+            let (timestamp_us, received_at_us) = (timestamp.timestamp_micros(), received_at.timestamp_micros());
+            (session_id, Position { timestamp_us, received_at_us, id })
+        };
+        let (until, limit) = (reading.until, reading.time);
+        if self.sight.is_all() {
+            let mut query = QueryBuilder::new("");
+            self.push_events(&mut query, "session_id, timestamp, received_at, id", None, window);
+            let query = query.build_query_as::<Columns>().persistent(false);
+            let rows = within(until, limit, query.fetch_all(reading.connection())).await?;
+            return Ok(rows.into_iter().map(|row| (sighting(row), true)).collect());
+        }
+        const COLUMNS: &str = "session_id, timestamp, received_at, id, event_type_id, application_id";
+        let mut query = QueryBuilder::new("select session_id, timestamp, received_at, id, true");
+        self.sight.push(&mut query);
+        query.push(" from (");
+        match self.sight.types.as_deref().filter(|types| types.len() <= TYPES_MERGED_MAX) {
+            None => self.push_events(&mut query, COLUMNS, None, window),
+            Some(types) => {
+                for (place, event_type) in types.iter().enumerate() {
+                    query.push(if place > 0 { " union all (" } else { "(" });
+                    self.push_events(&mut query, COLUMNS, Some(*event_type), window);
+                    query.push(")");
+                }
+            }
+        }
+        query.push(format!(") stretch order by timestamp desc, received_at desc, id desc limit {STRETCH_MAX}"));
+        let query = query.build_query_as::<(Uuid, DateTime<Utc>, DateTime<Utc>, Uuid, bool)>().persistent(false);
+        let rows = within(until, limit, query.fetch_all(reading.connection())).await?;
+        Ok(rows
+            .into_iter()
+            .map(|(session, at, received, id, shown)| (sighting((session, at, received, id)), shown))
+            .collect())
+    }
+
+    /// A walk along one index: that of one event type, or that of all events.
+    fn push_events(&self, query: &mut QueryBuilder<Postgres>, columns: &str, event_type: Option<i32>, window: Window) {
+        query.push(format!("select {columns} from events where "));
+        if let Some(event_type) = event_type {
+            query.push(format!("event_type_id = {event_type} and "));
+        }
+        query.push("received_at <= ").push_bind(time(self.as_of_us));
+        push_range(query, window);
+        if let Some(at) = self.at {
+            query.push(" and (timestamp, received_at, id) < (");
+            push_position(query, at).push(")");
+        }
+        query.push(format!(" order by timestamp desc, received_at desc, id desc limit {STRETCH_MAX}"));
+    }
+
+    /// Those that an earlier page has shown: they have a visible event in the range that is at or beyond the start of this
     /// page.
     async fn shown_before(&self, reading: &mut Reading, fresh: &[Sighting]) -> Result<HashSet<Uuid>, Error> {
         let Some(after) = self.after else { return Ok(HashSet::new()) };
@@ -206,7 +253,9 @@ impl Walk {
         query.push_bind(time(self.as_of_us));
         push_range(&mut query, Window { from_us: Some(after.timestamp_us), to_us: self.range.to_us });
         query.push(" and (timestamp, received_at, id) >= (");
-        push_position(&mut query, after).push(") limit 1) later");
+        push_position(&mut query, after).push(")");
+        self.sight.push(&mut query);
+        query.push(" limit 1) later");
         let query = query.build_query_scalar::<Uuid>().persistent(false);
         Ok(within(until, limit, query.fetch_all(reading.connection())).await?.into_iter().collect())
     }
@@ -227,9 +276,10 @@ fn push_position(query: &mut QueryBuilder<Postgres>, position: Position) -> &mut
 }
 
 /// Reads the rows of sessions, in the order of `ids`.
-async fn describe(reading: &mut Reading, ids: &[Uuid]) -> Result<Vec<SessionRow>, Error> {
+async fn describe(reading: &mut Reading, sight: Sight, ids: &[Uuid]) -> Result<Vec<SessionRow>, Error> {
     let (until, limit) = (reading.until, reading.time);
-    let query = sqlx::query_as::<_, SessionColumns>(
+    let seen = sight.condition(3);
+    let query = sqlx::query_as::<_, SessionColumns>(sqlx::AssertSqlSafe(format!(
         "select wanted.session_id, tally.counted, \
              array(select name from applications where id = any (tally.applications) order by name) as applications, \
              first.id as first_id, first.timestamp as first_timestamp, \
@@ -238,18 +288,19 @@ async fn describe(reading: &mut Reading, ids: &[Uuid]) -> Result<Vec<SessionRow>
              last_type.category as last_category, last_type.name as last_name \
          from unnest($1::uuid[]) with ordinality wanted (session_id, place) \
          cross join lateral (select count(*) as counted, array_agg(distinct sent.application_id) as applications \
-             from (select application_id from events where events.session_id = wanted.session_id limit $2) sent) tally \
+             from (select application_id from events where events.session_id = wanted.session_id{seen} limit $2) sent) tally \
          cross join lateral (select id, timestamp, event_type_id from events \
-             where events.session_id = wanted.session_id order by timestamp, received_at, id limit 1) first \
+             where events.session_id = wanted.session_id{seen} order by timestamp, received_at, id limit 1) first \
          cross join lateral (select id, timestamp, event_type_id from events \
-             where events.session_id = wanted.session_id \
+             where events.session_id = wanted.session_id{seen} \
              order by timestamp desc, received_at desc, id desc limit 1) last \
          join event_types first_type on first_type.id = first.event_type_id \
          join event_types last_type on last_type.id = last.event_type_id \
          order by wanted.place",
-    )
+    )))
     .bind(ids)
     .bind(COUNTED_MAX + 1);
+    let query = sight.bind(query);
     let rows = within(until, limit, query.fetch_all(reading.connection())).await?;
     Ok(rows.into_iter().map(SessionRow::from).collect())
 }
