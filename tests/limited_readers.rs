@@ -487,11 +487,8 @@ async fn a_live_stream_shows_visible_outcomes_and_ends_when_the_limits_change() 
     }
     let all = {
         let (_, stream) = &mut streams[0];
-        eventually("the last outcome comes", async || {
-            stream.until("\"outcome\":\"duplicate\"").await;
-            Some(stream.outcomes())
-        })
-        .await
+        stream.until("\"outcome\":\"duplicate\"").await;
+        stream.outcomes()
     };
     assert_eq!(all.len(), 10, "{all:?}");
     for (reader, stream) in &mut streams[1..] {
@@ -570,18 +567,24 @@ async fn a_page_that_ends_among_hidden_events_tells_nothing_of_them() {
     assert_eq!(first["sessions"], json!([]), "hidden events make no row");
     let in_the_clear = |text: &str| text.contains("0beefbee") || text.contains("3062656566626565");
     assert!(cursor.starts_with('2') && !in_the_clear(&cursor), "{cursor}");
-    let second = house.read(reader, &format!("/v1/sessions?cursor={cursor}")).await;
-    assert_eq!((&second["sessions"], &second["next"]), (&json!(wanted), &Value::Null));
+    let (mut rows, mut next) = (Vec::new(), json!(cursor));
+    while let Some(cursor) = next.as_str() {
+        let page = house.read(reader, &format!("/v1/sessions?cursor={cursor}")).await;
+        rows.extend(page["sessions"].as_array().expect("a list").iter().cloned());
+        next = page["next"].clone();
+    }
+    assert_eq!(rows, wanted);
     assert_eq!(house.lines(reader, "/v1/sessions").await, wanted);
     // No other reader can use the cursor, and this reader none of another.
     let of_all = house.read(house.all(), "/v1/sessions?limit=1").await["next"].as_str().expect("more").to_owned();
     assert!(in_the_clear(&of_all), "the cursor of a reader that sees everything names an event: {of_all}");
-    let changed = format!("{}0", &cursor[..cursor.len() - 1]);
+    let last = if cursor.ends_with('0') { "1" } else { "0" };
+    let changed = format!("{}{last}", &cursor[..cursor.len() - 1]);
     for (name, cursor) in
         [("all", &cursor), ("by category", &cursor), ("by application", &of_all), ("by application", &changed)]
     {
         let answer = house.get(house.reader(name), &format!("/v1/sessions?cursor={cursor}")).await;
-        assert!(answer.status == 400 || cursor == &changed && changed == first["next"], "{name}: {answer:?}");
+        assert_eq!((answer.status, &answer.json()["parameter"]), (400, &json!("cursor")), "{name}: {answer:?}");
     }
     // Event types lead past hidden events, so a reader of types finds its sessions on the first page.
     let by_type = house.list(house.reader("by type"), "/v1/sessions", "sessions").await;
