@@ -596,7 +596,17 @@ async fn a_page_that_ends_among_hidden_events_tells_nothing_of_them() {
 #[tokio::test]
 async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_reader_nothing() {
     let gateway = Gateway::start().await;
-    let token = gateway.command_line(&[
+    let run = |arguments: &[&str]| {
+        let output = gateway.command_beside(arguments).args(["--data-dir", "data"]).output().expect("the program");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let eye = |arguments: &[&str]| {
+        let (is_done, said, problem) = run(arguments);
+        assert!(is_done, "{arguments:?}: {problem}");
+        said
+    };
+    let token = eye(&[
         "app",
         "add",
         "analyst",
@@ -619,7 +629,7 @@ async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_re
     let limits = |shown: &Value| (shown["read_event_types"].clone(), shown["read_applications"].clone());
     assert_eq!(limits(&shown().await), (json!(["shop/*", "page%20view/open"]), json!(["checkout", "kiosk"])));
     assert_eq!(shown().await["scopes"], json!(["read", "ingest"]));
-    let listed = gateway.command_line(&["app", "list"]);
+    let listed = eye(&["app", "list"]);
     assert!(listed.contains("\treads shop/* page%20view/open of checkout kiosk\t"), "{listed}");
     assert!(listed.lines().any(|line| line.starts_with("local") && line.contains("\treads all\t")), "{listed}");
 
@@ -634,8 +644,8 @@ async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_re
     assert_eq!(scopes(), "{limited_raw}");
 
     // Single ones are taken away, all only in so many words.
-    gateway.command_line(&["app", "change", "analyst", "--remove-read-application", "kiosk"]);
-    gateway.command_line(&["app", "change", "analyst", "--remove-read-event-type", "page%20view/open"]);
+    eye(&["app", "change", "analyst", "--remove-read-application", "kiosk"]);
+    eye(&["app", "change", "analyst", "--remove-read-event-type", "page%20view/open"]);
     assert_eq!(limits(&shown().await), (json!(["shop/*"]), json!(["checkout"])));
     for (arguments, said) in [
         (&["--remove-read-application", "checkout"][..], "--any-read-application"),
@@ -645,10 +655,8 @@ async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_re
         (&["--scope", "ingest"], "may not read"),
         (&["--read-event-type", "shop"], "category/name or category/*"),
     ] {
-        let mut command = gateway.command_beside(&["app", "change", "analyst", "--data-dir", "data"]);
-        let output = command.args(arguments).output().expect("the built program");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.contains(said), "{arguments:?}: {text}");
+        let (is_done, _, text) = run(&[&["app", "change", "analyst"], arguments].concat());
+        assert!(!is_done && text.contains(said), "{arguments:?}: {text}");
     }
     let change = async |body: Value| {
         let request = gateway.as_admin(gateway.request("PATCH", "/v1/applications/analyst"));
@@ -663,7 +671,7 @@ async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_re
         (gateway.answer(limited.try_clone().expect("no body")).await.status == 404).then_some(())
     })
     .await;
-    gateway.command_line(&["app", "change", "analyst", "--any-read-event-type", "--any-read-application"]);
+    eye(&["app", "change", "analyst", "--any-read-event-type", "--any-read-application"]);
     assert_eq!((scopes().as_str(), limits(&shown().await)), ("{raw}", (json!([]), json!([]))));
     let unlimited = gateway.request("GET", "/metrics").bearer_auth(token);
     eventually("the limits are gone", async || {
