@@ -39,6 +39,7 @@ mod neighbour;
 mod openapi;
 mod operate;
 mod overload;
+mod panel;
 mod patroni;
 mod permissions;
 mod poolers;

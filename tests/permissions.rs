@@ -14,17 +14,23 @@ enum Needs {
     Nothing,
     Ingest,
     Read,
+    /// The scope `read`, and a token.
+    Token,
+    /// A code for the panel, whoever brings it. These requests have none.
+    Code,
+    /// A session of the panel. These requests have none.
+    Session,
     Admin,
 }
 
-use Needs::{Admin, Ingest, Nothing, Read};
+use Needs::{Admin, Code, Ingest, Nothing, Read, Session, Token};
 
 impl Needs {
     fn word(self) -> &'static str {
         match self {
-            Nothing => "",
+            Nothing | Code | Session => "",
             Ingest => "ingest",
-            Read => "read",
+            Read | Token => "read",
             Admin => "admin",
         }
     }
@@ -57,6 +63,11 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("HEAD", "/v1/live", Read),
     ("GET", "/v1/validators", Read),
     ("HEAD", "/v1/validators", Read),
+    ("POST", "/v1/panel/codes", Token),
+    ("GET", "/v1/panel/session", Session),
+    ("HEAD", "/v1/panel/session", Session),
+    ("POST", "/v1/panel/session", Code),
+    ("DELETE", "/v1/panel/session", Session),
     ("GET", "/v1/applications", Admin),
     ("HEAD", "/v1/applications", Admin),
     ("POST", "/v1/applications", Admin),
@@ -212,6 +223,12 @@ async fn each_caller_may_do_what_its_scope_says_and_nothing_else() {
             let said = |code: &str| !has_body || problem["code"] == code;
             let right = match (needs, caller.gets) {
                 (Nothing, _) => status == 200,
+                (Code, _) => status == 400 && said("empty"),
+                (Session, _) => status == 401 && said("no_session"),
+                (Token, Gets::Known(may)) if may.contains(&Read) => match caller.by {
+                    By::Token(_) => status == 201,
+                    By::Nobody | By::Network(_) => status == 403 && said("token_needed"),
+                },
                 (_, Gets::Unknown) => status == 401 && said("unknown_sender"),
                 (_, Gets::Expired) => status == 401 && said("token_expired"),
                 (needs, Gets::Known(may)) if may.contains(needs) => ![401, 403, 405].contains(&status) && status < 500,

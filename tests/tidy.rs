@@ -86,6 +86,8 @@ fn each_concern_has_one_owner() {
             "trust.rs",
             "query",
             "applications.rs",
+            "panel.rs",
+            "cli/panel.rs",
             "cors.rs",
             "cli/app.rs",
             "cli/remote.rs",

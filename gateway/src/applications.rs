@@ -197,6 +197,7 @@ fn refusal(error: store::Error) -> Refusal {
         | E::Refused(_)
         | E::Hidden(_)
         | E::Migrate(_)
+        | E::PanelCodesMany(_)
         | E::SchemaBehind { .. }
         | E::SchemaFloor { .. } => {
             tracing::error!(%error, "the applications cannot be read or changed");

@@ -56,6 +56,12 @@ actions! {
     ApplicationRevoke = "application_revoke";
     /// A gateway made an application, or gave it its token, by itself.
     ApplicationBootstrap = "application_bootstrap";
+    /// An application got a code that signs in to the panel once.
+    PanelCode = "panel_code";
+    /// A code was used to sign in to the panel.
+    PanelSignIn = "panel_sign_in";
+    /// A session of the panel was ended from the panel.
+    PanelSignOut = "panel_sign_out";
     /// A caller without the scope `admin` requested administration.
     AdminRefused = "admin_refused";
     /// Dead letters were judged again.
@@ -128,6 +134,8 @@ pub struct Actor {
     pub name: String,
     /// The id of the token in the request.
     pub token_id: Option<String>,
+    /// The id of the session of the panel by which the application sent the request.
+    pub panel_session: Option<String>,
     /// The machine of the command or of the gateway.
     pub host: Option<String>,
     /// The user who logged in, if the command runs as another user.
@@ -143,7 +151,17 @@ pub struct Actor {
 impl Actor {
     fn new(kind: ActorKind, name: String) -> Self {
         let name = legible(&name, CHARACTERS_MAX);
-        Self { kind, name, token_id: None, host: None, login: None, peer: None, forwarded: None, request_id: None }
+        Self {
+            kind,
+            name,
+            token_id: None,
+            panel_session: None,
+            host: None,
+            login: None,
+            peer: None,
+            forwarded: None,
+            request_id: None,
+        }
     }
 
     /// This gateway.
@@ -222,6 +240,10 @@ impl Entry {
         if let Some(login) = &actor.login {
             entry.details.insert("login".to_owned(), login.as_str().into());
         }
+        if let Some(session) = &actor.panel_session {
+            entry.details.insert("way".to_owned(), "panel session".into());
+            entry.details.insert("panel_session".to_owned(), session.as_str().into());
+        }
         entry
     }
 
@@ -258,7 +280,7 @@ impl Entry {
 
     /// Writes the entry to the log.
     pub fn log(&self) {
-        let Actor { kind, name, token_id, host, login: _, peer, forwarded, request_id } = &self.actor;
+        let Actor { kind, name, token_id, panel_session: _, host, login: _, peer, forwarded, request_id } = &self.actor;
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         tracing::info!(
             action = self.action.as_str(),

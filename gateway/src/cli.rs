@@ -21,6 +21,7 @@ mod load_module;
 mod man;
 mod migrate;
 mod output;
+mod panel;
 mod partitions;
 mod reach;
 mod remote;
@@ -48,6 +49,8 @@ enum Command {
     /// Manage the applications that may send and read
     #[command(subcommand)]
     App(app::Command),
+    /// Print an address that signs a browser in to the panel, once
+    Panel(panel::Arguments),
     /// List events that were not stored, and judge them again
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -199,6 +202,7 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::Health(arguments) => health::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(command).await,
+        Command::Panel(arguments) => panel::run(arguments).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Partitions(command) => partitions::run(command).await,
         Command::Retention(command) => retention::run(command).await,

@@ -102,6 +102,17 @@ impl Cors {
     }
 }
 
+/// Whether no page of another origin made a browser send a request, as far as its headers tell. A page that came by plain
+/// HTTP has another origin than a gateway with TLS.
+pub fn is_same_origin<B>(request: &Request<B>, secure: bool) -> bool {
+    let headers = request.headers();
+    let site = headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    let origin = headers.get(ORIGIN);
+    matches!(site, None | Some(b"same-origin" | b"none"))
+        && origin.is_none_or(|origin| is_own(origin, trust::host(request)))
+        && origin.is_none_or(|origin| !secure || origin.as_bytes().starts_with(b"https://"))
+}
+
 /// Whether an origin is the host of the request: then the page came from this gateway.
 fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
@@ -148,6 +159,27 @@ mod tests {
             assert!(cors.admit(&read, false).is_ok(), "a page cannot see what it reads");
         }
         assert!(admitted("/v1/events", &[("origin", "https://shop.example")]), "allowed pages may send, and only that");
+    }
+
+    #[test]
+    fn the_panel_is_for_pages_of_its_own_origin() {
+        let own = ("origin", "http://127.0.0.1:8000");
+        for (headers, secure, same) in [
+            (&[][..], false, true),
+            (&[own], false, true),
+            (&[own, ("sec-fetch-site", "same-origin")], false, true),
+            (&[("sec-fetch-site", "none")], false, true),
+            (&[own], true, false),
+            (&[("origin", "https://127.0.0.1:8000")], true, true),
+            (&[("origin", "http://127.0.0.1:8001")], false, false),
+            (&[("origin", "http://127.0.0.1")], false, false),
+            (&[("origin", "null")], false, false),
+            (&[own, ("sec-fetch-site", "same-site")], false, false),
+            (&[("sec-fetch-site", "cross-site")], false, false),
+        ] {
+            let request = request("POST", "/v1/panel/session", headers);
+            assert_eq!(is_same_origin(&request, secure), same, "{headers:?} {secure}");
+        }
     }
 
     #[test]

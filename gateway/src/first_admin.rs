@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use eye_event::verdict::Digest;
 
+use crate::panel_address;
 use crate::store::{self, Ensured, Store};
 use crate::trust::own::{ADMIN_TOKEN, BOOTSTRAP, LOCAL, Local};
 use crate::trust::{Scope, Trust, token};
@@ -27,6 +28,44 @@ pub enum FirstAdmin {
     InFile(PathBuf),
     /// No file. The operator registers applications in the database.
     Nowhere,
+}
+
+/// What the log line of the start says about the panel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtStart {
+    /// Nothing: this gateway has no panel.
+    NoPanel,
+    /// That `eye panel` prints an address.
+    ByCommand,
+    /// An address with a code, which signs in to the panel once. This is the address without the code.
+    WithCode(String),
+}
+
+impl AtStart {
+    /// The end of the line. It makes a code for the administrator of the embedded database.
+    async fn said(&self, store: &Store) -> String {
+        let by_command = "; `eye panel` prints an address that signs in to the panel";
+        let address = match self {
+            Self::NoPanel => return String::new(),
+            Self::ByCommand => return by_command.to_owned(),
+            Self::WithCode(address) => address,
+        };
+        let made = async {
+            let code = token::secret()?;
+            store.panel_code_add(ADMIN_TOKEN, None, Digest::of(code.as_bytes()), store.actor()).await?;
+            Ok::<_, Error>(code)
+        };
+        match made.await {
+            Ok(code) => {
+                let address = panel_address::with_code(address, &code);
+                format!("; {address} signs in to the panel once, within ten minutes, and `eye panel` prints a fresh address")
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no code for the panel could be made");
+                by_command.to_owned()
+            }
+        }
+    }
 }
 
 /// The reasons why the first administrator could not be registered.
@@ -122,8 +161,9 @@ impl FirstAdmin {
         }
     }
 
-    /// Logs which applications are trusted, after the gateway has read them.
-    pub fn say_who_is_trusted(&self, trust: &Trust, local: Local) {
+    /// Logs which applications are trusted, after the gateway has read them, and how to sign in to the panel.
+    pub async fn say_who_is_trusted(&self, trust: &Trust, local: Local, store: &Store, panel: &AtStart) {
+        let panel = panel.said(store).await;
         let applications = trust.callable();
         let mut networks: Vec<String> = trust
             .known_by_network()
@@ -149,7 +189,7 @@ impl FirstAdmin {
                 registered,
                 administrators,
                 without_a_token = networks,
-                "trusted: callers from this machine are {may}; all else needs a token, such as that of the administrator in {}",
+                "trusted: callers from this machine are {may}; all else needs a token, such as that of the administrator in {}{panel}",
                 token_file(data_dir).display()
             );
         } else if registered == 0 {
@@ -161,7 +201,7 @@ impl FirstAdmin {
                 registered,
                 administrators,
                 without_a_token = networks,
-                "trusted: the registered applications and nobody else"
+                "trusted: the registered applications and nobody else{panel}"
             );
         }
     }

@@ -27,6 +27,8 @@ use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
 use crate::metrics::{Disk, Metrics};
+use crate::panel::Panel;
+use crate::panel_address;
 use crate::postgres::{Postgres, STOP_TIME_MAX};
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
@@ -46,7 +48,7 @@ use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
 use crate::trail::Trail;
-use crate::trust::{Peer, Trust, own::Local};
+use crate::trust::{Peer, Trust, attempts::Attempts, own::Local};
 use crate::turns::Turns;
 use crate::unseen::{Unseen, UnseenCounts};
 
@@ -86,6 +88,7 @@ impl Gateway {
         database_url: &str,
         migrates: bool,
         connections: Arc<Connections>,
+        panel_listener: SocketAddr,
         admission: Arc<Admission>,
         Reloading { access_log, reload, trail }: Reloading,
     ) -> anyhow::Result<(Gateway, Vec<Writers>)> {
@@ -112,7 +115,8 @@ impl Gateway {
         let in_flight = Budget::new(config.in_flight_bytes_max / 1024, share_percent);
         let local = if config.database_url.is_none() { config.local } else { Local::Off };
         let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), local)
-            .with_event_types_max(config.event_types_max);
+            .with_event_types_max(config.event_types_max)
+            .with_panel(config.panel);
         let trust = Arc::new(trust);
         let retention = Retention::new(parts::retention_policy(config), Duration::from_secs(config.retention_seconds));
         let retention = Arc::new(retention);
@@ -179,6 +183,16 @@ impl Gateway {
             body_limits: parts::body_limits(config),
             in_flight: Arc::clone(&in_flight),
         };
+        let panel = Panel {
+            enabled: config.panel,
+            secure: config.tls_certificate.is_some(),
+            store: store.clone(),
+            trust: Arc::clone(&trust),
+            body_limits: parts::body_limits(config),
+            in_flight: Arc::clone(&in_flight),
+            share: Arc::default(),
+            attempts: Attempts::default(),
+        };
         let metrics = Metrics {
             store: store.clone(),
             requests: Arc::clone(&requests),
@@ -212,6 +226,7 @@ impl Gateway {
             ingest,
             query,
             applications,
+            panel,
             live: Arc::clone(&live),
             reload,
             trail: Arc::clone(&trail),
@@ -226,6 +241,7 @@ impl Gateway {
             trust: Arc::clone(&trust),
             local,
             first_admin: parts::first_admin(config),
+            panel: parts::panel_at_start(config, panel_listener),
             retention,
             upkeep,
             readiness: Arc::clone(&readiness),
@@ -516,8 +532,15 @@ async fn serve_on(
     let limits = parts::server_limits(config);
     let admission = Arc::new(parts::admission(config, tls.clone()));
     let migrates = (migrate && config.role == Role::Full) || own.is_some();
+    let bound = admin.as_ref().unwrap_or(&listener).address();
     let (gateway, writers) =
-        Gateway::build(config, &url, migrates, listener.connections(), Arc::clone(&admission), reloading)?;
+        Gateway::build(config, &url, migrates, listener.connections(), bound, Arc::clone(&admission), reloading)?;
+    if own.is_some() {
+        let address = parts::panel_address(config, Some(bound)).filter(|_| config.panel);
+        if let Err(error) = panel_address::note(&config.data_dir, address.as_deref()) {
+            tracing::warn!(%error, "the address of the panel could not be noted in the data dir, so `eye panel` does not find it");
+        }
+    }
     if own.is_some() && !gateway.prepare_own(run).await? {
         gateway.validators.stop().await;
         return Ok(());

@@ -17,7 +17,8 @@
 //! flood out of the log, and [`descriptors`] raises the limit of open files.
 //!
 //! Around the path: [`config`] reads and proves the settings, [`reload`] reads them again, [`secrets`] and [`tls`] read
-//! the files of secrets and certificates, and [`certificate`] finds when a certificate ends. [`cors`] admits browsers.
+//! the files of secrets and certificates, and [`certificate`] finds when a certificate ends. [`cors`] admits browsers,
+//! and [`panel`] signs them in.
 //! [`sockets`] opens the addresses. [`gateway`] builds, runs and drains all parts, and [`shutdown`] tells them when to
 //! stop. [`tending`] looks after the database, [`readiness`] answers whether
 //! requests should come, [`postgres`] runs the embedded database, [`retention`] keeps the tables within their bounds,
@@ -48,6 +49,8 @@ pub mod live;
 pub mod log_limit;
 mod log_queue;
 pub mod metrics;
+pub mod panel;
+mod panel_address;
 pub mod parameters;
 pub mod postgres;
 pub mod problems;

@@ -42,6 +42,7 @@ pages! {
     module_loading
     module_unavailable
     no_descriptors
+    no_session
     not_allowed
     not_found
     not_json
@@ -57,12 +58,15 @@ pages! {
     rule
     stack
     token_expired
+    token_needed
     tokens_in_use
     too_large
+    too_many_attempts
     too_many_events
     too_many_headers
     too_many_readers
     trap
+    unknown_code
     unknown_sender
     unnamed_proxy
     unstorable

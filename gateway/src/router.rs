@@ -19,6 +19,7 @@ use crate::cors::Cors;
 use crate::ingest::Ingest;
 use crate::live::{self, Live};
 use crate::metrics::{self, Metrics};
+use crate::panel::Panel;
 use crate::parameters::Parameters;
 use crate::problems;
 use crate::query::{self, Query, Read, Reader};
@@ -55,6 +56,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/validators", "GET, HEAD"),
     ("/v1/settings/reload", "POST"),
     ("/v1/audit", "GET, HEAD"),
+    ("/v1/panel/codes", "POST"),
+    ("/v1/panel/session", "GET, HEAD, POST, DELETE"),
     ("/v1/applications", "GET, HEAD, POST"),
     ("/v1/applications/{name}", "GET, HEAD, PATCH, DELETE"),
     ("/v1/applications/{name}/rotate", "POST"),
@@ -108,7 +111,7 @@ impl<'a> Found<'a> {
             | "/v1/validators"
             | "/v1/settings/reload"
             | "/v1/audit" => RouteClass::Running,
-            path if path.starts_with("/v1/applications") => RouteClass::Running,
+            path if path.starts_with("/v1/applications") || path.starts_with("/v1/panel/") => RouteClass::Running,
             _ => RouteClass::Read,
         }
     }
@@ -173,6 +176,8 @@ pub struct Router {
     pub query: Query,
     /// Manages applications.
     pub applications: Applications,
+    /// Signs in to the panel.
+    pub panel: Panel,
     /// Serves the live stream.
     pub live: Arc<Live>,
     /// Reads the configuration again.
@@ -270,7 +275,7 @@ impl Router {
 
     async fn answer_noted(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: Peer,
         ids: &RequestIds,
         door: Door,
@@ -284,7 +289,12 @@ impl Router {
         let mut timer = RequestTimer { requests: &self.requests, class: RouteClass::Unknown, began, status: None };
         let origin = self.cors.sending_origin(&request);
         let form = form.and_then(|()| if door.opens(&request) { Ok(()) } else { Err(Refusal::NotFound) });
-        let admitted = form.and_then(|()| self.admit(&request, peer, origin.is_some()));
+        // Pages of other origins may send events, but never with a session of the panel.
+        let shows_session = Trust::shows_session(&request);
+        let admitted = form.and_then(|()| self.admit(&request, peer, origin.is_some() && !shows_session));
+        if shows_session && admitted.is_ok() {
+            Box::pin(self.panel.look_for_session(&mut request, door == Door::Whole)).await;
+        }
         let answered = match admitted {
             Ok(()) => self.route(request, peer, ids, Noting { timer: &mut timer, record }).await,
             Err(refusal) => Err(refusal),
@@ -306,11 +316,16 @@ impl Router {
         if request.headers().len() > limit { Err(Refusal::TooManyHeaders { limit }) } else { form::prove(request) }
     }
 
+    /// Finds the row of a path that this gateway has.
+    fn found<'a>(&self, path: &'a str) -> Result<Found<'a>, Refusal> {
+        Found::of(path).filter(|found| self.panel.has(found.path)).ok_or(Refusal::NotFound)
+    }
+
     /// Refuses a request that a page of another site makes a browser send, if the path exists. A path or method that
     /// does not exist gets the same answer for every page.
     fn admit(&self, request: &Request<Incoming>, peer: Peer, allowed: bool) -> Result<(), Refusal> {
         let Err(foreign) = self.cors.admit(request, allowed) else { return Ok(()) };
-        Found::of(request.uri().path()).ok_or(Refusal::NotFound)?.allow(request.method())?;
+        self.found(request.uri().path())?.allow(request.method())?;
         self.trust.foreign_page(request, peer);
         Err(foreign)
     }
@@ -346,7 +361,7 @@ impl Router {
         Noting { timer, record }: Noting<'_, '_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri().clone();
-        let found = Found::of(uri.path()).ok_or(Refusal::NotFound)?;
+        let found = self.found(uri.path())?;
         timer.class = found.class(request.method());
         record.route(found.path);
         found.allow(request.method())?;
@@ -356,6 +371,7 @@ impl Router {
             "/problems/{code}" => {
                 return problems::page(&found.parameters[0], &query::header(request.headers(), &ACCEPT));
             }
+            "/v1/panel/session" => return self.panel.session(request, peer, record).await,
             _ => {}
         }
         let scope = found.scope();
@@ -373,6 +389,9 @@ impl Router {
         if found.path == "/v1/dead-letters/redrive" {
             let actor = actor();
             return query::dead_letters::redrive(&self.query, &caller, &actor, request).await.map(told);
+        }
+        if found.path == "/v1/panel/codes" {
+            return self.panel.code(&caller, &actor(), &request).await;
         }
         if found.path == "/v1/settings/reload" {
             return self.reload(uri.query(), &actor()).await.map(told);

@@ -32,6 +32,7 @@ mod dial;
 mod hosts;
 mod migrations;
 mod outage;
+mod panel;
 mod partitions;
 mod prove;
 mod read;
@@ -70,6 +71,7 @@ pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
 use hosts::Hosts;
 use outage::Outage;
+pub use panel::{PanelSessionRow, SESSION_IDLE, SignedIn};
 use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
 use prove::Ground;
@@ -199,6 +201,9 @@ pub enum Error {
          `eye app rotate {0} --expire-old`"
     )]
     TokensInUse(String),
+    /// The application gets no more codes for the panel now.
+    #[error("{0} has got 60 codes for the panel within an hour, and gets no more now: use one that works, or try again later")]
+    PanelCodesMany(String),
     /// The token would have expired when it is made.
     #[error("the token would end before it begins: give a time that is ahead")]
     ExpiryPassed,

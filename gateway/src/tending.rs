@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::first_admin::{self, FirstAdmin};
+use crate::first_admin::{self, AtStart, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
 use crate::scrub::{Scrub, ScrubLimits};
@@ -62,6 +62,8 @@ pub struct Tending {
     pub local: Local,
     /// The administrator that the gateway registers by itself.
     pub first_admin: FirstAdmin,
+    /// What the log says about the panel at the start.
+    pub panel: AtStart,
     /// The rounds that remove old rows.
     pub retention: Arc<Retention>,
     /// The condition of the tables. The tasks write it, and each scrape of the metrics reads it.
@@ -108,8 +110,12 @@ impl Tending {
             tokio::time::sleep(DATABASE_RETRY).await;
         }
         self.readiness.set_migrated();
-        self.first_admin.say_who_is_trusted(&self.trust, self.local);
+        self.say_who_is_trusted().await;
         Ok(())
+    }
+
+    async fn say_who_is_trusted(&self) {
+        self.first_admin.say_who_is_trusted(&self.trust, self.local, &self.store, &self.panel).await;
     }
 
     /// Does the same for a database of the operator's own, after its schema is proved. Errors that do not pass are
@@ -126,7 +132,7 @@ impl Tending {
                 Ok(()) => self.trust.refresh(&self.store).await,
             };
             match read {
-                Ok(()) => break self.first_admin.say_who_is_trusted(&self.trust, self.local),
+                Ok(()) => break self.say_who_is_trusted().await,
                 Err(store::Error::Away(_) | store::Error::Slow(_)) => tokio::time::sleep(DATABASE_RETRY).await,
                 Err(error) => break tracing::error!(%error, "the first administrator could not be registered"),
             }
@@ -283,6 +289,10 @@ impl Tending {
                     // in any case.
                     if let Err(error) = self.store.retire_expired().await {
                         tracing::debug!(%error, "expired tokens could not be ended");
+                    }
+                    // What is over opens nothing in any case.
+                    if let Err(error) = self.store.forget_panel().await {
+                        tracing::debug!(%error, "old codes and sessions of the panel could not be removed");
                     }
                 }
                 match self.trust.note_uses(&self.store, all).await {

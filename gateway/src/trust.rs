@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use eye_event::verdict::Digest;
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
+use chrono::{DateTime, Utc};
+use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Version};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::Mutex;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::forwarded::Told;
 use self::host::{is_loopback, only_ours};
 use self::own::Local;
+use self::panel::{Claim, LookedFor, Sessions, Shown};
 use self::security::{Kind, Security};
 use self::snapshot::{Caller, Snapshot, Stranger};
 use self::uses::LiveToken;
@@ -25,11 +27,13 @@ use crate::response::Refusal;
 use crate::store::{Role, Store};
 
 mod application;
+pub mod attempts;
 pub mod event_types;
 pub mod forwarded;
 pub mod host;
 pub mod known_types;
 pub mod own;
+pub mod panel;
 pub mod proxy_protocol;
 pub mod rate;
 mod relayed;
@@ -111,6 +115,8 @@ pub struct Trust {
     known_types_read: Mutex<Option<Instant>>,
     /// Counts and logs refusals.
     security: Arc<Security>,
+    /// The open sessions of the panel.
+    sessions: Sessions,
 }
 
 impl Trust {
@@ -123,6 +129,59 @@ impl Trust {
     /// The same, with a bound for the event types of each application.
     pub fn with_event_types_max(self, most: usize) -> Self {
         Self { event_types_max: Some(most), ..self }
+    }
+
+    /// The same, with sessions of the panel if this gateway has one.
+    pub fn with_panel(self, enabled: bool) -> Self {
+        Self { sessions: Sessions { enabled, ..self.sessions }, ..self }
+    }
+
+    /// Whether a request shows a session of the panel, or a part of one. Then nothing else identifies its caller.
+    pub fn shows_session<B>(request: &Request<B>) -> bool {
+        session_of(request).is_some()
+    }
+
+    /// Looks for the session that a request shows, in the database if this gateway does not know it yet. Without this, no
+    /// session identifies the caller.
+    pub async fn look_for_session<B>(&self, store: &Store, request: &mut Request<B>) {
+        let Some(Shown::Both(digest)) = session_of(request) else { return };
+        let is_unsure = !self.sessions.look_for(store, digest).await;
+        request.extensions_mut().insert(LookedFor { is_unsure });
+    }
+
+    /// The open session that a request shows: its digest, and when it ends even if it is used.
+    pub fn session<B>(&self, request: &Request<B>) -> Option<(Digest, DateTime<Utc>)> {
+        let Some(Shown::Both(digest)) = session_of(request) else { return None };
+        self.sessions.open(digest, |session| (digest, session.ends_at))
+    }
+
+    /// Reads the open sessions now, after this gateway has changed them.
+    pub async fn refresh_sessions(&self, store: &Store) {
+        let _late = tokio::time::timeout(panel::LOOK_TIME, self.sessions.look(store, Instant::now())).await;
+    }
+
+    fn claim<B>(&self, request: &Request<B>) -> Option<Claim> {
+        let shown = session_of(request)?;
+        Some(match (shown, request.extensions().get::<LookedFor>()) {
+            (Shown::Both(digest), Some(looked)) => match self.sessions.open(digest, |_| ()) {
+                None if looked.is_unsure => Claim::Unsure,
+                _ => Claim::Session(digest),
+            },
+            _ => Claim::Nothing,
+        })
+    }
+
+    /// Returns the application of a caller: that of its session of the panel if it shows one, else as the snapshot says.
+    fn find<'s>(&self, snapshot: &'s Snapshot, caller: &Caller) -> Result<&'s Arc<Application>, Stranger<'s>> {
+        match caller.session {
+            None => snapshot.find(caller),
+            Some(Claim::Session(digest)) => {
+                let id = self.sessions.used(digest).ok_or(Stranger::NoSession)?;
+                snapshot.of_session(id, caller)
+            }
+            Some(Claim::Nothing) => Err(Stranger::NoSession),
+            Some(Claim::Unsure) => Err(Stranger::Unsure),
+        }
     }
 
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
@@ -139,6 +198,7 @@ impl Trust {
             relayed: is_here && passed_on(request.headers()),
             is_modern: request.version() >= Version::HTTP_11,
             for_loopback: is_here && asks_for_loopback(request),
+            session: self.claim(request),
         }
     }
 
@@ -159,11 +219,13 @@ impl Trust {
 
     /// The actor of a request: its application, or this gateway if it refuses a stranger.
     pub fn actor<B>(&self, application: Option<&Application>, request: &Request<B>, peer: Peer) -> Actor {
-        let token = request.headers().get(AUTHORIZATION).and_then(|header| bearer(header.as_bytes()));
+        let token = token_of(request);
+        let session = application.and_then(|_| self.session(request));
         let peer = peer.address.map(|address| address.ip().to_canonical());
         let found = application.map_or_else(Actor::gateway, |application| Actor::application(&application.name));
         Actor {
-            token_id: application.and(token).map(|token| token::id_of(Digest::of(token))),
+            token_id: application.and(token).map(token::id_of),
+            panel_session: session.map(|(digest, _)| token::id_of(digest)),
             peer,
             forwarded: peer.and_then(|peer| self.address(request, peer).filter(|address| *address != peer)),
             request_id: RequestId::current().map(|id| id.to_string()),
@@ -202,7 +264,8 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`]; [`Refusal::TokenExpired`]; [`Refusal::UnnamedProxy`] for a caller that only its network identifies,
+    /// [`Refusal::Unknown`]; [`Refusal::TokenExpired`]; [`Refusal::NoSession`] for a request that shows a session of the panel
+    /// which is not open, or half of one; [`Refusal::SignInAway`] if the database cannot tell; [`Refusal::UnnamedProxy`] for a caller that only its network identifies,
     /// if a proxy on this machine may have relayed it; [`Refusal::ForeignHost`] for a caller that is known by being on this
     /// machine (or, with `hosts`, by any network or a certificate) and names another host; or [`Refusal::DatabaseAway`] before
     /// the first snapshot.
@@ -210,7 +273,7 @@ impl Trust {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
         let caller = self.caller(request, peer);
-        snapshot.find(&caller).map(Arc::clone).map_err(|stranger| match stranger {
+        self.find(snapshot, &caller).map(Arc::clone).map_err(|stranger| match stranger {
             Stranger::Nobody(kind) => {
                 self.security.refused_stranger(kind, caller.address);
                 Refusal::Unknown
@@ -231,6 +294,11 @@ impl Trust {
                 self.security.refused(Kind::ForeignPage, &application.name, application.refused());
                 Refusal::ForeignHost
             }
+            Stranger::NoSession => {
+                self.security.refused_stranger(Kind::UnknownSession, caller.address);
+                Refusal::NoSession
+            }
+            Stranger::Unsure => Refusal::SignInAway,
         })
     }
 
@@ -244,6 +312,11 @@ impl Trust {
         let snapshot = self.snapshot.load();
         let all = snapshot.iter().flat_map(|snapshot| snapshot.by_network());
         all.map(|(network, application)| (application.name.clone(), *network)).collect()
+    }
+
+    /// Counts and logs an attempt to sign in with a code that opens nothing.
+    pub fn unknown_code(&self, address: Option<IpAddr>) {
+        self.security.refused_stranger(Kind::UnknownCode, address);
     }
 
     /// Counts and logs a call that a page of another site had a browser make.
@@ -263,7 +336,7 @@ impl Trust {
         let visible = Arc::clone(application.visible());
         Box::new(move || {
             let snapshot = trust.snapshot.load();
-            let found = snapshot.as_ref().and_then(|snapshot| snapshot.find(&caller).ok());
+            let found = snapshot.as_ref().and_then(|snapshot| trust.find(snapshot, &caller).ok());
             found.is_some_and(|found| found.id == id && found.has(scope) && *found.visible() == visible)
         })
     }
@@ -280,6 +353,7 @@ impl Trust {
         // Read before the first snapshot is in force: a start must not admit new event types as if they were known.
         self.read_known_types(store, &snapshot).await;
         self.snapshot.store(Some(Arc::new(snapshot)));
+        self.refresh_sessions(store).await;
         Ok(())
     }
 
@@ -310,6 +384,9 @@ impl Trust {
     ///
     /// Those of the store. The next call notes what this one could not.
     pub async fn note_uses(&self, store: &Store, all: bool) -> Result<(), crate::store::Error> {
+        if all {
+            self.sessions.note_uses(store).await?;
+        }
         let snapshot = self.snapshot.load_full();
         let live = snapshot.iter().flat_map(|snapshot| snapshot.live_tokens());
         let used: Vec<(&LiveToken, (Digest, i32))> = live.filter_map(|token| Some((token, token.take(all)?))).collect();
@@ -353,6 +430,23 @@ impl Trust {
             () = follow => {}
         }
     }
+}
+
+/// What a request shows of a session of the panel. A request with a token shows none: the token decides alone, and a
+/// browser adds none by itself.
+fn session_of<B>(request: &Request<B>) -> Option<Shown> {
+    let headers = request.headers();
+    if headers.contains_key(AUTHORIZATION) {
+        return None;
+    }
+    let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let secrets = headers.get_all(panel::HEADER).iter().map(HeaderValue::as_bytes);
+    panel::shown(cookies, secrets, host(request))
+}
+
+/// The digest of the token of a request.
+pub fn token_of<B>(request: &Request<B>) -> Option<Digest> {
+    request.headers().get(AUTHORIZATION).and_then(|header| bearer(header.as_bytes())).map(Digest::of)
 }
 
 /// The token of `Authorization: Bearer <token>`.

@@ -60,6 +60,7 @@ impl Way {
 /// The database of a command: the one that the settings name, or the embedded one.
 pub(super) struct Database {
     store: Store,
+    is_embedded: bool,
     own: Option<Postgres>,
 }
 
@@ -103,14 +104,15 @@ impl Database {
                 }
                 (None, None) => anyhow::bail!(
                     "no gateway runs on the data dir {data_dir} ({}): start it (`eye serve`), name its data dir \
-                     (--data-dir), a database (--database-url, EYE_DATABASE_URL), or for `eye app` a gateway (EYE_GATEWAY \
-                     with EYE_TOKEN)",
+                     (--data-dir), a database (--database-url, EYE_DATABASE_URL), or for `eye app` and `eye panel` a \
+                     gateway (EYE_GATEWAY with EYE_TOKEN)",
                     settings.origin("data_dir")
                 ),
             },
         };
         let store = Store::new(&url, config::libpq_environment(), 1, STATEMENT, STATEMENT)?.acting_as(Actor::command());
-        let database = Self { store, own };
+        let is_embedded = !matches!(way, Way::Named);
+        let database = Self { store, is_embedded, own };
         // A pool would retry until its time limit and then not give the cause.
         match database.store.reach().await {
             Ok(()) => Ok(database),
@@ -133,6 +135,11 @@ impl Database {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether it is the embedded database of the data dir.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.is_embedded
     }
 
     pub(super) async fn close(self) {

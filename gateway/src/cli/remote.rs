@@ -147,6 +147,10 @@ impl Gateway {
             (Some("not_found"), _) if path.ends_with("/v1/applications") => bail!(
                 "it answers 404 for applications: if it has an address of its own for administration (admin_listen), name that"
             ),
+            (Some("not_found"), _) if path.ends_with("/v1/panel/codes") => bail!(
+                "it answers 404 for the panel: its panel is off (panel = false), it is of an older release, or it has an address \
+                 of its own for the panel (admin_listen); then name that"
+            ),
             (Some(code), Some(detail)) => bail!("refused with {status} ({code}): {detail}"),
             _ => bail!("refused with {status}, and not in the words of a gateway"),
         }

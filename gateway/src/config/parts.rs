@@ -1,6 +1,7 @@
 //! Makes the limits and options of each part of a gateway from the configuration. The parts do not know the
 //! configuration; this file is the one place that knows both.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +12,17 @@ use super::{Config, Settings, UnknownEventType};
 use crate::access_log::AccessLog;
 use crate::batch;
 use crate::body::BodyLimits;
-use crate::first_admin::FirstAdmin;
+use crate::first_admin::{AtStart, FirstAdmin};
 use crate::ingest::IngestLimits;
 use crate::live;
+use crate::panel_address;
 use crate::reload::Changeable;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
 use crate::server::{Admission, ServerLimits};
 use crate::sockets::Addresses;
 use crate::store::Role;
-use crate::telemetry;
+use crate::telemetry::{self, LogFormat};
 use crate::tls::{Files, Tls};
 
 /// The settings that a reload applies while the gateway runs. A new line here adds another one.
@@ -197,6 +199,24 @@ pub fn drain_delay(config: &Config) -> Duration {
 /// The addresses that the gateway listens on.
 pub fn addresses(config: &Config) -> Addresses {
     Addresses { listen: config.listen, admin: config.admin_listen, metrics: config.metrics_listen }
+}
+
+/// The address at which a browser opens the panel; `bound` is the address that the gateway listens on, if it is known.
+/// `None` if the port is not known.
+pub fn panel_address(config: &Config, bound: Option<SocketAddr>) -> Option<String> {
+    let address = bound.unwrap_or_else(|| config.admin_listen.unwrap_or(config.listen));
+    panel_address::of(address, config.tls_certificate.is_some(), &config.hosts)
+}
+
+/// The address of the panel for the log line of the start, if that shows a code: with an embedded database, whose first
+/// user reads the log. Lines in JSON are for other programs, so they show no code.
+pub fn panel_at_start(config: &Config, bound: SocketAddr) -> AtStart {
+    let shows = config.database_url.is_none() && config.log_format == LogFormat::Text;
+    match panel_address(config, Some(bound)).filter(|_| config.panel) {
+        None => AtStart::NoPanel,
+        Some(address) if shows => AtStart::WithCode(address),
+        Some(_) => AtStart::ByCommand,
+    }
 }
 
 /// Files beyond those of the database and of connections: for loaders of modules and their pipes, modules and their

@@ -183,6 +183,8 @@ settings! {
         /// /readyz and /problems/CODE alone, and all else with 404. TLS, PROXY headers and tokens work as on `listen`.
         /// Empty: `listen` answers all paths.
         admin_listen: Option<SocketAddr> = "", Kind::OptionalAddress;
+        /// Whether browsers can sign in to the panel. If not, the paths below /v1/panel are 404 and no session is open.
+        panel: bool = "true", Kind::Switch;
         /// Event types with metrics of their own in /metrics. Further ones are counted together, as other.
         metrics_event_types_max: usize = "500", count(1, 100_000);
         /// The URL of the database as libpq reads it: postgres://user:password@host:port/database, several hosts,

@@ -40,6 +40,14 @@ const NO_DESCRIPTORS: &str = "The gateway has as many open files as it may have,
     with an `id` can be sent again safely, after a pause; a read changed nothing.";
 const READS_ONLY: &str = "This gateway serves reads from a standby: it takes no events, changes nothing and has no outcomes \
     to show. Nothing of this request was stored or changed. Send it to a gateway with `role = \"full\"`.";
+const NO_SESSION: &str = "The session of the panel is not known, or it has ended; its cookie and the header `x-eye-panel` of \
+    its tab count together alone. Sign in again with an address that `eye panel` prints.";
+const UNKNOWN_CODE: &str = "The code works once, within ten minutes, and while the tokens of its application stay the same. \
+    This one is not known, was used, or is over. Get another address with `eye panel`.";
+const TOKEN_NEEDED: &str = "A code for the panel is given for a token alone, and not for a network, a certificate or a \
+    session of the panel. Send `Authorization: Bearer <token>`.";
+const SIGN_IN_AWAY: &str = "The database does not answer, so the gateway cannot tell whether the code or the session is good. \
+    Try again after a pause, waiting longer each time.";
 const INTERNAL: &str = "This is a fault of the gateway; its log has the cause. Events with an `id` can be sent \
     again safely.";
 
@@ -144,6 +152,21 @@ pub enum Refusal {
         /// Says what to do first.
         message: String,
     },
+    /// The session of the panel that the request shows is not open, or the request shows half of one.
+    NoSession,
+    /// The code signs nobody in.
+    UnknownCode,
+    /// A code for the panel is given for a token alone.
+    TokenNeeded,
+    /// There were too many wrong codes, or an application got too many codes.
+    TooManyAttempts {
+        /// Which of the two.
+        message: Cow<'static, str>,
+        /// The time after which the next one fits.
+        retry_after_seconds: u64,
+    },
+    /// The database does not answer, so that a session or code may be good or not.
+    SignInAway,
     /// The path does not exist.
     NotFound,
     /// The path does not have this method.
@@ -252,6 +275,8 @@ impl Refusal {
         match self {
             Self::BodyTimeout | Self::BodyBroken | Self::DatabaseRefused { .. } | Self::Internal => Retry::Safe,
             Self::RateLimited { .. }
+            | Self::TooManyAttempts { .. }
+            | Self::SignInAway
             | Self::TooManyReaders { .. }
             | Self::Overloaded
             | Self::DatabaseAway
@@ -282,6 +307,9 @@ impl Refusal {
             | Self::Exists { .. }
             | Self::Revoked { .. }
             | Self::TokensInUse { .. }
+            | Self::NoSession
+            | Self::UnknownCode
+            | Self::TokenNeeded
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BadParameter { .. } => Retry::Never,
@@ -324,6 +352,11 @@ impl Refusal {
             Self::Exists { .. } => (S::CONFLICT, "exists", "It exists already"),
             Self::Revoked { .. } => (S::CONFLICT, "revoked", "The application was revoked"),
             Self::TokensInUse { .. } => (S::CONFLICT, "tokens_in_use", "Two tokens are in use"),
+            Self::NoSession => (S::UNAUTHORIZED, "no_session", "There is no such session of the panel"),
+            Self::UnknownCode => (S::UNAUTHORIZED, "unknown_code", "The code opens nothing"),
+            Self::TokenNeeded => (S::FORBIDDEN, "token_needed", "This needs a token"),
+            Self::TooManyAttempts { .. } => (S::TOO_MANY_REQUESTS, "too_many_attempts", "There were too many attempts"),
+            Self::SignInAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
@@ -391,6 +424,13 @@ impl Refusal {
             .into(),
             Self::BadConfiguration { .. } => BAD_CONFIGURATION.into(),
             Self::Exists { message } | Self::Revoked { message } | Self::TokensInUse { message } => message.clone().into(),
+            Self::NoSession => NO_SESSION.into(),
+            Self::UnknownCode => UNKNOWN_CODE.into(),
+            Self::TokenNeeded => TOKEN_NEEDED.into(),
+            Self::TooManyAttempts { message, retry_after_seconds } => {
+                format!("{message} Try again in {retry_after_seconds} s.").into()
+            }
+            Self::SignInAway => SIGN_IN_AWAY.into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
             Self::BadParameter { name, message } => format!("`{name}`: {message}").into(),
@@ -445,6 +485,11 @@ impl Refusal {
             | Self::Exists { .. }
             | Self::Revoked { .. }
             | Self::TokensInUse { .. }
+            | Self::NoSession
+            | Self::UnknownCode
+            | Self::TokenNeeded
+            | Self::TooManyAttempts { .. }
+            | Self::SignInAway
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout
@@ -496,7 +541,7 @@ impl Refusal {
         if let Self::MethodNotAllowed { allowed } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
-        if let Self::RateLimited { retry_after_seconds } = self {
+        if let Self::RateLimited { retry_after_seconds } | Self::TooManyAttempts { retry_after_seconds, .. } = self {
             headers.insert(RETRY_AFTER, retry_after_seconds.max(1).into());
         }
         if let Self::BadHost { .. } | Self::WrongTransferEncoding { .. } = self {

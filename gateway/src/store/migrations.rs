@@ -35,6 +35,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0018", "token_facts"),
     migration!("0019", "audit"),
     migration!("0020", "read_limits"),
+    migration!("0021", "panel"),
     migration!("0022", "owner_functions"),
 ];
 

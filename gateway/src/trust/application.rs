@@ -67,6 +67,8 @@ pub struct Application {
     pub id: i32,
     /// Its name, as validators see it.
     pub name: String,
+    /// Whether it may call: it is neither suspended nor revoked.
+    pub(super) is_active: bool,
     /// Words of its row. Each request compares them with the scope of its route.
     scopes: Vec<String>,
     /// Networks of its row. Each request of an application that needs its network compares the caller's address.
@@ -122,6 +124,7 @@ impl Application {
         Self {
             id: row.id,
             name: row.name.clone(),
+            is_active: row.active,
             scopes: row.scopes.clone(),
             networks: row.networks.iter().copied().map(canonical).collect(),
             needs_network: row.known_by == "both",
@@ -172,6 +175,11 @@ impl Application {
     /// When a token that it uses ends. `None` when that has no end, and when it uses no token.
     pub fn tokens_end(&self) -> Option<DateTime<Utc>> {
         self.tokens_end
+    }
+
+    /// The words of its scopes.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
     }
 
     /// Whether it has a scope that includes `scope`.

@@ -11,6 +11,13 @@ fn bare(host: &str) -> &str {
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }
 
+/// The port of a host, if it names one.
+pub fn port(host: &str) -> Option<&str> {
+    let (_, port) = host.rsplit_once(':')?;
+    let is_port = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port.then_some(port)
+}
+
 /// Whether a host can only be this machine.
 pub fn is_loopback(host: &str) -> bool {
     let name = bare(host);

@@ -37,11 +37,15 @@ pub enum Kind {
     ForeignPage,
     /// An unnamed proxy on this machine called.
     UnnamedProxy,
+    /// A session of the panel that is not open, or half of one.
+    UnknownSession,
+    /// A code for the panel that opens nothing.
+    UnknownCode,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::UnknownToken,
         Self::RevokedToken,
         Self::ExpiredToken,
@@ -51,6 +55,8 @@ impl Kind {
         Self::EventType,
         Self::ForeignPage,
         Self::UnnamedProxy,
+        Self::UnknownSession,
+        Self::UnknownCode,
     ];
 
     /// The word in logs and metrics.
@@ -65,6 +71,8 @@ impl Kind {
             Self::EventType => "event_type",
             Self::ForeignPage => "foreign_page",
             Self::UnnamedProxy => "unnamed_proxy",
+            Self::UnknownSession => "unknown_session",
+            Self::UnknownCode => "unknown_code",
         }
     }
 }

@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::Trust;
 use super::application::Application;
 use super::own::{LOCAL, Local};
+use super::panel::Claim;
 use super::security::Kind;
 use super::uses::LiveToken;
 use crate::store::{ApplicationRow, TokenFacts};
@@ -41,6 +42,8 @@ pub(super) struct Caller {
     pub(super) is_modern: bool,
     /// Whether every host that it names is this machine.
     pub(super) for_loopback: bool,
+    /// The session of the panel; `None` if the request shows nothing of one. It then decides alone.
+    pub(super) session: Option<Claim>,
 }
 
 /// Why a caller is not known.
@@ -55,6 +58,10 @@ pub(super) enum Stranger<'a> {
     Page(&'a Application),
     /// A proxy on this machine that the settings do not name may speak for any sender.
     Relayed(&'a Application),
+    /// Its session of the panel is not open, or the request shows half of one.
+    NoSession,
+    /// Its session is not known, and the database cannot be asked.
+    Unsure,
 }
 
 /// The meaning of a token.
@@ -156,16 +163,7 @@ impl Snapshot {
             None => caller.certificate.and_then(|certificate| self.by_certificate.get(&certificate)),
         };
         if let Some(application) = proved {
-            if application.needs_network && !application.lives_at(caller.address) {
-                return Err(Stranger::Known(Kind::UnknownNetwork, application));
-            }
-            if application.needs_network && caller.relayed {
-                return Err(Stranger::Relayed(application));
-            }
-            if caller.must_be_meant && !caller.meant_for_us {
-                return Err(Stranger::Page(application));
-            }
-            return Ok(application);
+            return admitted(application, caller);
         }
         let Some(address) = caller.address else { return Err(Stranger::Nobody(Kind::UnknownNetwork)) };
         let home = self.by_network.iter().find(|(network, _)| network.contains(&address));
@@ -182,6 +180,12 @@ impl Snapshot {
             return Err(Stranger::Page(application));
         }
         Ok(application)
+    }
+
+    /// Returns the application with this id for a caller with a session of the panel.
+    pub(super) fn of_session(&self, id: i32, caller: &Caller) -> Result<&Arc<Application>, Stranger<'_>> {
+        let application = self.by_id.get(&id).filter(|application| application.is_active);
+        admitted(application.ok_or(Stranger::NoSession)?, caller)
     }
 
     /// The applications that could call now.
@@ -205,6 +209,20 @@ impl Snapshot {
     pub(super) fn live_tokens(&self) -> impl Iterator<Item = &LiveToken> {
         self.by_token.values().filter_map(Token::live)
     }
+}
+
+/// Lets an application pass that a token, a certificate or a session has proved, if it calls from where it must.
+fn admitted<'a>(application: &'a Arc<Application>, caller: &Caller) -> Result<&'a Arc<Application>, Stranger<'a>> {
+    if application.needs_network && !application.lives_at(caller.address) {
+        return Err(Stranger::Known(Kind::UnknownNetwork, application));
+    }
+    if application.needs_network && caller.relayed {
+        return Err(Stranger::Relayed(application));
+    }
+    if caller.must_be_meant && !caller.meant_for_us {
+        return Err(Stranger::Page(application));
+    }
+    Ok(application)
 }
 
 /// The digest in a column, unless it has another length.

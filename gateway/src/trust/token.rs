@@ -12,11 +12,20 @@ const PREFIX: &str = "eye_";
 ///
 /// The machine gives no random numbers.
 pub fn make() -> Result<(String, Digest), NoRandomness> {
-    let mut bytes = [0_u8; 32];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
-    let token = format!("{PREFIX}{}", Digest(bytes));
+    let token = format!("{PREFIX}{}", secret()?);
     let digest = Digest::of(token.as_bytes());
     Ok((token, digest))
+}
+
+/// Makes a secret of 32 random bytes, as 64 hexadecimal digits.
+///
+/// # Errors
+///
+/// The machine gives no random numbers.
+pub fn secret() -> Result<String, NoRandomness> {
+    let mut bytes = [0_u8; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(Digest(bytes).to_string())
 }
 
 /// The id of a token for people: 12 hexadecimal digits, derived from its digest. Neither can be computed from the id.
