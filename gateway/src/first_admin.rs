@@ -58,7 +58,9 @@ impl AtStart {
         match made.await {
             Ok(code) => {
                 let address = panel_address::with_code(address, &code);
-                format!("; {address} signs in to the panel once, within ten minutes, and `eye panel` prints a fresh address")
+                format!(
+                    "; {address} signs in to the panel once, within ten minutes, and `eye panel` prints a fresh address"
+                )
             }
             Err(error) => {
                 tracing::debug!(%error, "no code for the panel could be made");

@@ -192,6 +192,7 @@ impl Gateway {
             in_flight: Arc::clone(&in_flight),
             share: Arc::default(),
             attempts: Attempts::default(),
+            turn: Semaphore::new(1),
         };
         let metrics = Metrics {
             store: store.clone(),

@@ -50,7 +50,7 @@ pub mod log_limit;
 mod log_queue;
 pub mod metrics;
 pub mod panel;
-mod panel_address;
+pub mod panel_address;
 pub mod parameters;
 pub mod postgres;
 pub mod problems;

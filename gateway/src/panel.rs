@@ -3,7 +3,7 @@
 //! for the application of the token, with the scopes that this has at each request.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;
@@ -12,6 +12,8 @@ use hyper::header::{CACHE_CONTROL, HeaderValue, ORIGIN, SET_COOKIE};
 use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use crate::access_log::Record;
 use crate::audit::Actor;
@@ -29,6 +31,8 @@ use crate::trust::{self, Application, Peer, Trust, panel, token};
 const BODY_BYTES_MAX: usize = 1_024;
 /// The seconds after which a request for a code is worth another try, when an application has got too many.
 const CODES_RETRY_SECONDS: u64 = 600;
+/// Longest wait for a turn.
+const TURN: Duration = Duration::from_secs(2);
 
 /// The parts that the handler uses.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Panel {
     pub share: Arc<Share>,
     /// Bounds wrong codes.
     pub attempts: Attempts,
+    /// One change at a time, so that callers who sign in leave the gateway connections for its own questions.
+    pub turn: Semaphore,
 }
 
 impl Panel {
@@ -81,6 +87,7 @@ impl Panel {
         let token = trust::token_of(request).ok_or(Refusal::TokenNeeded)?;
         let code = token::secret().map_err(|_| Refusal::Internal)?;
         let digest = Digest::of(code.as_bytes());
+        let _turn = self.turn().await?;
         let expires_at = self.store.panel_code_add(&caller.name, Some(token), digest, actor).await.map_err(refusal)?;
         let answer = json!({"code": code, "application": caller.name, "expires_at": time(expires_at)});
         Ok(secret(response::json(StatusCode::CREATED, answer.to_string())))
@@ -120,6 +127,7 @@ impl Panel {
             return Ok(secret(response::json(StatusCode::OK, answer.to_string())));
         }
         let actor = self.trust.actor(Some(&caller), &request, peer);
+        let _turn = self.turn().await?;
         self.store.panel_sign_out(digest, &caller.name, &actor).await.map_err(refusal)?;
         self.trust.refresh_sessions(&self.store).await;
         let mut response = response::json(StatusCode::OK, json!({"signed_out": true}).to_string());
@@ -127,13 +135,12 @@ impl Panel {
         Ok(secret(response))
     }
 
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        timeout(TURN, self.turn.acquire()).await.ok().and_then(Result::ok).ok_or(Refusal::SignInAway)
+    }
+
     /// Exchanges a code for a session.
-    async fn sign_in(
-        &self,
-        request: Request<Incoming>,
-        peer: Peer,
-        record: &mut Record,
-    ) -> Result<Response, Refusal> {
+    async fn sign_in(&self, request: Request<Incoming>, peer: Peer, record: &mut Record) -> Result<Response, Refusal> {
         let (address, actor) = (self.trust.address_of(&request, peer), self.trust.actor(None, &request, peer));
         let (head, body) = request.into_parts();
         if !body.is_end_stream() {
@@ -158,7 +165,9 @@ impl Panel {
             panel_session: Some(token::id_of(digest)),
             ..Actor::application(name)
         };
+        let turn = self.turn().await.inspect_err(|_| self.attempts.give_back(address))?;
         let signed_in = self.store.panel_sign_in(code, digest, by).await;
+        drop(turn);
         if !matches!(signed_in, Ok(None)) {
             self.attempts.give_back(address);
         }
@@ -209,10 +218,10 @@ fn code_in(body: &[u8]) -> Result<Digest, Refusal> {
     }
     // The error of the parser could quote the code.
     let read: SignIn = serde_json::from_slice(body).map_err(|error| match error.is_data() {
-        true => Refusal::BadParameter { name: "body".into(), message: "send {\"code\":\"...\"} and nothing else".into() },
-        false => {
-            Refusal::NotJson { line: error.line(), column: error.column(), message: "it is not JSON".to_owned() }
+        true => {
+            Refusal::BadParameter { name: "body".into(), message: "send {\"code\":\"...\"} and nothing else".into() }
         }
+        false => Refusal::NotJson { line: error.line(), column: error.column(), message: "it is not JSON".to_owned() },
     })?;
     Ok(Digest::of(read.code.as_bytes()))
 }

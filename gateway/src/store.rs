@@ -202,7 +202,9 @@ pub enum Error {
     )]
     TokensInUse(String),
     /// The application gets no more codes for the panel now.
-    #[error("{0} has got 60 codes for the panel within an hour, and gets no more now: use one that works, or try again later")]
+    #[error(
+        "{0} has got 60 codes for the panel within an hour, and gets no more now: use one that works, or try again later"
+    )]
     PanelCodesMany(String),
     /// The token would have expired when it is made.
     #[error("the token would end before it begins: give a time that is ahead")]

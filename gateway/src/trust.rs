@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use eye_event::verdict::Digest;
 use chrono::{DateTime, Utc};
+use eye_event::verdict::Digest;
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Version};
 use ipnet::{IpNet, Ipv4Net};
@@ -133,7 +133,7 @@ impl Trust {
 
     /// The same, with sessions of the panel if this gateway has one.
     pub fn with_panel(self, enabled: bool) -> Self {
-        Self { sessions: Sessions { enabled, ..self.sessions }, ..self }
+        Self { sessions: Sessions::new(enabled), ..self }
     }
 
     /// Whether a request shows a session of the panel, or a part of one. Then nothing else identifies its caller.

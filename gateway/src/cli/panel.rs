@@ -74,10 +74,9 @@ async fn on_database(
     };
     let code = token::secret()?;
     let (store, digest) = (database.store(), Digest::of(code.as_bytes()));
-    store
-        .panel_code_add(&application, None, digest, store.actor())
-        .await
-        .with_context(|| format!("a browser can act for an active application with a token alone, such as {ADMIN_TOKEN}"))?;
+    store.panel_code_add(&application, None, digest, store.actor()).await.with_context(|| {
+        format!("a browser can act for an active application with a token alone, such as {ADMIN_TOKEN}")
+    })?;
     Ok((panel_address::with_code(&address, &code), application))
 }
 

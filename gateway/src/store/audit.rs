@@ -155,7 +155,8 @@ async fn write_all(connection: &mut PgConnection, entries: &[Entry]) -> Result<(
         "insert into audit (id, at, action, subject, actor, name, token_id, host, peer, forwarded, request_id, details) ",
     );
     query.push_values(entries, |mut row, entry| {
-        let Actor { kind, name, token_id, panel_session: _, host, login: _, peer, forwarded, request_id } = &entry.actor;
+        let Actor { kind, name, token_id, panel_session: _, host, login: _, peer, forwarded, request_id } =
+            &entry.actor;
         row.push_bind(entry.id);
         row.push("now() - make_interval(secs => ").push_bind_unseparated(entry.happened.elapsed().as_secs_f64());
         row.push_unseparated(")");

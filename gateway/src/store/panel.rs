@@ -224,9 +224,7 @@ impl Store {
             sqlx::query("delete from panel_codes where made_at < now() - interval '1 hour'").execute(&self.own).await?;
             let query = sqlx::query(
                 "delete from panel_sessions \
-                 where ends_at <= now() or last_used_at <= now() - make_interval(secs => $1) or not exists ( \
-                     select from applications where applications.id = application_id and active \
-                         and known_by <> 'network' and tokens_digest = sha256(array_send(token_digests)))",
+                 where ends_at <= now() or last_used_at <= now() - make_interval(secs => $1)",
             );
             query.bind(SESSION_IDLE.as_secs_f64()).execute(&self.own).await?;
             Ok(())

@@ -133,13 +133,18 @@ struct Look {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     /// Whether this gateway has a panel. Without one, no session is open.
-    pub(super) enabled: bool,
+    enabled: bool,
     open: ArcSwap<HashMap<Digest, Session>>,
     /// The last look. Held during the next one.
     looked: Mutex<Option<Look>>,
 }
 
 impl Sessions {
+    /// None yet. With `enabled` false there are never any.
+    pub(super) fn new(enabled: bool) -> Self {
+        Self { enabled, ..Self::default() }
+    }
+
     /// Calls `take` with a session, if it is open.
     pub(super) fn open<T>(&self, digest: Digest, take: impl FnOnce(&Session) -> T) -> Option<T> {
         self.open.load().get(&digest).filter(|session| Instant::now() < session.ends).map(take)
