@@ -1,5 +1,6 @@
 //! Signing in to the panel: codes that work once, sessions that count by cookie and header together, and what ends them.
 
+use std::borrow::BorrowMut;
 use std::process::Command;
 use std::time::Duration;
 
@@ -92,8 +93,8 @@ fn database_url(gateway: &Gateway) -> String {
 }
 
 /// Whether a command succeeded, its output and its messages.
-fn ran(command: &mut Command) -> (bool, String, String) {
-    let output = command.output().expect("the built program");
+fn ran(mut command: impl BorrowMut<Command>) -> (bool, String, String) {
+    let output = command.borrow_mut().output().expect("the built program");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }

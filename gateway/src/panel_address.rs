@@ -105,7 +105,7 @@ mod tests {
         note(folder.path(), None).expect("removed");
         assert_eq!(read().expect("no note"), None);
         for text in ["", "127.0.0.1:8000", "http://a b", "javascript:x", "http://a/#code=x", "http://a\nhttp://b"] {
-            std::fs::write(folder.path().join(NOTE), text).expect("a file");
+            fs::write(folder.path().join(NOTE), text).expect("a file");
             assert!(read().is_err(), "{text:?}");
         }
     }
