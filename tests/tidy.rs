@@ -196,7 +196,7 @@ fn no_imports_run_in_a_circle() {
 
 #[test]
 fn only_the_edge_reads_the_configuration() {
-    only(&["config", "cli", "gateway.rs"], &["config::Config", "config::{Config", "&Config"]);
+    only(&["config", "cli", "gateway"], &["config::Config", "config::{Config", "&Config"]);
 }
 
 #[test]

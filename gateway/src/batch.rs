@@ -235,6 +235,11 @@ impl<T> Batcher<T> {
         self.0.0.name
     }
 
+    /// Changes the bounds. Submissions beyond a lower bound are still written, and no others are taken.
+    pub fn set_limits(&self, limits: Limits) {
+        self.0.0.set_limits(limits);
+    }
+
     /// Rejects further submissions. Those that wait are still written.
     pub fn close(&self) {
         self.0.0.close();
@@ -244,8 +249,8 @@ impl<T> Batcher<T> {
 impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
     /// Starts one writer task for each sink.
     pub fn start<S: Sink<Item = T>>(name: &'static str, limits: Limits, sinks: Vec<S>) -> (Batcher<T>, Writers) {
-        let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { name, limits, queue, changed: Notify::new(), figures: Figures::default() });
+        let queue = Mutex::new(Queue::new(limits));
+        let shared = Arc::new(Shared { name, queue, changed: Notify::new(), figures: Figures::default() });
         let mut tasks = JoinSet::new();
         for sink in sinks {
             tasks.spawn(run(Arc::clone(&shared), sink));
@@ -313,15 +318,16 @@ impl<T: Weigh + Send + Sync + 'static> Batcher<T> {
                 }
                 return Ok(());
             }
-            let slow = in_time && queue.is_slow(room.as_deref(), shared.limits.wait, since);
-            if slow || !queue.make_place(room.as_deref(), shared.limits.submissions_max, since) {
+            let limits = queue.limits;
+            let slow = in_time && queue.is_slow(room.as_deref(), limits.wait, since);
+            if slow || !queue.make_place(room.as_deref(), limits.submissions_max, since) {
                 shared.figures.submissions_refused.fetch_add(1, Relaxed);
                 return Err(Refused::Full(items));
             }
             let waiting = room.as_deref().map(Held::wait);
-            let (taken_before, was_full) = (queue.taken, queue.is_full(&shared.limits));
+            let (taken_before, was_full) = (queue.taken, queue.is_full());
             queue.push(Submission { items, bytes, receipt, since, taken_before, waiting, _room: room });
-            let becomes_full = !was_full && queue.is_full(&shared.limits);
+            let becomes_full = !was_full && queue.is_full();
             // While a writer flushes, another one acts only on the first submission, whose age it waits for, and on the one
             // that fills a batch. A writer that ends its flush looks at the queue by itself.
             if queue.flushing > 0 && queue.submissions.len() > 1 && !becomes_full {

@@ -232,13 +232,25 @@ impl Settings {
         self.text(key) == other.text(key)
     }
 
-    /// Copies one value from `other`.
-    pub fn take(&mut self, other: &Self, key: &'static str) {
-        self.values.insert(key, other.values[key].clone());
+    /// The settings that are in force once a reload has applied `read`: those that a reload applies are of `read`, and all
+    /// others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`]: relations that do not hold between these settings, although they hold in `read`.
+    pub fn after_reload(&self, read: &Self) -> Result<Self, Problems> {
+        let mut mixed = Self { values: read.values.clone(), file: read.file.clone(), warnings: Vec::new() };
+        let mut waiting = Vec::new();
+        for setting in SETTINGS.iter().filter(|setting| !setting.reload && !self.has_same(read, setting.key)) {
+            mixed.values.insert(setting.key, self.values[setting.key].clone());
+            waiting.push(setting.key);
+        }
+        let broken = relations::broken_until_restart(&mixed, &mixed.config(), &waiting);
+        if broken.is_empty() { Ok(mixed) } else { Err(Problems(broken)) }
     }
 
-    /// Parses the texts.
-    fn config(&self) -> Config {
+    /// The parsed settings.
+    pub fn config(&self) -> Config {
         Config::read(|key| self.text(key)).expect("each text was checked against its kind")
     }
 
@@ -301,6 +313,7 @@ pub fn example() -> String {
             }
             _ => format!("{:?}", setting.default),
         };
+        text.push_str(if setting.reload { "# A reload applies a change.\n" } else { "# A change needs a restart.\n" });
         text.push_str(&format!("#: {} = {default}\n", setting.key));
     }
     text

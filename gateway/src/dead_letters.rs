@@ -3,7 +3,7 @@
 //! are counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
@@ -25,7 +25,7 @@ const DETAIL_NOT_KEPT: &str = "The detail is not kept: it may quote what the val
 pub struct DeadLetters {
     batcher: Batcher<DeadLetter>,
     /// Most dead letters of one submission.
-    submission_max: usize,
+    submission_max: AtomicUsize,
     /// The room for rejected events that are not written yet.
     waiting_bytes: Arc<Budget>,
     trimmed: AtomicU64,
@@ -63,7 +63,17 @@ impl DeadLetters {
         share_percent: usize,
     ) -> Self {
         let waiting_bytes = Budget::new(waiting_bytes_max, share_percent);
-        Self { batcher, submission_max, waiting_bytes, trimmed: AtomicU64::new(0) }
+        Self { batcher, submission_max: AtomicUsize::new(submission_max), waiting_bytes, trimmed: AtomicU64::new(0) }
+    }
+
+    /// Changes the bounds. Letters that wait are still written, whatever room a smaller bound leaves.
+    pub fn change(&self, submission_max: usize, waiting_bytes_max: usize, share_percent: usize) {
+        self.submission_max.store(submission_max, Ordering::Relaxed);
+        self.waiting_bytes.resize(waiting_bytes_max, share_percent);
+    }
+
+    fn submission_max(&self) -> usize {
+        self.submission_max.load(Ordering::Relaxed)
     }
 
     /// Rejects further letters. Those that wait are still written.
@@ -85,7 +95,7 @@ impl DeadLetters {
     /// Adds a rejected event to those of its request, if it finds room. It takes the room now and not at the
     /// submission, since one request may have far more rejected events than the room holds.
     pub fn gather(&self, rejected: &mut Rejected, letter: DeadLetter, share: &Arc<Share>) {
-        let full = |submission: &Submission| submission.letters.len() >= self.submission_max;
+        let full = |submission: &Submission| submission.letters.len() >= self.submission_max();
         if rejected.submissions.last().is_none_or(full) {
             let room = Held::none(&self.waiting_bytes, share);
             rejected.submissions.push(Submission { letters: Vec::new(), room });
@@ -128,7 +138,7 @@ impl DeadLetters {
     ) -> Result<Kept, Refusal> {
         let mut receipts = Vec::with_capacity(1);
         while !letters.is_empty() {
-            let rest = letters.split_off(letters.len().min(self.submission_max));
+            let rest = letters.split_off(letters.len().min(self.submission_max()));
             let submission = std::mem::replace(&mut letters, rest);
             let first = receipts.is_empty();
             let (submission, room) = (Arc::new(submission), room.clone());

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use eye_event::event::EventRow;
+use arc_swap::ArcSwap;
 use eye_judge::{Observer, Options, Validators};
 use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
@@ -15,30 +15,25 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::changing::{Doors, Lasting, scrub_settings, unseen_settings};
 use crate::access_log::AccessLog;
-use crate::applications::Applications;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
-use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::descriptors;
-use crate::ingest::Ingest;
-use crate::judging::Judges;
 use crate::live::Live;
-use crate::metrics::{Disk, Metrics};
-use crate::panel::Panel;
+use crate::panel::SignIns;
 use crate::panel_address;
 use crate::postgres::{Postgres, STOP_TIME_MAX};
-use crate::query::{Query, Redriving, Streams};
+use crate::query::Streams;
 use crate::readiness::Readiness;
 use crate::reload::{self, Reload};
 use crate::request_ids::RequestIds;
-use crate::requests::Requests;
 use crate::response::UnsentAnswers;
 use crate::retention::Retention;
-use crate::router::{Door, Monitoring, Router};
-use crate::server::{Admission, Closing, Connections, Listener, ServerLimits};
+use crate::router::{Door, Router};
+use crate::server::{Admission, Closing, Connections, Listener};
 use crate::share::Budget;
 use crate::shutdown::Shutdown;
 use crate::sockets::{Assigned, Sockets};
@@ -48,36 +43,35 @@ use crate::tally::Tallies;
 use crate::tending::Tending;
 use crate::tls::Tls;
 use crate::trail::Trail;
-use crate::trust::{Peer, Trust, attempts::Attempts, own::Local};
+use crate::trust::{Peer, Trust};
 use crate::turns::Turns;
 use crate::unseen::{Unseen, UnseenCounts};
 
+mod changing;
+
 /// The least time for the writers to finish, even if the connections have used up the drain time.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// Most connections to `admin_listen`, the address for reads and administration.
-const ADMIN_CONNECTIONS_MAX: usize = 1_024;
-/// The time for a running scrape to finish when the gateway stops.
-const MONITORING_DRAIN: Duration = Duration::from_secs(1);
 /// The longest wait of a starting gateway until it is ready, before it accepts connections on a passed socket. Connections
 /// that have queued there meanwhile then get an outcome and not a 503.
 const FIRST_READY: Duration = Duration::from_secs(2);
 /// The time of a stop beyond the drain and the stop of the embedded Postgres.
 const LAST_STEPS: Duration = Duration::from_secs(10);
 
-/// The parts that `serve_on` runs and drains.
+/// The parts that `serve_on` runs and drains, and the router of the settings in force.
 struct Gateway {
-    router: Arc<Router>,
-    tending: Arc<Tending>,
-    readiness: Arc<Readiness>,
-    unseen: Arc<Unseen>,
-    trust: Arc<Trust>,
-    validators: Validators,
-    store: Store,
-    live: Arc<Live>,
-    streams: Arc<Streams>,
-    events: Batcher<EventRow>,
-    dead_letters: Arc<DeadLetters>,
-    trail: Arc<Trail>,
+    /// Each request takes it once, so it keeps the settings with which it began.
+    router: ArcSwap<Router>,
+    lasting: Lasting,
+}
+
+/// The parts for which the listeners and the order to reload exist before the gateway.
+struct Around {
+    connections: Arc<Connections>,
+    /// The address that answers the panel.
+    panel_listener: SocketAddr,
+    admission: Arc<Admission>,
+    doors: Doors,
+    reloading: Reloading,
 }
 
 impl Gateway {
@@ -87,24 +81,21 @@ impl Gateway {
         config: &Config,
         database_url: &str,
         migrates: bool,
-        connections: Arc<Connections>,
-        panel_listener: SocketAddr,
-        admission: Arc<Admission>,
-        Reloading { access_log, reload, trail }: Reloading,
-    ) -> anyhow::Result<(Gateway, Vec<Writers>)> {
-        let share_percent = config.application_share_percent;
+        Around { connections, panel_listener, admission, doors, reloading: Reloading { access_log, reload, trail } }: Around,
+    ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
+        let settings = parts::changeable(config);
+        let share_percent = settings.rooms.share_percent;
         let store = store_of(config, database_url)?;
-        let limits = parts::batch_limits(config);
         // A reader has no writers. Its router refuses all requests that need one.
         let writes = config.role == Role::Full;
         let sinks = (0..config.writers).filter(|_| writes).map(|_| store.event_sink()).collect();
-        let (events, event_writers) = Batcher::start("events", limits, sinks);
+        let (events, event_writers) = Batcher::start("events", settings.queue, sinks);
         let letter_sinks = Some(()).filter(|()| writes).map(|()| store.dead_letter_sink()).into_iter().collect();
-        let (dead, dead_writers) = Batcher::start("dead_letters", limits, letter_sinks);
+        let (dead, dead_writers) = Batcher::start("dead_letters", settings.queue, letter_sinks);
         let dead_letters = Arc::new(DeadLetters::new(
             dead,
-            config.batch_events_max,
-            config.dead_letter_queue_bytes_max,
+            settings.queue.events_max,
+            settings.rooms.dead_letter_queue_bytes_max,
             share_percent,
         ));
         let observed = Arc::clone(&trail);
@@ -112,174 +103,100 @@ impl Gateway {
         let options = Options { observer, ..parts::validator_options(config) };
         let validators = Validators::start(options).context("the validators")?;
         let clock = Arc::new(Clock::default());
-        let in_flight = Budget::new(config.in_flight_bytes_max / 1024, share_percent);
-        let local = if config.database_url.is_none() { config.local } else { Local::Off };
-        let trust = Trust::new(config.trusted_proxies.clone(), config.forwarded_header, config.hosts.clone(), local)
-            .with_event_types_max(config.event_types_max)
-            .with_panel(config.panel);
-        let trust = Arc::new(trust);
-        let retention = Retention::new(parts::retention_policy(config), Duration::from_secs(config.retention_seconds));
-        let retention = Arc::new(retention);
+        let in_flight = Budget::new(settings.rooms.in_flight_bytes_max / 1024, share_percent);
+        let local = settings.callers.local;
+        let trust = Arc::new(Trust::new(settings.callers.clone()).with_panel(config.panel));
+        let retention = Arc::new(Retention::new(settings.retention, settings.retention_every));
         let readiness = Arc::new(Readiness::new(
             store.clone(),
             Arc::clone(&trust),
             validators.clone(),
             Arc::clone(&retention),
-            config.ready_requires_modules,
+            settings.ready_requires_modules,
         ));
-        let stall = Duration::from_millis(config.stream_stall_ms);
-        let streams = Arc::new(Streams::new(config.streams_max, share_percent, stall));
+        let streams = Arc::new(Streams::new(settings.rooms.streams_max, share_percent, settings.rooms.stream_stall));
         let turns = Arc::new(Turns::new(
             usize::try_from(config.read_connections).unwrap_or(usize::MAX),
             share_percent,
-            Duration::from_millis(config.read_wait_ms),
+            settings.requests.read_wait,
         ));
-        let unsent = Arc::new(UnsentAnswers::new(config.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
-        let cors = Arc::new(Cors::new(config.cors_origins.clone()));
-        let live = Arc::new(Live::new(parts::live_limits(config)));
-        let tallies = Arc::new(Tallies::new(config.metrics_event_types_max));
-        let requests = Arc::new(Requests::default());
+        let unsent =
+            Arc::new(UnsentAnswers::new(settings.rooms.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
         let unseen_counts = Arc::new(UnseenCounts::default());
         let upkeep = Arc::default();
-        let judges = Judges {
-            validators: validators.clone(),
-            store: store.clone(),
-            rules: parts::rules(config),
-            raw_bytes_max: config.dead_letter_raw_bytes_max,
-            event_types_max: config.event_types_max,
-        };
-        let ingest = Ingest {
-            limits: parts::ingest_limits(config),
-            trust: Arc::clone(&trust),
-            cors: Arc::clone(&cors),
-            in_flight: Arc::clone(&in_flight),
-            clock: Arc::clone(&clock),
-            judges: judges.clone(),
-            events: events.clone(),
-            dead_letters: Arc::clone(&dead_letters),
-            tallies: Arc::clone(&tallies),
-            live: Arc::clone(&live),
-            turns: Arc::clone(&turns),
-            unsent: Arc::clone(&unsent),
-        };
-        let query = Query {
-            store: store.clone(),
-            clock: Arc::clone(&clock),
-            turns,
-            streams: Arc::clone(&streams),
-            page_bytes_max: config.page_bytes_max,
-            redriving: Redriving {
-                judges: judges.clone(),
-                events: events.clone(),
-                body_limits: parts::body_limits(config),
-                in_flight: Arc::clone(&in_flight),
-                answer: parts::answer(config),
-                turn: Semaphore::new(1),
-            },
-        };
-        let applications = Applications {
-            store: store.clone(),
-            trust: Arc::clone(&trust),
-            body_limits: parts::body_limits(config),
-            in_flight: Arc::clone(&in_flight),
-        };
-        let panel = Panel {
-            enabled: config.panel,
-            secure: config.tls_certificate.is_some(),
-            store: store.clone(),
-            trust: Arc::clone(&trust),
-            body_limits: parts::body_limits(config),
-            in_flight: Arc::clone(&in_flight),
-            share: Arc::default(),
-            attempts: Attempts::default(),
-            turn: Semaphore::new(1),
-        };
-        let metrics = Metrics {
-            store: store.clone(),
-            requests: Arc::clone(&requests),
-            tallies,
-            events: events.clone(),
-            dead_letters: Arc::clone(&dead_letters),
-            unseen: Arc::clone(&unseen_counts),
-            in_flight,
-            unsent: Arc::clone(&unsent),
-            retention: Arc::clone(&retention),
-            trail: Arc::clone(&trail),
-            trust: Arc::clone(&trust),
-            validators: validators.clone(),
-            live: Arc::clone(&live),
-            connections,
-            connections_max: config.connections_max,
-            admission,
-            readiness: Arc::clone(&readiness),
-            upkeep: Arc::clone(&upkeep),
-            dead_letters_bytes_max: config.dead_letters_bytes_max,
-            disk: Disk::of(config.data_dir.clone()),
-            began_at_us: clock.now_us(),
-        };
-        let router = Router {
-            headers_max: config.headers_max,
-            cors,
-            trust: Arc::clone(&trust),
-            requests,
-            access_log,
-            unsent,
-            ingest,
-            query,
-            applications,
-            panel,
-            live: Arc::clone(&live),
-            reload,
-            trail: Arc::clone(&trail),
-            validators: validators.clone(),
-            monitoring: Monitoring { metrics, readiness: Arc::clone(&readiness) },
-        };
         let tending = Tending {
             store: store.clone(),
             clock: Arc::clone(&clock),
-            rules: judges.rules,
             validators: validators.clone(),
             trust: Arc::clone(&trust),
             local,
             first_admin: parts::first_admin(config),
             panel: parts::panel_at_start(config, panel_listener),
-            retention,
-            upkeep,
+            retention: Arc::clone(&retention),
+            upkeep: Arc::clone(&upkeep),
             readiness: Arc::clone(&readiness),
-            scrub: parts::scrub_limits(config),
+            scrub: ArcSwap::from_pointee(scrub_settings(&settings)),
             migrates,
             failed: OnceLock::new(),
         };
         let unseen = Unseen {
-            judges,
-            clock,
+            settings: ArcSwap::from_pointee(unseen_settings(&settings, &store, validators.clone())),
+            clock: Arc::clone(&clock),
             events: events.clone(),
             readiness: Arc::clone(&readiness),
-            counts: unseen_counts,
-            time: parts::answer(config),
-            events_per_second_max: config.rejudge_events_per_second_max,
+            counts: Arc::clone(&unseen_counts),
         };
-        let gateway = Gateway {
-            router: Arc::new(router),
+        let lasting = Lasting {
+            live: Arc::new(Live::new(settings.live)),
+            tallies: Arc::new(Tallies::new(config.metrics_event_types_max)),
+            requests: Arc::default(),
+            redriving: Arc::new(Semaphore::new(1)),
+            panel: config.panel,
+            sign_ins: Arc::new(SignIns::default()),
+            began_at_us: clock.now_us(),
+            data_dir: config.data_dir.clone(),
             tending: Arc::new(tending),
-            readiness,
             unseen: Arc::new(unseen),
-            trust,
-            validators,
             store,
-            live,
-            streams,
+            validators,
+            clock,
+            trust,
+            in_flight,
             events,
             dead_letters,
+            turns,
+            unsent,
+            streams,
+            unseen_counts,
+            retention,
+            readiness,
+            upkeep,
+            connections,
+            admission,
+            doors,
+            access_log,
             trail,
+            reload,
         };
+        let router = lasting.router(&settings, lasting.validators.clone());
+        let gateway = Arc::new(Self { router: ArcSwap::from_pointee(router), lasting });
+        gateway.begin_reloads();
         Ok((gateway, vec![event_writers, dead_writers]))
+    }
+
+    /// Lets reloads change this gateway as long as it is there.
+    fn begin_reloads(self: &Arc<Self>) {
+        let gateway = Arc::downgrade(self);
+        self.lasting.reload.begin(Box::new(move |settings| match gateway.upgrade() {
+            Some(gateway) => gateway.prepare(settings),
+            None => Err(vec!["the gateway stops".to_owned()]),
+        }));
     }
 
     /// Brings the embedded Postgres to the current schema. Returns false if a signal stopped that.
     async fn prepare_own(&self, run: Run<'_>) -> anyhow::Result<bool> {
         let prepared = tokio::select! {
-            prepared = run.shutdown.drain.run_until_cancelled(self.tending.prepare_own()) => prepared,
+            prepared = run.shutdown.drain.run_until_cancelled(self.lasting.tending.prepare_own()) => prepared,
             never = run.manager.starting() => match never {},
         };
         prepared.transpose().map(|prepared| prepared.is_some()).context("the schema of the embedded Postgres")
@@ -287,51 +204,44 @@ impl Gateway {
 
     /// Starts the tasks that run beside requests until `stop` is cancelled.
     fn tend(&self, run: Run<'_>, tasks: &TaskTracker, stop: &CancellationToken) {
-        let (tending, drain) = (&self.tending, &run.shutdown.drain);
+        let (tending, drain) = (&self.lasting.tending, &run.shutdown.drain);
         tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), drain.clone()));
         tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
         if run.config.role == Role::Full {
             tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
             tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
             tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
-            let (unseen, ended) = (Arc::clone(&self.unseen), drain.clone());
+            let (unseen, ended) = (Arc::clone(&self.lasting.unseen), drain.clone());
             tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
-            let readiness = Arc::clone(&self.readiness);
+            let readiness = Arc::clone(&self.lasting.readiness);
             let is_ready = move || readiness.is_migrated();
-            tasks.spawn(Arc::clone(&self.trail).run(self.store.clone(), is_ready, stop.clone()));
+            tasks.spawn(Arc::clone(&self.lasting.trail).run(self.lasting.store.clone(), is_ready, stop.clone()));
         } else {
             tracing::info!("the gateway is a reader: it serves reads, takes no events and changes nothing");
         }
-        let poll = Duration::from_millis(run.config.applications_poll_ms);
-        tasks.spawn(Arc::clone(&self.trust).follow(self.store.clone(), poll, stop.clone()));
-        let (live, ended) = (Arc::clone(&self.live), stop.clone());
+        tasks.spawn(Arc::clone(&self.lasting.trust).follow(self.lasting.store.clone(), stop.clone()));
+        let (live, ended) = (Arc::clone(&self.lasting.live), stop.clone());
         tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     }
 
     /// Answers requests until all connections have ended. Returns when the drain began.
-    async fn answer(
-        &self,
-        run: Run<'_>,
-        listener: Listener,
-        admin: Option<Listener>,
-        admission: Arc<Admission>,
-    ) -> Instant {
-        let limits = parts::server_limits(run.config);
+    async fn answer(self: &Arc<Self>, run: Run<'_>, listener: Listener, admin: Option<Listener>) -> Instant {
+        let Doors { whole, admin: of_admin, .. } = &self.lasting.doors;
+        let admission = || Arc::clone(&self.lasting.admission);
         let handler = |door: Door| {
-            let router = Arc::clone(&self.router);
+            let gateway = Arc::clone(self);
             move |request, peer: Peer, ids: RequestIds| {
-                let router = Arc::clone(&router);
+                let router = gateway.router.load_full();
                 async move { pin!(router.answer(request, peer, ids, door)).await }
             }
         };
         let closing = Closing::default();
         let first = if admin.is_some() { Door::Sending } else { Door::Whole };
-        let serving = listener.run(limits, Arc::clone(&admission), handler(first), closing.clone());
+        let serving = listener.run(Arc::clone(whole), admission(), handler(first), closing.clone());
         let administrating = async {
             let Some(admin) = admin else { return };
             tracing::info!(address = %admin.address(), "reading and administration are answered");
-            let limits = ServerLimits { connections_max: limits.connections_max.min(ADMIN_CONNECTIONS_MAX), ..limits };
-            admin.run(limits, admission, handler(Door::Whole), closing.clone()).await;
+            admin.run(Arc::clone(of_admin), admission(), handler(Door::Whole), closing.clone()).await;
         };
         let ((), (), since) = tokio::join!(serving, administrating, self.close(run, &closing));
         since
@@ -339,12 +249,12 @@ impl Gateway {
 
     /// Waits for the order to stop, moves the peers away and closes the listeners. Returns when it has closed them.
     async fn close(&self, run: Run<'_>, closing: &Closing) -> Instant {
-        let (delay, drain) = (parts::drain_delay(run.config), Duration::from_millis(run.config.drain_ms));
         tokio::select! {
             () = run.shutdown.drain.cancelled() => {}
-            never = self.readiness.report_to(run.manager) => match never {},
+            never = self.lasting.readiness.report_to(run.manager) => match never {},
         }
-        self.readiness.set_draining();
+        let (delay, drain) = (self.drain_delay(run.config), self.lasting.doors.whole.now().drain);
+        self.lasting.readiness.set_draining();
         closing.ask_to_leave();
         run.manager.stopping(delay + drain + STOP_TIME_MAX + LAST_STEPS).await;
         if !delay.is_zero() {
@@ -353,8 +263,8 @@ impl Gateway {
             sleep(delay).await;
         }
         closing.close();
-        self.streams.stop();
-        self.live.end();
+        self.lasting.streams.stop();
+        self.lasting.live.end();
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     }
@@ -423,7 +333,7 @@ pub async fn serve(configured: Configured, migrate: bool, service: Service, shut
     let config = Config { connections_max: connections_max(&config)?, ..config };
     let access_log = Arc::new(AccessLog::new(config.access_log));
     let trail = Arc::new(Trail::new(&config.data_dir));
-    let reload = Arc::new(Reload::new(read, settings, parts::changeable(&access_log), Arc::clone(&trail)));
+    let reload = Arc::new(Reload::new(read, settings, Arc::clone(&trail)));
     let reloading = Reloading { access_log, reload: Arc::clone(&reload), trail };
     let sockets = Sockets::open(parts::addresses(&config), passed).await?;
     let run = Run { config: &config, manager: &manager, shutdown: &shutdown };
@@ -440,7 +350,7 @@ pub async fn serve(configured: Configured, migrate: bool, service: Service, shut
 
 async fn serve_with(run: Run<'_>, sockets: Sockets, reloading: Reloading, migrate: bool) -> anyhow::Result<()> {
     let Run { config, manager, shutdown } = run;
-    let tls = parts::tls_files(config).map(Tls::load).transpose().context("TLS")?;
+    let tls = parts::tls_files(config).map(Tls::load).transpose().context("TLS")?.unwrap_or_default();
     for door in std::iter::once(&sockets.listener).chain(&sockets.admin) {
         warn_of_open_doors(config, door.address());
     }
@@ -494,11 +404,11 @@ fn connections_max(config: &Config) -> anyhow::Result<usize> {
 }
 
 /// Serves the address for monitoring, also while the gateway drains.
-async fn monitor(router: Arc<Router>, limits: ServerLimits, listener: Listener, stop: CancellationToken) {
+async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationToken) {
     tracing::info!(address = %listener.address(), "monitoring is answered");
-    let limits = ServerLimits { connections_max: parts::MONITORING_CONNECTIONS_MAX, drain: MONITORING_DRAIN, ..limits };
+    let limits = Arc::clone(&gateway.lasting.doors.monitoring);
     let handler = move |request, _: Peer, _: RequestIds| {
-        let router = Arc::clone(&router);
+        let router = gateway.router.load_full();
         async move { router.monitoring.answer(request).await }
     };
     listener.run(limits, Arc::default(), handler, Closing::by(stop)).await;
@@ -523,19 +433,26 @@ fn database_url(own: Option<&Postgres>, config: &Config) -> anyhow::Result<Strin
 async fn serve_on(
     run: Run<'_>,
     Sockets { listener, admin, metrics: monitoring, passed }: Sockets,
-    tls: Option<Arc<Tls>>,
+    tls: Arc<Tls>,
     reloading: Reloading,
     own: Option<&Postgres>,
     migrate: bool,
 ) -> anyhow::Result<()> {
     let Run { config, manager, shutdown } = run;
     let url = database_url(own, config)?;
-    let limits = parts::server_limits(config);
-    let admission = Arc::new(parts::admission(config, tls.clone()));
+    let settings = parts::changeable(config);
+    let doors = Doors::new(settings.connections, settings.drain_delay_ms);
+    let admission = Arc::new(Admission::new(tls, settings.proxying));
     let migrates = (migrate && config.role == Role::Full) || own.is_some();
     let bound = admin.as_ref().unwrap_or(&listener).address();
-    let (gateway, writers) =
-        Gateway::build(config, &url, migrates, listener.connections(), bound, Arc::clone(&admission), reloading)?;
+    let around = Around {
+        connections: listener.connections(),
+        panel_listener: bound,
+        admission: Arc::clone(&admission),
+        doors,
+        reloading,
+    };
+    let (gateway, writers) = Gateway::build(config, &url, migrates, around)?;
     if own.is_some() {
         let address = parts::panel_address(config, Some(bound)).filter(|_| config.panel);
         if let Err(error) = panel_address::note(&config.data_dir, address.as_deref()) {
@@ -543,40 +460,39 @@ async fn serve_on(
         }
     }
     if own.is_some() && !gateway.prepare_own(run).await? {
-        gateway.validators.stop().await;
+        gateway.lasting.validators.stop().await;
         return Ok(());
     }
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     gateway.tend(run, &tasks, &stop);
+    let lasting = &gateway.lasting;
     if let Some(own) = own {
-        tasks.spawn(Arc::clone(&gateway.trail).note_starts(own.starts(), stop.clone()));
+        tasks.spawn(Arc::clone(&lasting.trail).note_starts(own.starts(), stop.clone()));
     }
     if let Some(monitoring) = monitoring {
-        tasks.spawn(monitor(Arc::clone(&gateway.router), limits, monitoring, stop.clone()));
+        tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
     }
-    if let Some(tls) = tls {
-        tasks.spawn(tls.follow(stop.clone()));
-    }
+    tasks.spawn(Arc::clone(&admission.tls).follow(stop.clone()));
     tasks.close();
     if passed {
         // After this time it answers in any case, if only with 503.
-        let _ready = timeout(FIRST_READY, shutdown.drain.run_until_cancelled(gateway.readiness.first_ready())).await;
+        let _ready = timeout(FIRST_READY, shutdown.drain.run_until_cancelled(lasting.readiness.first_ready())).await;
     }
     tracing::info!(address = %listener.address(), "the gateway listens");
     manager.ready().await;
-    let since = gateway.answer(run, listener, admin, admission).await;
-    gateway.events.close();
-    gateway.dead_letters.close();
+    let since = gateway.answer(run, listener, admin).await;
+    lasting.events.close();
+    lasting.dead_letters.close();
     for writers in writers {
-        writers.drain(limits.drain.saturating_sub(since.elapsed()).max(LAST_WRITES)).await;
+        writers.drain(lasting.doors.whole.now().drain.saturating_sub(since.elapsed()).max(LAST_WRITES)).await;
     }
     stop.cancel();
     tasks.wait().await;
-    gateway.streams.stopped().await;
-    gateway.validators.stop().await;
-    gateway.store.close().await;
+    lasting.streams.stopped().await;
+    lasting.validators.stop().await;
+    lasting.store.close().await;
     tracing::info!("the gateway has stopped");
-    match gateway.tending.failed.get() {
+    match lasting.tending.failed.get() {
         Some(error) => Err(anyhow::anyhow!("{error}")),
         None => Ok(()),
     }

@@ -85,21 +85,18 @@ impl Origin<'_> {
     /// Whether the application may have this event type, which may be a new one of its own.
     async fn admits(&self, judges: &Judges, category: &str, name: &str) -> Result<bool, store::Error> {
         match self {
-            Self::Sent { application, dry_run: true, .. } => Ok(application.would_admit_type(category, name)),
-            Self::Sent { application, dry_run: false, .. } => Ok(application.admit_type(category, name)),
+            Self::Sent { application, dry_run: true, .. } => {
+                Ok(application.would_admit_type(category, name, judges.event_types_max))
+            }
+            Self::Sent { application, dry_run: false, .. } => {
+                Ok(application.admit_type(category, name, judges.event_types_max))
+            }
             // A letter that names its event type was counted for that type already.
             Self::Redriven { letter, .. } if letter.category.is_some() && letter.name.is_some() => Ok(true),
             Self::Redriven { letter, .. } => {
                 let most = judges.event_types_max;
                 judges.store.admits_event_type(letter.application_id, category, name, most).await
             }
-        }
-    }
-
-    fn event_types_max(&self, judges: &Judges) -> usize {
-        match self {
-            Self::Sent { application, .. } => application.event_types_max(),
-            Self::Redriven { .. } => judges.event_types_max,
         }
     }
 }
@@ -257,7 +254,7 @@ impl Judging<'_> {
             Err(broken) => return self.broken(*broken, received_at_us, origin).await,
         };
         if !self.admits(&event, origin).await? {
-            let broken = too_many_types(event, origin.event_types_max(self.judges));
+            let broken = too_many_types(event, self.judges.event_types_max);
             return Ok(self.refuse_broken(broken, received_at_us, origin).into());
         }
         if let Some(why) = origin.refusal(&event.category, &event.name) {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use eye_event::event::Text;
@@ -66,7 +67,8 @@ pub struct Limits {
 pub struct Live {
     /// Room for readers. Each holds a unit of it.
     readers: Arc<Budget>,
-    limits: Limits,
+    /// Each reader keeps those with which it began.
+    limits: ArcSwap<Limits>,
     /// Outcomes since the last page. Requests add to it, and the next page takes it.
     window: Mutex<Window>,
     /// Sends each page to all readers.
@@ -154,7 +156,7 @@ impl Live {
     pub fn new(limits: Limits) -> Self {
         Self {
             readers: Budget::new(limits.readers_max, limits.share_percent),
-            limits,
+            limits: ArcSwap::from_pointee(limits),
             window: Mutex::default(),
             pages: broadcast::Sender::new(PAGES_MAX),
             appeared: Notify::new(),
@@ -165,6 +167,12 @@ impl Live {
         }
     }
 
+    /// Changes the bounds. Readers go on, also those beyond a lower number.
+    pub fn set_limits(&self, limits: Limits) {
+        self.readers.resize(limits.readers_max, limits.share_percent);
+        self.limits.store(Arc::new(limits));
+    }
+
     /// Whether there is a reader. Without one, a request pays nothing else.
     pub fn watched(&self) -> bool {
         self.readers() > 0
@@ -172,7 +180,7 @@ impl Live {
 
     /// Number of readers.
     pub fn readers(&self) -> usize {
-        self.readers.total().saturating_sub(self.readers.free())
+        self.readers.taken()
     }
 
     /// Outcomes beyond the budget, which no reader got.
@@ -192,7 +200,7 @@ impl Live {
 
     /// Adds the outcomes of a request, in the order of its events.
     pub fn tell(&self, application: &str, outcomes: &[Outcome], watched: Vec<Watched>, at_us: i64) {
-        let budget = (self.limits.events_per_second_max / WINDOWS).max(1);
+        let budget = (self.limits.load().events_per_second_max / WINDOWS).max(1);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         for (outcome, watched) in outcomes.iter().zip(watched) {
             let kind = kind(outcome);
@@ -244,16 +252,18 @@ impl Live {
         }
         let mut room = Held::none(&self.readers, share);
         if !room.grow_to(1) {
-            return Err(Refusal::TooManyReaders { limit: self.limits.readers_max, full: room.full() });
+            return Err(Refusal::TooManyReaders { limit: self.readers.total(), full: room.full() });
         }
         self.appeared.notify_one();
-        Ok(Place { live: Arc::clone(self), _room: room })
+        Ok(Place { live: Arc::clone(self), heartbeat: self.limits.load().heartbeat, _room: room })
     }
 }
 
 /// A reader's unit of the room for readers. Dropping it gives the unit back.
 struct Place {
     live: Arc<Live>,
+    /// The time between heartbeats when the reader came.
+    heartbeat: Duration,
     _room: Held,
 }
 
@@ -345,7 +355,7 @@ impl Reader {
     async fn news(&mut self) -> (Bytes, bool) {
         const HEARTBEAT: Bytes = Bytes::from_static(b": the gateway lives\n\n");
         let live = Arc::clone(&self.place.live);
-        let heartbeat = live.limits.heartbeat;
+        let heartbeat = self.place.heartbeat;
         let beat = Instant::now() + if self.in_doubt { heartbeat.min(HEARTBEAT_HALF_CLOSED) } else { heartbeat };
         loop {
             tokio::select! {

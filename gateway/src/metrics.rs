@@ -188,8 +188,7 @@ fn queues(scrape: &mut Scrape, own: &Metrics) {
     scrape.add(&names::ITEMS_NOT_NOW, both(|queue| count(&queue.figures.not_now)));
     scrape.add(&names::FOLDS_FAILED, [([], Value::Counter(own.store.folds_failed()))]);
     scrape.add(&names::BATCHES_BROKEN, both(|queue| count(&queue.figures.broken)));
-    let most = own.in_flight.total();
-    let taken = most.saturating_sub(own.in_flight.free());
+    let (most, taken) = (own.in_flight.total(), own.in_flight.taken());
     scrape.add(&names::IN_FLIGHT_BYTES, [([], gauge((taken * 1024) as f64))]);
     scrape.add(&names::IN_FLIGHT_BYTES_MAX, [([], gauge((most * 1024) as f64))]);
     scrape.add(&names::UNSENT_BYTES, [([], gauge(own.unsent.bytes() as f64))]);
@@ -343,7 +342,7 @@ fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
     let classes = Class::ALL.map(|class| ([class.as_str()], Value::Counter(own.admission.refused(class))));
     scrape.add(&names::CONNECTIONS_REFUSED, classes);
     scrape.add(&names::CONNECTIONS_FAILED, [([], count(&connections.failed))]);
-    let expires = own.admission.tls.as_ref().and_then(|tls| tls.expires_at_s()).unwrap_or_default();
+    let expires = own.admission.tls.expires_at_s().unwrap_or_default();
     scrape.add(&names::TLS_EXPIRES, [([], gauge(expires as f64))]);
     scrape.add(&names::DATABASE_UP, [([], truth(database_up))]);
     scrape.add(&names::REPLAYED_COMMIT_AGE, [([], gauge(own.store.replayed_commit_age_seconds()))]);

@@ -49,12 +49,25 @@ pub struct Panel {
     pub body_limits: BodyLimits,
     /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
-    /// The share of that room for callers who sign in, who are not known yet.
-    pub share: Arc<Share>,
+    /// The bounds of signing in.
+    pub sign_ins: Arc<SignIns>,
+}
+
+/// The bounds of signing in, which last as long as the gateway.
+#[derive(Debug)]
+pub struct SignIns {
+    /// The share of the room for bodies for callers who sign in, who are not known yet.
+    share: Arc<Share>,
     /// Bounds wrong codes.
-    pub attempts: Attempts,
+    attempts: Attempts,
     /// One change at a time, so that callers who sign in leave the gateway connections for its own questions.
-    pub turn: Semaphore,
+    turn: Semaphore,
+}
+
+impl Default for SignIns {
+    fn default() -> Self {
+        Self { share: Arc::default(), attempts: Attempts::default(), turn: Semaphore::new(1) }
+    }
 }
 
 impl Panel {
@@ -136,7 +149,7 @@ impl Panel {
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        timeout(TURN, self.turn.acquire()).await.ok().and_then(Result::ok).ok_or(Refusal::SignInAway)
+        timeout(TURN, self.sign_ins.turn.acquire()).await.ok().and_then(Result::ok).ok_or(Refusal::SignInAway)
     }
 
     /// Exchanges a code for a session.
@@ -147,14 +160,14 @@ impl Panel {
             body::must_be_json(&head.headers)?;
         }
         let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, ..self.body_limits };
-        let room = Held::none(&self.in_flight, &self.share);
+        let room = Held::none(&self.in_flight, &self.sign_ins.share);
         let body = body::read(&head.headers, body, &limits, room).await?.bytes;
         let request = Request::from_parts(head, ());
-        self.attempts.take(address, Instant::now()).map_err(|wait| Refusal::TooManyAttempts {
+        self.sign_ins.attempts.take(address, Instant::now()).map_err(|wait| Refusal::TooManyAttempts {
             message: "Too many wrong codes came from this address, or from all together.".into(),
             retry_after_seconds: wait.as_secs() + 1,
         })?;
-        let code = code_in(&body).inspect_err(|_| self.attempts.give_back(address))?;
+        let code = code_in(&body).inspect_err(|_| self.sign_ins.attempts.give_back(address))?;
         let secrets = token::secret().and_then(|cookie| Ok((cookie, token::secret()?)));
         let (cookie, tab) = secrets.map_err(|_| Refusal::Internal)?;
         let digest = panel::digest_of(&cookie, &tab);
@@ -165,11 +178,11 @@ impl Panel {
             panel_session: Some(token::id_of(digest)),
             ..Actor::application(name)
         };
-        let turn = self.turn().await.inspect_err(|_| self.attempts.give_back(address))?;
+        let turn = self.turn().await.inspect_err(|_| self.sign_ins.attempts.give_back(address))?;
         let signed_in = self.store.panel_sign_in(code, digest, by).await;
         drop(turn);
         if !matches!(signed_in, Ok(None)) {
-            self.attempts.give_back(address);
+            self.sign_ins.attempts.give_back(address);
         }
         let Some(session) = signed_in.map_err(refusal)? else {
             self.trust.unknown_code(address);

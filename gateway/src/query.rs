@@ -84,7 +84,7 @@ pub struct Redriving {
     /// The time for the answer.
     pub answer: Duration,
     /// Held by the request that redrives, since one redrives at a time.
-    pub turn: Semaphore,
+    pub turn: Arc<Semaphore>,
 }
 
 /// The kinds of reads, from the path of a request.

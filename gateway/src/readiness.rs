@@ -39,7 +39,7 @@ pub struct Readiness {
     pub retention: Arc<Retention>,
     /// The setting `ready_requires_modules`: missing modules, and modules that cannot be loaded, make the gateway not
     /// ready.
-    pub requires_modules: bool,
+    requires_modules: AtomicBool,
     migrated: AtomicBool,
     draining: AtomicBool,
     answered: CachedAnswer,
@@ -55,7 +55,13 @@ impl Readiness {
         requires_modules: bool,
     ) -> Self {
         let (migrated, draining, answered) = Default::default();
+        let requires_modules = AtomicBool::new(requires_modules);
         Self { store, trust, validators, retention, requires_modules, migrated, draining, answered }
+    }
+
+    /// Changes `ready_requires_modules`.
+    pub fn set_requires_modules(&self, requires_modules: bool) {
+        self.requires_modules.store(requires_modules, Relaxed);
     }
 
     /// Records that the schema serves this program.
@@ -88,7 +94,7 @@ impl Readiness {
             doubts: self.validators.doubts(),
             clocks_differ: self.retention.clocks_differ(),
             trimming_announced: Rule::ALL.into_iter().any(|rule| self.retention.is_announced(rule)),
-            requires_modules: self.requires_modules,
+            requires_modules: self.requires_modules.load(Relaxed),
             draining: self.draining.load(Relaxed),
         }
     }

@@ -1,33 +1,32 @@
 //! Reads the configuration again while the gateway runs, from the same places as at the start. It applies the settings
 //! that can change at run time and names the changed ones that need a restart. It rejects a configuration with problems
-//! as a whole.
+//! as a whole: first it makes all that can fail, and then it puts all of it in force.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::signal::unix::Signal;
+use tokio::sync::Notify;
 
 use crate::audit::{Action, Actor, Entry};
-use crate::config::{Problems, Settings};
+use crate::config::{Problems, SETTINGS, Settings};
 use crate::systemd::ServiceManager;
 use crate::trail::Trail;
 
 /// Reads all settings: defaults, file, environment, flags.
 pub type Read = Box<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
 
-/// A setting that can change while the gateway runs.
-pub struct Changeable {
-    /// Its key.
-    pub key: &'static str,
-    /// Applies the new value to the part of the gateway that uses it.
-    pub take_over: Box<dyn Fn(&Settings) + Send + Sync>,
-}
+/// Puts what was prepared in force. Returns the settings whose value is the same and whose files have other contents.
+pub type Apply = Box<dyn FnOnce() -> Vec<&'static str>>;
+
+/// Makes all that can fail of these settings. The error lists all problems, and nothing has changed then.
+pub type Prepare = Box<dyn Fn(&Settings) -> Result<Apply, Vec<String>> + Send + Sync>;
 
 /// The result of a reload, for the answer and the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
-    /// The settings that were applied.
+    /// The settings that were applied, and those whose files were read anew.
     pub changed: Vec<&'static str>,
     /// The number of settings that did not change.
     pub unchanged: usize,
@@ -38,7 +37,10 @@ pub struct Reloaded {
 /// The settings in force, and the way to read them again.
 pub struct Reload {
     read: Read,
-    changeable: Vec<Changeable>,
+    /// Set once the gateway is built.
+    prepare: OnceLock<Prepare>,
+    /// Notified when it is.
+    built: Notify,
     in_force: Mutex<Settings>,
     trail: Arc<Trail>,
 }
@@ -51,8 +53,15 @@ impl fmt::Debug for Reload {
 
 impl Reload {
     /// Starts with the settings of the start.
-    pub fn new(read: Read, in_force: Settings, changeable: Vec<Changeable>, trail: Arc<Trail>) -> Self {
-        Self { read, changeable, in_force: Mutex::new(in_force), trail }
+    pub fn new(read: Read, in_force: Settings, trail: Arc<Trail>) -> Self {
+        let (prepare, built) = Default::default();
+        Self { read, prepare, built, in_force: Mutex::new(in_force), trail }
+    }
+
+    /// Sets how the gateway takes new settings, once it is built with those of the start. Later calls change nothing.
+    pub fn begin(&self, prepare: Prepare) {
+        let _ = self.prepare.set(prepare);
+        self.built.notify_one();
     }
 
     /// Reads the configuration again, applies what can change, and logs the result. It reads files, so it must not run
@@ -64,30 +73,38 @@ impl Reload {
     pub fn run(&self) -> Result<Reloaded, Problems> {
         // The lock is held while reading, so that of two reloads the later one reads the later configuration.
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = (self.read)().inspect_err(|Problems(problems)| {
+        let reloaded = self.change(&mut in_force).inspect_err(|Problems(problems)| {
             let problems = problems.join("; ");
             tracing::warn!(problems, "the configuration has problems, so none of it was applied");
         })?;
-        for warning in read.warnings() {
-            tracing::warn!("{warning}");
-        }
-        let mut reloaded = Reloaded::default();
-        for key in Settings::keys() {
-            if in_force.has_same(&read, key) {
-                reloaded.unchanged += 1;
-            } else if let Some(changeable) = self.changeable.iter().find(|changeable| changeable.key == key) {
-                (changeable.take_over)(&read);
-                in_force.take(&read, key);
-                reloaded.changed.push(key);
-            } else {
-                reloaded.needs_restart.push(key);
-            }
-        }
         let (changed, needs_restart) = (reloaded.changed.join(", "), reloaded.needs_restart.join(", "));
         tracing::info!(changed, "the configuration was read again");
         if !needs_restart.is_empty() {
             tracing::warn!(settings = needs_restart, "these settings have changed and need a restart");
         }
+        Ok(reloaded)
+    }
+
+    fn change(&self, in_force: &mut Settings) -> Result<Reloaded, Problems> {
+        let read = (self.read)()?;
+        let next = in_force.after_reload(&read)?;
+        let prepare =
+            self.prepare.get().ok_or_else(|| Problems(vec!["the gateway still starts; try again".to_owned()]))?;
+        let apply = prepare(&next).map_err(Problems)?;
+        for warning in read.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let files = apply();
+        let mut reloaded = Reloaded::default();
+        for setting in SETTINGS {
+            let same = in_force.has_same(&read, setting.key);
+            match (same, setting.reload) {
+                (true, _) if !files.contains(&setting.key) => reloaded.unchanged += 1,
+                (true, _) | (false, true) => reloaded.changed.push(setting.key),
+                (false, false) => reloaded.needs_restart.push(setting.key),
+            }
+        }
+        *in_force = next;
         Ok(reloaded)
     }
 
@@ -106,8 +123,10 @@ impl Reload {
         Some(reloaded)
     }
 
-    /// Reads the configuration again at each signal, and reports it to the service manager.
+    /// Reads the configuration again at each signal, and reports it to the service manager. A signal during the start
+    /// counts once the gateway is built.
     pub async fn follow(self: &Arc<Self>, mut signal: Signal, manager: &ServiceManager) {
+        self.built.notified().await;
         while signal.recv().await.is_some() {
             manager.reloading().await;
             // `run` has logged the result.
@@ -119,56 +138,91 @@ impl Reload {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
     use super::*;
 
     fn settings(file: &str) -> Result<Settings, Problems> {
         Settings::from_parts(Some(("eye.toml", file)), std::iter::empty(), &[]).map(|(settings, _)| settings)
     }
 
-    /// A reload that reads these files one after the other, and a counter of how often it applied `log_level`.
-    fn reload(files: &'static [&'static str]) -> (Reload, Arc<AtomicUsize>) {
-        let (next, taken) = (AtomicUsize::new(1), Arc::<AtomicUsize>::default());
-        let count = Arc::clone(&taken);
-        let log_level = Changeable {
-            key: "log_level",
-            take_over: Box::new(move |_| {
-                count.fetch_add(1, Relaxed);
-            }),
-        };
-        let read = Box::new(move || settings(files[next.fetch_add(1, Relaxed)]));
+    /// A reload that reads these files one after the other, and the log levels that it put in force. Its parts refuse
+    /// `access_log = "all"`.
+    fn reload(files: &'static [&'static str]) -> (Reload, Arc<Mutex<Vec<String>>>) {
+        let (next, levels) = (Mutex::new(1), Arc::<Mutex<Vec<String>>>::default());
+        let read = Box::new(move || {
+            let mut next = next.lock().expect("sound");
+            *next += 1;
+            settings(files[*next - 1])
+        });
         let trail = Arc::new(Trail::new(std::path::Path::new("nowhere")));
-        (Reload::new(read, settings(files[0]).expect("sound"), vec![log_level], trail), taken)
+        let reload = Reload::new(read, settings(files[0]).expect("sound"), trail);
+        let taken = Arc::clone(&levels);
+        reload.begin(Box::new(move |settings| {
+            let (config, taken) = (settings.config(), Arc::clone(&taken));
+            if settings.show().contains("access_log = \"all\"") {
+                return Err(vec!["a file is broken".to_owned()]);
+            }
+            Ok(Box::new(move || {
+                taken.lock().expect("sound").push(config.log_level);
+                vec!["tls_key"]
+            }))
+        }));
+        (reload, levels)
     }
 
     #[test]
-    fn what_can_change_is_taken_over_once_and_the_rest_is_named_each_time() {
+    fn what_can_change_is_taken_over_and_the_rest_is_named_each_time() {
         const CHANGED: &str = "log_level = \"debug\"\nwriters = 3\n";
-        let (reload, taken) = reload(&["", CHANGED, CHANGED, ""]);
+        let (reload, levels) = reload(&["", CHANGED, CHANGED, ""]);
         let first = reload.run().expect("sound");
-        assert_eq!((&first.changed[..], &first.needs_restart[..]), (&["log_level"][..], &["writers"][..]));
+        assert_eq!((&first.changed[..], &first.needs_restart[..]), (&["tls_key", "log_level"][..], &["writers"][..]));
         let again = reload.run().expect("sound");
-        assert_eq!((&again.changed[..], &again.needs_restart[..]), (&[][..], &["writers"][..]));
+        assert_eq!((&again.changed[..], &again.needs_restart[..]), (&["tls_key"][..], &["writers"][..]));
         assert_eq!(again.unchanged, first.unchanged + 1);
         let back = reload.run().expect("sound");
-        assert_eq!((&back.changed[..], &back.needs_restart[..]), (&["log_level"][..], &[][..]));
-        assert_eq!(taken.load(Relaxed), 2);
+        assert_eq!((&back.changed[..], &back.needs_restart[..]), (&["tls_key", "log_level"][..], &[][..]));
+        assert_eq!(*levels.lock().expect("sound"), ["debug", "debug", "info"]);
     }
 
     #[test]
     fn a_configuration_with_problems_changes_nothing() {
-        let (reload, taken) = reload(&["", "log_level = \"debug\"\nwriters = 0\nnonsense = 1\n", ""]);
+        const BAD: &str = "log_level = \"debug\"\nwriters = 0\nnonsense = 1\n";
+        let (reload, levels) = reload(&["", BAD, "log_level = \"debug\"\naccess_log = \"all\"\n", ""]);
         let Problems(problems) = reload.run().expect_err("problems");
         assert_eq!(problems.len(), 2, "all are told: {problems:?}");
-        assert_eq!(reload.run().expect("sound").changed, [""; 0], "the level of before is in force");
-        assert_eq!(taken.load(Relaxed), 0);
+        assert_eq!(reload.run(), Err(Problems(vec!["a file is broken".to_owned()])));
+        assert!(levels.lock().expect("sound").is_empty());
+        assert_eq!(reload.run().expect("sound").changed, ["tls_key"], "the level of before is in force");
+    }
+
+    #[test]
+    fn relations_hold_between_what_is_in_force_and_what_waits_for_a_restart() {
+        const WAITS: &str = "memory_bytes_max = 200000\noutput_bytes_max = 100000\ndata_bytes_max = 50000\n";
+        const MIXED: &str = "deadline_ms = 10\nanswer_ms = 40\n";
+        let (reload, levels) = reload(&["", MIXED, WAITS, "", "answer_ms = 60\n"]);
+        let Problems(problems) = reload.run().expect_err("the former deadline is 50");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].ends_with("until a restart this is about the former value of deadline_ms"), "{problems:?}");
+        assert!(levels.lock().expect("sound").is_empty());
+        let reloaded = reload.run().expect("sound");
+        assert_eq!(reloaded.changed, ["tls_key", "data_bytes_max"]);
+        assert_eq!(reloaded.needs_restart, ["memory_bytes_max", "output_bytes_max"]);
+        assert_eq!(reload.run().expect("sound").changed, ["tls_key", "data_bytes_max"]);
+        assert_eq!(reload.run().expect("sound").changed, ["tls_key", "answer_ms"]);
+    }
+
+    #[test]
+    fn before_the_gateway_is_built_nothing_changes() {
+        let trail = Arc::new(Trail::new(std::path::Path::new("nowhere")));
+        let read = Box::new(|| settings("log_level = \"debug\"\n"));
+        let reload = Reload::new(read, settings("").expect("sound"), trail);
+        let Problems(problems) = reload.run().expect_err("too early");
+        assert_eq!(problems.len(), 1, "{problems:?}");
     }
 
     #[test]
     fn where_a_value_comes_from_is_no_change() {
         let (reload, _) = reload(&["", "log_level = \"info\"\n"]);
         let reloaded = reload.run().expect("sound");
-        assert_eq!((reloaded.changed.len(), reloaded.needs_restart.len()), (0, 0));
+        assert_eq!((reloaded.changed, reloaded.needs_restart.len()), (vec!["tls_key"], 0));
     }
 }

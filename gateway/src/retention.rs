@@ -3,10 +3,13 @@
 //! trusts neither a single clock nor a single change of a setting, see [`due`]. The store knows how to remove rows and
 //! partitions.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
@@ -44,6 +47,19 @@ pub struct Policy {
     pub event_partitions_max: usize,
     /// Nothing is removed while the clocks of this gateway and the database differ by more.
     pub clock_skew_max: Duration,
+}
+
+impl Policy {
+    /// The days that a rule by age keeps rows.
+    fn days(&self, rule: Rule) -> u64 {
+        match rule {
+            Rule::EventsAge => self.events_days,
+            Rule::DeadLettersAge => self.dead_letters_days,
+            Rule::CountMinutesAge => self.counts_minute_days,
+            Rule::AuditAge => self.audit_days,
+            Rule::DeadLettersSize => 0,
+        }
+    }
 }
 
 /// The rows that this gateway has removed since its start, for the metrics. The table `trimmed` has the sums of all
@@ -88,17 +104,34 @@ struct Held {
 /// Keeps the tables within the policy. The metrics read its counters.
 #[derive(Debug)]
 pub struct Retention {
-    policy: Policy,
-    every: Duration,
+    /// Each round keeps the terms with which it began.
+    terms: ArcSwap<Terms>,
+    /// Notified when the terms change, so that no pause of the former length goes on.
+    changed: Notify,
     /// The rows that this gateway has removed. The metrics read it.
     pub trimmed: Trimmed,
     held: Held,
 }
 
+/// The bounds, and the time between two rounds.
+#[derive(Debug)]
+struct Terms {
+    policy: Policy,
+    every: Duration,
+}
+
 impl Retention {
     /// Runs a round of trimming each `every`.
     pub fn new(policy: Policy, every: Duration) -> Self {
-        Self { policy, every, trimmed: Trimmed::default(), held: Held::default() }
+        let (trimmed, held, changed) = Default::default();
+        Self { terms: ArcSwap::from_pointee(Terms { policy, every }), changed, trimmed, held }
+    }
+
+    /// Changes the bounds and the time between two rounds. The ledger in the database decides how far the next round may
+    /// go, as after a restart with these bounds.
+    pub fn change(&self, policy: Policy, every: Duration) {
+        self.terms.store(Arc::new(Terms { policy, every }));
+        self.changed.notify_one();
     }
 
     /// The database's clock minus this gateway's, in seconds.
@@ -140,7 +173,7 @@ impl Retention {
         let skew_us = if earliest > 0 { earliest } else { latest.min(0) };
         clock.saw_us(there.timestamp_micros());
         self.held.clock_skew_us.store(skew_us, Ordering::Relaxed);
-        let differ = skew_us.unsigned_abs() > micros(self.policy.clock_skew_max).unsigned_abs();
+        let differ = skew_us.unsigned_abs() > micros(self.terms.load().policy.clock_skew_max).unsigned_abs();
         let seconds = skew_us / 1_000_000;
         match (self.held.clocks_differ.swap(differ, Ordering::Relaxed), differ) {
             (false, true) => tracing::warn!(
@@ -167,7 +200,11 @@ impl Retention {
                 }
                 Err(error) => warn_of(store, &error, "the tables cannot be tended now; trying again"),
             }
-            tokio::time::sleep(self.every).await;
+            let every = self.terms.load().every;
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
@@ -177,22 +214,33 @@ impl Retention {
             let asked_us = clock.now_us();
             let now = tokio::time::timeout(ROUND_TIME, tending.now()).await.map_err(slow)??;
             let agree = self.compare(asked_us, now, clock);
-            tokio::time::timeout(ROUND_TIME, self.round(&mut tending, now, agree)).await.map_err(slow)??;
-            let next = tokio::time::Instant::now() + self.every;
-            while tokio::time::Instant::now() < next {
-                tokio::time::sleep(LOOK_EVERY.min(self.every)).await;
-                tokio::time::timeout(ROUND_TIME, self.take_up_strays(&mut tending, now)).await.map_err(slow)??;
+            let policy = self.terms.load().policy;
+            let round = self.round(&mut tending, &policy, now, agree);
+            tokio::time::timeout(ROUND_TIME, round).await.map_err(slow)??;
+            let ended = tokio::time::Instant::now();
+            while ended.elapsed() < self.terms.load().every {
+                let pause = LOOK_EVERY.min(self.terms.load().every);
+                tokio::time::sleep(pause).await;
+                let policy = self.terms.load().policy;
+                let strays = self.take_up_strays(&mut tending, &policy, now);
+                tokio::time::timeout(ROUND_TIME, strays).await.map_err(slow)??;
             }
         }
     }
 
     /// One round, at the database's time. It removes nothing unless the clocks `agree`.
-    async fn round(&self, tending: &mut Tending, now: DateTime<Utc>, agree: bool) -> Result<(), Error> {
-        let left = tending.make_ahead(self.policy.ahead_months).await?;
+    async fn round(
+        &self,
+        tending: &mut Tending,
+        policy: &Policy,
+        now: DateTime<Utc>,
+        agree: bool,
+    ) -> Result<(), Error> {
+        let left = tending.make_ahead(policy.ahead_months).await?;
         if !left.is_empty() {
             tracing::warn!(partitions = left.join(", "), "partitions could not be made ahead; trying again");
         }
-        self.take_up_strays(tending, now).await?;
+        self.take_up_strays(tending, policy, now).await?;
         if !agree {
             return Ok(());
         }
@@ -200,25 +248,21 @@ impl Retention {
             self.told(table, cause, removed, "what an earlier round left behind");
         }
         for rule in [Rule::EventsAge, Rule::DeadLettersAge, Rule::CountMinutesAge, Rule::AuditAge] {
-            self.trim_by_age(tending, rule, now).await?;
+            self.trim_by_age(tending, policy, rule, now).await?;
         }
-        self.keep_size(tending, now).await
-    }
-
-    fn days(&self, rule: Rule) -> u64 {
-        match rule {
-            Rule::EventsAge => self.policy.events_days,
-            Rule::DeadLettersAge => self.policy.dead_letters_days,
-            Rule::CountMinutesAge => self.policy.counts_minute_days,
-            Rule::AuditAge => self.policy.audit_days,
-            Rule::DeadLettersSize => 0,
-        }
+        self.keep_size(tending, policy, now).await
     }
 
     /// Removes the rows that a rule allows to remove now, as far as the ledger allows it, and announces the rest.
-    async fn trim_by_age(&self, tending: &mut Tending, rule: Rule, now: DateTime<Utc>) -> Result<(), Error> {
+    async fn trim_by_age(
+        &self,
+        tending: &mut Tending,
+        policy: &Policy,
+        rule: Rule,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
         let before = tending.ledger(rule).await?;
-        let days = self.days(rule);
+        let days = policy.days(rule);
         let Some(wanted) = cutoff(now, days) else {
             // The rows are kept forever. A later setting is compared with the cutoff of the last round.
             let kept = Ledger { announcement: None, ..before };
@@ -257,9 +301,9 @@ impl Retention {
     }
 
     /// Keeps dead letters within their bytes. If the bound was lowered, the removal is announced.
-    async fn keep_size(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
+    async fn keep_size(&self, tending: &mut Tending, policy: &Policy, now: DateTime<Utc>) -> Result<(), Error> {
         let rule = Rule::DeadLettersSize;
-        let (before, wanted) = (tending.ledger(rule).await?, self.policy.dead_letters_bytes_max);
+        let (before, wanted) = (tending.ledger(rule).await?, policy.dead_letters_bytes_max);
         let (bound, all) = before.bound(wanted);
         let overdue = !all && surplus(&tending.taken().await?, wanted) > 0;
         let announcement = overdue.then(|| Announcement::carried_on(before.announcement, wanted, now));
@@ -320,10 +364,10 @@ impl Retention {
     }
 
     /// Creates partitions for the events in the default partition, unless retention will remove these events soon.
-    async fn take_up_strays(&self, tending: &mut Tending, now: DateTime<Utc>) -> Result<(), Error> {
-        let kept = cutoff(now, self.policy.events_days).map(month_of);
+    async fn take_up_strays(&self, tending: &mut Tending, policy: &Policy, now: DateTime<Utc>) -> Result<(), Error> {
+        let kept = cutoff(now, policy.events_days).map(month_of);
         let since = kept.map_or(STRAYS_SINCE, |kept| kept.max(STRAYS_SINCE));
-        let Strays { made, left } = tending.make_for_strays(since, self.policy.event_partitions_max).await?;
+        let Strays { made, left } = tending.make_for_strays(since, policy.event_partitions_max).await?;
         if made > 0 {
             tracing::info!(made, "partitions were made for events of months that had none");
         }
@@ -485,8 +529,6 @@ fn micros(time: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

@@ -37,6 +37,15 @@ pub struct ScrubLimits {
     pub every: Duration,
 }
 
+/// The settings of scrubbing. Each round keeps those with which it began.
+#[derive(Clone, Copy, Debug)]
+pub struct ScrubSettings {
+    /// The bounds.
+    pub limits: ScrubLimits,
+    /// The gateway's own rules for events.
+    pub rules: Rules,
+}
+
 /// The parts that scrubbing uses.
 #[derive(Debug)]
 pub struct Scrub<'a> {
@@ -45,7 +54,7 @@ pub struct Scrub<'a> {
     /// The modules that serve now.
     pub validators: &'a Validators,
     /// The gateway's own rules, which parse the events of letters.
-    pub rules: &'a Rules,
+    pub rules: Rules,
     /// The wall clock.
     pub clock: &'a Clock,
     /// The bounds.
@@ -255,7 +264,7 @@ impl Scrub<'_> {
         if i64::from(text.raw_bytes) > i64::try_from(raw.len()).unwrap_or(i64::MAX) {
             return None;
         }
-        match envelope::parse(raw, Format::Json, self.rules, self.clock.now_us()) {
+        match envelope::parse(raw, Format::Json, &self.rules, self.clock.now_us()) {
             Ok(Parsed::One(Ok(event))) => Some(Event { id: text.event_id.unwrap_or(text.id), ..event }),
             _ => None,
         }

@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use hyper::Request;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::admission::{Admission, Class};
+pub use self::admission::{Admission, Class, Proxying};
 pub use self::closing::Closing;
 use self::connection::Connection;
 pub use self::incoming::Incoming;
+pub use self::limits::LimitsInForce;
+use self::limits::{Permit, Permits};
 pub use self::socket::HalfClosed;
 use crate::log_limit::LogLimit;
 use crate::request_ids::RequestIds;
@@ -35,6 +36,7 @@ mod doorbell;
 pub(crate) mod form;
 mod frames;
 mod incoming;
+mod limits;
 mod socket;
 mod when_woken;
 
@@ -51,7 +53,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The time in which tasks must end after their connections were cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// Bounds of a listener and its connections.
+/// Bounds of a listener and its connections. A connection keeps those with which it was accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// Most connections at once. Further ones wait in the kernel's backlog.
@@ -172,8 +174,13 @@ impl Listener {
 
     /// Serves until `closing` closes it, then drains. Returns when all connections have ended, or were cut after the drain
     /// time. Each answer has the ids that its handler got.
-    pub async fn run<F, Fut>(self, limits: ServerLimits, admission: Arc<Admission>, handler: F, closing: Closing)
-    where
+    pub async fn run<F, Fut>(
+        self,
+        in_force: Arc<LimitsInForce>,
+        admission: Arc<Admission>,
+        handler: F,
+        closing: Closing,
+    ) where
         F: Fn(Request<Incoming>, Peer, RequestIds) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Response> + Send + 'static,
     {
@@ -181,12 +188,12 @@ impl Listener {
         let cut = CancellationToken::new();
         // A dropped future must not leave connections behind.
         let _cut = cut.clone().drop_guard();
-        let permits = limits.connections_max.min(Semaphore::MAX_PERMITS);
-        let permits = Arc::new(Semaphore::new(permits));
-        while let Some((permit, stream, peer)) = next(&self, &permits, &closing).await {
+        let permits = Arc::<Permits>::default();
+        while let Some((permit, stream, peer)) = next(&self, &in_force, &permits, &closing).await {
+            let (limits, rules) = (in_force.now(), admission.rules());
             // Behind a PROXY header the peer is not known yet, and a named proxy connects for many peers, so neither is
             // limited.
-            let spared = admission.proxy_protocol || admission.is_proxy(peer.ip());
+            let spared = rules.proxy_protocol || rules.is_proxy(peer.ip());
             let place = (!spared).then(|| admission.places.take(peer.ip(), limits.connections_per_peer_max));
             if let Some(None) = place {
                 admission.refuse::<()>(Class::TooMany, peer);
@@ -196,6 +203,7 @@ impl Listener {
                 peer,
                 limits,
                 admission: Arc::clone(&admission),
+                rules,
                 _place: place.flatten(),
                 accepted: Instant::now(),
                 closing: closing.clone(),
@@ -214,7 +222,7 @@ impl Listener {
         // From here on the kernel refuses new connections, unless another process holds the socket too.
         drop(self.listener);
         tasks.close();
-        if timeout(limits.drain, tasks.wait()).await.is_err() {
+        if timeout(in_force.now().drain, tasks.wait()).await.is_err() {
             tracing::warn!(tasks = tasks.len(), "the drain time is over: cutting connections");
             cut.cancel();
             if timeout(CUT, tasks.wait()).await.is_err() {
@@ -227,14 +235,15 @@ impl Listener {
 /// Waits for a permit and the next connection. Returns `None` once the listener closes.
 async fn next(
     listener: &Listener,
-    permits: &Arc<Semaphore>,
+    limits: &LimitsInForce,
+    permits: &Arc<Permits>,
     closing: &Closing,
-) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+) -> Option<(Permit, TcpStream, SocketAddr)> {
     let accepted = async {
-        if permits.available_permits() == 0 {
+        let full = || {
             listener.connections.full.fetch_add(1, Relaxed);
-        }
-        let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+        };
+        let permit = permits.take(limits, full).await;
         static TOLD: LogLimit = LogLimit::new();
         let mut pause = ACCEPT_PAUSE;
         loop {

@@ -5,41 +5,72 @@
 //! / (100 + p) each, and so on. This needs no count of the applications, no lock and no waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+
+/// Most units of a room, so that sums of them have a sign.
+const TOTAL_MAX: usize = isize::MAX as usize / 4;
+
+/// Units with a sign. They are at most [`TOTAL_MAX`].
+fn signed(units: usize) -> isize {
+    isize::try_from(units).unwrap_or(isize::MAX / 4)
+}
 
 /// Room in units. A drop of [`Held`] returns its units.
 #[derive(Debug)]
 pub struct Budget {
-    total: usize,
-    free: AtomicUsize,
-    share_percent: usize,
+    total: AtomicUsize,
+    /// Negative while more units are held than a smaller room has.
+    free: AtomicIsize,
+    share_percent: AtomicUsize,
 }
 
 impl Budget {
     /// `total` units, of which one application alone may hold `share_percent` (1 to 100).
     pub fn new(total: usize, share_percent: usize) -> Arc<Self> {
-        Arc::new(Self { total, free: AtomicUsize::new(total), share_percent: share_percent.clamp(1, 100) })
+        let total = total.min(TOTAL_MAX);
+        let share_percent = AtomicUsize::new(share_percent.clamp(1, 100));
+        Arc::new(Self { total: AtomicUsize::new(total), free: AtomicIsize::new(signed(total)), share_percent })
+    }
+
+    /// Changes the room and the share. Held units stay held: a smaller room takes nothing more until enough are returned.
+    /// Only one thread at a time may call this.
+    pub fn resize(&self, total: usize, share_percent: usize) {
+        let total = total.min(TOTAL_MAX);
+        self.share_percent.store(share_percent.clamp(1, 100), Ordering::Relaxed);
+        let before = self.total.swap(total, Ordering::Relaxed);
+        self.free.fetch_add(signed(total) - signed(before), Ordering::Relaxed);
     }
 
     /// The free units.
     pub fn free(&self) -> usize {
-        self.free.load(Ordering::Relaxed)
+        usize::try_from(self.free.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// All units, free or not.
     pub fn total(&self) -> usize {
-        self.total
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// The held units. During a change of the room it is a guess.
+    pub fn taken(&self) -> usize {
+        usize::try_from(signed(self.total()) - self.free.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    fn share_percent(&self) -> usize {
+        self.share_percent.load(Ordering::Relaxed)
     }
 
     /// How many of the `free` units an application with `own` units may still take within its share.
     fn left_of_share(&self, own: usize, free: usize) -> usize {
-        let (may, does) = (free.saturating_mul(self.share_percent), own.saturating_mul(100 - self.share_percent));
+        let percent = self.share_percent();
+        let (may, does) = (free.saturating_mul(percent), own.saturating_mul(100 - percent));
         may.saturating_sub(does) / 100
     }
 
     /// Whether an application may hold `own` units while `free` are left.
     fn fair(&self, own: usize, free: usize) -> bool {
-        own.saturating_mul(100 - self.share_percent) <= free.saturating_mul(self.share_percent)
+        let percent = self.share_percent();
+        own.saturating_mul(100 - percent) <= free.saturating_mul(percent)
     }
 }
 
@@ -113,14 +144,15 @@ impl Held {
         if more == 0 {
             return true;
         }
-        let take = |free: usize| free.checked_sub(more);
+        let take = |free: isize| (usize::try_from(free).unwrap_or(0) >= more).then(|| free - signed(more));
         let Ok(before) = self.budget.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else {
             return false;
         };
+        let left = usize::try_from(before - signed(more)).unwrap_or(0);
         let own = self.share.held.fetch_add(more, Ordering::Relaxed) + more;
         // Counted before the check, so that `give_back` is right in both cases.
         self.units += more;
-        let fits = own == self.units || self.budget.fair(own, before - more);
+        let fits = own == self.units || self.budget.fair(own, left);
         if !fits {
             self.give_back(more);
         }
@@ -149,8 +181,8 @@ impl Held {
     /// Until it returns them, the application gets less room for new requests, and the others lose none.
     pub fn grow_within_share(&mut self, more: usize) {
         let own = self.share.held();
-        let taken = |free: usize| more.min(self.budget.left_of_share(own, free));
-        let take = |free: usize| Some(free - taken(free));
+        let taken = |free: isize| more.min(self.budget.left_of_share(own, usize::try_from(free).unwrap_or(0)));
+        let take = |free: isize| Some(free - signed(taken(free)));
         let before = self.budget.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or_default();
         let more = taken(before);
         self.share.held.fetch_add(more, Ordering::Relaxed);
@@ -177,7 +209,7 @@ impl Held {
     fn give_back(&mut self, units: usize) {
         self.units -= units;
         self.share.held.fetch_sub(units, Ordering::Relaxed);
-        self.budget.free.fetch_add(units, Ordering::Relaxed);
+        self.budget.free.fetch_add(signed(units), Ordering::Relaxed);
     }
 }
 
@@ -257,6 +289,28 @@ mod tests {
         assert!(!second.grow_to(1));
         drop(held);
         assert!(second.grow_to(1));
+    }
+
+    #[test]
+    fn a_smaller_room_lets_the_old_finish_and_takes_nothing_new() {
+        let (budget, share, other) = (Budget::new(100, 100), Arc::default(), Arc::default());
+        let (mut held, mut more) = (Held::none(&budget, &share), Held::none(&budget, &other));
+        assert!(held.grow_to(80));
+        budget.resize(50, 100);
+        assert_eq!((budget.total(), budget.free(), budget.taken()), (50, 0, 80));
+        assert!(!more.grow_to(1) && !held.grow_to(81));
+        more.grow_within_share(5);
+        assert_eq!(more.units(), 0);
+        drop(held);
+        assert_eq!((budget.free(), share.held()), (50, 0));
+        assert!(more.grow_to(50) && !more.grow_to(51));
+        budget.resize(60, 100);
+        assert!(more.grow_to(60), "the room has grown");
+        drop(more);
+        budget.resize(60, 50);
+        let (mut first, mut second) = (Held::none(&budget, &share), Held::none(&budget, &share));
+        assert!(first.grow_to(30) && !second.grow_to(1), "half of it is the share now");
+        assert_eq!((budget.free(), budget.taken()), (30, 30));
     }
 
     #[test]

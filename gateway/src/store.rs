@@ -434,6 +434,11 @@ impl Store {
         Store { months: Arc::new(months), ..self }
     }
 
+    /// Changes these bounds in all clones.
+    pub fn set_partitions_on_demand(&self, partitions_max: usize, events_days: u64) {
+        self.months.change(partitions_max, events_days);
+    }
+
     /// Sets the longest wait of a read for a connection.
     #[must_use]
     pub fn with_read_wait(self, read_wait: Duration) -> Store {

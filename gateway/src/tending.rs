@@ -5,8 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use eye_event::envelope::Rules;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use eye_judge::Validators;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use crate::clock::Clock;
 use crate::first_admin::{self, AtStart, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
-use crate::scrub::{Scrub, ScrubLimits};
+use crate::scrub::{Scrub, ScrubSettings};
 use crate::store::{self, FOLD_ROWS_MAX, Role, Store, Upkeep};
 use crate::trust::Trust;
 use crate::trust::own::Local;
@@ -52,8 +51,6 @@ pub struct Tending {
     pub store: Store,
     /// The wall clock.
     pub clock: Arc<Clock>,
-    /// The gateway's own rules, which parse older dead letters.
-    pub rules: Rules,
     /// The modules that serve now.
     pub validators: Validators,
     /// The applications. The tasks read them as soon as the schema is there.
@@ -70,8 +67,8 @@ pub struct Tending {
     pub upkeep: Arc<ArcSwapOption<Upkeep>>,
     /// The tasks record here that the schema is proved.
     pub readiness: Arc<Readiness>,
-    /// The bounds of scrubbing older dead letters.
-    pub scrub: ScrubLimits,
+    /// The settings of scrubbing older dead letters. A reload replaces them.
+    pub scrub: ArcSwap<ScrubSettings>,
     /// Whether this gateway migrates the schema. Otherwise it only proves that the schema serves this program.
     pub migrates: bool,
     /// The error that ends the gateway. `serve` returns it.
@@ -246,24 +243,27 @@ impl Tending {
     }
 
     fn scrub(&self) -> Scrub<'_> {
-        let Self { store, validators, rules, clock, scrub, .. } = self;
-        Scrub { store, validators, rules, clock, limits: *scrub, dry_run: false }
+        let Self { store, validators, clock, scrub, .. } = self;
+        let ScrubSettings { limits, rules } = **scrub.load();
+        Scrub { store, validators, rules, clock, limits, dry_run: false }
     }
 
     /// Records which modules take secrets out, each second if they have changed, and now and then scrubs older dead
     /// letters.
     pub async fn scrub_letters(self: Arc<Self>, stop: CancellationToken) {
         let scrub = async {
-            let (mut known, mut round_at) = (None, Instant::now());
+            let (mut known, mut round_at) = (None, None::<Instant>);
             let mut ticks = every(TAKING_EVERY);
             loop {
                 ticks.tick().await;
                 let taking = self.validators.taking();
                 let changed = known.as_ref() != Some(&taking);
-                if !self.readiness.is_migrated() || !(changed || Instant::now() >= round_at) {
+                if !self.readiness.is_migrated()
+                    || !(changed || round_at.is_none_or(|at| at.elapsed() >= self.scrub.load().limits.every))
+                {
                     continue;
                 }
-                round_at = Instant::now() + self.scrub.every;
+                round_at = Some(Instant::now());
                 match self.scrub().round().await {
                     Ok(_) => known = Some(taking),
                     Err(error) => self.warn(&error, "older dead letters could not be scrubbed; trying again"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// The paths of the certificates, in PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
@@ -61,20 +61,22 @@ pub enum Error {
     Unusable(String),
 }
 
-/// The certificate in force, and its files.
-#[derive(Debug)]
+/// The certificate in force, and its files. Nothing is in force without TLS.
+#[derive(Debug, Default)]
 pub struct Tls {
-    files: Files,
-    in_force: ArcSwap<InForce>,
+    in_force: ArcSwapOption<InForce>,
 }
+
+/// What a reload has read and proved, and not put in force yet.
+#[derive(Debug)]
+pub struct Prepared(Option<Arc<InForce>>);
 
 #[derive(Debug)]
 struct InForce {
+    files: Files,
     config: Arc<ServerConfig>,
-    /// The digest of all files together. It shows whether they have changed.
-    digest: Digest,
-    /// The digest of the certificate alone.
-    certificate: Digest,
+    /// The digests of the files. They show which have changed.
+    digests: Digests,
     /// The validity of the whole chain, as far as it can be read.
     validity: Option<Validity>,
 }
@@ -82,12 +84,22 @@ struct InForce {
 impl InForce {
     fn of(contents: &Contents, files: &Files) -> Result<Self, Error> {
         let config = Arc::new(contents.config(files)?);
-        let (digest, certificate) = (contents.digest(), Digest::of(&contents.certificate));
-        Ok(Self { config, digest, certificate, validity: contents.validity() })
+        Ok(Self { files: files.clone(), config, digests: contents.digests(), validity: contents.validity() })
+    }
+
+    /// The same, as a successor of `before`. A new certificate must be valid now. An unchanged one may be out of date: a
+    /// new CA or key is used in any case.
+    fn following(before: Option<&Self>, contents: &Contents, files: &Files) -> Result<Self, Error> {
+        let new = Self::of(contents, files)?;
+        if before.is_none_or(|before| before.digests[0] != new.digests[0]) {
+            new.prove_date(now())?;
+        }
+        Ok(new)
     }
 
     /// Rejects a certificate that is not valid at this time.
-    fn prove_date(&self, files: &Files, now: DateTime<Utc>) -> Result<(), Error> {
+    fn prove_date(&self, now: DateTime<Utc>) -> Result<(), Error> {
+        let files = &self.files;
         let shown = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
         let told = |words| Err(Error::OutOfDate(files.certificate.display().to_string(), words));
         match self.validity {
@@ -101,6 +113,12 @@ impl InForce {
         }
     }
 }
+
+/// The digests of the certificate, the key and the roots of client certificates.
+type Digests = [Option<Digest>; 3];
+
+/// The settings of these files, in the same order.
+const SETTINGS: [&str; 3] = ["tls_certificate", "tls_key", "tls_client_ca"];
 
 /// The contents of the files.
 struct Contents {
@@ -120,10 +138,9 @@ impl Contents {
         })
     }
 
-    fn digest(&self) -> Digest {
+    fn digests(&self) -> Digests {
         let parts = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        let digests = parts.map(|part| part.map_or([0; 32], |bytes| Digest::of(bytes).0));
-        Digest::of(&digests.concat())
+        parts.map(|part| part.map(|bytes| Digest::of(bytes)))
     }
 
     /// The time in which all certificates of the chain are valid.
@@ -174,25 +191,51 @@ impl Tls {
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
         let in_force = InForce::of(&Contents::read(&files)?, &files)?;
         // Some callers check no dates. They could not use a gateway that refuses to start.
-        if let Err(error) = in_force.prove_date(&files, now()) {
+        if let Err(error) = in_force.prove_date(now()) {
             tracing::error!(%error, "callers will refuse the TLS certificate");
         }
-        Ok(Arc::new(Self { files, in_force: ArcSwap::from_pointee(in_force) }))
+        Ok(Arc::new(Self { in_force: ArcSwapOption::from_pointee(in_force) }))
+    }
+
+    /// Reads and proves the files of a reload; none turn TLS off.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`], as [`Tls::load`], and for a new certificate that is not valid now.
+    pub fn prepare(&self, files: Option<Files>) -> Result<Prepared, Error> {
+        let Some(files) = files else { return Ok(Prepared(None)) };
+        let contents = Contents::read(&files)?;
+        let before = self.in_force.load_full();
+        if let Some(before) = before.as_ref().filter(|one| one.files == files && one.digests == contents.digests()) {
+            return Ok(Prepared(Some(Arc::clone(before))));
+        }
+        Ok(Prepared(Some(Arc::new(InForce::following(before.as_deref(), &contents, &files)?))))
+    }
+
+    /// Puts it in force, for handshakes that begin from now on. Returns the settings whose files have other contents.
+    pub fn put_in_force(&self, Prepared(new): Prepared) -> Vec<&'static str> {
+        let before = self.in_force.swap(new.clone());
+        match (before, new) {
+            (Some(before), Some(new)) => {
+                let pairs = before.digests.into_iter().zip(new.digests).zip(SETTINGS);
+                pairs.filter(|((before, new), _)| before != new).map(|(_, setting)| setting).collect()
+            }
+            (Some(_), None) => {
+                tracing::warn!("TLS is off: everybody on the way can read tokens and events");
+                Vec::new()
+            }
+            (None, _) => Vec::new(),
+        }
     }
 
     /// The end of the certificate in force, in seconds since 1970. The metrics read it.
     pub fn expires_at_s(&self) -> Option<i64> {
-        self.in_force.load().validity.map(|validity| validity.until.timestamp())
+        self.in_force.load().as_ref()?.validity.map(|validity| validity.until.timestamp())
     }
 
-    /// Makes the handshake with a peer, with the certificate in force.
-    ///
-    /// # Errors
-    ///
-    /// The peer broke the handshake or has gone. The caller sets the time limit.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream> {
-        let config = Arc::clone(&self.in_force.load().config);
-        TlsAcceptor::from(config).accept(stream).await
+    /// The handshake with the certificate in force; `None` without TLS.
+    pub fn handshake(&self) -> Option<Handshake> {
+        self.in_force.load().as_ref().map(|in_force| Handshake(Arc::clone(&in_force.config)))
     }
 
     /// Checks the files and uses new ones as they come, until `stop`.
@@ -202,18 +245,18 @@ impl Tls {
             let (mut refused, mut expired) = (None, false);
             loop {
                 looks.tick().await;
-                let ends = self.in_force.load().validity.is_some_and(|validity| validity.until < now());
+                let ends = self.expires_at_s().is_some_and(|end| end < now().timestamp());
                 if ends && !expired {
                     tracing::error!("the TLS certificate in force has expired: callers will refuse it");
                 }
                 expired = ends;
                 let tls = Arc::clone(&self);
-                let Ok(Err((digest, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
+                let Ok(Err((digests, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
                     refused = None;
                     continue;
                 };
                 // The same bad files are logged once. While only one file of a new pair is there, the pair is bad.
-                if refused.replace(digest) != Some(digest) {
+                if refused.replace(digests) != Some(digests) {
                     tracing::warn!(%error, "the new TLS files cannot be used; the last good ones stay in force");
                 }
             }
@@ -224,20 +267,36 @@ impl Tls {
         }
     }
 
-    fn look(&self) -> Result<(), (Option<Digest>, Error)> {
-        let contents = Contents::read(&self.files).map_err(|error| (None, error))?;
-        let digest = contents.digest();
+    fn look(&self) -> Result<(), (Option<Digests>, Error)> {
         let before = self.in_force.load();
-        if digest != before.digest {
-            let new = InForce::of(&contents, &self.files).map_err(|error| (Some(digest), error))?;
-            // A new CA or key is used whatever the dates of an unchanged certificate.
-            if new.certificate != before.certificate {
-                new.prove_date(&self.files, now()).map_err(|error| (Some(digest), error))?;
-            }
-            self.in_force.store(Arc::new(new));
+        let Some(in_force) = before.as_ref() else { return Ok(()) };
+        let files = &in_force.files;
+        let contents = Contents::read(files).map_err(|error| (None, error))?;
+        let digests = contents.digests();
+        if digests == in_force.digests {
+            return Ok(());
+        }
+        let new = InForce::following(Some(in_force), &contents, files).map_err(|error| (Some(digests), error))?;
+        // A reload may have taken other files meanwhile. They stay.
+        let replaced = self.in_force.compare_and_swap(&*before, Some(Arc::new(new)));
+        if replaced.as_ref().map(Arc::as_ptr) == before.as_ref().map(Arc::as_ptr) {
             tracing::info!("the new TLS files are in force");
         }
         Ok(())
+    }
+}
+
+/// A handshake that a peer may make.
+pub struct Handshake(Arc<ServerConfig>);
+
+impl Handshake {
+    /// Makes the handshake.
+    ///
+    /// # Errors
+    ///
+    /// The peer broke the handshake or has gone. The caller sets the time limit.
+    pub async fn accept(self, stream: TcpStream) -> io::Result<TlsStream> {
+        TlsAcceptor::from(self.0).accept(stream).await
     }
 }
 
@@ -257,7 +316,7 @@ pub fn problems(files: &Files) -> Vec<String> {
         return unreadable;
     }
     let whole = Contents::read(files).and_then(|contents| InForce::of(&contents, files));
-    whole.and_then(|whole| whole.prove_date(files, now())).err().map(|error| error.to_string()).into_iter().collect()
+    whole.and_then(|whole| whole.prove_date(now())).err().map(|error| error.to_string()).into_iter().collect()
 }
 
 /// SHA-256 of the client certificate that the handshake proved, if any.

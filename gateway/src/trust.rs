@@ -3,15 +3,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Version};
 use ipnet::{IpNet, Ipv4Net};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use self::forwarded::Told;
@@ -94,19 +95,30 @@ fn passed_on(headers: &HeaderMap) -> bool {
     headers.keys().map(HeaderName::as_str).any(relayed::is_sign)
 }
 
+/// The settings by which callers are identified. A reload replaces them as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerRules {
+    /// Proxies whose report of a caller's address is trusted.
+    pub proxies: Vec<IpNet>,
+    /// The header with that report.
+    pub told: Told,
+    /// Host names of the gateway. Without any, each request may name another.
+    pub hosts: Vec<String>,
+    /// What [`LOCAL`](own::LOCAL) may do; nothing where the gateway has no Postgres of its own.
+    pub local: Local,
+    /// The time between two reads of the applications without a notification.
+    pub poll: Duration,
+}
+
 /// The trusted applications, as of the last look at the database.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// Proxies whose report of a caller's address is trusted.
-    proxies: Vec<IpNet>,
-    /// The header with that report.
-    told: Told,
-    /// Host names of the gateway. Without any, each request may name another.
-    hosts: Vec<String>,
-    /// What [`LOCAL`](own::LOCAL) may do; nothing where the gateway has no Postgres of its own.
-    local: Local,
-    /// Most event types of an application; `None` for any number.
-    event_types_max: Option<usize>,
+    /// Each request reads it once to identify its caller.
+    rules: ArcSwap<CallerRules>,
+    /// Notified when the applications must be read again, since the rules have changed.
+    changed: Notify,
+    /// `local` has changed since the gateway last registered its application.
+    local_changed: AtomicBool,
     /// Each request reads it once; a refresh replaces it. Empty until the first one.
     snapshot: ArcSwapOption<Snapshot>,
     /// Held during a refresh, so that an older answer of the database cannot replace a newer one.
@@ -119,16 +131,21 @@ pub struct Trust {
     sessions: Sessions,
 }
 
-impl Trust {
-    /// No applications yet. `proxies` are trusted about the address of a caller, in the header `told`. A caller without a
-    /// token must name one of `hosts`, if there are any. Callers from this machine may do what `local` says.
-    pub fn new(proxies: Vec<IpNet>, told: Told, hosts: Vec<String>, local: Local) -> Self {
-        Self { proxies, told, hosts, local, ..Self::default() }
+impl CallerRules {
+    /// The address of the caller. `None` when a trusted proxy gives none, or gives this machine.
+    fn address<B>(&self, request: &Request<B>, peer: IpAddr) -> Option<IpAddr> {
+        if self.proxies.is_empty() {
+            return Some(peer);
+        }
+        let values = request.headers().get_all(self.told.header()).iter().map(HeaderValue::as_bytes);
+        forwarded::caller(peer, self.told, values, &self.proxies)
     }
+}
 
-    /// The same, with a bound for the event types of each application.
-    pub fn with_event_types_max(self, most: usize) -> Self {
-        Self { event_types_max: Some(most), ..self }
+impl Trust {
+    /// No applications yet, and these rules.
+    pub fn new(rules: CallerRules) -> Self {
+        Self { rules: ArcSwap::from_pointee(rules), ..Self::default() }
     }
 
     /// The same, with sessions of the panel if this gateway has one.
@@ -180,41 +197,47 @@ impl Trust {
                 snapshot.of_session(id, caller)
             }
             Some(Claim::Nothing) => Err(Stranger::NoSession),
-            Some(Claim::Unsure) => Err(Stranger::Unsure),
+            Some(Claim::Unsure) => Err(Stranger::UnsureSession),
+        }
+    }
+
+    /// Changes the rules, for requests that begin from now on. Until the applications are read again, callers from this
+    /// machine are refused if their rights have changed.
+    pub fn set_rules(&self, rules: CallerRules) {
+        let before = self.rules.swap(Arc::new(rules));
+        let now = self.rules.load();
+        if now.local != before.local {
+            self.local_changed.store(true, Relaxed);
+        }
+        if **now != *before {
+            self.changed.notify_one();
         }
     }
 
     fn caller<B>(&self, request: &Request<B>, peer: Peer) -> Caller {
+        let rules = self.rules.load();
         let header = request.headers().get(AUTHORIZATION);
-        let address = peer.address.and_then(|address| self.address(request, address.ip().to_canonical()));
+        let address = peer.address.and_then(|address| rules.address(request, address.ip().to_canonical()));
         let is_here = address.is_some_and(|address| address.is_loopback());
         Caller {
             address,
             token: header.map(|header| bearer(header.as_bytes()).map(Digest::of)),
             certificate: peer.certificate,
-            meant_for_us: header.is_some() || only_ours(host(request), &self.hosts),
-            must_be_meant: !self.hosts.is_empty(),
+            meant_for_us: header.is_some() || only_ours(host(request), &rules.hosts),
+            must_be_meant: !rules.hosts.is_empty(),
             // Proxies are not believed about callers on this machine, so this is the other end of the connection.
             relayed: is_here && passed_on(request.headers()),
             is_modern: request.version() >= Version::HTTP_11,
             for_loopback: is_here && asks_for_loopback(request),
             session: self.claim(request),
+            local: rules.local,
         }
-    }
-
-    /// The address of the caller. `None` when a trusted proxy gives none, or gives this machine.
-    fn address<B>(&self, request: &Request<B>, peer: IpAddr) -> Option<IpAddr> {
-        if self.proxies.is_empty() {
-            return Some(peer);
-        }
-        let values = request.headers().get_all(self.told.header()).iter().map(HeaderValue::as_bytes);
-        forwarded::caller(peer, self.told, values, &self.proxies)
     }
 
     /// Where a request comes from, for the log: as far as it can be believed, else the other end of the connection.
     pub fn address_of<B>(&self, request: &Request<B>, peer: Peer) -> Option<IpAddr> {
         let other_end = peer.address?.ip().to_canonical();
-        Some(self.address(request, other_end).unwrap_or(other_end))
+        Some(self.rules.load().address(request, other_end).unwrap_or(other_end))
     }
 
     /// The actor of a request: its application, or this gateway if it refuses a stranger.
@@ -227,7 +250,8 @@ impl Trust {
             token_id: application.and(token).map(token::id_of),
             panel_session: session.map(|(digest, _)| token::id_of(digest)),
             peer,
-            forwarded: peer.and_then(|peer| self.address(request, peer).filter(|address| *address != peer)),
+            forwarded: peer
+                .and_then(|peer| self.rules.load().address(request, peer).filter(|address| *address != peer)),
             request_id: RequestId::current().map(|id| id.to_string()),
             ..found
         }
@@ -268,7 +292,7 @@ impl Trust {
     /// which is not open, or half of one; [`Refusal::SignInAway`] if the database cannot tell; [`Refusal::UnnamedProxy`] for a caller that only its network identifies,
     /// if a proxy on this machine may have relayed it; [`Refusal::ForeignHost`] for a caller that is known by being on this
     /// machine (or, with `hosts`, by any network or a certificate) and names another host; or [`Refusal::DatabaseAway`] before
-    /// the first snapshot.
+    /// the first snapshot, and for callers from this machine until it knows their changed rights.
     pub fn identify<B>(&self, request: &Request<B>, peer: Peer) -> Result<Arc<Application>, Refusal> {
         let snapshot = self.snapshot.load();
         let Some(snapshot) = snapshot.as_ref() else { return Err(Refusal::DatabaseAway) };
@@ -290,6 +314,7 @@ impl Trust {
                 self.security.refused(Kind::UnnamedProxy, &application.name, application.refused());
                 Refusal::UnnamedProxy
             }
+            Stranger::Unsure => Refusal::DatabaseAway,
             Stranger::Page(application) => {
                 self.security.refused(Kind::ForeignPage, &application.name, application.refused());
                 Refusal::ForeignHost
@@ -298,7 +323,7 @@ impl Trust {
                 self.security.refused_stranger(Kind::UnknownSession, caller.address);
                 Refusal::NoSession
             }
-            Stranger::Unsure => Refusal::SignInAway,
+            Stranger::UnsureSession => Refusal::SignInAway,
         })
     }
 
@@ -349,7 +374,7 @@ impl Trust {
     pub async fn refresh(&self, store: &Store) -> Result<(), crate::store::Error> {
         let _turn = self.refreshing.lock().await;
         let rows = store.applications().await?;
-        let snapshot = Snapshot::new(rows, self.snapshot.load().as_deref(), self);
+        let snapshot = Snapshot::new(rows, self.snapshot.load().as_deref(), self.rules.load().local, &self.security);
         // Read before the first snapshot is in force: a start must not admit new event types as if they were known.
         self.read_known_types(store, &snapshot).await;
         self.snapshot.store(Some(Arc::new(snapshot)));
@@ -360,7 +385,7 @@ impl Trust {
     /// Reads the event types that the applications have sent, now and then. If that fails, the known ones remain.
     async fn read_known_types(&self, store: &Store, snapshot: &Snapshot) {
         let mut read = self.known_types_read.lock().await;
-        if self.event_types_max.is_none() || read.is_some_and(|at| at.elapsed() < KNOWN_TYPES_READ) {
+        if read.is_some_and(|at| at.elapsed() < KNOWN_TYPES_READ) {
             return;
         }
         match store.event_types_by_application().await {
@@ -401,16 +426,25 @@ impl Trust {
         noted
     }
 
-    /// Keeps the snapshot fresh until `stop`: on each notification, and every `poll` for changes without one. A reader
-    /// refreshes every `poll`.
-    pub async fn follow(self: Arc<Self>, store: Store, poll: Duration, stop: CancellationToken) {
+    /// Registers the application of callers from this machine anew if their rights have changed, and reads all.
+    async fn refresh_with_local(&self, store: &Store) -> Result<(), crate::store::Error> {
+        if self.local_changed.swap(false, Relaxed) {
+            let words = self.rules.load().local.words();
+            store.ensure_local_application(&words).await.inspect_err(|_| self.local_changed.store(true, Relaxed))?;
+        }
+        self.refresh(store).await
+    }
+
+    /// Keeps the snapshot fresh until `stop`: on each notification, after each change of the rules, and every
+    /// [`CallerRules::poll`] for changes without either. A reader gets no notifications.
+    pub async fn follow(self: Arc<Self>, store: Store, stop: CancellationToken) {
         // A standby sends no notifications.
         let listens = store.role() == Role::Full;
         let follow = async {
             loop {
                 let mut listener = if listens { store.listen_applications().await.ok() } else { None };
                 // Listens before it reads, so that no change in between goes unseen.
-                while self.refresh(&store).await.is_ok() {
+                while self.refresh_with_local(&store).await.is_ok() {
                     let changed = async {
                         match &mut listener {
                             Some(listener) => listener.changed().await.is_ok(),
@@ -418,7 +452,12 @@ impl Trust {
                             None => std::future::pending().await,
                         }
                     };
-                    if !tokio::time::timeout(poll, changed).await.unwrap_or(true) {
+                    let poll = self.rules.load().poll;
+                    let goes_on = tokio::select! {
+                        goes_on = tokio::time::timeout(poll, changed) => goes_on.unwrap_or(true),
+                        () = self.changed.notified() => true,
+                    };
+                    if !goes_on {
                         break;
                     }
                 }

@@ -3,6 +3,7 @@
 //! is short.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,7 +16,8 @@ use crate::share::{Budget, Held, Share};
 #[derive(Debug)]
 pub struct Turns {
     room: Arc<Budget>,
-    wait: Duration,
+    /// The longest wait for a turn, in milliseconds.
+    wait_ms: AtomicU64,
     /// Notified when a turn ends.
     ended: Notify,
 }
@@ -32,12 +34,18 @@ impl Turns {
     /// At most `most` turns at once, of which one application alone may hold `share_percent`. A read without a turn
     /// waits for `wait`.
     pub fn new(most: usize, share_percent: usize, wait: Duration) -> Self {
-        Self { room: Budget::new(most, share_percent), wait, ended: Notify::new() }
+        Self { room: Budget::new(most, share_percent), wait_ms: AtomicU64::new(millis(wait)), ended: Notify::new() }
+    }
+
+    /// Changes the share and the wait of reads that come from now on.
+    pub fn change(&self, share_percent: usize, wait: Duration) {
+        self.room.resize(self.room.total(), share_percent);
+        self.wait_ms.store(millis(wait), Relaxed);
     }
 
     /// Takes a turn for an application.
     pub(crate) async fn take(&self, share: &Arc<Share>) -> Result<Turn<'_>, Refusal> {
-        let deadline = Instant::now() + self.wait;
+        let deadline = Instant::now() + Duration::from_millis(self.wait_ms.load(Relaxed));
         let mut held = Held::none(&self.room, share);
         loop {
             // Created before the attempt, so that a turn that ends in between is not missed.
@@ -50,6 +58,10 @@ impl Turns {
             }
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Turn<'_> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
 use tokio::time::{Instant, sleep};
@@ -50,8 +51,8 @@ impl UnseenCounts {
 /// The parts that this task uses.
 #[derive(Debug)]
 pub struct Unseen {
-    /// Judges the events of the letters.
-    pub judges: Judges,
+    /// The settings. A reload replaces them.
+    pub settings: ArcSwap<UnseenSettings>,
     /// The wall clock.
     pub clock: Arc<Clock>,
     /// The queue of rows.
@@ -60,6 +61,13 @@ pub struct Unseen {
     pub readiness: Arc<Readiness>,
     /// Counts the outcomes.
     pub counts: Arc<UnseenCounts>,
+}
+
+/// The settings of this task. Each round keeps those with which it began.
+#[derive(Debug)]
+pub struct UnseenSettings {
+    /// Judges the events of the letters.
+    pub judges: Judges,
     /// The time for one group of letters.
     pub time: Duration,
     /// Most letters per second; 0 turns the task off.
@@ -99,14 +107,13 @@ impl Lanes {
 impl Unseen {
     /// Judges unseen letters now and then, as long as it is polled.
     pub async fn run(&self) {
-        if self.events_per_second_max == 0 {
-            return;
-        }
-        let mut modules = self.judges.validators.changes();
+        let mut modules = self.settings.load().judges.validators.changes();
         let mut lanes = Lanes::default();
         loop {
             sleep(LOOK_EVERY).await;
-            if !self.readiness.is_migrated() || !self.judges.validators.scanned() {
+            let settings = self.settings.load_full();
+            let is_off = settings.events_per_second_max == 0;
+            if is_off || !self.readiness.is_migrated() || !settings.judges.validators.scanned() {
                 continue;
             }
             // A new module may judge what the earlier one could not.
@@ -114,28 +121,28 @@ impl Unseen {
                 modules.mark_unchanged();
                 lanes.paused.clear();
             }
-            if let Err(error) = self.look(&mut lanes).await {
+            if let Err(error) = self.look(&settings, &mut lanes).await {
                 tracing::debug!(%error, "unseen letters could not be judged again now");
             }
         }
     }
 
-    async fn look(&self, lanes: &mut Lanes) -> Result<(), Broken> {
-        let store = &self.judges.store;
+    async fn look(&self, settings: &UnseenSettings, lanes: &mut Lanes) -> Result<(), Broken> {
+        let store = &settings.judges.store;
         if store.next_unseen(None).await?.is_none() {
             lanes.paused.clear();
             return Ok(());
         }
         let Some(turn) = store.unseen_turn().await? else { return Ok(()) };
-        let round = self.round(lanes).await;
+        let round = self.round(settings, lanes).await;
         turn.end().await;
         round
     }
 
     /// Gives each lane its turn, starting where the last round ended.
-    async fn round(&self, lanes: &mut Lanes) -> Result<(), Broken> {
+    async fn round(&self, settings: &UnseenSettings, lanes: &mut Lanes) -> Result<(), Broken> {
         for _ in 0..LANES_OF_A_ROUND {
-            let Some(lane) = self.judges.store.next_unseen(lanes.last.as_ref()).await? else {
+            let Some(lane) = settings.judges.store.next_unseen(lanes.last.as_ref()).await? else {
                 lanes.last = None;
                 break;
             };
@@ -143,7 +150,7 @@ impl Unseen {
             if lanes.rests(&lane) {
                 continue;
             }
-            match self.judge(&lane).await {
+            match self.judge(settings, &lane).await {
                 Ok(true) => drop(lanes.paused.remove(&lane)),
                 Ok(false) => lanes.pause(lane),
                 Err(broken) => {
@@ -157,9 +164,14 @@ impl Unseen {
     }
 
     /// Judges the first letters of a lane. Returns false when their module cannot judge now.
-    async fn judge(&self, lane: &UnseenLane) -> Result<bool, Broken> {
-        let redrive =
-            Redrive { judges: &self.judges, clock: &self.clock, events: &self.events, time: self.time, entry: None };
+    async fn judge(&self, settings: &UnseenSettings, lane: &UnseenLane) -> Result<bool, Broken> {
+        let redrive = Redrive {
+            judges: &settings.judges,
+            clock: &self.clock,
+            events: &self.events,
+            time: settings.time,
+            entry: None,
+        };
         let mut sum = [0; UnseenCounts::OUTCOMES.len()];
         let mut judges = true;
         for _ in 0..GROUPS_AT_A_TURN {
@@ -170,7 +182,7 @@ impl Unseen {
                 sum[place] += count;
             }
             let done = u32::try_from(group.report.results.len()).unwrap_or(u32::MAX);
-            sleep(Duration::from_secs(1) * done / self.events_per_second_max).await;
+            sleep(Duration::from_secs(1) * done / settings.events_per_second_max).await;
             judges = group.judges;
             if !judges || done == 0 {
                 break;

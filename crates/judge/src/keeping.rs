@@ -66,7 +66,6 @@ pub(super) enum Decides {
 /// The rule for keeping, for types with and without a module that serves.
 pub(super) struct Keeping {
     tools: Arc<Tools>,
-    check_amended: CheckAmended,
     limits: Limits,
     /// The slots whose modules ever took something out; empty until [`Keeping::know`] is called.
     ever: ArcSwapOption<HashSet<Slot>>,
@@ -90,16 +89,9 @@ struct Held {
 }
 
 impl Keeping {
-    pub(super) fn new(tools: Arc<Tools>, check_amended: CheckAmended, limits: Limits) -> Self {
+    pub(super) fn new(tools: Arc<Tools>, limits: Limits) -> Self {
         let places = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            tools,
-            check_amended,
-            limits,
-            ever: ArcSwapOption::empty(),
-            former: Mutex::default(),
-            places: Semaphore::new(places),
-        }
+        Self { tools, limits, ever: ArcSwapOption::empty(), former: Mutex::default(), places: Semaphore::new(places) }
     }
 
     /// Sets the slots whose modules ever took something out.
@@ -147,7 +139,7 @@ impl Keeping {
     }
 
     /// Returns how much may be kept of an event with this data.
-    pub(super) async fn keep(&self, decides: Decides, data: &str) -> Keep {
+    pub(super) async fn keep(&self, decides: Decides, data: &str, check_amended: &CheckAmended) -> Keep {
         let (slot, own) = match decides {
             Decides::Nobody => return Keep::Whole,
             Decides::Nothing => return Keep::Nothing,
@@ -155,7 +147,7 @@ impl Keeping {
             Decides::Former(slot) => (slot, None),
         };
         if let Some(module) = own.as_ref().filter(|module| module.rest.is_over()) {
-            let redacted = self.redact(module.program_owned(), module.settings().limits, data).await;
+            let redacted = self.redact(module.program_owned(), module.settings().limits, data, check_amended).await;
             module.rest.note(redacted.as_ref().err());
             match redacted {
                 Ok(redacted) => return Keep::Redacted(redacted),
@@ -166,7 +158,7 @@ impl Keeping {
         let limits = own.as_ref().map_or(self.limits, |module| module.settings().limits);
         let Some(formers) = self.former(slot, own.map(|own| own.digest), limits).await else { return Keep::Nothing };
         for former in formers.versions.get().into_iter().flatten() {
-            if let Ok(redacted) = self.redact(Arc::clone(former), limits, data).await {
+            if let Ok(redacted) = self.redact(Arc::clone(former), limits, data, check_amended).await {
                 return Keep::Redacted(redacted);
             }
         }
@@ -174,11 +166,17 @@ impl Keeping {
     }
 
     /// Calls `redact` on a blocking thread, once there is a place.
-    async fn redact(&self, program: Arc<Program>, limits: Limits, data: &str) -> Result<String, Broken> {
+    async fn redact(
+        &self,
+        program: Arc<Program>,
+        limits: Limits,
+        data: &str,
+        check_amended: &CheckAmended,
+    ) -> Result<String, Broken> {
         let busy = || Broken::new(FaultCode::Busy, "there was no place to redact in");
         let place = tokio::time::timeout(WAIT_MAX, self.places.acquire()).await;
         let Ok(Ok(_place)) = place else { return Err(busy()) };
-        let (tools, check_amended) = (Arc::clone(&self.tools), Arc::clone(&self.check_amended));
+        let (tools, check_amended) = (Arc::clone(&self.tools), Arc::clone(check_amended));
         let data = data.to_owned();
         let call = move || program.redact(&tools.sandbox, &limits, &data, &check_amended);
         match tokio::task::spawn_blocking(call).await {

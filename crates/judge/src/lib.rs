@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use eye_event::envelope::Rules;
 use eye_event::figures::Distribution;
 use eye_event::verdict::{Digest, UnfinishedCode, Unjudged, Verdict, Violation};
 use tokio::sync::watch;
@@ -148,6 +150,35 @@ pub struct Options {
     pub observer: Observer,
 }
 
+/// The part of the options that decides about single requests. It may change while the validators run; a request keeps
+/// the terms that its [`Validators`] had.
+#[derive(Clone)]
+pub struct Terms {
+    /// The verdict on an event whose type has no module.
+    pub unknown_event_type: UnknownEventType,
+    /// The event types whose events are refused as unfinished while no module serves them.
+    pub required: Required,
+    /// Checks an amended `data`, see [`Options::check_amended`].
+    pub check_amended: CheckAmended,
+    /// How long the events of a request may wait for places of their modules, see [`SharedLimits::wait`].
+    pub wait: Duration,
+    /// How long judging all events of a request may take, see [`SharedLimits::judging`].
+    pub judging: Duration,
+}
+
+/// The options that may change while the validators run.
+#[derive(Clone)]
+pub struct Change {
+    /// The terms of requests that begin from now on.
+    pub terms: Terms,
+    /// Bounds of the calls away from the request threads. The number of places stays as it was.
+    pub away: OffloadLimits,
+    /// The longest deadline that a `<name>.toml` may ask for. It counts for files that are read from now on.
+    pub deadline_ms_max: u64,
+    /// The rules that the self-tests of later loads check amended data against.
+    pub rules: Rules,
+}
+
 /// Limits of all modules together, so that no module takes everything from the others.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedLimits {
@@ -215,9 +246,12 @@ pub struct Judgement {
     pub digest: Option<Digest>,
 }
 
-/// All validators. A clone is cheap; dropping the last one stops everything.
+/// All validators, and the terms of requests. A clone is cheap; dropping the last one stops everything.
 #[derive(Clone)]
-pub struct Validators(Arc<Inner>);
+pub struct Validators {
+    inner: Arc<Inner>,
+    terms: Arc<Terms>,
+}
 
 struct Inner {
     sandbox: Arc<Sandbox>,
@@ -226,11 +260,11 @@ struct Inner {
     away: Offload,
     registry: Arc<Registry>,
     board: Arc<Reports>,
-    unknown_event_type: UnknownEventType,
-    shared: SharedLimits,
-    required: Required,
+    /// The terms of the last change, for reports about all requests.
+    latest: ArcSwap<Terms>,
+    /// The thread that loads modules reads it for each file.
+    given: Arc<Mutex<LimitDefaults>>,
     unserved: Unserved,
-    check_amended: CheckAmended,
     keeping: Keeping,
     inbox: SyncSender<Message>,
     life: Mutex<Option<JoinHandle<()>>>,
@@ -275,7 +309,16 @@ impl Validators {
             ),
             history: History::under(&options.data_dir),
         });
-        let keeping = Keeping::new(Arc::clone(&tools), Arc::clone(&options.check_amended), options.limits);
+        let keeping = Keeping::new(Arc::clone(&tools), options.limits);
+        let given = LimitDefaults { defaults: options.limits, deadline_ms_max: options.deadline_ms_max };
+        let given = Arc::new(Mutex::new(given));
+        let terms = Arc::new(Terms {
+            unknown_event_type: options.unknown_event_type,
+            required: options.required,
+            check_amended: options.check_amended,
+            wait: shared.wait,
+            judging: shared.judging,
+        });
         let (inbox, messages) = sync_channel(64);
         let done = inbox.clone();
         let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
@@ -289,37 +332,48 @@ impl Validators {
             registry: Arc::clone(&registry),
             board: Arc::clone(&board),
             roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
-            given: LimitDefaults { defaults: options.limits, deadline_ms_max: options.deadline_ms_max },
+            given: Arc::clone(&given),
             rescan: options.rescan,
             observer: options.observer,
         });
         let life =
             std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             sandbox,
             tools,
             away: Offload::new(shared.away),
             registry,
             board,
-            unknown_event_type: options.unknown_event_type,
-            shared,
-            required: options.required,
+            latest: ArcSwap::new(Arc::clone(&terms)),
+            given,
             unserved: Unserved::default(),
-            check_amended: options.check_amended,
             keeping,
             inbox,
             life: Mutex::new(Some(life)),
-        })))
+        };
+        Ok(Self { inner: Arc::new(inner), terms })
+    }
+
+    /// Changes the options of the running validators. Requests of the result have the new terms, and requests of `self`
+    /// keep theirs.
+    #[must_use]
+    pub fn change(&self, Change { terms, away, deadline_ms_max, rules }: Change) -> Self {
+        let (inner, terms) = (Arc::clone(&self.inner), Arc::new(terms));
+        inner.away.set_limits(away);
+        inner.tools.loader.set_rules(rules);
+        inner.given.lock().unwrap_or_else(PoisonError::into_inner).deadline_ms_max = deadline_ms_max;
+        inner.latest.store(Arc::clone(&terms));
+        Self { inner, terms }
     }
 
     /// Begins to judge the events of one request, with the modules that serve now.
     #[must_use]
     pub fn begin(&self) -> Judging<'_> {
         let began = Instant::now();
-        let latest = Some(began + self.0.shared.judging);
+        let latest = Some(began + self.terms.judging);
         Judging {
             validators: self,
-            modules: self.0.registry.now(),
+            modules: self.inner.registry.now(),
             began,
             latest,
             asked: 0,
@@ -344,13 +398,13 @@ impl Validators {
     /// Sets the slots of all modules that ever took secrets out. Until the gateway calls this, it keeps nothing of
     /// events whose type has no module.
     pub fn know_taking(&self, ever: HashSet<Slot>) {
-        self.0.keeping.know(ever);
+        self.inner.keeping.know(ever);
     }
 
     /// The modules that serve now and take secrets out of dead letters.
     #[must_use]
     pub fn taking(&self) -> Vec<Taking> {
-        let modules = self.0.registry.now();
+        let modules = self.inner.registry.now();
         let taking = modules.taking().map(|module| Taking {
             slot: module.slot.clone(),
             digest: module.digest,
@@ -361,14 +415,14 @@ impl Validators {
 
     /// Whether a module serves this very slot and takes nothing out.
     pub fn takes_nothing(&self, slot: &Slot) -> bool {
-        matches!(self.0.registry.now().own(slot), Some(Place::Taken(module)) if !module.takes_out())
+        matches!(self.inner.registry.now().own(slot), Some(Place::Taken(module)) if !module.takes_out())
     }
 
     fn unknown(&self, subject: &Subject<'_>) -> Judgement {
-        if (self.0.required.contains)(subject.category, subject.name) {
+        if (self.terms.required.contains)(subject.category, subject.name) {
             return unfinished(UnfinishedCode::ModuleUnavailable);
         }
-        let outcome = match self.0.unknown_event_type {
+        let outcome = match self.terms.unknown_event_type {
             UnknownEventType::Accept => Verdict::Accept,
             UnknownEventType::Reject => Verdict::Reject(vec![Violation {
                 pointer: String::new(),
@@ -384,50 +438,50 @@ impl Validators {
     /// Whether the gateway has read the modules directory and tried every module of the first scan.
     #[must_use]
     pub fn scanned(&self) -> bool {
-        *self.0.board.watch_scanned().borrow()
+        *self.inner.board.watch_scanned().borrow()
     }
 
     /// Waits until [`Validators::scanned`] is true.
     pub async fn wait_scanned(&self) {
         // `self` holds the sender, so the channel stays open.
-        let mut scanned = self.0.board.watch_scanned();
+        let mut scanned = self.inner.board.watch_scanned();
         let _closed = scanned.wait_for(|scanned| *scanned).await;
     }
 
     /// Changes its value whenever [`Validators::report`] does.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.board.watch_changes()
+        self.inner.board.watch_changes()
     }
 
     /// The reports of all slots, in the order of event types.
     #[must_use]
     pub fn report(&self) -> Vec<TypeReport> {
-        self.0.board.report()
+        self.inner.board.report()
     }
 
     /// Times of judging, over all modules that serve or ever served.
     #[must_use]
     pub fn judging(&self) -> Distribution {
-        self.0.board.judging()
+        self.inner.board.judging()
     }
 
     /// Bytes that all modules take together between calls, and their bound.
     #[must_use]
     pub fn memory_bytes(&self) -> (usize, usize) {
-        let memory = &self.0.sandbox.memory;
+        let memory = &self.inner.sandbox.memory;
         (memory.taken(), memory.bytes_max())
     }
 
     /// Events that wait now for a place of a slow module.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.away.waiting()
+        self.inner.away.waiting()
     }
 
     /// Stops watching the directory and loading modules. The modules that serve can still judge.
     pub async fn stop(&self) {
-        let inner = Arc::clone(&self.0);
+        let inner = Arc::clone(&self.inner);
         // A module may be compiling just now, and a request thread must not wait that long.
         if tokio::task::spawn_blocking(move || inner.stop()).await.is_err() {
             tracing::error!("the end of the modules directory's watch panicked");
@@ -438,42 +492,42 @@ impl Validators {
     /// [`Validators::unserved`].
     #[must_use]
     pub fn problems(&self, unserved: &[UnservedType]) -> Vec<Problem> {
-        self.0.board.problems(unserved)
+        self.inner.board.problems(unserved)
     }
 
     /// Counts of refused, loading, unavailable, lost and missing modules.
     #[must_use]
     pub fn doubts(&self) -> Doubts {
-        let modules = self.0.registry.now();
+        let modules = self.inner.registry.now();
         let serves = |(category, name): &&(String, Option<String>)| modules.serves(category, name.as_deref());
-        let missing = self.0.required.each.iter().filter(|one| !serves(one)).count();
-        Doubts { missing, ..self.0.board.doubts() }
+        let missing = self.inner.latest.load().required.each.iter().filter(|one| !serves(one)).count();
+        Doubts { missing, ..self.inner.board.doubts() }
     }
 
     /// How often the modules directory lost most of its files at once.
     #[must_use]
     pub fn accidents(&self) -> u64 {
-        self.0.board.accidents()
+        self.inner.board.accidents()
     }
 
     /// The faults of each slot over all its versions, since the slot is there. They never go down meanwhile.
     #[must_use]
     pub fn slot_faults(&self) -> Vec<(String, Faults)> {
-        self.0.board.slot_faults()
+        self.inner.board.slot_faults()
     }
 
     /// Counts an event that was stored though no module judged it.
     pub fn count_unserved(&self, category: &str, name: &str) {
-        self.0.unserved.count(category, name);
+        self.inner.unserved.count(category, name);
     }
 
     /// The event types whose events were stored with no validator since the start, each with the file that its author
     /// may have meant for it. The number counts stored events of further types.
     #[must_use]
     pub fn unserved(&self) -> (Vec<UnservedType>, u64) {
-        let mut types = self.0.unserved.types();
-        self.0.board.find_nearest(&mut types);
-        (types, self.0.unserved.others())
+        let mut types = self.inner.unserved.types();
+        self.inner.board.find_nearest(&mut types);
+        (types, self.inner.unserved.others())
     }
 }
 
@@ -543,8 +597,9 @@ impl Judging<'_> {
             received_at_us: subject.received_at_us,
             data: subject.data,
         };
-        let Inner { sandbox, check_amended, away, shared, .. } = &*self.validators.0;
-        let time = Time { place_until: self.began + shared.wait, verdict_until: self.latest };
+        let Inner { sandbox, away, .. } = &*self.validators.inner;
+        let Terms { check_amended, wait, .. } = &*self.validators.terms;
+        let time = Time { place_until: self.began + *wait, verdict_until: self.latest };
         let outcome = match module.circuit.way(event.application) {
             Route::Here => module.judge(sandbox, &event, check_amended),
             Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
@@ -558,24 +613,28 @@ impl Judging<'_> {
 impl Judging<'_> {
     /// How much of an event of this type with this data may be kept, if the event is not stored.
     pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
-        let keeping = &self.validators.0.keeping;
+        let keeping = &self.validators.inner.keeping;
         let decides = keeping.decides(&self.modules, category, name);
-        if matches!(decides, Decides::Nobody) { Keep::Whole } else { keeping.keep(decides, data).await }
+        if matches!(decides, Decides::Nobody) {
+            Keep::Whole
+        } else {
+            keeping.keep(decides, data, &self.validators.terms.check_amended).await
+        }
     }
 
     /// Whether a dead letter may keep an event whose type could not be read.
     pub fn keeps_unread(&self) -> bool {
-        self.validators.0.keeping.keeps_unread(&self.modules)
+        self.validators.inner.keeping.keeps_unread(&self.modules)
     }
 
     /// Whether dead letters of this event type may lack a part of the event.
     pub fn takes_out(&self, category: &str, name: &str) -> bool {
-        !matches!(self.validators.0.keeping.decides(&self.modules, category, name), Decides::Nobody)
+        !matches!(self.validators.inner.keeping.decides(&self.modules, category, name), Decides::Nobody)
     }
 
     /// The slot whose module takes something out of events of this type, or took it out when it served.
     pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
-        self.validators.0.keeping.taking_slot(&self.modules, category, name)
+        self.validators.inner.keeping.taking_slot(&self.modules, category, name)
     }
 
     /// Whether the module that serves this event type judges by the time of receipt.

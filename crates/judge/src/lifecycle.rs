@@ -11,9 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::directory::Directory;
@@ -81,11 +81,18 @@ pub(super) struct Parts {
     /// The slots that served before the start. The first scan compares them with the files.
     pub(super) roster: Roster,
     /// Limits of modules whose settings file sets none.
-    pub(super) given: LimitDefaults,
+    pub(super) given: Arc<Mutex<LimitDefaults>>,
     /// Longest time between two scans of a directory that can be read.
     pub(super) rescan: Duration,
     /// Gets the changes of slots after each publication.
     pub(super) observer: Observer,
+}
+
+impl Parts {
+    /// The limits for a settings file that is read now.
+    fn given(&self) -> LimitDefaults {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The thread's own state. Only this thread reads and writes it.

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use eye_event::envelope::Rules;
 use eye_event::verdict::Digest;
@@ -87,6 +88,8 @@ pub(super) enum Unloaded {
 /// Loads files in child processes.
 pub(super) struct Loader {
     loading: Loading,
+    /// The rules for the next loads; those of `loading` are of the start.
+    rules: Mutex<Rules>,
     compiled: Option<Compiled>,
     marks: Marks,
     stopped: AtomicBool,
@@ -113,6 +116,7 @@ impl Loader {
         let compiled = Compiled::open(&data_dir.join("compiled"));
         let marks = Marks::open(&data_dir.join("loading"), &loading.limits);
         Self {
+            rules: Mutex::new(loading.rules),
             loading,
             compiled,
             marks,
@@ -127,6 +131,11 @@ impl Loader {
         self.stopped.store(true, Relaxed);
     }
 
+    /// Changes the rules of self-tests, for loads that begin from now on.
+    pub(super) fn set_rules(&self, rules: Rules) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
     /// Loads a file, and calls `begin` at each step.
     pub(super) fn load(
         &self,
@@ -135,7 +144,8 @@ impl Loader {
         lane: Lane,
         begin: impl Fn(Step),
     ) -> Result<Program, Unloaded> {
-        let key = self.key(asked);
+        let rules = *self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = self.key(asked, &rules);
         if let Some(built) = self.compiled.as_ref().and_then(|compiled| compiled.find(&key)) {
             match Program::open(sandbox, built) {
                 Ok(program) => return Ok(program),
@@ -153,7 +163,7 @@ impl Loader {
             Mark::Suspect => lane,
             Mark::Refused(refusal) => return Err(Unloaded::Refused(refusal)),
         };
-        let built = self.build(asked, &key, lane, begin)?;
+        let built = self.build(asked, rules, &key, lane, begin)?;
         if let Some(compiled) = &self.compiled {
             compiled.keep(&key, &built);
         }
@@ -171,11 +181,11 @@ impl Loader {
         }
     }
 
-    fn key(&self, asked: &Asked<'_>) -> Digest {
+    fn key(&self, asked: &Asked<'_>, rules: &Rules) -> Digest {
         let identity = Identity {
             file: asked.digest.0,
             limits: asked.limits,
-            rules: &self.loading.rules,
+            rules,
             event_type: asked.slot.example(),
             version: env!("CARGO_PKG_VERSION"),
             program: program_identity(&self.loading.program),
@@ -183,14 +193,21 @@ impl Loader {
         Digest::of(&postcard::to_allocvec(&identity).expect("it is plain data"))
     }
 
-    fn build(&self, asked: &Asked<'_>, key: &Digest, lane: Lane, begin: impl Fn(Step)) -> Result<Built, Unloaded> {
+    fn build(
+        &self,
+        asked: &Asked<'_>,
+        rules: Rules,
+        key: &Digest,
+        lane: Lane,
+        begin: impl Fn(Step),
+    ) -> Result<Built, Unloaded> {
         let (category, name) = asked.slot.example();
         let limits = &self.loading.limits;
         let bounds = limits.of(asked.bytes.len() as u64, asked.limits, lane == Lane::Quick);
         let job = Job {
             file_bytes: asked.bytes.len() as u64,
             limits: *asked.limits,
-            rules: self.loading.rules,
+            rules,
             category: category.to_owned(),
             name: name.to_owned(),
             bounds,

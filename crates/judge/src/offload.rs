@@ -63,13 +63,14 @@ pub(super) struct Time {
 pub(super) struct Offload(Arc<Shared>);
 
 struct Shared {
-    limits: OffloadLimits,
     places: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// The bounds of the settings. The number of places is that of the start.
+    limits: OffloadLimits,
     /// Places that are held.
     held: usize,
     /// Events that wait, and the bytes of their data. New events are compared with the bounds.
@@ -117,7 +118,16 @@ fn within_share(own: usize, free: usize, percent: usize) -> bool {
 
 impl Offload {
     pub(super) fn new(limits: OffloadLimits) -> Self {
-        Self(Arc::new(Shared { limits, places: limits.places(), state: Mutex::default() }))
+        let state = State { limits, ..State::default() };
+        Self(Arc::new(Shared { places: limits.places(), state: Mutex::new(state) }))
+    }
+
+    /// Changes the bounds, except for the number of places. Events beyond a lower bound wait on, and no others come.
+    pub(super) fn set_limits(&self, limits: OffloadLimits) {
+        let mut state = self.0.lock();
+        state.limits = limits;
+        // A larger share may have places for events that wait.
+        self.0.give(&mut state);
     }
 
     /// Events that wait for a place now.
@@ -226,7 +236,7 @@ impl Shared {
         let Some(lane) = state.lanes.get(&module) else { return false };
         let Some(free) = self.places.checked_sub(state.held + 1) else { return false };
         let own = lane.held + 1;
-        own == 1 || own <= lane.most && within_share(own, free, self.limits.module_share_percent)
+        own == 1 || own <= lane.most && within_share(own, free, state.limits.module_share_percent)
     }
 
     /// Whether one more event of an application may wait.
@@ -234,10 +244,10 @@ impl Shared {
         let own = state.by_application.get(application).copied().unwrap_or_default();
         let fits = |own: usize, more: usize, all: usize, most: usize| {
             let free = most.checked_sub(all.saturating_add(more));
-            free.is_some_and(|free| own == 0 || within_share(own + more, free, self.limits.application_share_percent))
+            free.is_some_and(|free| own == 0 || within_share(own + more, free, state.limits.application_share_percent))
         };
-        fits(own.events, 1, state.waiting, self.limits.waiting_max)
-            && fits(own.bytes, bytes, state.waiting_bytes, self.limits.waiting_bytes_max)
+        fits(own.events, 1, state.waiting, state.limits.waiting_max)
+            && fits(own.bytes, bytes, state.waiting_bytes, state.limits.waiting_bytes_max)
     }
 
     /// Gives free places to waiting events: those of the module that holds the fewest places come first.

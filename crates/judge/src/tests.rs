@@ -182,7 +182,7 @@ fn refused(report: &TypeReport) -> bool {
 
 /// Holds all instances that may be at one moment, until it is dropped.
 fn fill(house: &House) -> Vec<impl Sized> {
-    let sandbox = &house.validators.0.sandbox;
+    let sandbox = &house.validators.inner.sandbox;
     let empty = wat::parse_str("(component (core module $m) (core instance (instantiate $m)))").expect("text");
     let empty = wasmtime::component::Component::from_binary(&sandbox.engine, &empty).expect("a component");
     let empty = wasmtime::component::Linker::new(&sandbox.engine).instantiate_pre(&empty).expect("no imports");

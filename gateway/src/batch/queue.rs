@@ -44,6 +44,8 @@ impl<T> Submission<T> {
 
 /// The submissions that wait. Requests and writers change it under one lock.
 pub(super) struct Queue<T> {
+    /// Read with each submission and each batch.
+    pub(super) limits: Limits,
     /// The oldest first.
     pub(super) submissions: VecDeque<Submission<T>>,
     /// Items of all waiting submissions. A writer reads it to see whether a batch is full.
@@ -64,13 +66,13 @@ pub(super) struct Queue<T> {
     swept: Option<Instant>,
 }
 
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        let (submissions, items, bytes) = (VecDeque::new(), 0, 0);
+impl<T> Queue<T> {
+    pub(super) fn new(limits: Limits) -> Self {
         Queue {
-            submissions,
-            items,
-            bytes,
+            limits,
+            submissions: VecDeque::new(),
+            items: 0,
+            bytes: 0,
             flushing: 0,
             writing: 0,
             taken: 0,
@@ -79,9 +81,7 @@ impl<T> Default for Queue<T> {
             swept: None,
         }
     }
-}
 
-impl<T> Queue<T> {
     pub(super) fn push(&mut self, submission: Submission<T>) {
         self.items += submission.items.len();
         self.bytes += submission.bytes;
@@ -97,8 +97,8 @@ impl<T> Queue<T> {
     }
 
     /// Whether the waiting submissions fill a batch.
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        self.items >= limits.events_max || self.bytes >= limits.bytes_max
+    pub(super) fn is_full(&self) -> bool {
+        self.items >= self.limits.events_max || self.bytes >= self.limits.bytes_max
     }
 
     /// Whether the queue has a place for a submission of this application.
@@ -145,7 +145,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes the oldest submissions that make a batch together; at least one, unless all are abandoned.
-    fn take(&mut self, limits: &Limits) -> Vec<Submission<T>> {
+    fn take(&mut self) -> Vec<Submission<T>> {
+        let limits = self.limits;
         let mut batch = Vec::with_capacity(self.submissions.len().min(limits.events_max));
         let (mut items, mut bytes) = (0, 0);
         while let Some(next) = self.submissions.front() {
@@ -168,8 +169,6 @@ impl<T> Queue<T> {
 pub(super) struct Shared<T> {
     /// Name of the batcher, for logs and metrics.
     pub(super) name: &'static str,
-    /// Read with each submission and each batch.
-    pub(super) limits: Limits,
     pub(super) queue: Mutex<Queue<T>>,
     /// Wakes writers that wait for a submission, or for the end.
     pub(super) changed: Notify,
@@ -180,6 +179,12 @@ impl<T> Shared<T> {
     /// Locks the queue. No code under the lock can leave the queue half changed, so a poisoned lock is as good.
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue<T>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the bounds, and wakes all writers: for one of them a batch may be due.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+        self.changed.notify_waiters();
     }
 
     /// Closes the queue and wakes all writers.
@@ -231,11 +236,11 @@ impl<T> Shared<T> {
         let Some(oldest) = queue.submissions.front() else {
             return if queue.closed { Look::End } else { Look::Wait(None) };
         };
-        let due = oldest.since + self.limits.age;
-        if queue.flushing > 0 && !queue.is_full(&self.limits) && !queue.closed && Instant::now() < due {
+        let due = oldest.since + queue.limits.age;
+        if queue.flushing > 0 && !queue.is_full() && !queue.closed && Instant::now() < due {
             return Look::Wait(Some(due));
         }
-        let batch = queue.take(&self.limits);
+        let batch = queue.take();
         if batch.is_empty() {
             // All of them were abandoned.
             return if queue.closed { Look::End } else { Look::Wait(None) };

@@ -303,6 +303,31 @@ fn a_full_queue_refuses_and_makes_room_for_the_living() {
 }
 
 #[test]
+fn a_queue_with_other_bounds_writes_what_waits_and_takes_as_much_as_they_allow() {
+    paused(async {
+        let (sinks, table) = sinks(1, &[(50, Well)]);
+        let (batcher, tasks) = Batcher::start("test", Limits { submissions_max: 3, ..limits(10) }, sinks);
+        let mut receipts = vec![batcher.submit(vec![item(0)], None).expect("room")];
+        sleep(Duration::from_millis(1)).await;
+        receipts.extend((1..4).map(|key| batcher.submit(vec![item(key)], None).expect("room")));
+        batcher.set_limits(Limits { submissions_max: 1, ..limits(1) });
+        assert!(batcher.submit(vec![item(4)], None).is_err(), "there is more than may wait");
+        for receipt in receipts {
+            assert_eq!(receipt.await.expect("receipt")[..], [Fate::Stored]);
+        }
+        assert_eq!(table.lock().expect("lock").largest, 1, "a batch has one item now");
+        let last = batcher.submit(vec![item(4)], None).expect("room");
+        sleep(Duration::from_millis(1)).await;
+        batcher.submit(vec![item(5)], None).expect("one may wait");
+        assert!(batcher.submit(vec![item(6)], None).is_err());
+        batcher.set_limits(limits(10));
+        let more = batcher.submit(vec![item(6)], None).expect("more may wait again");
+        assert_eq!((last.await.is_ok(), more.await.is_ok()), (true, true));
+        tasks.drain(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
 fn a_drain_ends_at_its_limit() {
     paused(async {
         let (sinks, _table) = sinks(2, &[(10, Away)]);

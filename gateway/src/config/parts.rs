@@ -8,33 +8,208 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use eye_event::envelope::{self, Rules};
 
-use super::{Config, Settings, UnknownEventType};
-use crate::access_log::AccessLog;
+use super::{Config, UnknownEventType};
+use crate::access_log::AccessLogMode;
 use crate::batch;
 use crate::body::BodyLimits;
 use crate::first_admin::{AtStart, FirstAdmin};
 use crate::ingest::IngestLimits;
 use crate::live;
 use crate::panel_address;
-use crate::reload::Changeable;
 use crate::retention::Policy;
 use crate::scrub::ScrubLimits;
-use crate::server::{Admission, ServerLimits};
+use crate::server::{Proxying, ServerLimits};
 use crate::sockets::Addresses;
 use crate::store::Role;
-use crate::telemetry::{self, LogFormat};
-use crate::tls::{Files, Tls};
+use crate::telemetry::LogFormat;
+use crate::tls::Files;
+use crate::trust::CallerRules;
+use crate::trust::event_types::EventTypes;
+use crate::trust::own::Local;
 
-/// The settings that a reload applies while the gateway runs. A new line here adds another one.
-pub fn changeable(access_log: &Arc<AccessLog>) -> Vec<Changeable> {
-    fn setting(key: &'static str, take_over: impl Fn(Config) + Send + Sync + 'static) -> Changeable {
-        Changeable { key, take_over: Box::new(move |settings: &Settings| take_over(settings.config())) }
+/// All that running parts take from the settings, at the start and with each reload. A setting whose row says `reload`
+/// decides about something here, and no other does, as a test holds.
+#[derive(Clone, Debug)]
+pub struct Changeable {
+    /// The least severe level of the log.
+    pub log_level: String,
+    /// The requests that have a line in the access log.
+    pub access_log: AccessLogMode,
+    /// Bounds of connections.
+    pub connections: ServerLimits,
+    /// How long a stopping gateway still accepts connections; `None` for the default.
+    pub drain_delay_ms: Option<u64>,
+    /// The files of TLS; `None` without TLS.
+    pub tls: Option<Files>,
+    /// The proxies that connections come from.
+    pub proxying: Proxying,
+    /// How callers are identified.
+    pub callers: CallerRules,
+    /// Bounds of single requests.
+    pub requests: RequestSettings,
+    /// The terms of judging.
+    pub judging: JudgingSettings,
+    /// Bounds of the queues of rows and dead letters.
+    pub queue: batch::Limits,
+    /// Sizes of the rooms that applications share.
+    pub rooms: Rooms,
+    /// Bounds of the readers of live outcomes.
+    pub live: live::Limits,
+    /// What is kept.
+    pub retention: Policy,
+    /// The time between two rounds of retention.
+    pub retention_every: Duration,
+    /// Bounds of the scrubbing of older dead letters.
+    pub scrub: ScrubLimits,
+    /// Whether missing modules make the gateway not ready.
+    pub ready_requires_modules: bool,
+}
+
+/// Bounds of single requests.
+#[derive(Clone, Debug)]
+pub struct RequestSettings {
+    /// The gateway's own rules for events.
+    pub rules: Rules,
+    /// Bounds of a sending request.
+    pub ingest: IngestLimits,
+    /// Most headers.
+    pub headers_max: usize,
+    /// Origins whose pages may send.
+    pub cors_origins: Vec<String>,
+    /// Most event types of an application.
+    pub event_types_max: usize,
+    /// Most bytes of an event that a dead letter keeps.
+    pub dead_letter_raw_bytes_max: usize,
+    /// Most bytes of a page.
+    pub page_bytes_max: usize,
+    /// The longest wait of a read for a connection.
+    pub read_wait: Duration,
+    /// Most unseen events per second that are judged again.
+    pub rejudge_events_per_second_max: u32,
+}
+
+/// The terms of judging.
+#[derive(Clone, Debug)]
+pub struct JudgingSettings {
+    /// The verdict on an event whose type has no module.
+    pub unknown_event_type: UnknownEventType,
+    /// The event types that must have a module.
+    pub require_module: Arc<EventTypes>,
+    /// How long the events of a request may wait for places of their modules.
+    pub wait: Duration,
+    /// How long judging all of them may take.
+    pub judging: Duration,
+    /// Bounds of slow calls. The number of places is that of the start.
+    pub away: eye_judge::OffloadLimits,
+    /// The longest deadline that a module's own settings may ask for, in milliseconds.
+    pub deadline_ms_max: u64,
+}
+
+/// Sizes of the rooms that applications share.
+#[derive(Clone, Copy, Debug)]
+pub struct Rooms {
+    /// Percent of each that one application may fill alone.
+    pub share_percent: usize,
+    /// Bytes of bodies that are read, judged or written.
+    pub in_flight_bytes_max: usize,
+    /// Bytes of answers to reads that are not sent yet.
+    pub answers_bytes_max: usize,
+    /// Bytes of rejected events that wait to be kept.
+    pub dead_letter_queue_bytes_max: usize,
+    /// Streams of lines at once.
+    pub streams_max: usize,
+    /// How long the reader of a stream may read nothing.
+    pub stream_stall: Duration,
+}
+
+/// What the parts of a gateway take from these settings.
+pub fn changeable(config: &Config) -> Changeable {
+    Changeable {
+        log_level: config.log_level.clone(),
+        access_log: config.access_log,
+        connections: server_limits(config),
+        drain_delay_ms: config.drain_delay_ms,
+        tls: tls_files(config),
+        proxying: proxying(config),
+        callers: caller_rules(config),
+        requests: request_settings(config),
+        judging: judging_settings(config),
+        queue: batch_limits(config),
+        rooms: Rooms {
+            share_percent: config.application_share_percent,
+            in_flight_bytes_max: config.in_flight_bytes_max,
+            answers_bytes_max: config.answers_bytes_max,
+            dead_letter_queue_bytes_max: config.dead_letter_queue_bytes_max,
+            streams_max: config.streams_max,
+            stream_stall: Duration::from_millis(config.stream_stall_ms),
+        },
+        live: live_limits(config),
+        retention: retention_policy(config),
+        retention_every: Duration::from_secs(config.retention_seconds),
+        scrub: scrub_limits(config),
+        ready_requires_modules: config.ready_requires_modules,
     }
-    let access_log = Arc::clone(access_log);
-    vec![
-        setting("log_level", |config| telemetry::set_level(&config.log_level)),
-        setting("access_log", move |config| access_log.set(config.access_log)),
-    ]
+}
+
+fn request_settings(config: &Config) -> RequestSettings {
+    RequestSettings {
+        rules: rules(config),
+        ingest: ingest_limits(config),
+        headers_max: config.headers_max,
+        cors_origins: config.cors_origins.clone(),
+        event_types_max: config.event_types_max,
+        dead_letter_raw_bytes_max: config.dead_letter_raw_bytes_max,
+        page_bytes_max: config.page_bytes_max,
+        read_wait: Duration::from_millis(config.read_wait_ms),
+        rejudge_events_per_second_max: config.rejudge_events_per_second_max,
+    }
+}
+
+fn judging_settings(config: &Config) -> JudgingSettings {
+    let shared = shared_limits(config);
+    JudgingSettings {
+        unknown_event_type: config.unknown_event_type,
+        require_module: Arc::clone(&config.require_module),
+        wait: shared.wait,
+        judging: shared.judging,
+        // The threads of the places are made at the start.
+        away: eye_judge::OffloadLimits { places: 0, ..shared.away },
+        deadline_ms_max: deadline_ms_max(config),
+    }
+}
+
+/// The change of running validators.
+pub fn validators_change(judging: &JudgingSettings, rules: Rules) -> eye_judge::Change {
+    eye_judge::Change {
+        terms: eye_judge::Terms {
+            unknown_event_type: unknown_event_type(judging.unknown_event_type),
+            required: required(&judging.require_module),
+            check_amended: check_amended(rules),
+            wait: judging.wait,
+            judging: judging.judging,
+        },
+        away: judging.away,
+        deadline_ms_max: judging.deadline_ms_max,
+        rules,
+    }
+}
+
+fn unknown_event_type(treatment: UnknownEventType) -> eye_judge::UnknownEventType {
+    match treatment {
+        UnknownEventType::Accept => eye_judge::UnknownEventType::Accept,
+        UnknownEventType::Reject => eye_judge::UnknownEventType::Reject,
+    }
+}
+
+fn required(types: &Arc<EventTypes>) -> eye_judge::Required {
+    let types = Arc::clone(types);
+    let each = types.each().map(|(category, name)| (category.to_owned(), name.map(str::to_owned))).collect();
+    eye_judge::Required { contains: Arc::new(move |category, name| types.contains(category, name)), each }
+}
+
+/// A longer deadline would end after the answer, so that the sender would not learn of the fault.
+fn deadline_ms_max(config: &Config) -> u64 {
+    config.answer_ms.saturating_sub(1)
 }
 
 /// The gateway's own rules for events.
@@ -61,15 +236,8 @@ pub fn validator_options(config: &Config) -> eye_judge::Options {
     eye_judge::Options {
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),
-        unknown_event_type: match config.unknown_event_type {
-            UnknownEventType::Accept => eye_judge::UnknownEventType::Accept,
-            UnknownEventType::Reject => eye_judge::UnknownEventType::Reject,
-        },
-        required: {
-            let required = Arc::clone(&config.require_module);
-            let each = required.each().map(|(category, name)| (category.to_owned(), name.map(str::to_owned))).collect();
-            eye_judge::Required { contains: Arc::new(move |category, name| required.contains(category, name)), each }
-        },
+        unknown_event_type: unknown_event_type(config.unknown_event_type),
+        required: required(&config.require_module),
         is_beside_gateway: false,
         limits: eye_judge::Limits {
             deadline_ms: config.deadline_ms,
@@ -77,8 +245,7 @@ pub fn validator_options(config: &Config) -> eye_judge::Options {
             output_bytes_max: config.output_bytes_max,
             violations_max: config.violations_max,
         },
-        // A longer deadline would end after the answer, so that the sender would not learn of the fault.
-        deadline_ms_max: config.answer_ms.saturating_sub(1),
+        deadline_ms_max: deadline_ms_max(config),
         shared: shared_limits(config),
         rescan: Duration::from_secs(config.rescan_seconds),
         check_amended: check_amended(rules),
@@ -191,9 +358,9 @@ pub fn server_limits(config: &Config) -> ServerLimits {
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a stopping gateway still accepts connections.
-pub fn drain_delay(config: &Config) -> Duration {
+pub fn drain_delay(config: &Config, drain_delay_ms: Option<u64>) -> Duration {
     let default = if config.database_url.is_some() { DRAIN_DELAY } else { Duration::ZERO };
-    config.drain_delay_ms.map_or(default, Duration::from_millis)
+    drain_delay_ms.map_or(default, Duration::from_millis)
 }
 
 /// The addresses that the gateway listens on.
@@ -254,9 +421,18 @@ pub fn tls_files(config: &Config) -> Option<Files> {
     Some(Files { certificate, key, client_ca: config.tls_client_ca.clone(), client_required: config.tls_client_auth })
 }
 
-/// The checks of each new connection.
-pub fn admission(config: &Config, tls: Option<Arc<Tls>>) -> Admission {
-    Admission::new(tls, config.proxy_protocol, config.trusted_proxies.clone())
+fn proxying(config: &Config) -> Proxying {
+    Proxying { proxy_protocol: config.proxy_protocol, trusted_proxies: config.trusted_proxies.clone() }
+}
+
+fn caller_rules(config: &Config) -> CallerRules {
+    CallerRules {
+        proxies: config.trusted_proxies.clone(),
+        told: config.forwarded_header,
+        hosts: config.hosts.clone(),
+        local: if config.database_url.is_none() { config.local } else { Local::Off },
+        poll: Duration::from_millis(config.applications_poll_ms),
+    }
 }
 
 /// The place of the first administrator's token. A reader registers no administrator.

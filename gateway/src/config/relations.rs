@@ -15,6 +15,17 @@ pub(super) fn broken(settings: &Settings, config: &Config, is_wrong: impl Fn(&st
     rules.filter(|rule| !holds_or_unknown(rule)).map(|(_, _, words)| words.to_owned()).collect()
 }
 
+/// The messages of relations that do not hold between settings of which those in `waiting` keep their former value until a
+/// restart.
+pub(super) fn broken_until_restart(settings: &Settings, config: &Config, waiting: &[&str]) -> Vec<String> {
+    let rules = of_bounds(config).into_iter().chain(of_connections(settings, config));
+    let told = |(keys, _, words): Rule<'_>| {
+        let waiting: Vec<&str> = keys.iter().copied().filter(|key| waiting.contains(key)).collect();
+        format!("{words}; until a restart this is about the former value of {}", waiting.join(" and "))
+    };
+    rules.filter(|(_, holds, _)| !holds).map(told).collect()
+}
+
 fn of_bounds(config: &Config) -> [Rule<'static>; 9] {
     [
         (

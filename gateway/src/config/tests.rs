@@ -273,3 +273,71 @@ fn no_name_is_given_twice() {
         assert!(seen.insert(name), "{name} is given twice");
     }
 }
+
+/// Another text that a setting may have, as a file has it.
+fn another(setting: &Setting) -> String {
+    match setting.kind {
+        Kind::Integer { max, .. } => {
+            let default: u64 = setting.default.parse().expect("a number");
+            (if default < max { default + 1 } else { default - 1 }).to_string()
+        }
+        Kind::OptionalInteger { .. } => "7".to_owned(),
+        Kind::Address | Kind::OptionalAddress => "\"127.0.0.1:9\"".to_owned(),
+        Kind::Path | Kind::OptionalPath => "\"elsewhere\"".to_owned(),
+        Kind::Secret => "\"postgres://u@h/other\"".to_owned(),
+        Kind::Networks => "\"10.1.0.0/16\"".to_owned(),
+        Kind::Origins => "\"https://shop.example\"".to_owned(),
+        Kind::Hosts => "\"eye.example\"".to_owned(),
+        Kind::EventTypes => "\"shop/*\"".to_owned(),
+        Kind::Switch => (setting.default != "true").to_string(),
+        Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != setting.default).expect("another")),
+    }
+}
+
+/// The rows say which settings a reload applies. Running parts take nothing else of a reload than [`parts::Changeable`].
+#[test]
+fn a_reload_gives_to_the_parts_the_settings_whose_row_says_so_and_no_others() {
+    const BASE: [(&str, &str); 5] = [
+        ("tls_certificate", "\"a\""),
+        ("tls_key", "\"b\""),
+        ("tls_client_ca", "\"c\""),
+        ("trusted_proxies", "\"10.0.0.0/8\""),
+        ("database_url", "\"postgres://u@h/d\""),
+    ];
+    for setting in SETTINGS {
+        // Callers are `local` only where the gateway has a Postgres of its own.
+        let base = || BASE.into_iter().filter(|(key, _)| setting.key != "local" || *key != "database_url");
+        let taken = |changed: Option<String>| {
+            let own = changed.iter().map(|value| format!("{} = {value}\n", setting.key));
+            let others = base().filter(|(key, _)| changed.is_none() || *key != setting.key);
+            let text: String = others.map(|(key, value)| format!("{key} = {value}\n")).chain(own).collect();
+            let (_, config) = load(&text, &[], &[]).unwrap_or_else(|error| panic!("{}: {error}", setting.key));
+            format!("{:?}", parts::changeable(&config))
+        };
+        let differs = taken(None) != taken(Some(another(setting)));
+        assert_eq!(differs, setting.reload, "{}: the parts take it, or its row says so", setting.key);
+    }
+}
+
+/// The page for operators lists each setting once: in the table of what a reload applies, or in that of what a restart does.
+#[test]
+fn the_page_about_reloads_lists_each_setting_where_its_row_puts_it() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md");
+    let page = std::fs::read_to_string(file).expect("the page");
+    let (_, section) = page.split_once("| a reload applies |").expect("the table of a reload");
+    let (reload, rest) = section.split_once("| a restart applies |").expect("the table of a restart");
+    let (restart, _) = rest.split_once("\n\n").expect("the end of the table");
+    let listed = |table: &str| -> Vec<String> {
+        let first = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next().map(str::to_owned));
+        let mut keys: Vec<String> =
+            first.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect();
+        keys.sort();
+        keys
+    };
+    for (table, is_reload) in [(reload, true), (restart, false)] {
+        let mut rows: Vec<_> =
+            SETTINGS.iter().filter(|row| row.reload == is_reload).map(|row| row.key.to_owned()).collect();
+        rows.sort();
+        assert_eq!(listed(table), rows, "a reload applies them: {is_reload}");
+    }
+}

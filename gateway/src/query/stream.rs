@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::Instant;
@@ -54,7 +55,8 @@ pub(super) struct Shared<'a> {
 #[derive(Debug)]
 pub struct Streams {
     room: Arc<Budget>,
-    stall: Duration,
+    /// Each stream keeps the one with which it began.
+    stall: ArcSwap<Duration>,
     tasks: TaskTracker,
     stop: CancellationToken,
     cut: Arc<AtomicU64>,
@@ -66,11 +68,17 @@ impl Streams {
     pub fn new(streams_max: usize, share_percent: usize, stall: Duration) -> Self {
         Self {
             room: Budget::new(streams_max, share_percent),
-            stall,
+            stall: ArcSwap::from_pointee(stall),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             cut: Arc::default(),
         }
+    }
+
+    /// Changes the bounds of streams that start from now on.
+    pub fn change(&self, streams_max: usize, share_percent: usize, stall: Duration) {
+        self.room.resize(streams_max, share_percent);
+        self.stall.store(Arc::new(stall));
     }
 
     /// How many streams were given up because their client read nothing.
@@ -123,7 +131,7 @@ impl Streams {
             encoder,
             pieces,
             whole: Arc::clone(&whole),
-            stall: self.stall,
+            stall: **self.stall.load(),
             cut: Arc::clone(&self.cut),
             now_us,
             ids,

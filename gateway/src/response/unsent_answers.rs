@@ -27,9 +27,14 @@ impl UnsentAnswers {
         Self { reads: Budget::new(bytes_max / UNIT_BYTES, share_percent), in_flight }
     }
 
+    /// Changes the room for reads, see [`UnsentAnswers::new`].
+    pub fn resize(&self, bytes_max: usize, share_percent: usize) {
+        self.reads.resize(bytes_max / UNIT_BYTES, share_percent);
+    }
+
     /// The bytes of reads that are not sent yet. The metrics read it.
     pub fn bytes(&self) -> usize {
-        self.reads.total().saturating_sub(self.reads.free()) * UNIT_BYTES
+        self.reads.taken() * UNIT_BYTES
     }
 
     /// Takes room for the answer to a read.

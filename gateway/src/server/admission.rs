@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::log_limit::LogLimit;
@@ -42,12 +43,9 @@ impl Class {
 /// The checks that every new connection passes. All listeners share them.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// TLS, if the listener speaks it.
-    pub tls: Option<Arc<Tls>>,
-    /// Whether each connection starts with a PROXY header.
-    pub proxy_protocol: bool,
-    /// The proxies whose reports count.
-    pub trusted_proxies: Vec<IpNet>,
+    /// The certificate in force, if the listener speaks TLS.
+    pub tls: Arc<Tls>,
+    rules: ArcSwap<Proxying>,
     /// Counts the connections of each network.
     pub places: Places,
     refused: [AtomicU64; Class::ALL.len()],
@@ -56,8 +54,18 @@ pub struct Admission {
 
 impl Admission {
     /// Makes the checks from the settings.
-    pub fn new(tls: Option<Arc<Tls>>, proxy_protocol: bool, trusted_proxies: Vec<IpNet>) -> Self {
-        Self { tls, proxy_protocol, trusted_proxies, ..Self::default() }
+    pub fn new(tls: Arc<Tls>, rules: Proxying) -> Self {
+        Self { tls, rules: ArcSwap::from_pointee(rules), ..Self::default() }
+    }
+
+    /// Changes the rules for proxies, for connections that are accepted from now on.
+    pub fn set_rules(&self, rules: Proxying) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// The rules for a connection that is accepted now.
+    pub(super) fn rules(&self) -> Arc<Proxying> {
+        self.rules.load_full()
     }
 
     /// How many connections were refused for this reason.
@@ -73,7 +81,18 @@ impl Admission {
         }
         None
     }
+}
 
+/// The rules for proxies. A connection keeps those with which it was accepted.
+#[derive(Clone, Debug, Default)]
+pub struct Proxying {
+    /// Whether each connection starts with a PROXY header.
+    pub proxy_protocol: bool,
+    /// The proxies whose reports count.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Proxying {
     /// Whether the peer is a named proxy.
     pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&peer))

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Running};
-use super::admission::{Admission, Class, Place};
+use super::admission::{Admission, Class, Place, Proxying};
 use super::closing::Closing;
 use super::doorbell::Doorbell;
 use super::incoming::Incoming;
@@ -56,6 +56,7 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) limits: ServerLimits,
     pub(super) admission: Arc<Admission>,
+    pub(super) rules: Arc<Proxying>,
     /// The time of the accept.
     pub(super) accepted: Instant,
     pub(super) closing: Closing,
@@ -131,7 +132,7 @@ impl Connection {
     async fn greet(&self, mut stream: TcpStream) -> Option<(Stream, Peer, Option<Place>)> {
         let mut peer = Peer { address: Some(self.peer), certificate: None };
         let mut place = None;
-        if self.admission.proxy_protocol {
+        if self.rules.proxy_protocol {
             match timeout(self.limits.header_read, self.proxied(&mut stream)).await {
                 Ok(Ok(source)) => peer.address = source,
                 Ok(Err(_)) | Err(_) => return self.admission.refuse(Class::ProxyHeader, self.peer),
@@ -144,8 +145,8 @@ impl Connection {
             }
         }
         let told = peer.address.unwrap_or(self.peer);
-        let Some(tls) = &self.admission.tls else { return Some((Stream::Plain(stream), peer, place)) };
-        match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
+        let Some(handshake) = self.admission.tls.handshake() else { return Some((Stream::Plain(stream), peer, place)) };
+        match timeout(self.limits.tls_handshake, handshake.accept(stream)).await {
             Ok(Ok(stream)) => {
                 peer.certificate = tls::client_certificate(&stream);
                 Some((Stream::Tls(Box::new(stream)), peer, place))
@@ -160,7 +161,7 @@ impl Connection {
 
     /// Reads the PROXY header and not a byte more.
     async fn proxied(&self, stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-        if !self.admission.is_proxy(self.peer.ip()) {
+        if !self.rules.is_proxy(self.peer.ip()) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut header = Vec::new();
@@ -170,8 +171,7 @@ impl Connection {
                     let source = source.map(|source| SocketAddr::new(source.ip().to_canonical(), source.port()));
                     // The proxy reports a caller on this machine. That must not identify the caller as local, unless it
                     // is a named proxy, which may report others.
-                    let tells =
-                        |source: &SocketAddr| !source.ip().is_loopback() || self.admission.is_proxy(source.ip());
+                    let tells = |source: &SocketAddr| !source.ip().is_loopback() || self.rules.is_proxy(source.ip());
                     return Ok(source.filter(tells));
                 }
                 Header::More(more) => {

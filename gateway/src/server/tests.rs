@@ -49,6 +49,7 @@ impl Server {
         let address = listener.address();
         let shutdown = CancellationToken::new();
         let closing = Closing::by(shutdown.clone());
+        let limits = Arc::new(LimitsInForce::new(limits));
         let run = tokio::spawn(listener.run(limits, Arc::default(), handler, closing.clone()));
         Self { address, shutdown, closing, run }
     }

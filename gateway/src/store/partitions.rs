@@ -3,6 +3,7 @@
 //! rows. `retention.rs` removes partitions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -292,10 +293,10 @@ fn code(error: &sqlx::Error) -> String {
 #[derive(Debug, Default)]
 pub(super) struct OnDemand {
     /// Most partitions of events; 0 creates none.
-    partitions_max: usize,
+    partitions_max: AtomicUsize,
     /// The days that events are kept. Older months get no partition, since retention would remove it at once. 0 is no
     /// limit.
-    events_days: u64,
+    events_days: AtomicU64,
     /// The actor in the audit trail.
     actor: Arc<OnceLock<Actor>>,
     /// Until when nothing is to be done for a month.
@@ -304,13 +305,20 @@ pub(super) struct OnDemand {
 
 impl OnDemand {
     pub(super) fn new(partitions_max: usize, events_days: u64, actor: Arc<OnceLock<Actor>>) -> Self {
+        let (partitions_max, events_days) = (AtomicUsize::new(partitions_max), AtomicU64::new(events_days));
         Self { partitions_max, events_days, actor, settled: Mutex::default() }
+    }
+
+    /// Changes both bounds, for batches that come from now on.
+    pub(super) fn change(&self, partitions_max: usize, events_days: u64) {
+        self.partitions_max.store(partitions_max, Relaxed);
+        self.events_days.store(events_days, Relaxed);
     }
 
     /// Creates the partitions that rows with these times (of the event and of its receipt) need. Without a partition a
     /// row goes into the default one.
     pub(super) async fn cover(&self, pool: &PgPool, times_us: impl Iterator<Item = (i64, i64)>) {
-        if self.partitions_max == 0 {
+        if self.partitions_max.load(Relaxed) == 0 {
             return;
         }
         let missing = self.unsettled(times_us);
@@ -341,7 +349,7 @@ impl OnDemand {
         for month in self.still_missing(missing) {
             // Recorded before the attempt, so that an error does not make each batch try again.
             self.settle(month, CROWDED_TIME);
-            if count >= self.partitions_max {
+            if count >= self.partitions_max.load(Relaxed) {
                 continue;
             }
             match make(connection, Partitioned::Events, month.and_time(chrono::NaiveTime::MIN), 1, actor).await? {
@@ -366,7 +374,7 @@ impl OnDemand {
     fn unsettled(&self, times_us: impl Iterator<Item = (i64, i64)>) -> Vec<NaiveDate> {
         let mut missing = Vec::new();
         let mut last = 0..0;
-        let mut settled = None;
+        let (mut settled, events_days) = (None, self.events_days.load(Relaxed));
         for (time_us, received_at_us) in times_us {
             // Most events of a batch are in the same month.
             if last.contains(&time_us) {
@@ -374,8 +382,7 @@ impl OnDemand {
             }
             let Some(month) = month_of(time_us) else { continue };
             last = range_us(month);
-            let days =
-                if self.events_days == 0 { i64::MAX } else { i64::try_from(self.events_days).unwrap_or(i64::MAX) };
+            let days = if events_days == 0 { i64::MAX } else { i64::try_from(events_days).unwrap_or(i64::MAX) };
             if month.year() < 1970 || last.end <= received_at_us.saturating_sub(days.saturating_mul(DAY_US)) {
                 continue;
             }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 
+use super::canonical;
 use super::event_types::EventTypes;
 use super::known_types::KnownTypes;
 use super::rate::Rate;
 use super::security::{Counts, Kind, Security};
 use super::visible::Visible;
-use super::{Trust, canonical};
 use crate::response::Refusal;
 use crate::share::Share;
 use crate::store::ApplicationRow;
@@ -83,8 +83,6 @@ pub struct Application {
     visible: Arc<Visible>,
     /// The event types that it has sent so far.
     pub(super) known_types: Arc<KnownTypes>,
-    /// Most event types that it may send.
-    known_types_max: usize,
     /// Its rate limit, with the state of its bucket; `None` without a limit.
     rate: Option<Arc<Rate>>,
     /// When a token that it uses ends, if one does.
@@ -111,7 +109,7 @@ struct Shares {
 impl Application {
     /// The application of a row. It takes its shares, counts and known event types from the application of the snapshot
     /// before, and its rate limit if that has not changed.
-    pub(super) fn new(row: &ApplicationRow, before: Option<&Arc<Application>>, trust: &Trust) -> Self {
+    pub(super) fn new(row: &ApplicationRow, before: Option<&Arc<Application>>, security: &Arc<Security>) -> Self {
         let limit = row.rate_limit();
         let rate = limit.map(|limit| {
             let kept = before.and_then(|before| before.rate.as_ref()).filter(|rate| rate.limit() == limit);
@@ -136,8 +134,7 @@ impl Application {
             shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
             refused: before.map(|before| Arc::clone(&before.refused)).unwrap_or_default(),
             known_types: before.map(|before| Arc::clone(&before.known_types)).unwrap_or_default(),
-            known_types_max: trust.event_types_max.unwrap_or(usize::MAX),
-            security: Arc::clone(&trust.security),
+            security: Arc::clone(security),
         }
     }
 
@@ -201,20 +198,16 @@ impl Application {
         may
     }
 
-    /// Whether it has sent events of this type before, or may begin to now; if so, the type counts as its own. Code
-    /// that keeps anything under the name of an event type calls this first, since the name stays forever.
-    pub fn admit_type(&self, category: &str, name: &str) -> bool {
-        self.known_types.admit(category, name, self.known_types_max)
+    /// Whether it has sent events of this type before, or may begin to now, since it has sent fewer than `most` types; if
+    /// so, the type counts as its own. Code that keeps anything under the name of an event type calls this first, since
+    /// the name stays forever.
+    pub fn admit_type(&self, category: &str, name: &str, most: usize) -> bool {
+        self.known_types.admit(category, name, most)
     }
 
     /// The same, without beginning anything.
-    pub fn would_admit_type(&self, category: &str, name: &str) -> bool {
-        self.known_types.would_admit(category, name, self.known_types_max)
-    }
-
-    /// Most event types that it may send.
-    pub fn event_types_max(&self) -> usize {
-        self.known_types_max
+    pub fn would_admit_type(&self, category: &str, name: &str, most: usize) -> bool {
+        self.known_types.would_admit(category, name, most)
     }
 
     /// Rejects an application that has no event left in its rate. Called before the body is read.

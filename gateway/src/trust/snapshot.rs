@@ -9,11 +9,10 @@ use std::time::Instant;
 use eye_event::verdict::Digest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::Trust;
 use super::application::Application;
 use super::own::{LOCAL, Local};
 use super::panel::Claim;
-use super::security::Kind;
+use super::security::{Kind, Security};
 use super::uses::LiveToken;
 use crate::store::{ApplicationRow, TokenFacts};
 
@@ -44,6 +43,8 @@ pub(super) struct Caller {
     pub(super) for_loopback: bool,
     /// The session of the panel; `None` if the request shows nothing of one. It then decides alone.
     pub(super) session: Option<Claim>,
+    /// The rights of callers from this machine, by the settings.
+    pub(super) local: Local,
 }
 
 /// Why a caller is not known.
@@ -56,12 +57,14 @@ pub(super) enum Stranger<'a> {
     Expired(&'a Application),
     /// A page had the name of another site resolved to this machine, or to the gateway, and its browser calls.
     Page(&'a Application),
+    /// It is on this machine, and the rights of such callers have changed since the applications were read.
+    Unsure,
     /// A proxy on this machine that the settings do not name may speak for any sender.
     Relayed(&'a Application),
     /// Its session of the panel is not open, or the request shows half of one.
     NoSession,
     /// Its session is not known, and the database cannot be asked.
-    Unsure,
+    UnsureSession,
 }
 
 /// The meaning of a token.
@@ -93,26 +96,33 @@ pub(super) struct Snapshot {
     by_certificate: HashMap<Digest, Arc<Application>>,
     /// The smallest networks first, so that the most specific one decides.
     by_network: Vec<(IpNet, Arc<Application>)>,
+    /// The rights of callers from this machine when it was read.
+    local: Local,
     /// When it was read; `None` of the empty one.
     pub(super) read_at: Option<Instant>,
 }
 
 impl Snapshot {
     /// Applications keep their shares, counts and rates from the snapshot before.
-    pub(super) fn new(rows: Vec<ApplicationRow>, before: Option<&Snapshot>, trust: &Trust) -> Self {
-        let mut snapshot = Self { read_at: Some(Instant::now()), ..Self::default() };
+    pub(super) fn new(
+        rows: Vec<ApplicationRow>,
+        before: Option<&Snapshot>,
+        local: Local,
+        security: &Arc<Security>,
+    ) -> Self {
+        let mut snapshot = Self { read_at: Some(Instant::now()), local, ..Self::default() };
         for row in rows {
             // A database that was embedded once must not open its later gateways to every user of their machines.
             let is_local = row.name == LOCAL && row.known_by == "network";
-            if is_local && trust.local == Local::Off {
+            if is_local && local == Local::Off {
                 continue;
             }
             let tokens_before = before.map(|before| &before.by_token);
             let before = before.and_then(|before| before.by_id.get(&row.id));
-            let mut application = Application::new(&row, before, trust);
+            let mut application = Application::new(&row, before, security);
             if is_local {
                 // The row may allow less than the settings, and never more.
-                application.become_local(&trust.local.words(), LOOPBACK.to_vec());
+                application.become_local(&local.words(), LOOPBACK.to_vec());
             }
             let application = Arc::new(application);
             snapshot.by_id.insert(row.id, Arc::clone(&application));
@@ -170,6 +180,9 @@ impl Snapshot {
         let (_, application) = home.ok_or(Stranger::Nobody(Kind::UnknownNetwork))?;
         if caller.relayed || application.is_local() && !caller.is_modern {
             return Err(Stranger::Relayed(application));
+        }
+        if application.is_local() && self.local != caller.local {
+            return Err(Stranger::Unsure);
         }
         if application.is_local() && !caller.for_loopback {
             return Err(Stranger::Page(application));

@@ -46,8 +46,9 @@ impl Lifecycle {
     /// Lets a slot serve by its last kept version, since its file is not there.
     pub(super) fn recall(&mut self, slot: &Slot, settings: Option<&Option<String>>) {
         self.generations += 1;
-        let mut entry = Entry::new(self.generations, Found::absent(slot), self.parts.given);
-        entry.recall_settings(settings, self.parts.given);
+        let given = self.parts.given();
+        let mut entry = Entry::new(self.generations, Found::absent(slot), given);
+        entry.recall_settings(settings, given);
         entry.barred = Some(Refusal::new(
             "the file that served this event type before",
             "no file",
@@ -167,7 +168,7 @@ impl Lifecycle {
     /// Takes a file as the directory shows it. Returns true when it is new or changed. With `was_held`, the events of its type
     /// were held before, so no wider module goes on with them.
     fn see(&mut self, slot: &Slot, found: &Found, was_held: bool) -> bool {
-        let (root, given) = (&self.parts.directory.root, self.parts.given);
+        let (root, given) = (&self.parts.directory.root, self.parts.given());
         if !self.entries.contains_key(slot) {
             self.generations += 1;
             let mut entry = Entry::new(self.generations, found.clone(), given);

@@ -370,7 +370,7 @@ async fn a_thousand_modules_at_once_are_all_served_and_start_again_from_compiled
 
 /// How many modules were found built since the start, and how many were not.
 fn found_and_compiled(house: &House) -> (u64, u64) {
-    house.validators.0.tools.loader.found_and_kept()
+    house.validators.inner.tools.loader.found_and_kept()
 }
 
 /// All that was built.
