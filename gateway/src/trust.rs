@@ -430,7 +430,13 @@ impl Trust {
     async fn refresh_with_local(&self, store: &Store) -> Result<(), crate::store::Error> {
         if self.local_changed.swap(false, Relaxed) {
             let words = self.rules.load().local.words();
-            store.ensure_local_application(&words).await.inspect_err(|_| self.local_changed.store(true, Relaxed))?;
+            if let Err(error) = store.ensure_local_application(&words).await {
+                // Changes of other applications must not wait for this one.
+                self.local_changed.store(true, Relaxed);
+                if !store.is_away() {
+                    tracing::warn!(%error, "the new rights of callers from this machine could not be noted; trying again");
+                }
+            }
         }
         self.refresh(store).await
     }
