@@ -86,7 +86,7 @@ test-operate: test-built
 	cargo nextest run --profile operate --workspace --no-capture
 
 # The program of before is built from its own source, beside, in target/before. It begins with what is built here, since it
-# depends on much the same. What is compiled depends on which packages are chosen, so all are, as for the tests.
+# depends on much the same. Features depend on what is chosen, so it is built as the tests are, with its tests.
 BEFORE ?= $(shell git log -1 --format=%H^ --diff-filter=A -- migrations)
 BEFORE_DIR = target/before
 
@@ -96,8 +96,8 @@ test-upgrade: test-built
 	git log -1 --format='The program of before is that of %h: %s' $(BEFORE)
 	mkdir -p $(BEFORE_DIR)/target/debug
 	[ -e $(BEFORE_DIR)/target/debug/deps ] || for part in .fingerprint build deps; do cp -a target/debug/$$part $(BEFORE_DIR)/target/debug/; done
-	cargo test --no-run --workspace --bin eye --manifest-path $(BEFORE_DIR)/source/Cargo.toml --target-dir $(BEFORE_DIR)/target
-	EYE_PROGRAM_BEFORE=$(CURDIR)/$(BEFORE_DIR)/target/debug/eye cargo nextest run --profile upgrade --workspace --no-capture
+	cargo test --no-run --workspace --test integration --manifest-path $(BEFORE_DIR)/source/Cargo.toml --target-dir $(BEFORE_DIR)/target
+	PROGRAM_BEFORE=$(CURDIR)/$(BEFORE_DIR)/target/debug/eye cargo nextest run --profile upgrade --workspace --no-capture
 
 MODULES ?= 2000
 SEED ?= 1

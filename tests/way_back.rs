@@ -1,4 +1,4 @@
-//! An upgrade and its way back: the program of before and this one on the same database, under load. `EYE_PROGRAM_BEFORE` is
+//! An upgrade and its way back: the program of before and this one on the same database, under load. `PROGRAM_BEFORE` is
 //! the path of the program of before; `make test-upgrade` builds it.
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const SECOND: u64 = 1_000_000;
 
 /// The program of before.
 fn before() -> PathBuf {
-    let path = std::env::var_os("EYE_PROGRAM_BEFORE").expect("EYE_PROGRAM_BEFORE; make test-upgrade sets it");
+    let path = std::env::var_os("PROGRAM_BEFORE").expect("PROGRAM_BEFORE; make test-upgrade sets it");
     let path = PathBuf::from(path);
     assert!(path.is_file(), "{} is no file", path.display());
     path
