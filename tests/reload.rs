@@ -685,6 +685,21 @@ async fn bad_certificates_leave_all_as_it_was_and_the_answer_says_why() {
     assert!(told.contains("changed=\"data_bytes_max\""), "{told}");
 }
 
+#[tokio::test]
+async fn an_expired_certificate_in_force_keeps_no_other_setting_from_changing() {
+    let (authority, files, folder) = (Authority::new(), folder(), folder());
+    authority.install_for(files.path(), (2019, 2021));
+    let file = folder.path().join("eye.toml");
+    std::fs::write(&file, tls_of(files.path())).expect("the file");
+    let mut gateway = Setup::default().with_argument("--config=eye.toml").at_rest(folder);
+    gateway.launch().await;
+    let line = hang_up(&gateway, &file, &format!("{}data_bytes_max = 10\n", tls_of(files.path()))).await;
+    assert!(line.contains("changed=\"data_bytes_max\""), "{line}");
+    let good = authority.install(files.path());
+    hang_up(&gateway, &file, &tls_of(files.path())).await;
+    assert_eq!(in_force(&gateway, &authority).await, good);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_reloads_under_load_lose_no_event() {
     let (gateway, file) = with_file("").await;

@@ -251,12 +251,12 @@ impl Tls {
                 }
                 expired = ends;
                 let tls = Arc::clone(&self);
-                let Ok(Err((digests, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
+                let Ok(Err((digest, error))) = tokio::task::spawn_blocking(move || tls.look()).await else {
                     refused = None;
                     continue;
                 };
                 // The same bad files are logged once. While only one file of a new pair is there, the pair is bad.
-                if refused.replace(digests) != Some(digests) {
+                if refused.replace(digest) != Some(digest) {
                     tracing::warn!(%error, "the new TLS files cannot be used; the last good ones stay in force");
                 }
             }
@@ -267,7 +267,7 @@ impl Tls {
         }
     }
 
-    fn look(&self) -> Result<(), (Option<Digests>, Error)> {
+    fn look(&self) -> Result<(), (Option<Digest>, Error)> {
         let before = self.in_force.load();
         let Some(in_force) = before.as_ref() else { return Ok(()) };
         let files = &in_force.files;
@@ -276,7 +276,8 @@ impl Tls {
         if digests == in_force.digests {
             return Ok(());
         }
-        let new = InForce::following(Some(in_force), &contents, files).map_err(|error| (Some(digests), error))?;
+        let digest = Digest::of(&digests.map(|one| one.map_or([0; 32], |digest| digest.0)).concat());
+        let new = InForce::following(Some(in_force), &contents, files).map_err(|error| (Some(digest), error))?;
         // A reload may have taken other files meanwhile. They stay.
         let replaced = self.in_force.compare_and_swap(&*before, Some(Arc::new(new)));
         if replaced.as_ref().map(Arc::as_ptr) == before.as_ref().map(Arc::as_ptr) {

@@ -50,6 +50,31 @@ async fn unknown_event_types_follow_the_setting() {
 }
 
 #[tokio::test]
+async fn a_request_keeps_the_terms_with_which_it_began() {
+    let house = House::with(&[("page/view.wasm", &judges(AMEND))]).await;
+    house.until("page/view", |report| report.state == State::Active).await;
+    let mut begun = house.validators.begin();
+    let terms = Terms {
+        unknown_event_type: UnknownEventType::Reject,
+        required: Required { contains: Arc::new(|category, _| category == "shop"), each: vec![("shop".into(), None)] },
+        check_amended: Arc::new(|_| Err("nothing may be amended".into())),
+        wait: Duration::from_secs(1),
+        judging: Duration::from_secs(1),
+    };
+    let away = OffloadLimits::default();
+    let changed = house.validators.change(Change { terms, away, deadline_ms_max: 7, rules: rules() });
+    let outcome = async |judging: &mut Judging<'_>, event_type| judging.judge(subject(event_type, "{}")).await.outcome;
+    assert_eq!(outcome(&mut begun, ("a", "b")).await, Ok(Verdict::Accept));
+    assert_eq!(outcome(&mut begun, ("shop", "sale")).await, Ok(Verdict::Accept));
+    assert!(matches!(outcome(&mut begun, T).await, Ok(Verdict::Amend(_))));
+    let mut next = changed.begin();
+    assert!(matches!(outcome(&mut next, ("a", "b")).await, Ok(Verdict::Reject(_))));
+    assert!(matches!(outcome(&mut next, ("shop", "sale")).await, Err(Unjudged::Unfinished(_))));
+    assert!(matches!(outcome(&mut next, T).await, Err(Unjudged::Fault(_))));
+    assert_eq!(house.validators.doubts().missing, 1, "reports are about the terms of the last change");
+}
+
+#[tokio::test]
 async fn each_kind_of_fault_has_its_code() {
     for (index, (expected, guest)) in faults().iter().enumerate() {
         let house = house_of(guest).await;
