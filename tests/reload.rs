@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use eye::clock::Clock;
 use eye::config::{Kind, SETTINGS, Setting};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -224,7 +225,8 @@ fn sized(bytes: usize) -> Value {
 
 /// Events that keep the defaults and break the low bounds of the next test, each with the setting that refuses it.
 fn too_much() -> Vec<(&'static str, String)> {
-    let ahead = chrono::Utc::now() + chrono::TimeDelta::seconds(40);
+    let ahead = Clock::default().now_us() + 40_000_000;
+    let ahead = chrono::DateTime::from_timestamp_micros(ahead).expect("a time");
     let mut future = pageview();
     future["timestamp"] = json!(ahead.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
     let digits = event("a", "b", json!({"n": 0})).to_string().replace("\"n\":0", &format!("\"n\":1{}", "0".repeat(30)));
