@@ -1,5 +1,5 @@
--- Signing in to the panel. An address holds a code that works once. The code buys a session: a cookie of the browser and a
--- secret that its tab keeps, which work only together. None of the three is ever here, only their SHA-256 digests.
+-- Signing in to the panel. An address holds a code that works once. The browser exchanges it for a session: a cookie and a
+-- secret that its tab keeps, which work only together. The tables hold none of the three, only SHA-256 digests.
 
 create table panel_codes (
     digest bytea not null,

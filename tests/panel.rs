@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::readers::documented_role;
 use crate::support::authority::{Authority, BOTH, shake, with_tls};
 use crate::support::cluster::Server;
 use crate::support::raw::Wire;
@@ -115,7 +116,7 @@ fn everything(gateway: &Gateway) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_code_buys_one_session_however_many_gateways_are_asked() {
+async fn a_code_gives_one_session_however_many_gateways_are_asked() {
     let first = Gateway::start().await;
     let second = Setup::default().with("EYE_DATABASE_URL", database_url(&first)).start().await;
     let token = first.admin_token().expect("a token");
@@ -376,7 +377,7 @@ async fn codes_and_sessions_of_an_application_are_bounded() {
     gateway.sql(
         "insert into panel_codes (digest, application_id, tokens_digest)
          select sha256(number::text::bytea), application_id, tokens_digest
-         from (select * from panel_codes limit 1) one, generate_series(1, 60) number",
+         from (select codes.* from panel_codes codes join applications on id = application_id where name = 'ops' limit 1) one, generate_series(1, 60) number",
     );
     let refused = gateway.answer(gateway.request("POST", "/v1/panel/codes").bearer_auth(&token)).await;
     assert_eq!((refused.status, code_of(&refused).as_str()), (429, "too_many_attempts"));
@@ -549,7 +550,8 @@ async fn the_panel_is_at_the_address_for_administration_alone() {
     let browser = Browser::of(&at(&admin, &code).await);
     let read = |address: &str, path: &str| gateway.answer(browser.shows(gateway.request_at(address, "GET", path)));
     assert_eq!(read(&admin, "/v1/applications").await.status, 200);
-    assert_eq!(read(gateway.address(), "/v1/applications").await.status, 404);
+    let there = browser.shows(gateway.request("GET", "/v1/applications")).send().await.expect("an answer");
+    assert_eq!(there.status(), 404);
     // Even with the name that the cookie would have for the other port, a session sends nothing there.
     let port = gateway.address().rsplit_once(':').expect("a port").1;
     let value = browser.cookie.split_once('=').expect("a value").1.to_owned();
@@ -718,7 +720,7 @@ async fn while_the_database_is_away_a_session_is_neither_taken_nor_refused_as_wr
     server.stop();
     let answer = sign_in(&gateway, &unused).await;
     assert_eq!((answer.status, code_of(&answer).as_str()), (503, "database_away"), "{answer:?}");
-    assert!(answer.headers.contains_key("retry-after") && answer.text.contains("sign"), "{answer:?}");
+    assert!(answer.headers.contains_key("retry-after") && answer.text.contains("cannot tell"), "{answer:?}");
     let unknown = Browser { secret: WRONG.to_owned(), ..browser.clone() };
     let answer = unknown.asks(&gateway, "GET", "/v1/panel/session").await;
     assert_eq!((answer.status, code_of(&answer).as_str()), (503, "database_away"), "{answer:?}");
@@ -730,4 +732,53 @@ async fn while_the_database_is_away_a_session_is_neither_taken_nor_refused_as_wr
     eventually("the code works after all", async || (sign_in(&gateway, &unused).await.status == 201).then_some(()))
         .await;
     unknown.becomes(&gateway, (401, "no_session")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_knows_the_sessions_and_makes_none() {
+    let primary = Server::start();
+    primary.prepare();
+    primary.sql(&documented_role("eye_reader"));
+    let standby = primary.standby(primary.port());
+    let writer = Setup::default().with("EYE_DATABASE_URL", primary.url()).start().await;
+    let url = standby.url().replace("postgres://postgres@", "postgres://eye_reader@");
+    let reader = Setup::default().with("EYE_DATABASE_URL", url).with("EYE_ROLE", "reader").start().await;
+    let mut add = writer.command_beside(&["app", "add", "ops", "--token", "--scope", "read"]);
+    let (_, token, _) = ran(add.env("EYE_DATABASE_URL", primary.url()));
+    eventually("the token is known", async || {
+        let request = writer.request("GET", "/v1/categories").bearer_auth(&token);
+        (writer.answer(request).await.status == 200).then_some(())
+    })
+    .await;
+    let browser = signed_in(&writer, &token).await;
+    let ports = [&writer, &reader].map(|one| one.address().rsplit_once(':').expect("a port").1.to_owned());
+    let there = Browser { cookie: browser.cookie.replacen(&ports[0], &ports[1], 1), secret: browser.secret.clone() };
+    there.becomes(&reader, (200, "")).await;
+    assert_eq!(there.asks(&reader, "GET", "/v1/panel/session").await.json()["application"], "ops");
+    for (method, path) in [("POST", "/v1/panel/session"), ("DELETE", "/v1/panel/session"), ("POST", "/v1/panel/codes")]
+    {
+        let answer = there.asks(&reader, method, path).await;
+        assert_eq!((answer.status, code_of(&answer).as_str()), (503, "reads_only"), "{method} {path}");
+    }
+    assert_eq!(browser.asks(&writer, "DELETE", "/v1/panel/session").await.status, 200);
+    there.becomes(&reader, (401, "no_session")).await;
+}
+
+#[tokio::test]
+async fn what_is_over_is_removed() {
+    let server = Server::start();
+    server.prepare();
+    server.sql(
+        "insert into panel_codes (digest, application_id, tokens_digest, made_at)
+         select sha256(hours::text::bytea), 1, sha256(''), now() - hours * interval '50 minutes' from generate_series(0, 3) hours;
+         insert into panel_sessions (digest, application_id, tokens_digest, ends_at, last_used_at)
+         values (sha256('open'), 1, sha256(''), now() + interval '1 hour', now()),
+             (sha256('ended'), 1, sha256(''), now(), now()),
+             (sha256('idle'), 1, sha256(''), now() + interval '1 hour', now() - interval '2 hours')",
+    );
+    let (time, environment) = (Duration::from_secs(10), eye::store::LibpqEnvironment::default());
+    let store = eye::store::Store::new(&server.url(), environment, 1, time, time).expect("a store");
+    store.forget_panel().await.expect("removed");
+    assert_eq!(server.sql("select count(*) from panel_codes"), "2", "codes of the last hour are counted");
+    assert_eq!(server.sql("select digest = sha256('open') from panel_sessions"), "t");
 }

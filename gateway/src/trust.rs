@@ -229,7 +229,7 @@ impl Trust {
             relayed: is_here && passed_on(request.headers()),
             is_modern: request.version() >= Version::HTTP_11,
             for_loopback: is_here && asks_for_loopback(request),
-            session: self.claim(request),
+            session: if header.is_none() { self.claim(request) } else { None },
             local: rules.local,
         }
     }

@@ -1,7 +1,7 @@
 //! `eye panel`: prints an address that signs a browser in to the panel, once. It asks a gateway over HTTP for the code, or
 //! writes it to the database itself.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use eye_event::verdict::Digest;
 use hyper::Method;
@@ -11,7 +11,7 @@ use super::reach::{Database, Reached};
 use super::{Failure, Source};
 use crate::config::{Config, parts};
 use crate::panel_address;
-use crate::store::{ApplicationRow, State};
+use crate::store::{ApplicationRow, Error, State};
 use crate::trust::own::{ADMIN_TOKEN, BOOTSTRAP};
 use crate::trust::{Scope, token};
 
@@ -29,7 +29,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (address, application) = match Reached::find(&source).await? {
         Reached::Gateway(gateway) => {
             if application.is_some() {
-                return Err(Failure::Failed(anyhow::anyhow!(
+                return Err(Failure::Failed(anyhow!(
                     "over HTTP the browser acts for the application of the token: leave --application out, and set EYE_TOKEN \
                      to a token of that application"
                 )));
@@ -74,8 +74,13 @@ async fn on_database(
     };
     let code = token::secret()?;
     let (store, digest) = (database.store(), Digest::of(code.as_bytes()));
-    store.panel_code_add(&application, None, digest, store.actor()).await.with_context(|| {
-        format!("a browser can act for an active application with a token alone, such as {ADMIN_TOKEN}")
+    store.panel_code_add(&application, None, digest, store.actor()).await.map_err(|error| match error {
+        Error::ApplicationUnknown(_) => {
+            anyhow!(
+                "{error}: a browser acts for an active application with a token, such as {ADMIN_TOKEN} or {BOOTSTRAP}"
+            )
+        }
+        error => error.into(),
     })?;
     Ok((panel_address::with_code(&address, &code), application))
 }

@@ -388,21 +388,13 @@ impl Refusal {
             )
             .into(),
             Self::Empty => "Put one event, an array of events, or one event a line into the body.".into(),
-            Self::TooLarge { limit_bytes } => format!(
-                "A body may have {limit_bytes} bytes, also after decompression. Send the \
-                 events in several smaller requests."
-            )
-            .into(),
+            Self::TooLarge { limit_bytes } => too_large(*limit_bytes).into(),
             Self::TooManyEvents { limit } => {
                 format!("A request may carry {limit} events. Send them in several requests.").into()
             }
             Self::WrongType { found } => wrong_type(found).into(),
             Self::WrongEncoding { found } => wrong_encoding(found).into(),
-            Self::BodyCorrupt { encoding, message } => format!(
-                "The body was announced as `{encoding}` but cannot be decompressed: {message}. \
-                 Compress the whole body once, or leave out `Content-Encoding`."
-            )
-            .into(),
+            Self::BodyCorrupt { encoding, message } => body_corrupt(encoding, message).into(),
             Self::Unknown => UNKNOWN.into(),
             Self::TokenExpired => TOKEN_EXPIRED.into(),
             Self::UnnamedProxy => UNNAMED_PROXY.into(),
@@ -553,6 +545,19 @@ impl Refusal {
         }
         response
     }
+}
+
+fn too_large(limit_bytes: usize) -> String {
+    format!(
+        "A body may have {limit_bytes} bytes, also after decompression. Send the events in several smaller requests."
+    )
+}
+
+fn body_corrupt(encoding: &str, message: &str) -> String {
+    format!(
+        "The body was announced as `{encoding}` but cannot be decompressed: {message}. Compress the whole body once, or \
+         leave out `Content-Encoding`."
+    )
 }
 
 fn wrong_type(found: &str) -> String {

@@ -40,7 +40,7 @@ pub struct PanelSessionRow {
 
 from_row!(PanelSessionRow { digest, application_id, ends_at, seconds_left });
 
-/// A session that a code has bought.
+/// A session that a code was exchanged for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SignedIn {
     /// The application for which it acts.
@@ -146,7 +146,7 @@ impl Store {
             .fetch_optional(&mut *transaction)
             .await?;
             let Some(made) = made else {
-                // The code is used up, though it bought nothing.
+                // The code is used up, although it gave no session.
                 transaction.commit().await?;
                 return Ok(None);
             };
