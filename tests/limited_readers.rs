@@ -593,6 +593,58 @@ async fn a_page_that_ends_among_hidden_events_tells_nothing_of_them() {
     assert!(events.len() == 3 && events.iter().all(|event| event["application"] == "checkout"), "{events:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_many_event_types_sees_these_and_no_others() {
+    let house = House::open().await;
+    // More than are walked by an index each.
+    house.gateway.sql(
+        "insert into event_types (category, name) select 'many', number::text from generate_series(1, 100) number",
+    );
+    let body = json!({"name": "many", "scopes": ["read"], "read_event_types": ["many/*", "shop/sale"]});
+    let token = add(&house.gateway, body).await;
+    let reader = Reader { name: "many", token, types: Some(&["many/*", "shop/sale"]), applications: None };
+    let everything = house.list(house.all(), "/v1/events", "events").await;
+    let seen: Vec<Value> = everything.iter().filter(|event| reader.sees(event)).cloned().collect();
+    assert_eq!(seen.len(), 8);
+    house.hold(&reader, "/v1/events", "events", &seen).await;
+    house.hold(&reader, "/v1/sessions", "sessions", &sessions(&seen)).await;
+    let mut reversed = seen;
+    reversed.reverse();
+    house.hold(&reader, "/v1/events?order=desc", "events", &reversed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_lines_ends_when_the_limits_change() {
+    const ROWS: usize = 40_000;
+    let house = House::open().await;
+    // More than fits into the buffers on the way.
+    house.gateway.sql(&format!(
+        "insert into events (session_id, timestamp, id, received_at, event_type_id, application_id, data) \
+         select gen_random_uuid(), '2021-06-01'::timestamptz + number * interval '1 second', gen_random_uuid(), now(), \
+             (select id from event_types where category = 'shop' and name = 'return'), \
+             (select id from applications where name = 'kiosk'), jsonb_build_object('text', repeat('x', 1000)) \
+         from generate_series(1, {ROWS}) number"
+    ));
+    let reader = house.reader("by category");
+    let request = house.request(reader, "/v1/events").header("accept", "application/x-ndjson");
+    let mut response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let mut bytes = response.chunk().await.expect("a chunk").expect("more").to_vec();
+    let change = json!({"read_event_types": ["shop/sale"]}).to_string();
+    let request = house.gateway.as_admin(house.gateway.request("PATCH", "/v1/applications/by%20category"));
+    let answer = house.gateway.answer(request.header("content-type", "application/json").body(change)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    while let Some(chunk) = response.chunk().await.expect("a chunk") {
+        bytes.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8(bytes).expect("text");
+    let last: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["error"]["code"], "unknown_sender", "{last}");
+    assert!(text.lines().count() < ROWS, "{} lines", text.lines().count());
+    let again = house.lines(reader, "/v1/events").await;
+    assert_eq!((again.len(), again.iter().all(|event| event["name"] == "sale")), (8, true));
+}
+
 #[tokio::test]
 async fn limits_are_kept_shown_and_noted_and_an_older_program_shows_a_limited_reader_nothing() {
     let gateway = Gateway::start().await;
