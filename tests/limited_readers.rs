@@ -268,7 +268,7 @@ async fn a_limited_reader_gets_the_rows_that_it_may_see_and_no_others() {
         house.hold(reader, &format!("/v1/stats?bucket=day&{day}"), "counts", &[]).await;
         let categories = categories(&seen(&counts));
         assert_eq!(house.list(reader, "/v1/categories", "categories").await, categories, "{}", reader.name);
-        let paged: i64 = house.pages(reader, "/v1/categories", "categories").await.iter().map(|page| names(page)).sum();
+        let paged: i64 = house.pages(reader, "/v1/categories", "categories").await.iter().map(names).sum();
         assert_eq!(paged, categories.iter().map(names).sum::<i64>(), "{}", reader.name);
         let raw = seen(&letters).iter().filter(|letter| letter["reason"] == "quarantined").count();
         let mut shown = 0;
