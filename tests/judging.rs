@@ -31,7 +31,8 @@ async fn sent_and_redriven(gateway: &Gateway, token: &str, event: &Value) -> [(V
 async fn each_code_is_the_same_for_an_event_that_is_sent_and_for_a_letter_that_is_redriven() {
     let modules = ["rejects", "traps", "recurses", "amends_list", "hoards", "spins"];
     let setup = modules.iter().fold(Setup::default(), |setup, name| setup.with_module(&format!("c/{name}.wasm"), name));
-    let gateway = setup.start().await;
+    // Long enough that a slow machine reaches the other limits first.
+    let gateway = setup.with("EYE_DEADLINE_MS", 1_000).start().await;
     for name in modules {
         gateway.validator(&format!("c/{name}"), "active").await;
     }

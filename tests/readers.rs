@@ -10,15 +10,11 @@ use crate::support::{Answer, Gateway, Setup, eventually};
 
 /// The statements of docs/operating.md that create `role`.
 pub(crate) fn documented_role(role: &str) -> String {
-    documented(&format!("create role {role} "))
-}
-
-/// The statements of the documentation that begin so.
-pub(crate) fn documented(begin: &str) -> String {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
     let page = std::fs::read_to_string(page).expect("the page");
     let mut blocks = page.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block);
-    blocks.find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("{begin}")).to_owned()
+    let begins = format!("create role {role} ");
+    blocks.find(|block| block.starts_with(&begins)).unwrap_or_else(|| panic!("{begins}")).to_owned()
 }
 
 /// The URL of a server for the documented role of a reader.
