@@ -109,7 +109,8 @@ async fn the_program_of_before_works_beside_this_one_and_comes_back() {
     let mut old = setup(&server).with_program(&before).start().await;
     let mut first = Load::start(old.address(), SENDERS, EVENTS_MOST, &mut chance);
     first.stores(EVENTS).await;
-    let old_token = token(&block_in_place(|| run(&before, &server, &["app", "add", "old", "--token", "--scope", "read"])));
+    let old_token =
+        token(&block_in_place(|| run(&before, &server, &["app", "add", "old", "--token", "--scope", "read"])));
 
     // This program migrates while that of before works.
     block_in_place(|| run(&this, &server, &["migrate"]));
@@ -122,7 +123,8 @@ async fn the_program_of_before_works_beside_this_one_and_comes_back() {
     let mut second = Load::start_with(Arc::clone(&ledger), new.address(), SENDERS, EVENTS_MOST, &mut chance);
     second.stores(EVENTS).await;
     first.stores(EVENTS).await;
-    let new_token = token(&block_in_place(|| run(&this, &server, &["app", "add", "new", "--token", "--scope", "read"])));
+    let new_token =
+        token(&block_in_place(|| run(&this, &server, &["app", "add", "new", "--token", "--scope", "read"])));
     for gateway in [&old, &new] {
         for token in [&old_token, &new_token] {
             has_status(gateway, "/v1/categories", token, 200).await;
@@ -163,7 +165,10 @@ async fn the_program_of_before_works_beside_this_one_and_comes_back() {
     new.restart().await;
     read_the_same(&old, &new).await;
     let all = first.ledger.said_there().len() + ledger.said_there().len();
-    println!("{all} events were said to be there, none is lost or doubled; {}", server.sql("select count(*) from events"));
+    println!(
+        "{all} events were said to be there, none is lost or doubled; {}",
+        server.sql("select count(*) from events")
+    );
 }
 
 /// The token in the output of `eye app add`.
