@@ -7,7 +7,7 @@
 # make test-operate  restarts gateways under load, with a service manager and behind a load balancer; runs them against poolers,
 #             promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what was lost and for how long nothing
 #             was stored; has promtool run the cases of the alert rules, and a Prometheus read a gateway; holds image, compose
-#             file, unit files, chart and archive by foreign tools, and runs them in containers (10 minutes)
+#             file, unit files, chart and archive by foreign tools, and runs them in containers (up to 8 minutes)
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;

@@ -152,6 +152,34 @@ async fn wrong_parameters_are_named() {
 }
 
 #[tokio::test]
+async fn a_reader_learns_what_would_come_of_letters_and_stores_none() {
+    let gateway = with_trap().await;
+    quarantined(&gateway, 2).await;
+    mended(&gateway).await;
+    let request = gateway.as_admin(gateway.request("POST", "/v1/applications"));
+    let body = json!({"name": "reader", "scopes": ["read"]}).to_string();
+    let added = gateway.answer(request.header("content-type", "application/json").body(body)).await.json();
+    let token = added["token"].as_str().expect("a token");
+    let ask = async |dry_run: bool| {
+        let request = gateway.request("POST", "/v1/dead-letters/redrive").bearer_auth(token);
+        let body = json!({"filter": {}, "dry_run": dry_run}).to_string();
+        gateway.answer(request.header("content-type", "application/json").body(body)).await
+    };
+    let dry = eventually("the token is known", async || Some(ask(true).await).filter(|dry| dry.status != 401)).await;
+    assert_eq!((dry.status, counts(&dry.json())), (200, vec![2, 0, 0, 0, 0]), "{dry:?}");
+    let refused = ask(false).await;
+    let problem = refused.json();
+    assert_eq!((refused.status, &problem["code"]), (403, &json!("not_allowed")), "{refused:?}");
+    assert_eq!(problem["scope"], "admin");
+    assert_eq!(gateway.sql("select count(*) from events"), "0");
+    eventually("the attempt is in the trail", async || {
+        (gateway.sql("select count(*) from audit where action = 'admin_refused' and subject = 'reader'") == "1")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_mended_module_takes_what_the_broken_one_did_not_once() {
     let gateway = with_trap().await;
     let ids = quarantined(&gateway, 5).await;
@@ -361,13 +389,14 @@ async fn a_broken_envelope_that_keeps_the_rules_of_now_is_stored_under_the_lette
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reading_needs_read_and_redriving_needs_admin() {
+async fn reading_and_dry_runs_need_read_and_redriving_needs_admin() {
     let server = Server::start();
     server.prepare();
     server.sql("update applications set scopes = '{read}'");
     let gateway = Setup::default().with("EYE_DATABASE_URL", server.url()).start().await;
     assert_eq!(gateway.get("/v1/dead-letters").await.status, 200);
-    assert_eq!(redrive(&gateway, json!({"filter": {}})).await.json()["scope"], "admin");
+    assert_eq!(redrive(&gateway, json!({"filter": {}})).await.status, 200, "it is a dry run");
+    assert_eq!(redrive(&gateway, json!({"filter": {}, "dry_run": false})).await.json()["scope"], "admin");
     server.sql("update applications set scopes = '{ingest}'");
     eventually("the change is in force", async || (gateway.get("/v1/dead-letters").await.status == 403).then_some(()))
         .await;
@@ -375,7 +404,8 @@ async fn reading_needs_read_and_redriving_needs_admin() {
     server.sql("update applications set scopes = '{admin}'");
     eventually("the change is in force", async || (gateway.get("/v1/dead-letters").await.status == 200).then_some(()))
         .await;
-    assert_eq!(redrive(&gateway, json!({"filter": {}})).await.status, 200, "admin includes all others");
+    let stores = redrive(&gateway, json!({"filter": {}, "dry_run": false})).await;
+    assert_eq!(stores.status, 200, "admin includes all others");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

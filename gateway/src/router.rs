@@ -119,7 +119,7 @@ impl<'a> Found<'a> {
     /// The scope that the path needs.
     fn scope(&self) -> Scope {
         match self.path {
-            "/v1/dead-letters/redrive" | "/v1/settings/reload" | "/v1/audit" => Scope::Admin,
+            "/v1/settings/reload" | "/v1/audit" => Scope::Admin,
             path if path.starts_with("/v1/applications") => Scope::Admin,
             _ => Scope::Read,
         }
@@ -387,8 +387,12 @@ impl Router {
             return self.applications.answer(&caller, &actor, request, rest).await.map(told);
         }
         if found.path == "/v1/dead-letters/redrive" {
-            let actor = actor();
-            return query::dead_letters::redrive(&self.query, &caller, &actor, request).await.map(told);
+            let (actor, method) = (actor(), request.method().clone());
+            let answered = query::dead_letters::redrive(&self.query, &caller, &actor, request).await;
+            if let Err(refusal @ (Refusal::NotAllowed { .. } | Refusal::NotAllowedHere { .. })) = &answered {
+                self.trail.refused(actor, None, refusal.code(), method.as_str(), found.path);
+            }
+            return answered.map(told);
         }
         if found.path == "/v1/panel/codes" {
             return self.panel.code(&caller, &actor(), &request).await;

@@ -88,7 +88,8 @@ pub async fn show(
 ///
 /// # Errors
 ///
-/// The refusals of a body, [`Refusal::BadParameter`], and those of [`Redrive::run`].
+/// The refusals of a body, [`Refusal::BadParameter`], [`Refusal::NotAllowed`] if it stores and the caller is no
+/// administrator, and those of [`Redrive::run`].
 pub async fn redrive(
     query: &Query,
     caller: &Application,
@@ -100,6 +101,9 @@ pub async fn redrive(
     body::must_be_json(&head.headers)?;
     let received = body::read(&head.headers, body, body_limits, Held::none(in_flight, caller.share())).await?;
     let (request, told_by) = redrive_request(&received.bytes, caller.visible())?;
+    if !request.dry_run {
+        caller.allow(Scope::Admin)?;
+    }
     // One at a time, since a redrive holds raw bytes in memory that no budget of bodies counts.
     let Ok(_turn) = turn.try_acquire() else { return Err(Refusal::Overloaded) };
     let work = async {
