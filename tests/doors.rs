@@ -246,7 +246,7 @@ async fn no_page_can_use_a_browser_on_this_machine() {
         }
     }
     assert_eq!(post("/v1/events", &[plain]).await, (415, "wrong_type".to_owned()));
-    for path in ["/v1/applications", "/v1/dead-letters/redrive"] {
+    for path in ["/v1/applications", "/v1/settings/reload"] {
         assert_eq!(post(path, &[]).await, (403, "not_allowed".to_owned()), "{path}");
     }
     // A name that resolves to this machine.
