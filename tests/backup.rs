@@ -121,6 +121,13 @@ async fn a_database_of_ones_own_is_copied_over_tcp() {
     assert_eq!(from.sql(names), to.sql(names));
     let tables = "select string_agg(relname, ',' order by relname) from pg_class where relkind in ('r', 'p', 'i', 'I') and relnamespace = 'public'::regnamespace";
     assert_eq!(from.sql(tables), to.sql(tables));
+    // Nobody may call the functions that lend the rights of their owner, unless an operator grants it.
+    let open = "create role nobody_else; select count(*) from pg_proc \
+        where pronamespace = 'public'::regnamespace and prosecdef and has_function_privilege('nobody_else', oid, 'execute')";
+    let lends = "select count(*) > 0 from pg_proc where pronamespace = 'public'::regnamespace and prosecdef";
+    for server in [&from, &to] {
+        assert_eq!((server.sql(lends).as_str(), server.sql(open).as_str()), ("t", "0"));
+    }
 }
 
 #[test]

@@ -128,6 +128,7 @@ async fn fill(
     arguments.push(contents.path.clone().into());
     arguments.push(file.into());
     tool.run(arguments, &variables).await?;
+    store.close_functions().await?;
     store.analyze().await?;
     let schema = match store.prove_schema().await {
         Ok(schema) => schema.to_string(),

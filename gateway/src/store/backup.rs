@@ -19,6 +19,13 @@ pub struct Database {
     pub is_ours: bool,
 }
 
+/// Postgres lets everybody call a new function. A backup has no rights, so those that the migrations took from everybody
+/// are back after a restore.
+const CLOSE_FUNCTIONS: &str = "do $$ declare lends regprocedure; begin \
+    for lends in select oid from pg_proc where prosecdef and pronamespace = current_schema()::regnamespace loop \
+        execute format('revoke execute on function %s from public', lends); \
+    end loop; end $$";
+
 impl Store {
     /// Describes the database.
     ///
@@ -33,6 +40,17 @@ impl Store {
         );
         let (major, has_tables, is_ours): (i32, bool, bool) = self.ask(described.fetch_one(&self.own)).await?;
         Ok(Database { major: u32::try_from(major).unwrap_or_default(), has_tables, is_ours })
+    }
+
+    /// Takes from everybody the right to call the functions that run with the rights of their owner.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a statement.
+    pub async fn close_functions(&self) -> Result<(), Error> {
+        let mut connection = self.session("restore").await?;
+        connection.execute(CLOSE_FUNCTIONS).await?;
+        Ok(connection.close().await?)
     }
 
     /// Collects the planner's statistics anew. A backup has none, and without them reads walk whole tables. It takes as
