@@ -85,9 +85,10 @@ test-operate: test-built
 	./setup operate
 	cargo nextest run --profile operate --workspace --no-capture
 
-# The program of before is built from its own source, beside, in target/before. It begins with what is built here, since it
+# Migrations may come into the history out of order, so the newest is the one with the highest number: the program before it
+# knows all those below. The program of before is built from its own source, beside, in target/before. It begins with what is built here, since it
 # depends on much the same. Features depend on what is chosen, so it is built as the tests are, with its tests.
-BEFORE ?= $(shell git log -1 --format=%H^ --diff-filter=A -- migrations)
+BEFORE ?= $(shell git log -1 --format=%H^ --diff-filter=A -- migrations/$(notdir $(lastword $(sort $(wildcard migrations/*.sql)))))
 BEFORE_DIR = target/before
 
 test-upgrade: test-built
