@@ -1,7 +1,7 @@
 -- What changes the schema while gateways run (partitions) goes through functions that run with the rights of the role that
--- migrates. A gateway's role needs the right to call them, and not the tables themselves. Because they lend rights, each
--- accepts the two partitioned tables and their months alone, finds names in this schema alone, and nobody may call it who
--- was not given that right.
+-- migrates. A gateway's role needs the right to call them, and no rights of an owner. Because they lend rights, each function
+-- accepts only the two partitioned tables and their months, and finds names only in this schema. A role may call it only
+-- after a grant.
 
 create function must_be_partitioned(parent text) returns void language plpgsql as $$
 begin

@@ -395,7 +395,8 @@ impl Reader {
             text.push_str(&message.text);
         }
         if !self.filter.visible.is_all() {
-            // Nobody counts how many of them were visible. Which kinds they were would tell about hidden ones.
+            // The gateway counts left-out messages for all readers together, so the numbers would tell this reader about hidden
+            // events.
             if page.left_out.iter().any(|count| *count > 0) {
                 push(&mut text, "sampled", &json!({ "left_out": null }).to_string());
             }

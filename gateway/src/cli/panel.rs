@@ -85,7 +85,7 @@ async fn on_database(
     Ok((panel_address::with_code(&address, &code), application))
 }
 
-/// The administrator for whom a browser acts if the command names nobody.
+/// Chooses the application of the code when the command names none. It must be an administrator with a token.
 fn administrator(rows: &[ApplicationRow], is_embedded: bool) -> anyhow::Result<String> {
     let may = |row: &&ApplicationRow| {
         let has_token = row.known_by != "network" && !row.token_digests.is_empty();

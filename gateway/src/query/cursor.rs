@@ -140,7 +140,7 @@ fn plain(query: &str, text: &str) -> Option<String> {
     (check(query, place) == given).then(|| place.to_owned())
 }
 
-/// A random number, and the place as nobody without the key can read or change it.
+/// Encrypts and signs the place with the key. Returns a random number and the result.
 fn seal(CursorKey(key): &CursorKey, query: &str, place: String) -> Option<Vec<u8>> {
     let key = aead::LessSafeKey::new(aead::UnboundKey::new(&aead::CHACHA20_POLY1305, key).ok()?);
     let mut nonce = [0; aead::NONCE_LEN];

@@ -154,7 +154,7 @@ pub enum Refusal {
     },
     /// The session of the panel that the request shows is not open, or the request shows half of one.
     NoSession,
-    /// The code signs nobody in.
+    /// The code was used, has expired or never existed.
     UnknownCode,
     /// A code for the panel is given for a token alone.
     TokenNeeded,

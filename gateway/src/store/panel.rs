@@ -12,7 +12,7 @@ use crate::audit::{Action, Actor, Entry};
 
 /// Most codes of an application that work at once. A further one ends the oldest.
 const CODES_MAX: i64 = 10;
-/// Most codes of an application that are made within an hour, so that nobody fills the audit trail with them.
+/// Most codes that an application gets within an hour. Each has an entry in the audit trail, and this bounds them.
 const CODES_PER_HOUR_MAX: i64 = 60;
 /// Most sessions of an application. A further one ends the one that was used least recently.
 const SESSIONS_MAX: i64 = 20;
