@@ -86,8 +86,8 @@ test-operate: test-built
 	cargo nextest run --profile operate --workspace --no-capture
 
 # Migrations may come into the history out of order, so the newest is the one with the highest number: the program before it
-# knows all those below. The program of before is built from its own source, beside, in target/before. It begins with what is built here, since it
-# depends on much the same. Features depend on what is chosen, so it is built as the tests are, with its tests.
+# knows all those below. It is built from its own source in target/before, and begins with what is built here, since it depends
+# on much the same. Features depend on what is chosen, so it is built as the tests are, with its tests.
 BEFORE ?= $(shell git log -1 --format=%H^ --diff-filter=A -- migrations/$(notdir $(lastword $(sort $(wildcard migrations/*.sql)))))
 BEFORE_DIR = target/before
 

@@ -716,7 +716,8 @@ async fn twenty_reloads_under_load_lose_no_event() {
     for round in 0..20 {
         // Over HTTP the load itself could keep the request waiting.
         hang_up(&gateway, &file, texts[round % texts.len()]).await;
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        // Requests of the load run under each of the texts.
+        load.stores(5).await;
     }
     load.stores(20).await;
     load.stop().await;
