@@ -4,6 +4,7 @@
 # make dist   packs the program of `make release` and all that belongs to it into an archive in target/archive
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
+# make test-fleet  several gateways on one database, and what waits for the end of a lease (up to 8 minutes)
 # make test-operate  restarts gateways under load, with a service manager and behind a load balancer; runs them against poolers,
 #             promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what was lost and for how long nothing
 #             was stored; has promtool run the cases of the alert rules, and a Prometheus read a gateway; holds image, compose
@@ -25,7 +26,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run release dist announce test test-built test-faults test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run release dist announce test test-built test-faults test-fleet test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -80,6 +81,9 @@ test: test-built
 
 test-faults: test-built
 	cargo nextest run --profile faults --workspace
+
+test-fleet: test-built
+	cargo nextest run --profile fleet --workspace
 
 test-operate: test-built
 	./setup operate

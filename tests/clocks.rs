@@ -16,10 +16,10 @@ fn library() -> PathBuf {
 }
 
 /// The clock of one gateway, which the test sets.
-struct Hands(tempfile::TempDir);
+pub(crate) struct Hands(tempfile::TempDir);
 
 impl Hands {
-    fn new(offset: &str) -> Self {
+    pub(crate) fn new(offset: &str) -> Self {
         let hands = Self(folder());
         hands.set(offset);
         hands
@@ -36,7 +36,7 @@ impl Hands {
         std::fs::rename(beside, self.file()).expect("the rename");
     }
 
-    fn on(&self, setup: Setup) -> Setup {
+    pub(crate) fn on(&self, setup: Setup) -> Setup {
         setup
             .with("LD_PRELOAD", library().display())
             .with("FAKETIME_TIMESTAMP_FILE", self.file().display())

@@ -23,6 +23,7 @@ mod docs;
 mod doors;
 mod doubt;
 mod dry_run;
+mod duties;
 mod environment;
 mod failover;
 mod health;

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
 use crate::descriptors;
+use crate::duties::Duties;
 use crate::live::Live;
 use crate::panel::SignIns;
 use crate::panel_address;
@@ -124,6 +125,7 @@ impl Gateway {
             Arc::new(UnsentAnswers::new(settings.rooms.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
         let unseen_counts = Arc::new(UnseenCounts::default());
         let upkeep = Arc::default();
+        let duties = Arc::new(Duties::new(store.clone()));
         let tending = Tending {
             store: store.clone(),
             clock: Arc::clone(&clock),
@@ -132,6 +134,7 @@ impl Gateway {
             local,
             first_admin: parts::first_admin(config),
             panel: parts::panel_at_start(config, panel_listener),
+            duties: Arc::clone(&duties),
             retention: Arc::clone(&retention),
             upkeep: Arc::clone(&upkeep),
             readiness: Arc::clone(&readiness),
@@ -144,6 +147,7 @@ impl Gateway {
             clock: Arc::clone(&clock),
             events: events.clone(),
             readiness: Arc::clone(&readiness),
+            duties: Arc::clone(&duties),
             counts: Arc::clone(&unseen_counts),
         };
         let lasting = Lasting {
@@ -168,6 +172,7 @@ impl Gateway {
             unsent,
             streams,
             unseen_counts,
+            duties,
             retention,
             readiness,
             upkeep,
@@ -208,11 +213,18 @@ impl Gateway {
         tasks.spawn(Arc::clone(tending).tend_database(stop.clone(), drain.clone()));
         tasks.spawn(Arc::clone(tending).look_at_database(stop.clone()));
         if run.config.role == Role::Full {
+            let (duties, readiness) = (Arc::clone(&self.lasting.duties), Arc::clone(&self.lasting.readiness));
+            let ended = stop.clone();
+            tasks.spawn(async move { duties.run(|| readiness.is_migrated(), &ended).await });
             tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
             tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
             tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
             let (unseen, ended) = (Arc::clone(&self.lasting.unseen), drain.clone());
-            tasks.spawn(async move { ended.run_until_cancelled(unseen.run()).await });
+            let duties = Arc::clone(&self.lasting.duties);
+            tasks.spawn(async move {
+                ended.run_until_cancelled(unseen.run()).await;
+                duties.stop_jobs().await;
+            });
             let readiness = Arc::clone(&self.lasting.readiness);
             let is_ready = move || readiness.is_migrated();
             tasks.spawn(Arc::clone(&self.lasting.trail).run(self.lasting.store.clone(), is_ready, stop.clone()));
@@ -488,6 +500,7 @@ async fn serve_on(
     }
     stop.cancel();
     tasks.wait().await;
+    lasting.duties.give_all_back().await;
     lasting.streams.stopped().await;
     lasting.validators.stop().await;
     lasting.store.close().await;

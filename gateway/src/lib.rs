@@ -20,7 +20,7 @@
 //! the files of secrets and certificates, and [`certificate`] finds when a certificate ends. [`cors`] admits browsers,
 //! and [`panel`] signs them in.
 //! [`sockets`] opens the addresses. [`gateway`] builds, runs and drains all parts, and [`shutdown`] tells them when to
-//! stop. [`tending`] looks after the database, [`readiness`] answers whether
+//! stop. [`tending`] looks after the database, [`duties`] says which of that this gateway does for all, [`readiness`] answers whether
 //! requests should come, [`postgres`] runs the embedded database, [`retention`] keeps the tables within their bounds,
 //! and [`scrub`] takes secrets out of older dead letters. [`clock`] gives the time.
 //!
@@ -41,6 +41,7 @@ pub mod config;
 pub mod cors;
 pub mod dead_letters;
 pub mod descriptors;
+pub mod duties;
 pub mod first_admin;
 pub mod gateway;
 pub mod ingest;

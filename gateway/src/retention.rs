@@ -12,7 +12,8 @@ use chrono::{DateTime, Datelike as _, Days, NaiveDate, Utc};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::store::{Cause, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
+use crate::duties::Duties;
+use crate::store::{Cause, Duty, Error, Partition, Partitioned, Removed, Store, Strays, Taken, Tending};
 
 pub mod due;
 
@@ -20,6 +21,8 @@ use due::{Announcement, Ledger, Rule};
 
 /// The time between two checks of the default partition for months without a partition. Each check is one index lookup.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest pause before the right to tend the tables is taken again.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Longest time for one round. A database that hangs must not keep the right to tend forever.
 const ROUND_TIME: Duration = Duration::from_secs(900);
 /// When dead letters have too many bytes, they are trimmed to this percentage of the bound, so that trimming is rare.
@@ -187,22 +190,25 @@ impl Retention {
         !differ
     }
 
-    /// Tends the tables as long as it is polled. While another gateway tends them, it checks each round whether that
-    /// gateway has gone.
-    pub async fn tend(&self, store: &Store, clock: &Clock) {
+    /// Tends the tables as long as it is polled and they are the duty of this gateway.
+    pub async fn tend(&self, store: &Store, clock: &Clock, duties: &Duties) {
         loop {
-            match store.tend().await {
-                Ok(None) => {}
-                Ok(Some(tending)) => {
-                    if let Err(error) = self.rounds(tending, clock).await {
-                        warn_of(store, &error, "the tables could not be tended; trying again");
-                    }
+            duties.held(Duty::Retention).await;
+            let work = async {
+                match store.tend().await? {
+                    Some(tending) => self.rounds(tending, clock).await,
+                    None => Ok(()),
                 }
-                Err(error) => warn_of(store, &error, "the tables cannot be tended now; trying again"),
+            };
+            if let Some(Err(error)) = duties.while_held(Duty::Retention, work).await {
+                warn_of(store, &error, "the tables could not be tended; trying again");
+                if matches!(error, Error::Refused(_)) {
+                    duties.leave(Duty::Retention).await;
+                }
             }
-            let every = self.terms.load().every;
+            let pause = self.terms.load().every.min(AGAIN);
             tokio::select! {
-                () = tokio::time::sleep(every) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.changed.notified() => {}
             }
         }

@@ -61,6 +61,8 @@ pub struct Scrub<'a> {
     pub limits: ScrubLimits,
     /// Only count: rewrite nothing.
     pub dry_run: bool,
+    /// The gateway has the duty; false for a command.
+    pub is_duty: bool,
 }
 
 /// The result of a round for one event type.
@@ -149,7 +151,7 @@ impl Scrub<'_> {
             return Ok(Some(Vec::new()));
         }
         let round = async {
-            let Some(mut scrubbing) = self.store.scrub().await? else { return Ok(None) };
+            let Some(mut scrubbing) = self.store.scrub(self.is_duty).await? else { return Ok(None) };
             let mut done = Vec::with_capacity(rows.len());
             for row in &rows {
                 done.push(self.scrub(&mut scrubbing, row).await?);

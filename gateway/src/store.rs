@@ -29,6 +29,7 @@ pub mod copy;
 mod counts;
 mod dead_letters;
 mod dial;
+mod duties;
 mod hosts;
 mod migrations;
 mod outage;
@@ -51,7 +52,7 @@ mod wire;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSs
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
+use uuid::Uuid;
 
 pub use applications::{
     ApplicationChange, ApplicationChanges, ApplicationRow, Ensured, NewApplication, RateLimit, State,
@@ -69,6 +71,8 @@ pub use audit::{AuditCursor, AuditFilter, AuditRow};
 use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
+pub use duties::Duty;
+pub(crate) use duties::LEASE;
 use hosts::Hosts;
 use outage::Outage;
 pub use panel::{PanelSessionRow, SESSION_IDLE, SignedIn};
@@ -293,6 +297,8 @@ where
 /// The way to the database. The database may be away until a method needs it.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// The id of this process among the gateways of the database.
+    id: Uuid,
     role: Role,
     /// The hosts of the database, and which of them answers.
     hosts: Arc<Hosts>,
@@ -315,6 +321,8 @@ pub struct Store {
     months: Arc<OnDemand>,
     /// Folds of the counts that the database refused or did not finish. The metrics read it.
     folds_failed: Arc<AtomicU64>,
+    /// The log has said that the role may not end the session of another gateway.
+    told_of_duties: Arc<AtomicBool>,
     /// The last known state of the database.
     ground: Arc<Ground>,
     /// Whether reads get no connection.
@@ -387,6 +395,7 @@ impl Store {
         };
         let (reads, own, asked) = (pool(read_connections), pool(OWN_CONNECTIONS), pool(READY_CONNECTIONS));
         Ok(Store {
+            id: Uuid::now_v7(),
             role,
             hosts,
             _bridge: bridge,
@@ -401,11 +410,17 @@ impl Store {
             flush_time,
             months: Arc::default(),
             folds_failed: Arc::default(),
+            told_of_duties: Arc::default(),
             ground: Arc::default(),
             unread: Arc::default(),
             schema: SchemaGate::default(),
             recent: Arc::default(),
         })
+    }
+
+    /// The id of this process among the gateways of the database.
+    pub fn id(&self) -> Uuid {
+        self.id
     }
 
     /// The role of the gateway.

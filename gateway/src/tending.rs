@@ -11,11 +11,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::duties::Duties;
 use crate::first_admin::{self, AtStart, FirstAdmin};
 use crate::readiness::Readiness;
 use crate::retention::Retention;
 use crate::scrub::{Scrub, ScrubSettings};
-use crate::store::{self, FOLD_ROWS_MAX, Role, Store, Upkeep};
+use crate::store::{self, Duty, FOLD_ROWS_MAX, Role, Store, Upkeep};
 use crate::trust::Trust;
 use crate::trust::own::Local;
 
@@ -61,6 +62,8 @@ pub struct Tending {
     pub first_admin: FirstAdmin,
     /// What the log says about the panel at the start.
     pub panel: AtStart,
+    /// The duties of this gateway among all gateways of the database.
+    pub duties: Arc<Duties>,
     /// The rounds that remove old rows.
     pub retention: Arc<Retention>,
     /// The condition of the tables. The tasks write it, and each scrape of the metrics reads it.
@@ -154,7 +157,7 @@ impl Tending {
             }
             tokio::select! {
                 refused = self.watch_database() => Err(refused),
-                () = self.retention.tend(&self.store, &self.clock), if writes => Ok(()),
+                () = self.retention.tend(&self.store, &self.clock, &self.duties), if writes => Ok(()),
             }
         };
         if let Some(Err(error)) = stop.run_until_cancelled(tend).await {
@@ -245,28 +248,41 @@ impl Tending {
     fn scrub(&self) -> Scrub<'_> {
         let Self { store, validators, clock, scrub, .. } = self;
         let ScrubSettings { limits, rules } = **scrub.load();
-        Scrub { store, validators, rules, clock, limits, dry_run: false }
+        Scrub { store, validators, rules, clock, limits, dry_run: false, is_duty: true }
     }
 
     /// Records which modules take secrets out, each second if they have changed, and now and then scrubs older dead
     /// letters.
     pub async fn scrub_letters(self: Arc<Self>, stop: CancellationToken) {
         let scrub = async {
-            let (mut known, mut round_at) = (None, None::<Instant>);
+            let (mut known, mut round_at, mut had) = (None, None::<Instant>, false);
             let mut ticks = every(TAKING_EVERY);
             loop {
                 ticks.tick().await;
                 let taking = self.validators.taking();
-                let changed = known.as_ref() != Some(&taking);
+                let is_duty = self.duties.holds(Duty::Scrub);
+                let changed = known.as_ref() != Some(&taking) || (is_duty && !had);
                 if !self.readiness.is_migrated()
                     || !(changed || round_at.is_none_or(|at| at.elapsed() >= self.scrub.load().limits.every))
                 {
                     continue;
                 }
-                round_at = Some(Instant::now());
-                match self.scrub().round().await {
-                    Ok(_) => known = Some(taking),
-                    Err(error) => self.warn(&error, "older dead letters could not be scrubbed; trying again"),
+                (round_at, had) = (Some(Instant::now()), is_duty);
+                let scrub = self.scrub();
+                // Each gateway records which of its modules take secrets out; one of them scrubs for all.
+                let round = match is_duty {
+                    true => self.duties.while_held(Duty::Scrub, async { scrub.round().await.map(drop) }).await,
+                    false => Some(scrub.note().await.map(drop)),
+                };
+                match round {
+                    Some(Ok(())) => known = Some(taking),
+                    Some(Err(error)) => {
+                        self.warn(&error, "older dead letters could not be scrubbed; trying again");
+                        if is_duty && matches!(error, store::Error::Refused(_)) {
+                            self.duties.leave(Duty::Scrub).await;
+                        }
+                    }
+                    None => {}
                 }
             }
         };
@@ -320,7 +336,7 @@ impl Tending {
             loop {
                 ticks.tick().await;
                 let mut folds = 0;
-                while self.readiness.is_migrated() {
+                while self.duties.holds(Duty::Folds) {
                     let began = Instant::now();
                     match self.store.fold_counts(rows).await {
                         Ok(taken) if taken < u64::from(rows) => break,
@@ -335,6 +351,7 @@ impl Tending {
                         }
                         Err(error) => {
                             tracing::warn!(%error, "counts could not be folded; they gather meanwhile, and reads of counts take longer");
+                            self.duties.leave(Duty::Folds).await;
                             break;
                         }
                     }

@@ -15,11 +15,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::batch::Batcher;
 use crate::clock::Clock;
+use crate::duties::Duties;
 use crate::judging::Judges;
 use crate::readiness::Readiness;
 use crate::redrive::Redrive;
 use crate::response::Refusal;
-use crate::store::{self, UnseenLane};
+use crate::store::{self, Duty, UnseenLane};
 
 /// The time between two checks for unseen letters.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +60,8 @@ pub struct Unseen {
     pub events: Batcher<EventRow>,
     /// The task waits until the schema is proved.
     pub readiness: Arc<Readiness>,
+    /// The task works while this gateway has the duty of jobs.
+    pub duties: Arc<Duties>,
     /// Counts the outcomes.
     pub counts: Arc<UnseenCounts>,
 }
@@ -112,7 +115,7 @@ impl Unseen {
         loop {
             sleep(LOOK_EVERY).await;
             let settings = self.settings.load_full();
-            let is_off = settings.events_per_second_max == 0;
+            let is_off = settings.events_per_second_max == 0 || !self.duties.holds(Duty::Jobs);
             if is_off || !self.readiness.is_migrated() || !settings.judges.validators.scanned() {
                 continue;
             }
@@ -121,7 +124,8 @@ impl Unseen {
                 modules.mark_unchanged();
                 lanes.paused.clear();
             }
-            if let Err(error) = self.look(&settings, &mut lanes).await {
+            let look = self.duties.while_held(Duty::Jobs, self.look(&settings, &mut lanes));
+            if let Some(Err(error)) = look.await {
                 tracing::debug!(%error, "unseen letters could not be judged again now");
             }
         }

@@ -194,7 +194,7 @@ async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<
     let clock = Clock::default();
     let limits = parts::scrub_limits(config);
     let limits = ScrubLimits { letters_max: if dry_run { u32::MAX } else { limits.letters_max }, ..limits };
-    let scrub = Scrub { store, validators: &validators, rules, clock: &clock, limits, dry_run };
+    let scrub = Scrub { store, validators: &validators, rules, clock: &clock, limits, dry_run, is_duty: false };
     let done = loop {
         let round = match scrub.round().await {
             Ok(Some(round)) => round,

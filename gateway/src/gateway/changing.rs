@@ -19,6 +19,7 @@ use crate::config::parts::{self, Changeable};
 use crate::config::{Config, Settings};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
+use crate::duties::Duties;
 use crate::ingest::Ingest;
 use crate::judging::Judges;
 use crate::live::Live;
@@ -107,6 +108,7 @@ pub(super) struct Lasting {
     pub(super) requests: Arc<Requests>,
     pub(super) unseen: Arc<Unseen>,
     pub(super) unseen_counts: Arc<UnseenCounts>,
+    pub(super) duties: Arc<Duties>,
     pub(super) tending: Arc<Tending>,
     pub(super) retention: Arc<Retention>,
     pub(super) readiness: Arc<Readiness>,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::read::within;
 use super::wire::{Arguments, Fault, Wire, kind};
-use super::{Error, Store};
+use super::{Duty, Error, Store};
 
 /// Most deltas of one fold, so that it does not hold its locks for long. Each has up to as many event types as a batch
 /// has events, or as the gathered small batches have.
@@ -20,6 +20,8 @@ pub(crate) const FOLD_ROWS_MAX: u32 = 1_000;
 const FOLD_TIME: Duration = Duration::from_secs(10);
 /// The additional time for its transaction.
 const FOLD_MARGIN: Duration = Duration::from_secs(2);
+/// Longest silence of a gateway within its transaction.
+const FOLD_SILENT: Duration = Duration::from_secs(5);
 const MINUTE_US: i64 = 60_000_000;
 
 /// Longest time of a gather, since the next batch of its writer waits for it. The fold takes what is left.
@@ -289,14 +291,18 @@ impl Store {
             // The fold does not wait for its commit: if that is lost, the deltas are still there.
             sqlx::query(
                 "select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), \
-                     set_config('synchronous_commit', 'off', true)",
+                     set_config('synchronous_commit', 'off', true), \
+                     set_config('idle_in_transaction_session_timeout', $3, true)",
             )
             .bind(FOLD_TIME.as_millis().to_string())
             .bind(GATHERS_END.as_millis().to_string())
+            // A gateway that is frozen within its fold must not keep the others from folding.
+            .bind(FOLD_SILENT.as_millis().to_string())
             .execute(&mut *transaction)
             .await?;
             // A statement of its own, so that the fold sees the commit of the fold before it.
-            let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('eye_fold_counts'))")
+            let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext($1))")
+                .bind(Duty::Folds.lock())
                 .fetch_one(&mut *transaction)
                 .await?;
             let mut taken: i64 = 0;

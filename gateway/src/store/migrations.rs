@@ -37,6 +37,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0020", "read_limits"),
     migration!("0021", "panel"),
     migration!("0022", "owner_functions"),
+    migration!("0023", "duties"),
 ];
 
 /// Runs the migrations that the database lacks.

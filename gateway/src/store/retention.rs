@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::audit::REMOVED_MAX;
 use super::partitions::{self, Making, Partition, Partitioned};
-use super::{Error, Store};
+use super::{Duty, Error, Store};
 use crate::audit::{Action, Actor, Entry};
 
 /// Most rows that one statement removes.
@@ -76,16 +76,10 @@ pub struct Tending {
 }
 
 impl Store {
-    /// Takes the right to tend the tables. Returns `None` while another gateway has it.
+    /// Takes the right to tend the tables, which is the duty of this gateway. Returns `None` while another one has it.
     pub async fn tend(&self) -> Result<Option<Tending>, Error> {
-        self.ask(async {
-            let mut connection = self.session("retention").await?;
-            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_retention'))")
-                .fetch_one(&mut connection)
-                .await?;
-            Ok(mine.then(|| Tending { connection, actor: self.actor().clone(), left: Vec::new() }))
-        })
-        .await
+        let session = self.session_of_duty(Duty::Retention).await?;
+        Ok(session.map(|connection| Tending { connection, actor: self.actor().clone(), left: Vec::new() }))
     }
 }
 

@@ -9,7 +9,7 @@ use eye_event::verdict::Digest;
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
-use super::{Error, LetterCursor, Store};
+use super::{Duty, Error, LetterCursor, Store};
 use crate::audit::Action;
 
 /// The word in `event_type` for letters whose event type was unreadable.
@@ -180,16 +180,14 @@ impl Store {
         self.ask(async { sqlx::query_as(REDACTING).fetch_all(&self.own).await }).await
     }
 
-    /// Takes the right to rewrite letters. Returns `None` while another gateway has it.
-    pub async fn scrub(&self) -> Result<Option<Scrubbing>, Error> {
-        self.ask(async {
-            let mut connection = self.session("scrub").await?;
-            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_scrub'))")
-                .fetch_one(&mut connection)
-                .await?;
-            Ok(mine.then_some(Scrubbing { connection }))
-        })
-        .await
+    /// Takes the right to rewrite letters, for a gateway whose duty it is or for a command. Returns `None` while another
+    /// session has it.
+    pub async fn scrub(&self, is_duty: bool) -> Result<Option<Scrubbing>, Error> {
+        let session = match is_duty {
+            true => self.session_of_duty(Duty::Scrub).await?,
+            false => self.session_beside_duty(Duty::Scrub).await?,
+        };
+        Ok(session.map(|connection| Scrubbing { connection }))
     }
 }
 

@@ -4,11 +4,11 @@
 
 use chrono::{DateTime, Utc};
 use eye_event::verdict::{Digest, Violation};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, QueryBuilder};
+use sqlx::{Connection as _, PgConnection, QueryBuilder};
 use uuid::Uuid;
 
 use super::dead_letters::{COLUMNS, LetterCursor, StoredLetter, push_words};
-use super::{Error, Store};
+use super::{Duty, Error, Store};
 
 /// The condition of the index `dead_letters_unseen_idx`.
 const UNSEEN: &str = "code in ('off_path', 'busy') and redriven_at is null and octet_length(raw) = raw_bytes";
@@ -54,16 +54,10 @@ impl UnseenTurn {
 }
 
 impl Store {
-    /// Takes the right to judge unseen letters. Returns `None` while another gateway has it.
+    /// Takes the right to judge unseen letters, which is the duty of this gateway. Returns `None` while another one has
+    /// it.
     pub async fn unseen_turn(&self) -> Result<Option<UnseenTurn>, Error> {
-        self.ask(async {
-            let mut connection = self.options.clone().application_name("eye unseen letters").connect().await?;
-            let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtext('eye_unseen_letters'))")
-                .fetch_one(&mut connection)
-                .await?;
-            Ok(mine.then_some(UnseenTurn(connection)))
-        })
-        .await
+        Ok(self.session_of_duty(Duty::Jobs).await?.map(UnseenTurn))
     }
 
     /// The next lane with unseen letters.
