@@ -118,6 +118,22 @@ mod long {
         next
     }
 
+    /// A gateway that is stopped by SIGSTOP. It goes on at the latest when the test ends, which waits for its end.
+    struct Frozen<'g>(&'g Gateway);
+
+    impl<'g> Frozen<'g> {
+        fn new(gateway: &'g Gateway) -> Self {
+            gateway.signal("STOP");
+            Self(gateway)
+        }
+    }
+
+    impl Drop for Frozen<'_> {
+        fn drop(&mut self) {
+            self.0.signal("CONT");
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_frozen_gateway_loses_its_duties_and_does_nothing_when_it_wakes() {
         let server = Server::start();
@@ -126,14 +142,14 @@ mod long {
         let holder = held(&server, &[]).await;
         does_tend(&server, "first").await;
         let second = named(&server, "second").start().await;
-        first.signal("STOP");
+        let frozen = Frozen::new(&first);
         let since = server.sql("select clock_timestamp()");
         let next = taken_over(&server, &holder, &since).await;
         does_tend(&server, "second").await;
         assert_eq!(tends(&server, "first"), "0", "its session was ended");
         is_tended(&server, "2030-01").await;
 
-        first.signal("CONT");
+        drop(frozen);
         logged(&first, "another gateway has taken these duties over").await;
         renewed_twice(&server).await;
         assert_eq!((tends(&server, "first"), tends(&server, "second")), ("0".to_owned(), "1".to_owned()));

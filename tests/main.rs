@@ -29,6 +29,7 @@ mod failover;
 mod health;
 mod hostile;
 mod http_forms;
+mod jobs;
 mod json_against_postgres;
 mod judging;
 mod last_words;

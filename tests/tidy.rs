@@ -90,6 +90,7 @@ fn each_concern_has_one_owner() {
             "cli/panel.rs",
             "cors.rs",
             "cli/app.rs",
+            "cli/jobs.rs",
             "cli/remote.rs",
         ],
         &["hyper::"],

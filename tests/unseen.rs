@@ -83,6 +83,10 @@ async fn an_application_that_makes_a_module_spin_takes_it_from_nobody_else_and_i
     );
     let letters: Vec<u64> = letters.split('|').map(|count| count.parse().expect("a count")).collect();
     assert_eq!(letters[0] + letters[1], letters[2], "what spins stays, and says so: {letters:?}");
+    let jobs = gateway.get("/v1/jobs?kind=rejudge").await.json()["jobs"].as_array().expect("jobs").clone();
+    assert!(!jobs.is_empty() && jobs.iter().all(|job| job["requested_by"]["kind"] == "gateway"), "{jobs:?}");
+    let done: u64 = jobs.iter().map(|job| job["progress"]["stored"].as_u64().expect("a count")).sum();
+    assert_eq!(done, letters[0], "the jobs tell what came of them: {jobs:?}");
     let figures = gateway.figures().await;
     let again = |outcome| figures.value("eye_dead_letters_judged_again_total", &[("outcome", outcome)]);
     assert_eq!(again("stored"), Some(letters[0] as f64));

@@ -66,6 +66,12 @@ actions! {
     AdminRefused = "admin_refused";
     /// Dead letters were judged again.
     Redrive = "redrive";
+    /// Somebody asked for a job.
+    JobAsk = "job_ask";
+    /// Somebody cancelled a job.
+    JobCancel = "job_cancel";
+    /// A job ended.
+    JobEnd = "job_end";
     /// Older dead letters were rewritten, since the module of their type takes secrets out.
     Scrub = "scrub";
     /// An announced removal was confirmed.

@@ -17,6 +17,7 @@ mod completions;
 mod config_check;
 mod dead_letters;
 mod health;
+mod jobs;
 mod load_module;
 mod man;
 mod migrate;
@@ -54,6 +55,9 @@ enum Command {
     /// List events that were not stored, and judge them again
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// List, show and cancel jobs: long work that gateways do step by step
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// See the partitions of the database
     #[command(subcommand)]
     Partitions(partitions::Command),
@@ -204,6 +208,7 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::App(command) => app::run(command).await,
         Command::Panel(arguments) => panel::run(arguments).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
+        Command::Jobs(command) => jobs::run(command).await,
         Command::Partitions(command) => partitions::run(command).await,
         Command::Retention(command) => retention::run(command).await,
         Command::Backup(arguments) => backup::backup(arguments).await,

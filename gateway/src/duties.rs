@@ -89,19 +89,20 @@ impl Duties {
             while !is_ready() {
                 sleep(FIRST_LOOK).await;
             }
+            let mut told = false;
             loop {
-                let pause = match self.renew().await {
-                    Ok(()) => RENEW_EVERY,
-                    Err(error) => {
-                        if self.store.is_away() {
-                            tracing::debug!(%error, "the leases of duties could not be renewed");
-                        } else {
-                            tracing::warn!(%error, "the leases of duties could not be renewed; trying again");
-                        }
-                        RENEW_AGAIN
+                let renewed = self.renew().await;
+                match &renewed {
+                    Ok(()) => told = false,
+                    Err(error) if told || self.store.is_away() => {
+                        tracing::debug!(%error, "the leases of duties could not be renewed");
                     }
-                };
-                sleep(pause).await;
+                    Err(error) => {
+                        told = true;
+                        tracing::warn!(%error, "the leases of duties could not be renewed; trying again");
+                    }
+                }
+                sleep(if renewed.is_ok() { RENEW_EVERY } else { RENEW_AGAIN }).await;
             }
         };
         let _stopped: Option<()> = stop.run_until_cancelled(run).await;

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::changing::{Doors, Lasting, scrub_settings, unseen_settings};
+use self::changing::{Doors, Lasting, job_settings, scrub_settings};
 use crate::access_log::AccessLog;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
@@ -23,6 +23,8 @@ use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
 use crate::descriptors;
 use crate::duties::Duties;
+use crate::jobs::Jobs;
+use crate::jobs::rejudge::RejudgeCounts;
 use crate::live::Live;
 use crate::panel::SignIns;
 use crate::panel_address;
@@ -46,7 +48,6 @@ use crate::tls::Tls;
 use crate::trail::Trail;
 use crate::trust::{Peer, Trust};
 use crate::turns::Turns;
-use crate::unseen::{Unseen, UnseenCounts};
 
 mod changing;
 
@@ -123,7 +124,7 @@ impl Gateway {
         ));
         let unsent =
             Arc::new(UnsentAnswers::new(settings.rooms.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
-        let unseen_counts = Arc::new(UnseenCounts::default());
+        let unseen_counts = Arc::new(RejudgeCounts::default());
         let upkeep = Arc::default();
         let duties = Arc::new(Duties::new(store.clone()));
         let tending = Tending {
@@ -142,8 +143,9 @@ impl Gateway {
             migrates,
             failed: OnceLock::new(),
         };
-        let unseen = Unseen {
-            settings: ArcSwap::from_pointee(unseen_settings(&settings, &store, validators.clone())),
+        let jobs = Jobs {
+            settings: ArcSwap::from_pointee(job_settings(&settings, &store, validators.clone())),
+            store: store.clone(),
             clock: Arc::clone(&clock),
             events: events.clone(),
             readiness: Arc::clone(&readiness),
@@ -160,7 +162,7 @@ impl Gateway {
             began_at_us: clock.now_us(),
             data_dir: config.data_dir.clone(),
             tending: Arc::new(tending),
-            unseen: Arc::new(unseen),
+            jobs: Arc::new(jobs),
             store,
             validators,
             clock,
@@ -219,10 +221,10 @@ impl Gateway {
             tasks.spawn(Arc::clone(tending).fold_counts(stop.clone()));
             tasks.spawn(Arc::clone(tending).scrub_letters(stop.clone()));
             tasks.spawn(Arc::clone(tending).note_uses(stop.clone()));
-            let (unseen, ended) = (Arc::clone(&self.lasting.unseen), drain.clone());
-            let duties = Arc::clone(&self.lasting.duties);
+            let (jobs, duties) = (Arc::clone(&self.lasting.jobs), Arc::clone(&self.lasting.duties));
+            let (drain, ended) = (drain.clone(), stop.clone());
             tasks.spawn(async move {
-                ended.run_until_cancelled(unseen.run()).await;
+                ended.run_until_cancelled(jobs.run(&drain)).await;
                 duties.stop_jobs().await;
             });
             let readiness = Arc::clone(&self.lasting.readiness);

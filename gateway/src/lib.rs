@@ -9,7 +9,7 @@
 //!
 //! Around that path: [`applications`] manages who may call, [`audit`] has the words of what was changed by whom and [`trail`] keeps what is changed elsewhere than in Postgres, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
-//! judges dead letters again, [`unseen`] judges events that were stored without a module, and [`live`] shows outcomes
+//! judges dead letters again, [`jobs`] does long work step by step, and [`live`] shows outcomes
 //! as they happen. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
 //! has the entries of the audit trail, and [`trail`] writes those of changes outside the database.
 //!
@@ -45,6 +45,7 @@ pub mod duties;
 pub mod first_admin;
 pub mod gateway;
 pub mod ingest;
+pub mod jobs;
 pub mod judging;
 pub mod live;
 pub mod log_limit;
@@ -80,4 +81,3 @@ pub mod traceparent;
 pub mod trail;
 pub mod trust;
 pub mod turns;
-pub mod unseen;

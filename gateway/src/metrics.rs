@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::batch::Batcher;
 use crate::dead_letters::DeadLetters;
+use crate::jobs::rejudge::RejudgeCounts;
 use crate::live::Live;
 use crate::readiness::Readiness;
 use crate::requests::{Requests, RouteClass};
@@ -23,7 +24,6 @@ use crate::telemetry;
 use crate::trail::Trail;
 use crate::trust::security::Kind;
 use crate::trust::{Scope, Trust};
-use crate::unseen::UnseenCounts;
 
 mod disk;
 mod exposition;
@@ -51,7 +51,7 @@ pub struct Metrics {
     /// The queue of dead letters.
     pub dead_letters: Arc<DeadLetters>,
     /// Dead letters that the gateway judged again by itself.
-    pub unseen: Arc<UnseenCounts>,
+    pub unseen: Arc<RejudgeCounts>,
     /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
     /// Answers that are not sent yet.
@@ -164,7 +164,7 @@ fn events(scrape: &mut Scrape, own: &Metrics) {
     let unfinished = UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(own.tallies.unfinished(code))));
     scrape.add(&names::UNFINISHED_EVENTS, unfinished);
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&own.dead_letters.batcher().figures().stored))]);
-    let again = UnseenCounts::OUTCOMES.into_iter().zip(own.unseen.counts());
+    let again = RejudgeCounts::OUTCOMES.into_iter().zip(own.unseen.counts());
     scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|(outcome, count)| ([outcome.as_str()], Value::Counter(count))));
     scrape.add(&names::ACCESS_LOG_DROPPED, [([], Value::Counter(telemetry::access_lines_dropped()))]);
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(own.dead_letters.trimmed()))]);

@@ -36,6 +36,7 @@ pages! {
     foreign_host
     foreign_origin
     internal
+    job_running
     memory
     method_not_allowed
     module_busy

@@ -5,6 +5,7 @@
 mod audit;
 mod cursor;
 pub mod dead_letters;
+pub mod jobs;
 mod list;
 pub(crate) mod rows_as_json;
 mod stream;
@@ -108,6 +109,8 @@ pub enum Read<'a> {
     DeadLetters,
     /// The audit trail.
     Audit,
+    /// The jobs.
+    Jobs,
 }
 
 /// The reader of a request, as the handler needs it.
@@ -154,6 +157,7 @@ impl Query {
             Read::Stats => stats(visible, query, now_us)?,
             Read::DeadLetters => dead_letters::listing(visible, query)?,
             Read::Audit => audit::listing(visible, query)?,
+            Read::Jobs => jobs::listing(visible, query)?,
         };
         let encoding = Encoding::accepted(&header(headers, &ACCEPT_ENCODING));
         // A reader that accepts neither gets JSON, which helps more than no answer.

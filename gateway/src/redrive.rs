@@ -21,7 +21,7 @@ use crate::batch::{Batcher, Fate, Refused};
 use crate::clock::Clock;
 use crate::judging::{End, Judged, Judges, NotStored, Origin, Senders};
 use crate::response::{Refusal, of_store};
-use crate::store::{Choice, LetterCursor, LetterFilter, Seen, Store, StoredLetter, UnseenLane};
+use crate::store::{Choice, LetterChanges, LetterCursor, LetterFilter, Page, Seen, Store, StoredLetter, UnseenLane};
 use crate::trust::visible::Visible;
 
 /// Most raw bytes of one group of letters, which are judged and written together.
@@ -42,7 +42,7 @@ pub struct Redrive<'a> {
     pub events: &'a Batcher<EventRow>,
     /// After this time it judges no more letters.
     pub time: Duration,
-    /// The audit entry in which marks are counted; `None` if the gateway redrives by itself.
+    /// The audit entry in which marks are counted; `None` for a job, whose own entries have its counts.
     pub entry: Option<Uuid>,
 }
 
@@ -158,13 +158,24 @@ impl LetterResult {
     }
 }
 
-/// The result of a group of unseen letters.
+/// The result of a group of unseen letters. Its changes are not written yet.
 #[derive(Debug)]
 pub struct UnseenGroup {
     /// The letters that a module judged.
     pub report: Report,
+    /// What to write about them.
+    pub changes: LetterChanges,
     /// False when the module could not judge further letters.
     pub judges: bool,
+}
+
+/// The result of one group of a redrive. Its changes are not written yet.
+#[derive(Debug)]
+pub struct LetterGroup {
+    /// The results, and after which letter the next group begins.
+    pub report: Report,
+    /// What to write about the letters.
+    pub changes: LetterChanges,
 }
 
 /// The result of a redrive.
@@ -214,20 +225,18 @@ impl Redrive<'_> {
     pub async fn run(&self, request: &RedriveRequest) -> Result<Report, Refusal> {
         let until = Instant::now() + self.time;
         let mut report = Report::default();
-        if let (Choice::Ids(ids), None) = (&request.choice, request.after) {
-            let unknown = self.store().dead_letters_unknown(&request.visible, ids).await.map_err(of_store)?;
-            let told = unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter"));
-            report.results.extend(told);
+        if request.after.is_none() {
+            report.results = self.unknown(request).await?;
         }
-        let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
-        let page = self
-            .store()
-            .dead_letters_to_redrive(&request.visible, &request.choice, request.after, request.limit)
-            .await
-            .map_err(of_store)?;
+        let senders = self.senders().await?;
+        let page = self.page(request).await?;
         let mut rest = &page.rows[..];
         while !rest.is_empty() {
-            let done = self.group(&rest[..group_of(rest)], &senders, until, request.dry_run, &mut report).await?;
+            let group = &rest[..group_of(rest)];
+            let (done, marks) = self.group(group, &senders, until, request.dry_run, &mut report).await?;
+            if !marks.is_empty() {
+                self.store().mark_redriven(&marks, self.entry).await.map_err(of_store)?;
+            }
             let last = rest[done - 1].cursor();
             rest = &rest[done..];
             if report.is_full(until) && !rest.is_empty() {
@@ -239,21 +248,63 @@ impl Redrive<'_> {
         Ok(report)
     }
 
+    /// Those of the chosen ids that no visible letter has, as skipped letters.
+    ///
+    /// # Errors
+    ///
+    /// The refusals of a read.
+    pub async fn unknown(&self, request: &RedriveRequest) -> Result<Vec<LetterResult>, Refusal> {
+        let Choice::Ids(ids) = &request.choice else { return Ok(Vec::new()) };
+        let unknown = self.store().dead_letters_unknown(&request.visible, ids).await.map_err(of_store)?;
+        Ok(unknown.into_iter().map(|id| skipped(id, None, "unknown", "there is no such dead letter")).collect())
+    }
+
+    /// Judges one group of the chosen letters and stores the accepted events. The caller writes the changes.
+    ///
+    /// # Errors
+    ///
+    /// The refusals of [`Redrive::run`].
+    pub async fn run_group(&self, request: &RedriveRequest) -> Result<LetterGroup, Refusal> {
+        let until = Instant::now() + self.time;
+        let senders = self.senders().await?;
+        let page = self.page(request).await?;
+        let mut group = LetterGroup { report: Report::default(), changes: LetterChanges::default() };
+        group.report.next = page.next;
+        if !page.rows.is_empty() {
+            let letters = &page.rows[..group_of(&page.rows)];
+            let (done, marks) = self.group(letters, &senders, until, request.dry_run, &mut group.report).await?;
+            group.changes.marks = marks;
+            if done < page.rows.len() {
+                group.report.next = Some(page.rows[done - 1].cursor());
+            }
+        }
+        Ok(group)
+    }
+
+    async fn senders(&self) -> Result<Senders, Refusal> {
+        Ok(Senders::of(&self.store().applications().await.map_err(of_store)?))
+    }
+
+    async fn page(&self, request: &RedriveRequest) -> Result<Page<StoredLetter, LetterCursor>, Refusal> {
+        let RedriveRequest { visible, choice, after, limit, .. } = request;
+        self.store().dead_letters_to_redrive(visible, choice, *after, *limit).await.map_err(of_store)
+    }
+
     /// Judges the first unseen letters of one event type and application, in order, until their module cannot judge. It
-    /// stores the accepted events and records the results of the others.
+    /// stores the accepted events. The caller writes the changes.
     ///
     /// # Errors
     ///
     /// The refusals of [`Redrive::run`].
     pub async fn run_unseen(&self, lane: &UnseenLane, limit: u32) -> Result<UnseenGroup, Refusal> {
         let until = Instant::now() + self.time;
-        let senders = Senders::of(&self.store().applications().await.map_err(of_store)?);
+        let senders = self.senders().await?;
         let letters = self.store().unseen_letters(lane, limit).await.map_err(of_store)?;
         let letters = &letters[..group_of(&letters).min(letters.len())];
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
         let raws = self.store().dead_letter_raws(letters).await.map_err(of_store)?;
-        let mut group = UnseenGroup { report: Report::default(), judges: true };
-        let (mut rows, results) = (Vec::new(), &mut group.report.results);
+        let mut group = UnseenGroup { report: Report::default(), changes: LetterChanges::default(), judges: true };
+        let (mut rows, results, marks) = (Vec::new(), &mut group.report.results, &mut group.changes.marks);
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
             match self.judge(letter, raw, &senders).await {
                 Tried::Ended(result) if result.is_unseen() => {
@@ -263,7 +314,7 @@ impl Redrive<'_> {
                 Tried::Ended(result) => results.push(result),
                 Tried::Duplicate(result) => {
                     results.push(result);
-                    self.store().mark_redriven(&[(places[place], false)], self.entry).await.map_err(of_store)?;
+                    marks.push((places[place], false));
                 }
                 Tried::Row(row) => {
                     results.push(ended(letter, Some(row.id), OutcomeKind::Stored));
@@ -275,21 +326,18 @@ impl Redrive<'_> {
             }
         }
         if !rows.is_empty() {
-            self.store_rows(letters, rows, &senders, results).await?;
+            marks.extend(self.store_rows(letters, rows, &senders, results).await?);
         }
         let looked_at = |(_, result): &(&LetterCursor, &LetterResult)| {
             matches!(result.outcome, LetterOutcome::Is(OutcomeKind::Rejected | OutcomeKind::Quarantined))
         };
-        let seen: Vec<Seen> =
+        group.changes.seen =
             places.iter().zip(&*results).filter(looked_at).map(|(place, result)| seen(*place, result)).collect();
-        if !seen.is_empty() {
-            self.store().settle_unseen(&seen).await.map_err(of_store)?;
-        }
         Ok(group)
     }
 
     /// Judges the first letters, at least one, until the time or the room is used up, and stores the accepted events.
-    /// Returns how many letters it has done.
+    /// Returns how many letters it has done, and the marks of those whose events are stored.
     async fn group(
         &self,
         letters: &[StoredLetter],
@@ -297,11 +345,11 @@ impl Redrive<'_> {
         until: Instant,
         dry_run: bool,
         report: &mut Report,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<(usize, Vec<(LetterCursor, bool)>), Refusal> {
         let places: Vec<LetterCursor> = letters.iter().map(StoredLetter::cursor).collect();
         let raws = self.store().dead_letter_raws(letters).await.map_err(of_store)?;
         let mut rows = Vec::with_capacity(letters.len());
-        let (mut results, mut known) = (Vec::with_capacity(letters.len()), Vec::new());
+        let (mut results, mut marks) = (Vec::with_capacity(letters.len()), Vec::new());
         for (place, (letter, raw)) in letters.iter().zip(raws).enumerate() {
             if place > 0 && report.is_full(until) {
                 break;
@@ -313,7 +361,7 @@ impl Redrive<'_> {
                 }
                 Tried::Duplicate(result) => {
                     results.push(result);
-                    known.push((places[place], false));
+                    marks.push((places[place], false));
                 }
                 Tried::Row(row) => {
                     results.push(ended(letter, Some(row.id), OutcomeKind::Stored));
@@ -322,14 +370,14 @@ impl Redrive<'_> {
             }
         }
         if !dry_run && !rows.is_empty() {
-            self.store_rows(letters, rows, senders, &mut results).await?;
+            marks.extend(self.store_rows(letters, rows, senders, &mut results).await?);
         }
-        if !dry_run && !known.is_empty() {
-            self.store().mark_redriven(&known, self.entry).await.map_err(of_store)?;
+        if dry_run {
+            marks.clear();
         }
         let done = results.len();
         report.results.append(&mut results);
-        Ok(done)
+        Ok((done, marks))
     }
 
     async fn judge(&self, letter: &StoredLetter, raw: Option<Vec<u8>>, senders: &Senders) -> Tried {
@@ -360,15 +408,15 @@ impl Redrive<'_> {
         }
     }
 
-    /// Submits the rows, waits for their commit, and marks the letters. If the mark is lost, the next try finds a
-    /// duplicate and marks the letter then.
+    /// Submits the rows, waits for their commit, and returns the marks of their letters. If a mark is lost, the next try
+    /// finds a duplicate and marks the letter then.
     async fn store_rows(
         &self,
         letters: &[StoredLetter],
         rows: Vec<(usize, EventRow)>,
         senders: &Senders,
         results: &mut [LetterResult],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<(LetterCursor, bool)>, Refusal> {
         let (at, rows): (Vec<usize>, Vec<EventRow>) = rows.into_iter().unzip();
         let rows = Arc::new(rows);
         let receipt = self.events.submit(Arc::clone(&rows), None).map_err(|refused| match refused {
@@ -398,7 +446,7 @@ impl Redrive<'_> {
                 }
             }
         }
-        if marks.is_empty() { Ok(()) } else { self.store().mark_redriven(&marks, self.entry).await.map_err(of_store) }
+        Ok(marks)
     }
 }
 

@@ -56,6 +56,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/validators", "GET, HEAD"),
     ("/v1/settings/reload", "POST"),
     ("/v1/audit", "GET, HEAD"),
+    ("/v1/jobs", "GET, HEAD, POST"),
+    ("/v1/jobs/{id}", "GET, HEAD, DELETE"),
     ("/v1/panel/codes", "POST"),
     ("/v1/panel/session", "GET, HEAD, POST, DELETE"),
     ("/v1/applications", "GET, HEAD, POST"),
@@ -110,7 +112,9 @@ impl<'a> Found<'a> {
             | "/problems/{code}"
             | "/v1/validators"
             | "/v1/settings/reload"
-            | "/v1/audit" => RouteClass::Running,
+            | "/v1/audit"
+            | "/v1/jobs"
+            | "/v1/jobs/{id}" => RouteClass::Running,
             path if path.starts_with("/v1/applications") || path.starts_with("/v1/panel/") => RouteClass::Running,
             _ => RouteClass::Read,
         }
@@ -119,7 +123,7 @@ impl<'a> Found<'a> {
     /// The scope that the path needs.
     fn scope(&self) -> Scope {
         match self.path {
-            "/v1/settings/reload" | "/v1/audit" => Scope::Admin,
+            "/v1/settings/reload" | "/v1/audit" | "/v1/jobs" | "/v1/jobs/{id}" => Scope::Admin,
             path if path.starts_with("/v1/applications") => Scope::Admin,
             _ => Scope::Read,
         }
@@ -139,6 +143,7 @@ impl<'a> Found<'a> {
             "/v1/stats" => Read::Stats,
             "/v1/dead-letters" => Read::DeadLetters,
             "/v1/audit" => Read::Audit,
+            "/v1/jobs" => Read::Jobs,
             _ => return None,
         })
     }
@@ -394,6 +399,16 @@ impl Router {
             }
             return answered.map(told);
         }
+        match (found.path, request.method()) {
+            ("/v1/jobs", &Method::POST) => {
+                let actor = actor();
+                return query::jobs::ask(&self.query, &caller, &actor, request).await.map(told);
+            }
+            ("/v1/jobs/{id}", &Method::DELETE) => {
+                return query::jobs::cancel(&self.query, &actor(), &found.parameters[0], uri.query()).await.map(told);
+            }
+            _ => {}
+        }
         if found.path == "/v1/panel/codes" {
             return self.panel.code(&caller, &actor(), &request).await;
         }
@@ -477,6 +492,10 @@ impl Router {
             "/v1/dead-letters/{id}" => {
                 let id = &found.parameters[0];
                 query::dead_letters::show(&self.query, caller, request.headers(), id, uri.query()).await
+            }
+            "/v1/jobs/{id}" => {
+                let id = &found.parameters[0];
+                query::jobs::show(&self.query, caller, request.headers(), id, uri.query()).await
             }
             "/v1/live" => {
                 let half_closed = request.body().half_closed();

@@ -484,8 +484,9 @@ impl Gateway {
     /// A request to a path, with the token of the administrator if callers from this machine may not make it.
     fn asking(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let request = self.request(method, path);
-        let is_more =
-            ["/v1/applications", "/v1/dead-letters/", "/v1/audit"].iter().any(|start| path.starts_with(start));
+        let is_more = ["/v1/applications", "/v1/dead-letters/", "/v1/audit", "/v1/jobs"]
+            .iter()
+            .any(|start| path.starts_with(start));
         if is_more { self.as_admin(request) } else { request }
     }
 

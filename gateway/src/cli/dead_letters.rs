@@ -1,5 +1,6 @@
-//! `eye dead-letters`: lists, shows, redrives and scrubs dead letters. It works on the database alone. A redrive uses
-//! the modules directory of the settings and the code of the gateway.
+//! `eye dead-letters`: lists, shows, redrives and scrubs dead letters. It works on the database. A redrive uses the modules
+//! directory of the settings and the code of the gateway; one that stores the letters of a filter is a job of a gateway, if
+//! one runs.
 
 use std::io;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use eye_judge::{Options, Validators};
 use uuid::Uuid;
 
 use super::output::say;
-use super::reach::Database;
-use super::{Failure, Source};
+use super::reach::{Database, Reached};
+use super::{Failure, Source, jobs};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
 use crate::config::{Config, parts};
+use crate::jobs::redrive::Request;
 use crate::judging::Judges;
 use crate::query::rows_as_json::{letter_json, whole_json};
 use crate::redrive::{LetterOutcome, Redrive, RedriveRequest, Report};
@@ -48,7 +50,7 @@ pub(super) enum Command {
     Scrub(Scrubs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Filter {
     /// rejected or quarantined
     #[arg(long, value_parser = ["rejected", "quarantined"])]
@@ -115,6 +117,15 @@ pub(super) struct Again {
     source: Source,
 }
 
+impl Again {
+    /// The request for a job, unless the command has to do the work itself: for a dry run, for single letters, and with a
+    /// modules directory of its own.
+    fn as_job(&self) -> Option<Request> {
+        let is_job = self.store && self.ids.is_empty() && self.modules.is_none();
+        is_job.then(|| Request::of(Choice::Filter(self.filter.clone().into())))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Scrubs {
     /// Print the result, and change nothing
@@ -136,13 +147,42 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Scrub(scrubs) => (&scrubs.source, flag(&scrubs.modules)),
     };
     let (settings, config) = source.gather(flags)?;
-    if matches!(command, Command::Redrive(_) | Command::Scrub(_)) {
-        prove_modules(&config)?;
-    }
-    let database = Database::find_proved(&settings, &config).await?;
+    let job = if let Command::Redrive(again) = &command { again.as_job() } else { None };
+    let database = match job {
+        Some(request) => match by_gateway(source, &request).await? {
+            Some(database) => {
+                prove_modules(&config)?;
+                database
+            }
+            None => return Ok(()),
+        },
+        None => {
+            if matches!(command, Command::Redrive(_) | Command::Scrub(_)) {
+                prove_modules(&config)?;
+            }
+            Database::find_proved(&settings, &config).await?
+        }
+    };
     let done = work(database.store(), &config, command).await;
     database.close().await;
     Ok(done?)
+}
+
+/// Has a gateway redrive letters as a job. Returns the database if no gateway of it runs jobs.
+async fn by_gateway(source: &Source, request: &Request) -> Result<Option<Database>, Failure> {
+    let reached = Reached::find(source).await?;
+    let runs = match &reached {
+        Reached::Gateway(_) => true,
+        Reached::Database(database) => database.store().runs_jobs().await.map_err(anyhow::Error::from)?,
+    };
+    match reached {
+        Reached::Database(database) if !runs => Ok(Some(*database)),
+        reached => {
+            let done = jobs::redrive(&reached, request).await;
+            reached.close().await;
+            Ok(done.map(|()| None)?)
+        }
+    }
 }
 
 /// Checks that the modules directory can be read. A gateway would wait until it can, but a command must not wait.

@@ -162,6 +162,12 @@ impl Reached {
         let database = Database::open(&way, &settings, &config, None).await?;
         Ok(Self::Database(Box::new(database.proved().await?)))
     }
+
+    pub(super) async fn close(self) {
+        if let Self::Database(database) = self {
+            database.close().await;
+        }
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "what a command works on is for the person who runs it, beside what it prints")]

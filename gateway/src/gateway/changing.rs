@@ -21,6 +21,8 @@ use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::duties::Duties;
 use crate::ingest::Ingest;
+use crate::jobs::rejudge::RejudgeCounts;
+use crate::jobs::{JobSettings, Jobs};
 use crate::judging::Judges;
 use crate::live::Live;
 use crate::metrics::{Disk, Metrics};
@@ -43,7 +45,6 @@ use crate::tls::Prepared;
 use crate::trail::Trail;
 use crate::trust::Trust;
 use crate::turns::Turns;
-use crate::unseen::{Unseen, UnseenCounts, UnseenSettings};
 
 /// Most connections to `admin_listen`, the address for reads and administration.
 const ADMIN_CONNECTIONS_MAX: usize = 1_024;
@@ -106,8 +107,8 @@ pub(super) struct Lasting {
     pub(super) panel: bool,
     pub(super) sign_ins: Arc<SignIns>,
     pub(super) requests: Arc<Requests>,
-    pub(super) unseen: Arc<Unseen>,
-    pub(super) unseen_counts: Arc<UnseenCounts>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) unseen_counts: Arc<RejudgeCounts>,
     pub(super) duties: Arc<Duties>,
     pub(super) tending: Arc<Tending>,
     pub(super) retention: Arc<Retention>,
@@ -236,12 +237,12 @@ fn judges(settings: &Changeable, store: &Store, validators: Validators) -> Judge
     }
 }
 
-/// The settings of the task that judges unseen events.
-pub(super) fn unseen_settings(settings: &Changeable, store: &Store, validators: Validators) -> UnseenSettings {
-    UnseenSettings {
+/// The settings of jobs.
+pub(super) fn job_settings(settings: &Changeable, store: &Store, validators: Validators) -> JobSettings {
+    JobSettings {
         judges: judges(settings, store, validators),
         time: settings.requests.ingest.answer,
-        events_per_second_max: settings.requests.rejudge_events_per_second_max,
+        unseen_per_second_max: settings.requests.rejudge_events_per_second_max,
     }
 }
 
@@ -292,7 +293,7 @@ impl Gateway {
         let validators =
             lasting.validators.change(parts::validators_change(&settings.judging, settings.requests.rules));
         let router = lasting.router(&settings, validators.clone());
-        let unseen = unseen_settings(&settings, &lasting.store, validators);
+        let jobs = job_settings(&settings, &lasting.store, validators);
         lasting.tending.scrub.store(Arc::new(scrub_settings(&settings)));
         let Changeable {
             log_level,
@@ -330,7 +331,7 @@ impl Gateway {
         lasting.store.set_partitions_on_demand(retention.event_partitions_max, retention.events_days);
         lasting.retention.change(retention, retention_every);
         lasting.readiness.set_requires_modules(ready_requires_modules);
-        lasting.unseen.settings.store(Arc::new(unseen));
+        lasting.jobs.settings.store(Arc::new(jobs));
         self.router.store(Arc::new(router));
         files
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::parameters::bad;
 use crate::response::Refusal;
-use crate::store::{AuditCursor, CategoryPosition, CountPosition, LetterCursor, Position, SessionPosition};
+use crate::store::{AuditCursor, CategoryPosition, CountPosition, JobCursor, LetterCursor, Position, SessionPosition};
 use crate::trust::visible::{CursorKey, Visible};
 
 /// The version of the notation. A gateway rejects cursors of other versions.
@@ -72,6 +72,16 @@ impl Place for AuditCursor {
 
     fn read(text: &str) -> Option<Self> {
         LetterCursor::read(text).map(|place| Self { at: place.received_at, id: place.id })
+    }
+}
+
+impl Place for JobCursor {
+    fn write(&self) -> String {
+        LetterCursor { received_at: self.requested_at, id: self.id }.write()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        LetterCursor::read(text).map(|place| Self { requested_at: place.received_at, id: place.id })
     }
 }
 
@@ -192,6 +202,7 @@ pub fn hold_cursors(query: &str, text: &str) {
     hold::<SessionPosition>(query, text);
     hold::<LetterCursor>(query, text);
     hold::<AuditCursor>(query, text);
+    hold::<JobCursor>(query, text);
 }
 
 #[cfg(test)]

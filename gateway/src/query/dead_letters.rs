@@ -8,7 +8,7 @@ use eye_event::outcome::OutcomeKind;
 use hyper::header::ACCEPT_ENCODING;
 use hyper::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::list::{List, Listing};
@@ -123,11 +123,41 @@ pub async fn redrive(
 #[serde(deny_unknown_fields)]
 struct Ask {
     ids: Option<Vec<Uuid>>,
-    filter: Option<serde_json::Map<String, Value>>,
+    filter: Option<Map<String, Value>>,
     limit: Option<u32>,
     cursor: Option<String>,
     /// True by default, so that a missing member causes no change that cannot be undone.
     dry_run: Option<bool>,
+}
+
+/// The chosen letters, and a text that identifies the choice.
+fn chosen(ids: Option<Vec<Uuid>>, members: Option<Map<String, Value>>) -> Result<(Choice, String), Refusal> {
+    match (ids, members) {
+        (Some(mut ids), None) if (1..=LIMIT_MAX as usize).contains(&ids.len()) => {
+            ids.sort_unstable();
+            let told_by = ids.iter().map(|id| id.simple().to_string()).collect::<String>();
+            Ok((Choice::Ids(ids), told_by))
+        }
+        (Some(_), None) => Err(bad("ids", "must be 1 to 1000 ids of dead letters")),
+        (None, Some(members)) => {
+            let parameters = Parameters::of(members, &FILTERS)?;
+            Ok((Choice::Filter(filter(&parameters)?), parameters.told()))
+        }
+        _ => Err(bad("body", "must name either `ids` or a `filter`; {\"filter\":{}} means all")),
+    }
+}
+
+/// The letters that a job is to redrive, from the members of its request.
+pub(super) fn job_choice(members: Map<String, Value>) -> Result<Choice, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Chosen {
+        ids: Option<Vec<Uuid>>,
+        filter: Option<Map<String, Value>>,
+    }
+    let Chosen { ids, filter } = serde_json::from_value(Value::Object(members))
+        .map_err(|error| bad("body", &format!("{error}; it takes kind, dry_run, and ids or filter")))?;
+    Ok(chosen(ids, filter)?.0)
 }
 
 /// Parses the body. The text identifies the choice, for its cursors; a dry run has the same.
@@ -138,19 +168,7 @@ fn redrive_request(body: &[u8], visible: &Arc<Visible>) -> Result<(RedriveReques
         }
         _ => Refusal::NotJson { line: error.line(), column: error.column(), message: error.to_string() },
     })?;
-    let (choice, told_by) = match (ask.ids, ask.filter) {
-        (Some(mut ids), None) if (1..=LIMIT_MAX as usize).contains(&ids.len()) => {
-            ids.sort_unstable();
-            let told_by = ids.iter().map(|id| id.simple().to_string()).collect::<String>();
-            (Choice::Ids(ids), told_by)
-        }
-        (Some(_), None) => return Err(bad("ids", "must be 1 to 1000 ids of dead letters")),
-        (None, Some(members)) => {
-            let parameters = Parameters::of(members, &FILTERS)?;
-            (Choice::Filter(filter(&parameters)?), parameters.told())
-        }
-        _ => return Err(bad("body", "must name either `ids` or a `filter`; {\"filter\":{}} means all")),
-    };
+    let (choice, told_by) = chosen(ask.ids, ask.filter)?;
     let told_by = format!("redrive {told_by}");
     let default = if matches!(choice, Choice::Ids(_)) { LIMIT_MAX } else { LIMIT };
     let limit = ask.limit.unwrap_or(default);

@@ -7,7 +7,9 @@ use super::cursor::{self, Place};
 use super::rows_as_json;
 use crate::parameters::Parameters;
 use crate::response::{Refusal, of_store};
-use crate::store::{AuditFilter, CountFilter, EventFilter, LetterFilter, Page, PageLimits, SessionFilter, Store};
+use crate::store::{
+    AuditFilter, CountFilter, EventFilter, JobFilter, LetterFilter, Page, PageLimits, SessionFilter, Store,
+};
 use crate::trust::visible::Visible;
 use crate::turns::Turn;
 
@@ -20,6 +22,7 @@ pub(super) enum List {
     Counts(CountFilter),
     DeadLetters(LetterFilter),
     Audit(AuditFilter),
+    Jobs(JobFilter),
 }
 
 /// A list and the JSON around it.
@@ -100,6 +103,10 @@ impl Listing {
             List::Audit(filter) => {
                 let page = store.audit_page(filter, self.place(after)?, limits.rows).await.map_err(of_store)?;
                 self.write(separator, page, rows_as_json::audit)
+            }
+            List::Jobs(filter) => {
+                let page = store.jobs_page(filter, self.place(after)?, limits.rows).await.map_err(of_store)?;
+                self.write(separator, page, rows_as_json::job)
             }
         }
     }

@@ -8,7 +8,8 @@ use eye_event::verdict::Digest;
 use serde_json::{Value, json};
 
 use crate::base64::base64;
-use crate::store::{AuditRow, CountRow, EventTypeRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
+use crate::jobs::Progress;
+use crate::store::{AuditRow, CountRow, EventTypeRow, JobRow, SessionEdge, SessionRow, StoredEvent, StoredLetter};
 use crate::traceparent::Traceparent;
 use crate::trust::Scope;
 
@@ -141,6 +142,37 @@ pub(super) fn audit(out: &mut Vec<u8>, row: &AuditRow) {
         "details": serde_json::from_str::<Value>(details).unwrap_or_default(),
     });
     write!(out, "{entry}").expect(WRITES);
+}
+
+/// Writes a job.
+pub(super) fn job(out: &mut Vec<u8>, row: &JobRow) {
+    write!(out, "{}", job_json(row)).expect(WRITES);
+}
+
+/// A job in the form of an answer.
+pub(crate) fn job_json(row: &JobRow) -> Value {
+    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let value = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let progress: Progress = serde_json::from_str(&row.progress).unwrap_or_default();
+    json!({
+        "id": row.id,
+        "kind": row.kind,
+        "state": row.state,
+        "dry_run": row.dry_run,
+        "request": value(&row.request),
+        "requested_by": {"kind": row.actor, "name": row.name, "token_id": row.token_id, "host": row.host},
+        "peer": row.peer,
+        "forwarded": row.forwarded,
+        "request_id": row.request_id,
+        "requested_at": text(row.requested_at),
+        "started_at": row.started_at.map(text),
+        "ended_at": row.ended_at.map(text),
+        "gateway": row.runner_name,
+        "cancel_requested": row.cancel_requested,
+        "progress": progress,
+        "result": row.result.as_deref().map(value),
+        "problem": row.problem,
+    })
 }
 
 /// The members `from` and `to`, each with its comma.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{PROBLEM, Response, answer, written};
 use crate::share::Full;
@@ -142,6 +143,13 @@ pub enum Refusal {
         /// Names what exists.
         message: String,
     },
+    /// There is a job of this kind that has not ended.
+    JobRunning {
+        /// That job.
+        id: Uuid,
+        /// The word of the kind.
+        kind: &'static str,
+    },
     /// The application was revoked, which is final.
     Revoked {
         /// Names the application, and says what to do instead.
@@ -257,6 +265,9 @@ struct Facts<'a> {
     /// Whose room is full: `application` or `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     full: Option<&'static str>,
+    /// The job that has not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<Uuid>,
 }
 
 impl Refusal {
@@ -305,6 +316,7 @@ impl Refusal {
             | Self::ForeignHost
             | Self::BadConfiguration { .. }
             | Self::Exists { .. }
+            | Self::JobRunning { .. }
             | Self::Revoked { .. }
             | Self::TokensInUse { .. }
             | Self::NoSession
@@ -350,6 +362,7 @@ impl Refusal {
                 (S::UNPROCESSABLE_ENTITY, "bad_configuration", "The configuration has problems")
             }
             Self::Exists { .. } => (S::CONFLICT, "exists", "It exists already"),
+            Self::JobRunning { .. } => (S::CONFLICT, "job_running", "A job of this kind is not done yet"),
             Self::Revoked { .. } => (S::CONFLICT, "revoked", "The application was revoked"),
             Self::TokensInUse { .. } => (S::CONFLICT, "tokens_in_use", "Two tokens are in use"),
             Self::NoSession => (S::UNAUTHORIZED, "no_session", "There is no such session of the panel"),
@@ -416,6 +429,7 @@ impl Refusal {
             .into(),
             Self::BadConfiguration { .. } => BAD_CONFIGURATION.into(),
             Self::Exists { message } | Self::Revoked { message } | Self::TokensInUse { message } => message.clone().into(),
+            Self::JobRunning { kind, .. } => job_running(kind).into(),
             Self::NoSession => NO_SESSION.into(),
             Self::UnknownCode => UNKNOWN_CODE.into(),
             Self::TokenNeeded => TOKEN_NEEDED.into(),
@@ -464,6 +478,7 @@ impl Refusal {
             }
             Self::NotAllowed { scope } | Self::NotAllowedHere { scope } => Facts { scope: Some(scope), ..none },
             Self::BadConfiguration { problems } => Facts { problems: Some(problems), ..none },
+            Self::JobRunning { id, .. } => Facts { job: Some(*id), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
             Self::Empty
             | Self::BodyCorrupt { .. }
@@ -572,6 +587,10 @@ fn wrong_encoding(found: &str) -> String {
         "The content encoding `{found}` is not read here. Send the body as it is, or \
          compressed once with `gzip` or `zstd`."
     )
+}
+
+fn job_running(kind: &str) -> String {
+    format!("One job `{kind}` at a time waits or runs, and there is one: wait until it is done, or cancel it.")
 }
 
 fn not_allowed_here(scope: &str) -> String {

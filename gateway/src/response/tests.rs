@@ -173,6 +173,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
             problems: vec!["/etc/eye.toml:3: log_level must be one of error, warn, info, debug, trace".to_owned()],
         },
         Refusal::Exists { message: exists.to_owned() },
+        Refusal::JobRunning { id: Uuid::from_u128(0x0198_c5a4_6f3e_7c1d_9b52_3f0e_8a7d_6c15), kind: "redrive" },
         Refusal::Revoked { message: revoked.to_owned() },
         Refusal::TokensInUse { message: in_use.to_owned() },
         Refusal::NoSession,

@@ -5,7 +5,8 @@
 use chrono::{DateTime, Utc};
 use eye_event::event::KeptAs;
 use futures_util::TryStreamExt as _;
-use sqlx::{Postgres, QueryBuilder};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::read::{LetterSight, Page, PageLimits, Reading, application_id, within};
@@ -21,26 +22,34 @@ pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violati
      category, name, raw, raw_bytes, kept, raw_digest, last_words, request_id, traceparent, redriven_at, redriven_as";
 
 /// Selects dead letters. A field with `None` selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct LetterFilter {
     /// `rejected` or `quarantined`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `envelope`, `rule`, the kind of fault, or `unstorable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// The name of the application.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
     /// The event's category, as far as it was readable.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// The event's name, as far as it was readable.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Received at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<DateTime<Utc>>,
     /// Received before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<DateTime<Utc>>,
 }
 
 /// The place of a dead letter in the order of receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LetterCursor {
     /// The time of receipt.
     pub received_at: DateTime<Utc>,
@@ -302,30 +311,79 @@ impl Store {
     /// Marks each letter whose event is stored: `true` if this redrive stored it, `false` if it was there before. The same
     /// transaction counts them in `entry` of the audit trail.
     pub async fn mark_redriven(&self, marks: &[(LetterCursor, bool)], entry: Option<Uuid>) -> Result<(), Error> {
-        let times: Vec<DateTime<Utc>> = marks.iter().map(|(place, _)| place.received_at).collect();
-        let ids: Vec<Uuid> = marks.iter().map(|(place, _)| place.id).collect();
-        let words: Vec<&str> = marks.iter().map(|(_, stored)| if *stored { "stored" } else { "duplicate" }).collect();
-        const MARK: &str = "update dead_letters set redriven_at = now(), redriven_as = marks.word \
-             from unnest($1::timestamptz[], $2::uuid[], $3::text[]) marks (received_at, id, word) \
-             where dead_letters.received_at = marks.received_at and dead_letters.id = marks.id \
-                 and dead_letters.redriven_at is null";
-        let query = match entry {
-            None => sqlx::query(MARK),
-            Some(_) => sqlx::query(sqlx::AssertSqlSafe(format!(
-                "with marked as ({MARK} returning marks.word), \
-                     counted as (select count(*) filter (where word = 'stored') as stored, \
-                         count(*) filter (where word = 'duplicate') as duplicate from marked) \
-                 update audit set details = details || jsonb_build_object( \
-                     'stored', (details ->> 'stored')::bigint + counted.stored, \
-                     'duplicate', (details ->> 'duplicate')::bigint + counted.duplicate) \
-                 from counted where audit.id = $4"
-            ))),
-        };
-        let query = query.bind(times).bind(ids).bind(words);
-        let query = if let Some(entry) = entry { query.bind(entry) } else { query };
-        self.reading().await?.run(|connection| query.execute(connection)).await?;
-        Ok(())
+        self.reading().await?.run(|connection| mark(connection, marks, entry)).await
     }
+
+    /// When the newest dead letter was received; `None` without any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn newest_dead_letter(&self) -> Result<Option<DateTime<Utc>>, Error> {
+        let query =
+            sqlx::query_scalar("select received_at from dead_letters order by received_at desc, id desc limit 1");
+        self.reading().await?.run(|connection| query.fetch_optional(connection)).await
+    }
+
+    /// Counts the visible letters of a filter that are left to redrive. Returns `None` if counting takes too long.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Away`] and [`Error::Refused`].
+    pub async fn dead_letters_left(&self, visible: &Visible, filter: &LetterFilter) -> Result<Option<u64>, Error> {
+        let mut reading = self.reading().await?;
+        let (until, time) = reading.limits();
+        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
+        let mut application = None;
+        if let Some(name) = &filter.application {
+            application = within(until, time, application_id(reading.connection(), name)).await?;
+            if application.is_none_or(|id| !sight.shows_application(id)) {
+                return Ok(Some(0));
+            }
+        }
+        let page = LettersInTheMaking::new(None, PageLimits { rows: 0, bytes: 0 });
+        let walk = Walk { filter, sight, application_id: application, order: Order::LeftToRedrive, page };
+        let mut query = QueryBuilder::new("select count(*) from dead_letters where redriven_at is null");
+        walk.push_times(&mut query);
+        walk.push_filter(&mut query);
+        let query = query.build_query_scalar::<i64>().persistent(false);
+        match within(until, time, query.fetch_one(reading.connection())).await {
+            Ok(count) => Ok(Some(u64::try_from(count).unwrap_or_default())),
+            Err(Error::Slow(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Marks letters whose event is stored, and counts them in `entry` of the audit trail.
+pub(super) async fn mark(
+    connection: &mut PgConnection,
+    marks: &[(LetterCursor, bool)],
+    entry: Option<Uuid>,
+) -> Result<(), sqlx::Error> {
+    let times: Vec<DateTime<Utc>> = marks.iter().map(|(place, _)| place.received_at).collect();
+    let ids: Vec<Uuid> = marks.iter().map(|(place, _)| place.id).collect();
+    let words: Vec<&str> = marks.iter().map(|(_, stored)| if *stored { "stored" } else { "duplicate" }).collect();
+    const MARK: &str = "update dead_letters set redriven_at = now(), redriven_as = marks.word \
+         from unnest($1::timestamptz[], $2::uuid[], $3::text[]) marks (received_at, id, word) \
+         where dead_letters.received_at = marks.received_at and dead_letters.id = marks.id \
+             and dead_letters.redriven_at is null";
+    let query = match entry {
+        None => sqlx::query(MARK),
+        Some(_) => sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with marked as ({MARK} returning marks.word), \
+                 counted as (select count(*) filter (where word = 'stored') as stored, \
+                     count(*) filter (where word = 'duplicate') as duplicate from marked) \
+             update audit set details = details || jsonb_build_object( \
+                 'stored', (details ->> 'stored')::bigint + counted.stored, \
+                 'duplicate', (details ->> 'duplicate')::bigint + counted.duplicate) \
+             from counted where audit.id = $4"
+        ))),
+    };
+    let query = query.bind(times).bind(ids).bind(words);
+    let query = if let Some(entry) = entry { query.bind(entry) } else { query };
+    query.execute(connection).await?;
+    Ok(())
 }
 
 /// The order of a walk, and its letters.
@@ -401,12 +459,7 @@ impl Walk<'_> {
         if self.order == Order::LeftToRedrive {
             query.push(" and redriven_at is null");
         }
-        for (condition, value) in [(" and received_at >= ", self.filter.from), (" and received_at < ", self.filter.to)]
-        {
-            if let Some(value) = value {
-                query.push(condition).push_bind(value);
-            }
-        }
+        self.push_times(query);
         if let Some(after) = self.page.after {
             let beyond = if self.order == Order::LatestFirst { "<" } else { ">" };
             query.push(format!(" and received_at {beyond}= ")).push_bind(after.received_at);
@@ -414,6 +467,15 @@ impl Walk<'_> {
             query.push(", ").push_bind(after.id).push(")");
         }
         query.push(format!(" order by {} limit {STRETCH_MAX}", self.by("")));
+    }
+
+    fn push_times(&self, query: &mut QueryBuilder<Postgres>) {
+        for (condition, value) in [(" and received_at >= ", self.filter.from), (" and received_at < ", self.filter.to)]
+        {
+            if let Some(value) = value {
+                query.push(condition).push_bind(value);
+            }
+        }
     }
 
     fn push_filter(&self, query: &mut QueryBuilder<Postgres>) {

@@ -38,6 +38,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0021", "panel"),
     migration!("0022", "owner_functions"),
     migration!("0023", "duties"),
+    migration!("0024", "jobs"),
 ];
 
 /// Runs the migrations that the database lacks.

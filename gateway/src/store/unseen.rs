@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use eye_event::verdict::{Digest, Violation};
-use sqlx::{Connection as _, PgConnection, QueryBuilder};
+use sqlx::{PgConnection, QueryBuilder};
 use uuid::Uuid;
 
 use super::dead_letters::{COLUMNS, LetterCursor, StoredLetter, push_words};
@@ -41,23 +41,17 @@ pub struct Seen {
     pub module: Option<Digest>,
 }
 
-/// The right to judge unseen letters, which one gateway has as long as its connection lives.
+/// The session that judges unseen letters. It keeps gateways of the release before from judging them too.
 #[derive(Debug)]
-pub struct UnseenTurn(PgConnection);
-
-impl UnseenTurn {
-    /// Gives the right back.
-    pub async fn end(self) {
-        // Otherwise the server does so when it notices the broken connection.
-        let _ = self.0.close().await;
-    }
+pub struct UnseenTurn {
+    _session: PgConnection,
 }
 
 impl Store {
     /// Takes the right to judge unseen letters, which is the duty of this gateway. Returns `None` while another one has
     /// it.
     pub async fn unseen_turn(&self) -> Result<Option<UnseenTurn>, Error> {
-        Ok(self.session_of_duty(Duty::Jobs).await?.map(UnseenTurn))
+        Ok(self.session_of_duty(Duty::Jobs).await?.map(|_session| UnseenTurn { _session }))
     }
 
     /// The next lane with unseen letters.
@@ -86,42 +80,43 @@ impl Store {
         let query = query.build_query_as::<StoredLetter>().persistent(false);
         self.reading().await?.run(|connection| query.fetch_all(connection)).await
     }
+}
 
-    /// Records the results. The reason stays the outcome that the sender got.
-    pub async fn settle_unseen(&self, seen: &[Seen]) -> Result<(), Error> {
-        let digests: Vec<Option<&[u8]>> =
-            seen.iter().map(|seen| seen.module.as_ref().map(|digest| &digest.0[..])).collect();
-        let times: Vec<DateTime<Utc>> = seen.iter().map(|seen| seen.place.received_at).collect();
-        let ids: Vec<Uuid> = seen.iter().map(|seen| seen.place.id).collect();
-        let codes: Vec<&str> = seen.iter().map(|seen| seen.code.as_str()).collect();
-        let details: Vec<&str> = seen.iter().map(|seen| seen.detail.as_str()).collect();
-        let violations: Vec<String> = seen
-            .iter()
-            .map(|seen| serde_json::to_string(&seen.violations).expect("violations are texts, which serialize"))
-            .collect();
-        let known = sqlx::query(
-            "insert into modules (digest) select distinct digest from unnest($1::bytea[]) wanted (digest) \
-             where digest is not null order by digest on conflict do nothing",
-        )
-        .bind(&digests);
-        let settled = sqlx::query(
-            "update dead_letters set code = seen.code, detail = seen.detail, violations = seen.violations::jsonb, \
-                 module_id = coalesce(modules.id, dead_letters.module_id) \
-             from unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[]) \
-                 seen (received_at, id, code, detail, violations, digest) \
-             left join modules on modules.digest = seen.digest \
-             where dead_letters.received_at = seen.received_at and dead_letters.id = seen.id \
-                 and dead_letters.redriven_at is null and dead_letters.code in ('off_path', 'busy')",
-        )
-        .bind(times)
-        .bind(ids)
-        .bind(codes)
-        .bind(details)
-        .bind(violations)
-        .bind(&digests);
-        let mut reading = self.reading().await?;
-        reading.run(|connection| known.execute(connection)).await?;
-        reading.run(|connection| settled.execute(connection)).await?;
-        Ok(())
-    }
+/// Records the results. The reason stays the outcome that the sender got.
+pub(super) async fn settle(connection: &mut PgConnection, seen: &[Seen]) -> Result<(), sqlx::Error> {
+    let digests: Vec<Option<&[u8]>> =
+        seen.iter().map(|seen| seen.module.as_ref().map(|digest| &digest.0[..])).collect();
+    let times: Vec<DateTime<Utc>> = seen.iter().map(|seen| seen.place.received_at).collect();
+    let ids: Vec<Uuid> = seen.iter().map(|seen| seen.place.id).collect();
+    let codes: Vec<&str> = seen.iter().map(|seen| seen.code.as_str()).collect();
+    let details: Vec<&str> = seen.iter().map(|seen| seen.detail.as_str()).collect();
+    let violations: Vec<String> = seen
+        .iter()
+        .map(|seen| serde_json::to_string(&seen.violations).expect("violations are texts, which serialize"))
+        .collect();
+    sqlx::query(
+        "insert into modules (digest) select distinct digest from unnest($1::bytea[]) wanted (digest) \
+         where digest is not null order by digest on conflict do nothing",
+    )
+    .bind(&digests)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "update dead_letters set code = seen.code, detail = seen.detail, violations = seen.violations::jsonb, \
+             module_id = coalesce(modules.id, dead_letters.module_id) \
+         from unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[]) \
+             seen (received_at, id, code, detail, violations, digest) \
+         left join modules on modules.digest = seen.digest \
+         where dead_letters.received_at = seen.received_at and dead_letters.id = seen.id \
+             and dead_letters.redriven_at is null and dead_letters.code in ('off_path', 'busy')",
+    )
+    .bind(times)
+    .bind(ids)
+    .bind(codes)
+    .bind(details)
+    .bind(violations)
+    .bind(&digests)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
