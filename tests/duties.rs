@@ -107,6 +107,7 @@ async fn a_lease_that_ends_later_than_any_can_holds_nobody_up() {
 mod long {
     use super::*;
     use crate::clocks::Hands;
+    use crate::support::Frozen;
     use crate::support::proxy::Proxy;
 
     /// Waits until another gateway than `holder` has all duties, and proves that it took no longer than it may.
@@ -116,22 +117,6 @@ mod long {
         let within = server.sql(&format!("select max(since) - '{since}' < interval '30 seconds' from duties"));
         assert_eq!(within, "t", "{late}");
         next
-    }
-
-    /// A gateway that is stopped by SIGSTOP. It goes on at the latest when the test ends, which waits for its end.
-    struct Frozen<'g>(&'g Gateway);
-
-    impl<'g> Frozen<'g> {
-        fn new(gateway: &'g Gateway) -> Self {
-            gateway.signal("STOP");
-            Self(gateway)
-        }
-    }
-
-    impl Drop for Frozen<'_> {
-        fn drop(&mut self) {
-            self.0.signal("CONT");
-        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -280,9 +280,36 @@ async fn commands_have_a_gateway_redrive_and_look_at_its_jobs() {
     assert!(code == Some(1) && told.contains("there is no job"), "{told}");
 }
 
-/// It waits for the end of a lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_steps_fail_again_and_again_fails_and_says_why() {
+    let server = Server::start();
+    server.prepare();
+    server.sql(&letters(10));
+    server.sql(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$; \
+         create trigger refuse before update on dead_letters for each row execute function refuse()",
+    );
+    let gateway = Setup::default().with("EYE_DATABASE_URL", server.url()).start().await;
+    let job = asked(&gateway, json!({"kind": "redrive", "filter": {}, "dry_run": false})).await;
+    let job = ended(&gateway, &job["id"], "failed").await;
+    assert!(text(&job["problem"]).contains("P0001"), "{job}");
+    assert_eq!(
+        (&job["result"], &job["progress"]["stored"]),
+        (&Value::Null, &json!(0)),
+        "what is not marked is not counted"
+    );
+    let entry = "select details ->> 'state' || ' ' || (details ->> 'problem') from audit where action = 'job_end'";
+    assert!(server.sql(entry).starts_with("failed "), "{}", server.sql(entry));
+    server.sql("drop trigger refuse on dead_letters");
+    let job = asked(&gateway, json!({"kind": "redrive", "filter": {}, "dry_run": false})).await;
+    let job = ended(&gateway, &job["id"], "done").await;
+    assert_eq!((counts(&job["result"]), server.sql(STORED)), ([0, 10, 0, 0, 0], "10|10".to_owned()), "{job}");
+}
+
+/// These wait for the end of a lease.
 mod long {
     use super::*;
+    use crate::support::Frozen;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_job_goes_on_at_another_gateway_when_its_own_is_killed_and_stores_no_event_twice() {
@@ -291,9 +318,9 @@ mod long {
         server.sql(&letters(20_000));
         let setup = || Setup::default().with("EYE_DATABASE_URL", server.url());
         let mut first = setup().start().await;
+        let second = setup().start().await;
         let job = asked(&first, json!({"kind": "redrive", "filter": {}, "dry_run": false})).await;
         begun(&first, &job["id"]).await;
-        let second = setup().start().await;
         first.signal("KILL");
         first.ended().await;
         let at = server.sql("select clock_timestamp()");
@@ -303,5 +330,31 @@ mod long {
         let [stored, duplicate, ..] = counts(&job["result"]);
         assert_eq!((stored + duplicate, server.sql(STORED)), (20_000, "20000|20000".to_owned()), "{job}");
         assert_eq!(server.sql(MARKED), "20000");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_job_goes_on_at_another_gateway_when_its_own_freezes_which_writes_nothing_when_it_wakes() {
+        let server = Server::start();
+        server.prepare();
+        server.sql(&letters(20_000));
+        let setup = || Setup::default().with("EYE_DATABASE_URL", server.url());
+        let first = setup().start().await;
+        let second = setup().start().await;
+        let job = asked(&first, json!({"kind": "redrive", "filter": {}, "dry_run": false})).await;
+        begun(&first, &job["id"]).await;
+        let frozen = Frozen::new(&first);
+        let at = server.sql("select clock_timestamp()");
+        let taken = format!("select run > 1 and clock_timestamp() - '{at}' < interval '30 seconds' from jobs");
+        eventually("another gateway takes it up", async || (server.sql(&taken) == "t").then_some(())).await;
+        // It wakes while the other one works.
+        drop(frozen);
+        let job = ended(&second, &job["id"], "done").await;
+        eventually("the first one knows", async || {
+            first.log().contains("another gateway has taken these duties over").then_some(())
+        })
+        .await;
+        let [stored, duplicate, ..] = counts(&job["result"]);
+        assert_eq!((stored + duplicate, server.sql(STORED)), (20_000, "20000|20000".to_owned()), "{job}");
+        assert_eq!((server.sql("select run from jobs"), shown(&second, &job["id"]).await), ("2".to_owned(), job));
     }
 }

@@ -599,3 +599,19 @@ impl Drop for Gateway {
         }
     }
 }
+
+/// A gateway that is stopped by SIGSTOP. It goes on at the latest when the test ends, which waits for its end.
+pub(crate) struct Frozen<'g>(&'g Gateway);
+
+impl<'g> Frozen<'g> {
+    pub(crate) fn new(gateway: &'g Gateway) -> Self {
+        gateway.signal("STOP");
+        Self(gateway)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal("CONT");
+    }
+}
