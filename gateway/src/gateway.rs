@@ -23,8 +23,8 @@ use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
 use crate::descriptors;
 use crate::duties::Duties;
-use crate::jobs::Jobs;
 use crate::jobs::rejudge::RejudgeCounts;
+use crate::jobs::{Jobs, JobsEnded};
 use crate::live::Live;
 use crate::panel::SignIns;
 use crate::panel_address;
@@ -124,7 +124,6 @@ impl Gateway {
         ));
         let unsent =
             Arc::new(UnsentAnswers::new(settings.rooms.answers_bytes_max, share_percent, Arc::clone(&in_flight)));
-        let unseen_counts = Arc::new(RejudgeCounts::default());
         let upkeep = Arc::default();
         let duties = Arc::new(Duties::new(store.clone()));
         let tending = Tending {
@@ -150,7 +149,8 @@ impl Gateway {
             events: events.clone(),
             readiness: Arc::clone(&readiness),
             duties: Arc::clone(&duties),
-            counts: Arc::clone(&unseen_counts),
+            counts: RejudgeCounts::default(),
+            ended: JobsEnded::default(),
         };
         let lasting = Lasting {
             live: Arc::new(Live::new(settings.live)),
@@ -173,7 +173,6 @@ impl Gateway {
             turns,
             unsent,
             streams,
-            unseen_counts,
             duties,
             retention,
             readiness,

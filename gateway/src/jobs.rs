@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -76,6 +77,26 @@ impl Kind {
     /// trail.
     fn is_own(self) -> bool {
         self == Self::Rejudge
+    }
+}
+
+/// The words for the end of a job.
+pub const ENDS: [&str; 3] = ["done", "failed", "cancelled"];
+
+/// Counts the jobs that ended at this gateway. The metrics read it.
+#[derive(Debug, Default)]
+pub struct JobsEnded([[AtomicU64; ENDS.len()]; Kind::ALL.len()]);
+
+impl JobsEnded {
+    fn note(&self, kind: Kind, state: &str) {
+        if let Some(place) = ENDS.iter().position(|end| *end == state) {
+            self.0[kind as usize][place].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many jobs of a kind ended so.
+    pub fn count(&self, kind: Kind, state: &str) -> u64 {
+        ENDS.iter().position(|end| *end == state).map_or(0, |place| self.0[kind as usize][place].load(Relaxed))
     }
 }
 
@@ -195,7 +216,9 @@ pub struct Jobs {
     /// Jobs run while this gateway has their duty.
     pub duties: Arc<Duties>,
     /// Counts the outcomes of unseen letters.
-    pub counts: Arc<RejudgeCounts>,
+    pub counts: RejudgeCounts,
+    /// Counts the jobs that ended.
+    pub ended: JobsEnded,
 }
 
 /// The work of a job, which each kind does in its own way.
@@ -262,7 +285,9 @@ impl Jobs {
             rejudge::ask(self).await?;
         }
         let Some(row) = self.store.job_take_up(kind.as_str()).await? else { return Ok(()) };
-        tracing::info!(job = %row.id, kind = kind.as_str(), run = row.run, "the gateway works on a job");
+        if !kind.is_own() {
+            tracing::info!(job = %row.id, kind = kind.as_str(), run = row.run, "the gateway works on a job");
+        }
         if row.cancel_requested {
             return self.end(kind, &row, "cancelled", None).await;
         }
@@ -376,6 +401,11 @@ impl Jobs {
             return Ok(());
         }
         end.entry.iter().for_each(Entry::log);
+        self.ended.note(kind, state);
+        if kind.is_own() {
+            // Its lanes have lines of their own.
+            return Ok(());
+        }
         let (job, kind, progress) = (row.id, kind.as_str(), &row.progress);
         match problem {
             Some(problem) => tracing::warn!(%job, kind, problem, "a job failed"),

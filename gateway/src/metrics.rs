@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use crate::batch::Batcher;
 use crate::dead_letters::DeadLetters;
 use crate::jobs::rejudge::RejudgeCounts;
+use crate::jobs::{self, Jobs};
 use crate::live::Live;
 use crate::readiness::Readiness;
 use crate::requests::{Requests, RouteClass};
@@ -18,7 +19,7 @@ use crate::retention::Retention;
 use crate::retention::due::Rule;
 use crate::server::{Admission, Class, Connections};
 use crate::share::Budget;
-use crate::store::{Store, TableUpkeep, Upkeep};
+use crate::store::{Duty, Store, TableUpkeep, Upkeep};
 use crate::tally::{self, Skew, Tallies};
 use crate::telemetry;
 use crate::trail::Trail;
@@ -50,8 +51,8 @@ pub struct Metrics {
     pub events: Batcher<EventRow>,
     /// The queue of dead letters.
     pub dead_letters: Arc<DeadLetters>,
-    /// Dead letters that the gateway judged again by itself.
-    pub unseen: Arc<RejudgeCounts>,
+    /// The jobs that ended here, the letters that were judged again, and the duties.
+    pub jobs: Arc<Jobs>,
     /// The room for bodies in flight, in KiB.
     pub in_flight: Arc<Budget>,
     /// Answers that are not sent yet.
@@ -164,7 +165,7 @@ fn events(scrape: &mut Scrape, own: &Metrics) {
     let unfinished = UnfinishedCode::ALL.map(|code| ([code.as_str()], Value::Counter(own.tallies.unfinished(code))));
     scrape.add(&names::UNFINISHED_EVENTS, unfinished);
     scrape.add(&names::DEAD_LETTERS_KEPT, [([], count(&own.dead_letters.batcher().figures().stored))]);
-    let again = RejudgeCounts::OUTCOMES.into_iter().zip(own.unseen.counts());
+    let again = RejudgeCounts::OUTCOMES.into_iter().zip(own.jobs.counts.counts());
     scrape.add(&names::LETTERS_JUDGED_AGAIN, again.map(|(outcome, count)| ([outcome.as_str()], Value::Counter(count))));
     scrape.add(&names::ACCESS_LOG_DROPPED, [([], Value::Counter(telemetry::access_lines_dropped()))]);
     scrape.add(&names::DEAD_LETTERS_DROPPED, [([], Value::Counter(own.dead_letters.trimmed()))]);
@@ -226,6 +227,12 @@ fn trimmed(scrape: &mut Scrape, own: &Metrics) {
     let announced = Rule::ALL.map(|rule| ([rule.as_str()], truth(own.retention.is_announced(rule))));
     scrape.add(&names::TRIMMING_ANNOUNCED, announced);
     scrape.add(&names::AUDIT_OMITTED, [([], Value::Counter(own.trail.omitted()))]);
+    let held = Duty::ALL.map(|duty| ([duty.as_str()], truth(own.jobs.duties.holds(duty))));
+    scrape.add(&names::DUTY_HELD, held);
+    let ended = jobs::Kind::ALL.into_iter().flat_map(|kind| {
+        jobs::ENDS.map(|state| ([kind.as_str(), state], Value::Counter(own.jobs.ended.count(kind, state))))
+    });
+    scrape.add(&names::JOBS_ENDED, ended);
     scrape.add(&names::CLOCK_SKEW_SECONDS, [([], gauge(own.retention.clock_skew_seconds()))]);
 }
 

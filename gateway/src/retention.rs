@@ -200,13 +200,20 @@ impl Retention {
                     None => Ok(()),
                 }
             };
-            if let Some(Err(error)) = duties.while_held(Duty::Retention, work).await {
-                warn_of(store, &error, "the tables could not be tended; trying again");
-                if matches!(error, Error::Refused(_)) {
-                    duties.leave(Duty::Retention).await;
+            let every = self.terms.load().every;
+            let pause = match duties.while_held(Duty::Retention, work).await {
+                // Another gateway has the duty now.
+                None => continue,
+                // A session that cannot be ended has the right.
+                Some(Ok(())) => every.min(AGAIN),
+                Some(Err(error)) => {
+                    warn_of(store, &error, "the tables could not be tended; trying again");
+                    if matches!(error, Error::Refused(_)) {
+                        duties.leave(Duty::Retention).await;
+                    }
+                    every
                 }
-            }
-            let pause = self.terms.load().every.min(AGAIN);
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.changed.notified() => {}

@@ -21,7 +21,6 @@ use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::duties::Duties;
 use crate::ingest::Ingest;
-use crate::jobs::rejudge::RejudgeCounts;
 use crate::jobs::{JobSettings, Jobs};
 use crate::judging::Judges;
 use crate::live::Live;
@@ -108,7 +107,6 @@ pub(super) struct Lasting {
     pub(super) sign_ins: Arc<SignIns>,
     pub(super) requests: Arc<Requests>,
     pub(super) jobs: Arc<Jobs>,
-    pub(super) unseen_counts: Arc<RejudgeCounts>,
     pub(super) duties: Arc<Duties>,
     pub(super) tending: Arc<Tending>,
     pub(super) retention: Arc<Retention>,
@@ -205,7 +203,7 @@ impl Lasting {
             tallies: Arc::clone(&self.tallies),
             events: self.events.clone(),
             dead_letters: Arc::clone(&self.dead_letters),
-            unseen: Arc::clone(&self.unseen_counts),
+            jobs: Arc::clone(&self.jobs),
             in_flight: Arc::clone(&self.in_flight),
             unsent: Arc::clone(&self.unsent),
             retention: Arc::clone(&self.retention),

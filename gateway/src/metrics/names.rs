@@ -83,6 +83,10 @@ metrics! {
         "Most bytes of dead letters.";
     TRIMMING_ANNOUNCED = Gauge "eye_trimming_announced" ["rule"]
         "1 while a rule of retention has announced a removal that waits for its time or for a confirmation.";
+    DUTY_HELD = Gauge "eye_duty_held" ["duty"]
+        "1 if this gateway does this work for all gateways of its database.";
+    JOBS_ENDED = Counter "eye_jobs_ended_total" ["kind", "state"]
+        "Jobs that ended at this gateway, by kind and end.";
     CLOCK_SKEW_SECONDS = Gauge "eye_clock_skew_seconds" []
         "By how much the database's clock is ahead of this gateway's.";
     RETENTION_ROUND_SECONDS = Gauge "eye_retention_round_seconds" []
