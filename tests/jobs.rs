@@ -107,6 +107,11 @@ async fn a_redrive_of_all_letters_is_a_job_whose_counts_add_up() {
         "a dry run stores nothing"
     );
 
+    // As if its gateway had died between the last step and the end.
+    gateway.sql("update jobs set state = 'running', ended_at = null, result = null");
+    let again = ended(&gateway, &dry["id"], "done").await;
+    assert_eq!((&again["result"], gateway.sql("select run from jobs")), (&dry["result"], "2".to_owned()));
+
     let filter = json!({"reason": "quarantined", "from": "2020-01-01T00:00:00Z"});
     let job = asked(&gateway, json!({"kind": "redrive", "filter": filter, "dry_run": false})).await;
     let job = ended(&gateway, &job["id"], "done").await;
@@ -116,7 +121,7 @@ async fn a_redrive_of_all_letters_is_a_job_whose_counts_add_up() {
     let jobs = gateway.get("/v1/jobs?kind=redrive&limit=1").await.json();
     assert_eq!(jobs["jobs"], json!([job]), "the latest first");
     let next = format!("/v1/jobs?kind=redrive&limit=1&cursor={}", text(&jobs["next"]));
-    assert_eq!(gateway.get(&next).await.json(), json!({"jobs": [dry], "next": null}));
+    assert_eq!(gateway.get(&next).await.json(), json!({"jobs": [again], "next": null}));
     let entries = gateway.sql(&format!(
         "select action, subject, details ->> 'dry_run', details ->> 'stored' from audit \
          where details ->> 'job' = '{}' order by at, id",
@@ -160,8 +165,9 @@ async fn one_job_of_a_kind_runs_at_a_time_and_is_cancelled_between_two_steps() {
     assert_eq!(gateway.sql(STORED), format!("{stored}|{stored}"));
     let again = cancel(&gateway, &job["id"]).await;
     assert_eq!((again.status, again.json()), (200, job.clone()), "it stays as it is");
-    let entries = gateway.sql("select string_agg(action, ' ' order by at, id) from audit where action like 'job_%'");
-    assert_eq!(entries, "job_ask job_cancel job_end");
+    let entries = gateway
+        .sql("select string_agg(action || ' ' || subject, ', ' order by at, id) from audit where action like 'job_%'");
+    assert_eq!(entries, "job_ask redrive, job_cancel redrive, job_end redrive");
 
     // The next one goes on with what is left.
     let next = asked(&gateway, json!({"kind": "redrive", "filter": {"to": "2021-01-01T00:00:00Z"}})).await;

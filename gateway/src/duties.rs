@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Duty, Error, LEASE, Store};
+use crate::store::{Duty, Error, LEASE, Role, Store};
 
 /// The time between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
@@ -126,6 +126,8 @@ impl Duties {
         };
         let (taken, lost) = (changed(false), changed(true));
         self.leases.send_replace(after);
+        let left: Vec<Duty> = held.into_iter().filter(|duty| !wanted.contains(duty)).collect();
+        self.end_leases(&left).await;
         if !taken.is_empty() {
             tracing::info!(duties = taken, "the gateway takes these duties for all gateways of the database");
         }
@@ -159,17 +161,23 @@ impl Duties {
 
     /// Gives all leases back when the gateway has stopped its work.
     pub async fn give_all_back(&self) {
-        self.give_back(&Duty::ALL).await;
+        if self.store.role() == Role::Full && !self.store.is_away() {
+            self.end_leases(&Duty::ALL).await;
+        }
     }
 
     async fn give_back(&self, duties: &[Duty]) {
         let held: Vec<Duty> = duties.iter().copied().filter(|duty| self.holds(*duty)).collect();
         self.leases.send_modify(|leases| duties.iter().for_each(|duty| leases[*duty as usize] = None));
-        if held.is_empty() {
+        self.end_leases(&held).await;
+    }
+
+    /// Ends leases in the database. One that is not ended there ends by itself.
+    async fn end_leases(&self, duties: &[Duty]) {
+        if duties.is_empty() {
             return;
         }
-        // A lease that is not given back ends by itself.
-        if let Ok(Err(error)) = timeout(LAST, self.store.give_duties_back(&held)).await {
+        if let Ok(Err(error)) = timeout(LAST, self.store.give_duties_back(duties)).await {
             tracing::debug!(%error, "leases of duties could not be given back");
         }
     }

@@ -294,7 +294,7 @@ impl Jobs {
         if failures.job == Some(row.id) && failures.count >= FAILURES_MAX && !kind.is_own() {
             return self.end(kind, &row, "failed", Some(failures.last.clone())).await;
         }
-        if row.runs_lost > RUNS_LOST_MAX && !kind.is_own() {
+        if row.runs_lost >= RUNS_LOST_MAX && !kind.is_own() {
             let problem = "gateway after gateway ended while it worked on the job, without any progress";
             return self.end(kind, &row, "failed", Some(problem.to_owned())).await;
         }
@@ -485,8 +485,9 @@ pub async fn ask(store: &Store, kind: Kind, dry_run: bool, request: Value, actor
 ///
 /// The errors of the store.
 pub async fn cancel(store: &Store, id: Uuid, actor: &Actor) -> Result<Option<JobRow>, Error> {
-    let entry = Entry::new(Action::JobCancel, "", actor).with("job", id.to_string());
-    store.job_cancel(id, &entry).await
+    let Some((job, entry)) = store.job_cancel(id, actor).await? else { return Ok(None) };
+    entry.iter().for_each(Entry::log);
+    Ok(Some(job))
 }
 
 #[cfg(test)]

@@ -174,6 +174,8 @@ pub struct UnseenGroup {
 pub struct LetterGroup {
     /// The results, and after which letter the next group begins.
     pub report: Report,
+    /// The last letter that is done; `None` if the group is empty.
+    pub last: Option<LetterCursor>,
     /// What to write about the letters.
     pub changes: LetterChanges,
 }
@@ -268,14 +270,15 @@ impl Redrive<'_> {
         let until = Instant::now() + self.time;
         let senders = self.senders().await?;
         let page = self.page(request).await?;
-        let mut group = LetterGroup { report: Report::default(), changes: LetterChanges::default() };
+        let mut group = LetterGroup { report: Report::default(), last: None, changes: LetterChanges::default() };
         group.report.next = page.next;
         if !page.rows.is_empty() {
             let letters = &page.rows[..group_of(&page.rows)];
             let (done, marks) = self.group(letters, &senders, until, request.dry_run, &mut group.report).await?;
             group.changes.marks = marks;
+            group.last = Some(page.rows[done - 1].cursor());
             if done < page.rows.len() {
-                group.report.next = Some(page.rows[done - 1].cursor());
+                group.report.next = group.last;
             }
         }
         Ok(group)

@@ -96,7 +96,8 @@ impl Work {
         let Some(place) = self.place else { return self.first(jobs, settings).await };
         let group = jobs.redrive(settings, TIME).run_group(&self.request(place)).await?;
         let next = group.report.next;
-        let place = Place { after: next.or(place.after), ..place };
+        // Also after the last group, so that a run that begins after it finds nothing to do again.
+        let place = Place { after: next.or(group.last).or(place.after), ..place };
         self.place = Some(place);
         Ok(Step {
             results: group.report.results,

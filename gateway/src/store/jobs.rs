@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::read::Page;
 use super::{Duty, Error, LetterCursor, Seen, Store, audit, dead_letters, unseen};
-use crate::audit::{Actor, Entry};
+use crate::audit::{Action, Actor, Entry};
 
 /// The columns of a row, with `jsonb` as text.
 const COLUMNS: &str = "id, kind, state, dry_run, request::text as request, actor, name, token_id, host, peer, forwarded, \
@@ -281,12 +281,12 @@ impl Store {
     }
 
     /// Cancels a job: one that waits ends at once, and one that runs ends after its current step. A job that has ended stays
-    /// as it is. Returns it; `None` if there is none.
+    /// as it is. Returns it with the entry that was written; `None` if there is no such job.
     ///
     /// # Errors
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn job_cancel(&self, id: Uuid, entry: &Entry) -> Result<Option<JobRow>, Error> {
+    pub async fn job_cancel(&self, id: Uuid, actor: &Actor) -> Result<Option<(JobRow, Option<Entry>)>, Error> {
         self.ask(async {
             let mut connection = self.own.acquire().await?;
             let mut transaction = connection.begin().await?;
@@ -299,13 +299,15 @@ impl Store {
             query.push_bind(id).push(format!(" returning {COLUMNS}"));
             let query = query.build_query_as::<JobRow>().persistent(false);
             if let Some(row) = query.fetch_optional(&mut *transaction).await? {
-                audit::write(&mut transaction, entry).await?;
+                let entry = Entry::new(Action::JobCancel, &row.kind, actor).with("job", id.to_string());
+                audit::write(&mut transaction, &entry).await?;
                 transaction.commit().await?;
-                return Ok(Some(row));
+                return Ok(Some((row, Some(entry))));
             }
             let mut query = QueryBuilder::<Postgres>::new(format!("select {COLUMNS} from jobs where id = "));
             query.push_bind(id);
-            query.build_query_as::<JobRow>().persistent(false).fetch_optional(&mut *transaction).await
+            let row = query.build_query_as::<JobRow>().persistent(false).fetch_optional(&mut *transaction).await?;
+            Ok(row.map(|row| (row, None)))
         })
         .await
     }
