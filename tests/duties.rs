@@ -1,6 +1,7 @@
 //! One gateway of a database does what has to be done once, by a lease. A gateway that stops, dies, freezes or is cut off
 //! loses it to another one.
 
+use crate::readers::documented_role;
 use crate::support::cluster::Server;
 use crate::support::{Gateway, Setup, eventually};
 
@@ -101,6 +102,31 @@ async fn a_lease_that_ends_later_than_any_can_holds_nobody_up() {
     held(&server, &[]).await;
     assert_eq!(server.sql("select count(*) from duties where holder_name = 'gone'"), "0");
     is_tended(&server, "2030-01").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_another_role_is_waited_for_and_told() {
+    use sqlx::{Connection as _, Executor as _};
+    let server = Server::start();
+    server.prepare();
+    server.sql(&documented_role("eye_gateway"));
+    // The session of a gateway whose lease is over, as a role that this one may not touch.
+    let mut before = sqlx::PgConnection::connect(&server.url()).await.expect("connected");
+    before.execute("select pg_advisory_lock(hashtext('eye_retention'))").await.expect("locked");
+    before
+        .execute(
+            "insert into duties (duty, holder, holder_name, until, session_pid, session_started) \
+             select 'retention', gen_random_uuid(), 'before', now(), pid, backend_start from pg_stat_activity \
+             where pid = pg_backend_pid()",
+        )
+        .await
+        .expect("noted");
+    let url = server.url().replace("postgres://postgres@", "postgres://eye_gateway@");
+    let gateway = at(&url, "after").with_argument("--no-migrate").start().await;
+    logged(&gateway, "a session that this gateway may not end works on its duty").await;
+    before.close().await.expect("closed");
+    is_tended(&server, "2030-01").await;
+    assert_eq!(gateway.log().matches("may not end").count(), 1, "{}", gateway.log());
 }
 
 /// These wait for the end of a lease.

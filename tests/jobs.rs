@@ -312,6 +312,27 @@ async fn a_job_whose_steps_fail_again_and_again_fails_and_says_why() {
     assert_eq!((counts(&job["result"]), server.sql(STORED)), ([0, 10, 0, 0, 0], "10|10".to_owned()), "{job}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_judges_unseen_events_again_can_be_told_to_leave_it_for_a_time() {
+    let gateway = Setup::default().with("EYE_REJUDGE_EVENTS_PER_SECOND_MAX", 1).start().await;
+    gateway.sql(&letters(500));
+    gateway.sql("update dead_letters set code = 'off_path'");
+    let jobs = async || gateway.get("/v1/jobs?kind=rejudge").await.json()["jobs"].as_array().expect("jobs").clone();
+    let job = eventually("the gateway asks for it", async || jobs().await.first().cloned()).await;
+    assert_eq!((&job["requested_by"]["kind"], &job["dry_run"]), (&json!("gateway"), &json!(false)));
+    begun(&gateway, &job["id"]).await;
+    cancel(&gateway, &job["id"]).await;
+    let job = ended(&gateway, &job["id"], "cancelled").await;
+    // Meanwhile a job of another kind finds the rest.
+    let redrive = asked(&gateway, json!({"kind": "redrive", "filter": {"code": "off_path"}})).await;
+    let redrive = ended(&gateway, &redrive["id"], "done").await;
+    let left = 500 - job["progress"]["stored"].as_u64().expect("a count");
+    assert_eq!(counts(&redrive["result"]), [left, 0, 0, 0, 0], "{redrive}");
+    assert_eq!(jobs().await, [job], "it asks for no other one now");
+    let entries = gateway.sql("select string_agg(action, ' ' order by at, id) from audit where subject = 'rejudge'");
+    assert_eq!(entries, "job_cancel", "what it does by itself has no entries");
+}
+
 /// These wait for the end of a lease.
 mod long {
     use super::*;

@@ -323,7 +323,7 @@ pub struct Store {
     months: Arc<OnDemand>,
     /// Folds of the counts that the database refused or did not finish. The metrics read it.
     folds_failed: Arc<AtomicU64>,
-    /// The log has said that the role may not end the session of another gateway.
+    /// The log has said that a session that cannot be ended works on a duty of this gateway.
     told_of_duties: Arc<AtomicBool>,
     /// The last known state of the database.
     ground: Arc<Ground>,

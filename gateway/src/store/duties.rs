@@ -6,14 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Error, Store};
 
 /// The time of a lease.
 pub(crate) const LEASE: Duration = Duration::from_secs(20);
-/// How often a session tries to get the lock of its duty while the server ends the session before it.
-const LOCK_TRIES: u32 = 30;
+/// How long a session tries to get the lock of its duty while the server ends the session before it.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+/// The pause between two of these tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// The SQLSTATE for a missing right.
 const DENIED: &str = "42501";
@@ -113,14 +114,21 @@ impl Store {
             .bind(self.id())
             .execute(&mut connection)
             .await?;
-            let mut tries = if noted.rows_affected() == 0 { 0 } else { LOCK_TRIES };
-            while tries > 0 {
+            if noted.rows_affected() == 0 {
+                connection.close().await?;
+                return Ok(None);
+            }
+            let until = Instant::now() + LOCK_TIME.min(self.read_time / 2);
+            loop {
                 if try_lock(&mut connection, duty).await? {
                     return Ok(Some(connection));
                 }
-                tries -= 1;
+                if Instant::now() >= until {
+                    break;
+                }
                 sleep(LOCK_PAUSE).await;
             }
+            self.tell_of_lock(duty);
             connection.close().await?;
             Ok(None)
         })
@@ -152,19 +160,22 @@ impl Store {
             Ok(Some(_)) => {
                 tracing::info!(duty = duty.as_str(), "the session that worked on this duty before was ended");
             }
-            Err(sqlx::Error::Database(cause)) if cause.code().is_some_and(|code| code == DENIED) => {
-                if self.told_of_duties.swap(true, Relaxed) {
-                    return Ok(());
-                }
-                tracing::warn!(
-                    duty = duty.as_str(),
-                    "the role may not end the session of the gateway that had this duty before, so the duty waits until that \
-                     session ends: let all gateways of a database use the same role"
-                );
-            }
+            // The lock tells then whether it still works.
+            Err(sqlx::Error::Database(cause)) if cause.code().is_some_and(|code| code == DENIED) => {}
             Err(cause) => return Err(cause),
         }
         Ok(())
+    }
+
+    /// Logs once that a session that cannot be ended keeps this gateway from its duty.
+    fn tell_of_lock(&self, duty: Duty) {
+        if !self.told_of_duties.swap(true, Relaxed) {
+            tracing::warn!(
+                duty = duty.as_str(),
+                "a session that this gateway may not end works on its duty, so it waits: that session is of a command, of a gateway \
+                 of the release before, or of another role; let all gateways of a database use the same role"
+            );
+        }
     }
 }
 
