@@ -193,6 +193,22 @@ mod long {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_standby_that_is_away_takes_no_duties_from_a_gateway() {
+        let server = Server::start();
+        server.prepare();
+        let _gateway = named(&server, "only").start().await;
+        let holder = held(&server, &[]).await;
+        server.sql("alter system set synchronous_standby_names = 'nobody'");
+        server.sql("select pg_reload_conf()");
+        eventually("commits wait", async || (server.sql("show synchronous_standby_names") == "nobody").then_some(()))
+            .await;
+        renewed_twice(&server).await;
+        assert_eq!(holders(&server), [(holder, 4)]);
+        server.sql("alter system reset synchronous_standby_names");
+        server.sql("select pg_reload_conf()");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_clock_that_is_a_day_ahead_keeps_and_loses_duties_like_any_other() {
         a_day_apart("+1d").await;
     }

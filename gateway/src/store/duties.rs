@@ -64,10 +64,12 @@ impl Store {
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn renew_duties(&self, wanted: &[Duty]) -> Result<Vec<Duty>, Error> {
-        // A lease that ends later than any lease can is of a clock that was set back since.
+        // A lease that ends later than any lease can is of a clock that was set back since. A lease does not wait for a standby:
+        // while that is away, the work goes on that does not need it. A lease that a failover loses is proved by no session.
         let query = sqlx::query_scalar(
             "insert into duties as kept (duty, holder, holder_name, until) \
-             select duty, $2, $3, clock_timestamp() + make_interval(secs => $4) from unnest($1::text[]) wanted (duty) order by duty \
+             select duty, $2, $3, clock_timestamp() + make_interval(secs => $4) from unnest($1::text[]) wanted (duty) \
+             where set_config('synchronous_commit', 'local', true) = 'local' order by duty \
              on conflict (duty) do update set holder = excluded.holder, holder_name = excluded.holder_name, \
                  until = excluded.until, \
                  since = case when kept.holder = excluded.holder then kept.since else clock_timestamp() end \
@@ -90,7 +92,9 @@ impl Store {
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn give_duties_back(&self, duties: &[Duty]) -> Result<(), Error> {
         let query = sqlx::query(
-            "update duties set until = clock_timestamp() where duty = any($1) and holder = $2 and until > clock_timestamp()",
+            "update duties set until = clock_timestamp() \
+             where duty = any($1) and holder = $2 and until > clock_timestamp() \
+                 and set_config('synchronous_commit', 'local', true) = 'local'",
         )
         .bind(words(duties))
         .bind(self.id());
