@@ -132,6 +132,7 @@ fn us_an_event(time: Duration, events: usize) -> f64 {
 
 fn start(root: &Path) -> Result<Validators> {
     Ok(Validators::start(Options {
+        modules_from: Default::default(),
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,

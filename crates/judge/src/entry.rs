@@ -523,7 +523,7 @@ impl Entry {
 }
 
 /// Reads a settings file. It must lie in the modules directory: a link could lead to secrets of this machine.
-fn settings_text(root: &Path, path: &Path) -> Result<String, String> {
+pub(super) fn settings_text(root: &Path, path: &Path) -> Result<String, String> {
     use std::io::Read as _;
     if !directory::lies_within(root, path).map_err(|error| error.to_string())? {
         return Err("it is a link to a file outside the modules directory".into());

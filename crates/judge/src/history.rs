@@ -6,6 +6,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use eye_event::verdict::Digest;
@@ -20,6 +22,18 @@ use super::slot::Slot;
 
 /// Versions that are kept of each slot.
 const VERSIONS_MAX: usize = 10;
+
+/// The first part of the name of a content that never served.
+const PREPARED: &str = "prepared-";
+
+/// Files that this process has written so far.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How old a half written file is that a process of the same number may have left.
+const LEFTOVER_TIME: Duration = Duration::from_secs(3_600);
+
+/// How long such a content is kept.
+const PREPARED_TIME: Duration = Duration::from_secs(86_400);
 
 /// One version that served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -218,36 +232,39 @@ impl History {
     /// Keeps a version that begins to serve, and removes the oldest. If this version served last too, it keeps its
     /// time.
     pub(super) fn record(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<Vec<Version>> {
-        let folder = self.folder(slot);
-        let mut files = self.files(slot)?;
-        let versions = |files: Vec<(Version, PathBuf)>| files.into_iter().map(|(version, _)| version).collect();
-        if let Some((version, path)) = files.first()
-            && version.digest == digest
-        {
-            if !holds(path, bytes) {
-                replace(path, bytes)?;
-            }
-            return Ok(versions(files));
+        self.put(slot, digest, bytes)?;
+        self.activate(slot, digest)
+    }
+
+    /// Keeps the content of a version that may serve later. It becomes a version of the slot when it serves.
+    pub(super) fn put(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<()> {
+        let kept = self.files(slot)?.into_iter().find(|(version, _)| version.digest == digest).map(|(_, path)| path);
+        let path = kept.unwrap_or_else(|| self.prepared(slot, digest));
+        if holds(&path, bytes) {
+            return Ok(());
         }
+        let folder = self.folder(slot);
         private_dir(&folder)?;
         remove_leftovers(&folder)?;
         if read(&folder.join("event-type")).ok().as_deref() != Some(slot.to_string().as_bytes()) {
             replace(&folder.join("event-type"), slot.to_string().as_bytes())?;
         }
+        replace(&path, bytes)
+    }
+
+    /// Makes a version whose content is kept the newest one, and removes the oldest.
+    pub(super) fn activate(&self, slot: &Slot, digest: Digest) -> io::Result<Vec<Version>> {
+        let mut files = self.files(slot)?;
+        let versions = |files: Vec<(Version, PathBuf)>| files.into_iter().map(|(version, _)| version).collect();
+        if files.first().is_some_and(|(newest, _)| newest.digest == digest) {
+            return Ok(versions(files));
+        }
         // The version that came last must be the newest, even if the clock was set back meanwhile.
         let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
         let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
-        let path = folder.join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
+        let path = self.folder(slot).join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
         let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place).1);
-        match kept {
-            Some(kept) if holds(&kept, bytes) => fs::rename(kept, &path)?,
-            damaged => {
-                replace(&path, bytes)?;
-                if let Some(damaged) = damaged {
-                    fs::remove_file(damaged)?;
-                }
-            }
-        }
+        fs::rename(kept.unwrap_or_else(|| self.prepared(slot, digest)), &path)?;
         files.insert(0, (version, path));
         for (version, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
             fs::remove_file(old)?;
@@ -256,6 +273,38 @@ impl History {
             }
         }
         Ok(versions(files))
+    }
+
+    /// The content of a version, or of one that never served, if it is kept and fits its digest.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and cannot be read.
+    pub fn content(&self, slot: &Slot, digest: Digest) -> io::Result<Option<Vec<u8>>> {
+        let kept = self.files(slot)?.into_iter().find(|(version, _)| version.digest == digest).map(|(_, path)| path);
+        match read(&kept.unwrap_or_else(|| self.prepared(slot, digest))) {
+            Ok(bytes) => Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == digest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes contents of a slot that were kept long ago and never served.
+    pub(super) fn forget_prepared(&self, slot: &Slot) -> io::Result<()> {
+        for entry in fs::read_dir(self.folder(slot))? {
+            let entry = entry?;
+            let is_prepared = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREPARED));
+            let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+            if is_prepared && age().is_some_and(|age| age > PREPARED_TIME) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of a content that never served. Its name has no time, so that no list of versions has it.
+    fn prepared(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        self.folder(slot).join(format!("{PREPARED}{digest}.wasm"))
     }
 
     /// Notes that a version takes secrets out of dead letters. A later version that does not is refused only if the one
@@ -304,12 +353,14 @@ impl History {
 
 /// Writes a hidden file beside `path`, and renames it. So readers see the old content or the new one, and nothing
 /// between.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder)?;
     let name = path.file_name().expect("a file has a name").to_string_lossy();
     let digest = Digest::of(name.as_bytes()).to_string();
-    let beside = folder.join(format!(".{}-{}", &digest[..16], std::process::id()));
+    // Two threads may write the same file at once.
+    let number = WRITTEN.fetch_add(1, Relaxed);
+    let beside = folder.join(format!(".{}-{number}-{}", &digest[..16], std::process::id()));
     let written = File::create(&beside).and_then(|mut file| {
         file.write_all(bytes)?;
         // Without this, a loss of power could keep the name and lose the content.
@@ -328,7 +379,13 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
         let Some(hidden) = name.to_str().and_then(|name| name.strip_prefix('.')) else { continue };
         let writer = hidden.rsplit_once('-').and_then(|(_, id)| id.parse::<u32>().ok());
         let own = std::process::id();
-        if writer.is_none_or(|id| id == own || !Path::new("/proc").join(id.to_string()).exists()) {
+        let is_old = || entry.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > LEFTOVER_TIME);
+        let is_dead = |id: u32| match id == own {
+            // Another thread may write it just now, or a process of the same number has left it.
+            true => is_old().unwrap_or(false),
+            false => !Path::new("/proc").join(id.to_string()).exists(),
+        };
+        if writer.is_none_or(is_dead) {
             fs::remove_file(entry.path())?;
         }
     }

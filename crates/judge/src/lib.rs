@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use eye_event::envelope::Rules;
 use eye_event::figures::Distribution;
 use eye_event::verdict::{Digest, UnfinishedCode, Unjudged, Verdict, Violation};
@@ -34,8 +35,10 @@ mod extras;
 mod figures;
 mod files;
 mod finished;
+mod generation;
 mod happening;
 mod history;
+mod installing;
 mod keeping;
 mod lifecycle;
 mod link;
@@ -65,8 +68,10 @@ pub use component::Isolation;
 pub use contract::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Faults, Times};
+pub use generation::{Generation, SlotModule, Unprepared};
 pub use happening::{Happening, Observer};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
+pub use installing::{Contents, InDirectory, Installed, install, installed, modules_in, unwritable};
 pub use keeping::{Keep, Taking};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
 pub use offload::OffloadLimits;
@@ -82,6 +87,7 @@ use circuit::Route;
 use contract::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
+use generation::Generations;
 use keeping::{Decides, Keeping};
 use lifecycle::{Lifecycle, Message, Parts};
 use loading::Loader;
@@ -121,9 +127,31 @@ impl Default for Required {
     }
 }
 
+/// Where modules come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModulesFrom {
+    /// The watched directory.
+    #[default]
+    Directory,
+    /// The database, as generations. The gateway calls [`Validators::serve`]; the directory is not read.
+    Database,
+}
+
+impl ModulesFrom {
+    /// The words of the configuration.
+    pub const WORDS: [&'static str; 2] = ["directory", "database"];
+
+    /// The word of this source.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
 /// How validators are run. The gateway makes it from the configuration.
 #[derive(Clone)]
 pub struct Options {
+    /// Where modules come from.
+    pub modules_from: ModulesFrom,
     /// The folder in which operators put modules. It need not exist yet.
     pub modules_dir: PathBuf,
     /// The folder for compiled code and old versions. [`Validators::start`] makes it if it is missing.
@@ -266,8 +294,55 @@ struct Inner {
     given: Arc<Mutex<LimitDefaults>>,
     unserved: Unserved,
     keeping: Keeping,
+    generations: Arc<Generations>,
+    /// `None` if the modules come from the database.
+    lifecycle: Option<LifecycleThread>,
+}
+
+/// The thread that follows the modules directory.
+struct LifecycleThread {
     inbox: SyncSender<Message>,
-    life: Mutex<Option<JoinHandle<()>>>,
+    /// `None` once it was ended.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl LifecycleThread {
+    fn start(
+        options: Options,
+        tools: &Arc<Tools>,
+        registry: &Arc<Registry>,
+        board: &Arc<Reports>,
+        given: &Arc<Mutex<LimitDefaults>>,
+    ) -> std::io::Result<Self> {
+        let (inbox, messages) = sync_channel(64);
+        let done = inbox.clone();
+        let workers = Workers::start(tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())?;
+        let hinted = Arc::new(AtomicBool::new(false));
+        let life = Lifecycle::new(Parts {
+            directory: Directory::watch(options.modules_dir, hinting(inbox.clone(), Arc::clone(&hinted))),
+            hinted,
+            inbox: messages,
+            workers,
+            registry: Arc::clone(registry),
+            board: Arc::clone(board),
+            roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
+            given: Arc::clone(given),
+            rescan: options.rescan,
+            observer: options.observer,
+        });
+        let thread = std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run())?;
+        Ok(Self { inbox, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the thread, and the threads that it owns.
+    fn end(&self) {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // The thread reads its inbox until it gets this message. If the inbox is closed, the thread has ended.
+        let _ended = self.inbox.send(Message::Stop);
+        if thread.join().is_err() {
+            tracing::error!("the thread that loads modules panicked");
+        }
+    }
 }
 
 impl fmt::Debug for Options {
@@ -302,7 +377,7 @@ impl Validators {
         let tools = Arc::new(Tools {
             sandbox: Arc::clone(&sandbox),
             loader: Loader::new(
-                options.loading,
+                options.loading.clone(),
                 &options.data_dir,
                 #[cfg(test)]
                 (Sandbox::for_loading()?, Arc::clone(&options.check_amended)),
@@ -314,30 +389,24 @@ impl Validators {
         let given = Arc::new(Mutex::new(given));
         let terms = Arc::new(Terms {
             unknown_event_type: options.unknown_event_type,
-            required: options.required,
-            check_amended: options.check_amended,
+            required: options.required.clone(),
+            check_amended: Arc::clone(&options.check_amended),
             wait: shared.wait,
             judging: shared.judging,
         });
-        let (inbox, messages) = sync_channel(64);
-        let done = inbox.clone();
-        let workers = Workers::start(&tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())
-            .map_err(Error::Thread)?;
-        let hinted = Arc::new(AtomicBool::new(false));
-        let life = Lifecycle::new(Parts {
-            directory: Directory::watch(options.modules_dir.clone(), hinting(inbox.clone(), Arc::clone(&hinted))),
-            hinted,
-            inbox: messages,
-            workers,
-            registry: Arc::clone(&registry),
-            board: Arc::clone(&board),
-            roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
-            given: Arc::clone(&given),
-            rescan: options.rescan,
-            observer: options.observer,
-        });
-        let life =
-            std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run()).map_err(Error::Thread)?;
+        let generations = Generations::new(
+            Arc::clone(&tools),
+            Arc::clone(&registry),
+            Arc::clone(&board),
+            Arc::clone(&given),
+            (&options.data_dir, !options.is_beside_gateway),
+        );
+        let lifecycle = match options.modules_from {
+            ModulesFrom::Directory => {
+                Some(LifecycleThread::start(options, &tools, &registry, &board, &given).map_err(Error::Thread)?)
+            }
+            ModulesFrom::Database => None,
+        };
         let inner = Inner {
             sandbox,
             tools,
@@ -348,8 +417,8 @@ impl Validators {
             given,
             unserved: Unserved::default(),
             keeping,
-            inbox,
-            life: Mutex::new(Some(life)),
+            generations: Arc::new(generations),
+            lifecycle,
         };
         Ok(Self { inner: Arc::new(inner), terms })
     }
@@ -435,7 +504,79 @@ impl Validators {
         Judgement { outcome: Ok(outcome), digest: None }
     }
 
-    /// Whether the gateway has read the modules directory and tried every module of the first scan.
+    /// Prepares a module of a coming generation: loads it, runs its examples, and keeps its content under the data
+    /// directory. `content` is only needed if the data directory has none. Returns whether the module redacts.
+    ///
+    /// # Errors
+    ///
+    /// [`Unprepared`]; also if it does not redact and `must_redact` says that it must.
+    pub async fn prepare(
+        &self,
+        wanted: &SlotModule,
+        content: Option<Bytes>,
+        must_redact: bool,
+    ) -> Result<bool, Unprepared> {
+        self.inner.generations.prepare(wanted, content, must_redact).await
+    }
+
+    /// Whether this gateway would take a module: loads it and runs its examples, and keeps nothing of it. Without
+    /// `must_redact` the module must redact if the version before on this disk does. Returns whether it redacts.
+    ///
+    /// # Errors
+    ///
+    /// [`Unprepared`].
+    pub async fn check(
+        &self,
+        wanted: &SlotModule,
+        content: Bytes,
+        must_redact: Option<bool>,
+    ) -> Result<bool, Unprepared> {
+        self.inner.generations.check(wanted, content, must_redact).await
+    }
+
+    /// Serves a generation, whose modules were prepared. One step swaps all of them. The events of a slot whose module
+    /// is not prepared are unfinished.
+    pub async fn serve(&self, generation: Generation) {
+        let generations = Arc::clone(&self.inner.generations);
+        if tokio::task::spawn_blocking(move || generations.serve(&generation)).await.is_err() {
+            tracing::error!("the change to another generation panicked");
+        }
+    }
+
+    /// Drops prepared modules that are not among `needed`.
+    pub fn keep_prepared(&self, needed: &HashSet<SlotModule>) {
+        self.inner.generations.keep_prepared(needed);
+    }
+
+    /// The number of the generation that serves; 0 before the first.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.inner.generations.number()
+    }
+
+    /// The slots of that generation that this gateway cannot serve.
+    #[must_use]
+    pub fn held(&self) -> Vec<SlotModule> {
+        self.inner.generations.held()
+    }
+
+    /// Why a module could not be prepared.
+    #[must_use]
+    pub fn unprepared(&self, wanted: &SlotModule) -> Option<Refusal> {
+        self.inner.generations.refusal(wanted)
+    }
+
+    /// The generation that served on this data directory last; `None` if none did.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be read or is damaged.
+    pub fn last_generation(&self) -> std::io::Result<Option<Generation>> {
+        self.inner.generations.last()
+    }
+
+    /// Whether the gateway has read the modules directory and tried every module of the first scan, or serves a
+    /// generation.
     #[must_use]
     pub fn scanned(&self) -> bool {
         *self.inner.board.watch_scanned().borrow()
@@ -644,14 +785,11 @@ impl Judging<'_> {
 }
 
 impl Inner {
-    /// Ends the thread that loads modules, and the threads that it owns. It cancels the loads under way.
+    /// Cancels the loads under way, and ends the thread that follows the directory.
     fn stop(&self) {
         self.tools.loader.stop();
-        let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // The thread reads its inbox until it gets this message. If the inbox is closed, the thread has ended.
-        let _ended = self.inbox.send(Message::Stop);
-        if life.join().is_err() {
-            tracing::error!("the thread that loads modules panicked");
+        if let Some(lifecycle) = &self.lifecycle {
+            lifecycle.end();
         }
     }
 }

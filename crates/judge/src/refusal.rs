@@ -32,6 +32,18 @@ impl Refusal {
             passing: false,
         }
     }
+
+    /// Whether the module may be taken later although nothing changes: the machine was too busy, or had no room.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// The refusal of a module whose content is nowhere.
+    #[must_use]
+    pub fn no_content() -> Self {
+        Self::new("the content of the module", "none in the data directory and in the database", "push it again")
+    }
 }
 
 impl std::fmt::Display for Refusal {

@@ -53,6 +53,43 @@ impl Slot {
         }
     }
 
+    /// Reads the last two parts of a URL, which are still percent-encoded. A wildcard is `*` there, and a literal `*` is
+    /// `%2A`; an underscore is only an underscore.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the mistake.
+    pub fn of_url(category: &str, name: &str) -> Result<Self, String> {
+        match (category, name) {
+            ("*", "*") => Ok(Self::Any),
+            ("*", _) => Err("a module of all categories serves all names: write */*".into()),
+            (category, "*") => Ok(Self::Category(decode(category)?)),
+            (category, name) => Ok(Self::Exact(decode(category)?, decode(name)?)),
+        }
+    }
+
+    /// The last two parts of a URL that name this slot.
+    #[must_use]
+    pub fn to_url(&self) -> String {
+        let part =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        match self {
+            Self::Any => "*/*".to_owned(),
+            Self::Category(category) => format!("{}/*", part(category)),
+            Self::Exact(category, name) => format!("{}/{}", part(category), part(name)),
+        }
+    }
+
+    /// The category and the name, as far as the slot has them.
+    #[must_use]
+    pub fn parts(&self) -> (Option<&str>, Option<&str>) {
+        match self {
+            Self::Any => (None, None),
+            Self::Category(category) => (Some(category), None),
+            Self::Exact(category, name) => (Some(category), Some(name)),
+        }
+    }
+
     /// The event type of made-up events for this slot. For a part that the file leaves open it has `test`, as tests of
     /// validators have that do not name their event type.
     pub(super) fn example(&self) -> (&str, &str) {
@@ -141,6 +178,25 @@ mod tests {
         ] {
             assert_eq!(Slot::parse(text), Ok(slot.clone()), "{text}");
             assert_eq!(Slot::parse(&slot.to_string()), Ok(slot), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_name_slots_and_slots_name_urls() {
+        for (category, name, slot) in [
+            ("*", "*", Slot::Any),
+            ("page", "*", Slot::Category("page".into())),
+            ("page", "%2A", Slot::Exact("page".into(), "*".into())),
+            ("page", "_", Slot::Exact("page".into(), "_".into())),
+            ("a%20b", "c%2Fd", Slot::Exact("a b".into(), "c/d".into())),
+        ] {
+            assert_eq!(Slot::of_url(category, name), Ok(slot.clone()), "{category}/{name}");
+            let url = slot.to_url();
+            let (category, name) = url.split_once('/').expect("two parts");
+            assert_eq!(Slot::of_url(category, name), Ok(slot), "{url}");
+        }
+        for (category, name) in [("*", "view"), ("page", "%zz"), ("%ff", "x")] {
+            assert!(Slot::of_url(category, name).is_err(), "{category}/{name}");
         }
     }
 

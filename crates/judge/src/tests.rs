@@ -14,6 +14,7 @@ mod differential;
 mod directory;
 mod doubt;
 mod generated;
+mod generations;
 mod guests;
 mod judging;
 mod keeping;
@@ -109,6 +110,7 @@ impl House {
 
 fn options(root: &Path) -> Options {
     Options {
+        modules_from: Default::default(),
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,

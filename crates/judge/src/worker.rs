@@ -26,7 +26,7 @@ use super::settings::Limits;
 use super::slot::Slot;
 
 /// Threads of the quick lane at most. The heavy lane has half as many, since its files take processors for long.
-const QUICK_MAX: usize = 4;
+pub(super) const QUICK_MAX: usize = 4;
 
 /// Files that may wait for the heavy lane. No gateway has so many.
 const HEAVY_WAITING_MAX: usize = 100_000;
@@ -379,7 +379,7 @@ fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
     newest.is_some_and(|newest| newest.digest != digest && tools.history.redacts(&job.slot, newest.digest))
 }
 
-fn unredacting(digest: Digest) -> Refusal {
+pub(super) fn unredacting(digest: Digest) -> Refusal {
     Refusal::new(
         "a module that exports `redact`, as the version before does: it takes secrets out of refused events",
         "one that does not, so that such events would be kept as they came",
@@ -391,6 +391,17 @@ fn unredacting(digest: Digest) -> Refusal {
 
 /// Loads a kept version that is not to serve: it only redacts.
 pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8]) -> Option<Program> {
+    load_content(tools, slot, limits, Lane::Heavy, bytes).ok()
+}
+
+/// Loads a content that is no file of the modules directory.
+pub(super) fn load_content(
+    tools: &Tools,
+    slot: &Slot,
+    limits: &Limits,
+    lane: Lane,
+    bytes: &[u8],
+) -> Result<Program, Unloaded> {
     let job = Job {
         slot: slot.clone(),
         generation: 0,
@@ -407,7 +418,7 @@ pub(super) fn load_kept(tools: &Tools, slot: &Slot, limits: &Limits, bytes: &[u8
         state: Arc::new(StateCell::new(State::Settling)),
         cancelled: Arc::new(AtomicBool::new(false)),
     };
-    load(tools, &job, Lane::Heavy, Digest::of(bytes), bytes).ok()
+    load(tools, &job, lane, Digest::of(bytes), bytes)
 }
 
 /// Returns a file's content, and its signature from before it was read.

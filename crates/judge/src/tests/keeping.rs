@@ -5,7 +5,7 @@ use super::*;
 
 const T: (&str, &str) = ("page", "view");
 /// An export `redact` that says `{"amended":true}`, whatever it is given.
-const REDACT: &str = r#"(func (export "redact") (param i32 i32) (result i32) (i32.const 2200))
+pub(super) const REDACT: &str = r#"(func (export "redact") (param i32 i32) (result i32) (i32.const 2200))
     (data (i32.const 2200) "\60\08\00\00\10\00\00\00")"#;
 
 /// The contract with one export more.
@@ -14,7 +14,7 @@ fn with_export(export: &str) -> String {
     format!("{world}\n    export {export};\n}}\n")
 }
 
-fn redacting(more: &str, salt: &str) -> Vec<u8> {
+pub(super) fn redacting(more: &str, salt: &str) -> Vec<u8> {
     let wit = with_export("redact: func(data: string) -> string");
     Guest { validate: REJECT, more, salt, wit: &wit, ..Guest::default() }.core()
 }

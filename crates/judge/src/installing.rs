@@ -1,0 +1,125 @@
+//! Writes a module into the modules directory for an author who ships it over HTTP, and reads what lies there. A
+//! directory that something else fills is not written: the next sync would undo it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::directory;
+use super::entry::settings_text;
+use super::history::replace;
+use super::naming::Stray;
+use super::slot::Slot;
+
+/// The file of a slot in the modules directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// The file, relative to the modules directory. It need not exist.
+    pub file: PathBuf,
+    /// The text of the settings beside it.
+    pub settings: Option<String>,
+}
+
+/// A module that the modules directory has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InDirectory {
+    /// The event types.
+    pub slot: Slot,
+    /// The content of its file.
+    pub content: Vec<u8>,
+    /// The text of the settings beside it.
+    pub settings: Option<String>,
+}
+
+/// What a directory has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Its modules, in the order of event types.
+    pub modules: Vec<InDirectory>,
+    /// Files and folders that serve nothing, each with the reason.
+    pub strays: Vec<(PathBuf, String)>,
+}
+
+/// Finds the file of a slot and its settings.
+///
+/// # Errors
+///
+/// A sentence that names the file that cannot be read, or says that two files claim the slot.
+pub fn installed(modules_dir: &Path, slot: &Slot) -> Result<Installed, String> {
+    let found = match directory::scan(modules_dir) {
+        Ok(mut scan) => scan.modules.remove(slot),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("{}: {error}", modules_dir.display())),
+    };
+    let Some(found) = found else { return Ok(Installed { file: slot.file(), settings: None }) };
+    if let Some(other) = found.others.first() {
+        return Err(format!("{} and {} both serve {slot}: remove one of them", found.file.display(), other.display()));
+    }
+    let settings = settings_beside(modules_dir, &found)?;
+    Ok(Installed { file: found.file, settings })
+}
+
+/// Reads all modules of a directory.
+///
+/// # Errors
+///
+/// A sentence that names what cannot be read.
+pub fn modules_in(modules_dir: &Path) -> Result<Contents, String> {
+    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    let scan = directory::scan(modules_dir).map_err(|error| told(modules_dir, error))?;
+    if let Some((folder, _)) = scan.unread.first_key_value() {
+        return Err(format!("{}: the folder cannot be read", modules_dir.join(folder).display()));
+    }
+    let mut modules = Vec::new();
+    for (slot, found) in scan.modules {
+        if let Some(other) = found.others.first() {
+            let (one, other) = (found.file.display(), other.display());
+            return Err(format!("{one} and {other} both serve {slot}: remove one of them"));
+        }
+        let path = modules_dir.join(&found.file);
+        let content = directory::read(&path, super::files::MODULE_BYTES_MAX).map_err(|error| told(&path, error))?;
+        let settings = settings_beside(modules_dir, &found)?;
+        modules.push(InDirectory { slot, content, settings });
+    }
+    let strays = scan.strays.into_iter().map(|(file, Stray { why, .. })| (file, why)).collect();
+    Ok(Contents { modules, strays })
+}
+
+fn settings_beside(modules_dir: &Path, found: &directory::Found) -> Result<Option<String>, String> {
+    let path = modules_dir.join(found.file.with_extension("toml"));
+    let read = || settings_text(modules_dir, &path).map_err(|error| format!("{}: {error}", path.display()));
+    found.settings.is_some().then(read).transpose()
+}
+
+/// Why nothing should be written into a modules directory; `None` if the gateway may.
+#[must_use]
+pub fn unwritable(modules_dir: &Path) -> Option<String> {
+    let shown = modules_dir.display();
+    let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    if is_link(modules_dir) {
+        return Some(format!("{shown} is a link, which whoever fills it swaps"));
+    }
+    if is_link(&modules_dir.join("..data")) {
+        return Some(format!("{shown} is a volume that its cluster fills"));
+    }
+    let whole = std::path::absolute(modules_dir).unwrap_or_else(|_| modules_dir.to_owned());
+    if let Some(folder) = whole.ancestors().find(|folder| folder.join(".git").exists()) {
+        return Some(format!("{shown} belongs to the git checkout {}", folder.display()));
+    }
+    let probe = modules_dir.join(format!(".eye-{}", std::process::id()));
+    match std::fs::create_dir_all(modules_dir).and_then(|()| std::fs::write(&probe, b"")) {
+        Ok(()) => {
+            let _gone = std::fs::remove_file(&probe);
+            None
+        }
+        Err(error) => Some(format!("{shown} cannot be written: {error}")),
+    }
+}
+
+/// Puts a module into the modules directory, as its file or in place of it, by rename.
+///
+/// # Errors
+///
+/// The errors of the file system.
+pub fn install(modules_dir: &Path, installed: &Installed, content: &[u8]) -> io::Result<()> {
+    replace(&modules_dir.join(&installed.file), content)
+}
