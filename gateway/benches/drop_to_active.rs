@@ -52,6 +52,7 @@ async fn measure(root: &Path, module: &[u8], drops: usize) -> anyhow::Result<()>
     let beside = root.join("modules/page/.view.part");
     std::fs::create_dir_all(root.join("modules/page"))?;
     let validators = Validators::start(Options {
+        modules_from: Default::default(),
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,

@@ -33,6 +33,7 @@ async fn start(root: &Path, modules: usize) -> anyhow::Result<(Duration, f64)> {
     let before = resident_mib().context("only Linux tells the memory")?;
     let began = Instant::now();
     let validators = Validators::start(Options {
+        modules_from: Default::default(),
         modules_dir: root.join("modules"),
         data_dir: root.join("data"),
         unknown_event_type: UnknownEventType::Accept,

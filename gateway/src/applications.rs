@@ -198,6 +198,7 @@ fn refusal(error: store::Error) -> Refusal {
         | E::Hidden(_)
         | E::Migrate(_)
         | E::PanelCodesMany(_)
+        | E::PreparationsMany
         | E::SchemaBehind { .. }
         | E::SchemaFloor { .. } => {
             tracing::error!(%error, "the applications cannot be read or changed");

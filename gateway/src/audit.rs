@@ -84,10 +84,20 @@ actions! {
     Migrate = "migrate";
     /// The configuration was read again.
     SettingsReload = "settings_reload";
-    /// A command put an earlier version of a module back.
+    /// A module was pushed.
+    ValidatorPush = "validator_push";
+    /// An earlier version of a module was put back.
     ValidatorRollback = "validator_rollback";
-    /// A command retired a module.
+    /// A module was taken away on purpose.
     ValidatorRetire = "validator_retire";
+    /// All modules were put back to those of an earlier generation.
+    FleetBack = "fleet_back";
+    /// The modules of a directory were made a generation.
+    FleetImport = "fleet_import";
+    /// The fleet serves a new generation.
+    GenerationMake = "generation_make";
+    /// A change that waited for the gateways came to nothing.
+    GenerationRefuse = "generation_refuse";
     /// A slot has another module than before.
     ModuleReplace = "module_replace";
     /// A module's file was refused.

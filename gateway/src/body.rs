@@ -16,7 +16,7 @@ use crate::response::Refusal;
 use crate::share::Held;
 
 /// Bytes of one unit of the in-flight budget. A body takes at least one, since keeping it has a cost of its own.
-const PERMIT_BYTES: usize = 1024;
+pub const PERMIT_BYTES: usize = 1024;
 
 /// Largest body, compressed and decompressed, that its own thread decompresses. A larger one would delay the other requests
 /// of the thread by milliseconds.

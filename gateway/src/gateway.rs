@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::changing::{Doors, Lasting, job_settings, scrub_settings};
+use self::changing::{Doors, Lasting, Ships, job_settings, scrub_settings};
 use crate::access_log::AccessLog;
 use crate::batch::{Batcher, Writers};
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
 use crate::descriptors;
 use crate::duties::Duties;
+use crate::fleet::Fleet;
 use crate::jobs::rejudge::RejudgeCounts;
 use crate::jobs::{Jobs, JobsEnded};
 use crate::live::Live;
@@ -33,10 +34,10 @@ use crate::query::Streams;
 use crate::readiness::Readiness;
 use crate::reload::{self, Reload};
 use crate::request_ids::RequestIds;
-use crate::response::UnsentAnswers;
+use crate::response::{Response, UnsentAnswers};
 use crate::retention::Retention;
 use crate::router::{Door, Router};
-use crate::server::{Admission, Closing, Connections, Listener};
+use crate::server::{Admission, Closing, Connections, LimitsInForce, Listener, ServedRequest};
 use crate::share::Budget;
 use crate::shutdown::Shutdown;
 use crate::sockets::{Assigned, Sockets};
@@ -69,6 +70,8 @@ struct Gateway {
 /// The parts for which the listeners and the order to reload exist before the gateway.
 struct Around {
     connections: Arc<Connections>,
+    /// The address that takes events.
+    listener: SocketAddr,
     /// The address that answers the panel.
     panel_listener: SocketAddr,
     admission: Arc<Admission>,
@@ -83,7 +86,14 @@ impl Gateway {
         config: &Config,
         database_url: &str,
         migrates: bool,
-        Around { connections, panel_listener, admission, doors, reloading: Reloading { access_log, reload, trail } }: Around,
+        Around {
+            connections,
+            listener,
+            panel_listener,
+            admission,
+            doors,
+            reloading: Reloading { access_log, reload, trail },
+        }: Around,
     ) -> anyhow::Result<(Arc<Gateway>, Vec<Writers>)> {
         let settings = parts::changeable(config);
         let share_percent = settings.rooms.share_percent;
@@ -109,11 +119,13 @@ impl Gateway {
         let local = settings.callers.local;
         let trust = Arc::new(Trust::new(settings.callers.clone()).with_panel(config.panel));
         let retention = Arc::new(Retention::new(settings.retention, settings.retention_every));
+        let fleet = Arc::new(Fleet::new(store.clone(), validators.clone(), parts::identity(config, listener)));
         let readiness = Arc::new(Readiness::new(
             store.clone(),
             Arc::clone(&trust),
             validators.clone(),
             Arc::clone(&retention),
+            Arc::clone(&fleet),
             settings.ready_requires_modules,
         ));
         let streams = Arc::new(Streams::new(settings.rooms.streams_max, share_percent, settings.rooms.stream_stall));
@@ -161,6 +173,9 @@ impl Gateway {
             sign_ins: Arc::new(SignIns::default()),
             began_at_us: clock.now_us(),
             data_dir: config.data_dir.clone(),
+            modules_dir: config.modules.clone(),
+            ships: Ships::default(),
+            fleet,
             tending: Arc::new(tending),
             jobs: Arc::new(jobs),
             store,
@@ -232,22 +247,28 @@ impl Gateway {
         } else {
             tracing::info!("the gateway is a reader: it serves reads, takes no events and changes nothing");
         }
+        let readiness = Arc::clone(&self.lasting.readiness);
+        let is_ready = move || readiness.is_migrated();
+        tasks.spawn(Arc::clone(&self.lasting.fleet).run(is_ready, stop.clone()));
         tasks.spawn(Arc::clone(&self.lasting.trust).follow(self.lasting.store.clone(), stop.clone()));
         let (live, ended) = (Arc::clone(&self.lasting.live), stop.clone());
         tasks.spawn(async move { ended.run_until_cancelled(live.run()).await });
     }
 
-    /// Answers requests until all connections have ended. Returns when the drain began.
-    async fn answer(self: &Arc<Self>, run: Run<'_>, listener: Listener, admin: Option<Listener>) -> Instant {
+    /// Answers requests with the handler of each address until all connections have ended. Returns when the drain began.
+    async fn answer<F, Fut>(
+        &self,
+        run: Run<'_>,
+        listener: Listener,
+        admin: Option<Listener>,
+        handler: impl Fn(Door) -> F,
+    ) -> Instant
+    where
+        F: Fn(ServedRequest, Peer, RequestIds) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Response> + Send + 'static,
+    {
         let Doors { whole, admin: of_admin, .. } = &self.lasting.doors;
         let admission = || Arc::clone(&self.lasting.admission);
-        let handler = |door: Door| {
-            let gateway = Arc::clone(self);
-            move |request, peer: Peer, ids: RequestIds| {
-                let router = gateway.router.load_full();
-                async move { pin!(router.answer(request, peer, ids, door)).await }
-            }
-        };
         let closing = Closing::default();
         let first = if admin.is_some() { Door::Sending } else { Door::Whole };
         let serving = listener.run(Arc::clone(whole), admission(), handler(first), closing.clone());
@@ -417,13 +438,12 @@ fn connections_max(config: &Config) -> anyhow::Result<usize> {
 }
 
 /// Serves the address for monitoring, also while the gateway drains.
-async fn monitor(gateway: Arc<Gateway>, listener: Listener, stop: CancellationToken) {
+async fn monitor<F, Fut>(listener: Listener, limits: Arc<LimitsInForce>, handler: F, stop: CancellationToken)
+where
+    F: Fn(ServedRequest, Peer, RequestIds) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Response> + Send + 'static,
+{
     tracing::info!(address = %listener.address(), "monitoring is answered");
-    let limits = Arc::clone(&gateway.lasting.doors.monitoring);
-    let handler = move |request, _: Peer, _: RequestIds| {
-        let router = gateway.router.load_full();
-        async move { router.monitoring.answer(request).await }
-    };
     listener.run(limits, Arc::default(), handler, Closing::by(stop)).await;
 }
 
@@ -460,6 +480,7 @@ async fn serve_on(
     let bound = admin.as_ref().unwrap_or(&listener).address();
     let around = Around {
         connections: listener.connections(),
+        listener: listener.address(),
         panel_listener: bound,
         admission: Arc::clone(&admission),
         doors,
@@ -482,8 +503,18 @@ async fn serve_on(
     if let Some(own) = own {
         tasks.spawn(Arc::clone(&lasting.trail).note_starts(own.starts(), stop.clone()));
     }
+    // All addresses have this one handler, so the server is compiled once.
+    let answering = Arc::clone(&gateway);
+    let handler = move |door: Door| {
+        let gateway = Arc::clone(&answering);
+        move |request, peer: Peer, ids: RequestIds| {
+            let router = gateway.router.load_full();
+            async move { pin!(router.answer_at(door, request, peer, ids)).await }
+        }
+    };
     if let Some(monitoring) = monitoring {
-        tasks.spawn(monitor(Arc::clone(&gateway), monitoring, stop.clone()));
+        let limits = Arc::clone(&lasting.doors.monitoring);
+        tasks.spawn(monitor(monitoring, limits, handler(Door::Monitoring), stop.clone()));
     }
     tasks.spawn(Arc::clone(&admission.tls).follow(stop.clone()));
     tasks.close();
@@ -493,7 +524,7 @@ async fn serve_on(
     }
     tracing::info!(address = %listener.address(), "the gateway listens");
     manager.ready().await;
-    let since = gateway.answer(run, listener, admin).await;
+    let since = gateway.answer(run, listener, admin, handler).await;
     lasting.events.close();
     lasting.dead_letters.close();
     for writers in writers {

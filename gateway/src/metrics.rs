@@ -357,6 +357,8 @@ fn running(scrape: &mut Scrape, own: &Metrics, database_up: bool) {
     scrape.add(&names::READY, [([], truth(ready.ready()))]);
     scrape.add(&names::UNREADY, ready.each_reason().map(|(holds, reason)| ([reason], truth(holds))));
     scrape.add(&names::DEGRADED, ready.each_degraded().map(|(holds, reason)| ([reason], truth(holds))));
+    scrape.add(&names::GENERATION, [([], gauge(own.validators.generation() as f64))]);
+    scrape.add(&names::GATEWAYS, [([], gauge((own.readiness.fleet.others() + 1) as f64))]);
     scrape.add(&names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], gauge(1.0))]);
     scrape.add(&names::START_TIME, [([], gauge(own.began_at_us as f64 / 1e6))]);
 }

@@ -26,6 +26,7 @@ pages! {
     body_broken
     body_corrupt
     body_timeout
+    changed_meanwhile
     database_away
     database_refused
     deadline
@@ -33,6 +34,7 @@ pages! {
     empty
     envelope
     exists
+    fleet_refused
     foreign_host
     foreign_origin
     internal
@@ -41,9 +43,12 @@ pages! {
     method_not_allowed
     module_busy
     module_loading
+    module_refused
     module_unavailable
+    modules_elsewhere
     no_descriptors
     no_session
+    no_version
     not_allowed
     not_found
     not_json

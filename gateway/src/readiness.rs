@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use crate::fleet::Fleet;
 use crate::retention::Retention;
 use crate::retention::due::Rule;
 use crate::store::Store;
@@ -37,6 +38,8 @@ pub struct Readiness {
     pub validators: Validators,
     /// Retention: whether it holds back a removal that is due.
     pub retention: Arc<Retention>,
+    /// The fleet: whether this gateway serves the current generation.
+    pub fleet: Arc<Fleet>,
     /// The setting `ready_requires_modules`: missing modules, and modules that cannot be loaded, make the gateway not
     /// ready.
     requires_modules: AtomicBool,
@@ -52,11 +55,12 @@ impl Readiness {
         trust: Arc<Trust>,
         validators: Validators,
         retention: Arc<Retention>,
+        fleet: Arc<Fleet>,
         requires_modules: bool,
     ) -> Self {
         let (migrated, draining, answered) = Default::default();
         let requires_modules = AtomicBool::new(requires_modules);
-        Self { store, trust, validators, retention, requires_modules, migrated, draining, answered }
+        Self { store, trust, validators, retention, fleet, requires_modules, migrated, draining, answered }
     }
 
     /// Changes `ready_requires_modules`.
@@ -91,6 +95,7 @@ impl Readiness {
             schema: self.is_migrated(),
             applications: self.trust.known(),
             validators: self.validators.scanned(),
+            behind: self.fleet.is_behind(),
             doubts: self.validators.doubts(),
             clocks_differ: self.retention.clocks_differ(),
             trimming_announced: Rule::ALL.into_iter().any(|rule| self.retention.is_announced(rule)),
@@ -159,6 +164,8 @@ pub struct Ready {
     pub applications: bool,
     /// The modules directory was scanned once, and each file was tried.
     pub validators: bool,
+    /// The gateway knows of a newer generation than the one that it serves, and has for too long.
+    pub behind: bool,
     /// Files in the modules directory that were refused, are lost or cannot be read.
     pub doubts: Doubts,
     /// The clocks of this gateway and the database differ by more than `clock_skew_max_s`, so retention removes
@@ -190,12 +197,13 @@ impl Ready {
     }
 
     /// Each name of [`Ready::reasons`], and whether it holds.
-    pub fn each_reason(self) -> [(bool, &'static str); 7] {
+    pub fn each_reason(self) -> [(bool, &'static str); 8] {
         [
             (!self.database, "database"),
             (!self.schema, "schema"),
             (!self.applications, "applications"),
             (!self.validators, "modules_loading"),
+            (self.behind, "behind"),
             (self.requires_modules && self.doubts.unavailable > 0, REFUSED_MODULES),
             (self.requires_modules && self.doubts.missing > 0, MISSING_MODULES),
             (self.draining, "draining"),
@@ -265,6 +273,7 @@ mod tests {
             schema: true,
             applications: true,
             validators: true,
+            behind: false,
             doubts,
             clocks_differ: false,
             trimming_announced: false,

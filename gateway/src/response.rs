@@ -79,6 +79,11 @@ pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static
     response
 }
 
+/// The content of a file.
+pub fn file(content_type: HeaderValue, content: impl Into<Bytes>) -> Response {
+    answer(StatusCode::OK, content_type, content.into())
+}
+
 /// An answer of a read. It varies with the `Accept` headers.
 pub fn read(body: impl Into<Bytes>) -> Response {
     varying(json(StatusCode::OK, body))

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use eye_judge::Validators;
 use hyper::header::{ACCEPT, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -29,9 +28,9 @@ use crate::request_ids::RequestIds;
 use crate::requests::{RequestTimer, Requests, RouteClass};
 use crate::response::{self, Figures, Refusal, Response, UnsentAnswers};
 use crate::server::{Incoming, form};
+use crate::shipping::Shipping;
 use crate::store::Role;
 use crate::trail::Trail;
-use crate::trust::visible::Visible;
 use crate::trust::{Application, Peer, Scope, Trust};
 
 /// Longest path that the router matches. The longest path of the table has a category of 200 characters, each of which
@@ -54,6 +53,14 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/dead-letters/redrive", "POST"),
     ("/v1/live", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
+    ("/v1/validators/{category}/{name}", "GET, HEAD, PUT, DELETE"),
+    ("/v1/validators/{category}/{name}/rollback", "POST"),
+    ("/v1/validators/{category}/{name}/retire", "POST"),
+    ("/v1/validators/{category}/{name}/versions/{digest}", "GET, HEAD"),
+    ("/v1/gateways", "GET, HEAD"),
+    ("/v1/generations", "GET, HEAD"),
+    ("/v1/generations/{number}", "GET, HEAD"),
+    ("/v1/generations/{number}/back", "POST"),
     ("/v1/settings/reload", "POST"),
     ("/v1/audit", "GET, HEAD"),
     ("/v1/jobs", "GET, HEAD, POST"),
@@ -116,17 +123,27 @@ impl<'a> Found<'a> {
             | "/v1/jobs"
             | "/v1/jobs/{id}" => RouteClass::Running,
             path if path.starts_with("/v1/applications") || path.starts_with("/v1/panel/") => RouteClass::Running,
+            _ if self.is_shipping() => RouteClass::Running,
             _ => RouteClass::Read,
         }
     }
 
-    /// The scope that the path needs.
-    fn scope(&self) -> Scope {
+    /// The scope that the path needs with this method.
+    fn scope(&self, method: &Method) -> Scope {
         match self.path {
-            "/v1/settings/reload" | "/v1/audit" | "/v1/jobs" | "/v1/jobs/{id}" => Scope::Admin,
+            "/v1/settings/reload" | "/v1/audit" | "/v1/jobs" | "/v1/jobs/{id}" | "/v1/generations/{number}/back" => {
+                Scope::Admin
+            }
+            "/v1/validators/{category}/{name}" if !matches!(*method, Method::GET | Method::HEAD) => Scope::Ship,
+            path if path.starts_with("/v1/validators/{category}/{name}/") => Scope::Ship,
             path if path.starts_with("/v1/applications") => Scope::Admin,
             _ => Scope::Read,
         }
+    }
+
+    /// Whether the path is one of modules, gateways and generations.
+    fn is_shipping(&self) -> bool {
+        ["/v1/validators/", "/v1/gateways", "/v1/generations"].iter().any(|start| self.path.starts_with(start))
     }
 
     /// The read of events that the path asks for; `None` if it is no such path.
@@ -181,6 +198,8 @@ pub struct Router {
     pub query: Query,
     /// Manages applications.
     pub applications: Applications,
+    /// Ships modules, and shows the fleet.
+    pub shipping: Shipping,
     /// Signs in to the panel.
     pub panel: Panel,
     /// Serves the live stream.
@@ -189,8 +208,6 @@ pub struct Router {
     pub reload: Arc<Reload>,
     /// Counts refused requests for administration.
     pub trail: Arc<Trail>,
-    /// Reports on the modules.
-    pub validators: Validators,
     /// Serves metrics and health.
     pub monitoring: Monitoring,
 }
@@ -202,6 +219,8 @@ pub enum Door {
     Whole,
     /// The address for senders, if `admin_listen` is set for reads and administration.
     Sending,
+    /// The address `metrics_listen`.
+    Monitoring,
 }
 
 impl Door {
@@ -263,8 +282,16 @@ struct Noting<'n, 't> {
 }
 
 impl Router {
+    /// Answers a request on this address.
+    pub async fn answer_at(&self, door: Door, request: Request<Incoming>, peer: Peer, ids: RequestIds) -> Response {
+        if door == Door::Monitoring {
+            return Box::pin(self.monitoring.answer(request)).await;
+        }
+        pin!(self.answer(request, peer, ids, door)).await
+    }
+
     /// Answers a request on this address and records it.
-    pub async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds, door: Door) -> Response {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer, ids: RequestIds, door: Door) -> Response {
         let mut record = self.access_log.begin(&ids, request.method(), || self.trust.address_of(&request, peer));
         let span = record.span();
         let response = {
@@ -379,7 +406,7 @@ impl Router {
             "/v1/panel/session" => return self.panel.session(request, peer, record).await,
             _ => {}
         }
-        let scope = found.scope();
+        let scope = found.scope(request.method());
         let caller = self.admitted(&request, peer, scope, found.path, record)?;
         if self.query.store.role() == Role::Reader && !is_read_anywhere(found.path, request.method()) {
             return Err(Refusal::ReadsOnly);
@@ -390,6 +417,10 @@ impl Router {
         {
             let actor = actor();
             return self.applications.answer(&caller, &actor, request, rest).await.map(told);
+        }
+        if found.is_shipping() {
+            let actor = actor();
+            return self.shipping.answer(&caller, &actor, request).await.map(told);
         }
         if found.path == "/v1/dead-letters/redrive" {
             let (actor, method) = (actor(), request.method().clone());
@@ -429,7 +460,7 @@ impl Router {
         record: &mut Record,
     ) -> Result<Arc<Application>, Refusal> {
         let refused = |caller: Option<&Application>, refusal: &Refusal| {
-            if scope == Scope::Admin && !matches!(refusal, Refusal::DatabaseAway) {
+            if matches!(scope, Scope::Admin | Scope::Ship) && !matches!(refusal, Refusal::DatabaseAway) {
                 let actor = self.trust.actor(caller, request, peer);
                 let network = caller.is_none().then(|| self.trust.network_of(request, peer));
                 self.trail.refused(actor, network, refusal.code(), request.method().as_str(), route);
@@ -451,31 +482,6 @@ impl Router {
         }
     }
 
-    /// The report on the modules. A reader that is limited to event types gets the part about these. The counts of a module
-    /// are those of all applications, so a reader that is limited to applications gets none.
-    fn report_on_validators(&self, visible: &Visible) -> Result<Response, Refusal> {
-        if visible.applications().is_some() {
-            return Err(Refusal::NotFound);
-        }
-        let (mut unserved, mut others) = self.validators.unserved();
-        let (mut validators, mut problems) = (self.validators.report(), self.validators.problems(&unserved));
-        if !visible.is_all() {
-            validators.retain(|one| visible.shows_slot(one.category.as_deref(), one.name.as_deref()));
-            unserved.retain(|one| visible.shows_slot(Some(&one.category), Some(&one.name)));
-            // The names of files are those of other event types.
-            unserved.iter_mut().for_each(|one| one.nearest = None);
-            problems.clear();
-            others = 0;
-        }
-        let report = serde_json::json!({
-            "validators": validators,
-            "problems": problems,
-            "without_validator": unserved,
-            "without_validator_others": others,
-        });
-        Ok(response::json(StatusCode::OK, report.to_string()))
-    }
-
     /// Answers reads, whose scope the caller has.
     async fn read(
         &self,
@@ -486,7 +492,7 @@ impl Router {
         found: Found<'_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri();
-        let scope = found.scope();
+        let scope = found.scope(request.method());
         let still_known = || self.trust.still_known(&request, peer, caller, scope);
         match found.path {
             "/v1/dead-letters/{id}" => {
@@ -508,7 +514,7 @@ impl Router {
                     still_known(),
                 )
             }
-            "/v1/validators" => self.report_on_validators(caller.visible()),
+            "/v1/validators" => self.shipping.list(caller.visible()).await,
             "/openapi.json" => Ok(response::json(StatusCode::OK, OPENAPI)),
             // The figures name all applications and event types.
             "/metrics" if !caller.visible().is_all() => Err(Refusal::NotFound),

@@ -28,6 +28,9 @@ use crate::request_ids::RequestIds;
 use crate::response::Response;
 use crate::trust::Peer;
 
+/// A request as the server hands it to a handler.
+pub type ServedRequest = Request<Incoming>;
+
 mod activity;
 mod admission;
 mod closing;

@@ -30,6 +30,7 @@ mod counts;
 mod dead_letters;
 mod dial;
 mod duties;
+mod fleet;
 mod hosts;
 mod jobs;
 mod migrations;
@@ -74,6 +75,10 @@ pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
 pub use duties::Duty;
 pub(crate) use duties::LEASE;
+pub use fleet::{
+    AskedRow, Beat, FleetChanges, GatewayRow, GenerationId, GenerationRow, Head, LIVING, NewPreparation, NewSlot,
+    NewVersion, Pending, PreparationRow, SlotRow, VersionRow,
+};
 use hosts::Hosts;
 pub use jobs::{AskedJob, JobCursor, JobEnd, JobFilter, JobRow, JobRun, LetterChanges, NewJob};
 use outage::Outage;
@@ -212,6 +217,11 @@ pub enum Error {
         "{0} has got 60 codes for the panel within an hour, and gets no more now: use one that works, or try again later"
     )]
     PanelCodesMany(String),
+    /// As many changes of modules wait for gateways as may.
+    #[error(
+        "too many changes of modules wait for gateways (10 of one application, 100 of all): wait until they have ended, and push again"
+    )]
+    PreparationsMany,
     /// The token would have expired when it is made.
     #[error("the token would end before it begins: give a time that is ahead")]
     ExpiryPassed,

@@ -180,6 +180,7 @@ fn judge(rounds: usize, folder: &Path) -> Result<()> {
     std::fs::copy(module.join("pageview.wasm"), modules_dir.join(CATEGORY).join("pageview.wasm"))
         .context("run `make modules`")?;
     let options = Options {
+        modules_from: Default::default(),
         modules_dir,
         data_dir: folder.join("data"),
         unknown_event_type: UnknownEventType::Reject,

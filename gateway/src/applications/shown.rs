@@ -52,6 +52,7 @@ pub fn shown_row(row: &ApplicationRow, known: Option<&Application>) -> Value {
         "event_types": row.event_types,
         "read_event_types": row.read_event_types,
         "read_applications": row.read_applications,
+        "ship_event_types": row.ship_event_types,
         "created_at": time(row.created_at),
         "refused": refused,
     })

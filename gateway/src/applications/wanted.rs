@@ -63,13 +63,16 @@ pub struct Wanted {
     /// The applications whose events it may read; all by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read_applications: Vec<String>,
+    /// The event types whose modules it may ship; all by default, if it has the scope `ship`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ship_event_types: Vec<String>,
     /// The end of its token: after `90d`, `12h` or `30m`, or at a date or time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
     /// A note of its operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Whether very wide networks may have the scopes `raw` and `admin`.
+    /// Whether very wide networks may have the scopes `raw`, `ship` and `admin`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -141,6 +144,8 @@ impl Wanted {
         let read_event_types = read_event_types(self.read_event_types)?;
         let read_applications = read_applications(self.read_applications)?;
         limits_hold(&scopes, &read_event_types, &read_applications)?;
+        let ship_event_types = ship_event_types(self.ship_event_types)?;
+        ships_alone(&scopes, &ship_event_types, !(read_event_types.is_empty() && read_applications.is_empty()))?;
         let new = NewApplication {
             name: self.name,
             token_digest,
@@ -154,6 +159,7 @@ impl Wanted {
             event_types: event_types(self.event_types)?,
             read_event_types,
             read_applications,
+            ship_event_types,
             note: note(self.note)?.unwrap_or_default(),
         };
         Ok((new, token))
@@ -191,13 +197,16 @@ pub struct Change {
     /// The applications whose events it may read. An empty list allows all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_applications: Option<Vec<String>>,
+    /// The event types whose modules it may ship. An empty list allows all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ship_event_types: Option<Vec<String>>,
     /// False suspends it, true ends the suspension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
     /// A note of its operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Whether very wide networks may have the scopes `raw` and `admin`.
+    /// Whether very wide networks may have the scopes `raw`, `ship` and `admin`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -244,6 +253,15 @@ impl Change {
                 read_applications.as_ref().unwrap_or(&current.read_applications),
             )?;
         }
+        let ship_event_types = self.ship_event_types.map(ship_event_types).transpose()?;
+        if is_limited_otherwise || scopes.is_some() || ship_event_types.is_some() {
+            let (scopes, own) = (scopes.as_ref().unwrap_or(&current.scopes), &current.ship_event_types);
+            let is_limited = !(read_event_types.as_ref().unwrap_or(&current.read_event_types).is_empty()
+                && read_applications.as_ref().unwrap_or(&current.read_applications).is_empty());
+            let ships = Scope::Ship.is_granted_by(scopes);
+            let types = ship_event_types.as_deref().unwrap_or(if ships { own } else { &[] });
+            ships_alone(scopes, types, is_limited)?;
+        }
         Ok(ApplicationChange {
             networks,
             known_by: self.known_by,
@@ -253,6 +271,7 @@ impl Change {
             event_types: self.event_types.map(event_types).transpose()?,
             read_event_types,
             read_applications,
+            ship_event_types,
             active: self.active,
             note: note(self.note)?,
         })
@@ -295,10 +314,18 @@ fn event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
 /// Unlike those of sending, such a pattern must be one that an event can have: a limit that shows nothing by mistake would
 /// look like a database without events.
 fn read_event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
-    few("read_event_types", patterns.len())?;
+    possible_event_types("read_event_types", patterns)
+}
+
+fn ship_event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
+    possible_event_types("ship_event_types", patterns)
+}
+
+fn possible_event_types(field: &'static str, patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
+    few(field, patterns.len())?;
     let types = match EventTypes::parse(&patterns) {
         Ok(types) => types,
-        Err(problem) => return invalid("read_event_types", problem),
+        Err(problem) => return invalid(field, problem),
     };
     let is_possible =
         |word: &str| (1..=NAME_CHARACTERS_MAX).contains(&word.chars().count()) && !word.chars().any(char::is_control);
@@ -306,7 +333,7 @@ fn read_event_types(patterns: Vec<String>) -> Result<Vec<String>, Invalid> {
         let rule = format!(
             "a category or name has 1 to {NAME_CHARACTERS_MAX} characters, none of which is a control character"
         );
-        return invalid("read_event_types", rule);
+        return invalid(field, rule);
     }
     Ok(patterns)
 }
@@ -348,6 +375,27 @@ fn limits_hold(scopes: &[String], event_types: &[String], applications: &[String
     Ok(())
 }
 
+/// Refuses event types to ship without the scope, and the scope together with limits of reading, which would not hold:
+/// who ships a module reads its events.
+fn ships_alone(scopes: &[String], event_types: &[String], is_limited: bool) -> Result<(), Invalid> {
+    let ships = scopes.iter().any(|scope| scope == Scope::Ship.as_str());
+    if !ships && !event_types.is_empty() {
+        return invalid(
+            "scopes",
+            "it has event types to ship (ship_event_types) and may not ship: give it the scope `ship` too, or leave them out",
+        );
+    }
+    if ships && is_limited {
+        return invalid(
+            "scopes",
+            "an application with the scope `ship` reads the events of the modules that it ships, so limits of what it reads \
+             (read_event_types, read_applications) would not hold: limit what it ships (ship_event_types), and give other \
+             reading to another application",
+        );
+    }
+    Ok(())
+}
+
 fn rate(events_per_second: Option<i32>, burst_events: Option<i32>) -> Result<(), Invalid> {
     for (field, number) in [("events_per_second", events_per_second), ("burst_events", burst_events)] {
         if number.is_some_and(|number| !(1..=RATE_MAX).contains(&number)) {
@@ -370,7 +418,9 @@ fn narrow_enough(networks: &[IpNet], scopes: &[String], force: bool) -> Result<(
         IpNet::V4(network) => network.prefix_len() < IPV4_PREFIX_MIN,
         IpNet::V6(network) => network.prefix_len() < IPV6_PREFIX_MIN && !IPV6_PRIVATE.contains(network),
     });
-    let much = [Scope::Admin, Scope::Raw].into_iter().find(|scope| scopes.iter().any(|word| word == scope.as_str()));
+    let much = [Scope::Admin, Scope::Ship, Scope::Raw]
+        .into_iter()
+        .find(|scope| scopes.iter().any(|word| word == scope.as_str()));
     match (wide, much) {
         (Some(network), Some(scope)) if !force => invalid(
             "networks",
@@ -457,6 +507,7 @@ mod tests {
             burst_events: None,
             event_types: Vec::new(),
             read_event_types: Vec::new(),
+            ship_event_types: Vec::new(),
             read_applications: Vec::new(),
             cursor_key: vec![7; 32],
             active: true,

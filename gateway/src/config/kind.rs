@@ -46,6 +46,8 @@ pub enum Kind {
     Hosts,
     /// Event types, as applications have them, separated by commas.
     EventTypes,
+    /// A name of up to 200 characters, or empty.
+    OptionalName,
     /// True or false.
     Switch,
     /// One of these.
@@ -66,6 +68,7 @@ impl Kind {
             Self::Origins => return words(text).find_map(origins::problem).map_or(Ok(()), Err),
             Self::Hosts => words(text).all(is_host),
             Self::EventTypes => EventTypes::parse(&words(text).collect::<Vec<_>>()).is_ok(),
+            Self::OptionalName => text.chars().count() <= 200 && !text.chars().any(char::is_control),
             Self::Switch => matches!(text, "true" | "false"),
             Self::Choice(words) => words.contains(&text),
         };
@@ -89,6 +92,7 @@ impl Kind {
                 "event types such as shop/sale or shop/*, percent-encoded where a name holds a comma, separated by commas"
                     .to_owned()
             }
+            Self::OptionalName => "up to 200 characters without control characters, or empty".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }

@@ -10,9 +10,11 @@ use eye_event::envelope::{self, Rules};
 
 use super::{Config, UnknownEventType};
 use crate::access_log::AccessLogMode;
+use crate::audit::Actor;
 use crate::batch;
 use crate::body::BodyLimits;
 use crate::first_admin::{AtStart, FirstAdmin};
+use crate::fleet::Identity;
 use crate::ingest::IngestLimits;
 use crate::live;
 use crate::panel_address;
@@ -225,6 +227,13 @@ pub fn rules(config: &Config) -> Rules {
     }
 }
 
+/// What the gateway says of itself to others on its database. It takes events at `listener`.
+pub fn identity(config: &Config, listener: SocketAddr) -> Identity {
+    let name = Some(config.gateway_name.clone()).filter(|name| !name.is_empty());
+    let name = name.or_else(|| Actor::gateway().host).unwrap_or_else(|| "gateway".to_owned());
+    Identity { name, listen: listener.to_string(), modules_from: config.modules_from }
+}
+
 /// Checks the data that a validator amended, as the envelope checks what senders write.
 pub fn check_amended(rules: Rules) -> eye_judge::CheckAmended {
     Arc::new(move |data| envelope::check_data(data, &rules))
@@ -234,6 +243,7 @@ pub fn check_amended(rules: Rules) -> eye_judge::CheckAmended {
 pub fn validator_options(config: &Config) -> eye_judge::Options {
     let rules = rules(config);
     eye_judge::Options {
+        modules_from: config.modules_from,
         modules_dir: config.modules.clone(),
         data_dir: config.data_dir.clone(),
         unknown_event_type: unknown_event_type(config.unknown_event_type),

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use eye_judge::ModulesFrom;
+
 use super::{Config, Kind, SETTINGS, Settings, parts};
 use crate::{store, tls};
 
@@ -27,6 +29,7 @@ pub(super) fn look(settings: &Settings, config: &Config, is_wrong: impl Fn(&str)
     }
     match folder(&config.modules) {
         Ok(true) => {}
+        _ if config.modules_from == ModulesFrom::Database => {}
         Ok(false) => {
             let (place, dir) = (origin("modules"), config.modules.display());
             let told = format!("{place}: the modules directory {dir} is not there");

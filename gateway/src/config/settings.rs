@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use eye_judge::ModulesFrom;
 use ipnet::IpNet;
 
 use super::kind::{Kind, bytes, count, days, milliseconds, months, optional_milliseconds, percent, seconds, words};
@@ -113,6 +114,12 @@ impl Value for Role {
     }
 }
 
+impl Value for ModulesFrom {
+    fn read(text: &str) -> Option<Self> {
+        [Self::Directory, Self::Database].into_iter().find(|from| from.as_str() == text)
+    }
+}
+
 impl Value for UnknownEventType {
     fn read(text: &str) -> Option<Self> {
         match text {
@@ -216,6 +223,11 @@ settings! {
         postgres_bin: Option<PathBuf> = "", Kind::OptionalPath, restart;
         /// The watched directory of validators: <category>/<name>.wasm.
         modules: PathBuf = "./modules", Kind::Path, restart;
+        /// Where validators come from. With directory, each gateway serves its own modules directory. With database, all
+        /// gateways on one database serve the same generation, which pushes change, and the directory is not read.
+        modules_from: ModulesFrom = "directory", Kind::Choice(&ModulesFrom::WORDS), restart;
+        /// The name of this gateway among those on its database. Empty: the name of the machine.
+        gateway_name: String = "", Kind::OptionalName, restart;
         /// The gateway's own data, the embedded database among them.
         data_dir: PathBuf = "./eye-data", Kind::Path, restart;
     }

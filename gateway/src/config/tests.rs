@@ -288,6 +288,7 @@ fn another(setting: &Setting) -> String {
         Kind::Networks => "\"10.1.0.0/16\"".to_owned(),
         Kind::Origins => "\"https://shop.example\"".to_owned(),
         Kind::Hosts => "\"eye.example\"".to_owned(),
+        Kind::OptionalName => "\"another\"".to_owned(),
         Kind::EventTypes => "\"shop/*\"".to_owned(),
         Kind::Switch => (setting.default != "true").to_string(),
         Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != setting.default).expect("another")),

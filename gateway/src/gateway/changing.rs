@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use eye_event::event::EventRow;
 use eye_judge::Validators;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{Gateway, connections_max};
 use crate::access_log::AccessLog;
@@ -20,6 +20,7 @@ use crate::config::{Config, Settings};
 use crate::cors::Cors;
 use crate::dead_letters::DeadLetters;
 use crate::duties::Duties;
+use crate::fleet::Fleet;
 use crate::ingest::Ingest;
 use crate::jobs::{JobSettings, Jobs};
 use crate::judging::Judges;
@@ -36,6 +37,7 @@ use crate::router::{Monitoring, Router};
 use crate::scrub::ScrubSettings;
 use crate::server::{Admission, Connections, LimitsInForce, ServerLimits};
 use crate::share::Budget;
+use crate::shipping::{MODULE_BYTES_MAX, Shipping};
 use crate::store::{Store, Upkeep};
 use crate::tally::Tallies;
 use crate::telemetry;
@@ -86,6 +88,21 @@ fn of_each(limits: ServerLimits) -> [ServerLimits; 3] {
     ]
 }
 
+/// The room and the turn of pushes.
+pub(super) struct Ships {
+    room: Arc<Budget>,
+    loading: Arc<Mutex<()>>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Default for Ships {
+    /// Room for two modules of the largest size, or for more smaller ones.
+    fn default() -> Self {
+        let room = Budget::new((MODULE_BYTES_MAX / 1024 + 1) * 2, 50);
+        Self { room, loading: Arc::default(), turn: Arc::default() }
+    }
+}
+
 /// The parts that last as long as the gateway.
 pub(super) struct Lasting {
     pub(super) store: Store,
@@ -120,6 +137,10 @@ pub(super) struct Lasting {
     pub(super) reload: Arc<Reload>,
     /// The folder whose disk the metrics show.
     pub(super) data_dir: PathBuf,
+    /// The modules directory.
+    pub(super) modules_dir: PathBuf,
+    pub(super) ships: Ships,
+    pub(super) fleet: Arc<Fleet>,
     pub(super) began_at_us: i64,
 }
 
@@ -184,15 +205,29 @@ impl Lasting {
             ingest,
             query,
             applications,
+            shipping: self.shipping(settings, validators.clone()),
             panel,
             live: Arc::clone(&self.live),
             reload: Arc::clone(&self.reload),
             trail: Arc::clone(&self.trail),
             monitoring: Monitoring {
-                metrics: self.metrics(settings, validators.clone()),
+                metrics: self.metrics(settings, validators),
                 readiness: Arc::clone(&self.readiness),
             },
+        }
+    }
+
+    fn shipping(&self, settings: &Changeable, validators: Validators) -> Shipping {
+        Shipping {
+            store: self.store.clone(),
             validators,
+            fleet: Arc::clone(&self.fleet),
+            modules_dir: self.modules_dir.clone(),
+            data_dir: self.data_dir.clone(),
+            body_limits: settings.requests.ingest.body,
+            room: Arc::clone(&self.ships.room),
+            loading: Arc::clone(&self.ships.loading),
+            turn: Arc::clone(&self.ships.turn),
         }
     }
 

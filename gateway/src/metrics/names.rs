@@ -195,6 +195,10 @@ metrics! {
         "1 while the reason keeps the gateway from being ready, else 0.";
     DEGRADED = Gauge "eye_degraded" ["reason"]
         "1 while the gateway is degraded for the reason, else 0.";
+    GENERATION = Gauge "eye_generation" []
+        "The generation of modules that this gateway serves; 0 where they come from a directory.";
+    GATEWAYS = Gauge "eye_gateways" []
+        "Gateways on this database that are alive, this one among them.";
     BUILD_INFO = Gauge "eye_build_info" ["version"]
         "Always 1; the version of the program.";
     START_TIME = Gauge "process_start_time_seconds" []

@@ -100,10 +100,11 @@ pub async fn redrive(
     let (head, body) = request.into_parts();
     body::must_be_json(&head.headers)?;
     let received = body::read(&head.headers, body, body_limits, Held::none(in_flight, caller.share())).await?;
-    let (request, told_by) = redrive_request(&received.bytes, caller.visible())?;
-    if !request.dry_run {
-        caller.allow(Scope::Admin)?;
-    }
+    let (request, told_by) = redrive_request(&received.bytes, |dry_run| match caller.ships() {
+        _ if dry_run || caller.has(Scope::Admin) => Ok(caller.visible()),
+        Some(ships) => Ok(ships),
+        None => caller.allow(Scope::Admin).map(|()| caller.visible()),
+    })?;
     // One at a time, since a redrive holds raw bytes in memory that no budget of bodies counts.
     let Ok(_turn) = turn.try_acquire() else { return Err(Refusal::Overloaded) };
     let work = async {
@@ -160,8 +161,12 @@ pub(super) fn job_choice(members: Map<String, Value>) -> Result<Choice, Refusal>
     Ok(chosen(ids, filter)?.0)
 }
 
-/// Parses the body. The text identifies the choice, for its cursors; a dry run has the same.
-fn redrive_request(body: &[u8], visible: &Arc<Visible>) -> Result<(RedriveRequest, String), Refusal> {
+/// Parses the body. `visible_for` tells which letters a dry run may see, or one that stores. The text identifies the
+/// choice, for its cursors; a dry run has the same.
+fn redrive_request<'caller>(
+    body: &[u8],
+    visible_for: impl FnOnce(bool) -> Result<&'caller Arc<Visible>, Refusal>,
+) -> Result<(RedriveRequest, String), Refusal> {
     let ask: Ask = serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             bad("body", &format!("{error}; it takes ids or filter, and limit, cursor, dry_run"))
@@ -175,8 +180,9 @@ fn redrive_request(body: &[u8], visible: &Arc<Visible>) -> Result<(RedriveReques
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(bad("limit", "must be a whole number from 1 to 1000"));
     }
-    let after = ask.cursor.as_deref().map(|text| cursor::read(&told_by, text, visible)).transpose()?;
-    let (visible, dry_run) = (Arc::clone(visible), ask.dry_run.unwrap_or(true));
+    let dry_run = ask.dry_run.unwrap_or(true);
+    let visible = Arc::clone(visible_for(dry_run)?);
+    let after = ask.cursor.as_deref().map(|text| cursor::read(&told_by, text, &visible)).transpose()?;
     Ok((RedriveRequest { visible, choice, after, limit, dry_run }, told_by))
 }
 
@@ -200,7 +206,8 @@ mod tests {
     use super::*;
 
     fn redrive_request(body: &[u8]) -> Result<(RedriveRequest, String), Refusal> {
-        super::redrive_request(body, &Arc::default())
+        let all = Arc::default();
+        super::redrive_request(body, |_| Ok(&all))
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{PROBLEM, Response, answer, written};
@@ -160,6 +161,52 @@ pub enum Refusal {
         /// Says what to do first.
         message: String,
     },
+    /// The body of a push is announced as something else than a module.
+    NotAModule {
+        /// The type of the request.
+        found: String,
+    },
+    /// The application may ship other event types.
+    NotShipped {
+        /// Names those and this one.
+        message: String,
+    },
+    /// The gateway does not take the module.
+    ModuleRefused {
+        /// What it expects of a module.
+        expected: String,
+        /// What it found.
+        found: String,
+        /// How the author can mend it.
+        mend: String,
+    },
+    /// A gateway of the fleet cannot serve what was to be served.
+    FleetRefused {
+        /// The gateways, each with the reason.
+        gateways: Value,
+    },
+    /// The modules of this gateway are not for it to write.
+    ModulesElsewhere {
+        /// Why, in one sentence.
+        message: String,
+    },
+    /// Another change came first.
+    ChangedMeanwhile {
+        /// What serves now.
+        message: String,
+        /// The digest that serves now.
+        digest: Option<String>,
+    },
+    /// As many changes of modules wait for gateways as may.
+    PushesMany {
+        /// How many may.
+        message: String,
+    },
+    /// There is no version to go back to, or no module to take away.
+    NoVersion {
+        /// Names the event type and what there is.
+        message: String,
+    },
     /// The session of the panel that the request shows is not open, or the request shows half of one.
     NoSession,
     /// The code was used, has expired or never existed.
@@ -175,6 +222,11 @@ pub enum Refusal {
     },
     /// The database does not answer, so that a session or code may be good or not.
     SignInAway,
+    /// The database did not answer while modules were to change.
+    ShipAway {
+        /// What is known of the change, and what to do.
+        message: String,
+    },
     /// The path does not exist.
     NotFound,
     /// The path does not have this method.
@@ -265,6 +317,14 @@ struct Facts<'a> {
     /// Whose room is full: `application` or `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     full: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateways: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'a str>,
     /// The job that has not ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<Uuid>,
@@ -288,6 +348,8 @@ impl Refusal {
             Self::RateLimited { .. }
             | Self::TooManyAttempts { .. }
             | Self::SignInAway
+            | Self::ShipAway { .. }
+            | Self::PushesMany { .. }
             | Self::TooManyReaders { .. }
             | Self::Overloaded
             | Self::DatabaseAway
@@ -319,6 +381,13 @@ impl Refusal {
             | Self::JobRunning { .. }
             | Self::Revoked { .. }
             | Self::TokensInUse { .. }
+            | Self::NotAModule { .. }
+            | Self::NotShipped { .. }
+            | Self::ModuleRefused { .. }
+            | Self::FleetRefused { .. }
+            | Self::ModulesElsewhere { .. }
+            | Self::ChangedMeanwhile { .. }
+            | Self::NoVersion { .. }
             | Self::NoSession
             | Self::UnknownCode
             | Self::TokenNeeded
@@ -335,7 +404,9 @@ impl Refusal {
             Self::Empty => (S::BAD_REQUEST, "empty", "The body is empty"),
             Self::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large", "The body is too large"),
             Self::TooManyEvents { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_events", "There are too many events"),
-            Self::WrongType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "wrong_type", "The content type is not known"),
+            Self::WrongType { .. } | Self::NotAModule { .. } => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "wrong_type", "The content type is not known")
+            }
             Self::WrongEncoding { .. } => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "wrong_encoding", "The content encoding is not known")
             }
@@ -343,7 +414,7 @@ impl Refusal {
             Self::Unknown => (S::UNAUTHORIZED, "unknown_sender", "The sender is not known"),
             Self::TokenExpired => (S::UNAUTHORIZED, "token_expired", "The token has expired"),
             Self::UnnamedProxy => (S::UNAUTHORIZED, "unnamed_proxy", "An unnamed proxy relayed the request"),
-            Self::NotAllowed { .. } | Self::NotAllowedHere { .. } => {
+            Self::NotAllowed { .. } | Self::NotAllowedHere { .. } | Self::NotShipped { .. } => {
                 (S::FORBIDDEN, "not_allowed", "The application may not do this")
             }
             Self::TooManyHeaders { .. } => {
@@ -365,11 +436,17 @@ impl Refusal {
             Self::JobRunning { .. } => (S::CONFLICT, "job_running", "A job of this kind is not done yet"),
             Self::Revoked { .. } => (S::CONFLICT, "revoked", "The application was revoked"),
             Self::TokensInUse { .. } => (S::CONFLICT, "tokens_in_use", "Two tokens are in use"),
+            Self::ModuleRefused { .. } => {
+                (S::UNPROCESSABLE_ENTITY, "module_refused", "The gateway does not take this module")
+            }
+            Self::FleetRefused { .. } => (S::CONFLICT, "fleet_refused", "A gateway cannot serve this"),
+            Self::ModulesElsewhere { .. } => (S::CONFLICT, "modules_elsewhere", "The modules come from elsewhere"),
+            Self::ChangedMeanwhile { .. } => (S::PRECONDITION_FAILED, "changed_meanwhile", "Another change came first"),
+            Self::NoVersion { .. } => (S::CONFLICT, "no_version", "There is no such version"),
             Self::NoSession => (S::UNAUTHORIZED, "no_session", "There is no such session of the panel"),
             Self::UnknownCode => (S::UNAUTHORIZED, "unknown_code", "The code opens nothing"),
             Self::TokenNeeded => (S::FORBIDDEN, "token_needed", "This needs a token"),
             Self::TooManyAttempts { .. } => (S::TOO_MANY_REQUESTS, "too_many_attempts", "There were too many attempts"),
-            Self::SignInAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not known here")
@@ -377,29 +454,36 @@ impl Refusal {
             Self::BadParameter { .. } => (S::BAD_REQUEST, "bad_parameter", "A parameter is wrong"),
             Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly"),
             Self::BodyBroken => (S::BAD_REQUEST, "body_broken", "The body broke off"),
+            _ => self.words_of_gateway(),
+        }
+    }
+
+    /// The words where the fault is not the request's.
+    fn words_of_gateway(&self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
             Self::TooManyReaders { .. } => (S::SERVICE_UNAVAILABLE, "too_many_readers", "There are too many readers"),
-            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded"),
-            Self::DatabaseAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
+            Self::PushesMany { .. } | Self::Overloaded => {
+                (S::SERVICE_UNAVAILABLE, "overloaded", "The gateway is overloaded")
+            }
+            Self::DatabaseAway | Self::ReadAway | Self::SignInAway | Self::ShipAway { .. } => {
+                (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer")
+            }
             Self::ReadsFull { .. } => (S::SERVICE_UNAVAILABLE, "reads_full", "There is no room for more reads"),
             Self::ReadSlow { .. } => (S::SERVICE_UNAVAILABLE, "read_slow", "The read took too long"),
-            Self::ReadAway => (S::SERVICE_UNAVAILABLE, "database_away", "The database does not answer"),
             Self::DatabaseRefused { .. } => {
                 (S::INTERNAL_SERVER_ERROR, "database_refused", "The database refused what the gateway asked")
             }
             Self::NoDescriptors => (S::SERVICE_UNAVAILABLE, "no_descriptors", "The gateway has too many open files"),
             Self::ReadsOnly => (S::SERVICE_UNAVAILABLE, "reads_only", "This gateway only reads"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down"),
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
+            _ => (S::INTERNAL_SERVER_ERROR, "internal", "The gateway failed"),
         }
     }
 
     fn detail(&self) -> Cow<'static, str> {
         match self {
-            Self::NotJson { line, column, message } => format!(
-                "The body is not valid JSON at line {line}, column {column}: {message}. Mend \
-                 it there and send it again."
-            )
-            .into(),
+            Self::NotJson { line, column, message } => not_json(*line, *column, message).into(),
             Self::Empty => "Put one event, an array of events, or one event a line into the body.".into(),
             Self::TooLarge { limit_bytes } => too_large(*limit_bytes).into(),
             Self::TooManyEvents { limit } => {
@@ -416,10 +500,7 @@ impl Refusal {
             }
             Self::NotAllowedHere { scope } => not_allowed_here(scope).into(),
             Self::TooManyHeaders { limit } => format!("A request may have {limit} headers. Leave some out.").into(),
-            Self::BadHost { found } => format!(
-                "The request {found}. Send one `Host` with a name or an address, and a port if it has one."
-            )
-            .into(),
+            Self::BadHost { found } => bad_host(found).into(),
             Self::WrongTransferEncoding { found } => wrong_transfer_encoding(found).into(),
             Self::ForeignOrigin => FOREIGN_ORIGIN.into(),
             Self::ForeignHost => FOREIGN_HOST.into(),
@@ -428,7 +509,18 @@ impl Refusal {
             )
             .into(),
             Self::BadConfiguration { .. } => BAD_CONFIGURATION.into(),
-            Self::Exists { message } | Self::Revoked { message } | Self::TokensInUse { message } => message.clone().into(),
+            Self::Exists { message }
+            | Self::Revoked { message }
+            | Self::TokensInUse { message }
+            | Self::NotShipped { message }
+            | Self::ModulesElsewhere { message }
+            | Self::ChangedMeanwhile { message, .. }
+            | Self::PushesMany { message }
+            | Self::ShipAway { message }
+            | Self::NoVersion { message } => message.clone().into(),
+            Self::ModuleRefused { expected, found, mend } => module_refused(expected, found, mend).into(),
+            Self::FleetRefused { gateways } => fleet_refused(gateways).into(),
+            Self::NotAModule { found } => not_a_module(found).into(),
             Self::JobRunning { kind, .. } => job_running(kind).into(),
             Self::NoSession => NO_SESSION.into(),
             Self::UnknownCode => UNKNOWN_CODE.into(),
@@ -447,11 +539,7 @@ impl Refusal {
             Self::DatabaseAway => DATABASE_AWAY.into(),
             Self::ReadsFull { full: Full::All } => READS_FULL.into(),
             Self::ReadsFull { full: Full::Application } => READS_FULL_OWN.into(),
-            Self::ReadSlow { limit_ms } => format!(
-                "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try \
-                 again when the database has less to do."
-            )
-            .into(),
+            Self::ReadSlow { limit_ms } => read_slow(*limit_ms).into(),
             Self::ReadAway => "Nothing is changed by a read: try again after a pause, waiting longer each time.".into(),
             Self::DatabaseRefused { state } => format!(
                 "The database answered with SQLSTATE {state}; the gateway's log has its message. Ask for a shorter range \
@@ -473,13 +561,21 @@ impl Refusal {
             Self::TooManyEvents { limit } | Self::TooManyHeaders { limit } => Facts { limit: Some(*limit), ..none },
             Self::TooManyReaders { limit, full } => Facts { limit: Some(*limit), full: Some(full.as_str()), ..none },
             Self::ReadsFull { full } => Facts { full: Some(full.as_str()), ..none },
-            Self::WrongType { found } | Self::WrongEncoding { found } | Self::WrongTransferEncoding { found } => {
-                Facts { found: Some(found), ..none }
-            }
+            Self::WrongType { found }
+            | Self::NotAModule { found }
+            | Self::WrongEncoding { found }
+            | Self::WrongTransferEncoding { found } => Facts { found: Some(found), ..none },
+            Self::NotShipped { .. } => Facts { scope: Some("ship"), ..none },
             Self::NotAllowed { scope } | Self::NotAllowedHere { scope } => Facts { scope: Some(scope), ..none },
             Self::BadConfiguration { problems } => Facts { problems: Some(problems), ..none },
             Self::JobRunning { id, .. } => Facts { job: Some(*id), ..none },
             Self::BadParameter { name, .. } => Facts { parameter: Some(name), ..none },
+            Self::ModuleRefused { expected, found, mend } => {
+                Facts { expected: Some(expected), found: Some(found), mend: Some(mend), ..none }
+            }
+            Self::FleetRefused { gateways } => Facts { gateways: Some(gateways), ..none },
+            Self::ChangedMeanwhile { digest, .. } => Facts { digest: digest.as_deref(), ..none },
+            Self::ModulesElsewhere { .. } | Self::PushesMany { .. } | Self::NoVersion { .. } => none,
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown
@@ -497,6 +593,7 @@ impl Refusal {
             | Self::TokenNeeded
             | Self::TooManyAttempts { .. }
             | Self::SignInAway
+            | Self::ShipAway { .. }
             | Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout
@@ -562,6 +659,41 @@ impl Refusal {
     }
 }
 
+fn not_json(line: usize, column: usize, message: &str) -> String {
+    format!("The body is not valid JSON at line {line}, column {column}: {message}. Mend it there and send it again.")
+}
+
+fn read_slow(limit_ms: u128) -> String {
+    format!(
+        "The read was ended after {limit_ms} ms. Ask for a shorter range of time or for a smaller page, or try again when the \
+         database has less to do."
+    )
+}
+
+fn not_a_module(found: &str) -> String {
+    format!("The content type `{found}` is not read here. Send the file of a module as `application/wasm`.")
+}
+
+fn module_refused(expected: &str, found: &str, mend: &str) -> String {
+    format!("Expected {expected}; found {found}; {mend}.")
+}
+
+/// Names each gateway and its reason.
+fn fleet_refused(gateways: &Value) -> String {
+    let each = gateways.as_array().into_iter().flatten().map(|one| {
+        let name = one["gateway"].as_str().unwrap_or("a gateway");
+        match (one["refusal"]["found"].as_str(), one["refusal"]["mend"].as_str()) {
+            (Some(found), Some(mend)) => format!("{name} found {found} ({mend})"),
+            _ => format!("{name} has said nothing of it"),
+        }
+    });
+    format!(
+        "Nothing has changed: {}. Mend that gateway, or stop it, and push again; with force the others serve it, and that \
+         gateway holds the events.",
+        each.collect::<Vec<_>>().join("; ")
+    )
+}
+
 fn too_large(limit_bytes: usize) -> String {
     format!(
         "A body may have {limit_bytes} bytes, also after decompression. Send the events in several smaller requests."
@@ -587,6 +719,10 @@ fn wrong_encoding(found: &str) -> String {
         "The content encoding `{found}` is not read here. Send the body as it is, or \
          compressed once with `gzip` or `zstd`."
     )
+}
+
+fn bad_host(found: &str) -> String {
+    format!("The request {found}. Send one `Host` with a name or an address, and a port if it has one.")
 }
 
 fn job_running(kind: &str) -> String {

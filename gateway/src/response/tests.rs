@@ -145,12 +145,62 @@ fn violations_that_are_left_out_are_counted() {
 }
 
 /// One of each refusal, with the values of its page in `docs/problems`. The tests of the pages use it too.
+/// Those of the path of modules.
+fn refusals_of_shipping() -> Vec<Refusal> {
+    vec![
+        Refusal::NotAModule { found: "application/json".to_owned() },
+        Refusal::NotShipped {
+            message: "The application may ship shop/*, and not page/view. Ask for that event type to be given to it."
+                .to_owned(),
+        },
+        Refusal::ModuleRefused {
+            expected: "a component without imports".to_owned(),
+            found: "an import of wasi:cli/environment@0.2.0".to_owned(),
+            mend: "build it for wasm32-unknown-unknown".to_owned(),
+        },
+        Refusal::FleetRefused {
+            gateways: json!([{
+                "gateway": "eye-2",
+                "id": "0198c5a4-6f3e-7c1d-9b52-3f0e8a7d6c15",
+                "refusal": {
+                    "event_type": "shop/sale",
+                    "digest": "ab".repeat(32),
+                    "expected": "room for the module",
+                    "found": "none: 1073741824 bytes are taken",
+                    "mend": "raise modules_memory_bytes_max",
+                    "passing": true,
+                },
+            }]),
+        },
+        Refusal::ModulesElsewhere {
+            message: "Nothing was changed: /modules is a link, which whoever fills it swaps. Ship with what fills the \
+                      directory, or set modules_from = \"database\" at all gateways, so that a push reaches all of them."
+                .to_owned(),
+        },
+        Refusal::ChangedMeanwhile {
+            message: format!(
+                "Nothing was changed: the module {} serves there now, by a change that came first. Look at it, and push again.",
+                "ab".repeat(32)
+            ),
+            digest: Some("ab".repeat(32)),
+        },
+        Refusal::PushesMany {
+            message: "too many changes of modules wait for gateways (10 of one application, 100 of all): wait until they \
+                      have ended, and push again."
+                .to_owned(),
+        },
+        Refusal::NoVersion {
+            message: "shop/sale has no other version that served, so there is none to go back to.".to_owned(),
+        },
+    ]
+}
+
 pub(crate) fn refusals() -> Vec<Refusal> {
     let exists = "there is already an application named shop. Choose another name.";
     let revoked = "shop was revoked, and stays so: add an application of another name";
     let in_use = "shop has two tokens that were both used within a day, and a third would end one of them: end the older \
                   one first, with `eye app rotate shop --expire-old`";
-    vec![
+    let mut refusals = vec![
         Refusal::NotJson { line: 1, column: 16, message: "expected a value".to_owned() },
         Refusal::Empty,
         Refusal::TooLarge { limit_bytes: 8 << 20 },
@@ -184,6 +234,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
             retry_after_seconds: 6,
         },
         Refusal::SignInAway,
+        Refusal::ShipAway { message: "Nothing was changed.".to_owned() },
         Refusal::NotFound,
         Refusal::MethodNotAllowed { allowed: "GET, HEAD, POST" },
         Refusal::BadParameter { name: "limit".into(), message: "must be a whole number from 1 to 1000".into() },
@@ -201,7 +252,9 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::ReadsOnly,
         Refusal::Draining,
         Refusal::Internal,
-    ]
+    ];
+    refusals.extend(refusals_of_shipping());
+    refusals
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct ApplicationRow {
     pub networks: Vec<IpNet>,
     /// What identifies it: `token`, `network` or `both`.
     pub known_by: String,
-    /// Its scopes: `ingest`, `read`, `raw`, `admin`.
+    /// Its scopes: `ingest`, `read`, `raw`, `ship`, `admin`.
     pub scopes: Vec<String>,
     /// Most events per second; `None` for no limit.
     pub events_per_second: Option<i32>,
@@ -57,6 +57,8 @@ pub struct ApplicationRow {
     pub read_event_types: Vec<String>,
     /// The names of the applications whose events it may read; empty for all.
     pub read_applications: Vec<String>,
+    /// Patterns of the event types whose modules it may ship; empty for all.
+    pub ship_event_types: Vec<String>,
     /// The secret of its cursors, if its reading is limited.
     pub cursor_key: Vec<u8>,
     /// False if it is suspended or revoked.
@@ -107,6 +109,7 @@ from_row!(ApplicationRow {
     event_types,
     read_event_types,
     read_applications,
+    ship_event_types,
     cursor_key,
     active,
     revoked_at,
@@ -158,7 +161,7 @@ pub struct NewApplication {
     pub networks: Vec<IpNet>,
     /// What identifies it: `token`, `network` or `both`.
     pub known_by: String,
-    /// Its scopes: `ingest`, `read`, `raw`, `admin`.
+    /// Its scopes: `ingest`, `read`, `raw`, `ship`, `admin`.
     pub scopes: Vec<String>,
     /// Most events per second; `None` for no limit.
     pub events_per_second: Option<i32>,
@@ -170,6 +173,8 @@ pub struct NewApplication {
     pub read_event_types: Vec<String>,
     /// The names of the applications whose events it may read; empty for all.
     pub read_applications: Vec<String>,
+    /// Patterns of the event types whose modules it may ship; empty for all.
+    pub ship_event_types: Vec<String>,
     /// A note of its operators.
     pub note: String,
 }
@@ -193,6 +198,8 @@ pub struct ApplicationChange {
     pub read_event_types: Option<Vec<String>>,
     /// The names of the applications whose events it may read; empty for all.
     pub read_applications: Option<Vec<String>>,
+    /// Patterns of the event types whose modules it may ship; empty for all.
+    pub ship_event_types: Option<Vec<String>>,
     /// False suspends it, true ends the suspension.
     pub active: Option<bool>,
     /// A note of its operators.
@@ -232,7 +239,8 @@ impl Store {
     pub async fn applications(&self) -> Result<Vec<ApplicationRow>, Error> {
         let query = sqlx::query_as(
             "select id, name, token_digests, retired_token_digests, certificate_digests, networks, known_by, scopes, \
-                 events_per_second, burst_events, event_types, read_event_types, read_applications, cursor_key, active, \
+                 events_per_second, burst_events, event_types, read_event_types, read_applications, ship_event_types, \
+                 cursor_key, active, \
                  revoked_at, note, created_at \
              from applications order by name",
         );
@@ -303,8 +311,9 @@ impl Store {
         let query = sqlx::query_scalar(
             "with added as ( \
                  insert into applications (name, token_digests, networks, known_by, scopes, certificate_digests, \
-                     events_per_second, burst_events, event_types, note, read_event_types, read_applications) \
-                 values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9, $10, $12, $13) on conflict (name) do nothing returning id \
+                     events_per_second, burst_events, event_types, note, read_event_types, read_applications, \
+                     ship_event_types) \
+                 values ($1, $2, $3::cidr[], $4, $5, $6, $7, $8, $9, $10, $12, $13, $14) on conflict (name) do nothing returning id \
              ), noted as ( \
                  insert into application_tokens (digest, application_id, expires_at) \
                  select digest, added.id, $11 from added, unnest($2) digest on conflict (digest) do nothing \
@@ -323,7 +332,8 @@ impl Store {
         .bind(&new.note)
         .bind(expires_at)
         .bind(&new.read_event_types)
-        .bind(&new.read_applications);
+        .bind(&new.read_applications)
+        .bind(&new.ship_event_types);
         let entry = Entry::new(Action::ApplicationAdd, &new.name, by)
             .with("known_by", new.known_by.as_str())
             .with("token_id", new.token_digest.map(id_of))
@@ -335,7 +345,8 @@ impl Store {
             .with("burst_events", new.burst_events)
             .with("event_types", listed(&new.event_types))
             .with("read_event_types", listed(&new.read_event_types))
-            .with("read_applications", listed(&new.read_applications));
+            .with("read_applications", listed(&new.read_applications))
+            .with("ship_event_types", listed(&new.ship_event_types));
         let added = self.ask(async {
             let mut transaction = self.own.begin().await?;
             let id: Option<i32> = query.fetch_optional(&mut *transaction).await?;
@@ -377,7 +388,8 @@ impl Store {
                  events_per_second = case when $6 then $7 else events_per_second end, \
                  burst_events = case when $6 then $8 else burst_events end, \
                  event_types = coalesce($9, event_types), active = coalesce($10, active), note = coalesce($11, note), \
-                 read_event_types = coalesce($12, read_event_types), read_applications = coalesce($13, read_applications) \
+                 read_event_types = coalesce($12, read_event_types), read_applications = coalesce($13, read_applications), \
+                 ship_event_types = case when 'ship' = any (coalesce($5, scopes)) then coalesce($14, ship_event_types) else '{}' end \
              where name = $1 and revoked_at is null and not (coalesce($3, known_by) = 'token' and cardinality(coalesce($2::cidr[], '{}')) > 0)",
         )
         .bind(name)
@@ -392,7 +404,8 @@ impl Store {
         .bind(change.active)
         .bind(&change.note)
         .bind(&change.read_event_types)
-        .bind(&change.read_applications);
+        .bind(&change.read_applications)
+        .bind(&change.ship_event_types);
         match self.changed_one(query, Entry::new(Action::ApplicationChange, name, by)).await {
             Err(Error::ApplicationUnknown(_)) => Err(match self.application(name).await?.state() {
                 State::Revoked => Error::ApplicationRevoked(name.to_owned()),

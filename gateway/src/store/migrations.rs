@@ -39,6 +39,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0022", "owner_functions"),
     migration!("0023", "duties"),
     migration!("0024", "jobs"),
+    migration!("0025", "generations"),
 ];
 
 /// Runs the migrations that the database lacks.

@@ -26,13 +26,15 @@ pub enum Scope {
     Read,
     /// Also read the bytes of dead letters.
     Raw,
+    /// Ship modules, and read the events that these judge.
+    Ship,
     /// Change applications and dead letters.
     Admin,
 }
 
 impl Scope {
     /// All scopes, those that include least first.
-    pub const ALL: [Self; 4] = [Self::Ingest, Self::Read, Self::Raw, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::Ingest, Self::Read, Self::Raw, Self::Ship, Self::Admin];
 
     /// Its word in rows and messages.
     pub fn as_str(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Scope {
             Self::Ingest => "ingest",
             Self::Read => "read",
             Self::Raw => "raw",
+            Self::Ship => "ship",
             Self::Admin => "admin",
         }
     }
@@ -49,6 +52,8 @@ impl Scope {
         match self {
             Self::Admin => true,
             Self::Raw => matches!(other, Self::Raw | Self::Read),
+            // Of its event types alone, see [`Application::visible`].
+            Self::Ship => matches!(other, Self::Ship | Self::Read),
             Self::Ingest | Self::Read => self == other,
         }
     }
@@ -81,6 +86,8 @@ pub struct Application {
     event_types: Option<EventTypes>,
     /// The events that it may read. The same for as long as its limits are.
     visible: Arc<Visible>,
+    /// The events whose modules it may ship; `None` if it may ship none.
+    ships: Option<Arc<Visible>>,
     /// The event types that it has sent so far.
     pub(super) known_types: Arc<KnownTypes>,
     /// Its rate limit, with the state of its bucket; `None` without a limit.
@@ -104,6 +111,7 @@ struct Shares {
     reads: Arc<Share>,
     streams: Arc<Share>,
     watching: Arc<Share>,
+    shipping: Arc<Share>,
 }
 
 impl Application {
@@ -117,8 +125,16 @@ impl Application {
         });
         // A pattern that cannot be read allows nothing: to allow everything would be the worse mistake.
         let types = || EventTypes::parse(&row.event_types).unwrap_or_default();
-        let visible = Visible::limited(&row.read_event_types, &row.read_applications, &row.cursor_key);
-        let same = before.map(|before| &before.visible).filter(|before| ***before == visible);
+        let ships = ships(row).map(Arc::new);
+        let reads = [Scope::Read, Scope::Raw, Scope::Admin]
+            .iter()
+            .any(|scope| row.scopes.iter().any(|own| own == scope.as_str()));
+        let visible = match &ships {
+            // A module sees all of its events, so who ships it may read them.
+            Some(ships) if !reads => Arc::clone(ships),
+            _ => Arc::new(Visible::limited(&row.read_event_types, &row.read_applications, &row.cursor_key)),
+        };
+        let same = before.map(|before| &before.visible).filter(|before| **before == visible);
         Self {
             id: row.id,
             name: row.name.clone(),
@@ -128,7 +144,8 @@ impl Application {
             needs_network: row.known_by == "both",
             is_local: false,
             event_types: (!row.event_types.is_empty()).then(types),
-            visible: same.cloned().unwrap_or_else(|| Arc::new(visible)),
+            visible: same.cloned().unwrap_or(visible),
+            ships,
             rate,
             tokens_end: row.tokens_end(),
             shares: before.map(|before| Arc::clone(&before.shares)).unwrap_or_default(),
@@ -187,6 +204,11 @@ impl Application {
     /// The events that it may read, if its scopes allow it to read.
     pub fn visible(&self) -> &Arc<Visible> {
         &self.visible
+    }
+
+    /// The events whose modules it may ship, and whose dead letters it may redrive; `None` if it may ship none.
+    pub fn ships(&self) -> Option<&Arc<Visible>> {
+        self.ships.as_ref()
     }
 
     /// Whether it may send events of this type.
@@ -262,6 +284,11 @@ impl Application {
         &self.shares.watching
     }
 
+    /// Its share of the modules that are being pushed.
+    pub fn shipping_share(&self) -> &Arc<Share> {
+        &self.shares.shipping
+    }
+
     /// Its share of the streams of results.
     pub fn streams_share(&self) -> &Arc<Share> {
         &self.shares.streams
@@ -278,17 +305,28 @@ impl Application {
     }
 }
 
+/// What an application may ship: with `admin` all, with `ship` the modules of its event types.
+fn ships(row: &ApplicationRow) -> Option<Visible> {
+    let has = |scope: Scope| row.scopes.iter().any(|own| own == scope.as_str());
+    match (has(Scope::Admin), has(Scope::Ship)) {
+        (true, _) => Some(Visible::ALL),
+        (false, true) => Some(Visible::limited(&row.ship_event_types, &[], &row.cursor_key)),
+        (false, false) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn admin_includes_every_scope_and_raw_includes_read() {
+    fn admin_includes_every_scope_and_raw_and_ship_include_read() {
         let table = [
-            (Scope::Ingest, [true, false, false, false]),
-            (Scope::Read, [false, true, false, false]),
-            (Scope::Raw, [false, true, true, false]),
-            (Scope::Admin, [true, true, true, true]),
+            (Scope::Ingest, [true, false, false, false, false]),
+            (Scope::Read, [false, true, false, false, false]),
+            (Scope::Raw, [false, true, true, false, false]),
+            (Scope::Ship, [false, true, false, true, false]),
+            (Scope::Admin, [true, true, true, true, true]),
         ];
         for (own, includes) in table {
             assert_eq!(Scope::ALL.map(|other| own.includes(other)), includes, "{own:?}");
@@ -296,7 +334,7 @@ mod tests {
             assert_eq!(Scope::ALL.map(|other| other.is_granted_by(&words)), includes, "{own:?}");
         }
         let words = ["ingest", "raw", "root"].map(str::to_owned);
-        assert_eq!(Scope::ALL.map(|other| other.is_granted_by(&words)), [true, true, true, false]);
+        assert_eq!(Scope::ALL.map(|other| other.is_granted_by(&words)), [true, true, true, false, false]);
         assert!(Scope::ALL.iter().all(|scope| !scope.is_granted_by(&["Admin".to_owned(), String::new()])));
     }
 }

@@ -1,0 +1,219 @@
+//! Pushes, rollbacks and retirements of a gateway whose modules come from its directory. It changes the directory as an
+//! author would, by rename, and follows what the gateway makes of the file.
+
+use bytes::Bytes;
+use eye_event::verdict::Digest;
+use eye_judge::{History, Roster, Slot, SlotModule, TypeReport, install, installed, unwritable};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Condition, Followed, Push, Shipping, refused, turn, with};
+use crate::audit::{Action, Actor, Entry};
+use crate::parameters::bad;
+use crate::response::{self, Refusal, Response};
+
+impl Shipping {
+    pub(super) async fn push_into_directory(
+        &self,
+        actor: &Actor,
+        slot: &Slot,
+        content: Bytes,
+        push: Push,
+    ) -> Result<Response, Refusal> {
+        if push.settings.is_some() {
+            let file = slot.file().with_extension("toml");
+            let told = format!("are in {} beside the module: change that file", file.display());
+            return Err(bad("settings", &told));
+        }
+        let digest = Digest::of(&content);
+        if push.force {
+            let file = slot.file().with_extension("toml");
+            let told =
+                format!("is for the file {} beside the module: write force = \"{digest}\" into it", file.display());
+            return Err(bad("force", &told));
+        }
+        let turn = turn(&self.turn).await?;
+        self.may_write().await?;
+        let (before, dir, own) =
+            (self.report(slot).and_then(|report| report.digest), self.modules_dir.clone(), slot.clone());
+        push.condition.meets(before)?;
+        let found = blocking(move || installed(&dir, &own)).await?;
+        let found = found
+            .map_err(|message| Refusal::ModulesElsewhere { message: format!("Nothing was changed: {message}.") })?;
+        let wanted = SlotModule { slot: slot.clone(), digest, settings: found.settings.clone() };
+        {
+            let _turn = super::turn(&self.loading).await?;
+            self.validators.check(&wanted, content.clone(), None).await.map_err(refused)?;
+        }
+        let body = json!({
+            "event_type": slot.to_string(), "digest": digest.to_string(), "replaces": before.map(|before| before.to_string()),
+        });
+        if push.followed.dry_run {
+            return Ok(response::json(StatusCode::OK, with(body, "would", "install").to_string()));
+        }
+        let dir = self.modules_dir.clone();
+        blocking(move || install(&dir, &found, &content)).await?.map_err(|error| unwritten(&error))?;
+        let entry = Entry::new(Action::ValidatorPush, &slot.to_string(), actor)
+            .with("digest", digest.to_string())
+            .with("before", before.map(|before| before.to_string()))
+            .with("commit", push.commit);
+        self.note(entry).await;
+        drop(turn);
+        self.until_settled(slot, digest, &push.followed, body).await
+    }
+
+    /// Refuses where another gateway would not get the change, or something else fills the directory.
+    async fn may_write(&self) -> Result<(), Refusal> {
+        let elsewhere = |why: &str| Refusal::ModulesElsewhere {
+            message: format!(
+                "Nothing was changed: {why}. Ship with what fills the directory, or set modules_from = \"database\" at all \
+                 gateways, so that a push reaches all of them."
+            ),
+        };
+        let others = self.store.gateways().await.map_err(response::of_store)?;
+        let others: Vec<String> =
+            others.into_iter().filter(|row| row.is_live && !self.fleet.is_own(row)).map(|row| row.name).collect();
+        if !others.is_empty() {
+            let why = format!(
+                "other gateways on this database have modules directories of their own ({})",
+                others.join(", ")
+            );
+            return Err(elsewhere(&why));
+        }
+        let dir = self.modules_dir.clone();
+        match blocking(move || unwritable(&dir)).await? {
+            Some(why) => Err(elsewhere(&why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the gateway serves the module or refuses its file.
+    async fn until_settled(
+        &self,
+        slot: &Slot,
+        digest: Digest,
+        followed: &Followed,
+        body: Value,
+    ) -> Result<Response, Refusal> {
+        let (until, mut changes) = (Instant::now() + followed.wait, self.validators.changes());
+        loop {
+            let report = self.report(slot);
+            if report.as_ref().is_some_and(|report| report.digest == Some(digest)) {
+                return Ok(followed.answer(with(body, "state", "active")));
+            }
+            if let Some(refusal) = report.and_then(|report| refusal_of(report, digest)) {
+                return Err(refusal);
+            }
+            if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+                return Ok(followed.answer(with(body, "state", "preparing")));
+            }
+        }
+    }
+
+    pub(super) async fn rollback_in_directory(
+        &self,
+        actor: &Actor,
+        slot: &Slot,
+        (to, condition): (Option<Digest>, Condition),
+        followed: &Followed,
+    ) -> Result<Response, Refusal> {
+        let turn = turn(&self.turn).await?;
+        self.may_write().await?;
+        let before = self.report(slot).and_then(|report| report.digest);
+        condition.meets(before)?;
+        let (history, dir, own) = (History::under(&self.data_dir), self.modules_dir.clone(), slot.clone());
+        if followed.dry_run {
+            let versions = blocking(move || history.versions(&own)).await?.map_err(|error| unwritten(&error))?;
+            let fits = |digest: Digest| to.map_or(Some(digest) != before, |to| to == digest);
+            let found = versions
+                .iter()
+                .find(|version| fits(version.digest))
+                .ok_or_else(|| Refusal::NoVersion { message: format!("{slot} has no such version to go back to.") })?;
+            let body = json!({"event_type": slot.to_string(), "digest": found.digest.to_string(), "would": "rollback"});
+            return Ok(response::json(StatusCode::OK, body.to_string()));
+        }
+        let rolled = blocking(move || history.rollback(&dir, &own, to)).await?;
+        let version = rolled.map_err(|error| match error {
+            eye_judge::RollbackError::File { path, source } => {
+                Refusal::ModulesElsewhere { message: format!("Nothing was changed: {}: {source}.", path.display()) }
+            }
+            error => Refusal::NoVersion { message: format!("{error}.") },
+        })?;
+        let entry =
+            Entry::new(Action::ValidatorRollback, &slot.to_string(), actor).with("digest", version.digest.to_string());
+        self.note(entry).await;
+        drop(turn);
+        let body = json!({
+            "event_type": slot.to_string(), "digest": version.digest.to_string(),
+            "replaces": before.map(|before| before.to_string()),
+        });
+        self.until_settled(slot, version.digest, followed, body).await
+    }
+
+    pub(super) async fn retire_in_directory(
+        &self,
+        actor: &Actor,
+        slot: &Slot,
+        followed: &Followed,
+        condition: Condition,
+    ) -> Result<Response, Refusal> {
+        let turn = turn(&self.turn).await?;
+        self.may_write().await?;
+        let before = self.report(slot).and_then(|report| report.digest);
+        condition.meets(before)?;
+        let body = json!({
+            "event_type": slot.to_string(), "digest": Value::Null, "replaces": before.map(|before| before.to_string()),
+        });
+        if followed.dry_run {
+            return Ok(response::json(StatusCode::OK, with(body, "would", "retire").to_string()));
+        }
+        let (history, roster) = (History::under(&self.data_dir), Roster::under(&self.data_dir));
+        let (dir, own) = (self.modules_dir.clone(), slot.clone());
+        blocking(move || history.retire(&dir, &roster, &own)).await?.map_err(|error| match error {
+            eye_judge::RetireError::File { path, source } => {
+                Refusal::ModulesElsewhere { message: format!("Nothing was changed: {}: {source}.", path.display()) }
+            }
+            error @ eye_judge::RetireError::Nothing(_) => Refusal::NoVersion { message: format!("{error}.") },
+        })?;
+        let entry = Entry::new(Action::ValidatorRetire, &slot.to_string(), actor);
+        self.note(entry.with("before", before.map(|before| before.to_string()))).await;
+        drop(turn);
+        let (until, mut changes) = (Instant::now() + followed.wait, self.validators.changes());
+        while self.report(slot).is_some() {
+            if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+                return Ok(followed.answer(with(body, "state", "preparing")));
+            }
+        }
+        Ok(followed.answer(with(body, "state", "active")))
+    }
+
+    /// The content of a version that the history has.
+    pub(super) async fn kept_content(&self, slot: &Slot, digest: Digest) -> Result<Option<Vec<u8>>, Refusal> {
+        let (history, own) = (History::under(&self.data_dir), slot.clone());
+        blocking(move || history.content(&own, digest)).await?.map_err(|error| unwritten(&error))
+    }
+
+    /// The file is changed already, so an entry that the database does not take is only logged.
+    async fn note(&self, entry: Entry) {
+        if let Err(error) = self.store.audit_write(std::slice::from_ref(&entry)).await {
+            tracing::warn!(%error, "the entry of a change of the modules directory could not be written");
+        }
+        entry.log();
+    }
+}
+
+/// Why the gateway refuses the file with this digest, if it does.
+fn refusal_of(report: TypeReport, digest: Digest) -> Option<Refusal> {
+    let error = report.last_error.filter(|error| error.digest == Some(digest))?.refusal;
+    Some(Refusal::ModuleRefused { expected: error.expected, found: error.found, mend: error.mend })
+}
+
+fn unwritten(error: &std::io::Error) -> Refusal {
+    Refusal::ModulesElsewhere { message: format!("Nothing was changed: the directory answers: {error}.") }
+}
+
+/// Works on files aside from the request threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::Internal)
+}
