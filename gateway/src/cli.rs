@@ -16,6 +16,7 @@ mod backup;
 mod completions;
 mod config_check;
 mod dead_letters;
+mod fleet;
 mod health;
 mod jobs;
 mod load_module;
@@ -49,7 +50,7 @@ enum Command {
     Migrate(Source),
     /// Manage the applications that may send and read
     #[command(subcommand)]
-    App(app::Command),
+    App(Box<app::Command>),
     /// Print an address that signs a browser in to the panel, once
     Panel(panel::Arguments),
     /// List events that were not stored, and judge them again
@@ -68,9 +69,12 @@ enum Command {
     Backup(backup::Arguments),
     /// Fill an empty database from such a file, also under another major version of Postgres
     Restore(backup::Arguments),
-    /// Show the modules and their earlier versions, and roll back to one
+    /// Ship modules, show them and their earlier versions, and roll back to one
     #[command(subcommand)]
     Validator(validator::Command),
+    /// Show the gateways on one database, and the sets of modules that they serve
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     /// Read, prove and print the configuration, secrets hidden
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -125,6 +129,7 @@ enum ScopeName {
     Ingest,
     Read,
     Raw,
+    Ship,
     Admin,
 }
 
@@ -135,6 +140,7 @@ impl ScopeName {
             Self::Ingest => Scope::Ingest,
             Self::Read => Scope::Read,
             Self::Raw => Scope::Raw,
+            Self::Ship => Scope::Ship,
             Self::Admin => Scope::Admin,
         };
         names.iter().map(|name| word(name).as_str().to_owned()).collect()
@@ -205,7 +211,7 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::Serve(arguments) => serve::run(arguments, service, passed).await,
         Command::Health(arguments) => health::run(arguments).await,
         Command::Migrate(source) => migrate::run(source).await,
-        Command::App(command) => app::run(command).await,
+        Command::App(command) => app::run(*command).await,
         Command::Panel(arguments) => panel::run(arguments).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Jobs(command) => jobs::run(command).await,
@@ -213,7 +219,8 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::Retention(command) => retention::run(command).await,
         Command::Backup(arguments) => backup::backup(arguments).await,
         Command::Restore(arguments) => backup::restore(arguments).await,
-        Command::Validator(command) => validator::run(command),
+        Command::Validator(command) => validator::run(command).await,
+        Command::Fleet(command) => fleet::run(command).await,
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),

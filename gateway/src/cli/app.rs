@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::app_removals::Removals;
-use super::output::say;
+use super::output::{say, warn};
 use super::reach::Reached;
 use super::remote::Gateway;
 use super::{Failure, ScopeName, Source};
@@ -63,13 +63,16 @@ pub(super) struct Add {
     /// The applications whose events it may read [default: all]
     #[arg(long, value_name = "NAME")]
     read_application: Vec<String>,
+    /// The event types whose modules it may ship: category/name or category/*, percent-encoded [default: all]
+    #[arg(long, value_name = "PATTERN")]
+    ship_event_type: Vec<String>,
     /// When its token expires: 90d, 12h, 30m, a date or a time [default: never]
     #[arg(long, value_name = "WHEN", requires = "token")]
     expires: Option<String>,
     /// A note about it
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Let very wide networks have the scopes raw and admin
+    /// Let very wide networks have the scopes raw, ship and admin
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -119,13 +122,19 @@ pub(super) struct Changed {
     /// Let it read the events of every application
     #[arg(long, conflicts_with = "read_application")]
     any_read_application: bool,
+    /// The event types whose modules it may ship instead
+    #[arg(long, value_name = "PATTERN")]
+    ship_event_type: Vec<String>,
+    /// Let it ship modules of every event type
+    #[arg(long, conflicts_with = "ship_event_type")]
+    any_ship_event_type: bool,
     /// Suspend it (false), or end its suspension (true); a revoked application stays revoked
     #[arg(long)]
     active: Option<bool>,
     /// A note about it instead; an empty text removes it
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Let very wide networks have the scopes raw and admin
+    /// Let very wide networks have the scopes raw, ship and admin
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -177,6 +186,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
 async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Add(add) => {
+            warn_of_ship(&add.scope);
             let (new, token) = add.wanted().prove()?;
             store.application_add(&new, store.actor()).await?;
             if let Some(token) = token {
@@ -189,6 +199,7 @@ async fn work(store: &Store, command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Change(changed) => {
+            warn_of_ship(&changed.scope);
             let current = store.application(&changed.name).await?;
             let mut change = changed.change();
             changed.removals.take_from(&shown_row(&current, None), &mut change)?;
@@ -215,6 +226,7 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
         |name: &str, rest: &str| format!("/v1/applications/{}{rest}", utf8_percent_encode(name, NON_ALPHANUMERIC));
     let answer = match command {
         Command::Add(add) => {
+            warn_of_ship(&add.scope);
             let wanted = serde_json::to_value(add.wanted())?;
             gateway.ask(Method::POST, "/v1/applications", Some(wanted)).await?
         }
@@ -227,6 +239,7 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
             return Ok(());
         }
         Command::Change(changed) => {
+            warn_of_ship(&changed.scope);
             let mut change = changed.change();
             if !changed.removals.are_none() {
                 let current = gateway.ask(Method::GET, &path(&changed.name, ""), None).await?;
@@ -248,6 +261,16 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
         say(token)?;
     }
     Ok(())
+}
+
+/// Says what the scope `ship` includes.
+fn warn_of_ship(scopes: &[ScopeName]) {
+    if scopes.contains(&ScopeName::Ship) {
+        warn(format_args!(
+            "the scope ship includes reading all events of its event types, since a module sees them, and deciding which of \
+             them are stored: give it as you give access to the database"
+        ));
+    }
 }
 
 /// A line of the list, from an application in the form of an answer.
@@ -274,8 +297,12 @@ fn line(shown: &Value) -> String {
         (true, false) => format!("reads all types of {}", words("read_applications")),
         (false, false) => format!("reads {} of {}", words("read_event_types"), words("read_applications")),
     };
+    let ships = match list("ship_event_types").is_empty() {
+        true => String::new(),
+        false => format!("\tships {}", words("ship_event_types")),
+    };
     format!(
-        "{}\t{}\tby {}\ttokens {}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}\t{reads}\tused {used}\texpires {ends}\t{}",
+        "{}\t{}\tby {}\ttokens {}\tcertificates {}\t[{}]\t{}\t{rate}\t{types}\t{reads}{ships}\tused {used}\texpires {ends}\t{}",
         text("name"),
         text("state"),
         text("known_by"),
@@ -300,6 +327,7 @@ impl Add {
             event_types: self.event_type,
             read_event_types: self.read_event_type,
             read_applications: self.read_application,
+            ship_event_types: self.ship_event_type,
             expires: self.expires,
             note: self.note,
             force: self.force,
@@ -323,6 +351,7 @@ impl Changed {
             event_types: if self.any_event_type { Some(Vec::new()) } else { some(&self.event_type) },
             read_event_types: if self.any_read_event_type { Some(Vec::new()) } else { some(&self.read_event_type) },
             read_applications: if self.any_read_application { Some(Vec::new()) } else { some(&self.read_application) },
+            ship_event_types: if self.any_ship_event_type { Some(Vec::new()) } else { some(&self.ship_event_type) },
             active: self.active,
             note: self.note.clone(),
             force: self.force,

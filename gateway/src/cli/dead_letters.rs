@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
-use eye_judge::{Options, Validators};
+use eye_judge::{ModulesFrom, Options, Validators};
 use uuid::Uuid;
 
 use super::output::say;
@@ -20,6 +20,7 @@ use super::{Failure, Source, jobs};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
 use crate::config::{Config, parts};
+use crate::fleet;
 use crate::jobs::redrive::Request;
 use crate::judging::Judges;
 use crate::query::rows_as_json::{letter_json, whole_json};
@@ -226,11 +227,21 @@ async fn work(store: &Store, config: &Config, command: Command) -> anyhow::Resul
     Ok(())
 }
 
+/// The modules that serve: those of the directory, or of the current generation.
+async fn validators(store: &Store, config: &Config, options: Options) -> anyhow::Result<Validators> {
+    let is_beside_gateway = options.is_beside_gateway || config.modules_from == ModulesFrom::Database;
+    let validators = Validators::start(Options { is_beside_gateway, ..options }).context("the validators")?;
+    match config.modules_from {
+        ModulesFrom::Directory => validators.wait_scanned().await,
+        ModulesFrom::Database => fleet::serve_current(store, &validators).await?,
+    }
+    Ok(validators)
+}
+
 /// Makes one round after the other until no letters are left.
 async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<()> {
     let rules = parts::rules(config);
-    let validators = Validators::start(parts::validator_options(config)).context("the validators")?;
-    validators.wait_scanned().await;
+    let validators = validators(store, config, parts::validator_options(config)).await?;
     let clock = Clock::default();
     let limits = parts::scrub_limits(config);
     let limits = ScrubLimits { letters_max: if dry_run { u32::MAX } else { limits.letters_max }, ..limits };
@@ -255,8 +266,7 @@ async fn scrub(store: &Store, config: &Config, dry_run: bool) -> anyhow::Result<
 async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result<()> {
     let Again { ids, filter, store: really, .. } = again;
     let options = Options { is_beside_gateway: true, ..parts::validator_options(config) };
-    let validators = Validators::start(options).context("the validators")?;
-    validators.wait_scanned().await;
+    let validators = validators(store, config, options).await?;
     let limits = Limits {
         events_max: config.batch_events_max,
         bytes_max: config.batch_bytes_max,

@@ -9,6 +9,7 @@ use super::remote::{Gateway, shown};
 use super::{Failure, Source};
 use crate::audit::Actor;
 use crate::config::{self, Config, Settings, remote};
+use crate::panel_address;
 use crate::postgres::Postgres;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -168,6 +169,33 @@ impl Reached {
             database.close().await;
         }
     }
+}
+
+/// Finds the gateway of a command that works over HTTP alone: the one that the environment names, or the one that runs on
+/// the data dir.
+pub(super) fn gateway(source: &Source) -> Result<Gateway, Failure> {
+    let (settings, config) = source.gather(Vec::new())?;
+    let remote = match remote::named() {
+        Some(remote) => remote,
+        None => noted(&settings, &config)?,
+    };
+    let (gateway, token_from) = Gateway::new(remote, &config.data_dir)?;
+    tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
+    Ok(gateway)
+}
+
+/// The gateway of the data dir. It notes its address there if it runs a Postgres of its own.
+fn noted(settings: &Settings, config: &Config) -> anyhow::Result<remote::Remote> {
+    let data_dir = config.data_dir.display();
+    let noted = panel_address::noted(&config.data_dir).with_context(|| format!("the data dir {data_dir}"))?;
+    let url = noted.with_context(|| {
+        format!(
+            "this command works over HTTP, and no gateway with a Postgres of its own runs on the data dir {data_dir} ({}): name \
+             a gateway with EYE_GATEWAY and EYE_TOKEN",
+            settings.origin("data_dir")
+        )
+    })?;
+    Ok(remote::Remote { url, token: None, roots: None })
 }
 
 #[expect(clippy::print_stderr, reason = "what a command works on is for the person who runs it, beside what it prints")]

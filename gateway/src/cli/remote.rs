@@ -37,6 +37,15 @@ pub(super) struct Gateway {
     roots: Option<Roots>,
 }
 
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct Body {
+    /// Its media type.
+    pub(super) content_type: &'static str,
+    /// Its bytes.
+    pub(super) bytes: Bytes,
+}
+
 /// A gateway that a health check asks, without a token.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -120,21 +129,46 @@ impl Gateway {
     ///
     /// The gateway's own message if it refuses; otherwise the reason why there is no answer.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let asked = timeout(ANSWER, self.answer(method, path, body)).await;
-        let answered = asked.map_err(|_| anyhow::anyhow!("it did not answer within {} s", ANSWER.as_secs()));
+        let body = body.map(|body| Body { content_type: "application/json", bytes: body.to_string().into() });
+        self.request(method, path, &[], body, ANSWER).await
+    }
+
+    /// Sends a request with further headers and any body, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Gateway::ask`].
+    pub(super) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Option<Body>,
+        time: Duration,
+    ) -> anyhow::Result<Value> {
+        let asked = timeout(time, self.answer(method, path, headers, body)).await;
+        let answered = asked.map_err(|_| anyhow::anyhow!("it did not answer within {} s", time.as_secs()));
         answered.and_then(|answered| answered).with_context(|| format!("the gateway {}", self.url()))
     }
 
-    async fn answer(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Option<Body>,
+    ) -> anyhow::Result<Value> {
         let (name, port, authority) = place_of(&self.url)?;
         let path = format!("{}{path}", self.url.path().trim_end_matches('/'));
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
         request = request.header(AUTHORIZATION, format!("Bearer {}", self.token)).header(ACCEPT, "application/json");
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
-        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let request = request.body(Full::new(body))?;
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, body.content_type);
+        }
+        let request = request.body(Full::new(body.map_or_else(Bytes::new, |body| body.bytes)))?;
         let path = request.uri().path().to_owned();
         let stream = connect(name, port, self.roots.is_none()).await?;
         let (status, bytes) = send(name, stream, self.roots.as_ref(), request).await?;

@@ -1,5 +1,6 @@
-//! `eye validator`: shows the modules and their earlier versions to operators, and changes them. It works on files
-//! alone, so it needs no running gateway. A running gateway notices a rollback like any other change of the directory.
+//! `eye validator`: ships modules to a running gateway, shows them and their earlier versions, and changes them. `push` and
+//! `status` work over HTTP. `rollback` and `retire` do so where `EYE_GATEWAY` names a gateway; otherwise they work on files
+//! alone and need no running gateway, which notices the change like any other of the directory.
 
 use std::path::Path;
 
@@ -7,17 +8,27 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use eye_event::legible::legible;
 use eye_event::verdict::Digest;
-use eye_judge::{History, Listed, Retired, Roster, Slot, Version};
+use eye_judge::{History, Listed, ModulesFrom, Retired, Roster, Slot, Version};
+use hyper::Method;
+use serde_json::{Value, json};
 
 use super::output::{say, warn};
+use super::reach::gateway;
 use super::{Failure, Source};
 use crate::audit::{Action, Actor, Entry};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, remote};
 use crate::trail;
+
+mod push;
+mod status;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Ship a module to a running gateway, and to all others on its database
+    Push(push::Push),
+    /// Show what a running gateway serves, and who shipped it
+    Status(status::Status),
     /// List the modules, and how many versions of each are kept
     List(Place),
     /// List the versions of an event type's module that served, the newest first
@@ -71,8 +82,65 @@ fn digest(text: &str) -> Result<Digest, String> {
     text.parse().map_err(|not| format!("{not}; `eye validator history` shows them"))
 }
 
-pub(super) fn run(command: Command) -> Result<(), Failure> {
+pub(super) async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Push(push) => push::run(push).await,
+        Command::Status(status) => status::run(status).await,
+        Command::Rollback(rollback) if over_http(&rollback.typed.place)? => {
+            let body = rollback.digest.map(|digest| json!({"digest": digest.to_string()}));
+            change(&rollback.typed.place.source, &rollback.typed.event_type, "rollback", body).await
+        }
+        Command::Retire(retire) if over_http(&retire.place)? => {
+            if retire.missing {
+                return Err(
+                    anyhow::anyhow!("--missing looks at a modules directory: name the event types instead").into()
+                );
+            }
+            for slot in &retire.event_types {
+                change(&retire.place.source, slot, "retire", None).await?;
+            }
+            Ok(())
+        }
+        Command::List(ref place) | Command::History(Typed { ref place, .. }) if is_of_database(place)? => {
+            Err(anyhow::anyhow!(
+                "the modules come from the database (modules_from), so no directory has them: `eye validator status` asks a \
+                 gateway, and `eye fleet generations` the database"
+            )
+            .into())
+        }
+        command => on_files(command),
+    }
+}
+
+fn is_of_database(place: &Place) -> Result<bool, Failure> {
+    let (_, config) = place.source.gather(Vec::new())?;
+    Ok(place.modules.is_none() && config.modules_from == ModulesFrom::Database)
+}
+
+/// Whether a change goes to a gateway: one is named, and no modules directory is.
+fn over_http(place: &Place) -> Result<bool, Failure> {
+    if place.modules.is_none() && remote::named().is_some() {
+        return Ok(true);
+    }
+    if is_of_database(place)? {
+        return Err(anyhow::anyhow!(
+            "the modules come from the database (modules_from), so no directory is changed: name a gateway with EYE_GATEWAY \
+             and EYE_TOKEN"
+        )
+        .into());
+    }
+    Ok(false)
+}
+
+async fn change(source: &Source, slot: &Slot, what: &str, body: Option<Value>) -> Result<(), Failure> {
+    let gateway = gateway(source)?;
+    let answer = gateway.ask(Method::POST, &format!("/v1/validators/{}/{what}", slot.to_url()), body).await?;
+    Ok(say(push::line(&answer))?)
+}
+
+fn on_files(command: Command) -> Result<(), Failure> {
     let place = match &command {
+        Command::Push(_) | Command::Status(_) => return Ok(()),
         Command::List(place) => place,
         Command::History(typed) => &typed.place,
         Command::Rollback(rollback) => &rollback.typed.place,
@@ -83,6 +151,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     let history = History::under(&config.data_dir);
     let mut roster = Roster::under(&config.data_dir);
     match command {
+        Command::Push(_) | Command::Status(_) => {}
         Command::List(_) => {
             let all = history.list(&config.modules);
             let all = all.with_context(|| format!("the modules cannot be listed ({})", looked(&config)))?;
