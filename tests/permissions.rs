@@ -20,10 +20,11 @@ enum Needs {
     Code,
     /// A session of the panel. These requests have none.
     Session,
+    Ship,
     Admin,
 }
 
-use Needs::{Admin, Code, Ingest, Nothing, Read, Session, Token};
+use Needs::{Admin, Code, Ingest, Nothing, Read, Session, Ship, Token};
 
 impl Needs {
     fn word(self) -> &'static str {
@@ -31,6 +32,7 @@ impl Needs {
             Nothing | Code | Session => "",
             Ingest => "ingest",
             Read | Token => "read",
+            Ship => "ship",
             Admin => "admin",
         }
     }
@@ -64,6 +66,21 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("HEAD", "/v1/live", Read),
     ("GET", "/v1/validators", Read),
     ("HEAD", "/v1/validators", Read),
+    ("GET", "/v1/validators/{category}/{name}", Read),
+    ("HEAD", "/v1/validators/{category}/{name}", Read),
+    ("PUT", "/v1/validators/{category}/{name}", Ship),
+    ("DELETE", "/v1/validators/{category}/{name}", Ship),
+    ("POST", "/v1/validators/{category}/{name}/rollback", Ship),
+    ("POST", "/v1/validators/{category}/{name}/retire", Ship),
+    ("GET", "/v1/validators/{category}/{name}/versions/{digest}", Ship),
+    ("HEAD", "/v1/validators/{category}/{name}/versions/{digest}", Ship),
+    ("GET", "/v1/gateways", Read),
+    ("HEAD", "/v1/gateways", Read),
+    ("GET", "/v1/generations", Read),
+    ("HEAD", "/v1/generations", Read),
+    ("GET", "/v1/generations/{number}", Read),
+    ("HEAD", "/v1/generations/{number}", Read),
+    ("POST", "/v1/generations/{number}/back", Admin),
     ("POST", "/v1/panel/codes", Token),
     ("GET", "/v1/panel/session", Session),
     ("HEAD", "/v1/panel/session", Session),
@@ -126,8 +143,14 @@ struct Caller {
 }
 
 /// The rights of each scope.
-const SCOPES: [(&str, &[Needs]); 5] =
-    [("none", &[]), ("ingest", &[Ingest]), ("read", &[Read]), ("raw", &[Read]), ("admin", &[Ingest, Read, Admin])];
+const SCOPES: [(&str, &[Needs]); 6] = [
+    ("none", &[]),
+    ("ingest", &[Ingest]),
+    ("read", &[Read]),
+    ("raw", &[Read]),
+    ("ship", &[Read, Ship]),
+    ("admin", &[Ingest, Read, Ship, Admin]),
+];
 
 #[test]
 fn every_route_has_a_row() {

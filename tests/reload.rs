@@ -187,6 +187,7 @@ fn another(setting: &Setting) -> String {
         (_, Kind::Networks) => quoted("10.0.0.0/8"),
         (_, Kind::Origins) => quoted("https://shop.example"),
         (_, Kind::Hosts) => quoted("eye.example"),
+        (_, Kind::OptionalName) => quoted("another"),
         (_, Kind::EventTypes) => quoted("shop/*"),
         (_, Kind::Switch) => (setting.default != "true").to_string(),
         (_, Kind::Choice(words)) => quoted(words.iter().find(|word| **word != setting.default).expect("another word")),

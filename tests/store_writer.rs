@@ -569,6 +569,7 @@ async fn applications_are_added_rotated_revoked_and_heard_of() {
         burst_events: None,
         event_types: Vec::new(),
         read_event_types: Vec::new(),
+        ship_event_types: Vec::new(),
         read_applications: Vec::new(),
         networks: vec!["10.0.0.0/8".parse().expect("network"), "2001:db8::/32".parse().expect("network")],
         known_by: "both".to_owned(),
