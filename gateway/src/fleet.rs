@@ -84,6 +84,8 @@ pub struct Fleet {
     joined: AtomicBool,
     /// Wakes the task that follows the generations.
     asked: Notify,
+    /// Wakes the task that writes the row of this gateway: it serves another generation.
+    swapped: Notify,
     /// Changes whenever the database told of a change, or this gateway swapped.
     changes: watch::Sender<u64>,
 }
@@ -137,6 +139,7 @@ impl Fleet {
             others: AtomicI64::new(0),
             joined: AtomicBool::new(false),
             asked: Notify::new(),
+            swapped: Notify::new(),
             changes: watch::Sender::new(0),
         }
     }
@@ -217,7 +220,11 @@ impl Fleet {
         let (mut forget_at, mut forgets) = (Instant::now() + FORGET_EVERY, JoinSet::new());
         changes.mark_changed();
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // Who looks right after a change sees who serves it.
+                () = self.swapped.notified() => {}
+            }
             if changes.has_changed().unwrap_or(false) {
                 changes.mark_unchanged();
                 problems = self.problems();
@@ -545,6 +552,7 @@ impl Fleet {
         {
             self.standing().served = Some((generation, slots));
         }
+        self.swapped.notify_one();
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
