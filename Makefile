@@ -4,11 +4,12 @@
 # make dist   packs the program of `make release` and all that belongs to it into an archive in target/archive
 # make test   runs every test but those of the areas below (3 minutes, once all is built)
 # make test-faults   databases, networks, disks and clocks that fail, and floods (up to 8 minutes)
-# make test-fleet  several gateways on one database, and what waits for the end of a lease (up to 8 minutes)
 # make test-operate  restarts gateways under load, with a service manager and behind a load balancer; runs them against poolers,
 #             promoted standbys, and a cluster of Patroni, etcd and HAProxy, and prints what was lost and for how long nothing
 #             was stored; has promtool run the cases of the alert rules, and a Prometheus read a gateway; holds image, compose
 #             file, unit files, chart and archive by foreign tools, and runs them in containers (up to 8 minutes)
+# make test-fleet  runs several gateways on one database: pushes under load, gateways that die, hang or are cut off, a thousand
+#             modules, leases and jobs that pass to another gateway; prints what it measures (up to 8 minutes)
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
