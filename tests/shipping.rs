@@ -547,3 +547,25 @@ async fn the_same_push_twice_at_once_is_one_change() {
         assert_eq!((answer.status, &told["state"], &told["generation"]), (200, &json!("active"), &json!(1)));
     }
 }
+
+#[tokio::test]
+async fn a_directory_of_one_gateway_is_written_and_one_of_several_is_not() {
+    let server = Server::start();
+    let gateway = Setup::default().with("EYE_DATABASE_URL", server.url()).start().await;
+    let admin = &add(&gateway, Some(server.url()), &["admin", "--scope", "admin"]).await;
+    let alike = |seen: &str| {
+        server.sql(&format!(
+            "insert into gateways (id, name, version, listen, modules_from, since, seen) \
+             select gen_random_uuid(), name, version, listen, modules_from, since, {seen} from gateways",
+        ))
+    };
+    eventually("its row is written", async || (server.sql("select count(*) from gateways") == "1").then_some(())).await;
+    // It was killed and started again.
+    alike("since - interval '1 second'");
+    assert_eq!(push(&gateway, admin, "shop/sale", &module("accepts")).await.status, 200);
+    server.sql("delete from gateways where seen < since");
+    // Another machine has the same name, and listens on the same address of its own.
+    alike("now() + interval '1 hour'");
+    let answer = push(&gateway, admin, "shop/sale", &module("names_one")).await;
+    assert_eq!(code(&answer), (409, "modules_elsewhere".to_owned()), "{answer:?}");
+}

@@ -172,9 +172,12 @@ impl Fleet {
             || is_over(standing.beat_at)
     }
 
-    /// Whether a row is that of this gateway, now or before a restart.
-    pub fn is_own(&self, row: &GatewayRow) -> bool {
-        row.id == self.store.id() || row.name == self.identity.name && row.listen == self.identity.listen
+    /// Whether a row is that of this gateway, now or before a restart: then it was written last before this gateway wrote
+    /// its first. Two machines made of one image have the same name and address, and are two.
+    pub fn is_own(&self, row: &GatewayRow, rows: &[GatewayRow]) -> bool {
+        let is_alike = row.name == self.identity.name && row.listen == self.identity.listen;
+        let own = rows.iter().find(|one| one.id == self.store.id());
+        row.id == self.store.id() || is_alike && own.is_some_and(|own| row.seen <= own.since)
     }
 
     /// Why this gateway does not take the generation of the database, if it does not.

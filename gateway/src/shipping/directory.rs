@@ -71,9 +71,9 @@ impl Shipping {
                  gateways, so that a push reaches all of them."
             ),
         };
-        let others = self.store.gateways().await.map_err(response::of_store)?;
-        let others: Vec<String> =
-            others.into_iter().filter(|row| row.is_live && !self.fleet.is_own(row)).map(|row| row.name).collect();
+        let rows = self.store.gateways().await.map_err(response::of_store)?;
+        let others = rows.iter().filter(|row| row.is_live && !self.fleet.is_own(row, &rows));
+        let others: Vec<&str> = others.map(|row| row.name.as_str()).collect();
         if !others.is_empty() {
             let why = format!(
                 "other gateways on this database have modules directories of their own ({})",
