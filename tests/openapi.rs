@@ -39,6 +39,7 @@ async fn every_documented_path_answers_and_knows_its_methods() {
             .replace("{category}", "page%20interaction")
             .replace("{name}", "nobody")
             .replace("{code}", "envelope")
+            .replace("{file}", "icon.svg")
             .replace("{number}", "7")
             .replace("{digest}", &"0f".repeat(32));
         assert!(!path.contains('{'), "{path} has a parameter that this test does not know");
@@ -57,7 +58,7 @@ async fn every_operation_refuses_too_many_headers_as_documented() {
     for (template, methods) in openapi::operations() {
         let path = template.replace("{session_id}", SESSION).replace("{id}", SESSION);
         let path = path.replace("{category}", "page").replace("{name}", "nobody").replace("{code}", "rule");
-        let path = path.replace("{number}", "7").replace("{digest}", &"0f".repeat(32));
+        let path = path.replace("{file}", "icon.svg").replace("{number}", "7").replace("{digest}", &"0f".repeat(32));
         for method in methods {
             let mut request = gateway.request(&method.to_uppercase(), &path);
             for number in 0..101 {

@@ -114,6 +114,10 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("HEAD", "/openapi.json", Read),
     ("GET", "/problems/{code}", Nothing),
     ("HEAD", "/problems/{code}", Nothing),
+    ("GET", "/", Nothing),
+    ("HEAD", "/", Nothing),
+    ("GET", "/panel/{file}", Nothing),
+    ("HEAD", "/panel/{file}", Nothing),
 ];
 
 /// How a caller is identified.
@@ -223,7 +227,7 @@ async fn each_caller_may_do_what_its_scope_says_and_nothing_else() {
     let gateway = Setup::default().with("EYE_TRUSTED_PROXIES", "127.0.0.1/32").start().await;
     let callers = callers(&gateway).await;
     let ask = async |by: &By, method: &str, path: &str| {
-        let path = path.replace("{code}", "rule").replace(['{', '}'], "");
+        let path = path.replace("{code}", "rule").replace("{file}", "icon.svg").replace(['{', '}'], "");
         let request = gateway.request(method, &path);
         let request = match by {
             By::Nobody => request,

@@ -1,6 +1,6 @@
 //! Signing in to the panel. A token gets a code, which stands behind the `#` of an address, so that no log of a proxy has
 //! it. The page of that address exchanges the code, once, for a cookie and a secret that its tab keeps. Both together act
-//! for the application of the token, with the scopes that this has at each request.
+//! for the application of the token, with the scopes that this has at each request. `files.rs` has the page.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ use crate::share::{Budget, Held, Share};
 use crate::store::{self, Role, SESSION_IDLE, Store};
 use crate::trust::attempts::Attempts;
 use crate::trust::{self, Application, Peer, Trust, panel, token};
+
+pub mod files;
 
 /// Most bytes of a body with a code.
 const BODY_BYTES_MAX: usize = 1_024;
@@ -73,7 +75,7 @@ impl Default for SignIns {
 impl Panel {
     /// Whether this gateway has the path of a row of the router.
     pub fn has(&self, path: &str) -> bool {
-        self.enabled || !path.starts_with("/v1/panel/")
+        self.enabled || path != "/" && !path.starts_with("/panel/") && !path.starts_with("/v1/panel/")
     }
 
     /// Looks for the session that a request shows, if its address serves the panel. A request that a page of another origin

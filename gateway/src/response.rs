@@ -10,7 +10,8 @@ use http_body_util::StreamBody;
 use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    VARY,
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -76,6 +77,23 @@ pub fn page(content_type: &'static str, text: impl Into<Bytes>, policy: &'static
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+/// The page of the panel, or a file that it needs. `policy` is the Content Security Policy, `caching` how long a browser
+/// keeps it.
+pub fn part_of_page(
+    content_type: &'static str,
+    content: impl Into<Bytes>,
+    policy: &'static str,
+    caching: &'static str,
+) -> Response {
+    let mut response = answer(StatusCode::OK, HeaderValue::from_static(content_type), content.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     response
 }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::header::{ACCEPT, HeaderMap};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use tracing::Instrument as _;
@@ -18,7 +18,7 @@ use crate::cors::Cors;
 use crate::ingest::Ingest;
 use crate::live::{self, Live};
 use crate::metrics::{self, Metrics};
-use crate::panel::Panel;
+use crate::panel::{self, Panel};
 use crate::parameters::Parameters;
 use crate::problems;
 use crate::query::{self, Query, Read, Reader};
@@ -76,6 +76,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/metrics", "GET, HEAD"),
     ("/openapi.json", "GET, HEAD"),
     ("/problems/{code}", "GET, HEAD"),
+    ("/", "GET, HEAD"),
+    ("/panel/{file}", "GET, HEAD"),
 ];
 
 /// The OpenAPI description, for readers of `/openapi.json`.
@@ -117,6 +119,8 @@ impl<'a> Found<'a> {
             | "/metrics"
             | "/openapi.json"
             | "/problems/{code}"
+            | "/"
+            | "/panel/{file}"
             | "/v1/validators"
             | "/v1/settings/reload"
             | "/v1/audit"
@@ -402,6 +406,11 @@ impl Router {
             "/readyz" => return Ok(self.monitoring.ready().await),
             "/problems/{code}" => {
                 return problems::page(&found.parameters[0], &query::header(request.headers(), &ACCEPT));
+            }
+            "/" => return Ok(panel::files::page(&query::header(request.headers(), &ACCEPT_ENCODING))),
+            "/panel/{file}" => {
+                let accepted = query::header(request.headers(), &ACCEPT_ENCODING);
+                return panel::files::file(&found.parameters[0], &accepted);
             }
             "/v1/panel/session" => return self.panel.session(request, peer, record).await,
             _ => {}

@@ -46,6 +46,13 @@ impl Encoding {
         }
     }
 
+    /// Whether `Accept-Encoding` accepts gzip, for an answer that is kept in it.
+    pub fn accepts_gzip(header: &str) -> bool {
+        // Without the other word, only gzip is left to prefer.
+        let others = header.split(',').filter(|item| !item.trim_start().to_ascii_lowercase().starts_with("zstd"));
+        Self::accepted(&others.collect::<Vec<_>>().join(",")) == Self::Gzip
+    }
+
     /// The word in `Content-Encoding`, if the answer needs the header.
     pub fn as_str(self) -> Option<&'static str> {
         match self {
