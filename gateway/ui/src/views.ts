@@ -1,0 +1,32 @@
+// The views of the panel. One row each: its place in the navigation, what it needs, and what shows it. A row without
+// `show` is not built yet, and is offered nowhere.
+import { Activity, AppWindow, Boxes, History, type IconNode, Radio, Search, Server, TriangleAlert } from "lucide";
+import type { ComponentType } from "preact";
+import type { Filters } from "./address";
+import type { Scope } from "./session";
+import { EventView } from "./views/event";
+import { LetterView } from "./views/letter";
+import { Live } from "./views/live";
+import { Overview } from "./views/overview";
+
+export interface View {
+  id: string;
+  title: string;
+  /** In the navigation with this icon; null for the page of one thing, which other views lead to. */
+  icon: IconNode | null;
+  scope: Scope;
+  show?: ComponentType<{ filters: Filters }>;
+}
+
+export const VIEWS: readonly View[] = [
+  { id: "overview", title: "Overview", icon: Activity, scope: "read", show: Overview },
+  { id: "live", title: "Live", icon: Radio, scope: "read", show: Live },
+  { id: "explore", title: "Explore", icon: Search, scope: "read" },
+  { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read" },
+  { id: "validators", title: "Validators", icon: Boxes, scope: "read" },
+  { id: "applications", title: "Applications", icon: AppWindow, scope: "admin" },
+  { id: "fleet", title: "Fleet", icon: Server, scope: "read" },
+  { id: "audit", title: "Audit", icon: History, scope: "admin" },
+  { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
+  { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
+];
