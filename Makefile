@@ -12,6 +12,8 @@
 #             modules, leases and jobs that pass to another gateway; prints what it measures (up to 8 minutes)
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
+# make panel  builds the panel from gateway/ui with Node 20 or later; make run does so by itself where there is npm
+# make test-panel  uses the panel in a real browser (Debian's chromium) as people do (a minute)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -27,7 +29,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run release dist announce test test-built test-faults test-fleet test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run panel panel-if-possible test-panel release dist announce test test-built test-faults test-fleet test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -48,7 +50,20 @@ FIRST_BUILD_S = 920
 # The benchmark has the ceilings in it, and is built as the gateway is.
 BENCH = cargo build --release -p eye-bench
 
-run: setup announce
+# The panel is built where npm is. The gateway is built and runs without it too; its page then says what is missing.
+PANEL = gateway/ui/dist/index.html
+PANEL_SOURCE = gateway/openapi.json gateway/ui/package-lock.json gateway/ui/build.mjs $(shell find gateway/ui/src -type f ! -name schema.ts)
+
+panel: $(PANEL)
+
+$(PANEL): $(PANEL_SOURCE)
+	cd gateway/ui && npm ci --no-audit --no-fund --silent && npm run --silent build
+
+panel-if-possible:
+	@if command -v npm >/dev/null; then $(MAKE) panel || echo "The panel was not built; the gateway runs without it."; \
+	else echo "There is no npm, so the panel is not built; the gateway runs without it."; fi
+
+run: setup announce panel-if-possible
 	validators/install --modules modules
 	$(RELEASE)
 	./target/release/eye serve
@@ -60,7 +75,7 @@ announce:
 			"compile what has changed."; \
 	fi
 
-release: setup
+release: setup panel-if-possible
 	@$(if $(wildcard $(PROFILE)),echo "Building with $(PROFILE).",echo "Building without a profile; make release-profile makes one.")
 	$(DIST)
 	$(STRIP) target/dist/eye
@@ -104,6 +119,11 @@ test-upgrade: test-built
 	[ -e $(BEFORE_DIR)/target/debug/deps ] || for part in .fingerprint build deps; do cp -a target/debug/$$part $(BEFORE_DIR)/target/debug/; done
 	cargo test --no-run --workspace --test integration --manifest-path $(BEFORE_DIR)/source/Cargo.toml --target-dir $(BEFORE_DIR)/target
 	PROGRAM_BEFORE=$(CURDIR)/$(BEFORE_DIR)/target/debug/eye cargo nextest run --profile upgrade --workspace --no-capture
+
+# The panel in a real browser, Debian's chromium or the one that CHROMIUM names.
+test-panel: panel modules
+	cargo build -p eye
+	cd gateway/ui && node --test --test-concurrency=1 tests/panel.test.mjs
 
 MODULES ?= 2000
 SEED ?= 1
