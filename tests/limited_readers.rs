@@ -223,7 +223,7 @@ fn plain(answer: &Answer, names: &[&str]) -> (u16, String) {
 
 #[test]
 fn every_path_of_readers_is_held_to_the_limits() {
-    let open = ["/healthz", "/readyz", "/openapi.json", "/problems/{code}", "/v1/panel/session"];
+    let open = ["/healthz", "/readyz", "/openapi.json", "/problems/{code}", "/", "/panel/{file}", "/v1/panel/session"];
     let of_administrators = |path: &str| {
         ["/v1/applications", "/v1/jobs"].iter().any(|start| path.starts_with(start))
             || path == "/v1/audit"
