@@ -121,12 +121,20 @@ async fn in_force(wires: &mut [Wire], token: &str, expected: u16, what: &str) {
     assert!(start.elapsed() < IN_FORCE_MOST, "{what}: only after {} ms", start.elapsed().as_millis());
 }
 
+/// Waits until gateways know a token. An answer to an unknown caller may close its connection, so this takes others.
+async fn known(gateways: [&Gateway; 2], token: &str) {
+    for gateway in gateways {
+        eventually("it is known", async || (send(gateway, token, &pageview()).await.status == 201).then_some(())).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_open_connections_of_every_gateway_within_a_second() {
     // So long that no poll can have brought the change.
     let (first, second) = two_gateways(3_600_000).await;
     assert_eq!(second.get("/v1/applications").await.status, 401, "`local` is for the gateway whose Postgres it is");
     let token = add(&first, &json!({"name": "shop"})).await;
+    known([&first, &second], &token).await;
     let open = async || [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
     for change in [&["change", "shop", "--active", "false"][..], &["revoke", "shop"]] {
         let mut wires = open().await;
@@ -155,6 +163,7 @@ async fn a_change_reaches_open_connections_of_every_gateway_within_a_second() {
 async fn a_change_is_in_force_within_a_second_though_nobody_can_listen() {
     let (first, second) = two_gateways(3_600_000).await;
     let token = add(&first, &json!({"name": "shop"})).await;
+    known([&first, &second], &token).await;
     let suspend = "update applications set active = false where name = 'shop'";
     let resume = "update applications set active = true where name = 'shop'";
     for _ in 0..3 {
@@ -165,16 +174,14 @@ async fn a_change_is_in_force_within_a_second_though_nobody_can_listen() {
         assert!(first.sql(&format!("{cut}; {suspend}")).contains('t'));
         in_force(&mut wires, &token, 401, "with the listeners cut").await;
         first.sql(resume);
-        for gateway in [&first, &second] {
-            let known = async || (send(gateway, &token, &pageview()).await.status == 201).then_some(());
-            eventually("it is known again", known).await;
-        }
+        known([&first, &second], &token).await;
     }
     drop(second);
     drop(first);
     // No notification comes, so only the poll is left.
     let (first, second) = two_gateways(300).await;
     let token = add(&first, &json!({"name": "shop"})).await;
+    known([&first, &second], &token).await;
     first.sql("alter table applications disable trigger user");
     let mut wires = [Wire::connect(first.address()).await, Wire::connect(second.address()).await];
     in_force(&mut wires, &token, 201, "it is known").await;
