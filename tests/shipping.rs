@@ -373,6 +373,12 @@ async fn a_directory_that_something_else_fills_is_not_written() {
     std::fs::create_dir_all(modules.join(".git")).expect("made");
     elsewhere("git checkout").await;
     std::fs::remove_dir(modules.join(".git")).expect("removed");
+    std::fs::create_dir(folder.join(".git")).expect("made");
+    elsewhere("git checkout").await;
+    // As after `make run` in a clone: the checkout is not what fills it.
+    std::fs::write(folder.join(".gitignore"), "/target\n/modules\n").expect("written");
+    assert_eq!(push(&gateway, &admin, "shop/sale", &module("accepts")).await.status, 200);
+    std::fs::remove_dir(folder.join(".git")).expect("removed");
     std::fs::rename(&modules, folder.join("synced")).expect("moved");
     std::os::unix::fs::symlink("synced", &modules).expect("linked");
     elsewhere("is a link").await;

@@ -102,7 +102,9 @@ pub fn unwritable(modules_dir: &Path) -> Option<String> {
         return Some(format!("{shown} is a volume that its cluster fills"));
     }
     let whole = std::path::absolute(modules_dir).unwrap_or_else(|_| modules_dir.to_owned());
-    if let Some(folder) = whole.ancestors().find(|folder| folder.join(".git").exists()) {
+    if let Some(folder) = whole.ancestors().find(|folder| folder.join(".git").exists())
+        && !is_ignored(folder, &whole)
+    {
         return Some(format!("{shown} belongs to the git checkout {}", folder.display()));
     }
     let probe = modules_dir.join(format!(".eye-{}", std::process::id()));
@@ -113,6 +115,14 @@ pub fn unwritable(modules_dir: &Path) -> Option<String> {
         }
         Err(error) => Some(format!("{shown} cannot be written: {error}")),
     }
+}
+
+/// Whether a git checkout ignores a folder of its own, as `make run` has it: then nothing but the gateway fills it.
+fn is_ignored(checkout: &Path, folder: &Path) -> bool {
+    let Ok(inside) = folder.strip_prefix(checkout) else { return false };
+    let ignored = std::fs::read_to_string(checkout.join(".gitignore")).unwrap_or_default();
+    let mut names = ignored.lines().map(|line| line.trim().trim_matches('/')).filter(|name| !name.is_empty());
+    names.any(|name| Path::new(name) == inside)
 }
 
 /// Puts a module into the modules directory, as its file or in place of it, by rename.
