@@ -123,7 +123,7 @@ test-upgrade: test-built
 # The panel in a real browser, Debian's chromium or the one that CHROMIUM names.
 test-panel: panel modules
 	cargo build -p eye
-	cd gateway/ui && node --test --test-concurrency=1 tests/panel.test.mjs
+	cd gateway/ui && node --test --test-concurrency=1 tests/*.test.mjs
 
 MODULES ?= 2000
 SEED ?= 1

@@ -1,18 +1,24 @@
 // A gateway with a Postgres of its own, and a browser that looks at it, for the tests of the panel.
 import { spawn } from "node:child_process";
+import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
+const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const PROGRAM = process.env.EYE_PROGRAM ?? join(ROOT, "target/debug/eye");
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const MODULES = join(ROOT, "target/modules");
+/** A folder with files of the panel that are used in place of those in the program, which spares a build while writing. */
+const DIST = process.env.EYE_PANEL_DIST;
 /** Milliseconds that anything may take to become true. */
 const PATIENCE = 20_000;
 
@@ -130,10 +136,42 @@ export async function openPage(browser, options = {}) {
     // A browser reports each answer that is a refusal, and each that does not come, as an error of its own.
     if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.faults.push(message.text());
   });
+  if (DIST !== undefined) await page.route(/\/(panel\/[\w.-]+)?$/, (route) => fromDist(route).catch(() => route.abort().catch(() => {})));
   page.on("request", (request) => {
     const { host } = new URL(request.url());
     page.hosts ??= new Set();
     page.hosts.add(host);
   });
   return page;
+}
+
+async function fromDist(route) {
+  const answer = await route.fetch({ url: new URL("/", route.request().url()).href });
+  const name = new URL(route.request().url()).pathname.split("/").at(-1) || "index.html";
+  const types = { html: "text/html; charset=utf-8", js: "text/javascript", css: "text/css", svg: "image/svg+xml" };
+  const path = join(DIST, name);
+  if (!existsSync(path)) return route.continue();
+  const headers = { ...answer.headers(), "content-type": types[name.split(".").at(-1)] };
+  delete headers["content-encoding"];
+  return route.fulfill({ status: 200, headers, body: await readFile(path) });
+}
+
+/** A page that is signed in at a view, such as `live?outcome=stored`. */
+export async function signedIn(browser, gateway, { view = "overview", token, ...options } = {}) {
+  const page = await openPage(browser, options);
+  await page.goto(await gateway.signInAddress(token));
+  await page.getByRole("navigation", { name: "Views" }).waitFor();
+  if (view !== "overview") await page.goto(`${gateway.url}/#/${view}`);
+  return page;
+}
+
+/** Holds what the page shows to what everybody can use: nothing serious for axe, and nothing wider than the window. The page
+ *  has to be opened with `bypassCSP`, or axe cannot be put into it. */
+export async function holdsForEveryone(page, what) {
+  const { wide, window } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, window: innerWidth }));
+  assert.ok(wide <= window, `${what} is ${wide} px wide in a window of ${window}`);
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => axe.run());
+  const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  assert.deepEqual(serious.map(({ id, nodes }) => [id, nodes[0].html]), [], what);
 }

@@ -43,8 +43,11 @@ type Places = Record<string, string>;
 
 interface Asking {
   signal?: AbortSignal | undefined;
+  /** Sent as JSON, but a `Blob` as it is, with its own type. */
   body?: unknown;
   token?: string;
+  /** Headers besides those that say who asks and what the body is. */
+  headers?: Record<string, string>;
 }
 
 /** The address of a path with its parameters filled in. */
@@ -58,10 +61,11 @@ export function addressOf(path: string, places: Places = {}, query: Record<strin
 /** Sends a request, and returns the answer unless it is a refusal. */
 export async function ask(method: string, address: string, asking: Asking = {}): Promise<Response> {
   const { secret } = access;
-  const headers: Record<string, string> = {};
+  const headers: Record<string, string> = { ...asking.headers };
   if (asking.token !== undefined) headers.authorization = `Bearer ${asking.token}`;
   else if (secret !== null) headers[HEADER] = secret;
-  if (asking.body !== undefined) headers["content-type"] = "application/json";
+  const { body } = asking;
+  if (body !== undefined) headers["content-type"] = body instanceof Blob ? body.type : "application/json";
   let response: Response;
   try {
     response = await fetch(address, {
@@ -69,7 +73,7 @@ export async function ask(method: string, address: string, asking: Asking = {}):
       headers,
       cache: "no-store",
       ...(asking.signal === undefined ? {} : { signal: asking.signal }),
-      ...(asking.body === undefined ? {} : { body: JSON.stringify(asking.body) }),
+      ...(body === undefined ? {} : { body: body instanceof Blob ? body : JSON.stringify(body) }),
     });
   } catch (error) {
     if (asking.signal?.aborted === true && asking.signal.reason?.name !== "TimeoutError") throw error;
@@ -96,8 +100,8 @@ async function problemOf(response: Response): Promise<Partial<Problem> & { title
 }
 
 /** A signal that ends a request when its caller does, or when the gateway does not answer. */
-function within(signal: AbortSignal | undefined): AbortSignal {
-  const time = AbortSignal.timeout(ANSWER_MS);
+function within(signal: AbortSignal | undefined, answerMs = ANSWER_MS): AbortSignal {
+  const time = AbortSignal.timeout(answerMs);
   return signal === undefined ? time : AbortSignal.any([signal, time]);
 }
 
@@ -125,10 +129,18 @@ export function getText(path: keyof paths, signal?: AbortSignal): Promise<string
   return read(path, signal);
 }
 
-/** Sends JSON, and returns the JSON that comes back, whatever `T` says it is. */
-export async function send<T>(method: "POST" | "DELETE", path: keyof paths, asking: Asking = {}): Promise<T> {
-  const response = await ask(method, path, { ...asking, signal: within(asking.signal) });
-  return (await response.json()) as T;
+interface Sending extends Asking {
+  places?: Places;
+  query?: Record<string, unknown>;
+  /** Milliseconds after which it counts as unanswered, for what may take longer than an answer usually does. */
+  answerMs?: number;
+}
+
+/** Sends a change or an event, and returns the JSON that comes back, whatever `T` says it is. */
+export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path: keyof paths, sending: Sending = {}): Promise<T> {
+  const { places, query, answerMs, ...asking } = sending;
+  const response = await ask(method, addressOf(path, places, query), { ...asking, signal: within(asking.signal, answerMs) });
+  return JSON.parse(await response.text(), keepNumber) as T;
 }
 
 interface RawJson {
