@@ -5,6 +5,7 @@ import type { ComponentType } from "preact";
 import type { Filters } from "./address";
 import type { Scope } from "./session";
 import { EventView } from "./views/event";
+import { Explore } from "./views/explore";
 import { LetterView } from "./views/letter";
 import { Live } from "./views/live";
 import { Overview } from "./views/overview";
@@ -21,7 +22,7 @@ export interface View {
 export const VIEWS: readonly View[] = [
   { id: "overview", title: "Overview", icon: Activity, scope: "read", show: Overview },
   { id: "live", title: "Live", icon: Radio, scope: "read", show: Live },
-  { id: "explore", title: "Explore", icon: Search, scope: "read" },
+  { id: "explore", title: "Explore", icon: Search, scope: "read", show: Explore },
   { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read" },
   { id: "validators", title: "Validators", icon: Boxes, scope: "read" },
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin" },

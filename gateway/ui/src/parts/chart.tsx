@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { color, colors } from "./theme";
-import { rate, Time } from "./words";
+import { moment, rate, Time } from "./words";
 
 export interface Line {
   name: string;
@@ -41,7 +41,7 @@ export function Chart({ title, times, lines, span }: { title: string; times: num
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
         scales: { x: { time: true, range: () => range.current }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 0.1)] } },
         axes: [
-          { ...axis, space: 70 },
+          { ...axis, space: 70, values: (_, ticks, __, ___, step) => ticks.map((tick) => moment(tick, step)) },
           { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => rate(tick)) },
         ],
         series: [

@@ -57,7 +57,9 @@ export function Rows<T>({ label, rows, height, keyOf, hrefOf, show, onTop }: Giv
     const step = steps[event.key];
     if (step === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    move(place < 0 ? first + (step > 0 ? Math.min(MORE, first) : 0) : place + step);
+    // The first key leads to the first line in sight, but for those that lead to an end.
+    const isEnd = Math.abs(step) === rows.length;
+    move(place < 0 && !isEnd ? Math.ceil(view.top / height) : Math.max(place, 0) + step);
   };
   const scrolled = () => {
     const element = box.current;

@@ -59,6 +59,21 @@ export function duration(seconds: number): string {
   return `${Math.round(seconds / 86_400)} days`;
 }
 
+/** A moment on an axis, from seconds since 1970: as fine as the step of the axis. */
+export function moment(seconds: number, step: number): string {
+  const at = new Date(seconds * 1000);
+  const isMidnight = at.getHours() === 0 && at.getMinutes() === 0 && at.getSeconds() === 0;
+  if (step >= 86_400 || isMidnight) return DAY.format(at);
+  return step < 60 ? CLOCK.format(at) : CLOCK.format(at).slice(0, 5);
+}
+
+/** How long it was from one event to another, from milliseconds. */
+export function between(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = ms / 1000;
+  return seconds < 90 ? `${seconds.toLocaleString(undefined, { maximumFractionDigits: 1 })} s` : duration(seconds);
+}
+
 /** A moment in the zone of the reader, with UTC when the mouse points at it. Today is not named. */
 export function Time({ at, precise = false }: { at: string; precise?: boolean }) {
   const moment = new Date(at);

@@ -3,6 +3,7 @@ import { Send } from "lucide";
 import { useEffect, useState } from "preact/hooks";
 import { Refused, send, Unreachable } from "../api/client";
 import { Code } from "../parts/copy";
+import { curlOf } from "../parts/curl";
 import { Icon } from "../parts/icon";
 import { Problem } from "../parts/problem";
 import { may } from "../session";
@@ -20,12 +21,6 @@ function event(): Record<string, unknown> {
   };
 }
 
-function curl(sample: Record<string, unknown>, needsToken: boolean): string {
-  const { id: _, ...rest } = sample;
-  const token = needsToken ? ` \\\n  -H "authorization: Bearer $EYE_TOKEN"` : "";
-  return `curl -i ${location.origin}/v1/events -H 'content-type: application/json'${token} -d '${JSON.stringify(rest, null, 2)}'`;
-}
-
 /** Whether this machine may send without a token, as a dry run says. The page shows no session for that. */
 async function needsToken(sample: Record<string, unknown>): Promise<boolean> {
   const headers = { "content-type": "application/json" };
@@ -35,6 +30,7 @@ async function needsToken(sample: Record<string, unknown>): Promise<boolean> {
 
 export function FirstSteps() {
   const [sample] = useState(event);
+  const { id: _, ...withoutId } = sample;
   const [token, setToken] = useState(true);
   const [sent, setSent] = useState<Sent | null>(null);
   const [problem, setProblem] = useState<Refused | Unreachable | null>(null);
@@ -54,7 +50,7 @@ export function FirstSteps() {
     <section class="card first-steps" aria-labelledby="first-steps">
       <h2 id="first-steps">Send the first event</h2>
       <p>No event has come yet. Paste this into a terminal{may("ingest") ? ", or send it from here" : ""}:</p>
-      <Code text={curl(sample, token)} label="Command that sends an event" />
+      <Code text={curlOf(withoutId, token)} label="Command that sends an event" />
       {token && (
         <p class="quiet">
           <code>EYE_TOKEN</code> is a token with the scope <code>ingest</code>: <code>eye app add NAME --token --scope ingest</code>{" "}

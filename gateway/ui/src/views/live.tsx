@@ -5,6 +5,7 @@ import { type Filters, go, hrefOf } from "../address";
 import { Feed, type Line } from "../api/feed";
 import type { Outcome } from "../api/lines";
 import { Icon } from "../parts/icon";
+import { useNarrow } from "../parts/narrow";
 import { Problem } from "../parts/problem";
 import { Rows } from "../parts/rows";
 import { EventType, number, OutcomeMark, rate, Time } from "../parts/words";
@@ -13,7 +14,6 @@ const KINDS = ["stored", "duplicate", "rejected", "quarantined", "unfinished"] a
 /** The height of a line in pixels: two lines of text where the page is narrow. */
 const HEIGHT = 34;
 const NARROW_HEIGHT = 58;
-const NARROW = matchMedia("(max-width: 700px)");
 const TEXTS = ["application", "category", "name"] as const;
 
 export function Live({ filters }: { filters: Filters }) {
@@ -25,7 +25,7 @@ export function Live({ filters }: { filters: Filters }) {
   const [paused, setPaused] = useState<readonly Line[] | null>(null);
   const [isTop, setTop] = useState(true);
   const held = useRef<readonly Line[] | null>(null);
-  const narrow = useMatch(NARROW);
+  const narrow = useNarrow();
 
   useEffect(() => setPaused(null), [asked]);
   const state = feed?.state.value;
@@ -176,14 +176,4 @@ function useFeed(asked: Record<string, string>): Feed | null {
     return () => made.end();
   }, [asked]);
   return feed;
-}
-
-function useMatch(query: MediaQueryList): boolean {
-  const [matches, setMatches] = useState(query.matches);
-  useEffect(() => {
-    const look = () => setMatches(query.matches);
-    query.addEventListener("change", look);
-    return () => query.removeEventListener("change", look);
-  }, [query]);
-  return matches;
 }
