@@ -13,7 +13,7 @@
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make panel  builds the panel from gateway/ui with Node 20 or later; make run does so by itself where there is npm
-# make test-panel  uses the panel in a real browser (Debian's chromium) as people do (a minute)
+# make test-panel  uses the panel in a real browser (Debian's chromium) as people do (4 minutes)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of
@@ -122,7 +122,8 @@ test-upgrade: test-built
 
 # The panel in a real browser, Debian's chromium or the one that CHROMIUM names.
 test-panel: panel modules
-	cargo build -p eye
+	./setup panel
+	cargo build --workspace --bin eye
 	cd gateway/ui && node --test --test-concurrency=1 tests/*.test.mjs
 
 MODULES ?= 2000
