@@ -296,10 +296,13 @@ async fn a_rare_filter_is_walked_along_the_key_in_stretches() {
     }
     assert_eq!(found, 3);
     assert_eq!(counts(&redriven(&gateway, json!({"filter": {"code": "rare"}})).await).iter().sum::<u64>(), 2);
+    let counted = gateway.get("/v1/dead-letters/summary?code=rare&by=code&from=2020-01-01T00:00:00Z").await.json();
+    let rare = &counted["groups"][0];
+    assert_eq!((&rare["count"], &rare["redrivable"], &rare["redriven"]), (&json!(3), &json!(2), &json!(1)));
     let log = std::fs::read_to_string(server.path().join("log")).expect("the server's log");
     let plans = log[before..].split("LOG:  duration: ").filter(|entry| entry.contains("from dead_letters where"));
     let plans: Vec<&str> = plans.collect();
-    assert!(plans.len() >= 4, "in stretches: {plans:?}");
+    assert!(plans.len() >= 7, "in stretches: {plans:?}");
     for plan in plans {
         let scans = plan.lines().filter(|line| line.contains("on dead_letters_2") && !line.contains("never executed"));
         for line in scans {
@@ -424,6 +427,10 @@ async fn the_command_line_lists_shows_and_redrives() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
+    let digest = gateway.validator("a/b", "active").await["digest"].as_str().expect("a digest").to_owned();
+    for (validator, count) in [(digest, 3), ("0f".repeat(32), 0)] {
+        assert_eq!(eye(&["list", "--validator", &validator]).lines().count(), count);
+    }
     let listed: Vec<Value> = eye(&["list", "--reason", "quarantined", "--limit", "2"])
         .lines()
         .map(|line| serde_json::from_str(line).expect("a JSON line"))

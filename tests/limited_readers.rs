@@ -14,7 +14,7 @@ const APPLICATIONS: [&str; 2] = ["checkout", "kiosk"];
 const TYPES: [(&str, &str); 3] = [("shop", "sale"), ("shop", "return"), ("page view", "open")];
 
 /// Every path that needs the scope `read`. A new one must be held to its limits here.
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 17] = [
     "/v1/events",
     "/v1/sessions",
     "/v1/sessions/{session_id}",
@@ -23,6 +23,7 @@ const PATHS: [&str; 16] = [
     "/v1/categories/{category}",
     "/v1/stats",
     "/v1/dead-letters",
+    "/v1/dead-letters/summary",
     "/v1/dead-letters/{id}",
     "/v1/live",
     "/v1/validators",
@@ -269,6 +270,10 @@ async fn a_limited_reader_gets_the_rows_that_it_may_see_and_no_others() {
             let all = house.list(house.all(), path, "dead_letters").await;
             house.hold(reader, path, "dead_letters", &seen(&all)).await;
         }
+        let by = "by=reason,code,category,name,application";
+        let summary = house.read(reader, &format!("/v1/dead-letters/summary?{by}")).await;
+        assert_eq!((&summary["count"], &summary["whole"]), (&json!(seen(&letters).len()), &json!(true)));
+        assert_eq!(grouped(&summary), groups(&seen(&letters)), "{}", reader.name);
         house.hold(reader, "/v1/sessions", "sessions", &sessions(&seen(&everything))).await;
         let counts = house.list(house.all(), "/v1/stats?bucket=day", "counts").await;
         assert!(counts.iter().any(|row| row["category"].is_null()), "some letters have no type");
@@ -286,6 +291,26 @@ async fn a_limited_reader_gets_the_rows_that_it_may_see_and_no_others() {
         }
         assert_eq!(shown, raw, "raw bytes for {}", reader.name);
     }
+}
+
+/// The words by which this test groups dead letters, as one text.
+fn group(row: &Value) -> String {
+    ["reason", "code", "category", "name", "application"].map(|word| row[word].to_string()).join(" ")
+}
+
+/// The letters of each group, by a summary.
+fn grouped(summary: &Value) -> BTreeMap<String, u64> {
+    let groups = summary["groups"].as_array().expect("groups").iter();
+    groups.map(|row| (group(row), row["count"].as_u64().expect("a count"))).collect()
+}
+
+/// The groups that these letters make.
+fn groups(letters: &[Value]) -> BTreeMap<String, u64> {
+    let mut groups = BTreeMap::new();
+    for letter in letters {
+        *groups.entry(group(letter)).or_default() += 1;
+    }
+    groups
 }
 
 fn names(category: &Value) -> i64 {
@@ -388,7 +413,8 @@ async fn what_is_hidden_gets_the_answer_of_what_does_not_exist() {
         ("by both", "open", "nothing", "name"),
     ] {
         let reader = house.reader(reader);
-        for path in ["/v1/events?", "/v1/dead-letters?", &format!("{stats}&")] {
+        let summary = format!("/v1/dead-letters/summary?{day}&");
+        for path in ["/v1/events?", "/v1/dead-letters?", &format!("{stats}&"), &summary] {
             let asked = async |value: &str| house.get(reader, &format!("{path}{filter}={value}")).await;
             let (hidden, unknown) = (asked(hidden).await, asked(unknown).await);
             assert_eq!(hidden.status, 200, "{hidden:?}");

@@ -34,6 +34,7 @@ mod jobs;
 mod json_against_postgres;
 mod judging;
 mod last_words;
+mod letter_summary;
 mod limited_readers;
 mod live;
 mod metrics;

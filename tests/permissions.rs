@@ -58,6 +58,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("HEAD", "/v1/stats", Read),
     ("GET", "/v1/dead-letters", Read),
     ("HEAD", "/v1/dead-letters", Read),
+    ("GET", "/v1/dead-letters/summary", Read),
+    ("HEAD", "/v1/dead-letters/summary", Read),
     ("GET", "/v1/dead-letters/{id}", Read),
     ("HEAD", "/v1/dead-letters/{id}", Read),
     // Without a dry run it needs admin; dead_letters.rs holds it to that.

@@ -6,6 +6,7 @@ mod audit;
 mod cursor;
 pub mod dead_letters;
 pub mod jobs;
+pub mod letter_summary;
 mod list;
 pub(crate) mod rows_as_json;
 mod stream;

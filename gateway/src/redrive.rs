@@ -70,7 +70,7 @@ impl RedriveRequest {
         match &self.choice {
             Choice::Ids(ids) => entry.with("ids", ids.iter().map(Uuid::to_string).collect::<Vec<_>>()),
             Choice::Filter(filter) => {
-                let LetterFilter { reason, code, application, category, name, from, to } = filter.clone();
+                let LetterFilter { reason, code, application, category, name, validator, from, to } = filter.clone();
                 let time = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
                 let members = [
                     ("reason", reason),
@@ -78,6 +78,7 @@ impl RedriveRequest {
                     ("application", application),
                     ("category", category),
                     ("name", name),
+                    ("validator", validator.map(|digest| digest.to_string())),
                     ("from", time(from)),
                     ("to", time(to)),
                 ];

@@ -49,6 +49,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/categories/{category}", "GET, HEAD"),
     ("/v1/stats", "GET, HEAD"),
     ("/v1/dead-letters", "GET, HEAD"),
+    ("/v1/dead-letters/summary", "GET, HEAD"),
     ("/v1/dead-letters/{id}", "GET, HEAD"),
     ("/v1/dead-letters/redrive", "POST"),
     ("/v1/live", "GET, HEAD"),
@@ -504,6 +505,9 @@ impl Router {
         let scope = found.scope(request.method());
         let still_known = || self.trust.still_known(&request, peer, caller, scope);
         match found.path {
+            "/v1/dead-letters/summary" => {
+                query::letter_summary::summary(&self.query, caller, request.headers(), uri.query()).await
+            }
             "/v1/dead-letters/{id}" => {
                 let id = &found.parameters[0];
                 query::dead_letters::show(&self.query, caller, request.headers(), id, uri.query()).await

@@ -72,7 +72,7 @@ pub use applications::{
 pub use audit::{AuditCursor, AuditFilter, AuditRow};
 use bridge::Bridge;
 pub(crate) use counts::FOLD_ROWS_MAX;
-pub use dead_letters::{Choice, LetterCursor, LetterFilter, StoredLetter};
+pub use dead_letters::{Choice, LetterCursor, StoredLetter};
 pub use duties::Duty;
 pub(crate) use duties::LEASE;
 pub use fleet::{
@@ -87,8 +87,9 @@ use partitions::OnDemand;
 pub use partitions::{Making, Partition, Partitioned};
 use prove::Ground;
 pub use read::{
-    Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, Page, PageLimits,
-    Position, SessionEdge, SessionFilter, SessionPosition, SessionRow, StoredEvent,
+    Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, GroupBy, LetterBucket,
+    LetterFilter, LetterGroup, LetterSummary, Page, PageLimits, Position, SessionEdge, SessionFilter, SessionPosition,
+    SessionRow, StoredEvent,
 };
 use recent::RecentKeys;
 pub use retention::{Cause, Removed, Strays, Taken, Tending};

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
+use eye_event::verdict::Digest;
 use eye_judge::{ModulesFrom, Options, Validators};
 use uuid::Uuid;
 
@@ -68,6 +69,9 @@ pub(super) struct Filter {
     /// The event's name
     #[arg(long)]
     name: Option<String>,
+    /// The digest of the module that judged the event
+    #[arg(long, value_name = "DIGEST")]
+    validator: Option<Digest>,
     /// Received at this time or later (RFC 3339)
     #[arg(long, value_name = "TIME")]
     from: Option<DateTime<Utc>>,
@@ -78,8 +82,8 @@ pub(super) struct Filter {
 
 impl From<Filter> for LetterFilter {
     fn from(filter: Filter) -> Self {
-        let Filter { reason, code, application, category, name, from, to } = filter;
-        Self { reason, code, application, category, name, from, to }
+        let Filter { reason, code, application, category, name, validator, from, to } = filter;
+        Self { reason, code, application, category, name, validator, from, to }
     }
 }
 

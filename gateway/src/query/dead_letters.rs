@@ -31,7 +31,7 @@ const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1_000;
 
 /// The parameters of a filter for dead letters.
-const FILTERS: [&str; 7] = ["reason", "code", "application", "category", "name", "from", "to"];
+pub(super) const FILTERS: [&str; 8] = ["reason", "code", "application", "category", "name", "validator", "from", "to"];
 
 /// `GET /v1/dead-letters`: a page, the latest letters first.
 pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
@@ -41,7 +41,7 @@ pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Lis
     Ok(Listing::new(visible, list, parameters, String::new(), "dead_letters"))
 }
 
-fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
+pub(super) fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
     let reasons = ["rejected", "quarantined"].map(|reason| (reason, reason));
     let reason = parameters.text("reason").map(|_| parameters.choice("reason", &reasons)).transpose()?;
     // A refused event may break the rules for words, so only NUL is rejected here.
@@ -49,6 +49,7 @@ fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
         Some(text) if text.contains('\0') => Err(bad(name, "must not hold a NUL")),
         text => Ok(text.map(str::to_owned)),
     };
+    let digest = |text: &str| text.parse().map_err(|_| bad("validator", "must be a digest of 64 hexadecimal digits"));
     let (from_us, to_us) = parameters.range()?;
     Ok(LetterFilter {
         reason: reason.map(str::to_owned),
@@ -56,6 +57,7 @@ fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
         application: text("application")?,
         category: text("category")?,
         name: text("name")?,
+        validator: parameters.text("validator").map(digest).transpose()?,
         from: from_us.and_then(DateTime::from_timestamp_micros),
         to: to_us.and_then(DateTime::from_timestamp_micros),
     })

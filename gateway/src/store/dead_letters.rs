@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::read::{LetterSight, Page, PageLimits, Reading, application_id, within};
+use super::read::{LetterFilter, LetterSight, Page, PageLimits, Reading, Selection, within};
 use super::{Error, Store};
 use crate::trust::visible::Visible;
 
@@ -20,33 +20,6 @@ const REDRIVE_BYTES_MAX: usize = 8 << 20;
 
 pub(super) const COLUMNS: &str = "id, received_at, reason, code, detail, violations, application_id, module_id, event_id, session_id, \
      category, name, raw, raw_bytes, kept, raw_digest, last_words, request_id, traceparent, redriven_at, redriven_as";
-
-/// Selects dead letters. A field with `None` selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct LetterFilter {
-    /// `rejected` or `quarantined`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// `envelope`, `rule`, the kind of fault, or `unstorable`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// The name of the application.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub application: Option<String>,
-    /// The event's category, as far as it was readable.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub category: Option<String>,
-    /// The event's name, as far as it was readable.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Received at this time or later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<DateTime<Utc>>,
-    /// Received before this time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub to: Option<DateTime<Utc>>,
-}
 
 /// The place of a dead letter in the order of receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -259,16 +232,10 @@ impl Store {
         limits: PageLimits,
     ) -> Result<Page<StoredLetter, LetterCursor>, Error> {
         let mut reading = self.reading().await?;
-        let (until, time) = reading.limits();
-        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
-        let mut walk =
-            Walk { filter, sight, application_id: None, order, page: LettersInTheMaking::new(after, limits) };
-        if let Some(application) = &filter.application {
-            walk.application_id = within(until, time, application_id(reading.connection(), application)).await?;
-            if walk.application_id.is_none_or(|id| !walk.sight.shows_application(id)) {
-                return Ok(Page { rows: Vec::new(), next: None });
-            }
-        }
+        let Some(selection) = Selection::of(&mut reading, visible, filter).await? else {
+            return Ok(Page { rows: Vec::new(), next: None });
+        };
+        let mut walk = Walk { selection, order, page: LettersInTheMaking::new(after, limits) };
         while walk.step(&mut reading).await? {
             if walk.page.full() {
                 return Ok(walk.page.cut());
@@ -332,20 +299,11 @@ impl Store {
     /// [`Error::Busy`], [`Error::Away`] and [`Error::Refused`].
     pub async fn dead_letters_left(&self, visible: &Visible, filter: &LetterFilter) -> Result<Option<u64>, Error> {
         let mut reading = self.reading().await?;
-        let (until, time) = reading.limits();
-        let sight = within(until, time, LetterSight::of(reading.connection(), visible)).await?;
-        let mut application = None;
-        if let Some(name) = &filter.application {
-            application = within(until, time, application_id(reading.connection(), name)).await?;
-            if application.is_none_or(|id| !sight.shows_application(id)) {
-                return Ok(Some(0));
-            }
-        }
-        let page = LettersInTheMaking::new(None, PageLimits { rows: 0, bytes: 0 });
-        let walk = Walk { filter, sight, application_id: application, order: Order::LeftToRedrive, page };
+        let Some(selection) = Selection::of(&mut reading, visible, filter).await? else { return Ok(Some(0)) };
         let mut query = QueryBuilder::new("select count(*) from dead_letters where redriven_at is null");
-        walk.push_times(&mut query);
-        walk.push_filter(&mut query);
+        selection.push_times(&mut query);
+        selection.push(&mut query);
+        let (until, time) = reading.limits();
         let query = query.build_query_scalar::<i64>().persistent(false);
         match within(until, time, query.fetch_one(reading.connection())).await {
             Ok(count) => Ok(Some(u64::try_from(count).unwrap_or_default())),
@@ -397,10 +355,7 @@ enum Order {
 
 /// A walk along the key.
 struct Walk<'a> {
-    filter: &'a LetterFilter,
-    sight: LetterSight,
-    /// The id of the filter's application.
-    application_id: Option<i32>,
+    selection: Selection<'a>,
     order: Order,
     page: LettersInTheMaking,
 }
@@ -419,7 +374,7 @@ impl Walk<'_> {
             query.push(format!("select {COLUMNS} from ("));
             self.push_stretch(query, COLUMNS);
             query.push(") stretch where true");
-            self.push_filter(query);
+            self.selection.push(query);
             query.push(format!(" order by {} limit {}", self.by(""), self.page.asked()));
         });
         query.push(format!(" order by {}", self.by("letter.")));
@@ -459,7 +414,7 @@ impl Walk<'_> {
         if self.order == Order::LeftToRedrive {
             query.push(" and redriven_at is null");
         }
-        self.push_times(query);
+        self.selection.push_times(query);
         if let Some(after) = self.page.after {
             let beyond = if self.order == Order::LatestFirst { "<" } else { ">" };
             query.push(format!(" and received_at {beyond}= ")).push_bind(after.received_at);
@@ -467,33 +422,6 @@ impl Walk<'_> {
             query.push(", ").push_bind(after.id).push(")");
         }
         query.push(format!(" order by {} limit {STRETCH_MAX}", self.by("")));
-    }
-
-    fn push_times(&self, query: &mut QueryBuilder<Postgres>) {
-        for (condition, value) in [(" and received_at >= ", self.filter.from), (" and received_at < ", self.filter.to)]
-        {
-            if let Some(value) = value {
-                query.push(condition).push_bind(value);
-            }
-        }
-    }
-
-    fn push_filter(&self, query: &mut QueryBuilder<Postgres>) {
-        let words = [
-            (" and reason = ", &self.filter.reason),
-            (" and code = ", &self.filter.code),
-            (" and category = ", &self.filter.category),
-            (" and name = ", &self.filter.name),
-        ];
-        for (condition, value) in words {
-            if let Some(value) = value {
-                query.push(condition).push_bind(value.clone());
-            }
-        }
-        if let Some(application_id) = self.application_id {
-            query.push(" and application_id = ").push_bind(application_id);
-        }
-        self.sight.push(query);
     }
 }
 

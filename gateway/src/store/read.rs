@@ -5,6 +5,8 @@
 
 mod counts;
 mod events;
+mod letter_summary;
+mod letters;
 mod scan;
 mod sessions;
 mod sight;
@@ -19,6 +21,9 @@ use uuid::Uuid;
 
 pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventTypeRow};
 pub use events::{EventFilter, StoredEvent};
+pub use letter_summary::{GroupBy, LetterBucket, LetterGroup, LetterSummary};
+pub use letters::LetterFilter;
+pub(super) use letters::Selection;
 pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 pub(super) use sight::LetterSight;
 
