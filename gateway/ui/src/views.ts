@@ -9,6 +9,8 @@ import { Explore } from "./views/explore";
 import { LetterView } from "./views/letter";
 import { Live } from "./views/live";
 import { Overview } from "./views/overview";
+import { ValidatorView } from "./views/validator";
+import { Validators } from "./views/validators";
 
 export interface View {
   id: string;
@@ -24,10 +26,11 @@ export const VIEWS: readonly View[] = [
   { id: "live", title: "Live", icon: Radio, scope: "read", show: Live },
   { id: "explore", title: "Explore", icon: Search, scope: "read", show: Explore },
   { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read" },
-  { id: "validators", title: "Validators", icon: Boxes, scope: "read" },
+  { id: "validators", title: "Validators", icon: Boxes, scope: "read", show: Validators },
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin" },
   { id: "fleet", title: "Fleet", icon: Server, scope: "read" },
   { id: "audit", title: "Audit", icon: History, scope: "admin" },
   { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
   { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
+  { id: "validator", title: "Validator", icon: null, scope: "read", show: ValidatorView },
 ];

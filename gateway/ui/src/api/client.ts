@@ -39,7 +39,8 @@ export type Path = {
 /** The answer to a read of this path. */
 export type Answer<P extends Path> = Getting<P> extends { responses: { 200: infer R } } ? Json<R> : never;
 type Query<P extends keyof paths> = Getting<P> extends { parameters: { query?: infer Q } } ? NonNullable<Q> : Record<string, never>;
-type Places = Record<string, string>;
+/** What stands in the places of a path. Null is the wildcard of validators, `*`, which is none when it is text. */
+type Places = Record<string, string | null>;
 
 interface Asking {
   signal?: AbortSignal | undefined;
@@ -52,10 +53,14 @@ interface Asking {
 
 /** The address of a path with its parameters filled in. */
 export function addressOf(path: string, places: Places = {}, query: Record<string, unknown> = {}): string {
-  const filled = path.replaceAll(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(places[name] ?? ""));
+  const filled = path.replaceAll(/\{(\w+)\}/g, (_, name: string) => inPlace(places[name]));
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   return text === "" ? filled : `${filled}?${text}`;
+}
+
+function inPlace(text: string | null | undefined): string {
+  return text === null ? "*" : encodeURIComponent(text ?? "").replaceAll("*", "%2A");
 }
 
 /** Sends a request, and returns the answer unless it is a refusal. */

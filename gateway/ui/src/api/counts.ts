@@ -3,8 +3,8 @@
 import { type Counted, OUTCOMES } from "../parts/words";
 import { type Answer, get } from "./client";
 
-type Bucket = "minute" | "hour" | "day";
-type Count = Answer<"/v1/stats">["counts"][number];
+export type Bucket = "minute" | "hour" | "day";
+export type Count = Answer<"/v1/stats">["counts"][number];
 export type Sums = Record<Counted, number>;
 
 export const RANGES = {
@@ -38,23 +38,35 @@ export interface Counts {
   applications: { application: string; sums: Sums }[];
 }
 
-/** Counts what was received since a moment. */
-export async function countsSince(from: Date, bucket: Bucket, signal: AbortSignal): Promise<Counts> {
+/** What was received since a moment, of all event types or of some. */
+export async function rowsSince(
+  from: Date,
+  bucket: Bucket,
+  signal: AbortSignal,
+  only: { category?: string; name?: string } = {},
+): Promise<{ bucket: Bucket; whole: boolean; rows: Count[] }> {
   const rows: Count[] = [];
   let cursor: string | null = null;
   for (let page = 0; page < PAGES_MAX; page++) {
-    const query = { from: from.toISOString(), bucket, limit: 10_000, ...(cursor === null ? {} : { cursor }) };
+    const query = { ...only, from: from.toISOString(), bucket, limit: 10_000, ...(cursor === null ? {} : { cursor }) };
     const answer: Answer<"/v1/stats"> = await get("/v1/stats", query, { signal });
     rows.push(...answer.counts);
     cursor = answer.next;
     if (cursor === null) break;
   }
   const wider = WIDER[bucket];
-  if (cursor !== null && wider !== null) return countsSince(from, wider, signal);
-  return { bucket, whole: cursor === null, ...added(rows) };
+  if (cursor !== null && wider !== null) return rowsSince(from, wider, signal, only);
+  return { bucket, whole: cursor === null, rows };
 }
 
-function added(rows: Count[]): Pick<Counts, "buckets" | "total" | "types" | "applications"> {
+/** Counts what was received since a moment. */
+export async function countsSince(from: Date, bucket: Bucket, signal: AbortSignal): Promise<Counts> {
+  const { rows, ...read } = await rowsSince(from, bucket, signal);
+  return { ...read, ...added(rows) };
+}
+
+/** The sums of counts. */
+export function added(rows: Count[]): Pick<Counts, "buckets" | "total" | "types" | "applications"> {
   const buckets = new Map<number, Sums>();
   const types = new Map<string, Counts["types"][number]>();
   const applications = new Map<string, Counts["applications"][number]>();

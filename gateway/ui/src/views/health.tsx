@@ -1,27 +1,17 @@
 // What is wrong with modules and gateways. What a reader with limits may not see is left out.
-import { get, type Schemas } from "../api/client";
+import { get } from "../api/client";
+import { troubleOf } from "../api/modules";
 import { unlessHidden, useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
 import { Time } from "../parts/words";
 
 const EVERY = 5000;
 
-/** What is wrong with a module, if something is. */
-function trouble(one: Schemas["Validator"]): string | null {
-  const error = one.last_error ?? one.settings_error;
-  if (error !== null) return `${one.digest === null ? "Nothing serves" : "An older version serves on"}. ${error.found}. ${error.mend}`;
-  if (one.held !== null) return "Nothing serves, so its events are not judged.";
-  if (one.lost_since !== null) return "Its file is lost. The last good version serves on.";
-  if (one.standing === "off-path") return "It is off the path, since it kept using up its time.";
-  if (one.standing === "slow") return "It is slow, so it is called away from the request threads.";
-  return null;
-}
-
 export function Modules() {
   const { data, problem } = useLoaded("validators", EVERY, (signal) => unlessHidden(() => get("/v1/validators", undefined, { signal })));
   if (data === null) return null;
   const troubled = (data?.validators ?? []).flatMap((one) => {
-    const why = trouble(one);
+    const why = troubleOf(one);
     return why === null ? [] : [{ key: one.file, title: one.event_type, why }];
   });
   const rest = (data?.problems ?? []).map(({ file, why, nearest }) => ({

@@ -8,6 +8,7 @@ import { reasonsSince, sentence } from "../api/reasons";
 import { Chart } from "../parts/chart";
 import { type Loaded, unlessHidden, useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
+import { Ranges } from "../parts/ranges";
 import { bytes, EventType, milliseconds, number, OUTCOMES, percent, rate, Time, whole } from "../parts/words";
 import { FirstSteps } from "./first-steps";
 import { Gateways, Modules } from "./health";
@@ -45,7 +46,7 @@ export function Overview({ filters }: { filters: Filters }) {
     <>
       {problem !== null && <Problem of={problem} doing="The figures below are not up to date." />}
       {isEmpty && <FirstSteps />}
-      <Ranges range={range} />
+      <Ranges range={range} choose={(chosen) => go("overview", { range: chosen })} />
       <Tiles counts={counts.data} ticks={ticks.data} running={running} words={words} />
       <section class="card" aria-labelledby="rates">
         <h2 id="rates">Events a second</h2>
@@ -86,20 +87,6 @@ export function Overview({ filters }: { filters: Filters }) {
         <Gateways />
       </div>
     </>
-  );
-}
-
-function Ranges({ range }: { range: Range }) {
-  return (
-    <fieldset class="choice">
-      <legend class="unseen">Time that is shown</legend>
-      {Object.entries(RANGES).map(([id, { title, words }]) => (
-        <label key={id} class={id === range ? "chosen" : ""}>
-          <input type="radio" name="range" value={id} checked={id === range} aria-label={words} onChange={() => go("overview", { range: id })} />
-          <span>{title}</span>
-        </label>
-      ))}
-    </fieldset>
   );
 }
 
