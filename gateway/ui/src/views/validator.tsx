@@ -58,7 +58,7 @@ function OnePage({ slot, filters }: { slot: Slot; filters: Filters }) {
       {(data?.preparations?.length ?? 0) > 0 && <Preparations list={data?.preparations ?? []} />}
       {may("ship") && (
         <section class="card" aria-labelledby="ship">
-          <h2 id="ship">{data?.digest == null ? "Ship a module" : "Ship another version"}</h2>
+          <h2 id="ship">Ship a version</h2>
           <Ship slot={slot} from={from} after={after} />
         </section>
       )}

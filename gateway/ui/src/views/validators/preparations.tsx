@@ -8,7 +8,7 @@ export function Preparations({ list }: { list: readonly Preparation[] }) {
   return (
     <section class="card" aria-labelledby="preparations">
       <h2 id="preparations">Changes of the last day</h2>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Changes of the last day">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Changes, as a table">
         <table>
           <thead>
             <tr>

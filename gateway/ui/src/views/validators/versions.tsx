@@ -109,7 +109,7 @@ export function Versions({ slot, one, after }: { slot: Slot; one: One | null; af
       {versions.length === 0 ? (
         <p class="quiet">None is listed. {ships && "If a module served here before, rolling back brings the newest one back."}</p>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Versions">
+        <div class="scroll" tabIndex={0} role="region" aria-label="Versions, as a table">
           <table class="versions">
             <thead>
               <tr>
@@ -162,9 +162,11 @@ export function Versions({ slot, one, after }: { slot: Slot; one: One | null; af
       {problem !== null && <Problem of={problem} doing="The file could not be read." />}
       {ships && (
         <div class="answers">
-          <button type="button" onClick={(event) => begin(event, { kind: "rollback", to: null })}>
-            <Icon of={Undo2} /> Roll back to the version before
-          </button>
+          {versions.some(({ digest }) => digest !== serves) === (versions.length > 0) && (
+            <button type="button" onClick={(event) => begin(event, { kind: "rollback", to: null })}>
+              <Icon of={Undo2} /> Roll back to the version before
+            </button>
+          )}
           {serves !== null && (
             <button type="button" onClick={(event) => begin(event, { kind: "retire" })}>
               <Icon of={Trash2} /> Retire…
