@@ -63,10 +63,13 @@ export function Busy({ children }: { children: preact.ComponentChildren }) {
 /** A problem of shipping: with what a module lacks, the gateways that cannot serve it, or what serves instead. */
 export function ShipProblem({ of, doing }: { of: Refused | Unreachable; doing: string }) {
   if (!(of instanceof Refused)) return <Problem of={of} doing={`${doing} Look at what serves now before you try again.`} />;
-  const { expected, found, mend, gateways, digest } = of.problem;
+  const { detail: _, ...rest } = of.problem;
+  const { expected, found, mend, gateways, digest } = rest;
+  // The detail of a module that is refused says what stands below part by part.
+  const told = of.code === "module_refused" ? new Refused(of.status, rest) : of;
   return (
     <>
-      <Problem of={of} doing={doing} />
+      <Problem of={told} doing={doing} />
       {of.code === "module_refused" && (
         <dl class="fields">
           <dt>Expected</dt>
