@@ -82,6 +82,8 @@ async fn dead_letters_are_counted_in_groups() {
     for (query, count) in [
         (format!("?validator={}", digest.as_str().expect("a digest")), 3),
         (format!("?validator={}", "0f".repeat(32)), 0),
+        (format!("?violation={}", text(&violation(&rule[0]))), 3),
+        ("?violation=nothing".to_owned(), 0),
         ("?name=trap".to_owned(), 2),
         ("?application=nobody".to_owned(), 0),
         (format!("?from={}", text(&rule[0]["received_at"])), 4),

@@ -70,11 +70,13 @@ impl RedriveRequest {
         match &self.choice {
             Choice::Ids(ids) => entry.with("ids", ids.iter().map(Uuid::to_string).collect::<Vec<_>>()),
             Choice::Filter(filter) => {
-                let LetterFilter { reason, code, application, category, name, validator, from, to } = filter.clone();
+                let LetterFilter { reason, code, violation, application, category, name, validator, from, to } =
+                    filter.clone();
                 let time = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
                 let members = [
                     ("reason", reason),
                     ("code", code),
+                    ("violation", violation),
                     ("application", application),
                     ("category", category),
                     ("name", name),

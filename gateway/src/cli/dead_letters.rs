@@ -60,6 +60,9 @@ pub(super) struct Filter {
     /// envelope, rule, the kind of fault, or unstorable
     #[arg(long)]
     code: Option<String>,
+    /// The code of the first violation
+    #[arg(long, value_name = "CODE")]
+    violation: Option<String>,
     /// The application that sent the event
     #[arg(long)]
     application: Option<String>,
@@ -82,8 +85,8 @@ pub(super) struct Filter {
 
 impl From<Filter> for LetterFilter {
     fn from(filter: Filter) -> Self {
-        let Filter { reason, code, application, category, name, validator, from, to } = filter;
-        Self { reason, code, application, category, name, validator, from, to }
+        let Filter { reason, code, violation, application, category, name, validator, from, to } = filter;
+        Self { reason, code, violation, application, category, name, validator, from, to }
     }
 }
 

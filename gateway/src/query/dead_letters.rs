@@ -31,7 +31,8 @@ const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1_000;
 
 /// The parameters of a filter for dead letters.
-pub(super) const FILTERS: [&str; 8] = ["reason", "code", "application", "category", "name", "validator", "from", "to"];
+pub(super) const FILTERS: [&str; 9] =
+    ["reason", "code", "violation", "application", "category", "name", "validator", "from", "to"];
 
 /// `GET /v1/dead-letters`: a page, the latest letters first.
 pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
@@ -54,6 +55,7 @@ pub(super) fn filter(parameters: &Parameters) -> Result<LetterFilter, Refusal> {
     Ok(LetterFilter {
         reason: reason.map(str::to_owned),
         code: text("code")?,
+        violation: text("violation")?,
         application: text("application")?,
         category: text("category")?,
         name: text("name")?,

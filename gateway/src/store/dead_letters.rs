@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::read::{LetterFilter, LetterSight, Page, PageLimits, Reading, Selection, within};
+use super::read::{FIRST_VIOLATION, LetterFilter, LetterSight, Page, PageLimits, Reading, Selection, within};
 use super::{Error, Store};
 use crate::trust::visible::Visible;
 
@@ -302,7 +302,7 @@ impl Store {
         let Some(selection) = Selection::of(&mut reading, visible, filter).await? else { return Ok(Some(0)) };
         let mut query = QueryBuilder::new("select count(*) from dead_letters where redriven_at is null");
         selection.push_times(&mut query);
-        selection.push(&mut query);
+        selection.push(&mut query, FIRST_VIOLATION);
         let (until, time) = reading.limits();
         let query = query.build_query_scalar::<i64>().persistent(false);
         match within(until, time, query.fetch_one(reading.connection())).await {
@@ -374,7 +374,7 @@ impl Walk<'_> {
             query.push(format!("select {COLUMNS} from ("));
             self.push_stretch(query, COLUMNS);
             query.push(") stretch where true");
-            self.selection.push(query);
+            self.selection.push(query, FIRST_VIOLATION);
             query.push(format!(" order by {} limit {}", self.by(""), self.page.asked()));
         });
         query.push(format!(" order by {}", self.by("letter.")));

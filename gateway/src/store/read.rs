@@ -23,7 +23,7 @@ pub use counts::{Bucket, CategoryPosition, CountFilter, CountPosition, CountRow,
 pub use events::{EventFilter, StoredEvent};
 pub use letter_summary::{GroupBy, LetterBucket, LetterGroup, LetterSummary};
 pub use letters::LetterFilter;
-pub(super) use letters::Selection;
+pub(super) use letters::{FIRST_VIOLATION, Selection};
 pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 pub(super) use sight::LetterSight;
 

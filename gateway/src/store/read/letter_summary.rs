@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::letters::{LetterFilter, Selection};
+use super::letters::{FIRST_VIOLATION, LetterFilter, Selection};
 use super::{Bucket, Reading};
 use crate::store::{Error, Store};
 use crate::trust::visible::Visible;
@@ -249,7 +249,8 @@ impl Counting {
     /// The statement of one stretch. A letter has its place in the stretch, so that the last one of each group is found
     /// without a sort.
     fn stretch(&self, selection: &Selection<'_>, by: &[GroupBy], bucket: Bucket) -> QueryBuilder<Postgres> {
-        let violation = if by.contains(&GroupBy::Violation) { "violations -> 0 ->> 'code'" } else { "null::text" };
+        let violation =
+            if by.contains(&GroupBy::Violation) || selection.has_violation() { FIRST_VIOLATION } else { "null::text" };
         let mut query = QueryBuilder::new(format!(
             "with stretch as materialized (select row_number() over (order by received_at desc, id desc) as place, \
                  received_at, id, reason, code, category, name, application_id, module_id, violation, is_redriven, is_cut \
@@ -276,7 +277,7 @@ impl Counting {
             query.push(format!(", {} as {column}", if by.contains(&one) { column } else { none }));
         }
         query.push(" from stretch where true");
-        selection.push(&mut query);
+        selection.push(&mut query, "violation");
         query.push(
             " group by 1, 8, 9, 10, 11, 12, 13, 14), \
              ended as (select received_at as end_at, id as end_id, place as walked from stretch \

@@ -20,6 +20,9 @@ pub struct LetterFilter {
     /// `envelope`, `rule`, the kind of fault, or `unstorable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// The code of its first violation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub violation: Option<String>,
     /// The name of the application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
@@ -39,6 +42,9 @@ pub struct LetterFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<DateTime<Utc>>,
 }
+
+/// The code of the first violation of a row of the table.
+pub(in crate::store) const FIRST_VIOLATION: &str = "violations -> 0 ->> 'code'";
 
 /// A filter with ids in place of words, and what its reader sees.
 pub(in crate::store) struct Selection<'a> {
@@ -73,6 +79,11 @@ impl<'a> Selection<'a> {
         Ok(Some(selection))
     }
 
+    /// Whether it asks for the first violation.
+    pub(in crate::store) fn has_violation(&self) -> bool {
+        self.filter.violation.is_some()
+    }
+
     /// Adds the bounds on the time, which select the partitions.
     pub(in crate::store) fn push_times(&self, query: &mut QueryBuilder<Postgres>) {
         for (condition, value) in [(" and received_at >= ", self.filter.from), (" and received_at < ", self.filter.to)]
@@ -83,8 +94,8 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Adds all other conditions.
-    pub(in crate::store) fn push(&self, query: &mut QueryBuilder<Postgres>) {
+    /// Adds all other conditions. `violation` is the code of the first violation, as the rows have it.
+    pub(in crate::store) fn push(&self, query: &mut QueryBuilder<Postgres>, violation: &str) {
         let words = [
             (" and reason = ", &self.filter.reason),
             (" and code = ", &self.filter.code),
@@ -95,6 +106,9 @@ impl<'a> Selection<'a> {
             if let Some(value) = value {
                 query.push(condition).push_bind(value.clone());
             }
+        }
+        if let Some(code) = &self.filter.violation {
+            query.push(format!(" and {violation} = ")).push_bind(code.clone());
         }
         for (condition, id) in [(" and application_id = ", self.application_id), (" and module_id = ", self.module_id)]
         {
