@@ -133,8 +133,11 @@ test("a file is dropped, checked and pushed over what it was checked against", a
   await ship.getByRole("button", { name: "Push it" }).click();
   await ship.getByText("Another change came first").first().waitFor();
   assert.equal(await serving("page%20interaction/pageview"), digestOf(between));
-  await drop(page, file(next));
+  assert.equal(await ship.getByRole("button", { name: "Push it" }).count(), 0, "what was checked is no longer so");
+  await ship.getByRole("button", { name: "Check it again" }).click();
+  await ship.getByText("The gateway would take it.").waitFor();
   await ship.getByText(digestOf(between)).waitFor();
+  assert.equal(await ship.getByLabel(/Commit/).inputValue(), "3f2a91c", "what was typed stays");
   await ship.getByRole("button", { name: "Push it" }).click();
   await ship.getByText("It serves.").waitFor();
   assert.equal(await serving("page%20interaction/pageview"), digestOf(next));
@@ -319,6 +322,7 @@ test("a pasted event is judged without being stored, with what is wrong and wher
   await trial.getByText("rejected", { exact: true }).waitFor();
   await trial.getByText("/host", { exact: true }).waitFor();
   await trial.getByText("/path", { exact: true }).waitFor();
+  await trial.getByRole("group", { name: "The event, with what is wrong in its place" }).getByText("Give the host name alone").waitFor();
   await trial.getByText(await serving("page%20interaction/pageview")).waitFor();
   await text.fill('{\n  "id": "🦊", "data" {}\n}');
   await judge.click();

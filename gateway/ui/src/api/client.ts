@@ -148,6 +148,15 @@ export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path:
   return JSON.parse(await response.text(), keepNumber) as T;
 }
 
+/** JSON that somebody typed, with its numbers as they are; undefined if it is none. */
+export function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text, keepNumber) as unknown;
+  } catch {
+    return undefined;
+  }
+}
+
 interface RawJson {
   rawJSON?: (text: string) => unknown;
 }

@@ -1,9 +1,11 @@
 // What is wrong with modules and gateways. What a reader with limits may not see is left out.
+import { hrefOf } from "../address";
 import { get } from "../api/client";
 import { troubleOf } from "../api/modules";
 import { unlessHidden, useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
 import { Time } from "../parts/words";
+import { hrefOfSlot } from "./validators/words";
 
 const EVERY = 5000;
 
@@ -12,12 +14,13 @@ export function Modules() {
   if (data === null) return null;
   const troubled = (data?.validators ?? []).flatMap((one) => {
     const why = troubleOf(one);
-    return why === null ? [] : [{ key: one.file, title: one.event_type, why }];
+    return why === null ? [] : [{ key: one.file, title: one.event_type, why, href: hrefOfSlot(one) }];
   });
   const rest = (data?.problems ?? []).map(({ file, why, nearest }) => ({
     key: `file ${file}`,
     title: file,
     why: nearest === null ? why : `${why}. Nearest name: ${nearest}`,
+    href: hrefOf("validators"),
   }));
   const list = [...troubled, ...rest];
   const serving = data?.validators.filter((one) => one.digest !== null).length ?? 0;
@@ -31,9 +34,11 @@ export function Modules() {
         <p class="quiet">{serving === 0 ? "No module serves: every event is accepted as it is." : `None: ${serving} ${serving === 1 ? "module serves" : "modules serve"} without a problem.`}</p>
       ) : (
         <ul class="troubles">
-          {list.map(({ key, title, why }) => (
+          {list.map(({ key, title, why, href }) => (
             <li key={key}>
-              <bdi class="type">{title}</bdi>
+              <a href={href}>
+                <bdi class="type">{title}</bdi>
+              </a>
               <p>
                 <bdi>{why}</bdi>
               </p>

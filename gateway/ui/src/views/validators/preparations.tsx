@@ -9,7 +9,7 @@ export function Preparations({ list }: { list: readonly Preparation[] }) {
     <section class="card" aria-labelledby="preparations">
       <h2 id="preparations">Changes of the last day</h2>
       <div class="scroll" tabIndex={0} role="region" aria-label="Changes, as a table">
-        <table>
+        <table class="preparations">
           <thead>
             <tr>
               <th scope="col">When</th>
@@ -52,7 +52,7 @@ function Why({ one }: { one: Preparation }) {
   const gateways = one.state === "preparing" ? one.waits_for : refusing;
   if (gateways.length === 0) return null;
   return (
-    <span class="quiet">
+    <span class="quiet why">
       {one.state === "preparing" ? "waits for " : ""}
       <bdi>{gateways.map(({ gateway, refusal }) => (refusal === null ? gateway : `${gateway}: ${refusal.found}`)).join("; ")}</bdi>
     </span>

@@ -64,7 +64,7 @@ export function Busy({ children }: { children: preact.ComponentChildren }) {
 export function ShipProblem({ of, doing }: { of: Refused | Unreachable; doing: string }) {
   if (!(of instanceof Refused)) return <Problem of={of} doing={`${doing} Look at what serves now before you try again.`} />;
   const { detail: _, ...rest } = of.problem;
-  const { expected, found, mend, gateways, digest } = rest;
+  const { expected, found, mend, gateways } = rest;
   // The detail of a module that is refused says what stands below part by part.
   const told = of.code === "module_refused" ? new Refused(of.status, rest) : of;
   return (
@@ -87,11 +87,6 @@ export function ShipProblem({ of, doing }: { of: Refused | Unreachable; doing: s
         </dl>
       )}
       {gateways !== undefined && <Waiting gateways={gateways} />}
-      {of.code === "changed_meanwhile" && (
-        <p>
-          {digest === undefined ? "No module serves there now." : <>There now serves <code>{digest}</code>.</>} Look at it, and then check your file again.
-        </p>
-      )}
     </>
   );
 }

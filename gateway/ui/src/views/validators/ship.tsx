@@ -86,7 +86,7 @@ export function Ship({ slot, from, after, named, elsewhere = false }: Given) {
     void run(() => push(slot, file.content, would.replaces, commit.trim(), force || (checked.kind === "taken" && checked.forced)), slot);
   };
   const lifted = checked.kind === "refused" ? forceFor(checked.problem, from) : progress.kind === "failed" ? forceFor(progress.problem, from) : null;
-  const isShown = progress.kind === "idle" || progress.kind === "failed" || progress.kind === "refused";
+  const hasFailed = progress.kind === "failed" || progress.kind === "refused";
   return (
     <div class="ship">
       <FileField label={file === null ? "Choose a module file" : "Choose another file"} chosen={file} disabled={busy} choose={choose} />
@@ -97,10 +97,10 @@ export function Ship({ slot, from, after, named, elsewhere = false }: Given) {
       )}
       <div aria-live="polite">
         {checked.kind === "checking" && <Busy>The gateway loads it and runs its examples…</Busy>}
-        {would !== null && isShown && progress.kind === "idle" && <Would would={would} slot={slot} file={file} />}
+        {would !== null && progress.kind === "idle" && <Would would={would} slot={slot} file={file} />}
       </div>
       {checked.kind === "refused" && <ShipProblem of={checked.problem} doing="The gateway would not take this file, and what serves was not touched." />}
-      {would !== null && isShown && (
+      {would !== null && progress.kind === "idle" && (
         <div class="push">
           <label class="field">
             <span>Commit of its source (may stay empty)</span>
@@ -116,6 +116,11 @@ export function Ship({ slot, from, after, named, elsewhere = false }: Given) {
         doing={{ now: "The gateway takes it over…", not: "It was not pushed." }}
         reached={progress.kind === "reached" && <Reached change={progress.change} slot={slot} elsewhere={elsewhere} />}
       />
+      {hasFailed && slot !== null && file !== null && (
+        <button type="button" onClick={() => void look(file, slot)}>
+          <Icon of={PackageCheck} /> Check it again
+        </button>
+      )}
       {lifted !== null && slot !== null && file !== null && (
         <div class="force">
           <p>{lifted}</p>

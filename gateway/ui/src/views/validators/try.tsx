@@ -1,16 +1,18 @@
 // Pastes an event and shows what would become of it. Nothing is stored.
 import { FlaskConical } from "lucide";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { get, Refused, send, type Schemas, Unreachable } from "../../api/client";
+import { get, parsed, Refused, send, type Schemas, Unreachable } from "../../api/client";
 import { isSame, type Slot } from "../../api/modules";
 import { Icon } from "../../parts/icon";
+import { Json, type Mark as Marked } from "../../parts/json";
 import { Problem } from "../../parts/problem";
 import { Busy } from "./progress";
 
 type Violation = Schemas["Violation"];
 type Receipt = { id: string; would?: string; code?: string };
 type Receipts = Schemas["Receipts"];
-type Answer = { kind: "asking" } | { kind: "told"; told: Receipt | Receipts } | { kind: "failed"; problem: Refused | Unreachable };
+/** With the text that was judged: what stands in the field may be another one by now. */
+type Answer = { kind: "asking" } | { kind: "told"; text: string; told: Receipt | Receipts } | { kind: "failed"; text: string; problem: Refused | Unreachable };
 
 /** Events among which one is looked for that this module judged. */
 const LOOKED = 20;
@@ -55,10 +57,10 @@ export function Try({ slot, digest }: { slot: Slot; digest: string | null }) {
     setAnswer({ kind: "asking" });
     try {
       const body = new Blob([text], { type: "application/json" });
-      setAnswer({ kind: "told", told: await send<Receipt | Receipts>("POST", "/v1/events", { query: { dry_run: true }, body }) });
+      setAnswer({ kind: "told", text, told: await send<Receipt | Receipts>("POST", "/v1/events", { query: { dry_run: true }, body }) });
     } catch (error) {
       if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
-      setAnswer({ kind: "failed", problem: error });
+      setAnswer({ kind: "failed", text, problem: error });
     }
   };
   const show = (line: number, column: number) => {
@@ -96,8 +98,8 @@ export function Try({ slot, digest }: { slot: Slot; digest: string | null }) {
       <div class="verdict-of-try" aria-live="polite">
         {answer?.kind === "asking" && <Busy>The gateway judges it…</Busy>}
         {answer?.kind === "told" && ("results" in answer.told ? <Many of={answer.told} /> : <Told of={answer.told} />)}
-        {answer?.kind === "told" && <Judge slot={slot} text={text} digest={digest} />}
-        {answer?.kind === "failed" && <Failed problem={answer.problem} show={show} />}
+        {answer?.kind === "told" && <Judge slot={slot} text={answer.text} digest={digest} />}
+        {answer?.kind === "failed" && <Failed problem={answer.problem} text={answer.text} show={show} />}
       </div>
     </section>
   );
@@ -133,12 +135,8 @@ function Judge({ slot, text, digest }: { slot: Slot; text: string; digest: strin
 
 /** The type that a text says to be of; null if it is not one event. */
 function typeOf(text: string): Slot | null {
-  try {
-    const { category, name } = JSON.parse(text) as Partial<Slot>;
-    return typeof category === "string" && typeof name === "string" ? { category, name } : null;
-  } catch {
-    return null;
-  }
+  const { category, name } = (parsed(text) ?? {}) as Partial<Slot>;
+  return typeof category === "string" && typeof name === "string" ? { category, name } : null;
 }
 
 function Many({ of }: { of: Receipts }) {
@@ -165,7 +163,7 @@ function Many({ of }: { of: Receipts }) {
   );
 }
 
-function Failed({ problem, show }: { problem: Refused | Unreachable; show: (line: number, column: number) => void }) {
+function Failed({ problem, text, show }: { problem: Refused | Unreachable; text: string; show: (line: number, column: number) => void }) {
   if (!(problem instanceof Refused)) return <Problem of={problem} doing="The event was not judged." />;
   const { line, column } = problem.problem;
   const { violations, validator, would } = problem.problem as Partial<Schemas["Rejection"]>;
@@ -191,11 +189,17 @@ function Failed({ problem, show }: { problem: Refused | Unreachable; show: (line
         ).
       </p>
       <Violations list={violations} />
+      <Json key={text} value={parsed(text)} marks={marksOf(problem.code, violations)} label="The event, with what is wrong in its place" raw={text} />
       <p class="quiet small">
         {validator == null ? "The gateway itself refused it, before any module." : <>Judged by <bdi>{validator.event_type}</bdi>, <code>{validator.digest}</code></>}
       </p>
     </>
   );
+}
+
+/** Where violations are in the whole event: those of a rule point into its data. */
+function marksOf(code: string, violations: readonly Violation[]): Marked[] {
+  return violations.map((one) => (code === "rule" ? { ...one, pointer: `/data${one.pointer}` } : one));
 }
 
 function Violations({ list }: { list: readonly Violation[] }) {
