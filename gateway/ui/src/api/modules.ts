@@ -71,8 +71,8 @@ export function judgeOf<S extends Slot>(slots: readonly S[], category: string | 
 /** What is wrong with a module, if something is. */
 export function troubleOf(one: One | Validator): string | null {
   const [error, settings] = [one.last_error ?? null, one.settings_error ?? null];
-  if (error !== null) return `${one.digest === null ? "Nothing serves" : "An older version serves on"}. ${error.found}. ${error.mend}`;
-  if (settings !== null) return `Its settings are not in force. ${settings.found}. ${settings.mend}`;
+  if (error !== null) return `${one.digest === null ? "Nothing serves" : "An older version serves on"}. Found: ${error.found}. To mend it: ${error.mend}`;
+  if (settings !== null) return `Its settings are not in force. Found: ${settings.found}. To mend it: ${settings.mend}`;
   if (one.held != null) return "Nothing serves, so its events are not judged.";
   if (one.lost_since != null) return "Its file is lost. The last good version serves on.";
   if (one.standing === "off-path") return "It is off the path, since it kept using up its time.";

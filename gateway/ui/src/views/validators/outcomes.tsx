@@ -94,7 +94,7 @@ function Verdicts({ one, counts }: { one: One; counts: NonNullable<One["counts"]
             <div>
               <dt>99 of 100 take at most</dt>
               <dd class={one.judging.p99_us > deadline / 2 ? "bad" : ""}>
-                <b>{micros(one.judging.p99_us)}</b> <span class="quiet">{percent(one.judging.p99_us, deadline)} of the deadline</span>
+                <b>{micros(one.judging.p99_us)}</b> <span class="quiet">the deadline is {micros(deadline)} of processor time</span>
               </dd>
             </div>
           </>
