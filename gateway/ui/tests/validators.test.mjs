@@ -258,7 +258,7 @@ test("a module for a new event type is shipped from the list, and retired and br
   const ship = card(page, "Ship a module for an event type");
   await ship.getByLabel("Category").fill(" shop");
   await ship.locator("input[type=file]").setInputFiles(file(pageview, "sale.wasm"));
-  assert.equal(await ship.getByLabel("Name").inputValue(), "sale", "the file says the name");
+  await eventually("the file says the name", async () => (await ship.getByLabel("Name").inputValue()) === "sale");
   await ship.getByText("no space at its ends").waitFor();
   assert.ok(await ship.getByRole("button", { name: "Check it" }).isDisabled());
   await ship.getByLabel("Category").fill(FOXES);
