@@ -20,7 +20,13 @@ before(async () => {
   await cp(MODULES, modules, { recursive: true, dereference: true, filter: (path) => !path.endsWith(".gitignore") });
   pageview = await readFile(join(modules, "page interaction/pageview.wasm"));
   submit = await readFile(join(modules, "form interaction/submit.wasm"));
+  await mkdir(join(modules, "shop"));
+  await writeFile(join(modules, "shop/other.wasm"), "this is text");
+  await writeFile(join(modules, "shop/\u202eevil.wasm"), "x");
   gateway = await Gateway.start({ EYE_MODULES: modules });
+  const shop = await gateway.add("shop", ["ingest"]);
+  const wrong = event({ data: { host: "https://shop.example/", path: "/" } });
+  await gateway.send([event(), event(), wrong, event({ category: HOSTILE, name: LONG }), event({ category: FOXES, name: "🦊 / %2F" })], shop);
   browser = await startBrowser();
 });
 after(async () => {
@@ -79,12 +85,6 @@ async function close(page) {
 }
 
 test("the list tells what serves, how it judges, and which types nobody judges, and its filters have addresses", async () => {
-  const shop = await gateway.add("shop", ["ingest"]);
-  const wrong = event({ data: { host: "https://shop.example/", path: "/" } });
-  await gateway.send([event(), event(), wrong, event({ category: HOSTILE, name: LONG }), event({ category: FOXES, name: "🦊 / %2F" })], shop);
-  await mkdir(join(modules, "shop"), { recursive: true });
-  await writeFile(join(modules, "shop/other.wasm"), "this is text");
-  await writeFile(join(modules, "shop/\u202eevil.wasm"), "x");
   const page = await signedIn({ view: "validators" });
   const row = page.getByRole("row", { name: /page interaction \/ pageview/ });
   await row.getByText((await serving("page%20interaction/pageview")).slice(0, 8)).waitFor();
