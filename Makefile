@@ -123,7 +123,7 @@ test-upgrade: test-built
 # The panel in a real browser, Debian's chromium or the one that CHROMIUM names.
 test-panel: panel modules
 	./setup panel
-	cargo build --workspace --bin eye
+	cargo test --no-run --workspace --test integration
 	cd gateway/ui && node --test --test-concurrency=1 tests/*.test.mjs
 
 MODULES ?= 2000

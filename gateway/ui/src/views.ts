@@ -9,6 +9,7 @@ import { Explore } from "./views/explore";
 import { LetterView } from "./views/letter";
 import { Live } from "./views/live";
 import { Overview } from "./views/overview";
+import { Refused } from "./views/refused";
 import { ValidatorView } from "./views/validator";
 import { Validators } from "./views/validators";
 
@@ -25,7 +26,7 @@ export const VIEWS: readonly View[] = [
   { id: "overview", title: "Overview", icon: Activity, scope: "read", show: Overview },
   { id: "live", title: "Live", icon: Radio, scope: "read", show: Live },
   { id: "explore", title: "Explore", icon: Search, scope: "read", show: Explore },
-  { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read" },
+  { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read", show: Refused },
   { id: "validators", title: "Validators", icon: Boxes, scope: "read", show: Validators },
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin" },
   { id: "fleet", title: "Fleet", icon: Server, scope: "read" },

@@ -14,6 +14,8 @@ export interface FeedState {
   lines: readonly Line[];
   /** Outcomes a second over the last seconds, those that were left out included. */
   rate: number;
+  /** Outcomes since the feed began, those that were left out included; null if nobody knows. */
+  total: number | null;
   /** How many outcomes were not told, since there were too many or this page was too slow; null if nobody knows. */
   leftOut: number | null;
   state: "opening" | "open" | "broken";
@@ -28,7 +30,7 @@ const RATE_S = 5;
 const RETRY_MS = 1000;
 
 export class Feed {
-  readonly state = signal<FeedState>({ lines: [], rate: 0, leftOut: 0, state: "opening", problem: null });
+  readonly state = signal<FeedState>({ lines: [], rate: 0, total: 0, leftOut: 0, state: "opening", problem: null });
   #control = new AbortController();
   #lines: Line[] = [];
   #numbers = 0;
@@ -101,7 +103,7 @@ export class Feed {
       before.problem === this.#problem;
     if (isSame) return;
     const lines = before.lines.at(-1)?.number === last ? before.lines : this.#lines.slice(-LINES_MAX);
-    this.state.value = { lines, rate, leftOut: this.#leftOut, state: this.#state, problem: this.#problem };
+    this.state.value = { lines, rate, total: this.#leftOut === null ? null : this.#numbers + this.#leftOut, leftOut: this.#leftOut, state: this.#state, problem: this.#problem };
   }
 }
 

@@ -16,7 +16,17 @@ export interface Line {
 /** Rows of the table at most. */
 const ROWS_MAX = 40;
 
-export function Chart({ title, times, lines, span }: { title: string; times: number[]; lines: Line[]; span: [number, number] }) {
+interface Given {
+  title: string;
+  times: number[];
+  lines: Line[];
+  /** The first and the last moment that is shown. */
+  span: [number, number];
+  /** What stands behind the name of a value: "/s" for rates, nothing for counts. */
+  unit?: string;
+}
+
+export function Chart({ title, times, lines, span, unit = "/s" }: Given) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const range = useRef(span);
@@ -99,7 +109,8 @@ export function Chart({ title, times, lines, span }: { title: string; times: num
                 <th scope="col">Time</th>
                 {lines.map((line) => (
                   <th key={line.name} scope="col" class="number">
-                    {line.name}/s
+                    {line.name}
+                    {unit}
                   </th>
                 ))}
               </tr>

@@ -2,6 +2,7 @@
 // stands above them is open.
 import { useState } from "preact/hooks";
 import { Code } from "./copy";
+import { legible } from "./words";
 import "./json.css";
 
 export interface Mark {
@@ -84,7 +85,7 @@ function Node({ name, value, marks, level }: { name: string | null; value: unkno
   const [isOpen, setOpen] = useState(usual || marks.length > 0 || level === 0);
   const key = name !== null && (
     <>
-      <bdi class="key-name">{name === "" ? '""' : visible(name)}</bdi>
+      <bdi class="key-name">{name === "" ? '""' : legible(name)}</bdi>
       <span class="quiet">: </span>
     </>
   );
@@ -138,7 +139,7 @@ function Entries({ entries, marks, level }: { entries: [string, unknown][]; mark
 
 function Leaf({ value }: { value: unknown }) {
   const [isWhole, setWhole] = useState(false);
-  const text = visible(JSON.stringify(value));
+  const text = legible(JSON.stringify(value));
   const kind = typeof value === "string" ? "text" : typeof value === "object" && value !== null ? "number" : String(typeof value);
   const short = text.length > TEXT && !isWhole;
   return (
@@ -151,14 +152,6 @@ function Leaf({ value }: { value: unknown }) {
       )}
     </>
   );
-}
-
-/** A text with what cannot be seen, or would turn other letters around, written as JSON can write it. */
-function visible(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (one) => {
-    // Emoji are joined by a character that cannot be seen.
-    return one === "\u200d" ? one : `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  });
 }
 
 function Told({ mark, missing }: { mark: Mark; missing: string[] }) {

@@ -59,6 +59,14 @@ export function duration(seconds: number): string {
   return `${Math.round(seconds / 86_400)} days`;
 }
 
+/** A text in which what cannot be seen, or would turn other letters around, is written as JSON can write it. */
+export function legible(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (one) => {
+    // Emoji are joined by a character that cannot be seen.
+    return one === "\u200d" ? one : `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
+}
+
 /** A moment on an axis, from seconds since 1970: as fine as the step of the axis. */
 export function moment(seconds: number, step: number): string {
   const at = new Date(seconds * 1000);

@@ -1,6 +1,7 @@
 // One stored event: what it says, who sent it when, which module judged it, and the command that would send it again.
 import { type Filters, hrefOf } from "../address";
 import { get, Refused, type Schemas } from "../api/client";
+import { wordsOf } from "../api/modules";
 import { Code } from "../parts/copy";
 import { curlOf } from "../parts/curl";
 import { Json } from "../parts/json";
@@ -83,7 +84,7 @@ function Fields({ event }: { event: Schemas["StoredEvent"] }) {
         {validator === null ? (
           "no validator"
         ) : (
-          <a href={hrefOf("validator", { type: `${category}/${name}` })}>
+          <a href={hrefOf("validator", { type: wordsOf({ category, name }) })}>
             <code>{validator}</code>
           </a>
         )}

@@ -1,12 +1,17 @@
 // One event that was not stored: first why, in words, then what is kept of it. It is named by the id of its dead letter, or by
 // what the live stream tells of it.
+import { useState } from "preact/hooks";
 import { type Filters, hrefOf } from "../address";
-import { type Answer, get, Refused, type Schemas } from "../api/client";
+import { type Answer, get, parsed, Refused, type Schemas } from "../api/client";
+import { wordsOf } from "../api/modules";
 import { sentence } from "../api/reasons";
 import { Code } from "../parts/copy";
+import { Json, type Mark } from "../parts/json";
 import { useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
 import { bytes, EventType, Time } from "../parts/words";
+import { Again } from "./refused/again";
+import "./refused.css";
 
 type Letter = Schemas["WholeDeadLetter"];
 
@@ -30,7 +35,8 @@ async function found({ event, at = "", application = "", category = "", name = "
 }
 
 export function LetterView({ filters }: { filters: Filters }) {
-  const { data, problem } = useLoaded(JSON.stringify(filters), filters.id === undefined ? 2000 : 0, async (signal) => {
+  const [round, setRound] = useState(0);
+  const { data, problem } = useLoaded(`${JSON.stringify(filters)} ${round}`, filters.id === undefined ? 2000 : 0, async (signal) => {
     const id = filters.id ?? (await found(filters, signal));
     return id === null ? null : get("/v1/dead-letters/{id}", undefined, { places: { id }, signal });
   });
@@ -42,10 +48,10 @@ export function LetterView({ filters }: { filters: Filters }) {
   if (data === null) {
     return <p>The dead letter of this event is not there. It is written a moment after the sender was answered: this page looks again.</p>;
   }
-  return <Shown letter={data} />;
+  return <Shown letter={data} changed={() => setRound(round + 1)} />;
 }
 
-function Shown({ letter }: { letter: Letter }) {
+function Shown({ letter, changed }: { letter: Letter; changed: () => void }) {
   return (
     <>
       <section class="card why-card" aria-labelledby="why">
@@ -87,6 +93,12 @@ function Shown({ letter }: { letter: Letter }) {
           <bdi>{letter.detail}</bdi>. <a href={`/problems/${encodeURIComponent(letter.code)}`} target="_blank" rel="noreferrer">What {letter.code} means</a>
         </p>
       </section>
+      {letter.redrivable && (
+        <section class="card" aria-labelledby="again">
+          <h2 id="again">Judge it again</h2>
+          <Again choice={{ ids: [letter.id] }} what="this letter" count={1} changed={changed} />
+        </section>
+      )}
       <section class="card" aria-labelledby="event">
         <h2 id="event">The event</h2>
         <Fields letter={letter} />
@@ -113,13 +125,26 @@ function Fields({ letter }: { letter: Letter }) {
         <Time at={letter.received_at} precise />
       </dd>
       <dt>Application</dt>
-      <dd>{letter.application === null ? "unknown" : <a href={hrefOf("live", { application: letter.application })}><bdi>{letter.application}</bdi></a>}</dd>
+      <dd>{letter.application === null ? "unknown" : <a href={hrefOf("refused", { application: letter.application })}><bdi>{letter.application}</bdi></a>}</dd>
       <dt>Event</dt>
       <dd>{letter.event_id === null ? "no id that could be read" : <code>{letter.event_id}</code>}</dd>
       <dt>Session</dt>
-      <dd>{letter.session_id === null ? "none that could be read" : <code>{letter.session_id}</code>}</dd>
+      <dd>{letter.session_id === null ? "none that could be read" : <a href={hrefOf("explore", { session: letter.session_id })}><code>{letter.session_id}</code></a>}</dd>
       <dt>Judged by</dt>
-      <dd>{letter.validator === null ? "no validator" : <code>{letter.validator}</code>}</dd>
+      <dd>
+        {letter.validator === null ? (
+          "no validator"
+        ) : (
+          <>
+            <code>{letter.validator}</code>, <a href={hrefOf("refused", { validator: letter.validator, span: "all" })}>all that it refused</a>
+            {letter.category !== null && letter.name !== null && (
+              <>
+                , <a href={hrefOf("validator", { type: wordsOf({ category: letter.category, name: letter.name }) })}>the validator</a>
+              </>
+            )}
+          </>
+        )}
+      </dd>
       <dt>Request</dt>
       <dd>{letter.request_id === null ? "unknown" : <code>{letter.request_id}</code>}</dd>
       <dt>Judged again</dt>
@@ -128,15 +153,29 @@ function Fields({ letter }: { letter: Letter }) {
   );
 }
 
+/** The event of a letter with its violations at their places; null if what is kept is not JSON. */
+function eventOf(letter: Letter): { value: unknown; marks: Mark[] } | null {
+  const value = parsed(letter.raw ?? "");
+  if (value === undefined) return null;
+  // Pointers of a validator begin at `data`, those of the gateway's own rules at the event.
+  const top = letter.code === "rule" ? "/data" : "";
+  return { value, marks: letter.violations.map((one) => ({ ...one, pointer: `${top}${one.pointer}` })) };
+}
+
 function Kept({ letter }: { letter: Letter }) {
   const { kept, raw, raw_needs_scope: needs, raw_encoding: encoding, raw_bytes: size } = letter;
   if (kept === "nothing") return <p>Nothing but its size ({bytes(size)}) and its digest: its validator takes something out of events.</p>;
   if (needs !== null) return <p>{bytes(size)}. To see it you need the scope <code>{needs}</code>.</p>;
   const note = kept === "redacted" ? "As its validator redacts it." : `As it came, ${bytes(size)}${encoding === "base64" ? ", in base64" : ""}.`;
+  const event = eventOf(letter);
   return (
     <>
       <p class="quiet">{note}</p>
-      <Code text={raw == null ? "" : readable(raw)} label="What is kept of the event" />
+      {event === null ? (
+        <Code text={raw ?? ""} label="What is kept of the event" />
+      ) : (
+        <Json value={event.value} marks={event.marks} label="What is kept of the event" raw={readable(raw ?? "")} />
+      )}
     </>
   );
 }

@@ -8,7 +8,7 @@ import { Icon } from "../parts/icon";
 import { useNarrow } from "../parts/narrow";
 import { Problem } from "../parts/problem";
 import { Rows } from "../parts/rows";
-import { EventType, number, OutcomeMark, rate, Time } from "../parts/words";
+import { EventType, number, OutcomeMark, rate, Time, whole } from "../parts/words";
 
 const KINDS = ["stored", "duplicate", "rejected", "quarantined", "unfinished"] as const;
 /** The height of a line in pixels: two lines of text where the page is narrow. */
@@ -62,6 +62,11 @@ export function Live({ filters }: { filters: Filters }) {
             <Icon of={ArrowUp} />
             {number(newer)} newer
           </button>
+        )}
+        {state?.total != null && state.total > 0 && (
+          <span class="quiet total" title={`${whole(state.total)} outcomes`}>
+            {whole(state.total)} since this list began
+          </span>
         )}
         <LeftOut count={state?.leftOut ?? 0} isKnown={state?.leftOut !== null} />
       </div>

@@ -230,7 +230,10 @@ function Reasons({ data, words }: { data: Awaited<ReturnType<typeof reasonsSince
           </li>
         ))}
       </ul>
-      {data.more && <p class="quiet">Of the newest 1,000 refused events.</p>}
+      <p class="quiet">
+        {data.more && "Of the newest 1,000 refused events. "}
+        <a href={hrefOf("refused")}>All that was refused</a>
+      </p>
     </>
   );
 }

@@ -8,12 +8,12 @@ import { Code } from "../parts/copy";
 import { type Loaded, unlessHidden, useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
 import { Sparkline } from "../parts/sparkline";
-import { number, Short, Time, whole } from "../parts/words";
+import { legible, number, Short, Time, whole } from "../parts/words";
 import { may } from "../session";
 import "./validators.css";
 import { ShipNew } from "./validators/ship-new";
 import { type Day, daysOf } from "./validators/verdicts";
-import { hrefOfSlot, legible, micros, SlotName, State } from "./validators/words";
+import { hrefOfSlot, micros, SlotName, State } from "./validators/words";
 
 const EVERY = 4000;
 const DAYS_EVERY = 15_000;

@@ -1,7 +1,7 @@
 // How the views of validators name event types, modules and what became of them.
 import { hrefOf } from "../../address";
 import { type LoadError, type Slot, type Validator, wordsOf } from "../../api/modules";
-import { Time } from "../../parts/words";
+import { legible, Time } from "../../parts/words";
 
 /** The name of a slot. A wildcard is `*`, and what it stands for is said beside it. */
 export function SlotName({ slot: { category, name } }: { slot: Slot }) {
@@ -17,11 +17,6 @@ export function SlotName({ slot: { category, name } }: { slot: Slot }) {
 /** The name of a slot for what shows text alone. */
 export function titleOf({ category, name }: Slot): string {
   return legible(`${category ?? "*"} / ${name ?? "*"}`);
-}
-
-/** A text in which marks of direction and others that cannot be seen are written out, so that it reads as it is. */
-export function legible(text: string): string {
-  return text.replaceAll(/[\p{Cc}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** The address of the page of a slot. */
