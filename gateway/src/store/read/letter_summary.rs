@@ -138,9 +138,10 @@ pub struct LetterSummary {
 
 /// The letters of one stretch, group and bucket, and where the stretch ended.
 struct Row {
-    end_at: DateTime<Utc>,
-    end_id: Uuid,
     walked: i64,
+    /// Null in the only row of a stretch without letters.
+    end_at: Option<DateTime<Utc>>,
+    end_id: Option<Uuid>,
     /// Null in the only row of a stretch that has no letter of the filter.
     start: Option<DateTime<Utc>>,
     reason: Option<String>,
@@ -159,9 +160,9 @@ struct Row {
 }
 
 from_row!(Row {
+    walked,
     end_at,
     end_id,
-    walked,
     start,
     reason,
     code,
@@ -241,13 +242,14 @@ impl Counting {
         let mut query = self.stretch(selection, by, bucket);
         let query = query.build_query_as::<Row>().persistent(false);
         let rows = reading.run(|connection| query.fetch_all(connection)).await?;
-        let end = rows.first().map(|row| (row.walked, (row.end_at, row.end_id)));
+        let is_full = |row: &&Row| row.walked >= i64::from(STRETCH_MAX);
+        let end = rows.first().filter(is_full).and_then(|row| row.end_at.zip(row.end_id));
         rows.into_iter().for_each(|row| self.add(row));
-        Ok(end.filter(|(walked, _)| *walked >= i64::from(STRETCH_MAX)).map(|(_, end)| end))
+        Ok(end)
     }
 
-    /// The statement of one stretch. A letter has its place in the stretch, so that the last one of each group is found
-    /// without a sort.
+    /// The statement of one stretch. A letter has its place in the stretch, which finds the last one of each group without
+    /// a join, whatever the planner believes about the number of groups.
     fn stretch(&self, selection: &Selection<'_>, by: &[GroupBy], bucket: Bucket) -> QueryBuilder<Postgres> {
         let violation =
             if by.contains(&GroupBy::Violation) || selection.has_violation() { FIRST_VIOLATION } else { "null::text" };
@@ -280,14 +282,13 @@ impl Counting {
         selection.push(&mut query, "violation");
         query.push(
             " group by 1, 8, 9, 10, 11, 12, 13, 14), \
-             ended as (select received_at as end_at, id as end_id, place as walked from stretch \
-                 order by place desc limit 1) \
-             select ended.end_at, ended.end_id, ended.walked, grouped.start, grouped.reason, grouped.code, \
-                 grouped.violation, grouped.category, grouped.name, grouped.application_id, grouped.module_id, \
-                 grouped.count, grouped.redrivable, grouped.redriven, grouped.first_received_at, \
-                 grouped.last_received_at, stretch.id as latest_id \
-             from ended left join (grouped join stretch on stretch.place = grouped.place) on true \
-             order by grouped.place",
+             ended as materialized (select count(*) as walked, min(received_at) as end_at, \
+                 array_agg(id order by place) as ids from stretch) \
+             select ended.walked, ended.end_at, ended.ids[ended.walked] as end_id, grouped.start, grouped.reason, \
+                 grouped.code, grouped.violation, grouped.category, grouped.name, grouped.application_id, \
+                 grouped.module_id, grouped.count, grouped.redrivable, grouped.redriven, grouped.first_received_at, \
+                 grouped.last_received_at, ended.ids[grouped.place] as latest_id \
+             from ended left join grouped on true order by grouped.place",
         );
         query
     }
