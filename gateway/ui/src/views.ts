@@ -4,6 +4,9 @@ import { Activity, AppWindow, Boxes, History, type IconNode, Radio, Search, Serv
 import type { ComponentType } from "preact";
 import type { Filters } from "./address";
 import type { Scope } from "./session";
+import { AddApplication } from "./views/add-application";
+import { ApplicationView } from "./views/application";
+import { Applications } from "./views/applications";
 import { EventView } from "./views/event";
 import { Explore } from "./views/explore";
 import { LetterView } from "./views/letter";
@@ -28,10 +31,12 @@ export const VIEWS: readonly View[] = [
   { id: "explore", title: "Explore", icon: Search, scope: "read", show: Explore },
   { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read", show: Refused },
   { id: "validators", title: "Validators", icon: Boxes, scope: "read", show: Validators },
-  { id: "applications", title: "Applications", icon: AppWindow, scope: "admin" },
+  { id: "applications", title: "Applications", icon: AppWindow, scope: "admin", show: Applications },
   { id: "fleet", title: "Fleet", icon: Server, scope: "read" },
   { id: "audit", title: "Audit", icon: History, scope: "admin" },
   { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
   { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
   { id: "validator", title: "Validator", icon: null, scope: "read", show: ValidatorView },
+  { id: "application", title: "Application", icon: null, scope: "admin", show: ApplicationView },
+  { id: "add-application", title: "Add an application", icon: null, scope: "admin", show: AddApplication },
 ];
