@@ -7,6 +7,7 @@ import type { Scope } from "./session";
 import { AddApplication } from "./views/add-application";
 import { ApplicationView } from "./views/application";
 import { Applications } from "./views/applications";
+import { Audit } from "./views/audit";
 import { EventView } from "./views/event";
 import { Explore } from "./views/explore";
 import { LetterView } from "./views/letter";
@@ -33,7 +34,7 @@ export const VIEWS: readonly View[] = [
   { id: "validators", title: "Validators", icon: Boxes, scope: "read", show: Validators },
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin", show: Applications },
   { id: "fleet", title: "Fleet", icon: Server, scope: "read" },
-  { id: "audit", title: "Audit", icon: History, scope: "admin" },
+  { id: "audit", title: "Audit", icon: History, scope: "admin", show: Audit },
   { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
   { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
   { id: "validator", title: "Validator", icon: null, scope: "read", show: ValidatorView },
