@@ -10,6 +10,9 @@ import { Applications } from "./views/applications";
 import { Audit } from "./views/audit";
 import { EventView } from "./views/event";
 import { Explore } from "./views/explore";
+import { Fleet } from "./views/fleet";
+import { GenerationView } from "./views/generation";
+import { JobView } from "./views/job";
 import { LetterView } from "./views/letter";
 import { Live } from "./views/live";
 import { Overview } from "./views/overview";
@@ -33,11 +36,13 @@ export const VIEWS: readonly View[] = [
   { id: "refused", title: "Refused", icon: TriangleAlert, scope: "read", show: Refused },
   { id: "validators", title: "Validators", icon: Boxes, scope: "read", show: Validators },
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin", show: Applications },
-  { id: "fleet", title: "Fleet", icon: Server, scope: "read" },
+  { id: "fleet", title: "Fleet", icon: Server, scope: "read", show: Fleet },
   { id: "audit", title: "Audit", icon: History, scope: "admin", show: Audit },
   { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
   { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
   { id: "validator", title: "Validator", icon: null, scope: "read", show: ValidatorView },
   { id: "application", title: "Application", icon: null, scope: "admin", show: ApplicationView },
   { id: "add-application", title: "Add an application", icon: null, scope: "admin", show: AddApplication },
+  { id: "generation", title: "Generation", icon: null, scope: "read", show: GenerationView },
+  { id: "job", title: "Job", icon: null, scope: "admin", show: JobView },
 ];

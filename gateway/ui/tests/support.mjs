@@ -54,7 +54,8 @@ export class Gateway {
     gateway.address = `127.0.0.1:${await freePort()}`;
     gateway.url = `http://${gateway.address}`;
     await gateway.run();
-    gateway.admin = (await readFile(join(gateway.folder, "data/admin.token"), "utf8")).trim();
+    // A gateway on the database of another one has the administrator of that one.
+    gateway.admin = environment.EYE_DATABASE_URL === undefined ? (await readFile(join(gateway.folder, "data/admin.token"), "utf8")).trim() : undefined;
     return gateway;
   }
 

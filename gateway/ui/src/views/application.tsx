@@ -65,7 +65,7 @@ function One({ name, act }: { name: string; act: string }) {
       {token !== null && <TokenOnce token={token} name={name} />}
       <Acting of={shown} act={act} done={done} leave={leave} />
       <section class="card" aria-labelledby="application">
-        <div class="app-head">
+        <div class="of-one">
           <h2 id="application">
             <bdi>{name}</bdi>
           </h2>
