@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
-use eye_event::legible::is_hidden;
+use eye_event::legible::{is_hidden, legible};
 use eye_event::verdict::Digest;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -41,7 +41,7 @@ pub struct Wanted {
     pub token: Option<bool>,
     /// The networks that identify it. With a token or certificate, a caller needs both.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub networks: Vec<IpNet>,
+    pub networks: Vec<String>,
     /// SHA-256 digests of client certificates that identify it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<String>,
@@ -172,7 +172,7 @@ impl Wanted {
 pub struct Change {
     /// The networks that identify it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub networks: Option<Vec<IpNet>>,
+    pub networks: Option<Vec<String>>,
     /// What identifies it: `token` (or certificate), `network` or `both`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known_by: Option<String>,
@@ -289,9 +289,19 @@ fn certificates(texts: &[String]) -> Result<Vec<Digest>, Invalid> {
     texts.iter().map(digest).collect()
 }
 
-fn networks(networks: &[IpNet]) -> Result<Vec<IpNet>, Invalid> {
-    few("networks", networks.len())?;
-    Ok(networks.iter().map(IpNet::trunc).map(trust::canonical).collect())
+fn networks(texts: &[String]) -> Result<Vec<IpNet>, Invalid> {
+    few("networks", texts.len())?;
+    let network = |text: &String| match text.parse::<IpNet>() {
+        Ok(network) => Ok(trust::canonical(network.trunc())),
+        Err(_) => invalid(
+            "networks",
+            format!(
+                "`{}` is no network: write an address and a length, such as 10.0.0.0/8 or fd00::/8",
+                legible(text, 60)
+            ),
+        ),
+    };
+    texts.iter().map(network).collect()
 }
 
 fn checked_scopes(scopes: Vec<String>) -> Result<Vec<String>, Invalid> {
@@ -642,6 +652,8 @@ mod tests {
             (json!({"name": "x".repeat(201)}), "name"),
             (json!({"name": "local"}), "name"),
             (json!({"name": "a", "token": false}), "networks"),
+            (json!({"name": "a", "networks": ["10.0.0.0/8", "10.0.0.1"]}), "networks"),
+            (json!({"name": "a", "networks": ["10.0.0.0/33"]}), "networks"),
             (json!({"name": "a", "certificates": ["abc"]}), "certificates"),
             (json!({"name": "a", "scopes": ["root"]}), "scopes"),
             (json!({"name": "a", "events_per_second": 0}), "events_per_second"),
@@ -668,6 +680,10 @@ mod tests {
         let change_of = |name: &str, body| serde_json::from_value::<Change>(body).expect("the shape").prove(&row(name));
         let change = |body| change_of("a", body);
         assert_eq!(change(json!({"known_by": "luck"})).expect_err("refused").field, "known_by");
+        assert_eq!(
+            change(json!({"networks": ["everywhere\u{202e}"]})).expect_err("refused").to_string(),
+            "networks: `everywhere\\u202e` is no network: write an address and a length, such as 10.0.0.0/8 or fd00::/8"
+        );
         for body in [
             json!({"scopes": ["admin"]}),
             json!({"networks": ["0.0.0.0/0"]}),

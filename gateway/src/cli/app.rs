@@ -319,7 +319,7 @@ impl Add {
         Wanted {
             name: self.name,
             token: Some(self.token),
-            networks: self.network,
+            networks: self.network.iter().map(ToString::to_string).collect(),
             certificates: self.certificate_sha256,
             scopes: ScopeName::words(&self.scope),
             events_per_second: self.events_per_second,
@@ -342,7 +342,7 @@ impl Changed {
         }
         let rate = if self.any_rate { Some(None) } else { self.events_per_second.map(Some) };
         Change {
-            networks: some(&self.network),
+            networks: some(&self.network).map(|networks| networks.iter().map(ToString::to_string).collect()),
             known_by: self.known_by.clone(),
             certificates: some(&self.certificate_sha256),
             scopes: some(&ScopeName::words(&self.scope)),

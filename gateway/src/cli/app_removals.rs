@@ -60,7 +60,8 @@ impl Removals {
                 .map(|one: IpNet| canonical(&one))
                 .collect();
             let gone: Vec<IpNet> = self.remove_network.iter().map(canonical).collect();
-            change.networks = Some(without(name, "network", &networks, &gone)?);
+            let left = without(name, "network", &networks, &gone)?;
+            change.networks = Some(left.iter().map(ToString::to_string).collect());
         }
         if !self.remove_certificate_sha256.is_empty() {
             let plain = |text: &String| text.replace(':', "").to_lowercase();

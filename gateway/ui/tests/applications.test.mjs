@@ -128,6 +128,8 @@ test("what the gateway refuses is told at the field that it names, and else abov
   await page.getByLabel("The token ends").fill("soon");
   await refusedAt(page.getByLabel("The token ends"), "`soon` is no time");
   await page.getByLabel("The token ends").fill("");
+  await page.getByLabel("Networks").fill("everywhere");
+  await refusedAt(page.getByLabel("Networks"), "`everywhere` is no network");
   await page.getByLabel("Networks").fill("0.0.0.0/0");
   await page.getByRole("checkbox", { name: /^raw/ }).check();
   await refusedAt(page.getByLabel("Networks"), "is a large part of the internet");
