@@ -96,11 +96,6 @@ export function Time({ at, precise = false }: { at: string; precise?: boolean })
   );
 }
 
-/** A text of somebody else with the characters that would hide or turn around what stands there written out. */
-export function legible(text: string): string {
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
-}
-
 /** The name of an event type. Text of events is isolated, so that no letters of it turn others around. */
 export function EventType({ category, name }: { category: string | null; name: string | null }) {
   if (category === null || name === null) return <em class="quiet">no event type</em>;
