@@ -460,6 +460,49 @@ async fn pushes_into_the_database_make_generations_and_a_restart_without_it_serv
 }
 
 #[tokio::test]
+async fn who_may_ship_redrives_the_letters_of_its_event_types_and_no_others() {
+    let setup = Setup::default().with_module("shop/sale.wasm", "traps").with_module("other/sale.wasm", "traps");
+    let gateway = setup.start().await;
+    let mut letters = Vec::new();
+    for category in ["shop", "other"] {
+        let before = gateway.validator(&format!("{category}/sale"), "active").await["digest"].clone();
+        let answer = gateway.send(&event(category, "sale", json!({"misbehave": true}))).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        gateway.drop_module(&format!("{category}/sale.wasm"), &module("accepts"));
+        eventually("the mended module serves", async || {
+            (gateway.validator(&format!("{category}/sale"), "active").await["digest"] != before).then_some(())
+        })
+        .await;
+        letters.push(gateway.sql(&format!("select id from dead_letters where category = '{category}'")));
+    }
+    let author = &add(&gateway, None, &["author", "--scope", "ship", "--ship-event-type", "shop/*"]).await;
+    let redrive = async |body: Value| {
+        let answer = post(&gateway, author, "/v1/dead-letters/redrive", Some(body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let others = redrive(json!({"ids": [letters[1]], "dry_run": false})).await;
+    assert_eq!((&others["skipped"], &others["results"][0]["code"]), (&json!(1), &json!("unknown")), "{others}");
+    let others = redrive(json!({"filter": {"category": "other"}, "dry_run": false})).await;
+    assert_eq!((&others["results"], &others["next"]), (&json!([]), &Value::Null), "{others}");
+    let dry = redrive(json!({"filter": {}})).await;
+    assert_eq!(
+        (&dry["dry_run"], &dry["stored"], &dry["results"][0]["id"]),
+        (&json!(true), &json!(1), &json!(letters[0]))
+    );
+    let own = redrive(json!({"filter": {}, "dry_run": false})).await;
+    assert_eq!((&own["stored"], own["results"].as_array().map(Vec::len)), (&json!(1), Some(1)), "{own}");
+    let left = gateway.sql("select category from dead_letters where redriven_at is null");
+    assert_eq!((left.as_str(), gateway.sql("select count(*) from events").as_str()), ("other", "1"));
+    let entry =
+        "select details ->> 'stored' from audit where action = 'redrive' and name = 'author' order by id desc limit 1";
+    assert_eq!(gateway.sql(entry), "1");
+    // A job is for administrators.
+    let job = post(&gateway, author, "/v1/jobs", Some(json!({"kind": "redrive", "filter": {}}))).await;
+    assert_eq!(code(&job), (403, "not_allowed".to_owned()), "{job:?}");
+}
+
+#[tokio::test]
 async fn commands_judge_by_the_generation_too() {
     let server = Server::start();
     let gateway = of_database(&server).start().await;
