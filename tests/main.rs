@@ -56,6 +56,7 @@ mod reload;
 mod request_ids;
 mod retention;
 mod secrets;
+mod settings;
 mod sharing;
 mod shipping;
 mod stop;

@@ -97,6 +97,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("DELETE", "/v1/applications/{name}", Admin),
     ("POST", "/v1/applications/{name}/rotate", Admin),
     ("POST", "/v1/applications/{name}/revoke", Admin),
+    ("GET", "/v1/settings", Admin),
+    ("HEAD", "/v1/settings", Admin),
     ("POST", "/v1/settings/reload", Admin),
     ("GET", "/v1/audit", Admin),
     ("HEAD", "/v1/audit", Admin),

@@ -19,11 +19,13 @@ mod proofs;
 mod relations;
 pub mod remote;
 mod settings;
+mod shown;
 mod systemd;
 mod text_file;
 
 pub use kind::Kind;
 pub use settings::{Config, SETTINGS, Setting};
+pub use shown::SettingInForce;
 pub use systemd::{ServiceEnvironment, service};
 
 /// Most bytes of the settings' file.
@@ -73,11 +75,41 @@ pub enum UnknownEventType {
 #[error("{}", .0.join("\n"))]
 pub struct Problems(pub Vec<String>);
 
+/// The place that gave a setting. Its `Display` is for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// No place: the default.
+    Default,
+    /// The file, by its name and the line.
+    File(String),
+    /// A variable, and the file that it names if it names one.
+    Environment {
+        /// The name of the variable.
+        name: String,
+        /// The file that holds the value.
+        file: Option<String>,
+    },
+    /// A flag, by its name.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File(place) => formatter.write_str(place),
+            Self::Environment { name, file: None } => write!(formatter, "environment {name}"),
+            Self::Environment { name, file: Some(file) } => write!(formatter, "environment {name} ({file})"),
+            Self::Flag(name) => write!(formatter, "flag {name}"),
+        }
+    }
+}
+
 /// The text of a setting, and the place that gave it.
 #[derive(Clone, Debug)]
 struct Sourced {
     text: String,
-    origin: String,
+    origin: Origin,
 }
 
 /// The texts of all settings, and the place that gave each.
@@ -154,9 +186,9 @@ impl Settings {
         mut problems: Vec<String>,
     ) -> Result<(Self, Config), Problems> {
         let (mut warnings, mut wrong) = (Vec::new(), BTreeSet::new());
-        let given = |text: &str, origin: String| Sourced { text: text.to_owned(), origin };
+        let given = |text: &str, origin: Origin| Sourced { text: text.to_owned(), origin };
         let mut values: BTreeMap<_, _> =
-            SETTINGS.iter().map(|setting| (setting.key, given(setting.default, "default".to_owned()))).collect();
+            SETTINGS.iter().map(|setting| (setting.key, given(setting.default, Origin::Default))).collect();
         if let Some((name, text)) = file {
             read_file(name, text, &mut values, &mut warnings, &mut wrong, &mut problems);
         }
@@ -164,13 +196,13 @@ impl Settings {
         let mut environment = environment::read(environment, &mut problems);
         environment.sort_by_key(|variable| !is_former(&variable.key));
         for environment::Variable { key, text, origin, .. } in environment {
-            match setting(&key, &origin, &mut warnings) {
+            match setting(&key, &origin.to_string(), &mut warnings) {
                 Some(setting) => drop(values.insert(setting.key, given(&text, origin))),
                 None => problems.push(format!("{origin}: there is no such setting{}", nearest(&key))),
             }
         }
         for (key, value) in flags {
-            values.insert(key, given(value, format!("flag --{}", key.replace('_', "-"))));
+            values.insert(key, given(value, Origin::Flag(format!("--{}", key.replace('_', "-")))));
         }
         for setting in SETTINGS {
             let sourced = &values[setting.key];
@@ -254,8 +286,8 @@ impl Settings {
         Config::read(|key| self.text(key)).expect("each text was checked against its kind")
     }
 
-    /// The place that gave a setting: `default`, a file with a line, a variable, or a flag.
-    pub fn origin(&self, key: &str) -> &str {
+    /// The place that gave a setting.
+    pub fn origin(&self, key: &str) -> &Origin {
         &self.values.get(key).expect("the key is in SETTINGS, as a test holds").origin
     }
 
@@ -408,7 +440,7 @@ fn read_file(
                 continue;
             }
         };
-        values.insert(setting.key, Sourced { text, origin });
+        values.insert(setting.key, Sourced { text, origin: Origin::File(origin) });
     }
 }
 

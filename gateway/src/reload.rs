@@ -10,7 +10,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Notify;
 
 use crate::audit::{Action, Actor, Entry};
-use crate::config::{Problems, SETTINGS, Settings};
+use crate::config::{Problems, SETTINGS, SettingInForce, Settings};
 use crate::systemd::ServiceManager;
 use crate::trail::Trail;
 
@@ -108,7 +108,17 @@ impl Reload {
         Ok(reloaded)
     }
 
-    /// Does the same for `actor` on a thread that may wait for files. Returns `None` when that thread panicked.
+    /// The settings in force. A reload that runs is awaited on a thread that may wait for it. Returns `None` when that
+    /// thread panicked.
+    pub async fn in_force(self: &Arc<Self>) -> Option<Vec<SettingInForce>> {
+        let reload = Arc::clone(self);
+        let settings = tokio::task::spawn_blocking(move || {
+            reload.in_force.lock().unwrap_or_else(PoisonError::into_inner).in_force()
+        });
+        settings.await.ok()
+    }
+
+    /// Reads the configuration again for `actor` on a thread that may wait for files. Returns `None` when that thread panicked.
     pub async fn run_aside(self: &Arc<Self>, actor: &Actor) -> Option<Result<Reloaded, Problems>> {
         let reload = Arc::clone(self);
         let reloaded = tokio::task::spawn_blocking(move || reload.run()).await.ok()?;

@@ -62,6 +62,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/generations", "GET, HEAD"),
     ("/v1/generations/{number}", "GET, HEAD"),
     ("/v1/generations/{number}/back", "POST"),
+    ("/v1/settings", "GET, HEAD"),
     ("/v1/settings/reload", "POST"),
     ("/v1/audit", "GET, HEAD"),
     ("/v1/jobs", "GET, HEAD, POST"),
@@ -123,6 +124,7 @@ impl<'a> Found<'a> {
             | "/"
             | "/panel/{file}"
             | "/v1/validators"
+            | "/v1/settings"
             | "/v1/settings/reload"
             | "/v1/audit"
             | "/v1/jobs"
@@ -136,9 +138,8 @@ impl<'a> Found<'a> {
     /// The scope that the path needs with this method.
     fn scope(&self, method: &Method) -> Scope {
         match self.path {
-            "/v1/settings/reload" | "/v1/audit" | "/v1/jobs" | "/v1/jobs/{id}" | "/v1/generations/{number}/back" => {
-                Scope::Admin
-            }
+            "/v1/settings" | "/v1/settings/reload" | "/v1/audit" | "/v1/generations/{number}/back" => Scope::Admin,
+            "/v1/jobs" | "/v1/jobs/{id}" => Scope::Admin,
             "/v1/validators/{category}/{name}" if !matches!(*method, Method::GET | Method::HEAD) => Scope::Ship,
             path if path.starts_with("/v1/validators/{category}/{name}/") => Scope::Ship,
             path if path.starts_with("/v1/applications") => Scope::Admin,
@@ -453,6 +454,9 @@ impl Router {
         if found.path == "/v1/panel/codes" {
             return self.panel.code(&caller, &actor(), &request).await;
         }
+        if found.path == "/v1/settings" {
+            return self.settings(uri.query()).await.map(told);
+        }
         if found.path == "/v1/settings/reload" {
             return self.reload(uri.query(), &actor()).await.map(told);
         }
@@ -480,6 +484,13 @@ impl Router {
         record.application(&caller.name);
         caller.allow(scope).inspect_err(|refusal| refused(Some(&caller), refusal))?;
         Ok(caller)
+    }
+
+    /// Shows the settings in force.
+    async fn settings(&self, query: Option<&str>) -> Result<Response, Refusal> {
+        Parameters::read(query, &[])?;
+        let settings = self.reload.in_force().await.ok_or(Refusal::Internal)?;
+        Ok(response::json(StatusCode::OK, serde_json::json!({ "settings": settings }).to_string()))
     }
 
     /// Reads the configuration again.

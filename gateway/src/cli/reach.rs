@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::remote::{Gateway, shown};
 use super::{Failure, Source};
 use crate::audit::Actor;
-use crate::config::{self, Config, Settings, remote};
+use crate::config::{self, Config, Origin, Settings, remote};
 use crate::panel_address;
 use crate::postgres::Postgres;
 use crate::shutdown::Shutdown;
@@ -44,12 +44,12 @@ impl Way {
     /// data dir from a flag comes before a gateway, but not before a database URL, since a gateway with a database URL
     /// has a data dir too.
     fn choose(settings: &Settings, config: &Config, remote: Option<remote::Remote>) -> Self {
-        let is_variable = |key: &str| settings.origin(key).starts_with("environment ");
+        let is_variable = |key: &str| matches!(settings.origin(key), Origin::Environment { .. });
         let is_named = config.database_url.is_some();
         if is_named && !is_variable("database_url") {
             return Self::Named;
         }
-        let dir_by_flag = settings.origin("data_dir").starts_with("flag ");
+        let dir_by_flag = matches!(settings.origin("data_dir"), Origin::Flag(_));
         match remote {
             Some(remote) if is_named || !dir_by_flag => Self::Remote(remote),
             _ if is_named => Self::Named,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::remote::VARIABLES;
 use super::settings::SETTINGS;
-use super::{is_former, text_file};
+use super::{Origin, is_former, text_file};
 
 /// Prefix of the variables.
 const PREFIX: &str = "EYE_";
@@ -21,9 +21,8 @@ pub(super) struct Variable {
     /// The setting's key, which may be a former one.
     pub(super) key: String,
     pub(super) text: String,
-    /// The variable, and the file that it names, for messages.
-    pub(super) origin: String,
-    is_file: bool,
+    /// The variable, and the file that it names.
+    pub(super) origin: Origin,
 }
 
 /// Reads the values from the environment. Its errors go to `problems`.
@@ -48,10 +47,9 @@ pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>, proble
             _ => (key, false),
         };
         if !is_file {
-            found.push(Variable { key, text: text.to_owned(), origin: format!("environment {name}"), is_file });
+            found.push(Variable { key, text: text.to_owned(), origin: Origin::Environment { name, file: None } });
             continue;
         }
-        let origin = format!("environment {name} ({text})");
         match text_file::read(Path::new(text), VALUE_BYTES_MAX)
             .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
         {
@@ -59,12 +57,16 @@ pub(super) fn read(variables: impl Iterator<Item = (OsString, OsString)>, proble
             Ok(text) if text.is_empty() => {
                 problems.push(format!("environment {name}: {text:?} is empty", text = value))
             }
-            Ok(text) => found.push(Variable { key, text, origin, is_file }),
+            Ok(value) => {
+                let origin = Origin::Environment { name, file: Some(text.to_owned()) };
+                found.push(Variable { key, text: value, origin });
+            }
             Err(problem) => problems.push(format!("environment {name}: {problem}")),
         }
     }
-    for file in found.iter().filter(|variable| variable.is_file) {
-        if found.iter().any(|other| !other.is_file && other.key == file.key) {
+    let is_file = |variable: &&Variable| matches!(variable.origin, Origin::Environment { file: Some(_), .. });
+    for file in found.iter().filter(is_file) {
+        if found.iter().any(|other| !is_file(&other) && other.key == file.key) {
             let (name, key) = (file.key.to_uppercase(), &file.key);
             problems.push(format!(
                 "environment {PREFIX}{name}: {PREFIX}{name}{FILE} is given too; give {key} once, as a value or as a file"

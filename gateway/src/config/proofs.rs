@@ -7,7 +7,7 @@ use std::path::Path;
 
 use eye_judge::ModulesFrom;
 
-use super::{Config, Kind, SETTINGS, Settings, parts};
+use super::{Config, Kind, Origin, SETTINGS, Settings, parts};
 use crate::{store, tls};
 
 /// The results of the checks.
@@ -34,7 +34,7 @@ pub(super) fn look(settings: &Settings, config: &Config, is_wrong: impl Fn(&str)
             let (place, dir) = (origin("modules"), config.modules.display());
             let told = format!("{place}: the modules directory {dir} is not there");
             // A first try of the gateway needs no modules directory.
-            if place == "default" { &mut found.warnings } else { &mut found.problems }.push(told);
+            if place == Origin::Default { &mut found.warnings } else { &mut found.problems }.push(told);
         }
         Err(problem) => found.problems.push(format!("{}: modules: {problem}", origin("modules"))),
     }
@@ -83,7 +83,7 @@ pub(super) fn open_secrets(settings: &Settings) -> Vec<String> {
     }
     let holds = |key: &str| {
         let given = &settings.values[key];
-        let in_file = given.origin.starts_with(&format!("{}:", file.display()));
+        let in_file = matches!(given.origin, Origin::File(_));
         in_file && (key != "database_url" || store::url_has_password(&given.text))
     };
     let secrets = SETTINGS.iter().filter(|setting| matches!(setting.kind, Kind::Secret) && holds(setting.key));

@@ -1,5 +1,6 @@
 // Takes a picture of every view in both themes at both widths, with events of all outcomes, for people to look at:
 // `node tests/pictures.mjs FOLDER`. With EYE_GATEWAY and EYE_TOKEN, of that gateway instead of one of its own.
+import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { event, Gateway, openPage, startBrowser } from "./support.mjs";
@@ -45,22 +46,40 @@ try {
   await round();
   load = setInterval(() => void round().catch(() => {}), 400);
   await new Promise((done) => setTimeout(done, 8000));
+  const session = randomUUID();
+  for (let step = 0; step < 40; step++) {
+    const at = Date.now() - 2_400_000 + step * 4000 + Math.floor(step / 9) * 400_000;
+    await gateway.send([event({ session_id: session, timestamp: new Date(at).toISOString(), data: { host: "shop.example", path: `/shoes/${step}` } })], step % 3 === 0 ? kiosk : shop);
+  }
+  const { json } = await gateway.ask("GET", "/v1/dead-letters?code=rule&limit=1");
+  const views = {
+    overview: "overview?range=5m",
+    live: "live",
+    explore: "explore",
+    session: `explore?session=${session}`,
+    sessions: "explore?show=sessions",
+    refused: "refused",
+    letter: `letter?id=${json.dead_letters[0].id}`,
+    validators: "validators",
+    validator: "validator?type=page%20interaction/pageview",
+    applications: "applications",
+    application: "application?name=shop",
+    "add-application": "add-application",
+    fleet: "fleet",
+    audit: "audit",
+    nothing: "explore?category=nothing",
+  };
   for (const { page, take } of pages) {
     await page.bringToFront();
-    await page.goto(`${gateway.url}/#/overview?range=5m`);
-    await page.waitForTimeout(4000);
-    await take("overview");
-    await page.goto(`${gateway.url}/#/live`);
-    await page.waitForTimeout(2500);
-    await page.getByRole("button", { name: "Pause" }).click();
-    await take("live");
-    await page.locator(".rows a", { hasText: "stored" }).first().click();
-    await page.getByRole("heading", { name: "Data" }).waitFor();
+    for (const [name, address] of Object.entries(views)) {
+      await page.goto(`${gateway.url}/#/${address}`);
+      await page.waitForTimeout(name === "overview" ? 4000 : 1800);
+      await take(name);
+    }
+    await page.goto(`${gateway.url}/#/explore?session=${session}`);
+    await page.locator(".rows a").nth(3).click();
+    await page.getByRole("heading", { name: "Send it again" }).waitFor();
     await take("event");
-    await page.goBack();
-    await page.locator(".rows a", { hasText: "rejected" }).first().click();
-    await page.getByRole("heading", { name: "What is kept of it" }).waitFor();
-    await take("letter");
     if (page.faults.length > 0) console.error(page.faults);
   }
 } finally {
