@@ -40,6 +40,8 @@ function Inside({ application, scopes, endsAt }: { application: string; scopes: 
       scrollTo(0, 0);
     }
     first.current = false;
+    // Where the page is narrow, the navigation is wider than the window.
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   }, [id]);
 
   return (
@@ -55,7 +57,7 @@ function Inside({ application, scopes, endsAt }: { application: string; scopes: 
           <ul>
             {VIEWS.filter((one) => one.show !== undefined && one.icon !== null && may(one.scope)).map((one) => (
               <li key={one.id}>
-                <a href={hrefOf(one.id)} {...(one.id === id ? { "aria-current": "page" as const } : {})}>
+                <a href={hrefOf(one.id)} {...(one.id === id ? { "aria-current": "page" as const } : one.id === view?.under ? { "aria-current": "true" as const } : {})}>
                   {one.icon !== null && <Icon of={one.icon} />}
                   {one.title}
                 </a>

@@ -26,6 +26,8 @@ export interface View {
   /** In the navigation with this icon; null for the page of one thing, which other views lead to. */
   icon: IconNode | null;
   scope: Scope;
+  /** The view of the navigation that leads to this page of one thing. */
+  under?: string;
   show?: ComponentType<{ filters: Filters }>;
 }
 
@@ -38,11 +40,11 @@ export const VIEWS: readonly View[] = [
   { id: "applications", title: "Applications", icon: AppWindow, scope: "admin", show: Applications },
   { id: "fleet", title: "Fleet", icon: Server, scope: "read", show: Fleet },
   { id: "audit", title: "Audit", icon: History, scope: "admin", show: Audit },
-  { id: "event", title: "Event", icon: null, scope: "read", show: EventView },
-  { id: "letter", title: "Refused event", icon: null, scope: "read", show: LetterView },
-  { id: "validator", title: "Validator", icon: null, scope: "read", show: ValidatorView },
-  { id: "application", title: "Application", icon: null, scope: "admin", show: ApplicationView },
-  { id: "add-application", title: "Add an application", icon: null, scope: "admin", show: AddApplication },
-  { id: "generation", title: "Generation", icon: null, scope: "read", show: GenerationView },
-  { id: "job", title: "Job", icon: null, scope: "admin", show: JobView },
+  { id: "event", title: "Event", icon: null, scope: "read", under: "explore", show: EventView },
+  { id: "letter", title: "Refused event", icon: null, scope: "read", under: "refused", show: LetterView },
+  { id: "validator", title: "Validator", icon: null, scope: "read", under: "validators", show: ValidatorView },
+  { id: "application", title: "Application", icon: null, scope: "admin", under: "applications", show: ApplicationView },
+  { id: "add-application", title: "Add an application", icon: null, scope: "admin", under: "applications", show: AddApplication },
+  { id: "generation", title: "Generation", icon: null, scope: "read", under: "fleet", show: GenerationView },
+  { id: "job", title: "Job", icon: null, scope: "admin", under: "fleet", show: JobView },
 ];

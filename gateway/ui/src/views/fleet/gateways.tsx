@@ -36,7 +36,7 @@ function columnsOf(current: number): Column<Gateway>[] {
     { title: "State", wide: true, show: (one) => <State of={one} current={current} /> },
     { title: "Modules", show: ({ modules_from: from, generation }) => (from === "directory" ? "its own directory" : <span class="of-row">generation {whole(generation)}</span>) },
     { title: "Prepares", number: true, show: ({ preparing }) => whole(preparing) },
-    { title: "Alone it", show: ({ duties }) => (duties.length === 0 ? <span class="quiet">no duty</span> : <ul>{duties.map((duty) => <li key={duty} title={duty}>{DUTIES[duty] ?? duty}</li>)}</ul>) },
+    { title: "Duties", show: ({ duties }) => (duties.length === 0 ? <span class="quiet">no duty</span> : <ul>{duties.map((duty) => <li key={duty} title={duty}>{DUTIES[duty] ?? duty}</li>)}</ul>) },
     { title: "Version", show: ({ version }) => version },
     { title: "Since", show: ({ since }) => <Time at={since} /> },
     { title: "Seen", show: ({ seen }) => <Time at={seen} /> },
