@@ -28,6 +28,7 @@ use super::resident::Described;
 use super::resident::{Residents, Undescribed};
 use super::rewrite;
 use super::settings::Limits;
+use super::trial_event::{Expected, TrialEvent, TrialExample};
 use super::world;
 use super::world::Offers;
 
@@ -66,7 +67,7 @@ pub(super) enum Step {
 }
 
 /// The inputs of a module's self-test.
-pub(super) struct Trial<'a> {
+pub(super) struct SelfTest<'a> {
     /// The limits of each call.
     pub(super) limits: &'a Limits,
     /// Checks the data that the module amends to.
@@ -76,6 +77,8 @@ pub(super) struct Trial<'a> {
     pub(super) name: &'a str,
     /// Time for all examples together.
     pub(super) time: Duration,
+    /// The examples are not judged but come with the program, for whoever judges them.
+    pub(super) lists_examples: bool,
 }
 
 /// A module that passed every step and can judge.
@@ -89,6 +92,8 @@ pub(super) struct Program {
     pub(super) examples: usize,
     /// One of its examples is amended: the module may take secrets out.
     pub(super) amends: bool,
+    /// Its examples, if they were only to be listed.
+    pub(super) listed: Vec<TrialExample>,
     /// The functions of version 1.1.0 of the contract, if the module exports any.
     extras: Option<Extras>,
 }
@@ -106,6 +111,8 @@ pub(super) struct Built {
     pub(super) examples: usize,
     /// One of these examples is amended.
     pub(super) amends: bool,
+    /// Its examples, if they were only to be listed.
+    pub(super) listed: Vec<TrialExample>,
     /// Its exports beside the two functions that every validator has.
     pub(super) extras: Option<BuiltExtras>,
 }
@@ -170,7 +177,7 @@ impl Program {
     pub(super) fn build(
         sandbox: &Sandbox,
         bytes: &[u8],
-        trial: &Trial<'_>,
+        trial: &SelfTest<'_>,
         begin: impl Fn(Step),
     ) -> Result<Built, Refusal> {
         begin(Step::Checking);
@@ -184,15 +191,16 @@ impl Program {
         let (way, description) =
             compiled.describe(sandbox, trial.limits).map_err(|broken| undescribed(broken, trial.limits))?;
         let room = sandbox.memory.nothing();
+        let (summary, listed) = (String::new(), Vec::new());
         let mut program =
-            Self { way, _room: room, isolation_reason, summary: String::new(), examples: 0, amends: false, extras };
+            Self { way, _room: room, isolation_reason, summary, examples: 0, amends: false, listed, extras };
         program.self_test(sandbox, trial, description)?;
         program.built().map_err(|error| uncompiled(&error))
     }
 
     /// Opens a built module. It reads no byte of the file.
     pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
-        let Built { way, isolation_reason, summary, examples, amends, extras } = built;
+        let Built { way, isolation_reason, summary, examples, amends, listed, extras } = built;
         let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
         let extras = extras.map_err(|error| unopened(&error))?;
         let way = match way {
@@ -204,7 +212,7 @@ impl Program {
         let way = way.map_err(|error| unopened(&error))?;
         let besides = extras.as_ref().map_or(0, Extras::memory_bytes);
         let room = sandbox.memory.reserve(way.memory_bytes().saturating_add(besides)).map_err(no_room)?;
-        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, extras })
+        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, listed, extras })
     }
 
     fn built(self) -> wasmtime::Result<Built> {
@@ -213,8 +221,8 @@ impl Program {
             Runner::Fresh(fresh) => BuiltRunner::Fresh(fresh.finished()?, fresh.wasm_bytes),
         };
         let extras = self.extras.as_ref().map(Extras::built).transpose()?;
-        let Self { isolation_reason, summary, examples, amends, .. } = self;
-        Ok(Built { way, isolation_reason, summary, examples, amends, extras })
+        let Self { isolation_reason, summary, examples, amends, listed, .. } = self;
+        Ok(Built { way, isolation_reason, summary, examples, amends, listed, extras })
     }
 
     /// The way in which events are kept apart.
@@ -263,7 +271,7 @@ impl Program {
 
     /// Judges the examples as later events are judged. The refusal names all that fail, so that the author can mend
     /// them in one build.
-    fn self_test(&mut self, sandbox: &Sandbox, trial: &Trial<'_>, description: Description) -> Result<(), Refusal> {
+    fn self_test(&mut self, sandbox: &Sandbox, trial: &SelfTest<'_>, description: Description) -> Result<(), Refusal> {
         let Description { summary, examples } = description;
         let mut examples: Vec<Example2> = examples.into_iter().map(Example2::from).collect();
         if let Some(extras) = self.extras.as_ref().filter(|extras| extras.offers().examples) {
@@ -282,19 +290,10 @@ impl Program {
         {
             residents.try_start(sandbox, trial.limits).map_err(unready)?;
         }
-        let began = processor_time();
-        let mut failed = Vec::new();
-        for (tried, example) in examples.iter().enumerate() {
-            let took = processor_time().saturating_sub(began);
-            if took >= trial.time {
-                failed.push(Failed::out_of_time(tried, count, took, trial.time));
-                break;
-            }
-            failed.extend(self.try_example(sandbox, trial, example));
-            failed.extend(self.try_redacting(sandbox, trial, example));
-        }
-        if !failed.is_empty() {
-            return Err(Failed::refusal(&failed));
+        if trial.lists_examples {
+            self.listed = examples.iter().map(|example| listed_example(example, trial)).collect();
+        } else {
+            self.try_examples(sandbox, trial, &examples)?;
         }
         self.summary = summary.chars().filter(|character| !is_hidden(*character)).take(500).collect();
         self.examples = count;
@@ -306,7 +305,22 @@ impl Program {
         Ok(())
     }
 
-    fn try_example(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+    fn try_examples(&self, sandbox: &Sandbox, trial: &SelfTest<'_>, examples: &[Example2]) -> Result<(), Refusal> {
+        let began = processor_time();
+        let (count, mut failed) = (examples.len(), Vec::new());
+        for (tried, example) in examples.iter().enumerate() {
+            let took = processor_time().saturating_sub(began);
+            if took >= trial.time {
+                failed.push(Failed::out_of_time(tried, count, took, trial.time));
+                break;
+            }
+            failed.extend(self.try_example(sandbox, trial, example));
+            failed.extend(self.try_redacting(sandbox, trial, example));
+        }
+        if failed.is_empty() { Ok(()) } else { Err(Failed::refusal(&failed)) }
+    }
+
+    fn try_example(&self, sandbox: &Sandbox, trial: &SelfTest<'_>, example: &Example2) -> Option<Failed> {
         let timestamp_us = example.timestamp.unwrap_or(MADE_UP.timestamp_us);
         let event = GuestEvent {
             category: trial.category,
@@ -359,7 +373,7 @@ impl Program {
     }
 
     /// `redact` must answer whatever a sender may send, so it must also take examples that the module rejects.
-    fn try_redacting(&self, sandbox: &Sandbox, trial: &Trial<'_>, example: &Example2) -> Option<Failed> {
+    fn try_redacting(&self, sandbox: &Sandbox, trial: &SelfTest<'_>, example: &Example2) -> Option<Failed> {
         if !self.offers().redact {
             return None;
         }
@@ -370,6 +384,28 @@ impl Program {
             found: broken.told(),
             passing: broken.passes(),
         })
+    }
+}
+
+/// An example with all that its event takes from elsewhere.
+fn listed_example(example: &Example2, trial: &SelfTest<'_>) -> TrialExample {
+    let timestamp_us = example.timestamp.unwrap_or(MADE_UP.timestamp_us);
+    TrialExample {
+        title: example.title.clone(),
+        event: TrialEvent {
+            category: trial.category.to_owned(),
+            name: example.name.clone().unwrap_or_else(|| trial.name.to_owned()),
+            application: example.application.clone().unwrap_or_else(|| MADE_UP.application.to_owned()),
+            timestamp_us,
+            received_at_us: timestamp_us,
+            data: example.data.clone(),
+        },
+        expect: match example.expect {
+            Expectation::Accept => Expected::Accept,
+            Expectation::Amend => Expected::Amend,
+            Expectation::Reject => Expected::Reject,
+        },
+        codes: example.codes.clone(),
     }
 }
 

@@ -59,6 +59,8 @@ mod settings;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod trial_event;
 mod unserved;
 mod worker;
 mod world;
@@ -80,6 +82,8 @@ pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
+pub use trial::{Trial, TrialError, TrialOptions, Tried, to_component};
+pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;
 pub use worker::State;
 

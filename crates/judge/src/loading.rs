@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::compiled::Compiled;
 #[cfg(test)]
-use super::component::Trial;
+use super::component::SelfTest;
 use super::component::{Built, Program, Step};
 #[cfg(test)]
 use super::contract::CheckAmended;
@@ -74,6 +74,8 @@ pub(super) struct Asked<'a> {
     pub(super) bytes: &'a [u8],
     /// Raised when the result is not needed any more: the slot has another file by now.
     pub(super) cancelled: &'a AtomicBool,
+    /// The examples are not judged but come with the program.
+    pub(super) lists_examples: bool,
 }
 
 /// Why loading returned no program.
@@ -105,6 +107,7 @@ struct Identity<'a> {
     limits: &'a Limits,
     rules: &'a Rules,
     event_type: (&'a str, &'a str),
+    lists_examples: bool,
     version: &'a str,
     /// Bytes and time of the program's file, since another build may compile in another way.
     program: (u64, u128),
@@ -187,6 +190,7 @@ impl Loader {
             limits: asked.limits,
             rules,
             event_type: asked.slot.example(),
+            lists_examples: asked.lists_examples,
             version: env!("CARGO_PKG_VERSION"),
             program: program_identity(&self.loading.program),
         };
@@ -211,6 +215,7 @@ impl Loader {
             category: category.to_owned(),
             name: name.to_owned(),
             bounds,
+            lists_examples: asked.lists_examples,
         };
         let stops = || self.stopped.load(Relaxed) || asked.cancelled.load(Relaxed);
         if stops() {
@@ -258,9 +263,10 @@ impl Loader {
 
     #[cfg(test)]
     fn build_here(&self, job: &Job, bytes: &[u8], begin: impl Fn(Step)) -> Result<Built, Refusal> {
-        let Job { limits, category, name, bounds, .. } = job;
+        let Job { limits, category, name, bounds, lists_examples, .. } = job;
+        let lists_examples = *lists_examples;
         let (sandbox, check_amended) = &self.here;
-        let trial = Trial { limits, check_amended, category, name, time: bounds.self_test };
+        let trial = SelfTest { limits, check_amended, category, name, time: bounds.self_test, lists_examples };
         Program::build(sandbox, bytes, &trial, begin)
     }
 }

@@ -20,6 +20,7 @@ mod judging;
 mod keeping;
 mod resident;
 mod sharing;
+mod trial;
 
 /// Longer than anything here takes on a loaded machine; no test waits it out.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -345,7 +345,8 @@ fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> R
             Step::SelfTest => State::SelfTest,
         });
     };
-    let asked = Asked { slot: &job.slot, limits: &job.limits, digest, bytes, cancelled: &job.cancelled };
+    let Job { slot, limits, cancelled, .. } = job;
+    let asked = Asked { slot, limits, digest, bytes, cancelled, lists_examples: false };
     // The loader's answer was sound when it was built. If the engine panics on it, that costs this file, and not the
     // gateway.
     let attempt = AssertUnwindSafe(|| tools.loader.load(&tools.sandbox, &asked, lane, begin));

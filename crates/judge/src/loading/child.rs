@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use eye_event::envelope::Rules;
 
-use super::super::component::{Program, Trial, packed};
+use super::super::component::{Program, SelfTest, packed};
 use super::super::contract::CheckAmended;
 use super::super::engine::Sandbox;
 use super::super::refusal::Refusal;
@@ -53,8 +53,9 @@ fn read_job(input: &mut impl Read) -> Result<Job, String> {
 
 fn answer(job: &Job, bytes: &[u8], check_amended: &CheckAmended) -> Result<(), String> {
     let sandbox = Sandbox::for_loading().map_err(|error| error.to_string())?;
-    let Job { limits, category, name, bounds, .. } = job;
-    let trial = Trial { limits, check_amended, category, name, time: bounds.self_test };
+    let Job { limits, category, name, bounds, lists_examples, .. } = job;
+    let lists_examples = *lists_examples;
+    let trial = SelfTest { limits, check_amended, category, name, time: bounds.self_test, lists_examples };
     // If this fails, the gateway has ended, and the answer below reports that.
     let begin = |step| drop(say(Frame::Step(step), &[]));
     match Program::build(&sandbox, bytes, &trial, begin) {

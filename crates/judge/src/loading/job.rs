@@ -180,6 +180,8 @@ pub(super) struct Job {
     pub(super) category: String,
     pub(super) name: String,
     pub(super) bounds: Bounds,
+    /// The examples are not judged but listed.
+    pub(super) lists_examples: bool,
 }
 
 /// Bytes of a job without its file. The two halves of an event type are its largest parts.

@@ -334,8 +334,15 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
         let rules = Rules { data_bytes_max: 1, nesting_max: 1, future_us_max: 1, events_max: 1, number_digits_max: 1 };
-        let job =
-            Job { file_bytes: 10, limits: Limits::default(), rules, category: "a".into(), name: "b".into(), bounds };
+        let job = Job {
+            file_bytes: 10,
+            limits: Limits::default(),
+            rules,
+            category: "a".into(),
+            name: "b".into(),
+            bounds,
+            lists_examples: false,
+        };
         load(&program, &job, b"0123456789", stops, |_| {})
     }
 
@@ -375,7 +382,15 @@ mod tests {
     fn a_program_that_is_not_there_is_no_fault_of_the_file() {
         let rules = Rules { data_bytes_max: 1, nesting_max: 1, future_us_max: 1, events_max: 1, number_digits_max: 1 };
         let (limits, bounds) = (Limits::default(), bounds());
-        let job = Job { file_bytes: 0, limits, rules, category: String::new(), name: String::new(), bounds };
+        let job = Job {
+            file_bytes: 0,
+            limits,
+            rules,
+            category: String::new(),
+            name: String::new(),
+            bounds,
+            lists_examples: false,
+        };
         let ended = load(Path::new("/nowhere/eye"), &job, b"", || false, |_| {});
         assert!(matches!(ended, Ended::Unstarted(_)));
     }
