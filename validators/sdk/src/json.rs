@@ -556,6 +556,30 @@ impl<'a> Object<'a> {
         position.is_some()
     }
 
+    /// Puts `[redacted]` in place of the values at these pointers, whatever they are. In a pointer, `*` stands for any key
+    /// or index: `/cards/*/number`. What is not there is passed over.
+    pub fn redact(&mut self, pointers: &[&str]) {
+        for pointer in pointers {
+            let tokens: Vec<String> = pointer.split('/').skip(1).map(untoken).collect();
+            self.redact_at(&tokens);
+        }
+    }
+
+    /// Says whether anything was there.
+    fn redact_at(&mut self, tokens: &[String]) -> bool {
+        let Some((token, rest)) = tokens.split_first() else { return false };
+        let mut any = false;
+        for (key, value) in &mut self.members {
+            if (token == "*" || unescape(key) == **token)
+                && let Some(redacted) = redacted(value, rest)
+            {
+                *value = Cow::Owned(redacted);
+                any = true;
+            }
+        }
+        any
+    }
+
     /// The object as JSON text.
     pub fn to_text(&self) -> String {
         let length = self.members.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
@@ -576,6 +600,39 @@ impl<'a> Object<'a> {
     fn position(&self, key: &str) -> Option<usize> {
         self.members.iter().position(|(quoted, _)| unescape(quoted) == key)
     }
+}
+
+/// A token of a pointer, without its escapes.
+fn untoken(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
+/// A value with what lies at a pointer within it replaced. `None` if nothing is there.
+fn redacted(value: &str, tokens: &[String]) -> Option<String> {
+    let Some((token, rest)) = tokens.split_first() else { return Some("\"[redacted]\"".to_owned()) };
+    if value.starts_with('{') {
+        let mut object = Object::parse(value).ok()?;
+        return object.redact_at(tokens).then(|| object.to_text());
+    }
+    let mut cursor = Cursor::new(value);
+    if !cursor.take(b'[') || cursor.peek() == b']' {
+        return None;
+    }
+    let (mut text, mut index, mut any) = ("[".to_owned(), 0, false);
+    loop {
+        let element = cursor.value().ok()?;
+        let is_meant = token == "*" || *token == index.to_string();
+        let replaced = is_meant.then(|| redacted(element, rest)).flatten();
+        any |= replaced.is_some();
+        text.push_str(replaced.as_deref().unwrap_or(element));
+        if !cursor.take(b',') {
+            break;
+        }
+        text.push(',');
+        index += 1;
+    }
+    text.push(']');
+    any.then_some(text)
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {

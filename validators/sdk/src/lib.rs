@@ -35,6 +35,10 @@
 //! JSON string; `&str` takes only those without escapes. To change data, see [`Object`]; it keeps what is not changed
 //! to the last digit.
 //!
+//! [`Violations`] has a method for each rule that many validators need: `required`, `one_of`, `length`, `range`,
+//! `decimals`, `pattern`, `email`, `url`, `uuid`, `host`, `currency`, `country`, and `each` for lists. [`Decimal`] holds
+//! amounts exactly; a float does not hold 19.99.
+//!
 //! A validator may say more, by functions that are named before the summary and after the examples:
 //!
 //! ```
@@ -80,9 +84,12 @@
 
 #[doc(hidden)]
 pub mod bindings;
+mod decimal;
 mod json;
 #[cfg(target_family = "wasm")]
 mod last_words;
+mod pattern;
+mod place;
 mod read;
 mod rules;
 #[cfg(not(target_family = "wasm"))]
@@ -93,9 +100,12 @@ use serde::Deserialize;
 
 pub use bindings::validator::eye::validator::types::{Expectation, Violation};
 pub use bindings::validator::{Description, Verdict};
+pub use decimal::Decimal;
 pub use json::{Json, Malformed, Object, Part};
-pub use rules::is_host_name;
-pub use violations::{Violations, pointer};
+pub use pattern::Pattern;
+pub use place::{Place, pointer};
+pub use rules::{is_country, is_currency, is_email, is_host_name, is_url, is_uuid};
+pub use violations::{Length, Violations};
 
 /// The gateway has every event find the module in one and the same state, so what an event took is back when the next one
 /// comes, and giving it back before is work for nothing.

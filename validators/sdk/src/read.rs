@@ -13,9 +13,9 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use crate::Violation;
 use crate::json::{Cursor, Malformed, RAW};
-use crate::violations::push_token;
+use crate::place::push_token;
+use crate::{Place, Violation};
 
 /// How often reading starts again to find one more reason.
 const RESTARTS_MAX: usize = 32;
@@ -30,12 +30,12 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Vi
     let mut repairs = Vec::new();
     loop {
         let mut cursor = Cursor::new(data);
-        let read = T::deserialize(Value { cursor: &mut cursor, path: &Path::Root, repairs: &repairs })
+        let read = T::deserialize(Value { cursor: &mut cursor, path: &Place::DATA, repairs: &repairs })
             .and_then(|read| Ok(cursor.end().map(|()| read)?));
         let reason = match read {
             Ok(read) if violations.is_empty() => return Ok(read),
             Ok(_) => return Err(violations),
-            Err(failure) => failure.located(&Path::Root).0,
+            Err(failure) => failure.located(&Place::DATA).0,
         };
         let pointer = reason.pointer.unwrap_or_default();
         if repairs.iter().any(|repair: &Repair| repair.covers(&pointer)) {
@@ -54,23 +54,6 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(data: &'de str) -> Result<T, Vec<Vi
         violations.push(Violation { pointer, code: reason.code.to_owned(), message: reason.message });
         if last {
             return Err(violations);
-        }
-    }
-}
-
-/// Where in the data reading is; a list on the stack, which costs nothing until someone asks for the pointer.
-enum Path<'p> {
-    Root,
-    Key(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
-}
-
-impl Path<'_> {
-    fn pointer(&self) -> String {
-        match self {
-            Path::Root => String::new(),
-            Path::Key(parent, key) => push_token(parent.pointer(), key),
-            Path::Index(parent, index) => push_token(parent.pointer(), &index.to_string()),
         }
     }
 }
@@ -126,7 +109,7 @@ impl Failure {
         Self(Box::new(Reason { pointer: None, field: Some(field.to_owned()), code, message, repair }))
     }
 
-    fn located(mut self, path: &Path) -> Self {
+    fn located(mut self, path: &Place<'_>) -> Self {
         if self.0.pointer.is_none() {
             let pointer = path.pointer();
             self.0.pointer = Some(match &self.0.field {
@@ -171,8 +154,8 @@ impl de::Error for Failure {
         Self::new("length", format!("Give {expected} here, not {length} elements."))
     }
 
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::new("unknown_value", format!("Give one of {} here, not `{variant}`.", listed(expected)))
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::new("unknown_value", format!("Give one of {} here.", listed(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -217,7 +200,7 @@ fn kind_of(found: &Unexpected<'_>) -> &'static str {
 /// The value in front of the cursor.
 struct Value<'r, 'de> {
     cursor: &'r mut Cursor<'de>,
-    path: &'r Path<'r>,
+    path: &'r Place<'r>,
     repairs: &'r [Repair],
 }
 
@@ -444,7 +427,7 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         }
         let name = self.cursor.key_content()?;
         let key = name.clone();
-        let path = Path::Key(self.path, &key);
+        let path = Place::Key(self.path, &key);
         let content = Value { cursor: &mut *self.cursor, path: &path, repairs: self.repairs };
         let value = visitor
             .visit_enum(Variant { name, content: Some(content) })
@@ -462,7 +445,7 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
 /// The elements of a list, behind its opening bracket.
 struct List<'r, 'de> {
     cursor: &'r mut Cursor<'de>,
-    path: &'r Path<'r>,
+    path: &'r Place<'r>,
     repairs: &'r [Repair],
     next: usize,
     ended: bool,
@@ -482,7 +465,7 @@ impl<'de> SeqAccess<'de> for List<'_, 'de> {
         if self.ended {
             return Ok(None);
         }
-        let path = Path::Index(self.path, self.next);
+        let path = Place::Item(self.path, self.next);
         self.next += 1;
         read_within(self.cursor, &path, self.repairs, seed).map(Some)
     }
@@ -491,7 +474,7 @@ impl<'de> SeqAccess<'de> for List<'_, 'de> {
 /// The members of an object, behind its opening brace.
 struct Members<'r, 'de> {
     cursor: &'r mut Cursor<'de>,
-    path: &'r Path<'r>,
+    path: &'r Place<'r>,
     repairs: &'r [Repair],
     key: Cow<'de, str>,
     first: bool,
@@ -510,7 +493,7 @@ impl Members<'_, '_> {
                 return if first { Ok(()) } else { Ok(self.cursor.expect(b'}')?) };
             }
             self.key = self.cursor.key_content()?;
-            if self.repairs.is_empty() || !is_repaired(self.repairs, &Path::Key(self.path, &self.key), By::Skipping) {
+            if self.repairs.is_empty() || !is_repaired(self.repairs, &Place::Key(self.path, &self.key), By::Skipping) {
                 return Ok(());
             }
             self.cursor.value()?;
@@ -549,7 +532,7 @@ impl<'de> MapAccess<'de> for Members<'_, 'de> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
-        let path = Path::Key(self.path, &self.key);
+        let path = Place::Key(self.path, &self.key);
         if self.blank {
             seed.deserialize(Blank).map_err(|failure| failure.located(&path))
         } else {
@@ -561,7 +544,7 @@ impl<'de> MapAccess<'de> for Members<'_, 'de> {
 /// Reads a value within an object or a list.
 fn read_within<'de, S: DeserializeSeed<'de>>(
     cursor: &mut Cursor<'de>,
-    path: &Path<'_>,
+    path: &Place<'_>,
     repairs: &[Repair],
     seed: S,
 ) -> Result<S::Value, Failure> {
@@ -574,7 +557,7 @@ fn read_within<'de, S: DeserializeSeed<'de>>(
     read.map_err(|failure| failure.located(path))
 }
 
-fn is_repaired(repairs: &[Repair], path: &Path<'_>, by: By) -> bool {
+fn is_repaired(repairs: &[Repair], path: &Place<'_>, by: By) -> bool {
     let pointer = path.pointer();
     repairs.iter().any(|repair| repair.by == by && repair.pointer == pointer)
 }

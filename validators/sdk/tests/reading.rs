@@ -120,7 +120,7 @@ fn messages_say_how_to_mend() {
         [
             "Give a whole number from 0 to 255 here.",
             "Give a boolean here, not a string.",
-            "Give one of `plain`, `gift`, `discount` here, not `odd`.",
+            "Give one of `plain`, `gift`, `discount` here.",
             "Add the field `id`.",
         ]
     );
@@ -233,4 +233,27 @@ fn json() -> impl Strategy<Value = String> {
             }),
         ]
     })
+}
+
+#[test]
+fn what_lies_at_a_pointer_is_redacted_and_the_rest_is_kept_to_the_letter() {
+    let data = r#"{"a":1.50,"p":"x","cards":[{"number":1, "k":1e400},{"n":2},7],"m":{"a/b":{"c":[1]},"~":2},"p":3}"#;
+    let redacted = |pointers: &[&str]| {
+        let mut object = Object::parse(data).expect("an object");
+        object.redact(pointers);
+        object.to_text()
+    };
+    assert_eq!(redacted(&[]), data);
+    assert_eq!(redacted(&["/none", "/a/b", "/cards/9", "/cards/*/none/x", ""]), data);
+    assert_eq!(
+        redacted(&["/p"]),
+        data.replace("\"p\":\"x\"", "\"p\":\"[redacted]\"").replace("\"p\":3", "\"p\":\"[redacted]\"")
+    );
+    assert_eq!(redacted(&["/cards/*/number"]), data.replace("{\"number\":1, ", "{\"number\":\"[redacted]\","));
+    assert_eq!(redacted(&["/cards/1"]), data.replace("{\"n\":2}", "\"[redacted]\""));
+    assert_eq!(
+        redacted(&["/m/a~1b/c/0", "/m/~0"]),
+        data.replace("[1]", "[\"[redacted]\"]").replace("\"~\":2", "\"~\":\"[redacted]\"")
+    );
+    assert_eq!(redacted(&["/*"]).matches("[redacted]").count(), 5);
 }
