@@ -1,12 +1,71 @@
-//! Lists the files of the panel that `make panel` has made in `gateway/ui/dist`, for `src/panel/files.rs` to embed.
-//! Without them the gateway builds too, and its panel is a page that says how to make them.
+//! Lists the files that the program carries: those of the panel that `make panel` has made in `gateway/ui/dist`, for
+//! `src/panel/files.rs` to embed (without them the gateway builds too, and its panel is a page that says how to make
+//! them), and those with which `eye validator new` begins a project, the kit included.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    list_panel()?;
+    list_rust()
+}
+
+/// The files of a new project in Rust: path within the project, and text.
+fn list_rust() -> io::Result<()> {
+    let validators = Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators");
+    let (template, kit) = (validators.join("templates/rust"), validators.join("sdk/src"));
+    let mut files = Vec::new();
+    for file in files_below(&template)? {
+        let inside = path_within(&file, &template)?;
+        // Under its own name, cargo would take the file for a package of ours, and git for its own.
+        let inside = match &*inside {
+            "Cargo.toml.template" => "Cargo.toml".to_owned(),
+            "Cargo.lock.template" => "Cargo.lock".to_owned(),
+            "kit.toml" => "kit/Cargo.toml".to_owned(),
+            "gitignore" => ".gitignore".to_owned(),
+            _ => inside,
+        };
+        files.push((inside, file));
+    }
+    for file in files_below(&kit)? {
+        files.push((format!("kit/src/{}", path_within(&file, &kit)?), file));
+    }
+    files.sort();
+    let mut list = String::from("&[");
+    for (inside, file) in files {
+        // Writing to a text cannot fail.
+        let _ = writeln!(list, "({inside:?}, include_str!({:?})),", file.display().to_string());
+    }
+    list.push(']');
+    write_list("rust_files.rs", &list)
+}
+
+/// All files below a folder. Cargo runs this anew when one of them changes, comes or goes.
+fn files_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        println!("cargo::rerun-if-changed={}", folder.display());
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    Ok(files)
+}
+
+fn path_within(file: &Path, folder: &Path) -> io::Result<String> {
+    let inside = file.strip_prefix(folder).map_err(io::Error::other)?;
+    inside.to_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("{} is no text", file.display())))
+}
+
+fn write_list(name: &str, list: &str) -> io::Result<()> {
+    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
+    fs::write(Path::new(&out).join(name), list)
+}
+
+fn list_panel() -> io::Result<()> {
     println!("cargo::rerun-if-changed=ui/dist");
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui/dist");
     let mut names = Vec::new();
@@ -26,6 +85,5 @@ fn main() -> io::Result<()> {
         let _ = write!(list, "({name:?}, {}, {}), ", bytes(&file), bytes(&packed));
     }
     list.push(']');
-    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
-    fs::write(Path::new(&out).join("panel_files.rs"), list)
+    write_list("panel_files.rs", &list)
 }

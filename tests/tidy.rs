@@ -95,6 +95,7 @@ fn each_concern_has_one_owner() {
             "cli/app.rs",
             "cli/jobs.rs",
             "cli/remote.rs",
+            "cli/shipment.rs",
         ],
         &["hyper::"],
     );

@@ -12,6 +12,7 @@ use crate::trust::Scope;
 
 mod app;
 mod app_removals;
+mod author;
 mod backup;
 mod completions;
 mod config_check;
@@ -29,6 +30,7 @@ mod reach;
 mod remote;
 mod retention;
 mod serve;
+mod shipment;
 mod signals;
 mod validator;
 
@@ -69,9 +71,9 @@ enum Command {
     Backup(backup::Arguments),
     /// Fill an empty database from such a file, also under another major version of Postgres
     Restore(backup::Arguments),
-    /// Ship modules, show them and their earlier versions, and roll back to one
+    /// Write, try and ship validators, show them and their earlier versions, and roll back to one
     #[command(subcommand)]
-    Validator(validator::Command),
+    Validator(Box<validator::Command>),
     /// Show the gateways on one database, and the sets of modules that they serve
     #[command(subcommand)]
     Fleet(fleet::Command),
@@ -79,6 +81,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print the completions of a shell
+    #[command(visible_alias = "completion")]
     Completions(completions::Arguments),
     /// Print the manual page, or write the pages of all commands
     Man(man::Arguments),
@@ -219,7 +222,7 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::Retention(command) => retention::run(command).await,
         Command::Backup(arguments) => backup::backup(arguments).await,
         Command::Restore(arguments) => backup::restore(arguments).await,
-        Command::Validator(command) => validator::run(command).await,
+        Command::Validator(command) => validator::run(*command).await,
         Command::Fleet(command) => fleet::run(command).await,
         Command::Config(ConfigCommand::Check(source)) => config_check::run(&source),
         Command::Completions(arguments) => completions::run(&arguments),

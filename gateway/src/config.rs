@@ -21,6 +21,7 @@ pub mod remote;
 mod settings;
 mod shown;
 mod systemd;
+pub mod terminal;
 mod text_file;
 
 pub use kind::Kind;

@@ -39,6 +39,12 @@ impl Refusal {
         self.passing
     }
 
+    /// A refusal as another gateway told it.
+    #[must_use]
+    pub fn of_parts(expected: &str, found: &str, mend: &str) -> Self {
+        Self::new(expected, found, mend)
+    }
+
     /// The refusal of a module whose content is nowhere.
     #[must_use]
     pub fn no_content() -> Self {

@@ -1,6 +1,7 @@
 //! Finds the database or the gateway that a command works on, in the same order for all commands, and prints which one
 //! it is to standard error.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -171,28 +172,59 @@ impl Reached {
     }
 }
 
-/// Finds the gateway of a command that works over HTTP alone: the one that the environment names, or the one that runs on
-/// the data dir.
-pub(super) fn gateway(source: &Source) -> Result<Gateway, Failure> {
-    let (settings, config) = source.gather(Vec::new())?;
-    let remote = match remote::named() {
-        Some(remote) => remote,
-        None => noted(&settings, &config)?,
-    };
-    let (gateway, token_from) = Gateway::new(remote, &config.data_dir)?;
-    tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
+/// A gateway that a project file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The file, for messages.
+    pub(super) file: PathBuf,
+    /// The gateway itself.
+    pub(super) at: At,
+}
+
+/// How a project file names a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// By its URL. The token is in `EYE_TOKEN`.
+    Url(String),
+    /// By its data dir on this machine, which has its address and a token.
+    DataDir(PathBuf),
+}
+
+/// Finds the gateway of a command that works over HTTP alone: the one that the environment names, or the one of a data dir
+/// that a flag names, or of the project, or the one that runs on the usual data dir.
+pub(super) fn gateway(source: &Source, project: Option<&Place>) -> Result<Gateway, Failure> {
+    let (gateway, from) = quiet_gateway(source, project)?;
+    tell(&format!("on the gateway {}, with the token of {from}", gateway.url()));
     Ok(gateway)
 }
 
+/// Does the same and says nothing. Returns where the token comes from.
+pub(super) fn quiet_gateway(source: &Source, project: Option<&Place>) -> Result<(Gateway, String), Failure> {
+    let (settings, config) = source.gather(Vec::new())?;
+    if let Some(remote) = remote::named() {
+        return Ok(Gateway::new(remote, &config.data_dir)?);
+    }
+    match project.filter(|_| source.data_dir.is_none()) {
+        None => Ok(Gateway::new(noted(&config.data_dir, settings.origin("data_dir"))?, &config.data_dir)?),
+        Some(Place { file, at }) => {
+            let named = || format!("`gateway` in {}", file.display());
+            let found = match at {
+                At::Url(url) => Gateway::new(remote::at(url), &config.data_dir),
+                At::DataDir(dir) => noted(dir, "as the project names it").and_then(|at| Gateway::new(at, dir)),
+            };
+            Ok(found.with_context(named)?)
+        }
+    }
+}
+
 /// The gateway of the data dir. It notes its address there if it runs a Postgres of its own.
-fn noted(settings: &Settings, config: &Config) -> anyhow::Result<remote::Remote> {
-    let data_dir = config.data_dir.display();
-    let noted = panel_address::noted(&config.data_dir).with_context(|| format!("the data dir {data_dir}"))?;
+fn noted(data_dir: &Path, origin: &str) -> anyhow::Result<remote::Remote> {
+    let noted = panel_address::noted(data_dir).with_context(|| format!("the data dir {}", data_dir.display()))?;
     let url = noted.with_context(|| {
         format!(
-            "this command works over HTTP, and no gateway with a Postgres of its own runs on the data dir {data_dir} ({}): name \
-             a gateway with EYE_GATEWAY and EYE_TOKEN",
-            settings.origin("data_dir")
+            "this command works over HTTP, and no gateway with a Postgres of its own runs on the data dir {} ({origin}): start \
+             one (`eye serve`), or name a gateway with EYE_GATEWAY and EYE_TOKEN, or as `gateway` in a project's eye.toml",
+            data_dir.display()
         )
     })?;
     Ok(remote::Remote { url, token: None, roots: None })

@@ -46,6 +46,19 @@ pub(super) struct Body {
     pub(super) bytes: Bytes,
 }
 
+/// A gateway's refusal in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("refused with {status} ({code}): {detail}")]
+pub(super) struct Refused {
+    /// The status of the answer.
+    pub(super) status: u16,
+    /// The problem's code.
+    pub(super) code: String,
+    detail: String,
+    /// The whole problem.
+    pub(super) body: Value,
+}
+
 /// A gateway that a health check asks, without a token.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -133,6 +146,15 @@ impl Gateway {
         self.request(method, path, &[], body, ANSWER).await
     }
 
+    /// Reads a path, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Gateway::ask`].
+    pub(super) async fn read(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask(Method::GET, path, None).await
+    }
+
     /// Sends a request with further headers and any body, and returns the JSON of the answer.
     ///
     /// # Errors
@@ -151,6 +173,19 @@ impl Gateway {
         answered.and_then(|answered| answered).with_context(|| format!("the gateway {}", self.url()))
     }
 
+    /// Requests a path whose answer is no JSON, and returns the bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Gateway::ask`].
+    pub(super) async fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let asked = timeout(ANSWER, self.exchanged(Method::GET, path, &[], None)).await;
+        let answered = asked.map_err(|_| anyhow::anyhow!("it did not answer within {} s", ANSWER.as_secs()));
+        let (_, bytes) =
+            answered.and_then(|answered| answered).with_context(|| format!("the gateway {}", self.url()))?;
+        Ok(bytes)
+    }
+
     async fn answer(
         &self,
         method: Method,
@@ -158,6 +193,20 @@ impl Gateway {
         headers: &[(&'static str, String)],
         body: Option<Body>,
     ) -> anyhow::Result<Value> {
+        let (_, bytes) = self.exchanged(method, path, headers, body).await?;
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        ensure!(json.is_object(), "its answer is not JSON: is it a gateway?");
+        Ok(json)
+    }
+
+    /// The status and the body of an answer that is no refusal.
+    async fn exchanged(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Option<Body>,
+    ) -> anyhow::Result<(u16, Vec<u8>)> {
         let (name, port, authority) = place_of(&self.url)?;
         let path = format!("{}{path}", self.url.path().trim_end_matches('/'));
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
@@ -172,11 +221,10 @@ impl Gateway {
         let path = request.uri().path().to_owned();
         let stream = connect(name, port, self.roots.is_none()).await?;
         let (status, bytes) = send(name, stream, self.roots.as_ref(), request).await?;
-        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if (200..300).contains(&status) {
-            ensure!(json.is_object(), "its answer is not JSON: is it a gateway?");
-            return Ok(json);
+            return Ok((status, bytes));
         }
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         match (json["code"].as_str(), json["detail"].as_str()) {
             (Some("not_found"), _) if path.ends_with("/v1/applications") => bail!(
                 "it answers 404 for applications: if it has an address of its own for administration (admin_listen), name that"
@@ -185,7 +233,10 @@ impl Gateway {
                 "it answers 404 for the panel: its panel is off (panel = false), it is of an older release, or it has an address \
                  of its own for the panel (admin_listen); then name that"
             ),
-            (Some(code), Some(detail)) => bail!("refused with {status} ({code}): {detail}"),
+            (Some(code), Some(detail)) => {
+                let (code, detail) = (code.to_owned(), detail.to_owned());
+                Err(Refused { status, code, detail, body: json }.into())
+            }
             _ => bail!("refused with {status}, and not in the words of a gateway"),
         }
     }

@@ -20,10 +20,19 @@ pub struct Remote {
 
 /// Returns the gateway that the environment names. Empty variables count as not set.
 pub fn named() -> Option<Remote> {
-    let given = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    Some(Remote {
-        url: given("EYE_GATEWAY")?.trim().to_owned(),
+    Some(at(given("EYE_GATEWAY")?.trim()))
+}
+
+fn given(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Returns a gateway that a project file names, with the token of the environment.
+#[must_use]
+pub fn at(url: &str) -> Remote {
+    Remote {
+        url: url.to_owned(),
         token: given("EYE_TOKEN").map(|token| Secret(token.trim().to_owned())),
         roots: given("SSL_CERT_FILE").map(PathBuf::from),
-    })
+    }
 }

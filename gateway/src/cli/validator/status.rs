@@ -6,24 +6,36 @@ use eye_judge::Slot;
 use hyper::Method;
 use serde_json::Value;
 
+use crate::cli::author;
 use crate::cli::output::{say, warn};
 use crate::cli::reach::gateway;
 use crate::cli::{Failure, Source};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Status {
-    /// The event type; all of them without it
-    #[arg(value_name = "TYPE", value_parser = Slot::parse)]
+    /// The event type [default: that of the project; outside of one, all of them]
+    #[arg(value_name = "TYPE", value_parser = author::event_type)]
     event_type: Option<Slot>,
+    /// All event types, also within a project
+    #[arg(long, conflicts_with = "event_type")]
+    all: bool,
+    /// Print the gateway's answer, as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     source: Source,
 }
 
 pub(super) async fn run(status: Status) -> Result<(), Failure> {
-    let gateway = gateway(&status.source)?;
-    match &status.event_type {
+    let project = author::project()?;
+    let gateway = gateway(&status.source, project.as_ref().and_then(|project| project.gateway.as_ref()))?;
+    let of_project = project.filter(|_| !status.all).map(|project| project.event_type);
+    match &status.event_type.or(of_project) {
         None => {
             let all = gateway.ask(Method::GET, "/v1/validators", None).await?;
+            if status.json {
+                return Ok(say(&all)?);
+            }
             let list = all["validators"].as_array().map(Vec::as_slice).unwrap_or_default();
             if list.is_empty() {
                 warn("the gateway serves no module");
@@ -34,6 +46,9 @@ pub(super) async fn run(status: Status) -> Result<(), Failure> {
         }
         Some(slot) => {
             let one = gateway.ask(Method::GET, &format!("/v1/validators/{}", slot.to_url()), None).await?;
+            if status.json {
+                return Ok(say(&one)?);
+            }
             say(line(&one))?;
             for version in one["versions"].as_array().into_iter().flatten() {
                 say(version_line(version))?;

@@ -1,0 +1,180 @@
+//! `eye validator dev`: builds, tests and pushes into a gateway, and again at each change of the project, until a signal
+//! ends it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::Value;
+
+use super::terminal::Look;
+use super::{ModuleFile, Project, build, needed_project, refusal_lines, test};
+use crate::cli::output::{say, warn};
+use crate::cli::reach::gateway;
+use crate::cli::remote::Refused;
+use crate::cli::shipment::{self, Shipment};
+use crate::cli::signals::Signals;
+use crate::cli::{Failure, Source};
+use crate::shutdown::Shutdown;
+use eye_judge::Refusal;
+
+/// The time between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Files that are watched.
+const FILES_MAX: usize = 10_000;
+
+/// How many seconds to wait for the gateways.
+const WAIT_SECONDS: u64 = 20;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Dev {
+    /// Build and test, and push nothing
+    #[arg(long)]
+    no_push: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+/// The files of a project, each with its size and the time of its last change.
+type Seen = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+pub(in crate::cli) async fn run(dev: Dev) -> Result<(), Failure> {
+    let mut signals = Signals::with_hangup().context("signals cannot be heard")?;
+    let shutdown = Shutdown::default();
+    tokio::select! {
+        ended = watch(&dev) => ended,
+        never = signals.stop(&shutdown) => match never {},
+        () = shutdown.drain.cancelled() => Ok(()),
+    }
+}
+
+async fn watch(dev: &Dev) -> Result<(), Failure> {
+    loop {
+        let project = Arc::new(needed_project()?);
+        let before = seen(&project)?;
+        if let Err(error) = round(dev, &project).await {
+            match error {
+                Failure::Failed(error) if error.is::<crate::cli::output::ClosedPipe>() => return Err(error.into()),
+                error => warn(format_args!("{} {error}", Look::of_output().bad("failed:"))),
+            }
+        }
+        say(format_args!("waiting for a change in {}", project.folder.display()))?;
+        let mut again = tokio::time::interval(LOOK_EVERY);
+        while seen(&project)? == before {
+            again.tick().await;
+        }
+        // An editor writes several files, and each in several steps.
+        settle(&project).await?;
+    }
+}
+
+/// Waits until two looks find the same.
+async fn settle(project: &Project) -> anyhow::Result<()> {
+    let mut last = seen(project)?;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = seen(project)?;
+        if now == last {
+            return Ok(());
+        }
+        last = now;
+    }
+}
+
+/// One build with all that follows.
+async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
+    let look = Look::of_output();
+    let building = Arc::clone(project);
+    let built = tokio::task::spawn_blocking(move || -> Result<_, Failure> {
+        let file = build::make(&building).context("not built; the file of the build before is gone")?;
+        let event_type = building.event_type.clone();
+        let module = ModuleFile { file, event_type, is_of_project: true };
+        let found = test::find(&module, Some(&building), None, false)?;
+        Ok((module, found))
+    });
+    let (module, found) = built.await.context("the build")??;
+    if found.failed() > 0 {
+        found.show(look)?;
+        return Err(anyhow::anyhow!("the tests: {} failed, so nothing is pushed; what served before serves on", found.failed()).into());
+    }
+    say(format_args!("{} {}", look.good("tested:"), found.line()))?;
+    if dev.no_push {
+        return Ok(());
+    }
+    let shipment = Shipment {
+        content: module.content()?.into(),
+        event_type: module.event_type,
+        dry_run: false,
+        force: false,
+        replaces: None,
+        settings: project.settings()?,
+        commit: None,
+        wait_seconds: WAIT_SECONDS,
+    };
+    let gateway = gateway(&dev.source, project.gateway.as_ref())?;
+    let answer = shipment.send(&gateway).await.map_err(|error| told(&error))?;
+    Ok(say(format_args!("{} {}", look.good("pushed:"), shipment::line(&answer)))?)
+}
+
+/// Says which it is: the gateway is away, is too old, or refuses.
+fn told(error: &anyhow::Error) -> anyhow::Error {
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        let part = |key: &str| refused.body[key].as_str().unwrap_or_default().to_owned();
+        return match (refused.status, refused.code.as_str()) {
+            (404 | 405, _) => anyhow::anyhow!(
+                "the gateway is older than this program, or has another address for administration (admin_listen): it takes no \
+                 modules here ({error:#})"
+            ),
+            (_, "module_refused") => {
+                let lines = refusal_lines(&of_parts(&refused.body));
+                anyhow::anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
+            }
+            (401 | 403, _) => anyhow::anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
+            _ => anyhow::anyhow!("the gateway refuses it: {error:#}{}", part("mend")),
+        };
+    }
+    let away = error.chain().any(|cause| cause.is::<std::io::Error>());
+    match away {
+        true => anyhow::anyhow!("the gateway is away; start it (`eye serve`), and save a file to try again: {error:#}"),
+        false => anyhow::anyhow!("{error:#}"),
+    }
+}
+
+/// A refusal as an answer has it.
+fn of_parts(body: &Value) -> Refusal {
+    let part = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    Refusal::of_parts(&part("expected"), &part("found"), &part("mend"))
+}
+
+/// All files of a project that its tools do not make.
+fn seen(project: &Project) -> anyhow::Result<Seen> {
+    let mut found = Seen::new();
+    let mut folders = vec![project.folder.clone()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+            let name = entry.file_name();
+            let is_made = folder == project.folder && project.language.made_folders.iter().any(|made| name == *made);
+            if kind.is_dir() && !is_made && !name.to_string_lossy().starts_with('.') {
+                folders.push(path);
+            } else if kind.is_file() && !is_passing(&path) {
+                let change = entry.metadata().ok();
+                let change = change.map(|change| (change.len(), change.modified().ok())).unwrap_or_default();
+                found.insert(path, change);
+            }
+        }
+        anyhow::ensure!(found.len() <= FILES_MAX, "{} has more than {FILES_MAX} files", project.folder.display());
+    }
+    Ok(found)
+}
+
+/// Files that editors and tools make for a moment, or for themselves.
+fn is_passing(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') || name.ends_with('~') || name.ends_with(".swp") || name == "Cargo.lock"
+}
