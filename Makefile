@@ -10,6 +10,8 @@
 #             file, unit files, chart and archive by foreign tools, and runs them in containers (up to 8 minutes)
 # make test-fleet  runs several gateways on one database: pushes under load, gateways that die, hang or are cut off, a thousand
 #             modules, leases and jobs that pass to another gateway; prints what it measures (up to 8 minutes)
+# make test-authors  begins validators' projects, builds, tests, pushes, judges and takes them back, by the built program and the
+#             languages' own tools (up to 5 minutes)
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make panel  builds the panel from gateway/ui with Node 20 or later; make run does so by itself where there is npm
@@ -29,7 +31,7 @@
 #             (EXAMPLES for each operation, 50, within SECONDS, 300)
 # make fuzz   feeds each parser whatever a fuzzer thinks of, FUZZ_SECONDS (30) each, after building all in another way (minutes)
 # make demo   shows the gateway with real input
-.PHONY: run panel panel-if-possible test-panel release dist announce test test-built test-faults test-fleet test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
+.PHONY: run panel panel-if-possible test-panel release dist announce test test-built test-authors test-faults test-fleet test-operate test-upgrade test-modules soak attack bench bench-quick bench-instructions profile bench-build release-profile openapi fuzz check demo modules setup
 
 GUEST = cargo build --profile guest --target wasm32-unknown-unknown
 
@@ -97,6 +99,9 @@ test: test-built
 
 test-faults: test-built
 	cargo nextest run --profile faults --workspace
+
+test-authors: test-built
+	cargo nextest run --profile authors --workspace
 
 test-fleet: test-built
 	cargo nextest run --profile fleet --workspace

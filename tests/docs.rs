@@ -11,7 +11,8 @@
 //! | `toml`, `toml validator` | read as the gateway's configuration, or as the settings of a module |
 //! | `json` | read; a problem or a receipt is one that openapi.json allows |
 //! | `sql` | run in the gateway's Postgres, in a transaction that is rolled back |
-//! | `rust FILE`, `wit FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
+//! | `sh author` | run by `authors.rs`, all of docs/validators.md one after the other, beside a gateway with an empty modules directory |
+//! | `rust FILE`, `wit FILE`, `sh FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
 //! | `promql` | names only metrics and labels that the program writes; `alerts.rs` and `prometheus.rs` hold that |
 //! | `text`, `mermaid` | drawings, folders, lines of a log: not held |
 //! | `yaml elsewhere`, `ini elsewhere`, `nginx elsewhere` | files for other programs: not held |
@@ -142,9 +143,10 @@ impl Block<'_> {
             ["json"] => How::Json,
             ["sql"] => How::Sql,
             ["rust" | "wit", file] => How::PartOf(file),
-            ["text" | "mermaid" | "promql"] | ["sh", "install"] | ["sh" | "yaml" | "ini" | "nginx", "elsewhere"] => {
-                How::NotHeld
-            }
+            ["text" | "mermaid" | "promql"]
+            | ["sh", "install" | "author"]
+            | ["sh" | "yaml" | "ini" | "nginx", "elsewhere"] => How::NotHeld,
+            ["sh", file] if file.contains('/') => How::PartOf(file),
             _ => return None,
         })
     }

@@ -7,6 +7,8 @@ mod answers;
 mod applications;
 mod attacks;
 mod audit;
+mod authoring;
+mod authors;
 mod away;
 mod backup;
 mod bombs;

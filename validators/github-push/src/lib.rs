@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use eye_validator::{Event, Verdict, Violations, pointer};
+use eye_validator::{Event, Verdict, Violations};
 use github_words::{Account, Repository, is_commit_id, is_no_commit};
 use serde::Deserialize;
 
@@ -72,12 +72,9 @@ fn judge_ends(push: &Push, violations: &mut Violations) {
 }
 
 fn judge_commits(commits: &[Commit], violations: &mut Violations) {
-    for (index, commit) in commits.iter().enumerate() {
-        if !is_commit_id(&commit.id) {
-            let place = pointer(["commits", &index.to_string(), "id"]);
-            violations.add(place, "bad_commit_id", "Give the full id of a commit.");
-        }
-    }
+    violations.each("/commits", commits, |violations, at, commit| {
+        violations.require(is_commit_id(&commit.id), at.key("id"), "bad_commit_id", "Give the full id of a commit.");
+    });
 }
 
 eye_validator::validator! {

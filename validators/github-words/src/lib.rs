@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use eye_validator::{Violations, pointer};
+use eye_validator::{Pattern, Place, Violations};
 use serde::Deserialize;
 
 /// The repository in which something happened.
@@ -21,7 +21,7 @@ impl Repository<'_> {
     pub fn judge(&self, violations: &mut Violations) {
         violations.require(self.id > 0, "/repository/id", "bad_id", "Give the repository's id, a number from 1.");
         violations.require(
-            is_full_name(&self.full_name),
+            FULL_NAME.matches(&self.full_name),
             "/repository/full_name",
             "bad_full_name",
             "Give owner and name of the repository, such as `octocat/hello-world`.",
@@ -47,7 +47,7 @@ impl Account<'_> {
 /// Judges the action, which lies at `/action`. GitHub adds new ones, so any that is written like one will do.
 pub fn judge_action(action: &str, violations: &mut Violations) {
     violations.require(
-        !action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+        ACTION.matches(action),
         "/action",
         "bad_action",
         "Give the action as GitHub sends it, such as `opened`.",
@@ -56,14 +56,15 @@ pub fn judge_action(action: &str, violations: &mut Violations) {
 
 /// Judges the title and the state of the issue or pull request at `place`, given the action that was taken on it.
 pub fn judge_topic(place: &str, title: &str, state: Option<&str>, action: &str, violations: &mut Violations) {
-    if title.trim().is_empty() {
-        violations.add(pointer([place, "title"]), "empty", "Give the title, which GitHub does not let be empty.");
-    }
+    let topic = Place::DATA;
+    let topic = topic.key(place);
+    let titled = !title.trim().is_empty();
+    violations.require(titled, topic.key("title"), "empty", "Give the title, which GitHub does not let be empty.");
     let Some(state) = state else { return };
-    if !matches!(state, "open" | "closed") {
-        violations.add(pointer([place, "state"]), "bad_state", "Give `open` or `closed`.");
-    } else if (action == "closed" && state == "open") || (action == "reopened" && state == "closed") {
-        violations.add(pointer([place, "state"]), "contradiction", "Give the state in which the action left it.");
+    let at = topic.key("state");
+    if violations.require(matches!(state, "open" | "closed"), &at, "bad_state", "Give `open` or `closed`.") {
+        let fits = !matches!((action, state), ("closed", "open") | ("reopened", "closed"));
+        violations.require(fits, &at, "contradiction", "Give the state in which the action left it.");
     }
 }
 
@@ -77,12 +78,11 @@ pub fn is_no_commit(id: &str) -> bool {
     id.bytes().all(|byte| byte == b'0')
 }
 
-fn is_full_name(text: &str) -> bool {
-    let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-    };
-    text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
-}
+/// Owner and name of a repository.
+const FULL_NAME: Pattern = Pattern::new("[\\w.-]+/[\\w.-]+");
+
+/// An action as GitHub writes one.
+const ACTION: Pattern = Pattern::new("[a-z_]+");
 
 #[cfg(test)]
 mod tests {
@@ -91,10 +91,10 @@ mod tests {
     #[test]
     fn full_names_have_an_owner_and_a_name() {
         for name in ["octocat/hello-world", "a/b.c_d", "team_corp/.github"] {
-            assert!(is_full_name(name), "{name}");
+            assert!(FULL_NAME.matches(name), "{name}");
         }
         for name in ["", "/", "octocat", "octocat/", "/x", "a/b/c", "a b/c"] {
-            assert!(!is_full_name(name), "{name}");
+            assert!(!FULL_NAME.matches(name), "{name}");
         }
     }
 

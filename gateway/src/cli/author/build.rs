@@ -50,7 +50,7 @@ pub(super) fn make(project: &Project) -> anyhow::Result<PathBuf> {
         }
         _ => {}
     }
-    let made = (project.language.build)(project)?;
+    let made = (project.language.build)(&project.folder)?;
     let content = std::fs::read(&made).with_context(|| made.display().to_string())?;
     let component = eye_judge::to_component(&content).map_err(|refusal| {
         anyhow!("what was built is no validator ({}):\n{}", made.display(), refusal_lines(&refusal))

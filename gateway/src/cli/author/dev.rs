@@ -99,7 +99,11 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
     let (module, found) = built.await.context("the build")??;
     if found.failed() > 0 {
         found.show(look)?;
-        return Err(anyhow::anyhow!("the tests: {} failed, so nothing is pushed; what served before serves on", found.failed()).into());
+        return Err(anyhow::anyhow!(
+            "the tests: {} failed, so nothing is pushed; what served before serves on",
+            found.failed()
+        )
+        .into());
     }
     say(format_args!("{} {}", look.good("tested:"), found.line()))?;
     if dev.no_push {

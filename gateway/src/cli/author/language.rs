@@ -1,9 +1,7 @@
 //! The languages in which a validator may be written: a row for each. A row says which files a project begins with, how
 //! it is built into one module file, and what it needs on the machine. The commands know no language.
 
-use std::path::PathBuf;
-
-use super::project::Project;
+use std::path::{Path, PathBuf};
 
 mod rust;
 
@@ -19,9 +17,9 @@ pub(super) struct Language {
     pub(super) name: &'static str,
     /// The files with which a project begins, its kit included: path and text.
     files: &'static [(&'static str, &'static str)],
-    /// Builds the project with the language's own tools. Returns the file that they made: a component, or a core module
-    /// with WIT metadata.
-    pub(super) build: fn(&Project) -> anyhow::Result<PathBuf>,
+    /// Builds the project in a folder with the language's own tools. Returns the file that they made: a component, or a core
+    /// module with WIT metadata.
+    pub(super) build: fn(&Path) -> anyhow::Result<PathBuf>,
     /// What the tools need on this machine.
     pub(super) needs: fn() -> Vec<Need>,
     /// Folders of the project that its tools write to, so that nobody watches them.

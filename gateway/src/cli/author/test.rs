@@ -260,14 +260,18 @@ impl Findings {
         // One mistake in the code breaks on many kinds of misuse, and is shown once.
         let mut causes: BTreeMap<String, Vec<&Difference>> = BTreeMap::new();
         for one in self.failures.iter().filter(|one| one.kind == "misuse") {
-            let cause = one.got.chars().filter(|character| !character.is_ascii_digit()).collect();
+            // The first line of a panic says where it was, and what follows quotes the event.
+            let cause = one.got.split("\\n").next().unwrap_or_default().to_owned();
             causes.entry(cause).or_default().push(one);
         }
         for same in causes.values() {
             say(same[0].shown(look, MISUSE_CHARACTERS_MAX))?;
             if same.len() > 1 {
                 let others: Vec<&str> = same[1..].iter().map(|one| one.title.as_str()).collect();
-                say(look.paragraph(&format!("  and {} more break it in the same way: ", others.len()), &others.join("; ")))?;
+                say(look.paragraph(
+                    &format!("  and {} more break it in the same way: ", others.len()),
+                    &others.join("; "),
+                ))?;
                 say("")?;
             }
         }

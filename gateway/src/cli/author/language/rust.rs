@@ -8,7 +8,6 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
 use super::{Language, Need};
-use crate::cli::author::project::Project;
 use crate::cli::author::terminal::Progress;
 
 /// The target that has no imports.
@@ -42,17 +41,14 @@ struct Message {
     filenames: Vec<PathBuf>,
 }
 
-fn build(project: &Project) -> anyhow::Result<PathBuf> {
-    ensure!(library_folder(Some(&project.folder))?.is_some(), "the target {TARGET} is missing: {GET_TARGET}");
+fn build(project: &Path) -> anyhow::Result<PathBuf> {
+    ensure!(library_folder(Some(project))?.is_some(), "the target {TARGET} is missing: {GET_TARGET}");
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
-    cargo.current_dir(&project.folder).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = {
-        // Cargo says on a terminal what it does.
-        cargo.output().map_err(|error| missing(&error, "cargo", GET_CARGO))?
-    };
+    cargo.current_dir(project).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|error| missing(&error, "cargo", GET_CARGO))?;
     ensure!(output.status.success(), "cargo could not build the project; it has said why");
-    let manifest = project.folder.join("Cargo.toml");
+    let manifest = project.join("Cargo.toml");
     let own = manifest.canonicalize().with_context(|| manifest.display().to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());

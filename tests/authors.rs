@@ -1,0 +1,277 @@
+//! Whole projects, as a team has them that has never seen the gateway: begun, built by cargo, tested, shipped, judged,
+//! taken back. `make test-authors` runs them; builds share a folder, so that only the first compiles what all depend on.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Gateway, event, eventually, kill};
+
+/// The folder in which cargo builds the projects of these tests.
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_eye")).ancestors().nth(2).expect("target/<profile>/eye").join("authors")
+}
+
+/// `eye validator` in a folder.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+    command.arg("validator").args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.env("CARGO_TARGET_DIR", target());
+    command
+}
+
+fn author(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = command(folder, arguments).output().expect("the built program");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn done(folder: &Path, arguments: &[&str]) -> String {
+    let (code, said, problem) = author(folder, arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {said}{problem}");
+    said
+}
+
+/// A gateway, and a new project beside it whose file names it.
+async fn project(name: &str) -> (Gateway, PathBuf) {
+    let gateway = Gateway::start().await;
+    let beside = gateway.data_dir().parent().expect("a folder").to_owned();
+    done(&beside, &["new", name, "--type", "shop/sale", "--gateway", "data"]);
+    (gateway, beside.join(name))
+}
+
+fn change(folder: &Path, from: &str, to: &str) {
+    let file = folder.join("src/lib.rs");
+    let text = std::fs::read_to_string(&file).expect("the source");
+    assert!(text.contains(from), "{from}");
+    std::fs::write(&file, text.replace(from, to)).expect("written");
+}
+
+fn order(total: &str, lines: usize) -> Value {
+    let line = json!({"product": "tea", "quantity": 1});
+    event(
+        "shop",
+        "sale",
+        json!({"order": "EU-1042", "email": "ada@shop.example", "total": total, "currency": "EUR", "lines": vec![line; lines]}),
+    )
+}
+
+fn codes(answer: &Answer) -> Vec<String> {
+    answer.violations().into_iter().map(|(_, code)| code).collect()
+}
+
+#[tokio::test]
+async fn a_new_project_is_built_tested_pushed_judged_and_taken_back() {
+    let (gateway, project) = project("sale-rule").await;
+    assert_eq!(gateway.send(&order("19.999", 0)).await.status, 201, "nobody judges yet");
+    let built: Value = serde_json::from_str(&done(&project, &["build", "--json"])).expect("JSON");
+    assert!(built["bytes"].as_u64() < Some(150_000), "{built}");
+    let found: Value = serde_json::from_str(&done(&project, &["test", "--json"])).expect("JSON");
+    assert_eq!(
+        (&found["examples"], &found["fixtures"], found["failures"].as_array().map(Vec::len)),
+        (&5.into(), &2.into(), Some(0))
+    );
+    assert!(found["misuse"].as_u64() > Some(1_000), "{found}");
+    assert!(done(&project, &["check"]).starts_with("taken:"));
+    assert!(done(&project, &["doctor"]).contains("wasm32-unknown-unknown"));
+    assert!(done(&project, &["push", "--dry-run"]).contains("would install"));
+    let pushed = done(&project.join("src"), &["push"]);
+    assert!(pushed.contains("shop/sale\tactive\t"), "{pushed}");
+    assert_eq!(gateway.send(&order("19.99", 1)).await.status, 201);
+    let refused = gateway.send(&order("19.999", 0)).await;
+    assert_eq!(
+        (refused.status, codes(&refused)),
+        (422, vec!["decimals".to_owned(), "length".to_owned()]),
+        "{refused:?}"
+    );
+
+    change(&project, "1..=200", "1..=1");
+    done(&project, &["push"]);
+    assert_eq!(codes(&gateway.send(&order("19.99", 2)).await), ["length"]);
+    let benched = done(&project, &["bench"]);
+    assert!(benched.contains("the same module serves"), "{benched}");
+    done(&project.join("fixtures"), &["rollback"]);
+    assert_eq!(gateway.send(&order("19.99", 2)).await.status, 201, "the version before judges again");
+    assert!(done(&project, &["status"]).starts_with("shop/sale\tactive\t"));
+    done(&project, &["retire"]);
+    assert_eq!(gateway.send(&order("19.999", 0)).await.status, 201, "nobody judges any more");
+}
+
+#[tokio::test]
+async fn cargo_alone_tests_a_new_project_on_the_host() {
+    let (_gateway, project) = project("host-rule").await;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--quiet"]).current_dir(&project).env("CARGO_TARGET_DIR", target()).stdin(Stdio::null());
+    let output = cargo.output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[tokio::test]
+async fn all_differences_are_shown_and_an_update_writes_what_is_so_now() {
+    let (_gateway, project) = project("diff-rule").await;
+    change(&project, "1..=200", "2..=200");
+    let (code, said, problem) = author(&project, &["test"]);
+    assert_eq!(code, Some(1), "{said}");
+    for part in
+        ["failed: example an order", "failed: example an amount as text", "length at `/lines`: Give 2 to 200 elements."]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(problem.contains("2 tests failed"), "{problem}");
+    change(&project, "2..=200", "1..=1");
+    let (code, said, _) = author(&project, &["test", "--update"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("updated   accept/an-order.json is reject/an-order.json now"), "{said}");
+    let moved = std::fs::read_to_string(project.join("fixtures/reject/an-order.json")).expect("moved");
+    assert!(moved.contains("\"codes\": [\"length\"]") && moved.contains("1250.5"), "{moved}");
+    assert!(!project.join("fixtures/accept/an-order.json").exists());
+    done(&project, &["test"]);
+}
+
+#[tokio::test]
+async fn fixtures_of_real_events_hold_nothing_of_a_person() {
+    let (gateway, project) = project("pull-rule").await;
+    done(&project, &["push"]);
+    let mut sent = order("4711.25", 2);
+    sent["data"]["email"] = "grace.hopper@navy.example".into();
+    sent["data"]["note"] = "call 5550123456".into();
+    assert_eq!(gateway.send(&sent).await.status, 201);
+    sent["data"]["currency"] = "XYZ".into();
+    assert_eq!(gateway.send(&sent).await.status, 422);
+    eventually("the refused event is kept", async || {
+        let said = done(&project, &["fixtures", "pull", "--keep", "/currency"]);
+        said.contains("1 to reject").then_some(())
+    })
+    .await;
+    let mut files = 0;
+    for kind in ["accept", "reject"] {
+        for entry in std::fs::read_dir(project.join("fixtures").join(kind)).expect("fixtures") {
+            let path = entry.expect("an entry").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pulled-")) {
+                files += 1;
+                let text = std::fs::read_to_string(&path).expect("a fixture");
+                for secret in ["grace", "hopper", "navy", "5550123456", "4711", "EU-1042"] {
+                    assert!(!text.contains(secret), "{secret}: {text}");
+                }
+                assert!(text.contains("@shop.example"), "{text}");
+            }
+        }
+    }
+    assert!(files >= 2, "{files}");
+    let found = done(&project, &["test"]);
+    assert!(found.contains("judged as they say") && !found.contains("failed"), "{found}");
+}
+
+/// A command that runs until it is ended, and the lines that it has printed.
+struct Running {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = command(folder, arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the built program");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let outputs: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for output in outputs {
+            let lines = Arc::clone(&lines);
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    lines.lock().expect("the lines").push(line);
+                }
+            });
+        }
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these words after the lines that were read before.
+    async fn says(&self, from: usize, words: &str) -> usize {
+        let found = async || {
+            let lines = self.lines.lock().expect("the lines");
+            lines.iter().skip(from).position(|line| line.contains(words)).map(|at| from + at + 1)
+        };
+        eventually(words, found).await
+    }
+}
+
+#[tokio::test]
+async fn dev_pushes_each_change_and_a_broken_build_leaves_no_file_and_changes_nothing() {
+    let (mut gateway, project) = project("dev-rule").await;
+    // The first build may take longer than anything is waited for.
+    done(&project, &["build"]);
+    let mut dev = Running::start(&project, &["dev"]);
+    dev.says(0, "pushed:").await;
+    let at = dev.says(0, "waiting for a change").await;
+    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["length"]);
+    change(&project, "violations.email(\"/email\", email);", "violations.email(\"/email\", email)!");
+    let at = dev.says(at, "failed: not built").await;
+    assert!(!project.join("build/dev-rule.wasm").exists(), "the old file does not look new");
+    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["length"], "what served serves on");
+    let at = dev.says(at, "waiting for a change").await;
+    change(
+        &project,
+        "violations.email(\"/email\", email)!",
+        "violations.require(email.len() > 90, \"/email\", \"x\", \"x\");",
+    );
+    let at = dev.says(at, "nothing is pushed").await;
+    let at = dev.says(at, "waiting for a change").await;
+    change(&project, "violations.require(email.len() > 90, \"/email\", \"x\", \"x\");", "");
+    let at = dev.says(at, "pushed:").await;
+    let at = dev.says(at, "waiting for a change").await;
+    gateway.signal("TERM");
+    gateway.ended().await;
+    change(&project, "1..=200", "1..=100");
+    dev.says(at, "start one (`eye serve`)").await;
+    kill(dev.child.id(), "INT");
+    assert_eq!(dev.child.wait().expect("a child").code(), Some(0));
+}
+
+/// The blocks of a page that are marked for this test, in their order.
+fn blocks() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/validators.md");
+    let text = std::fs::read_to_string(page).expect("the page");
+    let blocks = text.split("```sh author\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
+/// Runs a script in a folder, with `eye` in its path.
+fn script(folder: &Path, text: &str) {
+    let program = Path::new(env!("CARGO_BIN_EXE_eye")).parent().expect("a folder").to_owned();
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(program).chain(std::env::split_paths(&before))).expect("folders");
+    let mut command = Command::new("sh");
+    command.args(["-eu", "-c", text]).current_dir(folder).env("PATH", path).env("CARGO_TARGET_DIR", target());
+    let output = command.stdin(Stdio::null()).output().expect("sh");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_ten_minutes_of_the_page_go_as_it_says() {
+    let gateway = Gateway::start().await;
+    let beside = gateway.data_dir().parent().expect("a folder").to_owned();
+    std::os::unix::fs::symlink("data", beside.join("eye-data")).expect("the usual name of a data dir");
+    let blocks = blocks();
+    assert!(blocks.contains("eye validator new"), "{blocks}");
+    script(&beside, &blocks.replace("127.0.0.1:8000", gateway.address()));
+}
+
+#[tokio::test]
+async fn the_script_for_ci_tests_a_project_and_fails_on_a_difference() {
+    let (_gateway, project) = project("ci-rule").await;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/test-validator.sh");
+    let text = std::fs::read_to_string(file).expect("the script");
+    script(&project, &text);
+    let found: Value =
+        serde_json::from_slice(&std::fs::read(project.join("test.json")).expect("written")).expect("JSON");
+    assert_eq!(found["failures"].as_array().map(Vec::len), Some(0));
+    change(&project, "1..=200", "2..=200");
+    script(&project, &format!("if sh -eu -c '{}'; then exit 1; fi", text.replace('\'', "'\\''")));
+}
