@@ -175,19 +175,19 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
+        // One pipe for both, so that the lines have the order in which they were written.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
         let mut command = command(folder, arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the built program");
+        command.stdout(writer.try_clone().expect("a descriptor")).stderr(writer);
+        let child = command.spawn().expect("the built program");
+        drop(command);
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let outputs: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
-        for output in outputs {
-            let lines = Arc::clone(&lines);
-            std::thread::spawn(move || {
-                for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    lines.lock().expect("the lines").push(line);
-                }
-            });
-        }
+        let read = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                read.lock().expect("the lines").push(line);
+            }
+        });
         Self { child, lines }
     }
 
@@ -198,6 +198,14 @@ impl Running {
             lines.iter().skip(from).position(|line| line.contains(words)).map(|at| from + at + 1)
         };
         eventually(words, found).await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that fails leaves nothing running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -228,7 +236,7 @@ async fn dev_pushes_each_change_and_a_broken_build_leaves_no_file_and_changes_no
     gateway.signal("TERM");
     gateway.ended().await;
     change(&project, "1..=200", "1..=100");
-    dev.says(at, "start one (`eye serve`)").await;
+    dev.says(at, "`eye serve`").await;
     kill(dev.child.id(), "INT");
     assert_eq!(dev.child.wait().expect("a child").code(), Some(0));
 }
