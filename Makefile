@@ -11,7 +11,7 @@
 # make test-fleet  runs several gateways on one database: pushes under load, gateways that die, hang or are cut off, a thousand
 #             modules, leases and jobs that pass to another gateway; prints what it measures (up to 8 minutes)
 # make test-authors  begins validators' projects, builds, tests, pushes, judges and takes them back, by the built program and the
-#             languages' own tools (up to 5 minutes)
+#             languages' own tools, and runs the official JSON Schema test suite, which pip fetches (up to 6 minutes)
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make panel  builds the panel from gateway/ui with Node 20 or later; make run does so by itself where there is npm
