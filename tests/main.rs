@@ -57,6 +57,7 @@ mod reading;
 mod reload;
 mod request_ids;
 mod retention;
+mod schemas;
 mod secrets;
 mod settings;
 mod sharing;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
-use eye_judge::{ModulesFrom, Slot, SlotModule, TypeReport, Unprepared, Validators};
+use eye_judge::{Kind, ModulesFrom, Slot, SlotModule, TypeReport, Unprepared, Validators};
 use hyper::header::{ETAG, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use crate::store::{self, NewPreparation, NewSlot, NewVersion, PreparationRow, Sl
 use crate::trust::Application;
 use crate::trust::visible::Visible;
 
-use asked::{Asked, Condition, Followed, Push, asked, digest, must_be_module};
+use asked::{Asked, Condition, Followed, Push, asked, digest, kind};
 
 mod asked;
 mod directory;
@@ -121,13 +121,14 @@ impl Shipping {
             Parameters::read(request.uri().query(), &["mode", "percent", "dry_run", "force", "commit", "settings"])?;
         let push = Push::of(&parameters, request.headers())?;
         let (head, body) = request.into_parts();
-        must_be_module(&head.headers)?;
+        let kind = kind(&head.headers)?;
         let limits = BodyLimits { bytes_max: MODULE_BYTES_MAX, ..self.body_limits };
         let received =
             body::read(&head.headers, body, &limits, Held::none(&self.room, caller.shipping_share())).await?;
         if received.bytes.is_empty() {
             return Err(Refusal::Empty);
         }
+        kind.expect(&received.bytes).map_err(|refusal| refused(Unprepared::Refused(refusal)))?;
         match self.fleet.modules_from() {
             ModulesFrom::Directory => self.push_into_directory(actor, slot, received.bytes.clone(), push).await,
             ModulesFrom::Database => self.push_to_fleet(actor, slot, received, push).await,
@@ -436,7 +437,8 @@ impl Shipping {
         if !room.grow_to(content.len().div_ceil(body::PERMIT_BYTES)) {
             return Err(Refusal::Overloaded);
         }
-        let response = response::file(HeaderValue::from_static("application/wasm"), content);
+        let content_type = Kind::of_content(&content).content_type();
+        let response = response::file(HeaderValue::from_static(content_type), content);
         Ok(response.map(|body| body.holding(room)))
     }
 

@@ -71,6 +71,12 @@ impl<'a> Answer<'a> {
         Ok(Description { summary, examples: read.collect::<Result<_, _>>()? })
     }
 
+    /// Reads the text whose address and bytes stand at an address.
+    pub(super) fn text_at(&mut self, address: u32) -> Result<String, Broken> {
+        let [text, bytes] = self.record::<2>(address)?;
+        self.text(text, bytes)
+    }
+
     /// Reads one record of `N` words.
     fn record<const N: usize>(&mut self, address: u32) -> Result<[u32; N], Broken> {
         let mut records = self.records(address, 1)?;

@@ -22,11 +22,12 @@ use super::core_module::Unfit;
 use super::engine::{Meter, Sandbox, beyond_place, code_bytes, output_bytes_max, processor_time};
 use super::extras::{BuiltExtras, Example2, Extras};
 use super::finished::Finished;
+use super::kind::Kind;
 use super::memory::{Claim, Full, Keeper as _};
 use super::refusal::Refusal;
-use super::resident::Described;
-use super::resident::{Residents, Undescribed};
+use super::resident::{BuiltEngine, Described, Residents, SchemaEngine, Snapshot, Undescribed};
 use super::rewrite;
+use super::schema::{self, Facts};
 use super::settings::Limits;
 use super::trial_event::{Expected, TrialEvent, TrialExample};
 use super::world;
@@ -41,6 +42,9 @@ const FAILED_TOLD_MAX: usize = 5;
 /// Characters that a refusal quotes of an example's title, and of each text of its violation.
 const TITLE_CHARACTERS_MAX: usize = 100;
 const TEXT_CHARACTERS_MAX: usize = 200;
+
+/// Why instances of a module stay.
+const FOLLOWED: &str = "whatever it writes is known, and set back after each event";
 
 /// Codes of one example that a refusal lists.
 const CODES_TOLD_MAX: usize = 10;
@@ -96,6 +100,8 @@ pub(super) struct Program {
     pub(super) listed: Vec<TrialExample>,
     /// The functions of version 1.1.0 of the contract, if the module exports any.
     extras: Option<Extras>,
+    /// What the engine said of it, if it is a schema.
+    pub(super) schema: Option<Facts>,
 }
 
 /// A module that passed every step, as data. The loader answers with it.
@@ -115,6 +121,8 @@ pub(super) struct Built {
     pub(super) listed: Vec<TrialExample>,
     /// Its exports beside the two functions that every validator has.
     pub(super) extras: Option<BuiltExtras>,
+    /// What the engine said of it, if it is a schema.
+    pub(super) schema: Option<Facts>,
 }
 
 /// The ways of running a module, each with its code.
@@ -124,6 +132,10 @@ pub(super) enum BuiltRunner {
     Resident(Described),
     /// As a component: `describe` runs before each event. The number is the bytes that it was compiled from.
     Fresh(Finished, usize),
+    /// As a state of the engine of schema files.
+    Schema(Snapshot),
+    /// This is that engine itself, which judges nothing without a schema.
+    Engine(BuiltEngine),
 }
 
 /// A built module as bytes. They are at least as many as the module has memory, so this allocates once.
@@ -161,7 +173,7 @@ impl Runner {
 }
 
 /// The refusal of a module for which the memory of all modules has no room.
-fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
+pub(super) fn no_room(Full { wanted, taken, bytes_max }: Full) -> Refusal {
     let refusal = Refusal::new(
         format!("a module that fits into the memory of all modules, {bytes_max} bytes (`modules_memory_bytes_max`)"),
         format!("{wanted} bytes of code and of what `describe` left in memory, beside {taken} bytes of the others"),
@@ -191,16 +203,70 @@ impl Program {
         let (way, description) =
             compiled.describe(sandbox, trial.limits).map_err(|broken| undescribed(broken, trial.limits))?;
         let room = sandbox.memory.nothing();
-        let (summary, listed) = (String::new(), Vec::new());
-        let mut program =
-            Self { way, _room: room, isolation_reason, summary, examples: 0, amends: false, listed, extras };
+        let mut program = Self {
+            way,
+            _room: room,
+            isolation_reason,
+            summary: String::new(),
+            examples: 0,
+            amends: false,
+            listed: Vec::new(),
+            extras,
+            schema: None,
+        };
         program.self_test(sandbox, trial, description)?;
         program.built().map_err(|error| uncompiled(&error))
     }
 
-    /// Opens a built module. It reads no byte of the file.
-    pub(super) fn open(sandbox: &Sandbox, built: Built) -> Result<Self, Refusal> {
-        let Built { way, isolation_reason, summary, examples, amends, listed, extras } = built;
+    /// Compiles the engine of schema files.
+    pub(super) fn build_engine(sandbox: &Sandbox, engine: &'static [u8]) -> Result<Built, Refusal> {
+        let core = schema::core_of(engine).and_then(|core| rewrite::follow(&core));
+        let core = core.map_err(|unfit| uncompiled(&wasmtime::Error::msg(unfit.to_string())))?;
+        let engine = BuiltEngine::compile(sandbox, &core).map_err(|error| uncompiled(&error))?;
+        Ok(Built {
+            way: BuiltRunner::Engine(engine),
+            isolation_reason: String::new(),
+            summary: String::new(),
+            examples: 0,
+            amends: false,
+            listed: Vec::new(),
+            extras: None,
+            schema: None,
+        })
+    }
+
+    /// Gives a schema to the engine and self-tests it, and calls `begin` at each step.
+    pub(super) fn build_schema(
+        sandbox: &Sandbox,
+        engine: &SchemaEngine,
+        bytes: &[u8],
+        trial: &SelfTest<'_>,
+        begin: impl Fn(Step),
+    ) -> Result<Built, Refusal> {
+        begin(Step::Checking);
+        let unread = |broken| unread(broken, trial.limits);
+        let (configured, answer) = engine.configure(sandbox, trial.limits, bytes).map_err(unread)?;
+        let facts = Facts::read(&answer)?;
+        begin(Step::SelfTest);
+        let (residents, description) = configured.describe(sandbox).map_err(unread)?;
+        let mut program = Self {
+            way: Runner::Resident(Arc::new(residents)),
+            _room: sandbox.memory.nothing(),
+            isolation_reason: FOLLOWED.to_owned(),
+            summary: String::new(),
+            examples: 0,
+            amends: false,
+            listed: Vec::new(),
+            extras: None,
+            schema: Some(facts),
+        };
+        program.self_test(sandbox, trial, description)?;
+        program.built().map_err(|error| uncompiled(&error))
+    }
+
+    /// Opens a built module or schema. It reads no byte of the file. Only a schema needs the engine.
+    pub(super) fn open(sandbox: &Sandbox, built: Built, engine: Option<&SchemaEngine>) -> Result<Self, Refusal> {
+        let Built { way, isolation_reason, summary, examples, amends, listed, extras, schema } = built;
         let extras = extras.map(|extras| Extras::open(sandbox, &extras)).transpose();
         let extras = extras.map_err(|error| unopened(&error))?;
         let way = match way {
@@ -208,21 +274,27 @@ impl Program {
             BuiltRunner::Fresh(code, wasm_bytes) => {
                 code.component(&sandbox.engine).and_then(|it| Fresh::of(sandbox, &it, wasm_bytes)).map(Runner::Fresh)
             }
+            BuiltRunner::Schema(start) => match engine {
+                Some(engine) => Ok(Runner::Resident(engine.open_schema(sandbox, start))),
+                None => Err(wasmtime::Error::msg("its engine is not there")),
+            },
+            BuiltRunner::Engine(_) => Err(wasmtime::Error::msg("it is the engine of schema files")),
         };
         let way = way.map_err(|error| unopened(&error))?;
         let besides = extras.as_ref().map_or(0, Extras::memory_bytes);
         let room = sandbox.memory.reserve(way.memory_bytes().saturating_add(besides)).map_err(no_room)?;
-        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, listed, extras })
+        Ok(Self { way, _room: room, isolation_reason, summary, examples, amends, listed, extras, schema })
     }
 
     fn built(self) -> wasmtime::Result<Built> {
         let way = match &self.way {
+            Runner::Resident(residents) if self.schema.is_some() => BuiltRunner::Schema(residents.start()),
             Runner::Resident(residents) => BuiltRunner::Resident(residents.described()?),
             Runner::Fresh(fresh) => BuiltRunner::Fresh(fresh.finished()?, fresh.wasm_bytes),
         };
         let extras = self.extras.as_ref().map(Extras::built).transpose()?;
-        let Self { isolation_reason, summary, examples, amends, listed, .. } = self;
-        Ok(Built { way, isolation_reason, summary, examples, amends, listed, extras })
+        let Self { isolation_reason, summary, examples, amends, listed, schema, .. } = self;
+        Ok(Built { way, isolation_reason, summary, examples, amends, listed, extras, schema })
     }
 
     /// The way in which events are kept apart.
@@ -253,7 +325,15 @@ impl Program {
 
     /// The exports beside the two functions that every validator has.
     pub(super) fn offers(&self) -> Offers {
+        if let Some(schema) = &self.schema {
+            return Offers { redact: schema.redacts, ..Offers::default() };
+        }
         self.extras.as_ref().map(Extras::offers).unwrap_or_default()
+    }
+
+    /// What its file is.
+    pub(super) fn kind(&self) -> Kind {
+        if self.schema.is_some() { Kind::Schema } else { Kind::Module }
     }
 
     /// The data that may be kept of an event with `data`: an object that could be stored in its place.
@@ -264,6 +344,9 @@ impl Program {
         data: &str,
         check_amended: &CheckAmended,
     ) -> Result<String, Broken> {
+        if let (Some(_), Runner::Resident(residents)) = (&self.schema, &self.way) {
+            return check_data_answer(residents.redact(sandbox, limits, data)?, limits, check_amended);
+        }
         let extras = self.extras.as_ref().filter(|extras| extras.offers().redact);
         let extras = extras.ok_or_else(|| Broken::output("it does not redact"))?;
         check_data_answer(extras.redact(sandbox, limits, data)?, limits, check_amended)
@@ -317,7 +400,7 @@ impl Program {
             failed.extend(self.try_example(sandbox, trial, example));
             failed.extend(self.try_redacting(sandbox, trial, example));
         }
-        if failed.is_empty() { Ok(()) } else { Err(Failed::refusal(&failed)) }
+        if failed.is_empty() { Ok(()) } else { Err(Failed::refusal(&failed, self.kind())) }
     }
 
     fn try_example(&self, sandbox: &Sandbox, trial: &SelfTest<'_>, example: &Example2) -> Option<Failed> {
@@ -447,14 +530,17 @@ impl Failed {
         }
     }
 
-    fn refusal(failed: &[Self]) -> Refusal {
+    fn refusal(failed: &[Self], kind: Kind) -> Refusal {
         let told = &failed[..failed.len().min(FAILED_TOLD_MAX)];
         let join = |text: fn(&Self) -> &str| told.iter().map(text).collect::<Vec<_>>().join("; and ");
         let (expected, mut found) = (join(|one| &one.expected), join(|one| &one.found));
         if failed.len() > told.len() {
             found = format!("{found}; and {} more that fail", failed.len() - told.len());
         }
-        let mend = "mend the rule or the example; `cargo test` in the validator's crate runs them";
+        let mend = match kind {
+            Kind::Module => "mend the rule or the example; `cargo test` in the validator's crate runs them",
+            Kind::Schema => "mend the schema or the example",
+        };
         // If one example fails for good, another try is useless.
         let passing = failed.iter().all(|one| one.passing);
         if passing {
@@ -478,7 +564,7 @@ impl Compiled {
             Err(unfit) => return Self::whole(sandbox, component, &unfit),
         };
         let (rewritten, reason) = match rewrite::follow(&core) {
-            Ok(rewritten) => (rewritten, "whatever it writes is known, and set back after each event".to_owned()),
+            Ok(rewritten) => (rewritten, FOLLOWED.to_owned()),
             Err(unfit) => match rewrite::expose(&core) {
                 Ok(rewritten) => {
                     let reason = format!("{unfit}; each event gets a new instance, as `describe` left the first");
@@ -550,6 +636,17 @@ fn undescribed(broken: Broken, limits: &Limits) -> Refusal {
         "mend `describe`, or what runs when the module starts",
     );
     Refusal { passing, ..refusal }
+}
+
+/// The refusal of a schema that the engine cannot read within the limits.
+fn unread(broken: Broken, limits: &Limits) -> Refusal {
+    let expected = format!(
+        "a schema that is read within {} ms and {} bytes (memory_bytes_max)",
+        for_describing(limits).deadline_ms,
+        limits.memory_bytes_max
+    );
+    let refusal = Refusal::new(expected, broken.told(), "make the schema smaller, or its patterns simpler");
+    Refusal { passing: broken.passes(), ..refusal }
 }
 
 fn unlisted(broken: Broken) -> Refusal {

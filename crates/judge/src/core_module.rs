@@ -11,17 +11,26 @@ pub(super) const LAST_WORDS: &str = "eye_last_words";
 pub(super) enum Call {
     Describe,
     Validate,
+    /// Gives the engine of schema files its schema.
+    Configure,
+    /// Called in this way in the engine of schema files alone.
+    Redact,
 }
 
 impl Call {
-    /// All functions, those that every module exports first.
+    /// The functions of a component, those that every one exports first.
     pub(super) const ALL: [Self; 2] = [Self::Describe, Self::Validate];
+
+    /// The functions of the engine of schema files.
+    pub(super) const OF_ENGINE: [Self; 4] = [Self::Describe, Self::Validate, Self::Configure, Self::Redact];
 
     /// The function's name in the contract.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Describe => "describe",
             Self::Validate => "validate",
+            Self::Configure => "configure",
+            Self::Redact => "redact",
         }
     }
 
@@ -29,6 +38,7 @@ impl Call {
     pub(super) const fn is_required(self) -> bool {
         match self {
             Self::Describe | Self::Validate => true,
+            Self::Configure | Self::Redact => false,
         }
     }
 }

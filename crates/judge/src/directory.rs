@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use super::kind::{Kind, settings_of};
 use super::naming::{self, Stray};
 use super::slot::Slot;
 
@@ -236,8 +237,10 @@ fn scan_entering(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<Scan> 
                     list(&folder, &mut room)
                 })
             }
-            // It may be the folder of a category. Only these two names are certainly files.
-            Err(error) if name != Path::new("_.wasm") && name != Path::new("_.toml") => Err(error),
+            // It may be the folder of a category. Only these names are certainly files.
+            Err(error) if !["_.wasm", "_.schema.json", "_.toml"].iter().any(|file| name == Path::new(file)) => {
+                Err(error)
+            }
             file => {
                 files.insert(name, file);
                 continue;
@@ -286,17 +289,18 @@ impl Scan {
     /// Sorts a file into modules, settings and strays by its name.
     fn sort(&mut self, file: &Path, metadata: &io::Result<Metadata>, files: &BTreeMap<PathBuf, io::Result<Metadata>>) {
         let is_folder = metadata.as_ref().is_ok_and(Metadata::is_dir);
-        if file.extension().is_some_and(|end| end == "wasm") && !naming::is_dotted(file) {
+        if Kind::of_file(file).is_some() && !naming::is_dotted(file) {
             if metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
                 self.note(file.to_owned(), Stray::told(NO_FILE.into()));
             }
             match naming::slot_of(file) {
-                Ok(slot) => self.take(slot, file, metadata, files.get(&file.with_extension("toml"))),
+                Ok(slot) => self.take(slot, file, metadata, files.get(&settings_of(file))),
                 Err(stray) => self.note(file.to_owned(), stray),
             }
         } else if !is_folder && file.extension().is_some_and(|end| end == "toml") && !naming::is_dotted(file) {
-            if !files.contains_key(&file.with_extension("wasm")) {
-                let others = files.keys().filter(|other| other.extension().is_some_and(|end| end == "wasm"));
+            let module = file.with_extension("wasm");
+            if !Kind::ALL.into_iter().any(|kind| files.contains_key(&kind.beside(&module))) {
+                let others = files.keys().filter(|other| Kind::of_file(other).is_some());
                 self.note(file.to_owned(), naming::lone_settings(file, others.map(PathBuf::as_path)));
             }
         } else if !is_folder {
@@ -319,7 +323,7 @@ impl Scan {
         };
         // The canonical name stands for all files of the slot; without it, the first in order does.
         if let Some(mut other) = self.modules.remove(&slot) {
-            if slot.file() != file {
+            if Kind::of_file(file).is_none_or(|kind| slot.file_of(kind) != file) {
                 std::mem::swap(&mut found, &mut other);
             }
             found.others = std::mem::take(&mut other.others);
@@ -347,7 +351,7 @@ impl Scan {
         let mut room = NESTED_ENTRIES_MAX;
         for (folder, is_link) in nested {
             // A folder named like a module is listed already, as a module that cannot be read.
-            if folder.extension().is_some_and(|end| end == "wasm") {
+            if Kind::of_file(&folder).is_some() {
                 continue;
             }
             let modules = if is_link { Vec::new() } else { modules_below(&root.join(&folder), &mut room) };
@@ -378,7 +382,7 @@ fn modules_below(folder: &Path, room: &mut usize) -> Vec<PathBuf> {
                 if depth < NESTED_DEPTH_MAX {
                     folders.push((path, depth + 1));
                 }
-            } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm")) {
+            } else if naming::ends_like_a_module(&path) {
                 modules.push(path);
             }
         }

@@ -17,6 +17,7 @@ use super::directory::{self, Found};
 use super::files::wall_time;
 use super::happening::Happening;
 use super::history::Version;
+use super::kind::settings_of;
 use super::module::Module;
 use super::refusal::Refusal;
 use super::registry::{Place, Untried};
@@ -479,7 +480,7 @@ impl Entry {
 
     /// Reads the settings file again.
     pub(super) fn read_settings(&mut self, root: &Path, given: LimitDefaults) -> Change {
-        let path = root.join(self.found.file.with_extension("toml"));
+        let path = root.join(settings_of(&self.found.file));
         let read = match &self.found.settings {
             None => Ok((Settings::of(given.defaults), None)),
             Some(_) => settings_text(root, &path)

@@ -20,6 +20,7 @@ use super::component::Program;
 use super::directory;
 use super::files::{MODULE_BYTES_MAX, wall_time};
 use super::history::{Version, replace};
+use super::kind::Kind;
 use super::loading::{Lane, Unloaded};
 use super::module::Module;
 use super::refusal::Refusal;
@@ -27,7 +28,7 @@ use super::registry::{Place, Registry, Untried};
 use super::report::{LoadError, Posted, Reports};
 use super::settings::{LimitDefaults, Settings};
 use super::slot::Slot;
-use super::worker::{QUICK_MAX, State, StateCell, Tools, load_content, unredacting};
+use super::worker::{QUICK_MAX, State, StateCell, Tools, load_content, note_engine, unredacting};
 
 /// Most bytes of the file with the last generation.
 const LAST_BYTES_MAX: u64 = 64 << 20;
@@ -259,6 +260,7 @@ impl Generations {
             && keep
         {
             let kept = history.put(slot, *digest, &content).and_then(|()| history.forget_prepared(slot));
+            let kept = kept.and_then(|()| note_engine(history, slot, *digest, program));
             let noted = kept.and_then(|()| match program.offers().redact {
                 true => history.note_redacts(slot, *digest),
                 false => Ok(()),
@@ -372,7 +374,7 @@ impl Generations {
         }
         let is_active = entry.module.is_some();
         let posted = Posted {
-            file: slot.file(),
+            file: slot.file_of(entry.module.as_ref().map_or(Kind::Module, |module| module.program().kind())),
             state: Arc::new(StateCell::new(if is_active { State::Active } else { State::Refused })),
             serving: entry.module.clone().map(|module| (module, entry.since)),
             settings: entry.settings,

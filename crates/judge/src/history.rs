@@ -17,6 +17,7 @@ use super::directory;
 use super::files::MODULE_BYTES_MAX;
 use super::files::private_dir;
 use super::files::wall_time;
+use super::kind::{Kind, settings_of};
 use super::roster::Roster;
 use super::slot::Slot;
 
@@ -164,7 +165,7 @@ impl History {
             Ok(mut scan) => scan.modules.remove(slot).map_or_else(|| slot.file(), |found| found.file),
             Err(_) => slot.file(),
         };
-        let path = modules_dir.join(file);
+        let path = modules_dir.join(&file);
         let now = read(&path).ok().map(|bytes| Digest::of(&bytes));
         let wanted = |version: &Version| to.map_or(Some(version.digest) != now, |digest| digest == version.digest);
         let Some((version, kept)) = files.into_iter().find(|(version, _)| wanted(version)) else {
@@ -177,7 +178,7 @@ impl History {
         if Digest::of(&bytes) != version.digest {
             return Err(RollbackError::Damaged(version.digest));
         }
-        replace(&path, &bytes).map_err(failed(&path))?;
+        put_in_place(modules_dir, &file, &bytes).map_err(failed(&path))?;
         Ok(version)
     }
 
@@ -209,7 +210,7 @@ impl History {
         }
         let (mut files, mut settings) = (Vec::new(), None);
         if let Some(found) = found {
-            settings = found.settings.map(|_| found.file.with_extension("toml"));
+            settings = found.settings.map(|_| settings_of(&found.file));
             for file in std::iter::once(found.file).chain(found.others) {
                 let path = modules_dir.join(&file);
                 fs::remove_file(&path).map_err(failed(path))?;
@@ -239,7 +240,7 @@ impl History {
     /// Keeps the content of a version that may serve later. It becomes a version of the slot when it serves.
     pub(super) fn put(&self, slot: &Slot, digest: Digest, bytes: &[u8]) -> io::Result<()> {
         let kept = self.files(slot)?.into_iter().find(|(version, _)| version.digest == digest).map(|(_, path)| path);
-        let path = kept.unwrap_or_else(|| self.prepared(slot, digest));
+        let path = kept.unwrap_or_else(|| self.prepared(slot, digest, Kind::of_content(bytes)));
         if holds(&path, bytes) {
             return Ok(());
         }
@@ -262,11 +263,17 @@ impl History {
         // The version that came last must be the newest, even if the clock was set back meanwhile.
         let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
         let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
-        let path = self.folder(slot).join(format!("{:020}-{digest}.wasm", version.at.timestamp_micros()));
         let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place).1);
-        fs::rename(kept.unwrap_or_else(|| self.prepared(slot, digest)), &path)?;
+        let kept = kept.unwrap_or_else(|| self.found_prepared(slot, digest));
+        let ending = Kind::of_file(&kept).unwrap_or(Kind::Module).ending();
+        let path = self.folder(slot).join(format!("{:020}-{digest}{ending}", version.at.timestamp_micros()));
+        fs::rename(kept, &path)?;
         files.insert(0, (version, path));
         for (version, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
+            if Kind::of_file(&old) == Some(Kind::Schema) {
+                // A schema of a release that did not note it has none.
+                let _none = fs::remove_file(self.engine_note(slot, version.digest));
+            }
             fs::remove_file(old)?;
             if self.redacts(slot, version.digest) {
                 fs::remove_file(self.note(slot, version.digest))?;
@@ -282,7 +289,7 @@ impl History {
     /// When it is there and cannot be read.
     pub fn content(&self, slot: &Slot, digest: Digest) -> io::Result<Option<Vec<u8>>> {
         let kept = self.files(slot)?.into_iter().find(|(version, _)| version.digest == digest).map(|(_, path)| path);
-        match read(&kept.unwrap_or_else(|| self.prepared(slot, digest))) {
+        match read(&kept.unwrap_or_else(|| self.found_prepared(slot, digest))) {
             Ok(bytes) => Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == digest)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -303,8 +310,28 @@ impl History {
     }
 
     /// The file of a content that never served. Its name has no time, so that no list of versions has it.
-    fn prepared(&self, slot: &Slot, digest: Digest) -> PathBuf {
-        self.folder(slot).join(format!("{PREPARED}{digest}.wasm"))
+    fn prepared(&self, slot: &Slot, digest: Digest, kind: Kind) -> PathBuf {
+        self.folder(slot).join(format!("{PREPARED}{digest}{}", kind.ending()))
+    }
+
+    /// That file of the kind that is there.
+    fn found_prepared(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        let schema = self.prepared(slot, digest, Kind::Schema);
+        if schema.exists() { schema } else { self.prepared(slot, digest, Kind::Module) }
+    }
+
+    /// Notes the version of the engine by which a schema serves, beside the schema.
+    pub(super) fn note_engine(&self, slot: &Slot, digest: Digest, engine: &str) -> io::Result<()> {
+        let note = self.engine_note(slot, digest);
+        if read(&note).is_ok_and(|known| known == engine.as_bytes()) {
+            Ok(())
+        } else {
+            replace(&note, engine.as_bytes())
+        }
+    }
+
+    fn engine_note(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        self.folder(slot).join(format!("{digest}.engine"))
     }
 
     /// Notes that a version takes secrets out of dead letters. A later version that does not is refused only if the one
@@ -338,8 +365,9 @@ impl History {
         let mut files = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
-            if let Some((at, digest)) = name.and_then(|name| name.split_once('-'))
+            let name = path.file_name().and_then(|name| name.to_str());
+            let stem = name.and_then(|name| Kind::ALL.into_iter().find_map(|kind| name.strip_suffix(kind.ending())));
+            if let Some((at, digest)) = stem.and_then(|name| name.split_once('-'))
                 && let (Ok(at_us), Ok(digest)) = (at.parse(), digest.parse())
                 && let Some(at) = DateTime::from_timestamp_micros(at_us)
             {
@@ -348,6 +376,19 @@ impl History {
         }
         files.sort_by_key(|(version, _)| std::cmp::Reverse(version.at));
         Ok(files)
+    }
+}
+
+/// Writes a content as the file of its kind beside `file`, and takes `file` away if it is of the other kind.
+pub(super) fn put_in_place(modules_dir: &Path, file: &Path, content: &[u8]) -> io::Result<()> {
+    let own = Kind::of_content(content).beside(file);
+    replace(&modules_dir.join(&own), content)?;
+    if own == file {
+        return Ok(());
+    }
+    match fs::remove_file(modules_dir.join(file)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

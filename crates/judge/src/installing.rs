@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::directory;
 use super::entry::settings_text;
-use super::history::replace;
+use super::history::put_in_place;
+use super::kind::settings_of;
 use super::naming::Stray;
 use super::slot::Slot;
 
@@ -85,7 +86,7 @@ pub fn modules_in(modules_dir: &Path) -> Result<Contents, String> {
 }
 
 fn settings_beside(modules_dir: &Path, found: &directory::Found) -> Result<Option<String>, String> {
-    let path = modules_dir.join(found.file.with_extension("toml"));
+    let path = modules_dir.join(settings_of(&found.file));
     let read = || settings_text(modules_dir, &path).map_err(|error| format!("{}: {error}", path.display()));
     found.settings.is_some().then(read).transpose()
 }
@@ -125,11 +126,12 @@ fn is_ignored(checkout: &Path, folder: &Path) -> bool {
     names.any(|name| Path::new(name) == inside)
 }
 
-/// Puts a module into the modules directory, as its file or in place of it, by rename.
+/// Puts a module or a schema into the modules directory, as the slot's file or in place of it, by rename. A file of the
+/// other kind goes afterwards: while both are there, neither is taken.
 ///
 /// # Errors
 ///
 /// The errors of the file system.
 pub fn install(modules_dir: &Path, installed: &Installed, content: &[u8]) -> io::Result<()> {
-    replace(&modules_dir.join(&installed.file), content)
+    put_in_place(modules_dir, &installed.file, content)
 }

@@ -4,20 +4,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use eye_event::envelope::Rules;
 use eye_event::verdict::Digest;
 use serde::Serialize;
 
 use super::compiled::Compiled;
-#[cfg(test)]
-use super::component::SelfTest;
-use super::component::{Built, Program, Step};
+use super::component::{Built, BuiltRunner, Program, Step, no_room};
 #[cfg(test)]
 use super::contract::CheckAmended;
 use super::engine::Sandbox;
+use super::kind::Kind;
+use super::memory::Claim;
 use super::refusal::Refusal;
+use super::resident::SchemaEngine;
+use super::schema;
 use super::settings::Limits;
 use super::slot::Slot;
 
@@ -29,7 +31,7 @@ mod process;
 
 pub use child::run as run_loader;
 pub use job::LoaderLimits;
-use job::{Bound, Job};
+use job::{Bound, Job, Task};
 use marks::{Mark, Marks};
 use process::Ended;
 
@@ -69,6 +71,7 @@ pub(super) enum Lane {
 /// A file to load, and the slot that it is to serve.
 pub(super) struct Asked<'a> {
     pub(super) slot: &'a Slot,
+    pub(super) kind: Kind,
     pub(super) limits: &'a Limits,
     pub(super) digest: Digest,
     pub(super) bytes: &'a [u8],
@@ -95,9 +98,17 @@ pub(super) struct Loader {
     compiled: Option<Compiled>,
     marks: Marks,
     stopped: AtomicBool,
+    /// The engine of schema files, once a schema needed it. The thread that makes it holds the lock.
+    engine: Mutex<Option<Arc<Engine>>>,
     /// Tests of this crate load in their own process: their program does not have the command.
     #[cfg(test)]
     here: (Sandbox, CheckAmended),
+}
+
+/// The engine of schema files, and its part of the memory of all modules.
+struct Engine {
+    schemas: SchemaEngine,
+    _room: Claim,
 }
 
 /// Everything that decides the result of loading a file. The same identity always gives the same result.
@@ -109,8 +120,10 @@ struct Identity<'a> {
     event_type: (&'a str, &'a str),
     lists_examples: bool,
     version: &'a str,
-    /// Bytes and time of the program's file, since another build may compile in another way.
+    /// Bytes and time of the program's file, since another build may compile in another way. It has the engine of schema
+    /// files in it.
     program: (u64, u128),
+    kind: Kind,
 }
 
 impl Loader {
@@ -124,6 +137,7 @@ impl Loader {
             compiled,
             marks,
             stopped: AtomicBool::new(false),
+            engine: Mutex::new(None),
             #[cfg(test)]
             here,
         }
@@ -147,10 +161,15 @@ impl Loader {
         lane: Lane,
         begin: impl Fn(Step),
     ) -> Result<Program, Unloaded> {
+        let engine = match asked.kind {
+            Kind::Module => None,
+            Kind::Schema => Some(self.engine(sandbox, asked, lane)?),
+        };
+        let schemas = engine.as_ref().map(|engine| &engine.schemas);
         let rules = *self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let key = self.key(asked, &rules);
         if let Some(built) = self.compiled.as_ref().and_then(|compiled| compiled.find(&key)) {
-            match Program::open(sandbox, built) {
+            match Program::open(sandbox, built, schemas) {
                 Ok(program) => return Ok(program),
                 // There is no room for it just now. That says nothing against the kept code, so it stays.
                 Err(refusal) if refusal.passing => return Err(Unloaded::Refused(refusal)),
@@ -166,11 +185,11 @@ impl Loader {
             Mark::Suspect => lane,
             Mark::Refused(refusal) => return Err(Unloaded::Refused(refusal)),
         };
-        let built = self.build(asked, rules, &key, lane, begin)?;
+        let built = self.build(asked, (rules, schemas), &key, lane, begin)?;
         if let Some(compiled) = &self.compiled {
             compiled.keep(&key, &built);
         }
-        Program::open(sandbox, built).map_err(|refusal| {
+        Program::open(sandbox, built, schemas).map_err(|refusal| {
             if !refusal.passing {
                 self.forget(&key);
             }
@@ -193,14 +212,85 @@ impl Loader {
             lists_examples: asked.lists_examples,
             version: env!("CARGO_PKG_VERSION"),
             program: program_identity(&self.loading.program),
+            kind: asked.kind,
         };
         Digest::of(&postcard::to_allocvec(&identity).expect("it is plain data"))
+    }
+
+    /// The engine of schema files. The first schema has it compiled, in the heavy lane: it takes longer than other files
+    /// should wait.
+    fn engine(&self, sandbox: &Sandbox, asked: &Asked<'_>, lane: Lane) -> Result<Arc<Engine>, Unloaded> {
+        let bytes = schema::engine().map_err(Unloaded::Refused)?;
+        let mut held = self.engine_lock(lane)?;
+        if let Some(engine) = &*held {
+            return Ok(Arc::clone(engine));
+        }
+        let identity = (Digest::of(bytes).0, env!("CARGO_PKG_VERSION"), program_identity(&self.loading.program));
+        let key = Digest::of(&postcard::to_allocvec(&identity).expect("it is plain data"));
+        let found = self.compiled.as_ref().and_then(|compiled| compiled.find(&key));
+        let built = match found {
+            Some(built) => built,
+            None if lane == Lane::Quick => return Err(Unloaded::Slow),
+            None => {
+                let built = self.build_engine(bytes.len() as u64, asked)?;
+                if let Some(compiled) = &self.compiled {
+                    compiled.keep(&key, &built);
+                }
+                built
+            }
+        };
+        let BuiltRunner::Engine(built) = built.way else {
+            self.forget(&key);
+            return Err(Unloaded::Slow);
+        };
+        let schemas = SchemaEngine::open(sandbox, &built).map_err(|error| {
+            self.forget(&key);
+            Unloaded::Refused(unengined(&format!("one that does not open: {error:#}")))
+        })?;
+        let room = sandbox.memory.reserve(schemas.memory_bytes());
+        let room = room.map_err(|full| Unloaded::Refused(no_room(full)))?;
+        let engine = Arc::new(Engine { schemas, _room: room });
+        *held = Some(Arc::clone(&engine));
+        Ok(engine)
+    }
+
+    fn engine_lock(&self, lane: Lane) -> Result<MutexGuard<'_, Option<Arc<Engine>>>, Unloaded> {
+        match self.engine.try_lock() {
+            Ok(held) => Ok(held),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if lane == Lane::Quick => Err(Unloaded::Slow),
+            Err(TryLockError::WouldBlock) => Ok(self.engine.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    fn build_engine(&self, bytes: u64, asked: &Asked<'_>) -> Result<Built, Unloaded> {
+        let (rules, limits) = (self.loading.rules, Limits::default());
+        let bounds = self.loading.limits.of(bytes, &limits, false);
+        let (category, name) = (String::new(), String::new());
+        let lists_examples = false;
+        let job = Job { task: Task::Engine, file_bytes: 0, limits, rules, category, name, bounds, lists_examples };
+        #[cfg(test)]
+        if self.loading.program.as_os_str().is_empty() {
+            return self.build_here(&job, &[], &[], |_| {}).map_err(Unloaded::Refused);
+        }
+        let stops = || self.stopped.load(Relaxed) || asked.cancelled.load(Relaxed);
+        let refusal = match process::load(&self.loading.program, &job, (&[], &[]), stops, |_| {}) {
+            Ended::Built(built) => return Ok(built),
+            Ended::Stopped => return Err(Unloaded::Stopped),
+            Ended::Refused(refusal) => refusal,
+            Ended::Over(bound, used) => bound.refusal(&bounds, &used, &self.loading.limits),
+            Ended::Crashed(how, _) => unengined(&format!("one on which the loader failed ({how})")),
+            Ended::Killed => killed(),
+            Ended::Unstarted(error) => unstarted(&error),
+        };
+        // That says nothing against the schema.
+        Err(Unloaded::Refused(Refusal { passing: true, ..refusal }))
     }
 
     fn build(
         &self,
         asked: &Asked<'_>,
-        rules: Rules,
+        (rules, schemas): (Rules, Option<&SchemaEngine>),
         key: &Digest,
         lane: Lane,
         begin: impl Fn(Step),
@@ -208,7 +298,11 @@ impl Loader {
         let (category, name) = asked.slot.example();
         let limits = &self.loading.limits;
         let bounds = limits.of(asked.bytes.len() as u64, asked.limits, lane == Lane::Quick);
+        let engine = schemas.map(|schemas| schemas.built().map_err(|error| error.to_string()));
+        let engine = engine.map(|built| postcard::to_allocvec(&built?).map_err(|error| error.to_string()));
+        let engine = engine.transpose().map_err(|why| Unloaded::Refused(unengined(&why)))?;
         let job = Job {
+            task: engine.as_ref().map_or(Task::Module, |engine| Task::Schema(engine.len() as u64)),
             file_bytes: asked.bytes.len() as u64,
             limits: *asked.limits,
             rules,
@@ -217,16 +311,17 @@ impl Loader {
             bounds,
             lists_examples: asked.lists_examples,
         };
+        let engine = engine.unwrap_or_default();
         let stops = || self.stopped.load(Relaxed) || asked.cancelled.load(Relaxed);
         if stops() {
             return Err(Unloaded::Stopped);
         }
         #[cfg(test)]
         if self.loading.program.as_os_str().is_empty() {
-            return self.build_here(&job, asked.bytes, begin).map_err(Unloaded::Refused);
+            return self.build_here(&job, &engine, asked.bytes, begin).map_err(Unloaded::Refused);
         }
         self.marks.begin(key);
-        let refusal = match process::load(&self.loading.program, &job, asked.bytes, stops, begin) {
+        let refusal = match process::load(&self.loading.program, &job, (&engine, asked.bytes), stops, begin) {
             Ended::Built(built) => {
                 self.marks.end(key);
                 return Ok(built);
@@ -262,12 +357,9 @@ impl Loader {
     }
 
     #[cfg(test)]
-    fn build_here(&self, job: &Job, bytes: &[u8], begin: impl Fn(Step)) -> Result<Built, Refusal> {
-        let Job { limits, category, name, bounds, lists_examples, .. } = job;
-        let lists_examples = *lists_examples;
+    fn build_here(&self, job: &Job, engine: &[u8], bytes: &[u8], begin: impl Fn(Step)) -> Result<Built, Refusal> {
         let (sandbox, check_amended) = &self.here;
-        let trial = SelfTest { limits, check_amended, category, name, time: bounds.self_test, lists_examples };
-        Program::build(sandbox, bytes, &trial, begin)
+        child::build(sandbox, job, engine, bytes, check_amended, begin).expect("the engine opens")
     }
 }
 
@@ -292,6 +384,11 @@ fn killed() -> Refusal {
         "give the machine more memory, or make the module smaller; it is tried once more",
     );
     Refusal { passing: true, ..refusal }
+}
+
+fn unengined(found: &str) -> Refusal {
+    let mend = "report this to the makers of the gateway; it is tried again";
+    Refusal { passing: true, ..Refusal::new("the engine of schema files", found, mend) }
 }
 
 fn unstarted(error: &std::io::Error) -> Refusal {

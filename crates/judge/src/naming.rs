@@ -9,6 +9,7 @@ use eye_event::legible::{is_hidden, legible};
 use percent_encoding::percent_decode_str;
 use unicode_normalization::UnicodeNormalization as _;
 
+use super::kind::{Kind, settings_of};
 use super::slot::Slot;
 
 /// Characters of a name that are compared. No event type has a longer name.
@@ -72,13 +73,14 @@ fn starred(file: &Path) -> Option<PathBuf> {
 pub(super) fn lone_settings<'a>(file: &Path, modules: impl Iterator<Item = &'a Path>) -> Stray {
     let module = file.with_extension("wasm");
     let why = format!(
-        "these are the settings of {}, which is not there; they are named like the module beside them",
+        "these are the settings of {}, which is not there, nor a schema file for it; they are named like the module beside \
+         them",
         module.display()
     );
     let plain = |path: &Path| plain(path).chars().collect::<Vec<char>>();
     let (folder, stem) = (file.parent(), plain(&module));
     let near = modules.filter(|other| other.parent() == folder).find(|other| within_two(&plain(other), &stem));
-    Stray { nearest: near.map(|other| other.with_extension("toml")), ..Stray::told(why) }
+    Stray { nearest: near.map(settings_of), ..Stray::told(why) }
 }
 
 /// The message for one of several files of an event type.
@@ -125,14 +127,20 @@ pub(super) fn other_file(file: &Path) -> Stray {
             ..Stray::told("a name that begins with a dot is hidden; a literal one is written %2E".into())
         };
     }
-    for (ending, what) in [(".wasm", "a module"), (".toml", "the settings of a module")] {
+    for (ending, what) in [(".wasm", "a module"), (".schema.json", "a schema"), (".toml", "the settings of a module")] {
         if end.ends_with(ending) && !name.ends_with(ending) {
             let why = format!("the name of {what} ends in `{ending}`, in small letters and with nothing after it");
             return Stray { nearest: mended(file), ..Stray::told(why) };
         }
     }
-    let why = "this is neither a module (`.wasm`) nor the settings beside one (`.toml`)";
-    let nearest = end.find(".wasm").and_then(|at| name.trim().get(..at + 5)).map(|name| file.with_file_name(name));
+    let why =
+        "this is neither a module (`.wasm`), nor a schema (`.schema.json`), nor the settings beside one (`.toml`)";
+    let meant = [".wasm", ".schema.json"].into_iter().find_map(|ending| {
+        let at = end.find(ending)?;
+        Some(name.trim().get(..at + ending.len())?.to_owned())
+    });
+    let meant = meant.or_else(|| end.strip_suffix(".json").map(|stem| format!("{stem}.schema.json")));
+    let nearest = meant.map(|name| file.with_file_name(name));
     let nearest = nearest.map(|near| mended(&near).unwrap_or(near));
     Stray { nearest, is_other: true, ..Stray::told(why.into()) }
 }
@@ -144,8 +152,8 @@ pub(super) fn is_dotted(file: &Path) -> bool {
 
 /// Whether the author may have meant a file with this name as a module, although it is hidden.
 pub(super) fn ends_like_a_module(name: &Path) -> bool {
-    name.extension().is_some_and(|end| end.eq_ignore_ascii_case("wasm"))
-        && !name.as_os_str().as_encoded_bytes().starts_with(b"..")
+    let lower = name.as_os_str().to_ascii_lowercase();
+    Kind::of_file(Path::new(&lower)).is_some() && !name.as_os_str().as_encoded_bytes().starts_with(b"..")
 }
 
 /// Returns the nearest right name of a file, if there is one. It leaves out all that no event can have.
@@ -153,18 +161,27 @@ fn mended(file: &Path) -> Option<PathBuf> {
     let text = file.to_str()?;
     let Some((folder, name)) = text.rsplit_once('/') else {
         // At the top only one name has a meaning.
-        let (stem, ending) = text.trim().rsplit_once('.')?;
+        let (stem, ending) = split_ending(text.trim())?;
         let mended = PathBuf::from(format!("_.{}", ending.trim().to_lowercase()));
         return (stem.trim() == "_" && mended != file).then_some(mended);
     };
-    let (stem, ending) = name.trim().rsplit_once('.')?;
+    let (stem, ending) = split_ending(name.trim())?;
     let category = cleaned(folder)?;
     let slot = match stem.trim().trim_start_matches('.') {
         "_" | "*" => Slot::Category(category),
         stem => Slot::Exact(category, cleaned(stem)?),
     };
-    let mended = slot.file().with_extension(ending.trim().to_lowercase());
+    let mended = PathBuf::from(format!("{slot}.{}", ending.trim().to_lowercase()));
     (mended != file).then_some(mended)
+}
+
+/// The stem and the ending of a file name.
+fn split_ending(name: &str) -> Option<(&str, &str)> {
+    const SCHEMA: &str = "schema.json";
+    let at = name.len().checked_sub(SCHEMA.len()).filter(|at| name.is_char_boundary(*at));
+    let schema = at.map(|at| name.split_at(at)).filter(|(_, ending)| ending.eq_ignore_ascii_case(SCHEMA));
+    let schema = schema.and_then(|(stem, ending)| Some((stem.strip_suffix('.')?, ending)));
+    schema.or_else(|| name.rsplit_once('.'))
 }
 
 /// Removes the characters that no category or name may have.
@@ -179,7 +196,8 @@ fn cleaned(part: &str) -> Option<String> {
 /// characters.
 pub(super) fn plain(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let text = text.strip_suffix(".wasm").unwrap_or(&text);
+    let stem = Kind::ALL.into_iter().find_map(|kind| text.strip_suffix(kind.ending()));
+    let text = stem.unwrap_or(&text);
     text.split('/').map(plain_part).collect::<Vec<_>>().join("/")
 }
 
@@ -254,6 +272,8 @@ mod tests {
             ("_/view.wasm", "%5F/view.wasm"),
             ("stray.wasm", ""),
             ("a/%zz.wasm", "a/%25zz.wasm"),
+            ("shop/ sale.schema.json", "shop/sale.schema.json"),
+            ("stray.schema.json", ""),
             (long.as_str(), ""),
         ] {
             let stray = slot_of(Path::new(file)).expect_err(file);
@@ -274,6 +294,9 @@ mod tests {
             ("_.WASM", "_.wasm", false),
             ("shop/_.WASM", "shop/_.wasm", false),
             ("shop/sale.wasm.bak", "shop/sale.wasm", true),
+            ("shop/sale.schema.json~", "shop/sale.schema.json", true),
+            ("shop/sale.json", "shop/sale.schema.json", true),
+            ("shop/sale.Schema.JSON", "shop/sale.schema.json", false),
             ("shop/README.md", "", true),
         ] {
             let stray = other_file(Path::new(file));

@@ -16,6 +16,7 @@ use super::circuit::Standing;
 use super::component::Isolation;
 use super::figures::{Counts, Faults, Figures, Times};
 use super::history::Version;
+use super::kind::Kind;
 use super::module::Module;
 use super::naming::Stray;
 use super::refusal::Refusal;
@@ -50,6 +51,12 @@ pub struct TypeReport {
     pub name: Option<String>,
     /// The file, relative to the modules directory.
     pub file: String,
+    /// `module` or `schema`: what serves, or what the file is while nothing does.
+    pub kind: Kind,
+    /// The version of the engine that judges by the schema that serves.
+    pub engine: Option<String>,
+    /// What the author of the schema that serves may have meant otherwise, each with its line.
+    pub warnings: Vec<String>,
     /// `active` when a module serves, even while a newer file is loading or was refused. Otherwise the step of the
     /// file.
     pub state: State,
@@ -406,12 +413,16 @@ impl Posted {
             State::Active if module.is_none() => State::SelfTest,
             state => state,
         };
+        let schema = module.and_then(|module| module.program().schema.as_ref());
         let working = !matches!(stands, State::Active | State::Refused);
         TypeReport {
             event_type: slot.to_string(),
             category,
             name,
             file: self.file.display().to_string(),
+            kind: module.map_or(Kind::of_file(&self.file).unwrap_or(Kind::Module), |module| module.program().kind()),
+            engine: schema.map(|schema| schema.engine.clone()),
+            warnings: schema.map(|schema| schema.warnings.clone()).unwrap_or_default(),
             state: if module.is_some() { State::Active } else { stands },
             held: self.held.map(|why| why.code().as_str()),
             lost_since: self.lost_since,

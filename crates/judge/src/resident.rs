@@ -59,6 +59,10 @@ struct Code {
     last_words: Option<ModuleExport>,
     describe: Exported,
     validate: Exported,
+    /// Only the engine of schema files has these, and the image that its schemas share.
+    configure: Option<Exported>,
+    redact: Option<Exported>,
+    image: Option<Arc<Area>>,
 }
 
 /// The places of one function of the contract.
@@ -73,14 +77,13 @@ impl Code {
         module.initialize_copy_on_write_image()?;
         let pre = Linker::new(&sandbox.engine).instantiate_pre(module)?;
         let find = |name: String| module.get_export_index(&name);
-        let exported = |call| -> wasmtime::Result<Exported> {
-            let function = find(exports::call(call));
+        let found = |call| {
+            let (realloc, post_return) = (find(exports::realloc(call)), find(exports::post_return(call)));
+            find(exports::call(call)).map(|function| Exported { function, realloc, post_return })
+        };
+        let exported = |call: Call| {
             let missing = || wasmtime::Error::msg(format!("`{}` is not among what the module exports", call.name()));
-            Ok(Exported {
-                function: function.ok_or_else(missing)?,
-                realloc: find(exports::realloc(call)),
-                post_return: find(exports::post_return(call)),
-            })
+            found(call).ok_or_else(missing)
         };
         let resources = module.resources_required();
         Ok(Self {
@@ -94,6 +97,9 @@ impl Code {
             last_words: find(LAST_WORDS.to_owned()),
             describe: exported(Call::Describe)?,
             validate: exported(Call::Validate)?,
+            configure: found(Call::Configure),
+            redact: found(Call::Redact),
+            image: None,
             pre,
         })
     }
@@ -118,14 +124,97 @@ impl Undescribed {
         let described = resident.start(&self.0).and_then(|()| resident.describe(&self.0, &limits));
         let description = described.map_err(|broken| Broken { last_words: resident.last_words(&self.0), ..broken })?;
         let mut untouched = Resident::new(&self.0, sandbox, &limits)?;
-        let start = Snapshot::take(&mut resident, &mut untouched);
-        Ok((Residents::new(self.0, start), description))
+        let start = Snapshot::take(&mut resident, &mut untouched, None);
+        Ok((Residents::new(Arc::new(self.0), start), description))
+    }
+}
+
+/// The engine of schema files as data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BuiltEngine {
+    code: Finished,
+    wasm_bytes: usize,
+}
+
+impl BuiltEngine {
+    /// Compiles the engine, rewritten so that its writes leave marks.
+    pub(super) fn compile(sandbox: &Sandbox, rewritten: &[u8]) -> wasmtime::Result<Self> {
+        let module = Module::from_binary(&sandbox.engine, rewritten)?;
+        Ok(Self { code: Finished::of_module(&module)?, wasm_bytes: rewritten.len() })
+    }
+}
+
+/// The engine of schema files, which has no schema yet.
+pub(super) struct SchemaEngine(Arc<Code>);
+
+impl SchemaEngine {
+    /// Opens an engine, and takes the image of its memory that all schemas share.
+    pub(super) fn open(sandbox: &Sandbox, built: &BuiltEngine) -> wasmtime::Result<Self> {
+        let mut code = Code::of(sandbox, &built.code.module(&sandbox.engine)?, built.wasm_bytes)?;
+        let untouched = Resident::new(&code, sandbox, &Limits::default());
+        let untouched = untouched.map_err(|broken| wasmtime::Error::msg(broken.told()))?;
+        let memory = untouched.parts.memories[0].data(&untouched.store);
+        code.image = Some(Arc::new(Area::take(memory, &[], true, None)));
+        Ok(Self(Arc::new(code)))
+    }
+
+    /// The engine as data, for a loader.
+    pub(super) fn built(&self) -> wasmtime::Result<BuiltEngine> {
+        Ok(BuiltEngine { code: Finished::of_module(self.0.pre.module())?, wasm_bytes: self.0.wasm_bytes })
+    }
+
+    /// Bytes of its code, and of the image that schemas share.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.0.bytes.saturating_add(self.0.image.as_ref().map_or(0, |image| image.memory_bytes_kept()))
+    }
+
+    /// Gives a schema to a new instance, and reads the engine's answer.
+    pub(super) fn configure(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        schema: &[u8],
+    ) -> Result<(Configured<'_>, String), Broken> {
+        let describing = for_describing(limits);
+        let mut resident = Resident::new(&self.0, sandbox, &describing)?;
+        resident.start(&self.0)?;
+        let answer = resident.configure(&self.0, limits, schema);
+        let answer = answer.map_err(|broken| Broken { last_words: resident.last_words(&self.0), ..broken })?;
+        Ok((Configured { code: &self.0, resident, limits: describing }, answer))
+    }
+
+    /// A schema from the state that it left.
+    pub(super) fn open_schema(&self, sandbox: &Sandbox, start: Snapshot) -> Arc<Residents> {
+        let residents = Arc::new(Residents::new(Arc::clone(&self.0), start));
+        let keeper: Weak<Residents> = Arc::downgrade(&residents);
+        sandbox.memory.register(keeper);
+        residents
+    }
+}
+
+/// An instance of the engine that has a schema.
+pub(super) struct Configured<'e> {
+    code: &'e Arc<Code>,
+    resident: Resident,
+    limits: Limits,
+}
+
+impl Configured<'_> {
+    /// Calls `describe`, and takes the state after that. Every event finds this state.
+    pub(super) fn describe(mut self, sandbox: &Sandbox) -> Result<(Residents, Description), Broken> {
+        let described = self.resident.describe(self.code, &self.limits);
+        let description =
+            described.map_err(|broken| Broken { last_words: self.resident.last_words(self.code), ..broken })?;
+        let mut untouched = Resident::new(self.code, sandbox, &self.limits)?;
+        let start = Snapshot::take(&mut self.resident, &mut untouched, self.code.image.as_ref());
+        Ok((Residents::new(Arc::clone(self.code), start), description))
     }
 }
 
 /// The instances of one module.
 pub(super) struct Residents {
-    code: Code,
+    /// Schemas share that of their engine.
+    code: Arc<Code>,
     start: Snapshot,
     /// A new instance takes so long that its deadline must count the time.
     is_large: bool,
@@ -149,7 +238,10 @@ impl Keeper for Residents {
 }
 
 impl Residents {
-    fn new(code: Code, start: Snapshot) -> Self {
+    fn new(code: Arc<Code>, mut start: Snapshot) -> Self {
+        if let Some(image) = &code.image {
+            start.areas[0].image = Some(Arc::clone(image));
+        }
         let image = code.pre.module().image_range();
         let image_bytes = (image.end as usize).saturating_sub(image.start as usize);
         let is_large = start.described_bytes() > UNTIMED_BYTES_MAX || image_bytes > UNTIMED_IMAGE_BYTES_MAX;
@@ -171,10 +263,15 @@ impl Residents {
     pub(super) fn open(sandbox: &Sandbox, described: Described) -> wasmtime::Result<Arc<Self>> {
         let Described { code, wasm_bytes, start } = described;
         let code = Code::of(sandbox, &code.module(&sandbox.engine)?, wasm_bytes)?;
-        let residents = Arc::new(Self::new(code, start));
+        let residents = Arc::new(Self::new(Arc::new(code), start));
         let keeper: Weak<Self> = Arc::downgrade(&residents);
         sandbox.memory.register(keeper);
         Ok(residents)
+    }
+
+    /// The state of a schema as data.
+    pub(super) fn start(&self) -> Snapshot {
+        self.start.clone()
     }
 
     /// Whether instances stay and are set back.
@@ -191,6 +288,21 @@ impl Residents {
         event: &GuestEvent<'_>,
         check_answer: impl FnOnce(GuestVerdict) -> Result<Verdict, Broken>,
     ) -> Result<Verdict, Broken> {
+        self.call(sandbox, limits, |resident| resident.judge(limits, event), check_answer)
+    }
+
+    /// Calls `redact` of the engine of schema files, in an instance in the state of the start.
+    pub(super) fn redact(&self, sandbox: &Sandbox, limits: &Limits, data: &str) -> Result<String, Broken> {
+        self.call(sandbox, limits, |resident| resident.redact(&self.code, limits, data), Ok)
+    }
+
+    fn call<A, T>(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        call: impl FnOnce(&mut Resident) -> Result<A, Broken>,
+        check_answer: impl FnOnce(A) -> Result<T, Broken>,
+    ) -> Result<T, Broken> {
         let now = sandbox.memory.now();
         // All threads read this, so it is written seldom.
         if self.used_at.load(Relaxed) != now {
@@ -203,14 +315,14 @@ impl Residents {
             }
             None => Box::new(self.start_another(sandbox, limits)?),
         };
-        let verdict = match resident.judge(limits, event) {
-            Ok(verdict) => check_answer(verdict)?,
+        let answer = match call(&mut resident) {
+            Ok(answer) => check_answer(answer)?,
             Err(broken) => return Err(Broken { last_words: resident.last_words(&self.code), ..broken }),
         };
         if self.stay() && resident.set_back(&self.start) && resident.may_stay(sandbox, self.code.tables) {
             self.instance_pool.keep(resident);
         }
-        Ok(verdict)
+        Ok(answer)
     }
 
     /// Makes an instance within `limits`, as an event would, to prove that it can be made.
@@ -224,9 +336,11 @@ impl Residents {
         self.instance_pool.places().filter(|place| place.is_some()).count()
     }
 
-    /// The bytes that the module takes without any instance: its code, and the state that every event finds.
+    /// The bytes that the module takes without any instance: its code, unless others have the same, and the state that
+    /// every event finds.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.code.bytes.saturating_add(self.start.memory_bytes_kept())
+        let code = if self.code.image.is_some() { 0 } else { self.code.bytes };
+        code.saturating_add(self.start.memory_bytes_kept())
     }
 
     fn start_another(&self, sandbox: &Sandbox, limits: &Limits) -> Result<Resident, Broken> {
@@ -344,6 +458,29 @@ impl Resident {
         Ok(description)
     }
 
+    /// Calls `configure` with the text of a schema, and returns the engine's answer.
+    fn configure(&mut self, code: &Code, limits: &Limits, schema: &[u8]) -> Result<String, Broken> {
+        let (address, bytes) = self.put(schema)?;
+        let most = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let parameters = (address, bytes, most(limits.violations_max), most(limits.output_bytes_max));
+        let configure = code.configure.as_ref().expect("the engine exports it");
+        let configure = Callable::<(u32, u32, u32, u32)>::of(configure, self.parts.instance, &mut self.store);
+        let configure = configure.map_err(|error| broken(&error, &self.store))?;
+        let address = configure.function.call(&mut self.store, parameters);
+        let address = address.map_err(|error| broken(&error, &self.store))?;
+        self.answer(&for_describing(limits), |answer| answer.text_at(address))
+    }
+
+    /// Calls `redact`.
+    fn redact(&mut self, code: &Code, limits: &Limits, data: &str) -> Result<String, Broken> {
+        let data = self.put(data.as_bytes())?;
+        let redact = code.redact.as_ref().expect("the engine exports it");
+        let redact = Callable::<(u32, u32)>::of(redact, self.parts.instance, &mut self.store);
+        let redact = redact.map_err(|error| broken(&error, &self.store))?;
+        let address = redact.function.call(&mut self.store, data).map_err(|error| broken(&error, &self.store))?;
+        self.answer(limits, |answer| answer.text_at(address))
+    }
+
     /// Begins another call in an instance that stayed.
     fn begin(&mut self, limits: &Limits) -> Result<(), Broken> {
         engine::begin_call(&mut self.store, limits);
@@ -356,9 +493,10 @@ impl Resident {
 
     /// Judges an event, and leaves the instance in the state that the event brings it to.
     fn judge(&mut self, limits: &Limits, event: &GuestEvent<'_>) -> Result<GuestVerdict, Broken> {
-        let (id, application) = (self.put(event.id)?, self.put(event.application)?);
-        let (session, category) = (self.put(event.session_id)?, self.put(event.category)?);
-        let (name, data) = (self.put(event.name)?, self.put(event.data)?);
+        let mut put = |text: &str| self.put(text.as_bytes());
+        let (id, application) = (put(event.id)?, put(event.application)?);
+        let (session, category) = (put(event.session_id)?, put(event.category)?);
+        let (name, data) = (put(event.name)?, put(event.data)?);
         #[rustfmt::skip]
         let flat = (
             id.0, id.1, application.0, application.1, session.0, session.1, category.0, category.1, name.0, name.1,
@@ -388,7 +526,7 @@ impl Resident {
 
     /// Copies a text to the place that the module allocates for it, before the next text gets a place. Returns its
     /// address and its bytes.
-    fn put(&mut self, text: &str) -> Result<(u32, u32), Broken> {
+    fn put(&mut self, text: &[u8]) -> Result<(u32, u32), Broken> {
         let bytes = u32::try_from(text.len()).map_err(|_| Broken::output("a text is too long for any memory"))?;
         let realloc = self.parts.validate.realloc.as_ref();
         let realloc = realloc.ok_or_else(|| Broken::output("it has no place for texts"))?;
@@ -401,7 +539,7 @@ impl Resident {
             let broken = Broken::output("it allocates outside of its memory");
             return Err(denied(&self.store).unwrap_or(broken));
         };
-        place.copy_from_slice(text.as_bytes());
+        place.copy_from_slice(text);
         if let Some(marks) = self.parts.marks.filter(|_| !text.is_empty()) {
             let marks = marks.data_mut(&mut self.store);
             marks[start >> CARD_SHIFT..=(start + text.len() - 1) >> CARD_SHIFT].fill(1);
@@ -546,7 +684,7 @@ const MARKS_AT_ONCE: usize = 32;
 
 /// A state of a module: its memories and its mutable globals.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Snapshot {
+pub(super) struct Snapshot {
     areas: Box<[Area]>,
     globals: Box<[Number]>,
 }
@@ -561,19 +699,26 @@ struct Area {
     bytes: Blob,
     /// The cards that differ from those of a new instance.
     described: Box<[u32]>,
+    /// The memory of a new instance, if the states of many schemas share it.
+    #[serde(skip)]
+    image: Option<Arc<Self>>,
 }
 
 /// The place of a card that is all zeros.
 const ZEROS: u32 = u32::MAX;
+/// The place of a card that is as in the image.
+const AS_IN_IMAGE: u32 = u32::MAX - 1;
 
 impl Snapshot {
-    /// Takes the state of an instance. `untouched` is an instance of the same code in which nothing ran.
-    fn take(resident: &mut Resident, untouched: &mut Resident) -> Self {
+    /// Takes the state of an instance. `untouched` is an instance of the same code in which nothing ran. With an image of
+    /// its memory, cards that are as there are not taken.
+    fn take(resident: &mut Resident, untouched: &mut Resident, image: Option<&Arc<Area>>) -> Self {
         let globals =
             resident.parts.globals.iter().map(|global| Number::of(&global.get(&mut resident.store))).collect();
         let pairs = resident.parts.memories.iter().zip(&untouched.parts.memories);
         let all = resident.parts.marks.is_some();
-        let areas = pairs.map(|(own, new)| Area::take(own.data(&resident.store), new.data(&untouched.store), all));
+        let areas =
+            pairs.map(|(own, new)| Area::take(own.data(&resident.store), new.data(&untouched.store), all, image));
         Self { areas: areas.collect(), globals }
     }
 
@@ -584,8 +729,7 @@ impl Snapshot {
 
     /// The bytes that this takes.
     fn memory_bytes_kept(&self) -> usize {
-        let kept = |area: &Area| size_of_val(&*area.cards) + area.bytes.len() + size_of_val(&*area.described);
-        self.areas.iter().map(kept).sum()
+        self.areas.iter().map(Area::memory_bytes_kept).sum()
     }
 
     /// Compares everything.
@@ -605,8 +749,8 @@ impl Snapshot {
 }
 
 impl Area {
-    /// Takes all cards, or only those that differ from a new instance's.
-    fn take(memory: &[u8], new: &[u8], all: bool) -> Self {
+    /// Takes all cards, or only those that differ from a new instance's. The others are left to an image, if there is one.
+    fn take(memory: &[u8], new: &[u8], all: bool, image: Option<&Arc<Self>>) -> Self {
         // A memory has pages of 64 KiB, so the chunks cut no card.
         let (cards, new) = (memory.as_chunks::<CARD_BYTES>().0, new.as_chunks::<CARD_BYTES>().0);
         let (mut places, mut bytes, mut described) = (Vec::with_capacity(cards.len()), Vec::new(), Vec::new());
@@ -617,19 +761,33 @@ impl Area {
             }
             if *card == [0; CARD_BYTES] || !(all || differs) {
                 places.push(ZEROS);
+            } else if !differs && image.is_some() {
+                places.push(AS_IN_IMAGE);
             } else {
                 places.push(u32::try_from(bytes.len() >> CARD_SHIFT).expect("a memory has fewer cards"));
                 bytes.extend_from_slice(card);
             }
         }
-        Self { memory_bytes: memory.len(), cards: places.into(), bytes: bytes.into(), described: described.into() }
+        Self {
+            memory_bytes: memory.len(),
+            cards: places.into(),
+            bytes: bytes.into(),
+            described: described.into(),
+            image: image.map(Arc::clone),
+        }
+    }
+
+    /// The bytes that this takes, without the image.
+    fn memory_bytes_kept(&self) -> usize {
+        size_of_val(&*self.cards) + self.bytes.len() + size_of_val(&*self.described)
     }
 
     #[cfg(test)]
     fn is_state_of(&self, memory: &[u8], whole: bool) -> bool {
-        let same = |(at, card): (usize, &[u8; CARD_BYTES])| match self.cards[at] {
-            ZEROS => *card == [0; CARD_BYTES],
-            place => *card == *self.card(place),
+        let same = |(at, card): (usize, &[u8; CARD_BYTES])| {
+            let mut own = [0; CARD_BYTES];
+            self.restore_start_of(&mut own, at);
+            *card == own
         };
         let cards = memory.as_chunks().0;
         let described = self.described.iter().map(|card| *card as usize);
@@ -658,6 +816,7 @@ impl Area {
     fn restore_start_of(&self, memory: &mut [u8], card: usize) {
         match self.cards[card] {
             ZEROS => memory.fill(0),
+            AS_IN_IMAGE => self.image.as_ref().expect("a schema has one").restore_start_of(memory, card),
             place => memory.copy_from_slice(&self.card(place)[..memory.len()]),
         }
     }

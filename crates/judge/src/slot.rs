@@ -1,11 +1,13 @@
-//! The events that a file in the modules directory serves: `<category>/<name>.wasm`, `<category>/_.wasm` or `_.wasm`.
-//! Each part is percent-encoded where a file system needs it; a literal `_` is written `%5F`. Case and Unicode normal
+//! The events that a file in the modules directory serves: `<category>/<name>.wasm`, `<category>/_.wasm` or `_.wasm`, or
+//! the same with `.schema.json`. Each part is percent-encoded where a file system needs it; a literal `_` is written `%5F`. Case and Unicode normal
 //! form are exact. The inverse, the canonical file of a slot, is here too, so that the two cannot drift apart.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{percent_decode_str, percent_encode_byte};
+
+use super::kind::Kind;
 
 /// The event types that one file serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,11 +28,13 @@ impl Slot {
     /// Reads a path relative to the modules directory. If it names no slot, the error says why.
     pub(super) fn of_path(path: &Path) -> Result<Self, String> {
         let text = path.to_str().ok_or("the file name is not UTF-8")?;
-        let stem = text.strip_suffix(".wasm").ok_or("the file name does not end in .wasm")?;
+        let stem = Kind::ALL.into_iter().find_map(|kind| text.strip_suffix(kind.ending()));
+        let stem = stem.ok_or("the file name ends neither in .wasm nor in .schema.json")?;
         match stem.split_once('/') {
             None if stem == "_" => Ok(Self::Any),
             None => Err(
-                "a module lies in the folder of its category, as <category>/<name>.wasm; only _.wasm lies at the top"
+                "a module lies in the folder of its category, as <category>/<name>.wasm; only _.wasm and _.schema.json lie at \
+                 the top"
                     .into(),
             ),
             Some(("_", _)) => Err("a category named `_` is written %5F".into()),
@@ -100,10 +104,16 @@ impl Slot {
         }
     }
 
-    /// The canonical file of this slot, relative to the modules directory.
+    /// The canonical file of a module of this slot, relative to the modules directory.
     #[must_use]
     pub fn file(&self) -> PathBuf {
-        PathBuf::from(format!("{self}.wasm"))
+        self.file_of(Kind::Module)
+    }
+
+    /// The canonical file of this slot and of a kind, relative to the modules directory.
+    #[must_use]
+    pub fn file_of(&self, kind: Kind) -> PathBuf {
+        PathBuf::from(format!("{self}{}", kind.ending()))
     }
 }
 

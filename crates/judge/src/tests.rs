@@ -19,6 +19,7 @@ mod guests;
 mod judging;
 mod keeping;
 mod resident;
+mod schemas;
 mod sharing;
 mod trial;
 

@@ -12,6 +12,7 @@ use super::component::{Isolation, Program};
 use super::contract::{Broken, CheckAmended, GuestEvent};
 use super::engine::{Bounds, EngineError, Sandbox, processor_time};
 use super::files::MODULE_BYTES_MAX;
+use super::kind::Kind;
 use super::loading::{Asked, Lane, Loader, Loading, Unloaded};
 use super::refusal::Refusal;
 use super::settings::{LimitDefaults, Limits, Settings};
@@ -120,7 +121,8 @@ impl Trial {
         );
         let (digest, cancelled, began) = (Digest::of(bytes), AtomicBool::new(false), Instant::now());
         let (limits, lists_examples) = (&settings.limits, !self_tests);
-        let asked = Asked { slot, limits, digest, bytes, cancelled: &cancelled, lists_examples };
+        let kind = Kind::of_content(bytes);
+        let asked = Asked { slot, kind, limits, digest, bytes, cancelled: &cancelled, lists_examples };
         let mut loaded = loader.load(&sandbox, &asked, Lane::Quick, |_| {});
         if matches!(loaded, Err(Unloaded::Slow)) {
             loaded = loader.load(&sandbox, &asked, Lane::Heavy, |_| {});

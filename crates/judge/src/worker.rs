@@ -20,6 +20,7 @@ use super::directory::{self, Signature};
 use super::engine::Sandbox;
 use super::files::MODULE_BYTES_MAX;
 use super::history::{History, Version};
+use super::kind::Kind;
 use super::loading::{Asked, Lane, Loader, Unloaded};
 use super::refusal::Refusal;
 use super::settings::Limits;
@@ -308,7 +309,8 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
         let refusal = Refusal::new("a module of 64 MiB at most", found, "build it for size");
         return Outcome::Refused(digest, State::Settling, refusal);
     }
-    let program = match load(tools, job, lane, digest, &bytes) {
+    let kind = Kind::of_file(&job.path).unwrap_or(Kind::Module);
+    let program = match load(tools, job, lane, (kind, digest), &bytes) {
         Ok(program) => program,
         Err(Unloaded::Refused(refusal)) => return Outcome::Refused(digest, job.state.get(), refusal),
         Err(Unloaded::Slow) => return Outcome::Heavy,
@@ -320,7 +322,10 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     if !program.offers().redact && job.force != Some(digest) && must_redact(tools, job, digest) {
         return Outcome::Refused(digest, State::SelfTest, unredacting(digest));
     }
-    *recorded = Some(record(tools, job, digest, &bytes, program.offers().redact));
+    *recorded = Some(record(tools, job, digest, &bytes, program.offers().redact).and_then(|versions| {
+        note_engine(&tools.history, &job.slot, digest, &program)?;
+        Ok(versions)
+    }));
     Outcome::Loaded(digest, program)
 }
 
@@ -332,12 +337,18 @@ fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> O
         .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
         .ok()?;
     kept.filter(|(version, _)| Some(version.digest) != refused).find_map(|(version, bytes)| {
-        let program = load(tools, job, lane, version.digest, &bytes).ok()?;
+        let program = load(tools, job, lane, (Kind::of_content(&bytes), version.digest), &bytes).ok()?;
         Some((version.digest, program))
     })
 }
 
-fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> Result<Program, Unloaded> {
+fn load(
+    tools: &Tools,
+    job: &Job,
+    lane: Lane,
+    (kind, digest): (Kind, Digest),
+    bytes: &[u8],
+) -> Result<Program, Unloaded> {
     let begin = |step| {
         job.state.set(match step {
             Step::Checking => State::Checking,
@@ -346,7 +357,7 @@ fn load(tools: &Tools, job: &Job, lane: Lane, digest: Digest, bytes: &[u8]) -> R
         });
     };
     let Job { slot, limits, cancelled, .. } = job;
-    let asked = Asked { slot, limits, digest, bytes, cancelled, lists_examples: false };
+    let asked = Asked { slot, kind, limits, digest, bytes, cancelled, lists_examples: false };
     // The loader's answer was sound when it was built. If the engine panics on it, that costs this file, and not the
     // gateway.
     let attempt = AssertUnwindSafe(|| tools.loader.load(&tools.sandbox, &asked, lane, begin));
@@ -371,6 +382,11 @@ fn record(tools: &Tools, job: &Job, digest: Digest, bytes: &[u8], redacts: bool)
     })
 }
 
+/// Keeps the version of the engine beside a schema.
+pub(super) fn note_engine(history: &History, slot: &Slot, digest: Digest, program: &Program) -> std::io::Result<()> {
+    program.schema.as_ref().map_or(Ok(()), |schema| history.note_engine(slot, digest, &schema.engine))
+}
+
 /// Whether the version that serves, or served last, takes secrets out of dead letters.
 fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
     if job.serving.is_some() {
@@ -382,10 +398,11 @@ fn must_redact(tools: &Tools, job: &Job, digest: Digest) -> bool {
 
 pub(super) fn unredacting(digest: Digest) -> Refusal {
     Refusal::new(
-        "a module that exports `redact`, as the version before does: it takes secrets out of refused events",
+        "a module that exports `redact`, or a schema with `writeOnly` or `x-eye-redact`, as the version before has it: it takes \
+         secrets out of refused events",
         "one that does not, so that such events would be kept as they came",
         format!(
-            "export `redact`, or write `force = \"{digest}\"` into the module's settings if nothing is secret any more"
+            "take them out as before, or write `force = \"{digest}\"` into the module's settings if nothing is secret any more"
         ),
     )
 }
@@ -419,7 +436,7 @@ pub(super) fn load_content(
         state: Arc::new(StateCell::new(State::Settling)),
         cancelled: Arc::new(AtomicBool::new(false)),
     };
-    load(tools, &job, lane, Digest::of(bytes), bytes)
+    load(tools, &job, lane, (Kind::of_content(bytes), Digest::of(bytes)), bytes)
 }
 
 /// Returns a file's content, and its signature from before it was read.

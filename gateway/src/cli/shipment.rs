@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eye_event::verdict::Digest;
-use eye_judge::Slot;
+use eye_judge::{Kind, Slot};
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -21,6 +21,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct Shipment {
     /// The file's bytes.
     pub(super) content: Bytes,
+    /// Whether it is a module or a schema.
+    pub(super) kind: Kind,
     /// The event types that it is to serve.
     pub(super) event_type: Slot,
     /// Only says whether the gateway would take it.
@@ -56,7 +58,7 @@ impl Shipment {
         let path = format!("/v1/validators/{}?{}", self.event_type.to_url(), query.join("&"));
         let mut headers = vec![("prefer", format!("wait={}", self.wait_seconds))];
         headers.extend(self.replaces.map(|digest| ("if-match", format!("\"{digest}\""))));
-        let body = Body { content_type: "application/wasm", bytes: self.content };
+        let body = Body { content_type: self.kind.content_type(), bytes: self.content };
         let wait = Duration::from_secs(self.wait_seconds) + MARGIN;
         gateway.request(Method::PUT, path.trim_end_matches('?'), &headers, Some(body), wait).await
     }

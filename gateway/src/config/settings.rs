@@ -221,7 +221,7 @@ settings! {
         role: Role = "full", Kind::Choice(&Role::WORDS), restart;
         /// The folder with the programs of Postgres, for the embedded one. Empty: PATH and the usual system folders.
         postgres_bin: Option<PathBuf> = "", Kind::OptionalPath, restart;
-        /// The watched directory of validators: <category>/<name>.wasm.
+        /// The watched directory of validators: <category>/<name>.wasm or <category>/<name>.schema.json.
         modules: PathBuf = "./modules", Kind::Path, restart;
         /// Where validators come from. With directory, each gateway serves its own modules directory. With database, all
         /// gateways on one database serve the same generation, which pushes change, and the directory is not read.

@@ -671,7 +671,10 @@ fn read_slow(limit_ms: u128) -> String {
 }
 
 fn not_a_module(found: &str) -> String {
-    format!("The content type `{found}` is not read here. Send the file of a module as `application/wasm`.")
+    format!(
+        "The content type `{found}` is not read here. Send a module as `application/wasm`, and a JSON Schema as \
+         `application/schema+json`."
+    )
 }
 
 fn module_refused(expected: &str, found: &str, mend: &str) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
-use eye_judge::Slot;
+use eye_judge::{Kind, Slot};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
@@ -161,13 +161,12 @@ pub(super) fn digest(name: &str, text: &str) -> Result<Digest, Refusal> {
     text.parse().map_err(|_| bad(name, "must be the digest of a module: 64 hexadecimal digits"))
 }
 
-pub(super) fn must_be_module(headers: &HeaderMap) -> Result<(), Refusal> {
+/// The kind of what is pushed, as its content type says.
+pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Refusal> {
     let found = headers.get(CONTENT_TYPE).map_or("nothing", |value| value.to_str().unwrap_or_default());
     let essence = found.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/wasm") {
-        return Ok(());
-    }
-    Err(Refusal::NotAModule { found: found.chars().take(100).collect() })
+    let kind = Kind::ALL.into_iter().find(|kind| essence.eq_ignore_ascii_case(kind.content_type()));
+    kind.ok_or_else(|| Refusal::NotAModule { found: found.chars().take(100).collect() })
 }
 
 /// Finds out what a request asks. The parts of its path are still percent-encoded.

@@ -5,12 +5,14 @@ use std::io::{Read, Write};
 
 use eye_event::envelope::Rules;
 
-use super::super::component::{Program, SelfTest, packed};
+use super::super::component::{Built, Program, SelfTest, Step, packed};
 use super::super::contract::CheckAmended;
 use super::super::engine::Sandbox;
 use super::super::refusal::Refusal;
+use super::super::resident::SchemaEngine;
+use super::super::schema;
 use super::confine;
-use super::job::{Frame, JOB_BYTES_MAX, Job, Told, seal};
+use super::job::{Frame, JOB_BYTES_MAX, Job, Task, Told, seal};
 
 /// Runs a loader to its end, for the gateway with this process id.
 ///
@@ -22,20 +24,27 @@ pub fn run(gateway: i32, check_amended: impl FnOnce(Rules) -> CheckAmended) -> R
     let mut input = std::io::stdin().lock();
     let job = read_job(&mut input)?;
     confine::bind(&job.bounds)?;
-    let mut bytes = Vec::new();
-    let room = usize::try_from(job.file_bytes).map_err(|_| "a file that is too large")?;
-    bytes.try_reserve_exact(room).map_err(|error| format!("no room for the file: {error}"))?;
-    input.take(job.file_bytes).read_to_end(&mut bytes).map_err(|error| format!("the file was not read: {error}"))?;
-    if bytes.len() < room {
-        return Err("the gateway ended in the middle of the file".into());
-    }
+    let engine = match job.task {
+        Task::Schema(bytes) => read_all(&mut input, bytes)?,
+        Task::Module | Task::Engine => Vec::new(),
+    };
+    let bytes = read_all(&mut input, job.file_bytes)?;
     let check_amended = check_amended(job.rules);
     let stack_bytes = usize::try_from(job.bounds.stack_bytes).unwrap_or(usize::MAX);
     // This stack has a size of its own, whatever the limits of the process are.
     let work = std::thread::Builder::new().name("eye-load".into()).stack_size(stack_bytes);
-    let work =
-        work.spawn(move || answer(&job, &bytes, &check_amended)).map_err(|error| format!("no thread: {error}"))?;
+    let work = work
+        .spawn(move || answer(&job, &engine, &bytes, &check_amended))
+        .map_err(|error| format!("no thread: {error}"))?;
     work.join().map_err(|_| "the loader panicked")?
+}
+
+fn read_all(input: &mut impl Read, bytes: u64) -> Result<Vec<u8>, String> {
+    let mut all = Vec::new();
+    let room = usize::try_from(bytes).map_err(|_| "a file that is too large")?;
+    all.try_reserve_exact(room).map_err(|error| format!("no room for the file: {error}"))?;
+    input.take(bytes).read_to_end(&mut all).map_err(|error| format!("the file was not read: {error}"))?;
+    if all.len() < room { Err("the gateway ended in the middle of the file".into()) } else { Ok(all) }
 }
 
 fn read_job(input: &mut impl Read) -> Result<Job, String> {
@@ -51,19 +60,42 @@ fn read_job(input: &mut impl Read) -> Result<Job, String> {
     postcard::from_bytes(&job).map_err(|error| format!("a job that is none: {error}"))
 }
 
-fn answer(job: &Job, bytes: &[u8], check_amended: &CheckAmended) -> Result<(), String> {
+fn answer(job: &Job, engine: &[u8], bytes: &[u8], check_amended: &CheckAmended) -> Result<(), String> {
     let sandbox = Sandbox::for_loading().map_err(|error| error.to_string())?;
-    let Job { limits, category, name, bounds, lists_examples, .. } = job;
-    let lists_examples = *lists_examples;
-    let trial = SelfTest { limits, check_amended, category, name, time: bounds.self_test, lists_examples };
     // If this fails, the gateway has ended, and the answer below reports that.
     let begin = |step| drop(say(Frame::Step(step), &[]));
-    match Program::build(&sandbox, bytes, &trial, begin) {
+    match build(&sandbox, job, engine, bytes, check_amended, begin)? {
         Ok(built) => {
             let built = packed(&built).map_err(|error| format!("what was built: {error}"))?;
             say(Frame::Built, &[&seal(&built), &built])
         }
         Err(refusal) => refuse(refusal),
+    }
+}
+
+/// Does the task of a job.
+pub(super) fn build(
+    sandbox: &Sandbox,
+    job: &Job,
+    engine: &[u8],
+    bytes: &[u8],
+    check_amended: &CheckAmended,
+    begin: impl Fn(Step),
+) -> Result<Result<Built, Refusal>, String> {
+    let Job { limits, category, name, bounds, lists_examples, .. } = job;
+    let lists_examples = *lists_examples;
+    let trial = SelfTest { limits, check_amended, category, name, time: bounds.self_test, lists_examples };
+    match job.task {
+        Task::Module => Ok(Program::build(sandbox, bytes, &trial, begin)),
+        Task::Engine => {
+            begin(Step::Compiling);
+            Ok(schema::engine().and_then(|engine| Program::build_engine(sandbox, engine)))
+        }
+        Task::Schema(_) => {
+            let engine = postcard::from_bytes(engine).map_err(|error| format!("an engine that is none: {error}"))?;
+            let engine = SchemaEngine::open(sandbox, &engine).map_err(|error| format!("the engine: {error:#}"))?;
+            Ok(Program::build_schema(sandbox, &engine, bytes, &trial, begin))
+        }
     }
 }
 

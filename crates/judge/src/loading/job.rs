@@ -171,9 +171,21 @@ impl Bound {
     }
 }
 
-/// The task of a loader. The bytes of the file follow.
+/// What a loader makes of the bytes that follow its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// They are a module.
+    Module,
+    /// There are none: it compiles the engine of schema files, which it has itself.
+    Engine,
+    /// They are that engine, compiled, in so many bytes, and a schema.
+    Schema(u64),
+}
+
+/// The job of a loader. The bytes of the file follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Job {
+    pub(super) task: Task,
     pub(super) file_bytes: u64,
     pub(super) limits: Limits,
     pub(super) rules: Rules,

@@ -61,7 +61,13 @@ enum Heard {
 }
 
 /// Runs `program` to load a file. Calls `begin` at each step.
-pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> bool, begin: impl Fn(Step)) -> Ended {
+pub(super) fn load(
+    program: &Path,
+    job: &Job,
+    (engine, file): (&[u8], &[u8]),
+    stops: impl Fn() -> bool,
+    begin: impl Fn(Step),
+) -> Ended {
     let mut command = Command::new(program);
     command.arg(LOADER_COMMAND).arg("--gateway").arg(std::process::id().to_string());
     command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -86,7 +92,7 @@ pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> b
         let threads = [
             std::thread::Builder::new()
                 .name("eye-load-in".into())
-                .spawn_scoped(scope, move || give(input, &head, file)),
+                .spawn_scoped(scope, move || give(input, &head, engine, file)),
             std::thread::Builder::new()
                 .name("eye-load-out".into())
                 .spawn_scoped(scope, move || listen(output, job.bounds.answer_bytes, &told)),
@@ -124,10 +130,10 @@ pub(super) fn load(program: &Path, job: &Job, file: &[u8], stops: impl Fn() -> b
     })
 }
 
-/// Writes the job and the file. A loader that ends early does not read all of it; its answer or its end says why.
-fn give(mut input: ChildStdin, head: &[u8], file: &[u8]) {
+/// Writes the job, the engine if the file is a schema, and the file. A loader that ends early does not read all of it; its answer or its end says why.
+fn give(mut input: ChildStdin, head: &[u8], engine: &[u8], file: &[u8]) {
     let length = u32::try_from(head.len()).expect("a job is short").to_le_bytes();
-    let _read = [&length, head, file].into_iter().try_for_each(|part| input.write_all(part));
+    let _read = [&length, head, engine, file].into_iter().try_for_each(|part| input.write_all(part));
 }
 
 fn listen(mut output: ChildStdout, answer_bytes: u64, told: &SyncSender<Heard>) {
@@ -315,7 +321,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::super::super::settings::Limits;
-    use super::super::job::{Bounds, LoaderLimits};
+    use super::super::job::{Bounds, LoaderLimits, Task};
     use super::*;
     use eye_event::envelope::Rules;
 
@@ -335,6 +341,7 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
         let rules = Rules { data_bytes_max: 1, nesting_max: 1, future_us_max: 1, events_max: 1, number_digits_max: 1 };
         let job = Job {
+            task: Task::Module,
             file_bytes: 10,
             limits: Limits::default(),
             rules,
@@ -343,7 +350,7 @@ mod tests {
             bounds,
             lists_examples: false,
         };
-        load(&program, &job, b"0123456789", stops, |_| {})
+        load(&program, &job, (b"", b"0123456789"), stops, |_| {})
     }
 
     fn crash_of(script: &str) -> String {
@@ -383,6 +390,7 @@ mod tests {
         let rules = Rules { data_bytes_max: 1, nesting_max: 1, future_us_max: 1, events_max: 1, number_digits_max: 1 };
         let (limits, bounds) = (Limits::default(), bounds());
         let job = Job {
+            task: Task::Module,
             file_bytes: 0,
             limits,
             rules,
@@ -391,7 +399,7 @@ mod tests {
             bounds,
             lists_examples: false,
         };
-        let ended = load(Path::new("/nowhere/eye"), &job, b"", || false, |_| {});
+        let ended = load(Path::new("/nowhere/eye"), &job, (b"", b""), || false, |_| {});
         assert!(matches!(ended, Ended::Unstarted(_)));
     }
 }

@@ -119,7 +119,7 @@ fn words(text: &str) -> (String, String) {
     }
     let mend = "put the module here that the build made, a file that begins with 00 61 73 6d";
     if begins("{") || begins("[") {
-        return ("JSON".into(), mend.into());
+        return ("JSON".into(), format!("{mend}; a JSON Schema is named <name>.schema.json"));
     }
     (format!("text, which begins with `{}`", beginning()), mend.into())
 }

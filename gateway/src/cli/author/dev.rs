@@ -19,7 +19,7 @@ use crate::cli::shipment::{self, Shipment};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, Source};
 use crate::shutdown::Shutdown;
-use eye_judge::Refusal;
+use eye_judge::{Kind, Refusal};
 
 /// The time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -110,6 +110,7 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
         return Ok(());
     }
     let shipment = Shipment {
+        kind: Kind::Module,
         content: module.content()?.into(),
         event_type: module.event_type,
         dry_run: false,

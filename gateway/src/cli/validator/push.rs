@@ -1,10 +1,11 @@
-//! `eye validator push`: ships a module to a running gateway.
+//! `eye validator push`: ships a module or a schema to a running gateway.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use eye_event::verdict::Digest;
+use eye_judge::Kind;
 
 use super::digest;
 use crate::cli::author::{self, Wanted};
@@ -50,7 +51,9 @@ pub(super) async fn run(push: Push) -> Result<(), Failure> {
         None => project.as_ref().filter(|_| module.is_of_project).map(author::Project::settings).transpose()?.flatten(),
     };
     let gateway = gateway(&push.source, project.as_ref().and_then(|project| project.gateway.as_ref()))?;
+    let kind = Kind::of_file(&module.file).unwrap_or_else(|| Kind::of_content(&content));
     let shipment = Shipment {
+        kind,
         content: content.into(),
         event_type: module.event_type,
         dry_run: push.dry_run,

@@ -25,6 +25,9 @@ mod schema;
 mod uri;
 mod words;
 
+/// The version of the engine. Another one may judge the same events and the same schema in another way.
+pub const VERSION: &str = "1";
+
 /// Levels of an event's data. The gateway allows fewer.
 const DATA_NESTING_MAX: usize = 256;
 
@@ -45,8 +48,9 @@ pub fn configured(bytes: &'static [u8]) -> Result<(Program, String), String> {
     };
     match compiled {
         Ok(program) => {
+            let Program { draft, redacts, .. } = &program;
             let mut answer =
-                format!("{{\"draft\":\"{}\",\"redacts\":{},\"warnings\":[", program.draft, program.redacts);
+                format!("{{\"engine\":\"{VERSION}\",\"draft\":\"{draft}\",\"redacts\":{redacts},\"warnings\":[");
             for (place, warning) in program.warnings.iter().enumerate() {
                 answer.push_str(if place > 0 { "," } else { "" });
                 add_text(&mut answer, warning);
