@@ -160,7 +160,7 @@ async fn a_hostile_schema_is_refused_in_words_and_harms_nobody() {
     let admin = gateway.admin_token().expect("it made one");
     let schema = "application/schema+json";
     let list = |item: &dyn Fn(usize) -> String, count: usize| (0..count).map(item).collect::<Vec<_>>().join(",");
-    let large_patterns = list(&|number| format!("\"^[\\\\p{{L}}]{{1,150}}x{number}$\":{{}}"), 1_000);
+    let large_patterns = list(&|number| format!("\"^[\\\\p{{L}}]{{1,20}}x{number}$\":{{}}"), 1_000);
     for (content, words) in [
         (format!("{{\"$comment\":\"{}\"}}", "x".repeat(2 << 20)), "bytes"),
         ("{\"not\":".repeat(100_000), "nested too deeply"),

@@ -102,11 +102,18 @@ async fn a_schema_that_is_refused_is_told_with_its_place_and_the_last_good_one_s
 
 #[tokio::test]
 async fn data_as_deep_as_it_may_be_is_judged_by_a_schema_that_is_deep_too() {
-    let deep = format!("{}{}{}", "{\"allOf\":[".repeat(7), r##"{"properties":{"c":{"$ref":"#"}}}"##, "]}".repeat(7));
-    let house = house(&[("shop/order.schema.json", deep.as_bytes())]).await;
-    house.until("shop/order", |report| report.digest.is_some()).await;
     let data = format!("{}{}", "{\"c\":".repeat(63), "{}".to_owned() + &"}".repeat(63));
-    assert_eq!(house.judge(("shop", "order"), &data).await.outcome, Ok(Verdict::Accept));
+    let deep = |by: usize| {
+        format!("{}{}{}", "{\"allOf\":[".repeat(by), r##"{"properties":{"c":{"$ref":"#"}}}"##, "]}".repeat(by))
+    };
+    let house = house(&[("shop/order.schema.json", deep(2).as_bytes())]).await;
+    for (by, judged) in [(1, true), (7, true), (12, false)] {
+        house.put("shop/order.schema.json", deep(by).as_bytes());
+        let digest = Digest::of(deep(by).as_bytes());
+        house.until("shop/order", |report| report.digest == Some(digest)).await;
+        let judgement = house.judge(("shop", "order"), &data).await;
+        assert_eq!((judgement.outcome == Ok(Verdict::Accept), code(&judgement).is_none()), (judged, judged), "{by}");
+    }
 }
 
 #[tokio::test]

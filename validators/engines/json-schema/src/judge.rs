@@ -143,6 +143,8 @@ impl Looked {
     }
 }
 
+/// Its functions call each other as deep as the data and the schema are. They are kept apart, so that none takes the stack
+/// that only others need.
 struct Look<'a> {
     program: &'a Program,
     /// The resources that were entered, the outermost first.
@@ -215,6 +217,7 @@ impl<'a> Look<'a> {
     }
 
     /// Like [`Look::node`], without telling anything.
+    #[inline(never)]
     fn quietly(&mut self, id: NodeId, value: &Value<'_>, looked: Option<&mut Looked>) -> bool {
         let found = self.found.take();
         let fits = self.node(id, value, &Place::Root, "", looked);
@@ -222,6 +225,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn tell(&mut self, messages: &Messages, place: &Place<'_>, code: &'static str, message: impl FnOnce() -> String) {
         if let Some(found) = &mut self.found {
             let message = messages.of(&keyword_of(code)).map_or_else(message, str::to_owned);
@@ -301,6 +305,7 @@ impl<'a> Look<'a> {
     }
 
     /// The keywords that look at the value alone.
+    #[inline(never)]
     fn simple(&mut self, node: &'a Node, check: &'a Check, value: &Value<'_>, place: &Place<'_>) -> bool {
         let (fits, code): (bool, &'static str) = match (check, &value.kind) {
             (Check::Type(types), _) => (is_of_type(*types, value), "type"),
@@ -333,6 +338,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn required(
         &mut self,
         node: &'a Node,
@@ -357,6 +363,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn properties(
         &mut self,
         properties: &'a Properties,
@@ -391,6 +398,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn names(&mut self, node: &'a Node, names: NodeId, value: &Value<'_>, place: &Place<'_>) -> bool {
         let Some(object) = value.object() else { return true };
         let mut fits = true;
@@ -405,6 +413,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn items(
         &mut self,
         items: &'a Items,
@@ -428,6 +437,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn contains(
         &mut self,
         node: &'a Node,
@@ -459,6 +469,7 @@ impl<'a> Look<'a> {
         count >= contains.least && contains.most.is_none_or(|most| count <= most)
     }
 
+    #[inline(never)]
     fn any_of(
         &mut self,
         node: &'a Node,
@@ -484,6 +495,7 @@ impl<'a> Look<'a> {
         fits
     }
 
+    #[inline(never)]
     fn one_of(
         &mut self,
         node: &'a Node,
@@ -506,6 +518,7 @@ impl<'a> Look<'a> {
         fitting == 1
     }
 
+    #[inline(never)]
     fn unevaluated(&mut self, node: &'a Node, value: &Value<'_>, place: &Place<'_>, looked: &mut Looked) -> bool {
         let mut fits = true;
         match (&value.kind, node.unevaluated_properties, node.unevaluated_items) {
