@@ -248,6 +248,11 @@ fn the_project_of_a_template_has_the_versions_that_are_tested_here() {
         let named = |text: &str| text.lines().any(|line| line.starts_with(&format!("{name} = ")));
         assert!(named(&own) && named(&kit), "{name}");
     }
+    let oldest = "rust-version = \"1.95\"";
+    assert!(
+        read("Cargo.toml").contains(oldest) && kit.contains(oldest),
+        "the kit needs the Rust that it is tested with"
+    );
     let feature = "bump-allocator = [\"dep:mini-alloc\"]";
     assert!(own.contains(feature) && kit.contains(feature));
 }

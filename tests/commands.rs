@@ -203,6 +203,8 @@ fn every_shell_gets_its_completions_and_every_command_its_page() {
         }
         assert!(!said.contains(eye_judge::LOADER_COMMAND), "{shell}: what gateways call is for nobody else");
     }
+    let (code, said, _) = ran(eye(&["completion", "bash"]));
+    assert!(code == Some(0) && said.contains("validator"), "the other name, and the author's commands");
     assert_eq!(ran(eye(&["completions", "tcsh"])).0, Some(64));
     let folder = folder();
     let pages = folder.path().join("pages");

@@ -174,7 +174,7 @@ impl Reached {
 
 /// A gateway that a project file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct NamedGateway {
     /// The file, for messages.
     pub(super) file: PathBuf,
     /// The gateway itself.
@@ -192,21 +192,21 @@ pub(super) enum At {
 
 /// Finds the gateway of a command that works over HTTP alone: the one that the environment names, or the one of a data dir
 /// that a flag names, or of the project, or the one that runs on the usual data dir.
-pub(super) fn gateway(source: &Source, project: Option<&Place>) -> Result<Gateway, Failure> {
+pub(super) fn gateway(source: &Source, project: Option<&NamedGateway>) -> Result<Gateway, Failure> {
     let (gateway, from) = quiet_gateway(source, project)?;
     tell(&format!("on the gateway {}, with the token of {from}", gateway.url()));
     Ok(gateway)
 }
 
 /// Does the same and says nothing. Returns where the token comes from.
-pub(super) fn quiet_gateway(source: &Source, project: Option<&Place>) -> Result<(Gateway, String), Failure> {
+pub(super) fn quiet_gateway(source: &Source, project: Option<&NamedGateway>) -> Result<(Gateway, String), Failure> {
     let (settings, config) = source.gather(Vec::new())?;
     if let Some(remote) = remote::named() {
         return Ok(Gateway::new(remote, &config.data_dir)?);
     }
     match project.filter(|_| source.data_dir.is_none()) {
         None => Ok(Gateway::new(noted(&config.data_dir, settings.origin("data_dir"))?, &config.data_dir)?),
-        Some(Place { file, at }) => {
+        Some(NamedGateway { file, at }) => {
             let named = || format!("`gateway` in {}", file.display());
             let found = match at {
                 At::Url(url) => Gateway::new(remote::at(url), &config.data_dir),

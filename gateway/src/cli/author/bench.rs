@@ -13,7 +13,7 @@ use super::events::Subject;
 use super::terminal::{Look, Progress, bytes, time};
 use super::{MODULE_BYTES_MAX, Wanted, events, fixtures, project, trying};
 use crate::cli::output::say;
-use crate::cli::reach::{Place, quiet_gateway};
+use crate::cli::reach::{NamedGateway, quiet_gateway};
 use crate::cli::{Failure, Source};
 
 /// Calls that are measured, and the processor time after which no further one is begun.
@@ -129,7 +129,7 @@ fn measure(trial: &Trial, file_bytes: usize, subjects: &[Subject]) -> Result<Fig
 }
 
 /// The content of the module that serves an event type, or why there is none to compare with.
-async fn serving(source: &Source, place: Option<&Place>, event_type: &Slot) -> Result<Vec<u8>, String> {
+async fn serving(source: &Source, place: Option<&NamedGateway>, event_type: &Slot) -> Result<Vec<u8>, String> {
     let (gateway, _) = quiet_gateway(source, place).map_err(|error| error.to_string())?;
     let path = format!("/v1/validators/{}", event_type.to_url());
     let told = |error: anyhow::Error| format!("{error:#}");

@@ -73,7 +73,7 @@ pub(in crate::cli) async fn run(doctor: Doctor) -> Result<(), Failure> {
 }
 
 /// The gateway to which modules are shipped. Building and testing need none.
-async fn gateway(source: &Source, place: Option<&crate::cli::reach::Place>) -> Found {
+async fn gateway(source: &Source, place: Option<&crate::cli::reach::NamedGateway>) -> Found {
     let what = "a gateway to ship to".to_owned();
     let found = match quiet_gateway(source, place) {
         Ok((gateway, _)) => gateway.read("/v1/validators").await.map(|_| gateway.url()),

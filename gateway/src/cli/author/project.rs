@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::language::{self, Language};
 use super::names;
-use crate::cli::reach::{At, Place};
+use crate::cli::reach::{At, NamedGateway};
 use crate::config::Problems;
 use eye_judge::Slot;
 
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Project {
     pub(in crate::cli) event_type: Slot,
     pub(super) language: &'static Language,
     /// The gateway that commands ask, unless the environment names one.
-    pub(in crate::cli) gateway: Option<Place>,
+    pub(in crate::cli) gateway: Option<NamedGateway>,
     /// The folder with the fixtures.
     pub(super) fixtures: PathBuf,
 }
@@ -77,7 +77,7 @@ impl Project {
         let language = language::named(&written.language).map_err(|why| tell("language", why)).ok();
         match (event_type, language) {
             (Some(event_type), Some(language)) => {
-                let gateway = written.gateway.filter(|gateway| !gateway.is_empty()).map(|gateway| Place {
+                let gateway = written.gateway.filter(|gateway| !gateway.is_empty()).map(|gateway| NamedGateway {
                     at: if gateway.contains("://") { At::Url(gateway) } else { At::DataDir(folder.join(gateway)) },
                     file,
                 });

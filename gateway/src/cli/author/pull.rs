@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use eye_event::verdict::Digest;
 use eye_judge::{Expected, Slot};
@@ -107,13 +107,14 @@ pub(in crate::cli) async fn run(Fixtures::Pull(pull): Fixtures) -> Result<(), Fa
     let into = pull.into.or_else(|| project.as_ref().map(|project| project.fixtures.clone()));
     let into = into.ok_or_else(|| usage("name the folder for the fixtures: --into DIR"))?;
     let gateway = gateway(&pull.source, project.as_ref().and_then(|project| project.gateway.as_ref()))?;
-    let mut disguise = Disguise::new(pull.keep);
-    let mut made = Made::default();
+    let parameters = format!("limit={}{}", pull.limit, filter(&event_type));
+    let mut pulling = Pulling { gateway, into, disguise: Disguise::new(pull.keep), made: Made::default() };
     {
         let _going_on = Progress::of("reading events");
-        stored(&gateway, &event_type, pull.limit, &mut disguise, &into, &mut made).await?;
-        refused(&gateway, &event_type, pull.limit, &mut disguise, &into, &mut made).await?;
+        pulling.stored(&parameters).await?;
+        pulling.refused(&parameters).await?;
     }
+    let Pulling { made, into, .. } = pulling;
     if made.unread > 0 {
         warn(format_args!(
             "eye: {} refused events are not there as they were sent: they were redacted or cut, or the token lacks the scope `raw`",
@@ -137,70 +138,58 @@ fn filter(event_type: &Slot) -> String {
     format!("{}{}", part("category", category), part("name", name))
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(gateway: &Gateway, path: &str) -> anyhow::Result<T> {
-    let bytes = gateway.bytes(path).await?;
-    serde_json::from_slice(&bytes).context("the gateway's answer")
+/// A pull under way.
+struct Pulling {
+    gateway: Gateway,
+    into: PathBuf,
+    disguise: Disguise,
+    made: Made,
 }
 
-async fn stored(
-    gateway: &Gateway,
-    event_type: &Slot,
-    limit: u16,
-    disguise: &mut Disguise,
-    into: &std::path::Path,
-    made: &mut Made,
-) -> anyhow::Result<()> {
-    let path = format!("/v1/events?order=desc&limit={limit}{}", filter(event_type));
-    let found: Events = read(gateway, &path).await?;
-    for event in found.events {
-        let written = Written::new(disguise.data(&event.data)?, Vec::new());
-        made.put(into, Expected::Accept, &written)?;
+impl Pulling {
+    async fn read<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<T> {
+        let bytes = self.gateway.bytes(path).await?;
+        serde_json::from_slice(&bytes).context("the gateway's answer")
     }
-    Ok(())
-}
 
-async fn refused(
-    gateway: &Gateway,
-    event_type: &Slot,
-    limit: u16,
-    disguise: &mut Disguise,
-    into: &std::path::Path,
-    made: &mut Made,
-) -> anyhow::Result<()> {
-    let path = format!("/v1/dead-letters?reason=rejected&code=rule&limit={limit}{}", filter(event_type));
-    let found: Letters = read(gateway, &path).await?;
-    for letter in found.dead_letters.iter().filter(|letter| letter.code == "rule") {
-        let whole: WholeLetter = read(gateway, &format!("/v1/dead-letters/{}", letter.id)).await?;
-        let text = whole.raw.filter(|_| letter.kept == "whole" && letter.redrivable);
-        let text = text.filter(|_| whole.raw_encoding.as_deref().is_none_or(|encoding| encoding == "utf8"));
-        let Some(event) = text.and_then(|text| serde_json::from_str::<Event>(&text).ok()) else {
-            made.unread += 1;
-            continue;
-        };
-        let mut codes: Vec<String> = whole.violations.into_iter().map(|one| one.code).collect();
-        codes.sort();
-        codes.dedup();
-        made.put(into, Expected::Reject, &Written::new(disguise.data(&event.data)?, codes))?;
+    async fn stored(&mut self, parameters: &str) -> anyhow::Result<()> {
+        let found: Events = self.read(&format!("/v1/events?order=desc&{parameters}")).await?;
+        found.events.into_iter().try_for_each(|event| self.put(Expected::Accept, &event, Vec::new()))
     }
-    Ok(())
-}
 
-impl Made {
-    /// Writes a fixture under the digest of what it holds. One that is there is not written again.
-    fn put(&mut self, into: &std::path::Path, expect: Expected, written: &Written) -> anyhow::Result<()> {
-        let text = written.text()?;
+    async fn refused(&mut self, parameters: &str) -> anyhow::Result<()> {
+        let found: Letters = self.read(&format!("/v1/dead-letters?reason=rejected&code=rule&{parameters}")).await?;
+        for letter in found.dead_letters.iter().filter(|letter| letter.code == "rule") {
+            let whole: WholeLetter = self.read(&format!("/v1/dead-letters/{}", letter.id)).await?;
+            let text = whole.raw.filter(|_| letter.kept == "whole" && letter.redrivable);
+            let text = text.filter(|_| whole.raw_encoding.as_deref() == Some("utf8"));
+            let Some(event) = text.and_then(|text| serde_json::from_str::<Event>(&text).ok()) else {
+                self.made.unread += 1;
+                continue;
+            };
+            let mut codes: Vec<String> = whole.violations.into_iter().map(|one| one.code).collect();
+            codes.sort();
+            codes.dedup();
+            self.put(Expected::Reject, &event, codes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes an event in disguise, under the digest of what the file holds. One that is there is not written again.
+    fn put(&mut self, expect: Expected, event: &Event, codes: Vec<String>) -> anyhow::Result<()> {
+        let text = Written::new(self.disguise.data(&event.data)?, codes).text()?;
         let digest = Digest::of(text.as_bytes()).to_string();
-        let folder = into.join(folder_of(expect));
+        let folder = self.into.join(folder_of(expect));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let file = folder.join(format!("pulled-{}.json", digest.get(..12).ok_or_else(|| anyhow!("a digest"))?));
+        let file = folder.join(format!("pulled-{}.json", digest.get(..12).context("a digest")?));
         if file.exists() {
-            self.known += 1;
+            self.made.known += 1;
             return Ok(());
         }
         std::fs::write(&file, text).with_context(|| file.display().to_string())?;
         match expect {
-            Expected::Reject => self.reject += 1,
-            Expected::Accept | Expected::Amend => self.accept += 1,
+            Expected::Reject => self.made.reject += 1,
+            Expected::Accept | Expected::Amend => self.made.accept += 1,
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ const GET_TARGET: &str = "rustup target add wasm32-unknown-unknown";
 /// How to get cargo.
 const GET_CARGO: &str = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh    (https://rustup.rs)";
 
-/// The oldest Rust that builds the kit.
-const OLDEST: (u32, u32) = (1, 85);
+/// The oldest Rust with which the kit is tested.
+const OLDEST: (u32, u32) = (1, 95);
 
 /// The row of Rust.
 pub(super) static RUST: Language = Language {
