@@ -24,6 +24,10 @@ use crate::cli::output::say;
 /// How long misuse is judged.
 const MISUSE_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// The first and the last instant that an event may have.
+const YEAR_1_US: i64 = -62_135_596_800_000_000;
+const YEAR_9999_US: i64 = 253_402_300_799_999_999;
+
 /// Events between an event and its repetition.
 const BETWEEN: usize = 200;
 
@@ -124,9 +128,30 @@ pub(super) fn find(
     let check = trying::check_data()?;
     let (cases, left) = misuse::of(&events::seeds(&subjects), |data| check(data).is_ok());
     found.misuse_left = left;
+    for (title, event) in odd_events(&trial, events::seeds(&subjects).first().copied().unwrap_or("{}")) {
+        found.try_odd(&trial, title, &event);
+    }
     found.try_misuse(&trial, &cases);
     found.repeat(&trial, &subjects, &cases);
     Ok(found)
+}
+
+/// Events whose data is right and whose other parts are as odd as a gateway lets pass.
+fn odd_events(trial: &Trial, data: &str) -> Vec<(&'static str, TrialEvent)> {
+    let whole = trial.event(data);
+    let at = |timestamp_us: i64, received_at_us: i64| TrialEvent { timestamp_us, received_at_us, ..whole.clone() };
+    let now = whole.received_at_us;
+    vec![
+        ("the event is of the year 1", at(YEAR_1_US, now)),
+        ("the event is of the year 9999", at(YEAR_9999_US, YEAR_9999_US)),
+        ("the event is older than 1970", at(-1, now)),
+        ("the event came before it occurred", at(now + 60_000_000, now)),
+        ("the application has a long name", TrialEvent { application: "\u{e9}".repeat(200), ..whole.clone() }),
+        (
+            "the application has an odd name",
+            TrialEvent { application: "a \"b\" \u{1F600} {}%s\\".to_owned(), ..whole.clone() },
+        ),
+    ]
 }
 
 /// The parts of an event that a module sees and that the author gave.
@@ -219,14 +244,18 @@ impl Findings {
                 self.misuse_left += cases.len() - tried;
                 return;
             }
-            self.misuse += 1;
-            let event = trial.event(&case.data);
-            let outcome = trial.judge(&event).outcome;
-            if outcome.is_err() {
-                self.fail("misuse", &case.title, &event, "any verdict".to_owned(), trying::told(&outcome));
-            }
-            self.try_redacting(trial, "misuse", &case.title, &event);
+            self.try_odd(trial, &case.title, &trial.event(&case.data));
         }
+    }
+
+    /// Judges an event for which any verdict will do.
+    fn try_odd(&mut self, trial: &Trial, title: &str, event: &TrialEvent) {
+        self.misuse += 1;
+        let outcome = trial.judge(event).outcome;
+        if outcome.is_err() {
+            self.fail("misuse", title, event, "any verdict".to_owned(), trying::told(&outcome));
+        }
+        self.try_redacting(trial, "misuse", title, event);
     }
 
     /// Judges events twice, and again after others: what a module judged before must not change its verdict.
