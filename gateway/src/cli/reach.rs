@@ -210,7 +210,7 @@ pub(super) fn quiet_gateway(source: &Source, project: Option<&NamedGateway>) -> 
             let named = || format!("`gateway` in {}", file.display());
             let found = match at {
                 At::Url(url) => Gateway::new(remote::at(url), &config.data_dir),
-                At::DataDir(dir) => noted(dir, "as the project names it").and_then(|at| Gateway::new(at, dir)),
+                At::DataDir(dir) => noted(dir, &"as the project names it").and_then(|at| Gateway::new(at, dir)),
             };
             Ok(found.with_context(named)?)
         }
@@ -218,7 +218,7 @@ pub(super) fn quiet_gateway(source: &Source, project: Option<&NamedGateway>) -> 
 }
 
 /// The gateway of the data dir. It notes its address there if it runs a Postgres of its own.
-fn noted(data_dir: &Path, origin: &str) -> anyhow::Result<remote::Remote> {
+fn noted(data_dir: &Path, origin: &impl std::fmt::Display) -> anyhow::Result<remote::Remote> {
     let noted = panel_address::noted(data_dir).with_context(|| format!("the data dir {}", data_dir.display()))?;
     let url = noted.with_context(|| {
         format!(
