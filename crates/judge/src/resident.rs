@@ -114,7 +114,7 @@ pub(super) struct Described {
 }
 
 /// A compiled module that has not run yet, so that the state in which it judges is unknown.
-pub(super) struct Undescribed(Code);
+pub(super) struct Undescribed(Arc<Code>);
 
 impl Undescribed {
     /// Runs the module's start code, calls `describe`, and takes the state after that. Every event finds this state.
@@ -125,7 +125,7 @@ impl Undescribed {
         let description = described.map_err(|broken| Broken { last_words: resident.last_words(&self.0), ..broken })?;
         let mut untouched = Resident::new(&self.0, sandbox, &limits)?;
         let start = Snapshot::take(&mut resident, &mut untouched, None);
-        Ok((Residents::new(Arc::new(self.0), start), description))
+        Ok((Residents::new(self.0, start), description))
     }
 }
 
@@ -250,7 +250,8 @@ impl Residents {
 
     /// Compiles a rewritten module.
     pub(super) fn compile(sandbox: &Sandbox, rewritten: &[u8]) -> wasmtime::Result<Undescribed> {
-        Code::of(sandbox, &Module::from_binary(&sandbox.engine, rewritten)?, rewritten.len()).map(Undescribed)
+        Code::of(sandbox, &Module::from_binary(&sandbox.engine, rewritten)?, rewritten.len())
+            .map(|code| Undescribed(Arc::new(code)))
     }
 
     /// The module as data.
