@@ -100,8 +100,8 @@ export function Time({ at, precise = false }: { at: string; precise?: boolean })
 export function EventType({ category, name }: { category: string | null; name: string | null }) {
   if (category === null || name === null) return <em class="quiet">no event type</em>;
   return (
-    <bdi class="type" title={`${category} / ${name}`}>
-      {category} <span class="quiet">/</span> {name}
+    <bdi class="type" title={legible(`${category} / ${name}`)}>
+      {legible(category)} <span class="quiet">/</span> {legible(name)}
     </bdi>
   );
 }

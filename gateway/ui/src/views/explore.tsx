@@ -9,7 +9,7 @@ import { usePages } from "../parts/pages";
 import { Problem } from "../parts/problem";
 import { Rows } from "../parts/rows";
 import { SpanChoice, spanOf } from "../parts/span";
-import { EventType, number, Time } from "../parts/words";
+import { EventType, legible, number, Time } from "../parts/words";
 import { useNarrow } from "../parts/narrow";
 import { EventDetails } from "./event";
 import { Sessions } from "./explore/sessions";
@@ -175,7 +175,7 @@ function Line({ event, isOpen }: { event: StoredEvent; isOpen: boolean }) {
 export function Preview({ data }: { data: unknown }) {
   return (
     <span class="preview quiet">
-      <bdi>{JSON.stringify(data).slice(0, 200)}</bdi>
+      <bdi>{legible(JSON.stringify(data).slice(0, 200))}</bdi>
     </span>
   );
 }
