@@ -236,7 +236,9 @@ async fn dev_pushes_each_change_and_a_broken_build_leaves_no_file_and_changes_no
     gateway.signal("TERM");
     gateway.ended().await;
     change(&project, "1..=200", "1..=100");
-    dev.says(at, "`eye serve`").await;
+    let at = dev.says(at, "`eye serve`").await;
+    gateway.restart().await;
+    dev.says(at, "pushed:").await;
     kill(dev.child.id(), "INT");
     assert_eq!(dev.child.wait().expect("a child").code(), Some(0));
 }

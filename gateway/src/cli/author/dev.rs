@@ -6,23 +6,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
-use clap::Args;
-use serde_json::Value;
-
 use super::terminal::Look;
 use super::{ModuleFile, Project, build, needed_project, refusal_lines, test};
-use crate::cli::output::{say, warn};
-use crate::cli::reach::gateway;
+use crate::cli::output::{ClosedPipe, say, warn};
+use crate::cli::reach::quiet_gateway;
 use crate::cli::remote::Refused;
 use crate::cli::shipment::{self, Shipment};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, Source};
 use crate::shutdown::Shutdown;
+use anyhow::Context as _;
+use clap::Args;
 use eye_judge::{Kind, Refusal};
 
 /// The time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Looks at the files between two tries to reach a gateway that was away.
+const LOOKS_PER_TRY: u32 = 8;
 
 /// Files that are watched.
 const FILES_MAX: usize = 10_000;
@@ -56,20 +57,42 @@ async fn watch(dev: &Dev) -> Result<(), Failure> {
     loop {
         let project = Arc::new(needed_project()?);
         let before = seen(&project)?;
-        if let Err(error) = round(dev, &project).await {
-            match error {
-                Failure::Failed(error) if error.is::<crate::cli::output::ClosedPipe>() => return Err(error.into()),
-                error => warn(format_args!("{} {error}", Look::of_output().bad("failed:"))),
+        let is_away = match round(dev, &project).await {
+            Ok(()) => false,
+            Err(Failure::Failed(error)) if error.is::<ClosedPipe>() => return Err(error.into()),
+            Err(error) => {
+                warn(format_args!("{} {error}", Look::of_output().bad("failed:")));
+                matches!(&error, Failure::Failed(error) if error.is::<Away>())
             }
-        }
+        };
         say(format_args!("waiting for a change in {}", project.folder.display()))?;
-        let mut again = tokio::time::interval(LOOK_EVERY);
-        while seen(&project)? == before {
-            again.tick().await;
-        }
+        change(dev, &project, &before, is_away).await?;
         // An editor writes several files, and each in several steps.
         settle(&project).await?;
     }
+}
+
+/// Waits for a change. If the gateway was away, what was built is pushed once it is there.
+async fn change(dev: &Dev, project: &Project, before: &Seen, mut is_away: bool) -> Result<(), Failure> {
+    let mut again = tokio::time::interval(LOOK_EVERY);
+    let mut looks = 0_u32;
+    while seen(project)? == *before {
+        again.tick().await;
+        looks = looks.wrapping_add(1);
+        if !is_away || !looks.is_multiple_of(LOOKS_PER_TRY) {
+            continue;
+        }
+        match push(dev, project).await {
+            Err(Failure::Failed(error)) if error.is::<Away>() => {}
+            Err(Failure::Failed(error)) if error.is::<ClosedPipe>() => return Err(error.into()),
+            Err(error) => {
+                warn(format_args!("{} {error}", Look::of_output().bad("failed:")));
+                is_away = false;
+            }
+            Ok(()) => is_away = false,
+        }
+    }
+    Ok(())
 }
 
 /// Waits until two looks find the same.
@@ -94,9 +117,9 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
         let event_type = building.event_type.clone();
         let module = ModuleFile { file, event_type, is_of_project: true };
         let found = test::find(&module, Some(&building), None, false)?;
-        Ok((module, found))
+        Ok(found)
     });
-    let (module, found) = built.await.context("the build")??;
+    let found = built.await.context("the build")??;
     if found.failed() > 0 {
         found.show(look)?;
         return Err(anyhow::anyhow!(
@@ -106,13 +129,16 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
         .into());
     }
     say(format_args!("{} {}", look.good("tested:"), found.line()))?;
-    if dev.no_push {
-        return Ok(());
-    }
+    if dev.no_push { Ok(()) } else { push(dev, project).await }
+}
+
+/// Pushes what was built last.
+async fn push(dev: &Dev, project: &Project) -> Result<(), Failure> {
+    let file = project.module_file();
     let shipment = Shipment {
         kind: Kind::Module,
-        content: module.content()?.into(),
-        event_type: module.event_type,
+        content: std::fs::read(&file).with_context(|| file.display().to_string())?.into(),
+        event_type: project.event_type.clone(),
         dry_run: false,
         force: false,
         replaces: None,
@@ -120,39 +146,46 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
         commit: None,
         wait_seconds: WAIT_SECONDS,
     };
-    let gateway = gateway(&dev.source, project.gateway.as_ref())?;
+    let found = quiet_gateway(&dev.source, project.gateway.as_ref());
+    let (gateway, from) = found.map_err(|error| match error {
+        Failure::Failed(error) => Failure::Failed(Away(format!("{error:#}")).into()),
+        wrong @ Failure::Configuration(_) => wrong,
+    })?;
     let answer = shipment.send(&gateway).await.map_err(|error| told(&error))?;
-    Ok(say(format_args!("{} {}", look.good("pushed:"), shipment::line(&answer)))?)
+    let line = shipment::line(&answer);
+    Ok(say(format_args!(
+        "{} {line}; by {} with the token of {from}",
+        Look::of_output().good("pushed:"),
+        gateway.url()
+    ))?)
 }
+
+/// No gateway is there.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway is away, and is asked again until it is there: {0}")]
+struct Away(String);
 
 /// Says which it is: the gateway is away, is too old, or refuses.
 fn told(error: &anyhow::Error) -> anyhow::Error {
-    if let Some(refused) = error.downcast_ref::<Refused>() {
-        let part = |key: &str| refused.body[key].as_str().unwrap_or_default().to_owned();
-        return match (refused.status, refused.code.as_str()) {
-            (404 | 405, _) => anyhow::anyhow!(
-                "the gateway is older than this program, or has another address for administration (admin_listen): it takes no \
-                 modules here ({error:#})"
-            ),
-            (_, "module_refused") => {
-                let lines = refusal_lines(&of_parts(&refused.body));
-                anyhow::anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
-            }
-            (401 | 403, _) => anyhow::anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
-            _ => anyhow::anyhow!("the gateway refuses it: {error:#}{}", part("mend")),
-        };
+    let Some(refused) = error.downcast_ref::<Refused>() else {
+        let is_away = error.chain().any(|cause| cause.is::<std::io::Error>());
+        let why = format!("{error:#}");
+        return if is_away { Away(format!("start it (`eye serve`): {why}")).into() } else { anyhow::anyhow!(why) };
+    };
+    match (refused.status, refused.code.as_str()) {
+        (404 | 405, _) => anyhow::anyhow!(
+            "the gateway is older than this program, or has another address for administration (admin_listen): it takes no \
+             modules here ({error:#})"
+        ),
+        (_, "module_refused") => {
+            let part = |key: &str| refused.body[key].as_str().unwrap_or_default().to_owned();
+            let refusal = Refusal::of_parts(&part("expected"), &part("found"), &part("mend"));
+            let lines = refusal_lines(&refusal);
+            anyhow::anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
+        }
+        (401 | 403, _) => anyhow::anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
+        _ => anyhow::anyhow!("the gateway refuses it: {error:#}"),
     }
-    let away = error.chain().any(|cause| cause.is::<std::io::Error>());
-    match away {
-        true => anyhow::anyhow!("the gateway is away; start it (`eye serve`), and save a file to try again: {error:#}"),
-        false => anyhow::anyhow!("{error:#}"),
-    }
-}
-
-/// A refusal as an answer has it.
-fn of_parts(body: &Value) -> Refusal {
-    let part = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
-    Refusal::of_parts(&part("expected"), &part("found"), &part("mend"))
 }
 
 /// All files of a project that its tools do not make.
