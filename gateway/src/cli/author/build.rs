@@ -52,13 +52,13 @@ pub(super) fn make(project: &Project) -> anyhow::Result<PathBuf> {
     }
     let made = (project.language.build)(&project.folder)?;
     let content = std::fs::read(&made).with_context(|| made.display().to_string())?;
-    let component = eye_judge::to_component(&content).map_err(|refusal| {
+    let module = (project.language.module_of)(&content).map_err(|refusal| {
         anyhow!("what was built is no validator ({}):\n{}", made.display(), refusal_lines(&refusal))
     })?;
     let folder = file.parent().context("a file lies in a folder")?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let beside = file.with_extension("wasm.new");
-    let written = std::fs::write(&beside, component).and_then(|()| std::fs::rename(&beside, &file));
+    let beside = file.with_extension("new");
+    let written = std::fs::write(&beside, module).and_then(|()| std::fs::rename(&beside, &file));
     written.with_context(|| file.display().to_string())?;
     Ok(file)
 }

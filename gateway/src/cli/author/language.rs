@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use eye_judge::Refusal;
+
 mod rust;
 
 /// The name that stands for the project's in the files of a template.
@@ -20,6 +22,10 @@ pub(super) struct Language {
     /// Builds the project in a folder with the language's own tools. Returns the file that they made: a component, or a core
     /// module with WIT metadata.
     pub(super) build: fn(&Path) -> anyhow::Result<PathBuf>,
+    /// Makes the module of the bytes that the tools made.
+    pub(super) module_of: fn(&[u8]) -> Result<Vec<u8>, Refusal>,
+    /// The ending of a module's file in this language.
+    pub(super) ending: &'static str,
     /// What the tools need on this machine.
     pub(super) needs: fn() -> Vec<Need>,
     /// Folders of the project that its tools write to, so that nobody watches them.

@@ -95,7 +95,7 @@ impl Project {
 
     /// The file that a build makes.
     pub(super) fn module_file(&self) -> PathBuf {
-        self.folder.join("build").join(format!("{}.wasm", self.name()))
+        self.folder.join("build").join(format!("{}.{}", self.name(), self.language.ending))
     }
 
     /// The text of the module's settings, if the project has any.

@@ -27,6 +27,8 @@ pub(super) static RUST: Language = Language {
     name: "rust",
     files: include!(concat!(env!("OUT_DIR"), "/rust_files.rs")),
     build,
+    module_of: eye_judge::to_component,
+    ending: "wasm",
     needs,
     made_folders: &["target", "build"],
 };
