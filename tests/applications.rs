@@ -366,7 +366,7 @@ async fn what_cannot_be_is_refused_and_says_why() {
     let gateway = Gateway::start().await;
     for (body, field) in [
         (json!({"name": "a", "events_per_second": -1}), "events_per_second"),
-        (json!({"name": "a", "networks": ["10.0.0.0/99"]}), "body"),
+        (json!({"name": "a", "networks": ["10.0.0.0/99"]}), "networks"),
         (json!({"name": "a", "scope": ["ingest"]}), "body"),
         (json!({"name": "a", "event_types": ["x"]}), "event_types"),
     ] {

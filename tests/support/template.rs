@@ -6,7 +6,8 @@ use std::process::Command;
 
 use eye_event::verdict::Digest;
 
-/// The key of a template: its name, and a digest of the migrations, since others make another schema.
+/// The key of a template: its name, the month, since its partitions are made for that, and a digest of the migrations,
+/// since others make another schema.
 fn key(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
     let mut files: Vec<PathBuf> =
@@ -16,7 +17,8 @@ fn key(name: &str) -> String {
     for file in files {
         all.extend(fs::read(file).expect("a migration"));
     }
-    format!("{name}-{}", &Digest::of(&all).to_string()[..12])
+    let month = chrono::Utc::now().format("%Y-%m");
+    format!("{name}-{month}-{}", &Digest::of(&all).to_string()[..12])
 }
 
 /// Copies the cluster `name` to `to`, which must not exist yet. The first test that needs it has it made by `make`, at
