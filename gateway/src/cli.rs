@@ -57,7 +57,7 @@ enum Command {
     Panel(panel::Arguments),
     /// List events that were not stored, and judge them again
     #[command(subcommand)]
-    DeadLetters(dead_letters::Command),
+    DeadLetters(Box<dead_letters::Command>),
     /// List, show and cancel jobs: long work that gateways do step by step
     #[command(subcommand)]
     Jobs(jobs::Command),
@@ -216,7 +216,7 @@ async fn run(command: Command, service: ServiceEnvironment, passed: Passed) -> R
         Command::Migrate(source) => migrate::run(source).await,
         Command::App(command) => app::run(*command).await,
         Command::Panel(arguments) => panel::run(arguments).await,
-        Command::DeadLetters(command) => dead_letters::run(command).await,
+        Command::DeadLetters(command) => dead_letters::run(*command).await,
         Command::Jobs(command) => jobs::run(command).await,
         Command::Partitions(command) => partitions::run(command).await,
         Command::Retention(command) => retention::run(command).await,

@@ -17,6 +17,7 @@ fn key(name: &str) -> String {
     for file in files {
         all.extend(fs::read(file).expect("a migration"));
     }
+    #[expect(clippy::disallowed_methods, reason = "the months of a cluster are those of the machine's clock")]
     let month = chrono::Utc::now().format("%Y-%m");
     format!("{name}-{month}-{}", &Digest::of(&all).to_string()[..12])
 }

@@ -179,7 +179,7 @@ test("a new version that redacts no more is refused, and the refusal says how it
   const page = await signedIn({ view: "validator?type=form+interaction%2Fsubmit" });
   const ship = card(page, "Ship a version");
   await ship.locator("input[type=file]").setInputFiles(file(pageview));
-  await ship.getByText("as the version before does").first().waitFor();
+  await ship.getByText("as the version before has it").first().waitFor();
   await ship.getByText("into the module's settings").first().waitFor();
   assert.equal(await page.getByRole("button", { name: /force/ }).count(), 0, "a directory has settings for that");
   await close(page);
