@@ -9,13 +9,39 @@ use std::{env, fs, io};
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     list_panel()?;
-    list_rust()
+    list_rust()?;
+    list_typescript()
 }
 
 /// The files of a new project in Rust: path within the project, and text.
 fn list_rust() -> io::Result<()> {
-    let validators = Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators");
-    let (template, kit) = (validators.join("templates/rust"), validators.join("sdk/src"));
+    let mut files = template("rust")?;
+    let kit = validators().join("sdk/src");
+    for file in files_below(&kit)? {
+        files.push((format!("kit/src/{}", path_within(&file, &kit)?), file));
+    }
+    list_project("rust_files.rs", files)
+}
+
+/// Those of one in TypeScript, whose kit is part of the template. Its tools read the contract.
+fn list_typescript() -> io::Result<()> {
+    let mut files = template("typescript")?;
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    for (version, file) in [("1.0.0", "validator.wit"), ("1.1.0", "1.1.0/validator.wit")] {
+        let file = wit.join(file);
+        println!("cargo::rerun-if-changed={}", file.display());
+        files.push((format!("kit/wit/{version}/validator.wit"), file));
+    }
+    list_project("typescript_files.rs", files)
+}
+
+fn validators() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators")
+}
+
+/// The files of a language's template, each with its path in a project.
+fn template(language: &str) -> io::Result<Vec<(String, PathBuf)>> {
+    let template = validators().join("templates").join(language);
     let mut files = Vec::new();
     for file in files_below(&template)? {
         let inside = path_within(&file, &template)?;
@@ -29,9 +55,10 @@ fn list_rust() -> io::Result<()> {
         };
         files.push((inside, file));
     }
-    for file in files_below(&kit)? {
-        files.push((format!("kit/src/{}", path_within(&file, &kit)?), file));
-    }
+    Ok(files)
+}
+
+fn list_project(name: &str, mut files: Vec<(String, PathBuf)>) -> io::Result<()> {
     files.sort();
     let mut list = String::from("&[");
     for (inside, file) in files {
@@ -39,7 +66,7 @@ fn list_rust() -> io::Result<()> {
         let _ = writeln!(list, "({inside:?}, include_str!({:?})),", file.display().to_string());
     }
     list.push(']');
-    write_list("rust_files.rs", &list)
+    write_list(name, &list)
 }
 
 /// All files below a folder. Cargo runs this anew when one of them changes, comes or goes.

@@ -13,6 +13,7 @@ use crate::config::Problems;
 
 mod bench;
 mod build;
+mod bundle;
 mod check;
 mod dev;
 mod disguise;
@@ -31,6 +32,7 @@ mod trying;
 
 pub(super) use bench::{Bench, run as bench};
 pub(super) use build::{Build, run as build};
+pub(super) use bundle::{Bundle, run as bundle};
 pub(super) use check::{Check, run as check};
 pub(super) use dev::{Dev, run as dev};
 pub(super) use doctor::{Doctor, run as doctor};

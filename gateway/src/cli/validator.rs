@@ -41,6 +41,8 @@ pub(super) enum Command {
     Dev(author::Dev),
     /// Measure time, memory, size and start against the limits and the version that serves
     Bench(author::Bench),
+    /// Make the rule of the project for a page or Node
+    Bundle(author::Bundle),
     /// Make fixtures of real events
     #[command(subcommand)]
     Fixtures(author::Fixtures),
@@ -113,6 +115,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Test(test) => author::test(&test),
         Command::Dev(dev) => author::dev(dev).await,
         Command::Bench(bench) => author::bench(bench).await,
+        Command::Bundle(bundle) => author::bundle(&bundle),
         Command::Fixtures(fixtures) => author::fixtures(fixtures).await,
         Command::Push(push) => push::run(push).await,
         Command::Status(status) => status::run(status).await,

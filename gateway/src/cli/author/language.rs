@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use eye_judge::Refusal;
 
 mod rust;
+mod typescript;
 
 /// The name that stands for the project's in the files of a template.
 const PROJECT_NAME: &str = "PROJECT_NAME";
@@ -26,11 +27,17 @@ pub(super) struct Language {
     pub(super) module_of: fn(&[u8]) -> Result<Vec<u8>, Refusal>,
     /// The ending of a module's file in this language.
     pub(super) ending: &'static str,
+    /// Makes one ES module of the project in a folder, for a page or Node: into this file, for this event type. `None` if the
+    /// language has no way there.
+    pub(super) bundle: Option<Bundler>,
     /// What the tools need on this machine.
     pub(super) needs: fn() -> Vec<Need>,
     /// Folders of the project that its tools write to, so that nobody watches them.
     pub(super) made_folders: &'static [&'static str],
 }
+
+/// Writes one ES module of the project in a folder into a file, for an event type.
+type Bundler = fn(&Path, &Path, &str) -> anyhow::Result<()>;
 
 /// Something that a language's tools need on the machine.
 #[derive(Debug)]
@@ -44,7 +51,7 @@ pub(super) struct Need {
 }
 
 /// All languages.
-pub(super) const ALL: [&Language; 1] = [&rust::RUST];
+pub(super) const ALL: [&Language; 2] = [&rust::RUST, &typescript::TYPESCRIPT];
 
 /// The language with this name.
 ///
@@ -57,6 +64,14 @@ pub(super) fn named(name: &str) -> Result<&'static Language, String> {
     found.ok_or_else(|| {
         format!("there is no language `{}` here: it is {}", eye_event::legible::legible(name, 40), names.join(", "))
     })
+}
+
+/// Why a tool does not start.
+fn missing(error: &std::io::Error, what: &str, get: &str) -> anyhow::Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return anyhow::anyhow!("{what} is not installed: {get}");
+    }
+    anyhow::anyhow!("{what} does not start: {error}")
 }
 
 impl Language {

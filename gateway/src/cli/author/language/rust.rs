@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use super::{Language, Need};
+use super::{Language, Need, missing};
 use crate::cli::author::terminal::Progress;
 
 /// The target that has no imports.
@@ -29,6 +29,7 @@ pub(super) static RUST: Language = Language {
     build,
     module_of: eye_judge::to_component,
     ending: "wasm",
+    bundle: None,
     needs,
     made_folders: &["target", "build"],
 };
@@ -63,13 +64,6 @@ fn build(project: &Path) -> anyhow::Result<PathBuf> {
         None => bail!("cargo made no module: the crate needs `crate-type = [\"cdylib\"]` under [lib] in Cargo.toml"),
         Some(_) => bail!("cargo made several modules, and a validator is one"),
     }
-}
-
-fn missing(error: &std::io::Error, what: &str, get: &str) -> anyhow::Error {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        return anyhow::anyhow!("{what} is not installed: {get}");
-    }
-    anyhow::anyhow!("{what} does not start: {error}")
 }
 
 /// The folder with the libraries of the target, if they are installed.
