@@ -10,7 +10,8 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     list_panel()?;
     list_rust()?;
-    list_typescript()
+    list_typescript()?;
+    list_python()
 }
 
 /// The files of a new project in Rust: path within the project, and text.
@@ -26,13 +27,26 @@ fn list_rust() -> io::Result<()> {
 /// Those of one in TypeScript, whose kit is part of the template. Its tools read the contract.
 fn list_typescript() -> io::Result<()> {
     let mut files = template("typescript")?;
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    for (version, file) in [("1.0.0", "validator.wit"), ("1.1.0", "1.1.0/validator.wit")] {
-        let file = wit.join(file);
-        println!("cargo::rerun-if-changed={}", file.display());
-        files.push((format!("kit/wit/{version}/validator.wit"), file));
-    }
+    files.extend(contract(["kit/wit/1.0.0", "kit/wit/1.1.0"]));
     list_project("typescript_files.rs", files)
+}
+
+/// Those of one in Python, likewise.
+fn list_python() -> io::Result<()> {
+    let mut files = template("python")?;
+    // What Python leaves beside the files that it ran is none of ours.
+    files.retain(|(inside, _)| !inside.contains("__pycache__"));
+    files.extend(contract(["wit/deps/base", "wit/deps/v110"]));
+    list_project("python_files.rs", files)
+}
+
+/// The files of the contract, 1.0.0 and 1.1.0, in these folders of a project.
+fn contract(folders: [&str; 2]) -> impl Iterator<Item = (String, PathBuf)> {
+    folders.into_iter().zip(["validator.wit", "1.1.0/validator.wit"]).map(|(folder, name)| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(name);
+        println!("cargo::rerun-if-changed={}", file.display());
+        (format!("{folder}/validator.wit"), file)
+    })
 }
 
 fn validators() -> PathBuf {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use eye_judge::Refusal;
 
+mod python;
 mod rust;
 mod typescript;
 
@@ -51,7 +52,7 @@ pub(super) struct Need {
 }
 
 /// All languages.
-pub(super) const ALL: [&Language; 2] = [&rust::RUST, &typescript::TYPESCRIPT];
+pub(super) const ALL: [&Language; 3] = [&rust::RUST, &typescript::TYPESCRIPT, &python::PYTHON];
 
 /// The language with this name.
 ///
