@@ -53,6 +53,12 @@ impl Kind {
         if bytes.trim_ascii_start().starts_with(b"{") { Self::Schema } else { Self::Module }
     }
 
+    /// The kind of a file: its name says it, and where the name says none, its content.
+    #[must_use]
+    pub fn of(file: &Path, content: &[u8]) -> Self {
+        Self::of_file(file).unwrap_or_else(|| Self::of_content(content))
+    }
+
     /// Checks that a content is of the kind that its sender says.
     ///
     /// # Errors
@@ -81,7 +87,8 @@ impl Kind {
 }
 
 /// The settings of a file that serves a slot.
-pub(super) fn settings_of(file: &Path) -> PathBuf {
+#[must_use]
+pub fn settings_of(file: &Path) -> PathBuf {
     with_ending(file, ".toml")
 }
 
@@ -117,6 +124,8 @@ mod tests {
             assert!(kind.expect(content).is_ok());
         }
         assert!(Kind::Schema.expect(b"\0asm").is_err() && Kind::Module.expect(b"{}").is_err());
+        assert_eq!(Kind::of(Path::new("a/b.schema.json"), b"[]"), Kind::Schema);
+        assert_eq!(Kind::of(Path::new("a/b.json"), b"{}"), Kind::Schema);
         assert_eq!(settings_of(Path::new("a/b.schema.json")), Path::new("a/b.toml"));
         assert_eq!(settings_of(Path::new("a/b.wasm")), Path::new("a/b.toml"));
         assert_eq!(Kind::Schema.beside(Path::new("a/b.wasm")), Path::new("a/b.schema.json"));

@@ -15,6 +15,12 @@ static ENGINE: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/engine.rs"));
 const WARNING_CHARACTERS_MAX: usize = 300;
 const WARNINGS_MAX: usize = 51;
 
+/// Whether this program has the engine, so that it can judge by schema files.
+#[must_use]
+pub fn has_engine() -> bool {
+    ENGINE.is_some()
+}
+
 /// The bytes of the engine.
 pub(super) fn engine() -> Result<&'static [u8], Refusal> {
     ENGINE.ok_or_else(|| {

@@ -35,6 +35,8 @@ const SESSION_ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
 /// How a module is tried.
 pub struct TrialOptions<'a> {
+    /// Whether it is a module or a schema.
+    pub kind: Kind,
     /// How its file is loaded.
     pub loading: Loading,
     /// A folder for the notes of the loader. Nothing in it is needed later.
@@ -102,7 +104,8 @@ impl Trial {
     ///
     /// [`TrialError`].
     pub fn load(slot: &Slot, bytes: &[u8], options: TrialOptions<'_>) -> Result<Self, TrialError> {
-        let TrialOptions { loading, data_dir, limits, deadline_ms_max, settings, check_amended, self_tests } = options;
+        let TrialOptions { kind, loading, data_dir, limits, deadline_ms_max, settings, check_amended, self_tests } =
+            options;
         if bytes.len() as u64 > MODULE_BYTES_MAX {
             let found = format!("{} bytes", bytes.len());
             return Err(TrialError::Refused(Refusal::new("a module of 64 MiB at most", found, "build it for size")));
@@ -121,7 +124,6 @@ impl Trial {
         );
         let (digest, cancelled, began) = (Digest::of(bytes), AtomicBool::new(false), Instant::now());
         let (limits, lists_examples) = (&settings.limits, !self_tests);
-        let kind = Kind::of_content(bytes);
         let asked = Asked { slot, kind, limits, digest, bytes, cancelled: &cancelled, lists_examples };
         let mut loaded = loader.load(&sandbox, &asked, Lane::Quick, |_| {});
         if matches!(loaded, Err(Unloaded::Slow)) {
@@ -212,6 +214,12 @@ impl Trial {
     #[must_use]
     pub fn summary(&self) -> &str {
         &self.program.summary
+    }
+
+    /// What the author of a schema may have meant otherwise, each with its line. A module has none.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        self.program.schema.as_ref().map_or(&[], |schema| &schema.warnings)
     }
 
     /// The module's identity.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use eye_judge::{Refusal, Slot};
+use eye_judge::{Kind, Refusal, Slot};
 
 use super::Failure;
 use crate::config::Problems;
@@ -94,18 +94,28 @@ impl ModuleFile {
     /// The bytes of the file.
     pub(super) fn content(&self) -> anyhow::Result<Vec<u8>> {
         let shown = self.file.display();
-        let size = std::fs::metadata(&self.file).with_context(|| format!("{shown}"))?.len();
+        let size = match std::fs::metadata(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                anyhow::bail!("there is no file {shown}: name the file of a module or of a schema")
+            }
+            metadata => metadata.with_context(|| format!("{shown}"))?.len(),
+        };
         if size > MODULE_BYTES_MAX {
             anyhow::bail!("{shown} has {size} bytes, and a module has {MODULE_BYTES_MAX} at most: build it for size");
         }
         std::fs::read(&self.file).with_context(|| format!("{shown}"))
     }
 
+    /// Whether it is a module or a schema: as a modules directory, by the name of the file.
+    pub(super) fn kind(&self, content: &[u8]) -> Kind {
+        Kind::of(&self.file, content)
+    }
+
     /// The text of its settings: the project's `settings.toml`, or the `<name>.toml` beside the file.
     fn settings(&self, project: Option<&Project>) -> anyhow::Result<Option<String>> {
         match project {
             Some(project) if self.is_of_project => project.settings(),
-            _ => read_if_there(&self.file.with_extension("toml")),
+            _ => read_if_there(&eye_judge::settings_of(&self.file)),
         }
     }
 }

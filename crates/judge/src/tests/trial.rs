@@ -10,7 +10,16 @@ fn load(bytes: &[u8], settings: Option<&str>, self_tests: bool) -> Result<Trial,
     let root = tempfile::tempdir().expect("a directory for the test");
     let Options { loading, limits, deadline_ms_max, check_amended, .. } = options(root.path());
     let data_dir = root.path();
-    let options = TrialOptions { loading, data_dir, limits, deadline_ms_max, settings, check_amended, self_tests };
+    let options = TrialOptions {
+        kind: Kind::of_content(bytes),
+        loading,
+        data_dir,
+        limits,
+        deadline_ms_max,
+        settings,
+        check_amended,
+        self_tests,
+    };
     Trial::load(&Slot::parse("shop/sale").expect("a type"), bytes, options)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use eye_judge::{Slot, Trial};
+use eye_judge::{Kind, Slot, Trial};
 use serde::Serialize;
 use serde_json::json;
 
@@ -57,7 +57,7 @@ pub(in crate::cli) async fn run(bench: Bench) -> Result<(), Failure> {
     let project = project()?;
     let module = bench.wanted.resolve(project.as_ref())?;
     let (content, settings) = (module.content()?, module.settings(project.as_ref())?);
-    let trial = taken(&module.event_type, &content, settings.as_deref())?;
+    let trial = taken(&module.event_type, module.kind(&content), &content, settings.as_deref())?;
     let folder = project.as_ref().filter(|_| module.is_of_project).map(|project| project.fixtures.as_path());
     let fixtures = folder.map(fixtures::read).transpose()?.unwrap_or_default();
     let subjects = events::of(&trial, &fixtures)?;
@@ -71,7 +71,7 @@ pub(in crate::cli) async fn run(bench: Bench) -> Result<(), Failure> {
     } else {
         let served = serving(&bench.source, place, &module.event_type).await;
         served.and_then(|content| {
-            let trial = taken(&module.event_type, &content, settings.as_deref());
+            let trial = taken(&module.event_type, Kind::of_content(&content), &content, settings.as_deref());
             trial.and_then(|trial| measure(&trial, content.len(), &subjects)).map_err(|error| error.to_string())
         })
     };
@@ -90,8 +90,8 @@ pub(in crate::cli) async fn run(bench: Bench) -> Result<(), Failure> {
 }
 
 /// A module that a gateway would take, though it may fail its examples.
-fn taken(event_type: &Slot, content: &[u8], settings: Option<&str>) -> Result<Trial, Failure> {
-    trying::load(event_type, content, settings, false)?
+fn taken(event_type: &Slot, kind: Kind, content: &[u8], settings: Option<&str>) -> Result<Trial, Failure> {
+    trying::load(event_type, kind, content, settings, false)?
         .map_err(|refusal| anyhow!("a gateway would refuse it: {refusal}").into())
 }
 

@@ -1,5 +1,5 @@
 //! `eye validator build`: the language's own tools make a module of the project, and this makes one component without
-//! imports of it. While it works, there is no file: a failed build never leaves the old one looking new.
+//! imports of it; a schema is checked and copied. While it works, there is no file: a failed build never leaves the old one looking new.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use eye_event::verdict::Digest;
+use eye_judge::{Kind, Refusal};
 use serde_json::json;
 
 use super::project::Project;
 use super::terminal::bytes;
-use super::{needed_project, refusal_lines};
+use super::{needed_project, refusal_lines, trying};
 use crate::cli::Failure;
 use crate::cli::output::{say, warn};
 
@@ -52,13 +53,26 @@ pub(super) fn make(project: &Project) -> anyhow::Result<PathBuf> {
     }
     let made = (project.language.build)(&project.folder)?;
     let content = std::fs::read(&made).with_context(|| made.display().to_string())?;
-    let module = (project.language.module_of)(&content).map_err(|refusal| {
+    let checked = match project.language.kind {
+        Kind::Module => eye_judge::to_component(&content),
+        Kind::Schema => check_schema(project, &content)?.map(|()| content),
+    };
+    let content = checked.map_err(|refusal| {
         anyhow!("what was built is no validator ({}):\n{}", made.display(), refusal_lines(&refusal))
     })?;
     let folder = file.parent().context("a file lies in a folder")?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let beside = file.with_extension("new");
-    let written = std::fs::write(&beside, module).and_then(|()| std::fs::rename(&beside, &file));
+    let written = std::fs::write(&beside, content).and_then(|()| std::fs::rename(&beside, &file));
     written.with_context(|| file.display().to_string())?;
     Ok(file)
+}
+
+/// Whether a gateway would take a schema that may fail its examples: `test` shows those one by one.
+fn check_schema(project: &Project, content: &[u8]) -> anyhow::Result<Result<(), Refusal>> {
+    let settings = project.settings()?;
+    match trying::load(&project.event_type, Kind::Schema, content, settings.as_deref(), false) {
+        Ok(loaded) => Ok(loaded.map(|_| ())),
+        Err(failure) => Err(anyhow!("{failure}")),
+    }
 }

@@ -24,7 +24,7 @@ pub(in crate::cli) fn run(check: &Check) -> Result<(), Failure> {
     let (content, settings) = (module.content()?, module.settings(project.as_ref())?);
     let (file, event_type) = (module.file.display().to_string(), module.event_type.to_string());
     let look = Look::of_output();
-    match trying::load(&module.event_type, &content, settings.as_deref(), true)? {
+    match trying::load(&module.event_type, module.kind(&content), &content, settings.as_deref(), true)? {
         Ok(trial) => {
             let (digest, (isolation, reason)) = (trial.digest().to_string(), trial.isolation());
             if check.json {
@@ -32,7 +32,7 @@ pub(in crate::cli) fn run(check: &Check) -> Result<(), Failure> {
                 return Ok(say(json!({
                     "taken": true, "file": file, "type": event_type, "digest": digest, "bytes": content.len(),
                     "summary": trial.summary(), "examples": trial.example_count(), "exports": offers,
-                    "isolation": isolation, "isolation_reason": reason,
+                    "isolation": isolation, "isolation_reason": reason, "warnings": trial.warnings(),
                 }))?);
             }
             say(format_args!("{} {file} for {event_type}", look.good("taken:")))?;
@@ -43,7 +43,11 @@ pub(in crate::cli) fn run(check: &Check) -> Result<(), Failure> {
             if !offers.is_empty() {
                 say(format_args!("  exports   {}", offers.join(", ")))?;
             }
-            Ok(say(look.paragraph("  between events  ", reason))?)
+            say(look.paragraph("  between events  ", reason))?;
+            for warning in trial.warnings() {
+                say(look.paragraph("  warning   ", warning))?;
+            }
+            Ok(())
         }
         Err(refusal) => {
             if check.json {

@@ -17,7 +17,7 @@ use crate::cli::{Failure, Source};
 use crate::shutdown::Shutdown;
 use anyhow::Context as _;
 use clap::Args;
-use eye_judge::{Kind, Refusal};
+use eye_judge::Refusal;
 
 /// The time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -136,7 +136,7 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
 async fn push(dev: &Dev, project: &Project) -> Result<(), Failure> {
     let file = project.module_file();
     let shipment = Shipment {
-        kind: Kind::Module,
+        kind: project.language.kind,
         content: std::fs::read(&file).with_context(|| file.display().to_string())?.into(),
         event_type: project.event_type.clone(),
         dry_run: false,

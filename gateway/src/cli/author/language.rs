@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use eye_judge::Refusal;
+use eye_judge::Kind;
 
 mod python;
 mod rust;
+mod schema;
 mod typescript;
 
 /// The name that stands for the project's in the files of a template.
@@ -24,10 +25,8 @@ pub(super) struct Language {
     /// Builds the project in a folder with the language's own tools. Returns the file that they made: a component, or a core
     /// module with WIT metadata.
     pub(super) build: fn(&Path) -> anyhow::Result<PathBuf>,
-    /// Makes the module of the bytes that the tools made.
-    pub(super) module_of: fn(&[u8]) -> Result<Vec<u8>, Refusal>,
-    /// The ending of a module's file in this language.
-    pub(super) ending: &'static str,
+    /// What a build makes.
+    pub(super) kind: Kind,
     /// Makes one ES module of the project in a folder, for a page or Node: into this file, for this event type. `None` if the
     /// language has no way there.
     pub(super) bundle: Option<Bundler>,
@@ -52,7 +51,7 @@ pub(super) struct Need {
 }
 
 /// All languages.
-pub(super) const ALL: [&Language; 3] = [&rust::RUST, &typescript::TYPESCRIPT, &python::PYTHON];
+pub(super) const ALL: [&Language; 4] = [&rust::RUST, &schema::SCHEMA, &typescript::TYPESCRIPT, &python::PYTHON];
 
 /// The language with this name.
 ///
@@ -76,13 +75,13 @@ fn missing(error: &std::io::Error, what: &str, get: &str) -> anyhow::Error {
 }
 
 impl Language {
-    /// The files with which a project of this name and event type begins.
-    pub(super) fn files_of(&self, name: &str, event_type: &str) -> Vec<(&'static str, String)> {
+    /// The files with which a project of this name and event type begins. A path may have the name too.
+    pub(super) fn files_of(&self, name: &str, event_type: &str) -> Vec<(String, String)> {
         let filled = |text: &str| text.replace(PROJECT_NAME, name).replace(EVENT_TYPE, event_type);
         let is_kit = |path: &str| path.starts_with("kit/");
         self.files
             .iter()
-            .map(|(path, text)| (*path, if is_kit(path) { (*text).to_owned() } else { filled(text) }))
+            .map(|(path, text)| (filled(path), if is_kit(path) { (*text).to_owned() } else { filled(text) }))
             .collect()
     }
 }
@@ -95,7 +94,7 @@ mod tests {
     fn every_language_begins_with_a_project_file_of_its_own_and_fills_its_names() {
         for language in ALL {
             let files = language.files_of("new-rule", "shop/sale");
-            let project = files.iter().find(|(path, _)| *path == "eye.toml").expect("a project file");
+            let project = files.iter().find(|(path, _)| path == "eye.toml").expect("a project file");
             assert!(project.1.contains(&format!("language = \"{}\"", language.name)), "{}", project.1);
             assert!(project.1.contains("type = \"shop/sale\""), "{}", project.1);
             for (path, text) in &files {

@@ -44,14 +44,15 @@ pub(in crate::cli) fn run(new: &New) -> Result<(), Failure> {
     let folder = std::path::absolute(&new.name).context("the folder to make")?;
     let mut files = new.language.files_of(name, &new.event_type.to_string());
     if let Some(gateway) = gateway(new, &folder) {
-        let (_, project) = files
-            .iter_mut()
-            .find(|(path, _)| *path == super::project::FILE)
-            .context("a template has a project file")?;
+        let (_, project) =
+            files.iter_mut().find(|(path, _)| path == super::project::FILE).context("a template has a project file")?;
         project.push_str(&format!("gateway = {}\n", toml::Value::String(gateway)));
     }
-    let in_the_way: Vec<&str> =
-        files.iter().map(|(path, _)| *path).filter(|path| folder.join(path).symlink_metadata().is_ok()).collect();
+    let in_the_way: Vec<&str> = files
+        .iter()
+        .map(|(path, _)| path.as_str())
+        .filter(|path| folder.join(path).symlink_metadata().is_ok())
+        .collect();
     if !in_the_way.is_empty() {
         let (shown, count) = (in_the_way[..in_the_way.len().min(5)].join(", "), in_the_way.len());
         return Err(anyhow::anyhow!(
@@ -66,7 +67,7 @@ pub(in crate::cli) fn run(new: &New) -> Result<(), Failure> {
     }
     let shown = new.name.display().to_string();
     if new.json {
-        let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+        let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
         let event_type = new.event_type.to_string();
         return Ok(say(json!({"folder": shown, "type": event_type, "language": new.language.name, "files": paths}))?);
     }

@@ -8,7 +8,7 @@ use super::language::{self, Language};
 use super::names;
 use crate::cli::reach::{At, NamedGateway};
 use crate::config::Problems;
-use eye_judge::Slot;
+use eye_judge::{Kind, Slot};
 
 /// The name of the project file.
 pub(super) const FILE: &str = "eye.toml";
@@ -95,7 +95,7 @@ impl Project {
 
     /// The file that a build makes.
     pub(super) fn module_file(&self) -> PathBuf {
-        self.folder.join("build").join(format!("{}.{}", self.name(), self.language.ending))
+        self.folder.join("build").join(format!("{}{}", self.name(), self.language.kind.ending()))
     }
 
     /// The text of the module's settings, if the project has any.

@@ -102,7 +102,7 @@ pub(super) fn find(
     let (content, settings) = (module.content()?, module.settings(project)?);
     let folder = folder.or_else(|| project.filter(|_| module.is_of_project).map(|project| project.fixtures.as_path()));
     let fixtures = folder.map(fixtures::read).transpose()?.unwrap_or_default();
-    let trial = match trying::load(&module.event_type, &content, settings.as_deref(), false)? {
+    let trial = match trying::load(&module.event_type, module.kind(&content), &content, settings.as_deref(), false)? {
         Ok(trial) => trial,
         Err(refusal) => {
             let failure = Difference {

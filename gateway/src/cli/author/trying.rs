@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use anyhow::Context as _;
 use eye_event::legible::legible;
 use eye_event::verdict::{Fault, Verdict};
-use eye_judge::{CheckAmended, Refusal, Slot, Trial, TrialError, TrialOptions};
+use eye_judge::{CheckAmended, Kind, Refusal, Slot, Trial, TrialError, TrialOptions};
 
 use super::terminal::Progress;
 use crate::cli::Failure;
@@ -50,15 +50,27 @@ fn options() -> Result<eye_judge::Options, Failure> {
 /// The refusal of the module is the inner error.
 pub(super) fn load(
     slot: &Slot,
+    kind: Kind,
     content: &[u8],
     settings: Option<&str>,
     self_tests: bool,
 ) -> Result<Result<Trial, Refusal>, Failure> {
     let eye_judge::Options { loading, limits, deadline_ms_max, check_amended, .. } = options()?;
     let notes = Notes::new()?;
-    let _going_on = Progress::of("loading the module");
-    let options =
-        TrialOptions { loading, data_dir: &notes.0, limits, deadline_ms_max, settings, check_amended, self_tests };
+    let _going_on = Progress::of(match kind {
+        Kind::Module => "loading the module",
+        Kind::Schema => "loading the engine and the schema",
+    });
+    let options = TrialOptions {
+        kind,
+        loading,
+        data_dir: &notes.0,
+        limits,
+        deadline_ms_max,
+        settings,
+        check_amended,
+        self_tests,
+    };
     match Trial::load(slot, content, options) {
         Ok(trial) => Ok(Ok(trial)),
         Err(TrialError::Refused(refusal)) => Ok(Err(refusal)),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use eye_event::verdict::Digest;
-use eye_judge::Kind;
 
 use super::digest;
 use crate::cli::author::{self, Wanted};
@@ -51,7 +50,7 @@ pub(super) async fn run(push: Push) -> Result<(), Failure> {
         None => project.as_ref().filter(|_| module.is_of_project).map(author::Project::settings).transpose()?.flatten(),
     };
     let gateway = gateway(&push.source, project.as_ref().and_then(|project| project.gateway.as_ref()))?;
-    let kind = Kind::of_file(&module.file).unwrap_or_else(|| Kind::of_content(&content));
+    let kind = module.kind(&content);
     let shipment = Shipment {
         kind,
         content: content.into(),

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
+use eye_judge::Kind;
+
 use super::{Language, Need};
 use crate::cli::author::terminal::Progress;
 use crate::cli::output::warn;
@@ -32,8 +34,7 @@ pub(super) static PYTHON: Language = Language {
     name: "python",
     files: include!(concat!(env!("OUT_DIR"), "/python_files.rs")),
     build,
-    module_of: eye_judge::to_component,
-    ending: "wasm",
+    kind: Kind::Module,
     bundle: None,
     needs,
     made_folders: &[ENVIRONMENT, "build", "__pycache__"],

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
+use eye_judge::Kind;
+
 use super::{Language, Need, missing};
 use crate::cli::author::terminal::Progress;
 
@@ -27,8 +29,7 @@ pub(super) static RUST: Language = Language {
     name: "rust",
     files: include!(concat!(env!("OUT_DIR"), "/rust_files.rs")),
     build,
-    module_of: eye_judge::to_component,
-    ending: "wasm",
+    kind: Kind::Module,
     bundle: None,
     needs,
     made_folders: &["target", "build"],

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::ensure;
 
+use eye_judge::Kind;
+
 use super::{Language, Need, missing};
 use crate::cli::author::terminal::Progress;
 use crate::cli::output::warn;
@@ -24,8 +26,7 @@ pub(super) static TYPESCRIPT: Language = Language {
     name: "typescript",
     files: include!(concat!(env!("OUT_DIR"), "/typescript_files.rs")),
     build,
-    module_of: eye_judge::to_component,
-    ending: "wasm",
+    kind: Kind::Module,
     bundle: Some(bundle),
     needs,
     made_folders: &["node_modules", "build"],
