@@ -14,6 +14,7 @@ use super::terminal::{Look, Progress, bytes, time};
 use super::{MODULE_BYTES_MAX, Wanted, events, fixtures, project, trying};
 use crate::cli::output::say;
 use crate::cli::reach::{NamedGateway, quiet_gateway};
+use crate::cli::remote::Refused;
 use crate::cli::{Failure, Source};
 
 /// Calls that are measured, and the processor time after which no further one is begun.
@@ -133,7 +134,10 @@ async fn serving(source: &Source, place: Option<&NamedGateway>, event_type: &Slo
     let (gateway, _) = quiet_gateway(source, place).map_err(|error| error.to_string())?;
     let path = format!("/v1/validators/{}", event_type.to_url());
     let told = |error: anyhow::Error| format!("{error:#}");
-    let one = gateway.read(&path).await.map_err(told)?;
+    let one = gateway.read(&path).await.map_err(|error| match error.downcast_ref::<Refused>() {
+        Some(refused) if refused.status == 404 => format!("nothing serves {event_type} there yet"),
+        _ => told(error),
+    })?;
     let digest = one["digest"].as_str().context("no module serves this event type").map_err(told)?;
     gateway.bytes(&format!("{path}/versions/{digest}")).await.map_err(told)
 }

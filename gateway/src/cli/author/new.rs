@@ -11,7 +11,7 @@ use eye_judge::Slot;
 use serde_json::json;
 
 use super::language::{self, Language};
-use super::{names, usage};
+use super::{from_schema, names, usage};
 use crate::cli::Failure;
 use crate::cli::output::say;
 
@@ -31,6 +31,12 @@ pub(in crate::cli) struct New {
     /// The language
     #[arg(long = "lang", value_name = "LANGUAGE", default_value = "rust", value_parser = language::named)]
     language: &'static Language,
+    /// Begin from a JSON Schema: Rust code that judges as it does, or with --lang schema a copy
+    #[arg(long, value_name = "FILE")]
+    from_schema: Option<PathBuf>,
+    /// The schema within that file, as a JSON pointer, such as /components/schemas/Order
+    #[arg(long, value_name = "POINTER", requires = "from_schema")]
+    select: Option<String>,
     /// The gateway that its commands ask: a URL, or the data dir of one on this machine [default: ./eye-data, if it is there]
     #[arg(long, value_name = "URL|DIR")]
     gateway: Option<String>,
@@ -43,6 +49,11 @@ pub(in crate::cli) fn run(new: &New) -> Result<(), Failure> {
     let name = name_of(&new.name)?;
     let folder = std::path::absolute(&new.name).context("the folder to make")?;
     let mut files = new.language.files_of(name, &new.event_type.to_string());
+    let mut left = Vec::new();
+    if let Some(file) = &new.from_schema {
+        let given = from_schema::Given::read(file, new.select.as_deref(), &new.event_type)?;
+        left = given.begin(new.language.name, name, &mut files)?;
+    }
     if let Some(gateway) = gateway(new, &folder) {
         let (_, project) =
             files.iter_mut().find(|(path, _)| path == super::project::FILE).context("a template has a project file")?;
@@ -69,7 +80,19 @@ pub(in crate::cli) fn run(new: &New) -> Result<(), Failure> {
     if new.json {
         let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
         let event_type = new.event_type.to_string();
-        return Ok(say(json!({"folder": shown, "type": event_type, "language": new.language.name, "files": paths}))?);
+        return Ok(say(
+            json!({"folder": shown, "type": event_type, "language": new.language.name, "files": paths, "not_expressed": left}),
+        )?);
+    }
+    if !left.is_empty() {
+        say(format_args!(
+            "The code does not express {} of the schema; the top of src/lib.rs lists it too:\n",
+            left.len()
+        ))?;
+        for one in &left {
+            say(format_args!("  {one}"))?;
+        }
+        say("")?;
     }
     Ok(say(format_args!(
         "{shown} judges {}. Next:\n\n  cd {shown}\n  eye validator test     builds it, and judges its examples, its fixtures and made-up \
