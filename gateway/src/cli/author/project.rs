@@ -8,7 +8,7 @@ use super::language::{self, Language};
 use super::names;
 use crate::cli::reach::{At, NamedGateway};
 use crate::config::Problems;
-use eye_judge::{Kind, Slot};
+use eye_judge::Slot;
 
 /// The name of the project file.
 pub(super) const FILE: &str = "eye.toml";
