@@ -191,6 +191,32 @@ fn outside_of_a_project_commands_say_what_they_need() {
 }
 
 #[test]
+fn a_file_is_what_its_name_says_and_has_the_settings_beside_it() {
+    let here = folder();
+    let put = |name: &str, text: &str| std::fs::write(here.path().join(name), text).expect("written");
+    put("sale.schema.json", "{\"type\": \"object\", \"rquests\": 1, \"examples\": [{}]}");
+    put("list.schema.json", "[1]");
+    put("sale.wasm", "{}");
+    let check = |name: &str| author(here.path(), &["check", name, "--type", "shop/sale", "--json"]);
+    let (code, said, problem) = check("sale.schema.json");
+    assert_eq!(code, Some(0), "{said}{problem}");
+    let warning = json(&said)["warnings"][0].as_str().unwrap_or_default().to_owned();
+    assert!(warning.contains("`rquests` is no keyword"), "{said}");
+    for (name, expected) in
+        [("list.schema.json", "a JSON Schema: an object"), ("sale.wasm", "a complete WebAssembly file")]
+    {
+        let (code, said, _) = check(name);
+        assert_eq!((code, json(&said)["refusal"]["expected"].as_str()), (Some(1), Some(expected)), "{name}");
+    }
+    put("sale.toml", "violations_max = 0\n");
+    let (code, said, _) = check("sale.schema.json");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("`violations_max` is 0"), "{said}");
+    let (_, _, problem) = check("none.schema.json");
+    assert!(problem.contains("there is no file none.schema.json"), "{problem}");
+}
+
+#[test]
 fn a_closed_pipe_ends_the_commands_quietly() {
     let file = module("pageview");
     for command in ["test", "check", "bench"] {

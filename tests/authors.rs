@@ -167,6 +167,114 @@ async fn fixtures_of_real_events_hold_nothing_of_a_person() {
     assert!(found.contains("judged as they say") && !found.contains("failed"), "{found}");
 }
 
+/// A schema file of the tests, in a folder.
+fn schema(folder: &Path) -> PathBuf {
+    let file = folder.join("subscription.schema.json");
+    std::fs::write(&file, include_str!("fixtures/from-schema/subscription.schema.json")).expect("written");
+    file
+}
+
+#[tokio::test]
+async fn a_project_in_json_schema_is_tested_pushed_judged_and_taken_back_without_tools() {
+    let gateway = Gateway::start().await;
+    let beside = gateway.data_dir().parent().expect("a folder").to_owned();
+    done(&beside, &["new", "order-rule", "--type", "shop/sale", "--lang", "schema", "--gateway", "data"]);
+    let project = beside.join("order-rule");
+    let built: Value = serde_json::from_str(&done(&project, &["build", "--json"])).expect("JSON");
+    assert!(built["file"].as_str().is_some_and(|file| file.ends_with("build/order-rule.schema.json")), "{built}");
+    assert!(done(&project, &["doctor"]).contains("a schema needs nothing else"));
+    assert!(done(&project, &["check"]).starts_with("taken:"));
+    let found: Value = serde_json::from_str(&done(&project, &["test", "--json"])).expect("JSON");
+    assert_eq!((&found["examples"], &found["fixtures"]), (&4.into(), &2.into()), "{found}");
+    assert!(found["misuse"].as_u64() > Some(1_000), "{found}");
+    assert!(done(&project.join("fixtures"), &["push"]).contains("shop/sale\tactive\t"));
+    let mut right = order("19.99", 1);
+    right["data"]["total"] = 19.99.into();
+    assert_eq!(gateway.send(&right).await.status, 201);
+    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["type", "min_items"]);
+    let file = project.join("order-rule.schema.json");
+    let text = std::fs::read_to_string(&file).expect("the schema");
+    std::fs::write(&file, text.replace("\"maxItems\": 200", "\"maxItems\": 12")).expect("written");
+    assert!(done(&project, &["bench"]).contains("serving"));
+    done(&project, &["push"]);
+    done(&project, &["rollback"]);
+    assert!(done(&project, &["status"]).starts_with("shop/sale\tactive\t"));
+    std::fs::write(&file, text.replace("maxItems", "maxItms")).expect("written");
+    let (code, _, problem) = author(&project, &["build"]);
+    assert_eq!(code, Some(1));
+    assert!(problem.contains("nearly `maxItems` at line 12"), "{problem}");
+    assert!(!project.join("build/order-rule.schema.json").exists(), "the old file does not look new");
+}
+
+#[tokio::test]
+async fn code_from_a_schema_is_built_pushed_and_judges_as_the_schema_does() {
+    let gateway = Gateway::start().await;
+    let beside = gateway.data_dir().parent().expect("a folder").to_owned();
+    let file = schema(&beside);
+    let file = file.to_str().expect("a path");
+    let (event_type, from) = ("shop/subscription", "--from-schema");
+    let made = done(&beside, &["new", "plan-rule", "--type", event_type, from, file, "--gateway", "data", "--json"]);
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["not_expressed"], json!([]), "the schema has nothing that code does not say");
+    let project = beside.join("plan-rule");
+    let found: Value = serde_json::from_str(&done(&project, &["test", "--against", file, "--json"])).expect("JSON");
+    assert!(found["against"][0].as_u64() > Some(1_000), "{found}");
+    assert_eq!((&found["against"][1], &found["failures"]), (&0.into(), &json!([])));
+    assert!(done(&project, &["push"]).contains("shop/subscription\tactive\t"));
+    let text = std::fs::read_to_string(file).expect("the schema");
+    let examples: Value = serde_json::from_str(&text).expect("JSON");
+    let right = event("shop", "subscription", examples["examples"][1].clone());
+    assert_eq!(gateway.send(&right).await.status, 201);
+    let mut wrong = right.clone();
+    wrong["data"]["seats"] = 0.into();
+    wrong["data"]["customer"]["addresses"][0]["zip"] = "x".into();
+    let refused = gateway.send(&wrong).await;
+    assert_eq!(
+        refused.violations(),
+        [("/seats", "range"), ("/customer/addresses/0/zip", "pattern")]
+            .map(|(place, code)| (place.to_owned(), code.to_owned())),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn what_code_does_not_express_is_told_and_stands_in_the_code() {
+    let folder = crate::support::folder();
+    let text = r##"{"openapi": "3.1.0", "components": {"schemas": {"Sale": {"type": "object", "properties": {
+        "site": {"type": "string", "format": "uri"}, "to": {"$ref": "#/components/schemas/To"},
+        "card": {"oneOf": [{"type": "string", "writeOnly": true}, {"type": "null"}]}}}, "To": {"type": "string"}}}}"##;
+    let file = folder.path().join("api.json");
+    std::fs::write(&file, text).expect("written");
+    let new =
+        ["new", "sale", "--type", "shop/sale", "--from-schema", "api.json", "--select", "#/components/schemas/Sale"];
+    let said = done(folder.path(), &new);
+    let code = std::fs::read_to_string(folder.path().join("sale/src/lib.rs")).expect("the code");
+    for place in ["/properties/site/format", "/properties/card/oneOf"] {
+        assert!(said.contains(place) && code.contains(&format!("//! - `{place}`")), "{place}: {said}{code}");
+    }
+    assert!(
+        code.contains("SECRETS: &[&str] = &[\"/card\"]"),
+        "a secret that the code cannot find goes as a whole: {code}"
+    );
+
+    let refused = |arguments: &[&str], wanted: &str| {
+        let (code, _, problem) = author(folder.path(), arguments);
+        assert!(matches!(code, Some(1 | 64 | 2)) && problem.contains(wanted), "{wanted}: {problem}");
+    };
+    let begin = |file: &'static str| ["new", "other", "--type", "shop/sale", "--from-schema", file];
+    refused(
+        &[&begin("api.json")[..], &["--select", "/components/schemas/Sal"]].concat(),
+        "has no `Sal`; it has Sale, To",
+    );
+    refused(&begin("none.json"), "there is no file none.json");
+    std::fs::write(folder.path().join("broken.json"), "{\n  \"type\": }").expect("written");
+    refused(&begin("broken.json"), "line 2 column 11");
+    std::fs::write(folder.path().join("near.json"), "{\n  \"requird\": []}").expect("written");
+    refused(&begin("near.json"), "nearly `required` at line 2, column 3");
+    refused(&["new", "other", "--type", "shop.sale"], "is `shop/sale` meant");
+    assert!(!folder.path().join("other").exists(), "nothing is begun");
+}
+
 /// A command that runs until it is ended, and the lines that it has printed.
 struct Running {
     child: Child,
@@ -244,8 +352,8 @@ async fn dev_pushes_each_change_and_a_broken_build_leaves_no_file_and_changes_no
 }
 
 /// The blocks of a page that are marked for this test, in their order.
-fn blocks() -> String {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/validators.md");
+fn blocks(page: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
     let text = std::fs::read_to_string(page).expect("the page");
     let blocks = text.split("```sh author\n").skip(1).filter_map(|rest| rest.split("```").next());
     blocks.collect::<Vec<_>>().join("\n")
@@ -263,14 +371,24 @@ fn script(folder: &Path, text: &str) {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
-#[tokio::test]
-async fn the_ten_minutes_of_the_page_go_as_it_says() {
+/// Runs all marked blocks of a page beside a gateway of its own.
+async fn ten_minutes(page: &str) {
     let gateway = Gateway::start().await;
     let beside = gateway.data_dir().parent().expect("a folder").to_owned();
     std::os::unix::fs::symlink("data", beside.join("eye-data")).expect("the usual name of a data dir");
-    let blocks = blocks();
+    let blocks = blocks(page);
     assert!(blocks.contains("eye validator new"), "{blocks}");
     script(&beside, &blocks.replace("127.0.0.1:8000", gateway.address()));
+}
+
+#[tokio::test]
+async fn the_ten_minutes_of_the_page_go_as_it_says() {
+    ten_minutes("validators.md").await;
+}
+
+#[tokio::test]
+async fn the_ten_minutes_with_a_schema_and_the_way_to_code_go_as_the_page_says() {
+    ten_minutes("schemas.md").await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@
 //! | `toml`, `toml validator` | read as the gateway's configuration, or as the settings of a module |
 //! | `json` | read; a problem or a receipt is one that openapi.json allows |
 //! | `sql` | run in the gateway's Postgres, in a transaction that is rolled back |
-//! | `sh author` | run by `authors.rs`, all of docs/validators.md one after the other, beside a gateway with an empty modules directory |
+//! | `sh author` | run by `authors.rs`, all of docs/validators.md or of docs/schemas.md one after the other, beside a gateway with an empty modules directory |
 //! | `rust FILE`, `wit FILE`, `sh FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
 //! | `promql` | names only metrics and labels that the program writes; `alerts.rs` and `prometheus.rs` hold that |
 //! | `text`, `mermaid` | drawings, folders, lines of a log: not held |

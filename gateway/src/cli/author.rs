@@ -11,6 +11,7 @@ use eye_judge::{Kind, Refusal, Slot};
 use super::Failure;
 use crate::config::Problems;
 
+mod against;
 mod bench;
 mod build;
 mod bundle;

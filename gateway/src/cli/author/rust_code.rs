@@ -3,6 +3,8 @@
 //! everything around it.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use anyhow::bail;
 use eye_event::legible::legible;
@@ -174,7 +176,19 @@ pub(super) fn of(schema: &Node, event_type: &Slot, file: &str, shown: &[Shown], 
         );
     }
     let text = maker.whole(&shape, event_type, file, shown, empty);
-    Ok(Code { text, left: maker.left })
+    Ok(Code { text: formatted(&text).unwrap_or(text), left: maker.left })
+}
+
+/// The code as rustfmt writes it, if that is on this machine: a template is formatted, and this should look like one.
+fn formatted(code: &str) -> Option<String> {
+    let mut command = Command::new("rustfmt");
+    command.args(["--edition", "2024", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    // It reads all before it writes, so neither waits for the other.
+    let written = child.stdin.take().map(|mut input| input.write_all(code.as_bytes()));
+    let output = child.wait_with_output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && written?.is_ok() && !text.is_empty()).then_some(text)
 }
 
 fn has_secret(root: &Node, node: &Node, seen: &mut Vec<String>) -> bool {

@@ -79,7 +79,12 @@ pub(super) fn count_rule(schema: &Node, least: &'static str, most: &'static str,
             vec![Rule::message(most, "length", format!("{length} <= {high}"), message)]
         }
         (Some(1), None) => {
-            vec![Rule::message(least, "length", "!{v}.is_empty()".to_owned(), format!("Give 1 {unit} at least."))]
+            vec![Rule::message(
+                least,
+                "length",
+                "!{v}.is_empty()".to_owned(),
+                format!("Give 1 {} at least.", unit.trim_end_matches('s')),
+            )]
         }
         (Some(low), None) => {
             let message = format!("Give {low} {unit} at least.");

@@ -17,7 +17,7 @@ use super::events::Subject;
 use super::fixtures::{Fixture, folder_of};
 use super::misuse::Case;
 use super::terminal::{Look, Progress};
-use super::{ModuleFile, Project, Wanted, events, fixtures, misuse, project, trying};
+use super::{ModuleFile, Project, Wanted, against, events, fixtures, misuse, project, trying};
 use crate::cli::Failure;
 use crate::cli::output::say;
 
@@ -47,12 +47,26 @@ pub(in crate::cli) struct Test {
     /// The folder with the fixtures [default: that of the project]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<std::path::PathBuf>,
+    /// Another module or schema: all events are judged by it too, and those that it ends in another way are told
+    #[arg(long, value_name = "FILE")]
+    against: Option<std::path::PathBuf>,
     /// Write what the module says now into the fixtures
     #[arg(long)]
     update: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How a module is tried.
+#[derive(Debug, Default)]
+pub(super) struct How<'a> {
+    /// The folder with the fixtures, if it is not that of the project.
+    fixtures: Option<&'a std::path::Path>,
+    /// A file that should judge alike.
+    against: Option<&'a std::path::Path>,
+    /// The fixtures are written anew.
+    update: bool,
 }
 
 /// An event that did not end as it should.
@@ -76,6 +90,9 @@ pub(super) struct Findings {
     /// Misuse for which no time was left.
     misuse_left: usize,
     repeated: usize,
+    /// Events that another file judged too, and those that one of the two could not judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<(usize, usize)>,
     updated: Vec<String>,
     failures: Vec<Difference>,
 }
@@ -83,7 +100,8 @@ pub(super) struct Findings {
 pub(in crate::cli) fn run(test: &Test) -> Result<(), Failure> {
     let project = project()?;
     let module = test.wanted.resolve(project.as_ref())?;
-    let found = find(&module, project.as_ref(), test.fixtures.as_deref(), test.update)?;
+    let how = How { fixtures: test.fixtures.as_deref(), against: test.against.as_deref(), update: test.update };
+    let found = find(&module, project.as_ref(), &how)?;
     if test.json {
         say(serde_json::to_string(&found).context("what was found")?)?;
     } else {
@@ -93,14 +111,11 @@ pub(in crate::cli) fn run(test: &Test) -> Result<(), Failure> {
 }
 
 /// Tries a module in every way.
-pub(super) fn find(
-    module: &ModuleFile,
-    project: Option<&Project>,
-    folder: Option<&std::path::Path>,
-    update: bool,
-) -> Result<Findings, Failure> {
+pub(super) fn find(module: &ModuleFile, project: Option<&Project>, how: &How<'_>) -> Result<Findings, Failure> {
     let (content, settings) = (module.content()?, module.settings(project)?);
-    let folder = folder.or_else(|| project.filter(|_| module.is_of_project).map(|project| project.fixtures.as_path()));
+    let other = how.against.map(|file| against::load(file, module)).transpose()?;
+    let folder =
+        how.fixtures.or_else(|| project.filter(|_| module.is_of_project).map(|project| project.fixtures.as_path()));
     let fixtures = folder.map(fixtures::read).transpose()?.unwrap_or_default();
     let trial = match trying::load(&module.event_type, module.kind(&content), &content, settings.as_deref(), false)? {
         Ok(trial) => trial,
@@ -122,7 +137,7 @@ pub(super) fn find(
     }
     for fixture in &fixtures {
         found.fixtures += 1;
-        found.try_fixture(&trial, fixture, update)?;
+        found.try_fixture(&trial, fixture, how.update)?;
     }
     let subjects = events::of(&trial, &fixtures)?;
     let check = trying::check_data()?;
@@ -133,6 +148,9 @@ pub(super) fn find(
     }
     found.try_misuse(&trial, &cases);
     found.repeat(&trial, &subjects, &cases);
+    if let Some(other) = other {
+        found.compare(&trial, &other, &subjects, &cases);
+    }
     Ok(found)
 }
 
@@ -280,27 +298,38 @@ impl Findings {
         self.repeated = subjects.len();
     }
 
+    /// Judges examples, fixtures and misuse by another file too.
+    fn compare(&mut self, trial: &Trial, other: &Trial, subjects: &[Subject], cases: &[Case]) {
+        let own = subjects.iter().map(|one| (one.title.clone(), one.event.clone()));
+        let theirs = other.examples().iter().map(|one| (format!("its example `{}`", one.title), one.event.clone()));
+        let misuse = cases.iter().map(|case| (case.title.clone(), trial.event(&case.data)));
+        let compared = against::compare(trial, other, own.chain(theirs).chain(misuse));
+        self.against = Some((compared.judged, compared.left));
+        for (title, event, expected, got) in compared.differences {
+            self.fail("against", &title, &event, expected, got);
+        }
+    }
+
     /// Prints the findings for people.
     pub(super) fn show(&self, look: Look) -> anyhow::Result<()> {
         let of_kind = |kind: &str| self.failures.iter().filter(|one| one.kind == kind).count();
-        for one in self.failures.iter().filter(|one| one.kind != "misuse") {
+        let (made_up, own): (Vec<_>, Vec<_>) =
+            self.failures.iter().partition(|one| ["misuse", "against"].contains(&one.kind));
+        for one in own {
             say(one.shown(look, INPUT_CHARACTERS_MAX))?;
         }
         // One mistake in the code breaks on many kinds of misuse, and is shown once.
-        let mut causes: BTreeMap<String, Vec<&Difference>> = BTreeMap::new();
-        for one in self.failures.iter().filter(|one| one.kind == "misuse") {
+        let mut causes: BTreeMap<(&str, &str, &str), Vec<&Difference>> = BTreeMap::new();
+        for one in made_up {
             // The first line of a panic says where it was, and what follows quotes the event.
-            let cause = one.got.split("\\n").next().unwrap_or_default().to_owned();
-            causes.entry(cause).or_default().push(one);
+            let cause = one.got.split("\\n").next().unwrap_or_default();
+            causes.entry((one.kind, &one.expected, cause)).or_default().push(one);
         }
         for same in causes.values() {
             say(same[0].shown(look, MISUSE_CHARACTERS_MAX))?;
             if same.len() > 1 {
                 let others: Vec<&str> = same[1..].iter().map(|one| one.title.as_str()).collect();
-                say(look.paragraph(
-                    &format!("  and {} more break it in the same way: ", others.len()),
-                    &others.join("; "),
-                ))?;
+                say(look.paragraph(&format!("  and {} more in the same way: ", others.len()), &others.join("; ")))?;
                 say("")?;
             }
         }
@@ -317,6 +346,12 @@ impl Findings {
             let line = format!("{title:<9} {count:>6} {what}");
             let end = if failed > 0 { look.bad(&format!("; {failed} failed")) } else { String::new() };
             say(format_args!("{line}{end}"))?;
+        }
+        if let Some((judged, left)) = self.against {
+            let failed = of_kind("against");
+            let end = if failed > 0 { look.bad(&format!("; {failed} differ")) } else { String::new() };
+            let left = if left > 0 { format!(", {left} by one of them alone") } else { String::new() };
+            say(format_args!("{:<9} {judged:>6} events judged by both files{left}{end}", "against"))?;
         }
         if self.misuse_left > 0 {
             say(format_args!("{:<9} {:>6} made-up events were left out: no time or too many", "", self.misuse_left))?;
