@@ -191,7 +191,7 @@ async fn a_project_in_json_schema_is_tested_pushed_judged_and_taken_back_without
     let mut right = order("19.99", 1);
     right["data"]["total"] = 19.99.into();
     assert_eq!(gateway.send(&right).await.status, 201);
-    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["type", "min_items"]);
+    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["min_items", "type"]);
     let file = project.join("order-rule.schema.json");
     let text = std::fs::read_to_string(&file).expect("the schema");
     std::fs::write(&file, text.replace("\"maxItems\": 200", "\"maxItems\": 12")).expect("written");

@@ -1,18 +1,16 @@
 //! A project that begins from a JSON Schema. The engine that judges by schemas looks at the schema first, so what a gateway
 //! would refuse is refused here in the same words, and its verdicts on the schema's examples are those of the fixtures.
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
-use eye_event::legible::legible;
 use eye_judge::{Expected, Kind, Slot, Trial};
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fixtures::{Written, folder_of};
+use super::rust_code::{self, Left, Shown};
 use super::schema_node::{Node, below};
-use super::{read_if_there, rust_code, trying, usage};
+use super::{read_if_there, trying, usage};
 use crate::cli::Failure;
 
 /// Most bytes of the file in which a schema lies. A description of an API may hold many.
@@ -21,29 +19,11 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Schemas that a selected one may refer to.
 const REFERENCES_MAX: usize = 2_000;
 
+/// The option that names a schema within a file.
+const SELECT: &str = "--select";
+
 /// Helpers of the code that is made.
 const HELPERS: &str = include_str!("../../../../validators/templates/rust-from-schema/schema.rs");
-
-/// Something of a schema that code does not express.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Left {
-    /// Where it is in the schema.
-    pub(super) pointer: String,
-    pub(super) why: String,
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.pointer.is_empty() { "the schema" } else { &self.pointer };
-        write!(f, "{}: {}", legible(place, 300), legible(&self.why, 300))
-    }
-}
-
-/// An event by which a schema is tried, with the verdict of the engine.
-pub(super) struct Shown {
-    pub(super) data: String,
-    pub(super) expect: Expected,
-}
 
 /// A schema from which a project begins.
 pub(super) struct Given {
@@ -167,19 +147,19 @@ fn examples(trial: &Trial) -> anyhow::Result<Vec<Shown>> {
 /// A schema within a file as one of its own: what it refers to lies in its `$defs`.
 fn selected(whole: &Node, pointer: &str) -> anyhow::Result<Node> {
     let pointer = pointer.trim_start_matches('#');
-    let node = whole.at(pointer).map_err(|why| anyhow!("--select {why}"))?;
+    let node = whole.at(pointer).map_err(|why| anyhow!("{SELECT} {why}"))?;
     if !matches!(node, Node::Object(_)) {
-        bail!("--select {pointer} leads to no schema of an event, which is an object");
+        bail!("{SELECT} {pointer} leads to no schema of an event, which is an object");
     }
     let mut moved = vec![(pointer.to_owned(), String::new())];
-    let mut schemas = vec![rewritten(whole, node, &mut moved)?];
+    let mut schemas = vec![rewritten(node, &mut moved)?];
     while schemas.len() < moved.len() {
         let from = moved[schemas.len()].0.clone();
         let node = whole.at(&from).map_err(|why| anyhow!("`$ref` {why}"))?;
-        schemas.push(rewritten(whole, node, &mut moved)?);
+        schemas.push(rewritten(node, &mut moved)?);
     }
     let mut schemas = schemas.into_iter();
-    let Some(Node::Object(mut members)) = schemas.next() else { bail!("--select {pointer} leads to no schema") };
+    let Some(Node::Object(mut members)) = schemas.next() else { bail!("{SELECT} {pointer} leads to no schema") };
     members.retain(|(key, _)| !["$defs", "definitions"].contains(&key.as_str()));
     if let (Some(draft), false) = (whole.get("$schema"), members.iter().any(|(key, _)| key == "$schema")) {
         members.insert(0, ("$schema".to_owned(), draft.clone()));
@@ -193,16 +173,16 @@ fn selected(whole: &Node, pointer: &str) -> anyhow::Result<Node> {
 }
 
 /// A copy whose references lead to where the schemas are moved. Those that are met first are added to the list.
-fn rewritten(whole: &Node, node: &Node, moved: &mut Vec<(String, String)>) -> anyhow::Result<Node> {
+fn rewritten(node: &Node, moved: &mut Vec<(String, String)>) -> anyhow::Result<Node> {
     Ok(match node {
-        Node::List(list) => Node::List(list.iter().map(|one| rewritten(whole, one, moved)).collect::<Result<_, _>>()?),
+        Node::List(list) => Node::List(list.iter().map(|one| rewritten(one, moved)).collect::<Result<_, _>>()?),
         Node::Object(members) => {
             let mut copy = Vec::with_capacity(members.len());
             for (key, value) in members {
                 let value = match (key.as_str(), value.text()) {
                     ("$ref", Some(reference)) => Node::Text(moved_to(reference, moved)?),
                     ("examples" | "x-eye-rejects" | "enum" | "const" | "default", _) => value.clone(),
-                    _ => rewritten(whole, value, moved)?,
+                    _ => rewritten(value, moved)?,
                 };
                 copy.push((key.clone(), value));
             }

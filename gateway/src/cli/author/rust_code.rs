@@ -3,14 +3,15 @@
 //! everything around it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::bail;
 use eye_event::legible::legible;
 use eye_judge::{Expected, Slot};
+use serde::Serialize;
 
-use super::from_schema::{Left, Shown};
 use super::rust_rules::{self as rules, Rule, quoted};
 use super::schema_node::{Node, below};
 
@@ -116,6 +117,27 @@ const TAKEN: [&str; 46] = [
     "use",
     "violations",
 ];
+
+/// Something of a schema that code does not express.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Left {
+    /// Where it is in the schema.
+    pub(super) pointer: String,
+    pub(super) why: String,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.pointer.is_empty() { "the schema" } else { &self.pointer };
+        write!(f, "{}: {}", legible(place, 300), legible(&self.why, 300))
+    }
+}
+
+/// An event by which a schema is tried, with the verdict of the engine.
+pub(super) struct Shown {
+    pub(super) data: String,
+    pub(super) expect: Expected,
+}
 
 /// The code, and what it does not express.
 pub(super) struct Code {

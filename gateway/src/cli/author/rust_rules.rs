@@ -240,6 +240,18 @@ pub(super) fn pattern(text: &str) -> Result<String, &'static str> {
     Ok(format!("{}{body}{}", if begins { "" } else { ".*" }, if is_end { "" } else { ".*" }))
 }
 
+/// What stands between braces, and the most repetitions that it asks for.
+fn repetition(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<(String, usize)> {
+    let count: String = std::iter::from_fn(|| characters.next_if(|next| *next != '}')).collect();
+    let is_plain = count.chars().all(|next| next.is_ascii_digit() || next == ',');
+    let numbers = || count.split(',').filter(|number| !number.is_empty());
+    if characters.next().is_none() || !is_plain || count.is_empty() || count.starts_with(',') {
+        return None;
+    }
+    let most = numbers().map(|number| number.parse::<usize>().unwrap_or(usize::MAX)).max()?;
+    Some((count, most))
+}
+
 /// The pattern without anchors in the kit's words: what means the same in both.
 fn translated(body: &str) -> Result<String, &'static str> {
     const NOT_TAKEN: &str = "the kit's patterns have no such sign";
@@ -281,12 +293,7 @@ fn translated(body: &str) -> Result<String, &'static str> {
             '^' | '$' | ']' | '}' => return Err(NOT_TAKEN),
             '(' if characters.peek() == Some(&'?') => return Err("groups with `?`"),
             '{' => {
-                let count: String = std::iter::from_fn(|| characters.next_if(|next| *next != '}')).collect();
-                let is_plain = !count.is_empty() && count.chars().all(|next| next.is_ascii_digit() || next == ',');
-                if characters.next().is_none() || !is_plain || count.starts_with(',') || out.ends_with(')') {
-                    return Err("a repetition that the kit does not take");
-                }
-                let most = count.split(',').filter_map(|number| number.parse::<usize>().ok()).max().unwrap_or(0);
+                let (count, most) = repetition(&mut characters).filter(|_| !out.ends_with(')')).ok_or(NOT_TAKEN)?;
                 steps += most.saturating_mul(2);
                 out.push_str(&format!("{{{count}}}"));
             }

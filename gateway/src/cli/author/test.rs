@@ -329,7 +329,9 @@ impl Findings {
             say(same[0].shown(look, MISUSE_CHARACTERS_MAX))?;
             if same.len() > 1 {
                 let others: Vec<&str> = same[1..].iter().map(|one| one.title.as_str()).collect();
-                say(look.paragraph(&format!("  and {} more in the same way: ", others.len()), &others.join("; ")))?;
+                let what = if same[0].kind == "misuse" { "break it" } else { "differ" };
+                let label = format!("  and {} more {what} in the same way: ", others.len());
+                say(look.paragraph(&label, &others.join("; ")))?;
                 say("")?;
             }
         }

@@ -278,7 +278,7 @@ impl<'a> Look<'a> {
                 let mut fits = true;
                 for one in all {
                     fits &= self.node(*one, value, place, "all_of", looked.as_deref_mut());
-                    if !fits && self.found.is_none() {
+                    if !fits && self.knows_enough() {
                         break;
                     }
                 }
@@ -391,7 +391,7 @@ impl<'a> Look<'a> {
             if let Some(looked) = looked.as_deref_mut().filter(|_| is_known) {
                 looked.at(at);
             }
-            if !fits && self.found.is_none() {
+            if !fits && self.knows_enough() {
                 return false;
             }
         }
@@ -430,11 +430,17 @@ impl<'a> Look<'a> {
             if let Some(looked) = looked.as_deref_mut() {
                 looked.at(at);
             }
-            if !fits && self.found.is_none() {
+            if !fits && self.knows_enough() {
                 return false;
             }
         }
         fits
+    }
+
+    /// Whether a value that does not fit needs no further look: nobody asks why, or there is no room for one more reason. A
+    /// sender may write a list of thousands that are all wrong.
+    fn knows_enough(&self) -> bool {
+        self.found.as_ref().is_none_or(Found::is_full)
     }
 
     #[inline(never)]
