@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, Unexpected};
 
-use crate::json::{Json, unescape};
+use crate::json::{RAW_NUMBER, raw_text, unescape};
 
 /// Digits of a decimal number, before and after the point together.
 const DIGITS_MAX: u32 = 38;
@@ -176,8 +176,7 @@ impl fmt::Display for Decimal {
 
 impl<'de> Deserialize<'de> for Decimal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Json::deserialize(deserializer)?;
-        let text = json.text();
+        let text = raw_text(deserializer, RAW_NUMBER)?;
         let expected = &"a decimal number such as 19.99";
         let found = match text.as_bytes().first() {
             Some(b'"') => {

@@ -9,6 +9,9 @@ use serde::de::{Deserialize, Deserializer, Error as _, Unexpected, Visitor};
 /// The name by which [`Json`] asks the reader for the text of a value instead of its content.
 pub(crate) const RAW: &str = "$eye_validator::Json";
 
+/// The same for a number, so that what stands in for a wrong one is a number too, and reading goes on behind it.
+pub(crate) const RAW_NUMBER: &str = "$eye_validator::Decimal";
+
 /// Containers may be nested this deep. The gateway lets pass 64 by default.
 const DEPTH_MAX: u32 = 128;
 
@@ -465,7 +468,7 @@ impl From<&Object<'_>> for Json<'static> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        raw_text(deserializer).map(|text| Self(Cow::Borrowed(text)))
+        raw_text(deserializer, RAW).map(|text| Self(Cow::Borrowed(text)))
     }
 }
 
@@ -637,12 +640,12 @@ fn redacted(value: &str, tokens: &[String]) -> Option<String> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = raw_text(deserializer)?;
+        let text = raw_text(deserializer, RAW)?;
         Self::parse(text).map_err(|_| D::Error::invalid_type(Unexpected::Other("something else"), &"an object"))
     }
 }
 
-fn raw_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
+pub(crate) fn raw_text<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str) -> Result<&'de str, D::Error> {
     struct Text;
     impl<'de> Visitor<'de> for Text {
         type Value = &'de str;
@@ -653,5 +656,5 @@ fn raw_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::E
             Ok(text)
         }
     }
-    deserializer.deserialize_newtype_struct(RAW, Text)
+    deserializer.deserialize_newtype_struct(name, Text)
 }

@@ -13,7 +13,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use crate::json::{Cursor, Malformed, RAW};
+use crate::json::{Cursor, Malformed, RAW, RAW_NUMBER};
 use crate::place::push_token;
 use crate::{Place, Violation};
 
@@ -380,7 +380,10 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Failure> {
-        if name == RAW { visitor.visit_borrowed_str(self.cursor.value()?) } else { visitor.visit_newtype_struct(self) }
+        match name {
+            RAW | RAW_NUMBER => visitor.visit_borrowed_str(self.cursor.value()?),
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -688,7 +691,11 @@ impl<'de> Deserializer<'de> for Blank {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Failure> {
-        if name == RAW { visitor.visit_borrowed_str("{}") } else { visitor.visit_newtype_struct(self) }
+        match name {
+            RAW => visitor.visit_borrowed_str("{}"),
+            RAW_NUMBER => visitor.visit_borrowed_str("0"),
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Failure> {

@@ -52,12 +52,54 @@ async function bundle(entry, options) {
 /** The validator of the project, run here to see which functions it has. */
 async function validator() {
   const file = join(made, "look.mjs");
-  writeFileSync(file, await bundle('export { default } from "./src/rule.ts";'));
-  const { default: rule } = await import(pathToFileURL(file));
+  writeFileSync(file, await bundle(
+    'import "./kit/freeze.ts";\nexport { default } from "./src/rule.ts";',
+    { sourcemap: "inline", outfile: file },
+  ));
+  process.setSourceMapsEnabled(true);
+  const own = ["Date", "Math", "crypto", "performance"].map((name) => [
+    name,
+    Object.getOwnPropertyDescriptor(globalThis, name),
+  ]);
+  try {
+    const { default: rule } = await import(pathToFileURL(file)).catch((error) => {
+      throw new Told(`src/rule.ts does not run:\n${error.stack}`);
+    });
+    check(rule);
+    return rule;
+  } finally {
+    // The tools need a clock.
+    for (const [name, property] of own) Object.defineProperty(globalThis, name, property);
+  }
+}
+
+/** Holds what a project exports to what a build needs. */
+function check(rule) {
   if (typeof rule?.describe !== "function" || typeof rule?.validate !== "function") {
     throw new Told("src/rule.ts has no validator as its default export: export default validator({ ... })");
   }
-  return rule;
+  tryExamples(rule);
+}
+
+/** Runs the examples, since a component cannot say why it broke. Whether their verdicts are right, `eye validator test` says. */
+function tryExamples(rule) {
+  for (const example of [...rule.describe().examples, ...(rule.examples?.() ?? [])]) {
+    const event = {
+      id: "01890a5d-ac96-774b-bcce-b302099a8057",
+      application: example.application ?? "test",
+      sessionId: "67e55044-10b1-426f-9247-bb680e5fe0c8",
+      category: "test",
+      name: example.name ?? "test",
+      timestamp: example.timestamp ?? 1_700_000_000_000_000n,
+      data: example.data,
+    };
+    try {
+      (rule.validateAt ?? rule.validate)(event, event.timestamp);
+      rule.redact?.(example.data);
+    } catch (error) {
+      throw new Told(`the example \`${example.title}\` breaks the validator:\n${error.stack}`);
+    }
+  }
 }
 
 /** Writes the contract with a world that has these functions. */
@@ -99,7 +141,7 @@ async function module(out, type) {
     `const types = ${JSON.stringify([part(types[0]), part(types[1])])};\n` +
     "export const validate = (event, receivedAt) => judge(rule, types, event, receivedAt);\n" +
     "export const summary = rule.describe().summary;\n";
-  writeWhole(out, await bundle(entry, { minify: true, loader: { ".ts": "ts" } }));
+  writeWhole(out, await bundle(entry, { minify: true }));
 }
 
 function writeWhole(file, content) {

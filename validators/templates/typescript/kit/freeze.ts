@@ -2,4 +2,6 @@
 
 import { crypto, Date, Math, performance } from "./frozen.ts";
 
-Object.assign(globalThis, { Date, Math, crypto, performance });
+for (const [name, value] of Object.entries({ Date, Math, crypto, performance })) {
+  Object.defineProperty(globalThis, name, { value, configurable: true });
+}
