@@ -36,16 +36,24 @@ fn done(folder: &Path, arguments: &[&str]) -> String {
     said
 }
 
-/// A gateway, and a new project beside it whose file names it.
+/// A gateway, and a new project in Rust beside it whose file names it.
 async fn project(name: &str) -> (Gateway, PathBuf) {
+    project_in("rust", name).await
+}
+
+async fn project_in(language: &str, name: &str) -> (Gateway, PathBuf) {
     let gateway = Gateway::start().await;
     let beside = gateway.data_dir().parent().expect("a folder").to_owned();
-    done(&beside, &["new", name, "--type", "shop/sale", "--gateway", "data"]);
+    done(&beside, &["new", name, "--type", "shop/sale", "--gateway", "data", "--lang", language]);
     (gateway, beside.join(name))
 }
 
 fn change(folder: &Path, from: &str, to: &str) {
-    let file = folder.join("src/lib.rs");
+    change_in(folder, "src/lib.rs", from, to);
+}
+
+fn change_in(folder: &Path, file: &str, from: &str, to: &str) {
+    let file = folder.join(file);
     let text = std::fs::read_to_string(&file).expect("the source");
     assert!(text.contains(from), "{from}");
     std::fs::write(&file, text.replace(from, to)).expect("written");
@@ -347,6 +355,145 @@ async fn dev_pushes_each_change_and_a_broken_build_leaves_no_file_and_changes_no
     let at = dev.says(at, "`eye serve`").await;
     gateway.restart().await;
     dev.says(at, "pushed:").await;
+    kill(dev.child.id(), "INT");
+    assert_eq!(dev.child.wait().expect("a child").code(), Some(0));
+}
+
+/// Runs a tool in a folder, and returns what it printed.
+fn tool(folder: &Path, name: &str, arguments: &[&str]) -> String {
+    let output = Command::new(name).args(arguments).current_dir(folder).stdin(Stdio::null()).output().expect(name);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+const RULE: &str = "src/rule.ts";
+
+#[tokio::test]
+async fn a_new_typescript_project_is_built_tested_pushed_judged_and_taken_back() {
+    let (gateway, project) = project_in("typescript", "sale-rule").await;
+    assert!(done(&project, &["doctor"]).contains("Node 20 or later"));
+    let built: Value = serde_json::from_str(&done(&project, &["build", "--json"])).expect("JSON");
+    assert!(built["bytes"].as_u64() < Some(1_600_000), "{built}");
+    let found: Value = serde_json::from_str(&done(&project, &["test", "--json"])).expect("JSON");
+    assert_eq!(
+        (&found["examples"], &found["fixtures"], found["failures"].as_array().map(Vec::len)),
+        (&5.into(), &2.into(), Some(0))
+    );
+    assert!(found["misuse"].as_u64() > Some(1_000), "{found}");
+    let checked: Value = serde_json::from_str(&done(&project, &["check", "--json"])).expect("JSON");
+    assert_eq!((&checked["taken"], &checked["exports"]), (&true.into(), &json!([])), "it exports what it needs");
+    assert!(done(&project.join("src"), &["push"]).contains("shop/sale\tactive\t"));
+    assert_eq!(gateway.send(&order("19.99", 1)).await.status, 201);
+    let refused = gateway.send(&order("19.999", 0)).await;
+    assert_eq!((refused.status, codes(&refused)), (422, vec!["decimals".to_owned(), "length".to_owned()]));
+
+    change_in(&project, RULE, "lines, 1, 200", "lines, 1, 1");
+    change_in(
+        &project,
+        RULE,
+        "  judge,\n",
+        "  judgeAt: (event) => (event.receivedAt < event.timestamp ? new Violations() : new Violations()).verdict(),\n  \
+         redact: (data) => {\n    data.redact([\"/email\"]);\n    return data;\n  },\n",
+    );
+    let (code, said, _) = author(&project, &["test"]);
+    assert_eq!(code, Some(1), "{said}");
+    change_in(
+        &project,
+        RULE,
+        "(event.receivedAt < event.timestamp ? new Violations() : new Violations()).verdict()",
+        "judge(event)",
+    );
+    let checked: Value = serde_json::from_str(&done(&project, &["check", "--json"])).expect("JSON");
+    assert_eq!(checked["exports"], json!(["redact", "validate-at"]), "{checked}");
+    done(&project, &["push"]);
+    assert_eq!(codes(&gateway.send(&order("19.99", 2)).await), ["length"]);
+    let benched = done(&project, &["bench"]);
+    assert!(benched.contains("the same module serves"), "{benched}");
+    done(&project, &["retire"]);
+    assert_eq!(gateway.send(&order("19.999", 0)).await.status, 201, "nobody judges any more");
+}
+
+#[tokio::test]
+async fn the_kits_of_both_languages_say_the_same() {
+    let (_gateway, project) = project_in("typescript", "same-rule").await;
+    done(&project, &["build"]);
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators/sdk/tests");
+    for file in ["same.ts", "same.json"] {
+        std::fs::copy(table.join(file), project.join("src").join(file)).expect("copied");
+    }
+    change_in(&project, "tsconfig.json", "\"strict\": true,", "\"strict\": true, \"resolveJsonModule\": true,");
+    tool(&project, "node", &["node_modules/typescript/bin/tsc", "--noEmit"]);
+    let bundle = ["src/same.ts", "--bundle", "--format=esm", "--outfile=build/same.mjs", "--log-level=error"];
+    tool(&project, "node_modules/.bin/esbuild", &bundle);
+    let said = tool(&project, "node", &["build/same.mjs"]);
+    assert!(said.ends_with(" rows\n"), "{said}");
+}
+
+#[tokio::test]
+async fn a_typescript_rule_becomes_a_module_for_a_page_and_a_rust_one_says_why_not() {
+    let (_gateway, project) = project_in("typescript", "page-rule").await;
+    let bundled = done(&project, &["bundle", "--js", "--out", "rule.mjs"]);
+    assert!(bundled.contains("rule.mjs\t"), "{bundled}");
+    let script = "import { validate } from './rule.mjs';
+        const line = { product: 'tea', quantity: 1 };
+        const data = { order: 'EU-1042', email: 'ada@shop.example', total: '19.99', currency: 'EUR', lines: [line] };
+        const before = Date.now();
+        const codes = (data) => validate({ data }).violations.map(({ pointer, code }) => pointer + ' ' + code).join();
+        console.log(validate({ data }).verdict, codes({ ...data, total: 19.999, lines: [] }), Date.now() >= before,
+            validate({ data: JSON.stringify(data).replace('\"19.99\"', '1234567890123456789.1') }).violations[0].code);";
+    let said = tool(&project, "node", &["--input-type=module", "--eval", script]);
+    assert_eq!(said, "accept /total decimals,/lines length true range\n");
+    let beside = project.parent().expect("a folder");
+    done(beside, &["new", "rust-rule", "--type", "shop/sale"]);
+    let (code, _, problem) = author(&beside.join("rust-rule"), &["bundle", "--js", "--out", "rule.mjs"]);
+    assert!(code == Some(1) && problem.contains("no source for JavaScript"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_typescript_rule_that_asks_for_the_time_or_has_a_wrong_type_is_not_built_and_told_why() {
+    let (_gateway, project) = project_in("typescript", "clock-rule").await;
+    done(&project, &["build"]);
+    let file = project.join("build/clock-rule.wasm");
+    let first = "const violations = new Violations();";
+    for (wrong, told) in [
+        ("if (Date.now() < 5) return { tag: \"accept\" };", "`event.receivedAt`"),
+        ("if (new Date().getTime() < 5) return { tag: \"accept\" };", "a validator has no clock"),
+        ("if (Math.random() < 0.5) return { tag: \"accept\" };", "a validator has no randomness"),
+        ("if ((globalThis as any).crypto.randomUUID() === order) return { tag: \"accept\" };", "no randomness"),
+        ("violations.email(\"/email\", total);", "not assignable to parameter of type 'string'"),
+        ("violations.email(\"/email\"", "error TS1005"),
+    ] {
+        let text = format!("{first}\n  {wrong}");
+        assert!(file.exists(), "the build before");
+        change_in(&project, RULE, first, &text);
+        let (code, said, problem) = author(&project, &["build"]);
+        assert!(code == Some(1) && format!("{said}{problem}").contains(told), "{wrong}: {said}{problem}");
+        assert!(!file.exists(), "the old file does not look new");
+        change_in(&project, RULE, &text, first);
+        done(&project, &["build"]);
+    }
+    let dated =
+        format!("{first}\n  violations.require(new Date(0).getUTCFullYear() === 1970, \"\", \"year\", \"Wait.\");");
+    change_in(&project, RULE, first, &dated);
+    done(&project, &["test"]);
+}
+
+#[tokio::test]
+async fn dev_builds_typescript_at_each_change_and_a_broken_build_changes_nothing() {
+    let (gateway, project) = project_in("typescript", "dev-rule").await;
+    done(&project, &["build"]);
+    let mut dev = Running::start(&project, &["dev"]);
+    dev.says(0, "pushed:").await;
+    let at = dev.says(0, "waiting for a change").await;
+    change_in(&project, RULE, "violations.email(\"/email\", email);", "violations.email(\"/email\", total);");
+    let at = dev.says(at, "failed: not built").await;
+    assert!(!project.join("build/dev-rule.wasm").exists(), "the old file does not look new");
+    assert_eq!(codes(&gateway.send(&order("19.99", 0)).await), ["length"], "what served serves on");
+    let at = dev.says(at, "waiting for a change").await;
+    change_in(&project, RULE, "violations.email(\"/email\", total);", "violations.email(\"/email\", email);");
+    let at = dev.says(at, "pushed:").await;
+    dev.says(at, "waiting for a change").await;
     kill(dev.child.id(), "INT");
     assert_eq!(dev.child.wait().expect("a child").code(), Some(0));
 }

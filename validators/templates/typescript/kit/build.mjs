@@ -2,13 +2,15 @@
 // `node kit/build.mjs --js OUT.mjs TYPE` one module for a page or Node. A failed build leaves neither file.
 
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 const kit = dirname(fileURLToPath(import.meta.url));
 const project = dirname(kit);
 const made = join(project, "build", "typescript");
+const kept = join(project, "build", "kept");
 
 /** The function of the contract that each of JavaScript's becomes, and the world that has it. */
 const WORLDS = {
@@ -123,10 +125,29 @@ async function component() {
     'import rule from "./src/rule.ts";\n' +
     `export const { ${["describe", "validate", ...names].join(", ")} } = rule;\n`;
   const jsSource = await bundle(entry, { minifySyntax: true, minifyWhitespace: true });
-  const { componentize } = await import("componentize-qjs");
-  const options = { witPath: writeWorld(names), world: "rule", jsSource, stubWasi: true, sync: true, optSize: true };
-  const result = await componentize(options);
-  writeWhole(target, result.component);
+  writeWhole(target, await componentOf(jsSource, names));
+}
+
+/** The component of a source. No two that componentize-qjs makes are the same, so the last one is kept for the same source. */
+async function componentOf(jsSource, names) {
+  const witPath = writeWorld(names);
+  const hash = createHash("sha256");
+  const files = [
+    join(witPath, "world.wit"),
+    ...["1.0.0", "1.1.0"].map((version) => join(kit, "wit", version, "validator.wit")),
+    join(project, "package-lock.json"),
+    fileURLToPath(import.meta.url),
+  ];
+  for (const part of [jsSource, ...files.map((file) => readFileSync(file))]) hash.update(part).update("\0");
+  const file = join(kept, `${hash.digest("hex")}.wasm`);
+  if (!existsSync(file)) {
+    const { componentize } = await import("componentize-qjs");
+    const options = { witPath, world: "rule", jsSource, stubWasi: true, sync: true, optSize: true };
+    const { component } = await componentize(options);
+    rmSync(kept, { recursive: true, force: true });
+    writeWhole(file, component);
+  }
+  return readFileSync(file);
 }
 
 async function module(out, type) {
