@@ -550,3 +550,66 @@ async fn the_script_for_ci_tests_a_project_and_fails_on_a_difference() {
     change(&project, "1..=200", "2..=200");
     script(&project, &format!("if sh -eu -c '{}'; then exit 1; fi", text.replace('\'', "'\\''")));
 }
+
+/// A gateway, and a new project in Python beside it.
+async fn python_project(name: &str) -> (Gateway, PathBuf) {
+    let gateway = Gateway::start().await;
+    let beside = gateway.data_dir().parent().expect("a folder").to_owned();
+    done(&beside, &["new", name, "--type", "shop/sale", "--lang", "python", "--gateway", "data"]);
+    (gateway, beside.join(name))
+}
+
+#[tokio::test]
+async fn a_python_project_is_built_tested_pushed_and_judged_as_one_in_rust() {
+    let (gateway, project) = python_project("python-rule").await;
+    assert!(done(&project, &["doctor"]).contains("Python 3.10 or later"));
+    let found: Value = serde_json::from_str(&done(&project, &["test", "--json"])).expect("JSON");
+    assert_eq!(
+        (&found["examples"], &found["fixtures"], found["failures"].as_array().map(Vec::len)),
+        (&5.into(), &2.into(), Some(0))
+    );
+    // A module of Python is slow, so there is time for a part of the misuse alone.
+    assert!(found["misuse"].as_u64() > Some(300), "{found}");
+    let module = "build/python-rule.wasm";
+    let pushed = done(&project, &["push", module, "--type", "shop/sale", "--wait", "120"]);
+    assert!(pushed.contains("shop/sale\tactive\t"), "{pushed}");
+    assert_eq!(gateway.send(&order("19.99", 1)).await.status, 201);
+    let refused = gateway.send(&order("19.999", 0)).await;
+    assert_eq!(
+        (refused.status, codes(&refused)),
+        (422, vec!["decimals".to_owned(), "length".to_owned()]),
+        "{refused:?}"
+    );
+
+    // Each mistake is told with its line, and no build that failed leaves a file.
+    let file = project.join("validator.py");
+    let text = std::fs::read_to_string(&file).expect("the source");
+    for (from, to, told) in [
+        ("data.email)", "data.emial)", "no attribute 'emial'"),
+        ("violations = event.data, Violations()", "violations = event.data, Violations(", "SyntaxError"),
+        ("total: Decimal", "total: float", "take Decimal"),
+        ("ORDER = Pattern(r\"", "ORDER = Pattern(r\"(?=a)", "no looking ahead"),
+        ("WitWorld =", "import time\ntime.time()\nWitWorld =", "use `event.received_at`"),
+        ("WitWorld =", "import uuid\nuuid.uuid4()\nWitWorld =", "a validator has no randomness"),
+        ("WitWorld =", "from datetime import datetime\ndatetime.now()\nWitWorld =", "use `event.received_at`"),
+        ("WitWorld =", "import secrets\nsecrets.token_hex()\nWitWorld =", "a validator has no randomness"),
+        ("WitWorld =", "import random\nrandom.Random()\nWitWorld =", "a validator has no randomness"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&file, text.replacen(from, to, 1)).expect("written");
+        let (code, said, problem) = author(&project, &["build"]);
+        assert_eq!(code, Some(1), "{to}: {said}{problem}");
+        assert!(problem.contains(told), "{to}: {problem}");
+        assert!(!project.join(module).exists(), "{to}: the old file does not look new");
+    }
+}
+
+#[test]
+fn the_python_kit_says_what_the_table_of_all_kits_says() {
+    let validators = Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators");
+    let mut python = Command::new("python3");
+    python.arg(validators.join("sdk/tests/python_rules.py")).stdin(Stdio::null());
+    python.env("PYTHONPATH", validators.join("templates/python/kit")).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = python.output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

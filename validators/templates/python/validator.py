@@ -6,7 +6,7 @@ became of it.
 
 from dataclasses import dataclass
 
-from eye_validator import U32, Decimal, Event, Pattern, Verdict, Violations, accept, reject, validator
+from eye_validator import U32, Decimal, Event, Pattern, Verdict, Violations, accept, at_most, reject, validator
 
 # What an order number looks like. A wrong pattern does not build.
 ORDER = Pattern(r"[A-Z]{2}-\d{4,8}")
@@ -20,13 +20,14 @@ class Line:
 
 @dataclass
 class Order:
-    """The data of the event. Other fields are let pass; a field that may be missing is `... | None`."""
+    """The data of the event. Other fields are let pass; a field that may be missing is `... | None`. A list has a bound, so
+    that no sender makes one that takes longer than an event may."""
 
     order: str
     email: str
     total: Decimal
     currency: str
-    lines: list[Line]
+    lines: at_most(200, Line)
 
 
 def judge(event: Event[Order]) -> Verdict:

@@ -28,8 +28,8 @@ const LOOKS_PER_TRY: u32 = 8;
 /// Files that are watched.
 const FILES_MAX: usize = 10_000;
 
-/// How many seconds to wait for the gateways.
-const WAIT_SECONDS: u64 = 20;
+/// How many seconds to wait for the gateways. A module with an interpreter in it takes half a minute to load.
+const WAIT_SECONDS: u64 = 60;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Dev {

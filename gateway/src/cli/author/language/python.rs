@@ -55,6 +55,8 @@ fn build(project: &Path) -> anyhow::Result<PathBuf> {
     let mut command = Command::new(&tool);
     command.args(["--quiet", "--wit-path", "wit", "--world", "rule", "componentize", "--stub-wasi"]);
     command.args(["--python-path", "kit", "--python-path", ".", "--output", MADE, "eye_entry"]);
+    // What it says of a mistake is where the project has it, and nothing of the tool's own.
+    command.env("RUST_BACKTRACE", "0");
     // Packages are those of the project, wherever this runs.
     command.env("VIRTUAL_ENV", &environment).env_remove("PYTHONPATH").env_remove("PYTHONHOME");
     command.current_dir(project).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());

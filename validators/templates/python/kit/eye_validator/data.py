@@ -3,10 +3,7 @@
 import json
 import re
 from decimal import Decimal
-from json.encoder import encode_basestring
-
-#: Containers may be nested this deep. The gateway lets pass 64 by default.
-DEPTH_MAX = 128
+from json.encoder import c_make_encoder, encode_basestring
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -47,61 +44,50 @@ class Object(dict):
         return to_text(self)
 
 
-class Repeating(Object):
-    """An object that has a key twice. The last value counts; `pairs` has all."""
-
-    __slots__ = ("pairs",)
-
-
-def _object(pairs):
-    made = Object(pairs)
-    if len(made) != len(pairs):
-        made = Repeating(pairs)
-        made.pairs = pairs
-    return made
-
-
 def _constant(_text):
     raise ValueError("no number of JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=Number, parse_int=Number, parse_constant=_constant
-)
+def _decoder(objects):
+    return json.JSONDecoder(object_pairs_hook=objects, parse_float=Number, parse_int=Number, parse_constant=_constant)
+
+
+# Neither calls a function of Python's for an object, of which a hostile sender sends very many. As pairs, a key that is there
+# twice is seen.
+_PAIRS, _OBJECTS = _decoder(tuple), _decoder(None)
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def parse(text):
-    """The value of a JSON text."""
-    at = _BLANK.match(text).end()
+    """The value of a JSON text. Of a key that is there twice, the last value counts."""
+    value = _parse(_OBJECTS, text)
+    return Object(value) if isinstance(value, dict) else value
+
+
+def parse_pairs(text):
+    """The value of a JSON text, with each object as a tuple of its pairs."""
+    return _parse(_PAIRS, text)
+
+
+def objects_of(value):
+    """A value that has pairs, with objects in their place."""
+    if isinstance(value, tuple):
+        return {key: objects_of(part) for key, part in value}
+    return [objects_of(part) for part in value] if isinstance(value, list) else value
+
+
+def _parse(decoder, text):
     try:
-        if _too_deep(text):
-            raise Malformed(0)
-        value, end = _DECODER.raw_decode(text, at)
+        value, end = decoder.raw_decode(text, _BLANK.match(text).end())
     except json.JSONDecodeError as error:
         raise Malformed(_bytes(text, error.pos)) from None
-    except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, Malformed) else Malformed(0) from None
+    except (ValueError, RecursionError):
+        # No number of JSON, or nested deeper than any gateway lets pass.
+        raise Malformed(0) from None
     end = _BLANK.match(text, end).end()
     if end != len(text):
         raise Malformed(_bytes(text, end))
     return value
-
-
-def _too_deep(text):
-    """Whether the text could be nested too deep; only a text with so many brackets is looked at."""
-    if text.count("[") + text.count("{") <= DEPTH_MAX:
-        return False
-    depth = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
-        sign = found.group()
-        if sign in "[{":
-            depth += 1
-            if depth > DEPTH_MAX:
-                return True
-        elif sign in "]}":
-            depth -= 1
-    return False
 
 
 def _bytes(text, at):
@@ -114,28 +100,24 @@ def readable(text):
 
 
 def _quoted(text):
+    if isinstance(text, Number):
+        return str(text)
     return _SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", encode_basestring(text))
+
+
+def _other(value):
+    if isinstance(value, Decimal):
+        return Number(format(value, "f"))
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has: give text, a number, a list or a dict")
+
+
+# Python's own writer in C, with the text of numbers as it is. It is no public part of `json`; the pinned tool has it.
+_WRITE = c_make_encoder(None, _other, _quoted, None, ":", ",", False, False, False)
 
 
 def to_text(value):
     """A value as JSON text."""
-    if isinstance(value, Number):
-        return str(value)
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_quoted(key)}:{to_text(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(to_text, value)) + "]"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    raise TypeError(f"{type(value).__name__} is nothing that JSON holds exactly: give text, a whole number or a Decimal")
+    return "".join(_WRITE(value, 0))
 
 
 def _redact(value, tokens):

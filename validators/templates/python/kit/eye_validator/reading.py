@@ -7,7 +7,7 @@ import sys
 import types
 import typing
 
-from .data import Malformed, Number, Object, Repeating, parse
+from .data import Malformed, Number, Object, objects_of, parse_pairs
 from .decimals import Decimal, parse_decimal
 from .violations import Place, Violations
 
@@ -31,6 +31,19 @@ def whole(least, most):
     return typing.Annotated[int, Whole(least, most)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Most:
+    """The bound of a list."""
+
+    most: int
+
+
+def at_most(most, wanted):
+    """The type of a list of so many elements: `lines: at_most(200, Line)`. A longer one is refused before any element of it
+    is read, which a hostile sender could make last longer than an event may take. Code `length`."""
+    return typing.Annotated[list[wanted], Most(most)]
+
+
 U8, U16, U32, U64 = (whole(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 I32, I64 = (whole(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (32, 64))
 
@@ -46,7 +59,7 @@ def reader(wanted):
     def whole_data(text):
         found = Violations()
         try:
-            value = read(parse(text), "", found)
+            value = read(parse_pairs(text), "", found)
         except Malformed as malformed:
             found.add("", "json", f"Send JSON: what is at byte {malformed.at} is not.")
         except _Enough:
@@ -70,7 +83,7 @@ def _kind(value):
         return "a string"
     if isinstance(value, bool):
         return "a boolean"
-    if isinstance(value, dict):
+    if isinstance(value, tuple):
         return "an object"
     return "null" if value is None else "a list"
 
@@ -83,8 +96,12 @@ def _of(wanted):
     """What reads a JSON value as a type."""
     if typing.get_origin(wanted) is typing.Annotated:
         base, *notes = typing.get_args(wanted)
-        bounds = [note for note in notes if isinstance(note, Whole)]
-        return _whole(bounds[0]) if base is int and bounds else _of(base)
+        for note in notes:
+            if isinstance(note, Whole):
+                return _whole(note)
+            if isinstance(note, Most):
+                return _list(_of(typing.get_args(base)[0]), note.most)
+        return _of(base)
     if wanted in _SIMPLE:
         return _SIMPLE[wanted]()
     if dataclasses.is_dataclass(wanted):
@@ -120,7 +137,7 @@ def _boolean():
 
 
 def _anything():
-    return lambda value, _at, _found: value
+    return lambda value, _at, _found: objects_of(value)
 
 
 def _whole(bounds):
@@ -153,7 +170,10 @@ def _decimal():
 
 
 def _object():
-    return lambda value, at, found: value if isinstance(value, dict) else _mismatch(found, at, "an object", value)
+    def read(value, at, found):
+        return Object(objects_of(value)) if isinstance(value, tuple) else _mismatch(found, at, "an object", value)
+
+    return read
 
 
 def _optional(read):
@@ -171,10 +191,12 @@ def _literal(words):
     return read
 
 
-def _list(read):
+def _list(read, most=None):
     def list_of(value, at, found):
         if not isinstance(value, list):
             return _mismatch(found, at, "a list", value)
+        if most is not None and len(value) > most:
+            return _add(found, at, "length", f"Give no more than {most} elements here.")
         return [read(item, Place(at, index), found) for index, item in enumerate(value)]
 
     return list_of
@@ -182,9 +204,9 @@ def _list(read):
 
 def _dict(read):
     def dict_of(value, at, found):
-        if not isinstance(value, dict):
+        if not isinstance(value, tuple):
             return _mismatch(found, at, "an object", value)
-        return {key: read(part, Place(at, key), found) for key, part in value.items()}
+        return {key: read(part, Place(at, key), found) for key, part in value}
 
     return dict_of
 
@@ -203,10 +225,10 @@ def _dataclass(wanted):
                 needed.append((key, field.name))
 
     def read(value, at, found):
-        if not isinstance(value, dict):
+        if not isinstance(value, tuple):
             return _mismatch(found, at, "an object", value)
         given = {}
-        for key, part in value.pairs if isinstance(value, Repeating) else value.items():
+        for key, part in value:
             field = readers.get(key)
             if field is None:
                 continue
