@@ -36,6 +36,11 @@ fn list_python() -> io::Result<()> {
     let mut files = template("python")?;
     // What Python leaves beside the files that it ran is none of ours.
     files.retain(|(inside, _)| !inside.contains("__pycache__"));
+    for (inside, _) in &mut files {
+        if inside == "world.wit" {
+            inside.insert_str(0, "wit/");
+        }
+    }
     files.extend(contract(["wit/deps/base", "wit/deps/v110"]));
     list_project("python_files.rs", files)
 }

@@ -12,7 +12,7 @@
 //! | `json` | read; a problem or a receipt is one that openapi.json allows |
 //! | `sql` | run in the gateway's Postgres, in a transaction that is rolled back |
 //! | `sh author` | run by `authors.rs`, all of docs/validators.md or of docs/schemas.md one after the other, beside a gateway with an empty modules directory |
-//! | `rust FILE`, `ts FILE`, `wit FILE`, `sh FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
+//! | `rust FILE`, `ts FILE`, `python FILE`, `wit FILE`, `sh FILE` | stands in that file of the repository, but for indentation; a line `// ...` is what is left out |
 //! | `promql` | names only metrics and labels that the program writes; `alerts.rs` and `prometheus.rs` hold that |
 //! | `text`, `mermaid` | drawings, folders, lines of a log: not held |
 //! | `yaml elsewhere`, `ini elsewhere`, `nginx elsewhere` | files for other programs: not held |
@@ -142,7 +142,7 @@ impl Block<'_> {
             ["toml", "validator"] => How::ModuleSettings,
             ["json"] => How::Json,
             ["sql"] => How::Sql,
-            ["rust" | "ts" | "wit", file] => How::PartOf(file),
+            ["rust" | "ts" | "python" | "wit", file] => How::PartOf(file),
             ["text" | "mermaid" | "promql"]
             | ["sh", "install" | "author"]
             | ["sh" | "yaml" | "ini" | "nginx", "elsewhere"] => How::NotHeld,
