@@ -20,7 +20,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 const REFERENCES_MAX: usize = 2_000;
 
 /// The option that names a schema within a file.
-const SELECT: &str = "--select";
+const OPTION: &str = "--select";
 
 /// Helpers of the code that is made.
 const HELPERS: &str = include_str!("../../../../validators/templates/rust-from-schema/schema.rs");
@@ -147,9 +147,9 @@ fn examples(trial: &Trial) -> anyhow::Result<Vec<Shown>> {
 /// A schema within a file as one of its own: what it refers to lies in its `$defs`.
 fn selected(whole: &Node, pointer: &str) -> anyhow::Result<Node> {
     let pointer = pointer.trim_start_matches('#');
-    let node = whole.at(pointer).map_err(|why| anyhow!("{SELECT} {why}"))?;
+    let node = whole.at(pointer).map_err(|why| anyhow!("{OPTION} {why}"))?;
     if !matches!(node, Node::Object(_)) {
-        bail!("{SELECT} {pointer} leads to no schema of an event, which is an object");
+        bail!("{OPTION} {pointer} leads to no schema of an event, which is an object");
     }
     let mut moved = vec![(pointer.to_owned(), String::new())];
     let mut schemas = vec![rewritten(node, &mut moved)?];
@@ -159,7 +159,7 @@ fn selected(whole: &Node, pointer: &str) -> anyhow::Result<Node> {
         schemas.push(rewritten(node, &mut moved)?);
     }
     let mut schemas = schemas.into_iter();
-    let Some(Node::Object(mut members)) = schemas.next() else { bail!("{SELECT} {pointer} leads to no schema") };
+    let Some(Node::Object(mut members)) = schemas.next() else { bail!("{OPTION} {pointer} leads to no schema") };
     members.retain(|(key, _)| !["$defs", "definitions"].contains(&key.as_str()));
     if let (Some(draft), false) = (whole.get("$schema"), members.iter().any(|(key, _)| key == "$schema")) {
         members.insert(0, ("$schema".to_owned(), draft.clone()));
