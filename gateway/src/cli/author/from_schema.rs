@@ -41,7 +41,7 @@ pub(super) struct Given {
 
 impl Given {
     /// Reads a schema, and has the engine look at it.
-    pub(super) fn read(file: &Path, select: Option<&str>, event_type: &Slot) -> Result<Self, Failure> {
+    pub(super) fn read(file: &Path, chosen: Option<&str>, event_type: &Slot) -> Result<Self, Failure> {
         let shown = file.display();
         let size = std::fs::metadata(file).map_or(0, |file| file.len());
         if size > FILE_BYTES_MAX {
@@ -51,7 +51,7 @@ impl Given {
             read_if_there(file)?.ok_or_else(|| usage(format!("there is no file {shown}: name a JSON Schema")))?;
         let text = text.trim_start_matches('\u{feff}').to_owned();
         let whole: Node = serde_json::from_str(&text).map_err(|error| anyhow!("{shown} is no JSON: {error}"))?;
-        let (text, schema) = match select {
+        let (text, schema) = match chosen {
             None => (text, whole),
             Some(pointer) => {
                 let schema = selected(&whole, pointer).with_context(|| format!("{shown}"))?;
@@ -62,7 +62,7 @@ impl Given {
             Ok(trial) => trial,
             Err(refusal) => {
                 // The selected schema was written anew, and its lines are not those of the file.
-                let found = match (select, refusal.found.rfind(" at line ")) {
+                let found = match (chosen, refusal.found.rfind(" at line ")) {
                     (Some(_), Some(end)) => &refusal.found[..end],
                     _ => &refusal.found,
                 };
@@ -74,7 +74,7 @@ impl Given {
             }
         };
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = select.map_or_else(|| name.clone(), |pointer| format!("{name}#{}", pointer.trim_start_matches('#')));
+        let file = chosen.map_or_else(|| name.clone(), |pointer| format!("{name}#{}", pointer.trim_start_matches('#')));
         let shown = examples(&trial).with_context(|| file.clone())?;
         let empty = judged(&trial, "{}")?;
         Ok(Self { file, text, schema, event_type: event_type.clone(), shown, empty })
