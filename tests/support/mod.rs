@@ -69,6 +69,11 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
+/// A client that reuses no connection that a gateway may be about to close: it closes idle ones after 75 s.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(30)).build().expect("a client")
+}
+
 /// Waits until `probe` returns a value. Fails with `what` if it never does.
 pub(crate) async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
     let start = Instant::now();
@@ -220,7 +225,7 @@ impl Setup {
             process: None,
             address: String::new(),
             log: Arc::default(),
-            client: reqwest::Client::new(),
+            client: client(),
             environment: self.environment,
             arguments: self.arguments,
             open_files: self.open_files,

@@ -102,9 +102,15 @@ test("a gateway that restarts is said to be away, and the page goes on by itself
   await page.context().close();
 });
 
-for (const colorScheme of ["light", "dark"]) {
-  test(`each view is accessible and fits a small screen, ${colorScheme}`, async () => {
-    const page = await signedIn({ colorScheme, viewport: { width: 360, height: 760 }, bypassCSP: true });
+for (const [colorScheme, width] of ["light", "dark"].flatMap((scheme) => [[scheme, 360], [scheme, 1920]])) {
+  test(`signing in, the overview and the live list are for everyone, ${colorScheme}, ${width} px`, async () => {
+    const page = await openPage(browser, { colorScheme, viewport: { width, height: 900 }, bypassCSP: true });
+    await page.goto(gateway.url);
+    await page.getByRole("button", { name: "Sign in" }).waitFor();
+    await holdsForEveryone(page, "sign-in");
+    await page.goto("about:blank");
+    await page.goto(await gateway.signInAddress());
+    await page.getByRole("navigation", { name: "Views" }).waitFor();
     for (const view of ["overview", "live"]) {
       await page.goto(`${gateway.url}/#/${view}`);
       await page.getByRole("heading", { level: 1 }).waitFor();

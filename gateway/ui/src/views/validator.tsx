@@ -136,6 +136,7 @@ function Head({ slot, one }: { slot: Slot; one: One | null }) {
         <a href={hrefOf("live", others)}>Watch its events live</a>
         <a href={hrefOf("refused", others)}>What was refused</a>
         <a href={hrefOf("explore", others)}>What is stored</a>
+        {may("admin") && <a href={hrefOf("audit", { subject: wordsOf(slot) })}>Who changed it, and from which commit</a>}
       </p>
     </section>
   );
