@@ -165,8 +165,9 @@ fn runner(cases: u32) -> TestRunner {
 fn every_built_module_says_the_same_set_back_as_new() {
     let mut tried = Vec::new();
     for (name, bytes) in built() {
-        // Those that are no validators, or do not load, are tried elsewhere.
-        if world::component_of(&bytes).is_err() || name.starts_with("describe_") {
+        // Those that are no validators, or do not load, are tried elsewhere; so is the engine of schemas, which describes
+        // itself once it has one.
+        if world::component_of(&bytes).is_err() || name.starts_with("describe_") || name == "json_schema" {
             continue;
         }
         // Each event on which one spins costs its deadline three times.
