@@ -30,7 +30,7 @@ after(async () => {
 
 test("the reason is found in a minute: by group, and marked at its place", async () => {
   const page = await signedIn(browser, gateway);
-  await page.getByRole("link", { name: "Refused" }).click();
+  await page.getByRole("link", { name: "Refused", exact: true }).click();
   await page.getByText("36 events were refused in the last 24 hours.").waitFor();
   const group = page.locator(".groups li", { hasText: "Give the host name alone" });
   assert.match(await group.innerText(), /^30[\s\S]*page interaction[\s\S]*shop/);
