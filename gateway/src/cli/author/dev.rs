@@ -116,7 +116,7 @@ async fn round(dev: &Dev, project: &Arc<Project>) -> Result<(), Failure> {
         let file = build::make(&building).context("not built; the file of the build before is gone")?;
         let event_type = building.event_type.clone();
         let module = ModuleFile { file, event_type, is_of_project: true };
-        Ok(test::find(&module, Some(&building), &test::How::default())?)
+        test::find(&module, Some(&building), &test::How::default())
     });
     let found = built.await.context("the build")??;
     if found.failed() > 0 {
