@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eye_event::verdict::Digest;
-use eye_judge::{Generation, ModulesFrom, Refusal, Slot, SlotModule, Unprepared, Validators};
+use eye_judge::{Generation, ModulesFrom, Refusal, Role, Slot, SlotModule, Unprepared, Validators};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::store::{self, Beat, GatewayRow, GenerationId, Head, LIVING, Pending, PreparationRow, Role, SlotRow, Store};
+use crate::store::{self, Beat, GatewayRow, GenerationId, Head, LIVING, Pending, PreparationRow, SlotRow, Store};
 
 /// The time between two rows of this gateway, and between two looks at the generation if no notification comes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -60,6 +60,9 @@ const PROBLEMS_BYTES_MAX: usize = 48 << 10;
 /// The time between two looks at a preparation, if nothing is told of it.
 const PREPARATION_LOOK: Duration = Duration::from_millis(250);
 
+/// The modules of a generation.
+type Slots = BTreeMap<(Role, Slot), SlotModule>;
+
 /// What this gateway says of itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -93,7 +96,7 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct Standing {
     /// The generation that serves.
-    served: Option<(GenerationId, BTreeMap<Slot, SlotModule>)>,
+    served: Option<(GenerationId, Slots)>,
     /// Since when a newer one is known.
     behind_since: Option<Instant>,
     /// When the database last told the current generation, and when it last took the row of this gateway. `None` before.
@@ -199,7 +202,7 @@ impl Fleet {
     pub async fn run(self: Arc<Self>, is_ready: impl Fn() -> bool + Sync, stop: CancellationToken) {
         let follows = self.identity.modules_from == ModulesFrom::Database;
         // A reader writes nothing, so nothing waits for it; it only serves what there is.
-        let writes = self.store.role() == Role::Full;
+        let writes = self.store.role() == store::Role::Full;
         self.joined.store(!writes, Relaxed);
         tokio::select! {
             () = stop.cancelled() => {}
@@ -348,7 +351,7 @@ impl Fleet {
             let head = self.store.fleet_head().await?;
             self.take(&head).await?;
             self.standing().looked_at = Some(asked_at);
-            if self.store.role() == Role::Reader {
+            if self.store.role() == store::Role::Reader {
                 return Ok(());
             }
             self.forget(&head.pending, working);
@@ -482,10 +485,10 @@ impl Fleet {
         let (generation, slots) = match (before, changes) {
             (Some((_, mut slots)), Some(changes)) => {
                 for changed in changes {
-                    let Some(slot) = slot_of(&changed) else { continue };
+                    let Some(key) = key_of(&changed) else { continue };
                     match module_of(&changed) {
-                        Some(module) => drop(slots.insert(slot, module)),
-                        None => drop(slots.remove(&slot)),
+                        Some(module) => drop(slots.insert(key, module)),
+                        None => drop(slots.remove(&key)),
                     }
                 }
                 (head.generation, slots)
@@ -493,8 +496,8 @@ impl Fleet {
             // Nothing leads from what serves to what is current, so the whole set is read.
             (before, _) => {
                 let (generation, rows) = self.store.generation_slots(None).await?;
-                let modules = rows.iter().filter_map(module_of).map(|module| (module.slot.clone(), module));
-                let slots: BTreeMap<Slot, SlotModule> = modules.collect();
+                let modules = rows.iter().filter_map(module_of).map(|module| (module.key(), module));
+                let slots: Slots = modules.collect();
                 if let Some((own, before)) = before
                     && !self.may_follow(own, &before, generation, &slots).await?
                 {
@@ -504,7 +507,7 @@ impl Fleet {
             }
         };
         let before = self.standing().served.clone().map(|(_, slots)| slots).unwrap_or_default();
-        let new = slots.values().filter(|module| before.get(&module.slot) != Some(module));
+        let new = slots.values().filter(|module| before.get(&module.key()) != Some(module));
         // The generation is decided, so nothing is a reason against it here.
         let new: Vec<(SlotModule, bool)> = new.map(|module| (module.clone(), false)).collect();
         prepare_all(&self.store, &self.validators, &new).await?;
@@ -519,9 +522,9 @@ impl Fleet {
     async fn may_follow(
         &self,
         own: GenerationId,
-        before: &BTreeMap<Slot, SlotModule>,
+        before: &Slots,
         generation: GenerationId,
-        slots: &BTreeMap<Slot, SlotModule>,
+        slots: &Slots,
     ) -> Result<bool, store::Error> {
         let doubted = {
             let standing = self.standing();
@@ -549,7 +552,7 @@ impl Fleet {
         Ok(false)
     }
 
-    async fn serve(&self, generation: GenerationId, slots: BTreeMap<Slot, SlotModule>) {
+    async fn serve(&self, generation: GenerationId, slots: Slots) {
         let GenerationId { number, id } = generation;
         self.validators.serve(Generation { number, id, slots: slots.values().cloned().collect() }).await;
         {
@@ -560,12 +563,12 @@ impl Fleet {
     }
 
     /// The generation that served here last. One that cannot be read is no reason to take it for empty.
-    fn last(&self) -> Option<(GenerationId, BTreeMap<Slot, SlotModule>)> {
+    fn last(&self) -> Option<(GenerationId, Slots)> {
         let last = self.validators.last_generation();
         let last =
             last.inspect_err(|error| tracing::error!("the last generation cannot be read: {error}")).ok().flatten()?;
         let id = GenerationId { number: last.number, id: last.id };
-        Some((id, last.slots.into_iter().map(|module| (module.slot.clone(), module)).collect()))
+        Some((id, last.slots.into_iter().map(|module| (module.key(), module)).collect()))
     }
 
     /// Keeps the last generation although the database has another one without most of its modules: it may be the wrong
@@ -597,7 +600,7 @@ impl Fleet {
         let count = loaded.filter(|loaded| std::future::ready(*loaded)).count().await;
         let (modules, generation) = (last.slots.len(), last.number);
         tracing::warn!(generation, loaded = count, modules, "the database is away: the last generation serves");
-        let slots = last.slots.into_iter().map(|module| (module.slot.clone(), module)).collect();
+        let slots = last.slots.into_iter().map(|module| (module.key(), module)).collect();
         self.serve(GenerationId { number: last.number, id: last.id }, slots).await;
     }
 
@@ -652,9 +655,11 @@ pub async fn serve_current(store: &Store, validators: &Validators) -> Result<(),
 }
 
 /// Whether a set without so many modules of another one looks like an accident, as a modules directory would.
-fn is_accident(before: &BTreeMap<Slot, SlotModule>, after: &BTreeMap<Slot, SlotModule>) -> bool {
-    let lost = before.keys().filter(|slot| !after.contains_key(*slot)).count();
-    before.len() == lost && lost > 0 || lost > 2 && lost * 2 > before.len()
+fn is_accident(before: &Slots, after: &Slots) -> bool {
+    // Candidates come and go.
+    let live: Vec<&(Role, Slot)> = before.keys().filter(|(role, _)| *role == Role::Live).collect();
+    let lost = live.iter().filter(|key| !after.contains_key(**key)).count();
+    live.len() == lost && lost > 0 || lost > 2 && lost * 2 > live.len()
 }
 
 /// The next task that ends. Without one it waits for ever.
@@ -754,7 +759,7 @@ async fn prepare_all(
 /// The refusal of a module, as the others read it.
 fn refusal_of(module: &SlotModule, why: &Refusal) -> Value {
     json!({
-        "event_type": module.slot.to_string(),
+        "event_type": module.role.name(&module.slot),
         "digest": module.digest.to_string(),
         "expected": why.expected,
         "found": why.found,
@@ -763,12 +768,13 @@ fn refusal_of(module: &SlotModule, why: &Refusal) -> Value {
     })
 }
 
-fn slot_of(row: &SlotRow) -> Option<Slot> {
-    Slot::parse(&row.event_type).ok()
+fn key_of(row: &SlotRow) -> Option<(Role, Slot)> {
+    Role::parse(&row.event_type).ok()
 }
 
 /// The module of a row; `None` if nothing serves its slot.
 fn module_of(row: &SlotRow) -> Option<SlotModule> {
     let digest = Digest(row.digest.as_deref()?.try_into().ok()?);
-    Some(SlotModule { slot: slot_of(row)?, digest, settings: row.settings.clone() })
+    let (role, slot) = key_of(row)?;
+    Some(SlotModule { slot, role, digest, settings: row.settings.clone() })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
-use eye_judge::{Kind, ModulesFrom, Slot, SlotModule, TypeReport, Unprepared, Validators};
+use eye_judge::{Kind, ModulesFrom, Role, Slot, SlotModule, TypeReport, Unprepared, Validators};
 use hyper::header::{ETAG, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
@@ -151,7 +151,7 @@ impl Shipping {
             Some(text) => text.clone(),
             None => before.as_ref().and_then(|before| before.settings.clone()),
         };
-        let wanted = SlotModule { slot: slot.clone(), digest, settings };
+        let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
         let must_redact = !push.force && self.store.must_redact(&slot.to_string(), digest).await.map_err(of_store)?;
         let body = change_body(slot, Some(digest), before.as_ref());
         if push.followed.dry_run {
@@ -283,7 +283,7 @@ impl Shipping {
         let versions = self.store.module_versions(&slot.to_string()).await.map_err(of_store)?;
         let digest = target(slot, &versions, to, before.as_ref().map(|before| before.digest))?;
         let settings = self.store.settings_with(&slot.to_string(), digest).await.map_err(of_store)?;
-        let wanted = SlotModule { slot: slot.clone(), digest, settings };
+        let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
         let body = change_body(slot, Some(digest), before.as_ref());
         if followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "rollback").to_string()));
@@ -335,7 +335,7 @@ impl Shipping {
         let row = self.store.current_slot(&slot.to_string()).await.map_err(of_store)?;
         Ok(row.and_then(|SlotRow { digest, settings, .. }| {
             let digest = Digest(digest?.try_into().ok()?);
-            Some(SlotModule { slot: slot.clone(), digest, settings })
+            Some(SlotModule { slot: slot.clone(), role: Role::Live, digest, settings })
         }))
     }
 

@@ -38,6 +38,7 @@ const DESCRIBE_DEADLINE_MS_MAX: u64 = 2_000;
 pub type CheckAmended = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// An event as the module sees it.
+#[derive(Clone, Copy)]
 pub(super) struct GuestEvent<'a> {
     pub(super) id: &'a str,
     pub(super) application: &'a str,

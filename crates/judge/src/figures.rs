@@ -110,6 +110,11 @@ impl Figures {
         self.faulted[code.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many calls there were.
+    pub(super) fn calls(&self) -> u64 {
+        self.times_ns.distribution(1e3).count()
+    }
+
     pub(super) fn faults(&self) -> Faults {
         self.faulted.each_ref().map(|count| count.load(Ordering::Relaxed))
     }

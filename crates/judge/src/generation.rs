@@ -3,7 +3,7 @@
 //! module is loaded, has passed its examples, and its content is kept under the data directory, so that a restart can
 //! serve the last generation without the database.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::candidate::Candidates;
 use super::component::Program;
 use super::directory;
 use super::files::{MODULE_BYTES_MAX, wall_time};
@@ -33,15 +34,62 @@ use super::worker::{QUICK_MAX, State, StateCell, Tools, load_content, note_engin
 /// Most bytes of the file with the last generation.
 const LAST_BYTES_MAX: u64 = 64 << 20;
 
-/// A slot of a generation: which module serves it, and with which settings.
+/// What a module of a generation does in its slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// It serves.
+    #[default]
+    Live,
+    /// It is tried beside the one that serves.
+    Candidate,
+}
+
+impl Role {
+    /// What names a candidate's slot in the database. No file name begins so, and a program that knows no candidates takes
+    /// it for no slot.
+    const CANDIDATE: &str = "_/candidate/";
+
+    /// The name of a slot in the database.
+    #[must_use]
+    pub fn name(self, slot: &Slot) -> String {
+        match self {
+            Self::Live => slot.to_string(),
+            Self::Candidate => format!("{}{slot}", Self::CANDIDATE),
+        }
+    }
+
+    /// Reads the name of a slot in the database.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the mistake in the text.
+    pub fn parse(name: &str) -> Result<(Self, Slot), String> {
+        match name.strip_prefix(Self::CANDIDATE) {
+            Some(slot) => Ok((Self::Candidate, Slot::parse(slot)?)),
+            None => Ok((Self::Live, Slot::parse(name)?)),
+        }
+    }
+}
+
+/// A slot of a generation: which module serves it, or is tried in it, and with which settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotModule {
     /// The event types.
     pub slot: Slot,
+    /// Whether it serves.
+    pub role: Role,
     /// The module's digest.
     pub digest: Digest,
     /// The text of its settings, as a `<name>.toml` has them; `None` for the defaults.
     pub settings: Option<String>,
+}
+
+impl SlotModule {
+    /// What a generation has at most one module for.
+    #[must_use]
+    pub fn key(&self) -> (Role, Slot) {
+        (self.role, self.slot.clone())
+    }
 }
 
 /// The slots of a generation and its number.
@@ -91,7 +139,8 @@ pub(super) struct Generations {
     prepared: Mutex<HashMap<SlotModule, Prepared>>,
     /// Why modules were not prepared. Reports show it once a generation needs them.
     refused: Mutex<HashMap<SlotModule, LoadError>>,
-    serving: Mutex<BTreeMap<Slot, Serving>>,
+    serving: Mutex<BTreeMap<(Role, Slot), Serving>>,
+    candidates: Arc<Candidates>,
     /// The number of the generation that serves; 0 before the first.
     number: AtomicU64,
     quick: Arc<Semaphore>,
@@ -127,6 +176,7 @@ impl Generations {
         registry: Arc<Registry>,
         board: Arc<Reports>,
         given: Arc<Mutex<LimitDefaults>>,
+        candidates: Arc<Candidates>,
         (data_dir, keeps): (&Path, bool),
     ) -> Self {
         let quick = std::thread::available_parallelism().map_or(1, usize::from).min(QUICK_MAX);
@@ -138,6 +188,7 @@ impl Generations {
             prepared: Mutex::default(),
             refused: Mutex::default(),
             serving: Mutex::default(),
+            candidates,
             number: AtomicU64::new(0),
             quick: Arc::new(Semaphore::new(quick)),
             heavy: Arc::new(Semaphore::new(quick.div_ceil(2))),
@@ -196,7 +247,7 @@ impl Generations {
             return Some(prepared.program.offers().redact);
         }
         let serving = lock(&self.serving);
-        let entry = serving.get(&wanted.slot).filter(|entry| entry.wanted == *wanted)?;
+        let entry = serving.get(&wanted.key()).filter(|entry| entry.wanted == *wanted)?;
         entry.module.as_ref().map(|module| module.program().offers().redact)
     }
 
@@ -304,25 +355,33 @@ impl Generations {
         let mut before = std::mem::take(&mut *serving);
         let mut changed = Vec::new();
         for wanted in &generation.slots {
-            let kept = before.remove(&wanted.slot).filter(|kept| kept.wanted == *wanted && kept.module.is_some());
+            let kept = before.remove(&wanted.key()).filter(|kept| kept.wanted == *wanted && kept.module.is_some());
             let entry = kept.unwrap_or_else(|| {
-                changed.push(wanted.slot.clone());
+                changed.push(wanted.key());
                 self.begin(wanted)
             });
-            serving.insert(wanted.slot.clone(), entry);
+            serving.insert(wanted.key(), entry);
         }
-        let places = serving.iter().map(|(slot, entry)| {
+        let places = serving.iter().filter(|((role, _), _)| *role == Role::Live).map(|((_, slot), entry)| {
             let held = Place::Held(Untried::Unreadable);
             (slot.clone(), entry.module.as_ref().map_or(held, |module| Place::Taken(Arc::clone(module))))
         });
         self.registry.replace(places);
         self.number.store(generation.number, Relaxed);
-        for slot in before.keys().filter(|slot| !serving.contains_key(*slot)) {
-            tracing::warn!(event_type = %slot, generation = generation.number, "the module is taken away");
-            self.board.remove(slot);
+        self.set_beside(&serving, &before, &changed);
+        for (role, slot) in before.keys().filter(|key| !serving.contains_key(*key)) {
+            match role {
+                Role::Live => {
+                    tracing::warn!(event_type = %slot, generation = generation.number, "the module is taken away");
+                    self.board.remove(slot);
+                }
+                Role::Candidate => {
+                    tracing::info!(event_type = %slot, generation = generation.number, "the slot has no candidate any more");
+                }
+            }
         }
-        for slot in &changed {
-            if let Some(entry) = serving.get_mut(slot) {
+        for key in &changed {
+            if let Some(entry) = serving.get_mut(key) {
                 self.report(generation.number, entry);
             }
         }
@@ -340,16 +399,37 @@ impl Generations {
         let prepared = lock(&self.prepared).remove(wanted);
         let settings = prepared.as_ref().map(|prepared| prepared.settings).or_else(|| self.settings(wanted).ok());
         let settings = settings.unwrap_or_else(|| Settings::of(lock(&self.given).defaults));
-        let module = prepared.map(|Prepared { program, settings }| {
-            let figures = self.board.figures(&wanted.slot, wanted.digest);
-            Arc::new(Module::new(wanted.slot.clone(), wanted.digest, program, settings, figures))
+        let module = prepared.map(|Prepared { program, settings }| match wanted.role {
+            Role::Live => {
+                let figures = self.board.figures(&wanted.slot, wanted.digest);
+                Arc::new(Module::new(wanted.slot.clone(), wanted.digest, program, settings, figures))
+            }
+            Role::Candidate => Arc::new(Module::candidate(wanted.slot.clone(), wanted.digest, program, settings)),
         });
         Serving { wanted: wanted.clone(), settings, module, since: wall_time(), versions: Vec::new() }
     }
 
+    /// Sets which modules are beside those that serve, where that changes.
+    fn set_beside(
+        &self,
+        serving: &BTreeMap<(Role, Slot), Serving>,
+        before: &BTreeMap<(Role, Slot), Serving>,
+        changed: &[(Role, Slot)],
+    ) {
+        let slots: BTreeSet<&Slot> = changed.iter().chain(before.keys()).map(|(_, slot)| slot).collect();
+        for slot in slots {
+            let of = |role| serving.get(&(role, slot.clone()))?.module.as_ref();
+            let gone = before.get(&(Role::Live, slot.clone())).and_then(|gone| gone.module.as_ref());
+            self.candidates.set(slot, of(Role::Live), of(Role::Candidate), gone);
+        }
+    }
+
     /// Keeps the version that begins to serve in the history, reports the slot and logs it.
     fn report(&self, number: u64, entry: &mut Serving) {
-        let SlotModule { slot, digest, .. } = &entry.wanted;
+        let SlotModule { slot, digest, role, .. } = &entry.wanted;
+        if *role == Role::Candidate {
+            return self.report_candidate(number, entry);
+        }
         let mut last_error = lock(&self.refused).get(&entry.wanted).cloned();
         if entry.module.is_some() {
             tracing::info!(event_type = %slot, %digest, generation = number, "the module is active");
@@ -388,6 +468,20 @@ impl Generations {
         self.board.post(slot, posted);
     }
 
+    fn report_candidate(&self, number: u64, entry: &Serving) {
+        let SlotModule { slot, digest, .. } = &entry.wanted;
+        let (mode, percent) = (entry.settings.mode.as_str(), entry.settings.share.percent());
+        match &entry.module {
+            Some(_) => {
+                tracing::info!(event_type = %slot, %digest, generation = number, mode, percent, "a candidate is tried")
+            }
+            None => tracing::error!(
+                event_type = %slot, %digest, generation = number,
+                "this gateway cannot try the candidate; the module that serves judges all events"
+            ),
+        }
+    }
+
     /// The slots of the generation that this gateway cannot serve.
     pub(super) fn held(&self) -> Vec<SlotModule> {
         let serving = lock(&self.serving);
@@ -400,8 +494,8 @@ impl Generations {
     }
 
     fn note_last(&self, generation: &Generation) -> io::Result<()> {
-        let slot = |SlotModule { slot, digest, settings }: &SlotModule| LastSlot {
-            event_type: slot.to_string(),
+        let slot = |SlotModule { slot, role, digest, settings }: &SlotModule| LastSlot {
+            event_type: role.name(slot),
             digest: digest.to_string(),
             settings: settings.clone(),
         };
@@ -419,8 +513,8 @@ impl Generations {
         };
         let last: Last = serde_json::from_slice(&text)?;
         let slot = |LastSlot { event_type, digest, settings }: LastSlot| {
-            let slot = Slot::parse(&event_type).map_err(io::Error::other)?;
-            Ok(SlotModule { slot, digest: digest.parse().map_err(io::Error::other)?, settings })
+            let (role, slot) = Role::parse(&event_type).map_err(io::Error::other)?;
+            Ok(SlotModule { slot, role, digest: digest.parse().map_err(io::Error::other)?, settings })
         };
         let slots = last.slots.into_iter().map(slot).collect::<io::Result<_>>()?;
         Ok(Some(Generation { number: last.number, id: last.id, slots }))

@@ -3,7 +3,7 @@
 //!
 //! The same event and the same module give the same verdict, whatever the module judged before.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 mod anatomy;
 mod answer;
+mod candidate;
 mod circuit;
+mod comparing;
 mod compiled;
 mod component;
 mod contract;
@@ -59,6 +61,7 @@ mod roster;
 mod schema;
 mod settings;
 mod slot;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -67,12 +70,15 @@ mod unserved;
 mod worker;
 mod world;
 
+pub use candidate::{
+    ApplicationPairs, CandidateReport, Comparison, Mode, PairCounts, Sample, Share, Trial as CandidateTrial,
+};
 pub use circuit::Standing;
 pub use component::Isolation;
 pub use contract::CheckAmended;
 pub use engine::EngineError;
 pub use figures::{Counts, Faults, Times};
-pub use generation::{Generation, SlotModule, Unprepared};
+pub use generation::{Generation, Role, SlotModule, Unprepared};
 pub use happening::{Happening, Observer};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
 pub use installing::{Contents, InDirectory, Installed, install, installed, modules_in, unwritable};
@@ -86,12 +92,15 @@ pub use roster::Roster;
 pub use schema::has_engine;
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
+pub use steps::{Step, Steps};
 pub use trial::{Trial, TrialError, TrialOptions, Tried, to_component};
 pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;
 pub use worker::State;
 
+use candidate::{Beside, Besides, Candidates, Paired};
 use circuit::Route;
+use comparing::{Comparing, Missing};
 use contract::GuestEvent;
 use directory::Directory;
 use engine::{Bounds, Sandbox};
@@ -99,6 +108,7 @@ use generation::Generations;
 use keeping::{Decides, Keeping};
 use lifecycle::{Lifecycle, Message, Parts};
 use loading::Loader;
+use module::Module;
 use offload::{Offload, Time};
 use registry::{Place, Registry, Snapshot};
 use report::Reports;
@@ -303,6 +313,9 @@ struct Inner {
     unserved: Unserved,
     keeping: Keeping,
     generations: Arc<Generations>,
+    /// The modules that are compared with those that serve.
+    candidates: Arc<Candidates>,
+    comparing: Comparing,
     /// `None` if the modules come from the database.
     lifecycle: Option<LifecycleThread>,
 }
@@ -378,7 +391,9 @@ impl Validators {
     /// When the machine cannot run the engine at all, or gives no threads.
     pub fn start(options: Options) -> Result<Self, Error> {
         let shared = options.shared;
-        let bounds = Bounds::of_threads(request_threads() + shared.away.places(), shared.memory_bytes_max);
+        // One more thread compares candidates.
+        let threads = request_threads() + shared.away.places() + 1;
+        let bounds = Bounds::of_threads(threads, shared.memory_bytes_max);
         let sandbox = Arc::new(Sandbox::with_bounds(bounds)?);
         let registry = Arc::new(Registry::new());
         let board = Arc::new(Reports::new());
@@ -402,11 +417,13 @@ impl Validators {
             wait: shared.wait,
             judging: shared.judging,
         });
+        let candidates = Arc::new(Candidates::default());
         let generations = Generations::new(
             Arc::clone(&tools),
             Arc::clone(&registry),
             Arc::clone(&board),
             Arc::clone(&given),
+            Arc::clone(&candidates),
             (&options.data_dir, !options.is_beside_gateway),
         );
         let lifecycle = match options.modules_from {
@@ -415,6 +432,7 @@ impl Validators {
             }
             ModulesFrom::Database => None,
         };
+        let comparing = Comparing::new(Arc::clone(&sandbox));
         let inner = Inner {
             sandbox,
             tools,
@@ -426,6 +444,8 @@ impl Validators {
             unserved: Unserved::default(),
             keeping,
             generations: Arc::new(generations),
+            candidates,
+            comparing,
             lifecycle,
         };
         Ok(Self { inner: Arc::new(inner), terms })
@@ -456,14 +476,15 @@ impl Validators {
             asked: 0,
             yielded: began,
             late: false,
+            besides: self.inner.candidates.now(),
         }
     }
 
     /// Like [`Validators::begin`], for events that no request waits for. Only the limits of the modules bound their
-    /// time.
+    /// time, and no candidate sees them.
     #[must_use]
     pub fn begin_unhurried(&self) -> Judging<'_> {
-        Judging { latest: None, ..self.begin() }
+        Judging { latest: None, besides: None, ..self.begin() }
     }
 
     /// Judges one event that no request waits for, with the module that serves its type now. Only the limits of that
@@ -665,6 +686,29 @@ impl Validators {
         self.inner.board.slot_faults()
     }
 
+    /// Sets the secret by which canaries choose their sessions. All gateways of a database have the same. Without it no
+    /// canary judges.
+    pub fn set_canary_key(&self, key: [u8; 32]) {
+        self.inner.candidates.set_key(key);
+    }
+
+    /// What was compared since the last call, for each module that is compared with another.
+    #[must_use]
+    pub fn take_comparisons(&self) -> Vec<Comparison> {
+        self.inner.candidates.take()
+    }
+
+    /// Compares a slot's module no longer with the one that it replaced.
+    pub fn forget_replaced(&self, slot: &Slot) {
+        self.inner.candidates.forget_replaced(slot);
+    }
+
+    /// The reports of all modules beside those that serve, in the order of event types.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<CandidateReport> {
+        self.inner.candidates.report()
+    }
+
     /// Counts an event that was stored though no module judged it.
     pub fn count_unserved(&self, category: &str, name: &str) {
         self.inner.unserved.count(category, name);
@@ -694,6 +738,8 @@ pub struct Judging<'a> {
     yielded: Instant,
     /// [`Judging::look`] sets it when the time for judging is over.
     late: bool,
+    /// The modules beside those that serve; `None` if there are none, or none is to see these events.
+    besides: Option<Arc<HashMap<Slot, Besides>>>,
 }
 
 /// Events between two looks at the clock.
@@ -746,15 +792,55 @@ impl Judging<'_> {
             received_at_us: subject.received_at_us,
             data: subject.data,
         };
+        if let Some(besides) = self.besides.as_ref().and_then(|besides| besides.get(&module.slot)) {
+            return self.judge_beside(module, besides, subject.session_id, event).await;
+        }
+        Judgement { outcome: self.call(module, event).await, digest: Some(module.digest) }
+    }
+
+    /// Calls a module, on this thread or away from it.
+    async fn call(&self, module: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
         let Inner { sandbox, away, .. } = &*self.validators.inner;
         let Terms { check_amended, wait, .. } = &*self.validators.terms;
         let time = Time { place_until: self.began + *wait, verdict_until: self.latest };
-        let outcome = match module.circuit.way(event.application) {
+        match module.circuit.way(event.application) {
             Route::Here => module.judge(sandbox, &event, check_amended),
             Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
             Route::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
             Route::Nowhere => Err(module.off_path()),
-        };
+        }
+    }
+
+    /// Judges one event of a slot that has other modules beside the one that serves. A canary judges the events of its
+    /// sessions. If it breaks, the module that serves judges them.
+    async fn judge_beside(
+        &self,
+        module: &Arc<Module>,
+        besides: &Besides,
+        session_id: Uuid,
+        event: GuestEvent<'_>,
+    ) -> Judgement {
+        let Inner { candidates, comparing, .. } = &*self.validators.inner;
+        let check_amended = &self.validators.terms.check_amended;
+        // A module that came a moment ago is compared from the next request on.
+        let is_of_it = |beside: &&Arc<Beside>| Arc::ptr_eq(&beside.serving, module);
+        let candidate = besides.candidate.as_ref().filter(is_of_it);
+        if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
+            let said = self.call(&canary.module, event).await;
+            if let Ok(verdict) = &said {
+                canary.judged(verdict);
+                comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
+                return Judgement { outcome: said, digest: Some(canary.module.digest) };
+            }
+            let outcome = self.call(module, event).await;
+            canary.pair(&Paired::of(&event), &said, &outcome);
+            return Judgement { outcome, digest: Some(module.digest) };
+        }
+        let outcome = self.call(module, event).await;
+        let shadow = candidate.filter(|candidate| candidate.trial == CandidateTrial::Shadow);
+        for beside in shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)) {
+            comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
+        }
         Judgement { outcome, digest: Some(module.digest) }
     }
 }
@@ -763,22 +849,41 @@ impl Judging<'_> {
     /// How much of an event of this type with this data may be kept, if the event is not stored.
     pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
         let keeping = &self.validators.inner.keeping;
+        let check_amended = &self.validators.terms.check_amended;
         let decides = keeping.decides(&self.modules, category, name);
-        if matches!(decides, Decides::Nobody) {
+        let kept = if matches!(decides, Decides::Nobody) {
             Keep::Whole
         } else {
-            keeping.keep(decides, data, &self.validators.terms.check_amended).await
+            keeping.keep(decides, data, check_amended).await
+        };
+        // What a canary calls a secret is one, whoever judged the event.
+        let Some(canary) = self.taking_canary(category, name) else { return kept };
+        match kept {
+            Keep::Nothing => Keep::Nothing,
+            Keep::Whole => keeping.keep(Decides::Module(canary), data, check_amended).await,
+            Keep::Redacted(data) => keeping.keep(Decides::Module(canary), &data, check_amended).await,
         }
+    }
+
+    /// The canary of an event type, if it takes something out of dead letters.
+    fn taking_canary(&self, category: &str, name: &str) -> Option<Arc<Module>> {
+        let besides = self.besides.as_ref()?;
+        let Some(Place::Taken(module)) = self.modules.find(category, name) else { return None };
+        let candidate = besides.get(&module.slot)?.candidate.as_ref()?;
+        candidate.takes_out().then(|| Arc::clone(&candidate.module))
     }
 
     /// Whether a dead letter may keep an event whose type could not be read.
     pub fn keeps_unread(&self) -> bool {
-        self.validators.inner.keeping.keeps_unread(&self.modules)
+        let candidates =
+            self.besides.iter().flat_map(|besides| besides.values()).filter_map(|one| one.candidate.as_ref());
+        self.validators.inner.keeping.keeps_unread(&self.modules) && !candidates.into_iter().any(|one| one.takes_out())
     }
 
     /// Whether dead letters of this event type may lack a part of the event.
     pub fn takes_out(&self, category: &str, name: &str) -> bool {
-        !matches!(self.validators.inner.keeping.decides(&self.modules, category, name), Decides::Nobody)
+        self.taking_canary(category, name).is_some()
+            || !matches!(self.validators.inner.keeping.decides(&self.modules, category, name), Decides::Nobody)
     }
 
     /// The slot whose module takes something out of events of this type, or took it out when it served.

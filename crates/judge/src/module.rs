@@ -49,6 +49,13 @@ impl Module {
         }
     }
 
+    /// Makes a module that is only tried. Its figures are its own, and a fault of it is always told as one: the sender gets
+    /// the answer of the module that serves.
+    pub(super) fn candidate(slot: Slot, digest: Digest, program: Program, settings: Settings) -> Self {
+        let settings = Settings { on_fault: OnFault::Quarantine, ..settings };
+        Self::new(slot, digest, program, settings, Arc::default())
+    }
+
     /// The same code with other settings. It keeps the counts of its code and forgets its faults: it is on the path
     /// again.
     pub(super) fn with_settings(&self, settings: Settings) -> Self {
@@ -107,6 +114,20 @@ impl Module {
                 Err(self.fault(broken.code, broken.detail, broken.last_words))
             }
         }
+    }
+
+    /// What it says of an event that another module has judged. Counts nothing, and its standing does not depend on it.
+    pub(super) fn say(
+        &self,
+        sandbox: &Sandbox,
+        event: &GuestEvent<'_>,
+        check_amended: &CheckAmended,
+    ) -> Result<Verdict, Unjudged> {
+        let said = self.program.judge(sandbox, &self.settings.limits, event, check_amended);
+        said.map_err(|broken| match broken.code {
+            FaultCode::Busy => UnfinishedCode::ModuleBusy.into(),
+            code => Fault { code, detail: broken.detail, last_words: None }.into(),
+        })
     }
 
     fn note_fault(&self, application: &str, broken: &Broken, ran: Duration) {

@@ -384,7 +384,7 @@ impl Drop for Probing {
 }
 
 /// An event with its own texts, since the call may outlive the request.
-struct Owned {
+pub(super) struct Owned {
     id: String,
     application: String,
     session_id: String,
@@ -396,7 +396,7 @@ struct Owned {
 }
 
 impl Owned {
-    fn of(event: &GuestEvent<'_>) -> Self {
+    pub(super) fn of(event: &GuestEvent<'_>) -> Self {
         Self {
             id: event.id.into(),
             application: event.application.into(),
@@ -409,7 +409,7 @@ impl Owned {
         }
     }
 
-    fn event(&self) -> GuestEvent<'_> {
+    pub(super) fn event(&self) -> GuestEvent<'_> {
         GuestEvent {
             id: &self.id,
             application: &self.application,

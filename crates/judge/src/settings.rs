@@ -5,6 +5,9 @@
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::candidate::{Mode, Share};
+use super::steps::Steps;
+
 /// The limits of one call of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -37,7 +40,7 @@ pub enum OnFault {
 }
 
 /// All settings of one module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Settings {
     /// The limits of one call.
     #[serde(flatten)]
@@ -50,6 +53,33 @@ pub struct Settings {
     /// The version that is taken although it does not redact and the version before does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force: Option<Digest>,
+    /// Whether the guard may take the module back.
+    #[serde(skip)]
+    pub guard: bool,
+    /// The version of which more refusals are meant, so that the guard does not take it back for them.
+    #[serde(skip)]
+    pub expect_refusals: Option<Digest>,
+    /// How a candidate is tried.
+    #[serde(skip)]
+    pub mode: Mode,
+    /// The share of the sessions that a canary judges.
+    #[serde(skip)]
+    pub share: Share,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            on_fault: OnFault::default(),
+            keep_raw: None,
+            force: None,
+            guard: true,
+            expect_refusals: None,
+            mode: Mode::Shadow,
+            share: Share::CANARY,
+        }
+    }
 }
 
 /// The file as written. Every key is optional; an unknown key is an error.
@@ -63,6 +93,11 @@ struct Written {
     on_fault: Option<OnFault>,
     keep_raw: Option<bool>,
     force: Option<String>,
+    guard: Option<bool>,
+    expect_refusals: Option<String>,
+    mode: Option<Mode>,
+    percent: Option<f64>,
+    auto: Option<String>,
 }
 
 /// The gateway's bounds for a settings file.
@@ -106,9 +141,19 @@ impl Settings {
         LimitDefaults { defaults, deadline_ms_max }: LimitDefaults,
     ) -> Result<Self, String> {
         let written: Written = toml::from_str(text).map_err(|error| told(text, &error))?;
-        let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, on_fault, keep_raw, force } =
-            written;
-        let force = force.map(|digest| digest.parse().map_err(|why| format!("`force`: {why}"))).transpose()?;
+        let Written { deadline_ms, memory_bytes_max, output_bytes_max, violations_max, .. } = written;
+        let digest = |key: &str, text: Option<String>| {
+            text.map(|digest| digest.parse().map_err(|why| format!("`{key}`: {why}"))).transpose()
+        };
+        let force = digest("force", written.force)?;
+        let expect_refusals = digest("expect_refusals", written.expect_refusals)?;
+        let share = match written.percent {
+            None => Share::CANARY,
+            Some(percent) => Share::of_percent(percent).ok_or("`percent` is from 0.001 to 100")?,
+        };
+        if let Some(text) = &written.auto {
+            Steps::parse(text).map_err(|why| format!("`auto`: {why}"))?;
+        }
         let deadline_ms_max = deadline_ms_max.min(MOST.deadline_ms);
         let limits = Limits {
             deadline_ms: pick("deadline_ms", deadline_ms, defaults.deadline_ms, deadline_ms_max)?,
@@ -126,7 +171,9 @@ impl Settings {
             )?,
             violations_max: pick("violations_max", violations_max, defaults.violations_max, MOST.violations_max)?,
         };
-        Ok(Self { limits, on_fault: on_fault.unwrap_or_default(), keep_raw, force })
+        let (guard, mode) = (written.guard.unwrap_or(true), written.mode.unwrap_or(Mode::Shadow));
+        let (on_fault, keep_raw) = (written.on_fault.unwrap_or_default(), written.keep_raw);
+        Ok(Self { limits, on_fault, keep_raw, force, guard, expect_refusals, mode, share })
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use eye_event::verdict::Digest;
-use eye_judge::{Contents, InDirectory, ModulesFrom, Options, SlotModule, Unprepared, Validators, modules_in};
+use eye_judge::{Contents, InDirectory, ModulesFrom, Options, Role, SlotModule, Unprepared, Validators, modules_in};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -214,6 +214,7 @@ async fn check(source: &Source, modules: &[InDirectory]) -> anyhow::Result<Vec<b
         Options { modules_from: ModulesFrom::Database, is_beside_gateway: true, ..parts::validator_options(&config) };
     let validators = Validators::start(options).context("the validators")?;
     let one = |module: &InDirectory| SlotModule {
+        role: Role::Live,
         slot: module.slot.clone(),
         digest: Digest::of(&module.content),
         settings: module.settings.clone(),

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use eye_event::verdict::Digest;
-use eye_judge::{History, Roster, Slot, SlotModule, TypeReport, install, installed, unwritable};
+use eye_judge::{History, Role, Roster, Slot, SlotModule, TypeReport, install, installed, unwritable};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -41,7 +41,7 @@ impl Shipping {
         let found = blocking(move || installed(&dir, &own)).await?;
         let found = found
             .map_err(|message| Refusal::ModulesElsewhere { message: format!("Nothing was changed: {message}.") })?;
-        let wanted = SlotModule { slot: slot.clone(), digest, settings: found.settings.clone() };
+        let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings: found.settings.clone() };
         {
             let _turn = super::turn(&self.loading).await?;
             self.validators.check(&wanted, content.clone(), None).await.map_err(refused)?;

@@ -3,7 +3,7 @@
 use super::guests::{ACCEPT, REJECT, judges};
 use super::keeping::{REDACT, redacting};
 use super::*;
-use crate::{Generation, ModulesFrom, SlotModule, Unprepared};
+use crate::{Generation, ModulesFrom, Role, SlotModule, Unprepared};
 
 fn start(root: &Path) -> Validators {
     let options = Options { modules_from: ModulesFrom::Database, ..options(root) };
@@ -11,7 +11,12 @@ fn start(root: &Path) -> Validators {
 }
 
 fn wanted(slot: &str, content: &[u8]) -> SlotModule {
-    SlotModule { slot: Slot::parse(slot).expect("a slot"), digest: Digest::of(content), settings: None }
+    SlotModule {
+        slot: Slot::parse(slot).expect("a slot"),
+        role: Role::Live,
+        digest: Digest::of(content),
+        settings: None,
+    }
 }
 
 async fn prepare(validators: &Validators, wanted: &SlotModule, content: &[u8]) -> Result<bool, Unprepared> {

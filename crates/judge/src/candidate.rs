@@ -1,0 +1,584 @@
+//! Modules that are compared with the module of their slot, on the same events: a candidate, and for a while the module that
+//! was replaced. This file knows which there are, who judges an event of a canary, and what the pairs of verdicts say.
+//! `comparing.rs` judges the second of each pair, away from the path of events.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::circuit::Standing;
+use super::contract::GuestEvent;
+use super::figures::{Counts, Times};
+use super::module::Module;
+use super::slot::Slot;
+
+/// Samples of one kind of difference that wait to be taken.
+const SAMPLES_MAX: usize = 10;
+/// Violations of one side of a sample.
+const SAMPLE_VIOLATIONS_MAX: usize = 10;
+/// Applications that are counted apart; the others are counted together.
+const APPLICATIONS_MAX: usize = 100;
+
+/// How a candidate is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It judges copies of events, and nothing depends on it.
+    Shadow,
+    /// It judges the events of a share of the sessions.
+    Canary,
+}
+
+impl Mode {
+    /// The word in settings and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+        }
+    }
+}
+
+/// A share of the sessions, in thousandths of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// All sessions.
+    const WHOLE: u32 = 100_000;
+    /// The share of a canary whose settings name none.
+    pub const CANARY: Self = Self(1_000);
+
+    /// The share of so many percent; `None` if that is not between 0.001 and 100.
+    #[must_use]
+    pub fn of_percent(percent: f64) -> Option<Self> {
+        let thousandths = (percent * 1_000.0).round();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is within the bounds of a share"
+        )]
+        (1.0..=f64::from(Self::WHOLE)).contains(&thousandths).then_some(Self(thousandths as u32))
+    }
+
+    /// The percent.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
+
+    /// Whether the share has the session with this evenly spread number.
+    fn has(self, number: u64) -> bool {
+        let below = (u128::from(self.0) << 64) / u128::from(Self::WHOLE);
+        u128::from(number) < below
+    }
+}
+
+/// What two modules say of the same events, and which of them judges for the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Trial {
+    /// A candidate that judges copies only.
+    Shadow,
+    /// A candidate that judges a share of the sessions.
+    Canary(Share),
+    /// The module that serves, beside the one that it replaced.
+    Replacement,
+}
+
+impl Trial {
+    /// The word in answers and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary(_) => "canary",
+            Self::Replacement => "replacement",
+        }
+    }
+}
+
+/// Counts of pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairCounts {
+    /// Both say the same.
+    pub same: u64,
+    /// The new module refuses what the old one takes.
+    pub would_refuse: u64,
+    /// The new module takes what the old one refuses or breaks on.
+    pub would_take: u64,
+    /// Both take it, with other data.
+    pub amends_otherwise: u64,
+    /// The new module breaks, and the old one does not.
+    pub faulted: u64,
+    /// There was no room or no time for one of them.
+    pub not_compared: u64,
+    /// What the old module refused, of what was compared.
+    pub old_refused: u64,
+    /// What the new module refused, of what was compared.
+    pub new_refused: u64,
+}
+
+impl PairCounts {
+    /// Events that both judged.
+    #[must_use]
+    pub fn compared(&self) -> u64 {
+        self.same + self.would_refuse + self.would_take + self.amends_otherwise + self.faulted
+    }
+}
+
+/// The counts of one application.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationPairs {
+    /// Events that both judged.
+    pub compared: u64,
+    /// The new module refuses what the old one takes.
+    pub would_refuse: u64,
+}
+
+/// An event on which the two differ. It has no data of the event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The name of its count in [`PairCounts`].
+    pub what: String,
+    /// The event.
+    pub id: String,
+    /// Who sent it.
+    pub application: String,
+    /// When it was received, in microseconds since 1970.
+    pub received_at_us: i64,
+    /// Pointers and codes of the old module's violations.
+    pub old: Vec<(String, String)>,
+    /// Pointers and codes of the new module's violations.
+    pub new: Vec<(String, String)>,
+    /// How the new module broke.
+    pub fault: Option<String>,
+}
+
+/// What was compared since the last look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The event types.
+    pub slot: Slot,
+    /// How the new module is tried.
+    pub trial: Trial,
+    /// The new module.
+    pub digest: Digest,
+    /// The module that it is compared with.
+    pub against: Digest,
+    /// The counts.
+    pub counts: PairCounts,
+    /// The counts by application. Those beyond a hundred have an empty name.
+    pub applications: BTreeMap<String, ApplicationPairs>,
+    /// Some of the differences.
+    pub samples: Vec<Sample>,
+    /// Verdicts and faults that a canary gave for senders.
+    pub judged: u64,
+    /// Of these, what it refused.
+    pub judged_refused: u64,
+    /// The time of all but one in a hundred calls of the new module so far, in microseconds.
+    pub p99_us: Option<f64>,
+    /// How many calls that were.
+    pub calls: u64,
+    /// The deadline of the new module, in milliseconds.
+    pub deadline_ms: u64,
+    /// Whether the guard may take the new module back.
+    pub guard: bool,
+    /// Whether more refusals are meant.
+    pub expects_refusals: bool,
+}
+
+/// A module beside the one that serves its slot, on this gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CandidateReport {
+    /// The event types.
+    pub slot: Slot,
+    /// How it is tried.
+    pub trial: Trial,
+    /// The new module of the two.
+    pub digest: Digest,
+    /// The old one.
+    pub against: Digest,
+    /// What the module beside said, for senders or off the path. A module that was replaced is not counted here.
+    pub counts: Counts,
+    /// Its times of judging.
+    pub judging: Option<Times>,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// The pairs of two modules since the last look.
+#[derive(Default)]
+struct Pairs {
+    counts: PairCounts,
+    applications: BTreeMap<String, ApplicationPairs>,
+    samples: Vec<Sample>,
+}
+
+/// A module beside the one that serves a slot.
+pub(super) struct Beside {
+    /// The other module: the candidate, or the one that was replaced.
+    pub(super) module: Arc<Module>,
+    pub(super) trial: Trial,
+    /// The module that serves. Events that another one judged are not compared.
+    pub(super) serving: Arc<Module>,
+    pairs: Mutex<Pairs>,
+    judged: AtomicU64,
+    judged_refused: AtomicU64,
+}
+
+/// The verdict of one module on an event of a pair.
+pub(super) type Said = Result<Verdict, Unjudged>;
+
+/// An event of a pair, for its sample.
+pub(super) struct Paired<'a> {
+    pub(super) id: &'a str,
+    pub(super) application: &'a str,
+    pub(super) received_at_us: i64,
+    pub(super) data: &'a str,
+}
+
+impl<'a> Paired<'a> {
+    pub(super) fn of(event: &GuestEvent<'a>) -> Self {
+        let GuestEvent { id, application, received_at_us, data, .. } = *event;
+        Self { id, application, received_at_us, data }
+    }
+}
+
+impl Beside {
+    pub(super) fn new(module: Arc<Module>, trial: Trial, serving: Arc<Module>) -> Self {
+        let pairs = Mutex::default();
+        Self { module, trial, serving, pairs, judged: AtomicU64::new(0), judged_refused: AtomicU64::new(0) }
+    }
+
+    /// The new module of the two, and the old one.
+    fn new_and_old(&self) -> (&Arc<Module>, &Arc<Module>) {
+        match self.trial {
+            Trial::Shadow | Trial::Canary(_) => (&self.module, &self.serving),
+            Trial::Replacement => (&self.serving, &self.module),
+        }
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is a canary that takes something out of dead letters.
+    pub(super) fn takes_out(&self) -> bool {
+        matches!(self.trial, Trial::Canary(_)) && self.module.takes_out()
+    }
+
+    /// Counts an event that only one of them judged.
+    pub(super) fn not_compared(&self) {
+        self.pairs().counts.not_compared += 1;
+    }
+
+    /// Counts a verdict that the canary gave for a sender.
+    pub(super) fn judged(&self, verdict: &Verdict) {
+        self.judged.fetch_add(1, Relaxed);
+        if matches!(verdict, Verdict::Reject(_)) {
+            self.judged_refused.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts what the module of this struct and the one that serves say of an event.
+    pub(super) fn pair(&self, event: &Paired<'_>, of_module: &Said, of_serving: &Said) {
+        let (new, old) = match self.trial {
+            Trial::Shadow | Trial::Canary(_) => (of_module, of_serving),
+            Trial::Replacement => (of_serving, of_module),
+        };
+        let Some(what) = difference(event.data, old, new) else { return self.not_compared() };
+        let is_refused = |said: &Said| u64::from(matches!(said, Ok(Verdict::Reject(_))));
+        let mut pairs = self.pairs();
+        pairs.counts.old_refused += is_refused(old);
+        pairs.counts.new_refused += is_refused(new);
+        let (count, word) = match what {
+            Difference::None => (&mut pairs.counts.same, None),
+            Difference::WouldRefuse => (&mut pairs.counts.would_refuse, Some("would_refuse")),
+            Difference::WouldTake => (&mut pairs.counts.would_take, Some("would_take")),
+            Difference::AmendsOtherwise => (&mut pairs.counts.amends_otherwise, Some("amends_otherwise")),
+            Difference::Faulted => (&mut pairs.counts.faulted, Some("faulted")),
+        };
+        *count += 1;
+        let has_room =
+            pairs.applications.len() < APPLICATIONS_MAX || pairs.applications.contains_key(event.application);
+        let name = if has_room { event.application } else { "" };
+        let own = pairs.applications.entry(name.to_owned()).or_default();
+        own.compared += 1;
+        own.would_refuse += u64::from(what == Difference::WouldRefuse);
+        if let Some(word) = word
+            && pairs.samples.iter().filter(|sample| sample.what == word).count() < SAMPLES_MAX
+        {
+            pairs.samples.push(Sample {
+                what: word.to_owned(),
+                id: event.id.to_owned(),
+                application: event.application.to_owned(),
+                received_at_us: event.received_at_us,
+                old: violations(old),
+                new: violations(new),
+                fault: fault(new).map(|code| code.as_str().to_owned()),
+            });
+        }
+    }
+
+    /// What was compared since the last call; `None` if that is nothing.
+    fn take(&self, slot: &Slot) -> Option<Comparison> {
+        let Pairs { counts, applications, samples } = std::mem::take(&mut *self.pairs());
+        let (judged, judged_refused) = (self.judged.swap(0, Relaxed), self.judged_refused.swap(0, Relaxed));
+        if counts == PairCounts::default() && judged == 0 {
+            return None;
+        }
+        let (new, old) = self.new_and_old();
+        let settings = new.settings();
+        Some(Comparison {
+            slot: slot.clone(),
+            trial: self.trial,
+            digest: new.digest,
+            against: old.digest,
+            counts,
+            applications,
+            samples,
+            judged,
+            judged_refused,
+            p99_us: new.figures.times().map(|times| times.p99_us),
+            calls: new.figures.calls(),
+            deadline_ms: settings.limits.deadline_ms,
+            guard: settings.guard,
+            expects_refusals: settings.expect_refusals == Some(new.digest),
+        })
+    }
+}
+
+/// What the new module would change about an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Difference {
+    None,
+    WouldRefuse,
+    WouldTake,
+    AmendsOtherwise,
+    Faulted,
+}
+
+/// How the new verdict differs from the old one on an event with this data; `None` if one of them is missing.
+fn difference(data: &str, old: &Said, new: &Said) -> Option<Difference> {
+    // A module that broke is unavailable if its settings ask the sender for a retry.
+    let is_missing = |said: &Said| match said {
+        Ok(_) => false,
+        Err(Unjudged::Unfinished(why)) => why.code != UnfinishedCode::ModuleUnavailable,
+        Err(Unjudged::Fault(fault)) => fault.code == FaultCode::OffPath,
+    };
+    if is_missing(old) || is_missing(new) {
+        return None;
+    }
+    Some(match (old, new) {
+        (Err(_), Err(_)) => Difference::None,
+        (Ok(_), Err(_)) => Difference::Faulted,
+        (Ok(Verdict::Reject(_)) | Err(_), Ok(Verdict::Reject(_))) => Difference::None,
+        (Ok(Verdict::Reject(_)) | Err(_), Ok(_)) => Difference::WouldTake,
+        (Ok(_), Ok(Verdict::Reject(_))) => Difference::WouldRefuse,
+        (Ok(old), Ok(new)) if is_alike(kept(data, old), kept(data, new)) => Difference::None,
+        (Ok(_), Ok(_)) => Difference::AmendsOtherwise,
+    })
+}
+
+/// The data that would be stored.
+fn kept<'a>(data: &'a str, verdict: &'a Verdict) -> &'a str {
+    if let Verdict::Amend(amended) = verdict { amended } else { data }
+}
+
+/// Whether two texts are the same JSON. The order of members does not count.
+fn is_alike(one: &str, other: &str) -> bool {
+    let value = |text: &str| serde_json::from_str::<Value>(text).ok();
+    one == other || value(one).is_some_and(|one| Some(one) == value(other))
+}
+
+fn fault(said: &Said) -> Option<FaultCode> {
+    if let Err(Unjudged::Fault(fault)) = said { Some(fault.code) } else { None }
+}
+
+fn violations(said: &Said) -> Vec<(String, String)> {
+    let Ok(Verdict::Reject(violations)) = said else { return Vec::new() };
+    let each = violations.iter().take(SAMPLE_VIOLATIONS_MAX);
+    each.map(|violation| (violation.pointer.clone(), violation.code.to_string())).collect()
+}
+
+/// The modules beside one slot.
+#[derive(Default, Clone)]
+pub(super) struct Besides {
+    pub(super) candidate: Option<Arc<Beside>>,
+    pub(super) replaced: Option<Arc<Beside>>,
+}
+
+/// The modules beside all slots.
+#[derive(Default)]
+pub(super) struct Candidates {
+    besides: ArcSwap<HashMap<Slot, Besides>>,
+    /// What the last looks have not taken of modules that are not beside any more.
+    left: Mutex<Vec<(Slot, Arc<Beside>)>>,
+    /// The secret of the database. Without it no canary judges, since gateways would disagree.
+    key: ArcSwap<Option<[u8; 32]>>,
+}
+
+impl Candidates {
+    /// Those of now, for the events of one request; `None` if there are none.
+    pub(super) fn now(&self) -> Option<Arc<HashMap<Slot, Besides>>> {
+        let besides = self.besides.load();
+        (!besides.is_empty()).then(|| Arc::clone(&besides))
+    }
+
+    /// Sets the secret of the database.
+    pub(super) fn set_key(&self, key: [u8; 32]) {
+        self.key.store(Arc::new(Some(key)));
+    }
+
+    /// Sets the modules beside the one that serves a slot: its candidate, and the one that it has just replaced.
+    pub(super) fn set(
+        &self,
+        slot: &Slot,
+        serving: Option<&Arc<Module>>,
+        candidate: Option<&Arc<Module>>,
+        replaced: Option<&Arc<Module>>,
+    ) {
+        let beside = |module: &Arc<Module>, trial: Trial, kept: Option<Arc<Beside>>| {
+            let serving = serving?;
+            let is_it = |kept: &Arc<Beside>| {
+                Arc::ptr_eq(&kept.module, module) && Arc::ptr_eq(&kept.serving, serving) && kept.trial == trial
+            };
+            let new = || Arc::new(Beside::new(Arc::clone(module), trial, Arc::clone(serving)));
+            Some(kept.filter(is_it).unwrap_or_else(new))
+        };
+        let trial = |module: &Arc<Module>| match module.settings().mode {
+            Mode::Shadow => Trial::Shadow,
+            Mode::Canary => Trial::Canary(module.settings().share),
+        };
+        let before = self.besides.load().get(slot).cloned().unwrap_or_default();
+        let candidate = candidate.and_then(|module| beside(module, trial(module), before.candidate));
+        // The same code with other settings replaces nothing.
+        let is_other = |gone: &&Arc<Module>| serving.is_some_and(|serving| serving.digest != gone.digest);
+        let replaced = match replaced.filter(is_other) {
+            Some(gone) => beside(gone, Trial::Replacement, None),
+            None => before.replaced.and_then(|one| beside(&Arc::clone(&one.module), Trial::Replacement, Some(one))),
+        };
+        self.change(slot, |besides| {
+            besides.candidate.clone_from(&candidate);
+            besides.replaced.clone_from(&replaced);
+        });
+    }
+
+    /// Compares a slot's module no longer with the one that it replaced.
+    pub(super) fn forget_replaced(&self, slot: &Slot) {
+        self.change(slot, |besides| besides.replaced = None);
+    }
+
+    /// The reports of all candidates.
+    pub(super) fn report(&self) -> Vec<CandidateReport> {
+        let besides = self.besides.load();
+        let mut reports: Vec<CandidateReport> = besides
+            .iter()
+            .flat_map(|(slot, besides)| besides.candidate.iter().chain(&besides.replaced).map(move |one| (slot, one)))
+            .map(|(slot, beside)| CandidateReport {
+                slot: slot.clone(),
+                trial: beside.trial,
+                digest: beside.new_and_old().0.digest,
+                against: beside.new_and_old().1.digest,
+                counts: beside.module.figures.counts(),
+                judging: beside.module.figures.times(),
+                standing: beside.module.circuit.standing(),
+            })
+            .collect();
+        reports.sort_by(|one, other| (&one.slot, one.trial).cmp(&(&other.slot, other.trial)));
+        reports
+    }
+
+    /// Changes the modules beside a slot.
+    fn change(&self, slot: &Slot, change: impl Fn(&mut Besides)) {
+        let before = self.besides.rcu(|now| {
+            let mut next = HashMap::clone(now);
+            let besides = next.entry(slot.clone()).or_default();
+            change(besides);
+            if besides.candidate.is_none() && besides.replaced.is_none() {
+                next.remove(slot);
+            }
+            next
+        });
+        let gone = before.get(slot).cloned().unwrap_or_default();
+        let now = self.besides.load().get(slot).cloned().unwrap_or_default();
+        let stays = |one: &Arc<Beside>| {
+            [&now.candidate, &now.replaced].into_iter().flatten().any(|other| Arc::ptr_eq(one, other))
+        };
+        let gone = [gone.candidate, gone.replaced].into_iter().flatten().filter(|one| !stays(one));
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.extend(gone.map(|one| (slot.clone(), one)));
+    }
+
+    /// Whether a canary judges the events of a session.
+    pub(super) fn is_chosen(&self, beside: &Beside, session_id: Uuid) -> bool {
+        let Trial::Canary(share) = beside.trial else { return false };
+        let Some(key) = **self.key.load() else { return false };
+        let mut text = [0; 80];
+        text[..32].copy_from_slice(&key);
+        text[32..64].copy_from_slice(&beside.module.digest.0);
+        text[64..].copy_from_slice(session_id.as_bytes());
+        let digest = Digest::of(&text);
+        let (first, _) = digest.0.split_first_chunk().expect("a digest has 32 bytes");
+        share.has(u64::from_be_bytes(*first))
+    }
+
+    /// What was compared since the last call.
+    pub(super) fn take(&self) -> Vec<Comparison> {
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let besides = self.besides.load();
+        let now = besides.iter().flat_map(|(slot, Besides { candidate, replaced })| {
+            candidate.iter().chain(replaced).map(move |beside| (slot, beside))
+        });
+        left.iter()
+            .map(|(slot, beside)| (slot, beside))
+            .chain(now)
+            .filter_map(|(slot, beside)| beside.take(slot))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_all_sessions() {
+        assert_eq!(Share::of_percent(100.0), Some(Share(100_000)));
+        assert_eq!(Share::of_percent(0.001), Some(Share(1)));
+        for wrong in [0.0, 0.000_1, 100.1, -1.0, f64::NAN] {
+            assert_eq!(Share::of_percent(wrong), None, "{wrong}");
+        }
+        let has = |percent: f64, number: u64| Share::of_percent(percent).expect("a share").has(number);
+        assert!(has(100.0, u64::MAX) && has(50.0, u64::MAX / 2) && !has(50.0, u64::MAX / 2 + 2));
+        assert!(has(0.001, 0) && !has(0.001, u64::MAX / 50_000));
+    }
+
+    #[test]
+    fn differences_are_those_that_an_author_asks_for() {
+        let (accept, reject) = (Ok(Verdict::Accept), Ok(Verdict::Reject(Vec::new())));
+        let amend = |text: &str| Ok(Verdict::Amend(text.to_owned()));
+        let trap =
+            || Err(eye_event::verdict::Fault { code: FaultCode::Trap, detail: String::new(), last_words: None }.into());
+        let busy = Err(UnfinishedCode::ModuleBusy.into());
+        let found = |old: &Said, new: &Said| difference(r#"{"a":1,"b":2}"#, old, new);
+        assert_eq!(found(&accept, &accept), Some(Difference::None));
+        assert_eq!(found(&accept, &amend(r#"{"b":2, "a":1}"#)), Some(Difference::None));
+        assert_eq!(found(&accept, &amend("{}")), Some(Difference::AmendsOtherwise));
+        assert_eq!(found(&accept, &reject), Some(Difference::WouldRefuse));
+        assert_eq!(found(&reject, &accept), Some(Difference::WouldTake));
+        assert_eq!(found(&trap(), &accept), Some(Difference::WouldTake));
+        assert_eq!(found(&reject, &trap()), Some(Difference::Faulted));
+        assert_eq!(found(&accept, &trap()), Some(Difference::Faulted));
+        assert_eq!(found(&trap(), &trap()), Some(Difference::None));
+        assert_eq!(found(&trap(), &reject), Some(Difference::None));
+        assert_eq!((found(&busy, &accept), found(&accept, &busy)), (None, None));
+    }
+}

@@ -1,0 +1,139 @@
+//! Judges the second of each pair: one thread of the lowest priority, and a bounded queue before it. What does not fit is
+//! counted and not compared. No request waits for it.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+
+use eye_event::verdict::{Fault, FaultCode};
+
+use super::candidate::{Beside, Paired, Said, Trial};
+use super::circuit::Route;
+use super::contract::{CheckAmended, GuestEvent};
+use super::engine::Sandbox;
+use super::module::Module;
+use super::offload::Owned;
+
+/// Events that may wait, and bytes of their data.
+const WAITING_MAX: usize = 4_096;
+const WAITING_BYTES_MAX: usize = 32 << 20;
+
+/// Which module is still to judge the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The one beside the module that serves.
+    Beside,
+    /// The one that serves: the canary has judged for the sender.
+    Serving,
+}
+
+/// An event that one of two modules has judged.
+struct Half {
+    beside: Arc<Beside>,
+    event: Owned,
+    said: Said,
+    missing: Missing,
+    check_amended: CheckAmended,
+}
+
+/// The queue, and the thread once there is something to compare.
+pub(super) struct Comparing {
+    sandbox: Arc<Sandbox>,
+    queue: OnceLock<Option<SyncSender<Half>>>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl Comparing {
+    pub(super) fn new(sandbox: Arc<Sandbox>) -> Self {
+        Self { sandbox, queue: OnceLock::new(), waiting_bytes: Arc::default() }
+    }
+
+    /// Lets the other module of a pair judge the event later.
+    pub(super) fn compare(
+        &self,
+        beside: &Arc<Beside>,
+        event: &GuestEvent<'_>,
+        said: &Said,
+        missing: Missing,
+        check_amended: &CheckAmended,
+    ) {
+        let bytes = event.data.len();
+        let Some(queue) = self.queue.get_or_init(|| self.start()) else { return beside.not_compared() };
+        if self.waiting_bytes.fetch_add(bytes, Relaxed) + bytes > WAITING_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(bytes, Relaxed);
+            return beside.not_compared();
+        }
+        let half = Half {
+            beside: Arc::clone(beside),
+            event: Owned::of(event),
+            said: said.clone(),
+            missing,
+            check_amended: Arc::clone(check_amended),
+        };
+        if let Err(TrySendError::Full(half) | TrySendError::Disconnected(half)) = queue.try_send(half) {
+            self.waiting_bytes.fetch_sub(bytes, Relaxed);
+            half.beside.not_compared();
+        }
+    }
+
+    /// Starts the thread. It ends when the queue is dropped.
+    fn start(&self) -> Option<SyncSender<Half>> {
+        let (queue, halves) = sync_channel(WAITING_MAX);
+        let (sandbox, waiting_bytes) = (Arc::clone(&self.sandbox), Arc::clone(&self.waiting_bytes));
+        let work = move || {
+            yield_to_others();
+            run(&halves, &sandbox, &waiting_bytes);
+        };
+        let started = std::thread::Builder::new().name("eye-compare".into()).spawn(work);
+        started.inspect_err(|error| tracing::error!(%error, "the thread that compares modules does not start")).ok()?;
+        Some(queue)
+    }
+}
+
+/// Gives this thread the lowest priority, so that it takes only what the path of events leaves.
+fn yield_to_others() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::warn!(%error, "candidates are compared at the priority of events");
+    }
+}
+
+fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting_bytes: &AtomicUsize) {
+    while let Ok(Half { beside, event, said, missing, check_amended }) = halves.recv() {
+        let event = event.event();
+        waiting_bytes.fetch_sub(event.data.len(), Relaxed);
+        let other = match missing {
+            Missing::Serving => say(&beside.serving, sandbox, &event, &check_amended),
+            Missing::Beside if beside.trial == Trial::Replacement => {
+                say(&beside.module, sandbox, &event, &check_amended)
+            }
+            Missing::Beside => judge(&beside.module, sandbox, &event, &check_amended),
+        };
+        let paired = Paired::of(&event);
+        match missing {
+            Missing::Beside => beside.pair(&paired, &other, &said),
+            Missing::Serving => beside.pair(&paired, &said, &other),
+        }
+    }
+}
+
+/// The verdict of a candidate. One that keeps using up its time is called now and then, as on the path.
+fn judge(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended: &CheckAmended) -> Said {
+    match module.circuit.way(event.application) {
+        Route::Here | Route::Offload => module.judge(sandbox, event, check_amended),
+        Route::Probe(probe) => {
+            let said = module.judge(sandbox, event, check_amended);
+            module.circuit.unprobed(&probe);
+            said
+        }
+        Route::Nowhere => Err(module.off_path()),
+    }
+}
+
+/// The verdict of a module that serves or served. What it says here must not change how it stands on the path.
+fn say(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended: &CheckAmended) -> Said {
+    if module.circuit.is_off(event.application) {
+        return Err(Fault { code: FaultCode::OffPath, detail: String::new(), last_words: None }.into());
+    }
+    module.say(sandbox, event, check_amended)
+}
