@@ -353,13 +353,16 @@ impl Generations {
     pub(super) fn serve(&self, generation: &Generation) {
         let mut serving = lock(&self.serving);
         let mut before = std::mem::take(&mut *serving);
-        let mut changed = Vec::new();
+        let (mut changed, mut replaced) = (Vec::new(), BTreeMap::new());
         for wanted in &generation.slots {
-            let kept = before.remove(&wanted.key()).filter(|kept| kept.wanted == *wanted && kept.module.is_some());
-            let entry = kept.unwrap_or_else(|| {
-                changed.push(wanted.key());
-                self.begin(wanted)
-            });
+            let entry = match before.remove(&wanted.key()) {
+                Some(kept) if kept.wanted == *wanted && kept.module.is_some() => kept,
+                gone => {
+                    changed.push(wanted.key());
+                    replaced.extend(gone.and_then(|gone| Some((wanted.key(), gone.module?))));
+                    self.begin(wanted)
+                }
+            };
             serving.insert(wanted.key(), entry);
         }
         let places = serving.iter().filter(|((role, _), _)| *role == Role::Live).map(|((_, slot), entry)| {
@@ -368,7 +371,7 @@ impl Generations {
         });
         self.registry.replace(places);
         self.number.store(generation.number, Relaxed);
-        self.set_beside(&serving, &before, &changed);
+        self.set_beside(&serving, before.keys().chain(&changed), &replaced);
         for (role, slot) in before.keys().filter(|key| !serving.contains_key(*key)) {
             match role {
                 Role::Live => {
@@ -410,17 +413,15 @@ impl Generations {
     }
 
     /// Sets which modules are beside those that serve, where that changes.
-    fn set_beside(
+    fn set_beside<'a>(
         &self,
         serving: &BTreeMap<(Role, Slot), Serving>,
-        before: &BTreeMap<(Role, Slot), Serving>,
-        changed: &[(Role, Slot)],
+        changed: impl Iterator<Item = &'a (Role, Slot)>,
+        replaced: &BTreeMap<(Role, Slot), Arc<Module>>,
     ) {
-        let slots: BTreeSet<&Slot> = changed.iter().chain(before.keys()).map(|(_, slot)| slot).collect();
-        for slot in slots {
+        for slot in changed.map(|(_, slot)| slot).collect::<BTreeSet<_>>() {
             let of = |role| serving.get(&(role, slot.clone()))?.module.as_ref();
-            let gone = before.get(&(Role::Live, slot.clone())).and_then(|gone| gone.module.as_ref());
-            self.candidates.set(slot, of(Role::Live), of(Role::Candidate), gone);
+            self.candidates.set(slot, of(Role::Live), of(Role::Candidate), replaced.get(&(Role::Live, slot.clone())));
         }
     }
 

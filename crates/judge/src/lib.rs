@@ -38,6 +38,7 @@ mod figures;
 mod files;
 mod finished;
 mod generation;
+pub mod guard;
 mod happening;
 mod history;
 mod installing;
@@ -477,6 +478,7 @@ impl Validators {
             yielded: began,
             late: false,
             besides: self.inner.candidates.now(),
+            is_dry: false,
         }
     }
 
@@ -485,6 +487,12 @@ impl Validators {
     #[must_use]
     pub fn begin_unhurried(&self) -> Judging<'_> {
         Judging { latest: None, besides: None, ..self.begin() }
+    }
+
+    /// Like [`Validators::begin`], for events that are not stored. Nobody counts what candidates say of them.
+    #[must_use]
+    pub fn begin_dry(&self) -> Judging<'_> {
+        Judging { is_dry: true, ..self.begin() }
     }
 
     /// Judges one event that no request waits for, with the module that serves its type now. Only the limits of that
@@ -740,6 +748,8 @@ pub struct Judging<'a> {
     late: bool,
     /// The modules beside those that serve; `None` if there are none, or none is to see these events.
     besides: Option<Arc<HashMap<Slot, Besides>>>,
+    /// The events are not stored, so they are not compared.
+    is_dry: bool,
 }
 
 /// Events between two looks at the clock.
@@ -828,17 +838,22 @@ impl Judging<'_> {
         if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
             let said = self.call(&canary.module, event).await;
             if let Ok(verdict) = &said {
-                canary.judged(verdict);
-                comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
+                if !self.is_dry {
+                    canary.judged(verdict);
+                    comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
+                }
                 return Judgement { outcome: said, digest: Some(canary.module.digest) };
             }
             let outcome = self.call(module, event).await;
-            canary.pair(&Paired::of(&event), &said, &outcome);
+            if !self.is_dry {
+                canary.pair(&Paired::of(&event), &said, &outcome);
+            }
             return Judgement { outcome, digest: Some(module.digest) };
         }
         let outcome = self.call(module, event).await;
         let shadow = candidate.filter(|candidate| candidate.trial == CandidateTrial::Shadow);
-        for beside in shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)) {
+        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| !self.is_dry);
+        for beside in others {
             comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
         }
         Judgement { outcome, digest: Some(module.digest) }

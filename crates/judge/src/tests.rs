@@ -10,6 +10,7 @@ use eye_event::verdict::{FaultCode, UnfinishedCode};
 
 use super::*;
 
+mod candidates;
 mod differential;
 mod directory;
 mod doubt;

@@ -166,7 +166,7 @@ fn event(sent: &Sent) -> GuestEvent<'_> {
 fn linked(parts: &[Vec<u8>]) -> Result<Core<'_>, Unfit> {
     let mut given: Vec<Part<'_>> = Vec::new();
     for module in parts {
-        let mut part = Part { module, given: std::collections::HashMap::new() };
+        let mut part = Part { module, given: HashMap::new() };
         for (module, name) in part.imports()? {
             assert_eq!(module, "first");
             part.given.insert((module, name), (0, name));
@@ -281,7 +281,7 @@ fn compare(bench: &Bench, seed: u64, parts: &[Vec<u8>], events: &[Sent], referen
     // Each event alone, after every other, and again.
     let good = 0..4_usize;
     let order: Vec<usize> = good.clone().chain((0..events.len()).flat_map(|at| [at, at % good.end])).collect();
-    let mut codes = std::collections::HashMap::<usize, String>::new();
+    let mut codes = HashMap::<usize, String>::new();
     for at in &order {
         let (sent, expected) = (&events[*at], &expected[*at]);
         let cores = ways.cores.iter().map(|(name, residents)| (*name, bench.judge(residents, sent)));
@@ -302,7 +302,7 @@ fn beside_each_other(
     ways: &Ways,
     seed: u64,
     events: &[Sent],
-    expected: &std::collections::HashMap<usize, String>,
+    expected: &HashMap<usize, String>,
 ) -> usize {
     let Some((_, residents)) = ways.cores.first() else { return 0 };
     let chosen: Vec<_> = events.iter().enumerate().filter(|(_, sent)| !sent.spins()).collect();

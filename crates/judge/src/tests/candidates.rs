@@ -1,0 +1,215 @@
+//! Candidates and replaced modules: what they judge, what they do not, and what is counted of it.
+
+use super::guests::{ACCEPT, AMEND, REJECT, judges};
+use super::keeping::{REDACT, redacting};
+use super::*;
+use crate::{CandidateTrial, Comparison, Generation, Keep, ModulesFrom, PairCounts, Role, Share, SlotModule, guard};
+
+const TRAP: &str = "unreachable";
+const SPIN: &str = "(loop $spin (br $spin)) (i32.const 2048)";
+
+fn start(root: &Path) -> Validators {
+    let options = Options { modules_from: ModulesFrom::Database, ..options(root) };
+    let validators = Validators::start(options).expect("the engine starts");
+    validators.set_canary_key([7; 32]);
+    validators
+}
+
+fn module(role: Role, content: &[u8], settings: Option<&str>) -> SlotModule {
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    SlotModule { slot, role, digest: Digest::of(content), settings: settings.map(str::to_owned) }
+}
+
+/// Serves a set of modules of one slot, each with its content.
+async fn serve(validators: &Validators, number: u64, modules: &[(SlotModule, &[u8])]) {
+    for (module, content) in modules {
+        validators.prepare(module, Some(content.to_vec().into()), false).await.expect("prepared");
+    }
+    let slots = modules.iter().map(|(module, _)| module.clone()).collect();
+    validators.serve(Generation { id: Uuid::nil(), number, slots }).await;
+}
+
+/// Judges an event of each of so many sessions.
+async fn judge(validators: &Validators, sessions: u128) -> Vec<Judgement> {
+    let mut judged = Vec::new();
+    for session in 0..sessions {
+        let subject = Subject { session_id: Uuid::from_u128(session), ..subject(("shop", "sale"), r#"{"a":1}"#) };
+        judged.push(validators.begin().judge(subject).await);
+    }
+    judged
+}
+
+/// What was compared, once that is so many events.
+async fn compared(validators: &Validators, events: u64) -> Comparison {
+    let mut sum: Option<Comparison> = None;
+    for _ in 0..2_000 {
+        for one in validators.take_comparisons() {
+            let sum = sum.get_or_insert_with(|| Comparison {
+                counts: PairCounts::default(),
+                samples: Vec::new(),
+                judged: 0,
+                ..one.clone()
+            });
+            let (all, new) = (&mut sum.counts, one.counts);
+            all.same += new.same;
+            all.would_refuse += new.would_refuse;
+            all.would_take += new.would_take;
+            all.amends_otherwise += new.amends_otherwise;
+            all.faulted += new.faulted;
+            all.not_compared += new.not_compared;
+            all.old_refused += new.old_refused;
+            all.new_refused += new.new_refused;
+            sum.judged += one.judged;
+            sum.samples.extend(one.samples);
+            (sum.p99_us, sum.calls) = (one.p99_us, one.calls);
+        }
+        if let Some(sum) = &sum
+            && sum.counts.compared() + sum.counts.not_compared >= events
+        {
+            return sum.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{events} events are not compared: {sum:?}");
+}
+
+#[tokio::test]
+async fn a_shadow_judges_copies_and_nothing_depends_on_it() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    let shadow = (module(Role::Candidate, &reject, Some("mode = \"shadow\"")), &reject[..]);
+    serve(&validators, 1, &[live.clone(), shadow]).await;
+    for judgement in judge(&validators, 50).await {
+        assert_eq!((judgement.outcome, judgement.digest), (Ok(Verdict::Accept), Some(Digest::of(&accept))));
+    }
+    let found = compared(&validators, 50).await;
+    assert_eq!(
+        (found.trial, found.digest, found.against),
+        (CandidateTrial::Shadow, Digest::of(&reject), Digest::of(&accept))
+    );
+    let counts = PairCounts { would_refuse: 50, new_refused: 50, ..PairCounts::default() };
+    assert_eq!((found.counts, found.judged), (counts, 0));
+    assert_eq!(found.samples.first().map(|sample| (&*sample.what, sample.new.len())), Some(("would_refuse", 1)));
+    // A dry run stores nothing, and counts nothing.
+    let dry = validators.begin_dry().judge(subject(("shop", "sale"), "{}")).await;
+    assert_eq!(dry.outcome, Ok(Verdict::Accept));
+    serve(&validators, 2, &[live]).await;
+    judge(&validators, 5).await;
+    assert_eq!((validators.candidates().len(), validators.take_comparisons().len()), (0, 0), "it is discarded");
+}
+
+#[tokio::test]
+async fn a_shadow_that_spins_or_traps_costs_no_event_and_is_told() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, spin) = (judges(ACCEPT), judges(SPIN));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    let spins = (module(Role::Candidate, &spin, Some("on_fault = \"retry\"")), &spin[..]);
+    serve(&validators, 1, &[live, spins]).await;
+    let judged = judge(&validators, 3).await;
+    assert!(judged.iter().all(|one| one.outcome == Ok(Verdict::Accept)));
+    let found = compared(&validators, 3).await;
+    assert_eq!(found.counts, PairCounts { faulted: 3, ..PairCounts::default() });
+    assert_eq!(found.samples[0].fault.as_deref(), Some("deadline"));
+    let totals = guard::Totals { counts: found.counts, ..guard::Totals::default() };
+    assert!(guard::verdict(&totals).is_some());
+}
+
+#[tokio::test]
+async fn a_canary_judges_its_share_and_the_same_sessions_on_every_gateway() {
+    let (one, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (one, other) = (start(one.path()), start(other.path()));
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    let canary = (module(Role::Candidate, &reject, Some("mode = \"canary\"\npercent = 10")), &reject[..]);
+    for gateway in [&one, &other] {
+        serve(gateway, 1, &[live.clone(), canary.clone()]).await;
+    }
+    let (first, second) = (judge(&one, 2_000).await, judge(&other, 2_000).await);
+    assert_eq!(first, second, "the same session has the same judge");
+    let refused = first.iter().filter(|one| matches!(one.outcome, Ok(Verdict::Reject(_)))).count();
+    let of_canary = first.iter().filter(|one| one.digest == Some(Digest::of(&reject))).count();
+    assert_eq!(refused, of_canary);
+    let found = compared(&one, of_canary as u64).await;
+    assert_eq!((found.judged, found.counts.would_refuse), (of_canary as u64, of_canary as u64));
+    let candidates = &one.inner.candidates;
+    let beside = candidates.now().expect("one")[&canary.0.slot].candidate.clone().expect("one");
+    let chosen = |sessions: std::ops::Range<u128>| -> Vec<bool> {
+        sessions.map(|session| candidates.is_chosen(&beside, Uuid::from_u128(session))).collect()
+    };
+    let before = chosen(0..100_000);
+    let share = before.iter().filter(|is_chosen| **is_chosen).count();
+    assert!((9_500..=10_500).contains(&share), "{share} of 100,000 sessions are tried");
+    one.set_canary_key([8; 32]);
+    assert_ne!(before, chosen(0..100_000), "nobody who lacks the secret knows which");
+    assert_eq!(beside.trial, CandidateTrial::Canary(Share::of_percent(10.0).expect("a share")));
+}
+
+#[tokio::test]
+async fn a_canary_without_the_secret_judges_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let options = Options { modules_from: ModulesFrom::Database, ..options(root.path()) };
+    let validators = Validators::start(options).expect("the engine starts");
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    let canary = (module(Role::Candidate, &reject, Some("mode = \"canary\"\npercent = 100")), &reject[..]);
+    serve(&validators, 1, &[live, canary]).await;
+    assert!(judge(&validators, 20).await.iter().all(|one| one.outcome == Ok(Verdict::Accept)));
+}
+
+#[tokio::test]
+async fn the_module_that_serves_judges_what_a_canary_breaks_on() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (amend, trap) = (judges(AMEND), judges(TRAP));
+    let live = (module(Role::Live, &amend, None), &amend[..]);
+    let canary = (module(Role::Candidate, &trap, Some("mode = \"canary\"\npercent = 100")), &trap[..]);
+    serve(&validators, 1, &[live, canary]).await;
+    for judgement in judge(&validators, 20).await {
+        assert!(matches!(judgement.outcome, Ok(Verdict::Amend(_))), "{judgement:?}");
+        assert_eq!(judgement.digest, Some(Digest::of(&amend)));
+    }
+    let found = compared(&validators, 20).await;
+    assert_eq!((found.counts.faulted, found.judged), (20, 0));
+}
+
+#[tokio::test]
+async fn what_a_canary_calls_a_secret_is_not_kept() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    validators.know_taking(HashSet::new());
+    let (reject, redacts) = (judges(REJECT), redacting(REDACT, ""));
+    let live = (module(Role::Live, &reject, None), &reject[..]);
+    let shadow = |mode: &str| (module(Role::Candidate, &redacts, Some(mode)), &redacts[..]);
+    serve(&validators, 1, &[live.clone(), shadow("mode = \"shadow\"")]).await;
+    let kept = validators.begin().keep("shop", "sale", r#"{"a":1}"#).await;
+    assert_eq!(kept, Keep::Whole, "nothing depends on a shadow");
+    assert!(validators.begin().keeps_unread());
+    serve(&validators, 2, &[live, shadow("mode = \"canary\"")]).await;
+    let judging = validators.begin();
+    assert!(matches!(judging.keep("shop", "sale", r#"{"a":1}"#).await, Keep::Redacted(_)));
+    assert!(judging.takes_out("shop", "sale") && !judging.keeps_unread());
+}
+
+#[tokio::test]
+async fn a_module_is_compared_with_the_one_that_it_replaced() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    serve(&validators, 1, &[(module(Role::Live, &accept, None), &accept[..])]).await;
+    serve(&validators, 2, &[(module(Role::Live, &reject, None), &reject[..])]).await;
+    assert!(judge(&validators, 10).await.iter().all(|one| one.digest == Some(Digest::of(&reject))));
+    let found = compared(&validators, 10).await;
+    let counts = PairCounts { would_refuse: 10, new_refused: 10, ..PairCounts::default() };
+    assert_eq!((found.trial, found.digest, found.counts), (CandidateTrial::Replacement, Digest::of(&reject), counts));
+    assert_eq!(found.against, Digest::of(&accept));
+    validators.forget_replaced(&Slot::parse("shop/sale").expect("a slot"));
+    judge(&validators, 3).await;
+    assert_eq!(validators.take_comparisons(), []);
+    // Other settings of the same code are no replacement.
+    let slower = (module(Role::Live, &reject, Some("deadline_ms = 7")), &reject[..]);
+    serve(&validators, 3, &[slower]).await;
+    assert_eq!(validators.candidates(), []);
+}
