@@ -2,7 +2,7 @@
 //! was replaced. This file knows which there are, who judges an event of a canary, and what the pairs of verdicts say.
 //! `comparing.rs` judges the second of each pair, away from the path of events.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,7 @@ use super::circuit::Standing;
 use super::contract::GuestEvent;
 use super::figures::{Counts, Times};
 use super::module::Module;
+use super::registry::{Registry, Snapshot};
 use super::slot::Slot;
 
 /// Samples of one kind of difference that wait to be taken.
@@ -416,8 +417,13 @@ pub(super) struct Besides {
 }
 
 /// The modules beside all slots.
-#[derive(Default)]
 pub(super) struct Candidates {
+    /// The modules that serve.
+    live: Arc<Registry>,
+    /// The candidates. Their source replaces its content, as that of the modules that serve.
+    pub(super) tried: Arc<Registry>,
+    /// The modules that served at the last look.
+    last: Mutex<Arc<Snapshot>>,
     besides: ArcSwap<HashMap<Slot, Besides>>,
     /// What the last looks have not taken of modules that are not beside any more.
     left: Mutex<Vec<(Slot, Arc<Beside>)>>,
@@ -426,6 +432,36 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
+    pub(super) fn new(live: Arc<Registry>) -> Self {
+        Self {
+            last: Mutex::new(live.now()),
+            live,
+            tried: Arc::new(Registry::new()),
+            besides: ArcSwap::default(),
+            left: Mutex::default(),
+            key: ArcSwap::default(),
+        }
+    }
+
+    /// Looks which modules serve and which are tried, after one of the two has changed. A module that serves in place of
+    /// another is compared with that one.
+    pub(super) fn sync(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (live, tried) = (self.live.now(), self.tried.now());
+        let is_new =
+            |module: &&Arc<Module>| last.module(&module.slot).is_none_or(|before| !Arc::ptr_eq(before, module));
+        let mut slots: HashSet<Slot> = live.modules().filter(is_new).map(|module| module.slot.clone()).collect();
+        slots.extend(tried.modules().map(|module| module.slot.clone()));
+        slots.extend(self.besides.load().keys().cloned());
+        for slot in slots {
+            let replaced = last
+                .module(&slot)
+                .filter(|before| live.module(&slot).is_some_and(|serving| !Arc::ptr_eq(serving, before)));
+            self.set(&slot, live.module(&slot), tried.module(&slot), replaced);
+        }
+        *last = live;
+    }
+
     /// Those of now, for the events of one request; `None` if there are none.
     pub(super) fn now(&self) -> Option<Arc<HashMap<Slot, Besides>>> {
         let besides = self.besides.load();
@@ -438,7 +474,7 @@ impl Candidates {
     }
 
     /// Sets the modules beside the one that serves a slot: its candidate, and the one that it has just replaced.
-    pub(super) fn set(
+    fn set(
         &self,
         slot: &Slot,
         serving: Option<&Arc<Module>>,

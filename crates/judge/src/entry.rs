@@ -87,6 +87,8 @@ pub(super) struct Entry {
     pub(super) again: bool,
     /// The next job loads the file even if its content is known: something other than its content may have mended it.
     pub(super) anew: bool,
+    /// The version that serves was taken back. The next job looks for another one.
+    pub(super) displaced: bool,
     /// The history could not keep the version that serves. The next job tries again.
     pub(super) unkept: bool,
     /// No kept version can serve in place of the file either. The next job does not look for one.
@@ -157,6 +159,7 @@ impl Entry {
             heavy: false,
             again: false,
             anew: false,
+            displaced: false,
             unkept: false,
             forsaken: false,
             taken: false,

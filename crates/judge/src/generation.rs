@@ -3,7 +3,7 @@
 //! module is loaded, has passed its examples, and its content is kept under the data directory, so that a restart can
 //! serve the last generation without the database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -353,25 +353,26 @@ impl Generations {
     pub(super) fn serve(&self, generation: &Generation) {
         let mut serving = lock(&self.serving);
         let mut before = std::mem::take(&mut *serving);
-        let (mut changed, mut replaced) = (Vec::new(), BTreeMap::new());
+        let mut changed = Vec::new();
         for wanted in &generation.slots {
             let entry = match before.remove(&wanted.key()) {
                 Some(kept) if kept.wanted == *wanted && kept.module.is_some() => kept,
-                gone => {
+                _ => {
                     changed.push(wanted.key());
-                    replaced.extend(gone.and_then(|gone| Some((wanted.key(), gone.module?))));
                     self.begin(wanted)
                 }
             };
             serving.insert(wanted.key(), entry);
         }
-        let places = serving.iter().filter(|((role, _), _)| *role == Role::Live).map(|((_, slot), entry)| {
-            let held = Place::Held(Untried::Unreadable);
-            (slot.clone(), entry.module.as_ref().map_or(held, |module| Place::Taken(Arc::clone(module))))
-        });
-        self.registry.replace(places);
+        for (role, registry) in [(Role::Live, &self.registry), (Role::Candidate, &self.candidates.tried)] {
+            let own = serving.iter().filter(|((own, _), _)| *own == role);
+            registry.replace(own.map(|((_, slot), entry)| {
+                let held = Place::Held(Untried::Unreadable);
+                (slot.clone(), entry.module.as_ref().map_or(held, |module| Place::Taken(Arc::clone(module))))
+            }));
+        }
+        self.candidates.sync();
         self.number.store(generation.number, Relaxed);
-        self.set_beside(&serving, before.keys().chain(&changed), &replaced);
         for (role, slot) in before.keys().filter(|key| !serving.contains_key(*key)) {
             match role {
                 Role::Live => {
@@ -410,19 +411,6 @@ impl Generations {
             Role::Candidate => Arc::new(Module::candidate(wanted.slot.clone(), wanted.digest, program, settings)),
         });
         Serving { wanted: wanted.clone(), settings, module, since: wall_time(), versions: Vec::new() }
-    }
-
-    /// Sets which modules are beside those that serve, where that changes.
-    fn set_beside<'a>(
-        &self,
-        serving: &BTreeMap<(Role, Slot), Serving>,
-        changed: impl Iterator<Item = &'a (Role, Slot)>,
-        replaced: &BTreeMap<(Role, Slot), Arc<Module>>,
-    ) {
-        for slot in changed.map(|(_, slot)| slot).collect::<BTreeSet<_>>() {
-            let of = |role| serving.get(&(role, slot.clone()))?.module.as_ref();
-            self.candidates.set(slot, of(Role::Live), of(Role::Candidate), replaced.get(&(Role::Live, slot.clone())));
-        }
     }
 
     /// Keeps the version that begins to serve in the history, reports the slot and logs it.

@@ -346,6 +346,29 @@ impl History {
         self.note(slot, digest).exists()
     }
 
+    /// Notes that a version was taken back, and why. It is not taken again unless somebody forces it.
+    pub(super) fn note_taken_back(&self, slot: &Slot, digest: Digest, reason: &str) -> io::Result<()> {
+        private_dir(&self.folder(slot))?;
+        replace(&self.taken_back_note(slot, digest), reason.as_bytes())
+    }
+
+    /// Why a version was taken back, if it was.
+    pub(super) fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {
+        read(&self.taken_back_note(slot, digest)).ok().map(|reason| String::from_utf8_lossy(&reason).into_owned())
+    }
+
+    /// Removes that note.
+    pub(super) fn lift(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
+        match fs::remove_file(self.taken_back_note(slot, digest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn taken_back_note(&self, slot: &Slot, digest: Digest) -> PathBuf {
+        self.folder(slot).join(format!("{digest}.taken-back"))
+    }
+
     fn note(&self, slot: &Slot, digest: Digest) -> PathBuf {
         self.folder(slot).join(format!("{digest}.redacts"))
     }

@@ -115,7 +115,7 @@ use registry::{Place, Registry, Snapshot};
 use report::Reports;
 use settings::LimitDefaults;
 use unserved::Unserved;
-use worker::{Tools, Workers};
+use worker::{QUICK_MAX, Tools, Workers};
 
 /// The verdict on an event whose type has no module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -317,43 +317,98 @@ struct Inner {
     /// The modules that are compared with those that serve.
     candidates: Arc<Candidates>,
     comparing: Comparing,
-    /// `None` if the modules come from the database.
-    lifecycle: Option<LifecycleThread>,
+    /// The reports of candidates in the modules directory, and the history of these.
+    tried_board: Arc<Reports>,
+    tried_history: History,
+    /// Those of the modules directory and of its candidates; `None` if the modules come from the database.
+    lifecycles: Option<[LifecycleThread; 2]>,
 }
 
-/// The thread that follows the modules directory.
+/// The folder of candidates in the modules directory.
+pub const CANDIDATES_DIR: &str = ".candidates";
+
+/// Threads that load candidates side by side.
+const CANDIDATE_THREADS: usize = 1;
+
+/// The thread that follows the modules directory, or the folder of candidates in it.
 struct LifecycleThread {
     inbox: SyncSender<Message>,
     /// `None` once it was ended.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What such a thread follows, and where it posts.
+struct Followed {
+    dir: PathBuf,
+    data_dir: PathBuf,
+    tools: Arc<Tools>,
+    registry: Arc<Registry>,
+    board: Arc<Reports>,
+    candidates: Arc<Candidates>,
+    given: Arc<Mutex<LimitDefaults>>,
+    observer: Observer,
+    rescan: Duration,
+    is_beside_gateway: bool,
+    is_of_candidates: bool,
+}
+
+impl Followed {
+    /// The folder of candidates in what this follows.
+    fn candidates(&self) -> Self {
+        let data_dir = self.data_dir.join("candidates");
+        let tools = Tools {
+            sandbox: Arc::clone(&self.tools.sandbox),
+            loader: Arc::clone(&self.tools.loader),
+            history: History::under(&data_dir),
+        };
+        Self {
+            dir: self.dir.join(CANDIDATES_DIR),
+            data_dir,
+            tools: Arc::new(tools),
+            registry: Arc::clone(&self.candidates.tried),
+            board: Arc::new(Reports::new()),
+            candidates: Arc::clone(&self.candidates),
+            given: Arc::clone(&self.given),
+            observer: Observer::default(),
+            rescan: self.rescan,
+            is_beside_gateway: self.is_beside_gateway,
+            is_of_candidates: true,
+        }
+    }
+}
+
 impl LifecycleThread {
-    fn start(
-        options: Options,
-        tools: &Arc<Tools>,
-        registry: &Arc<Registry>,
-        board: &Arc<Reports>,
-        given: &Arc<Mutex<LimitDefaults>>,
-    ) -> std::io::Result<Self> {
+    fn start(followed: Followed) -> std::io::Result<Self> {
+        let Followed { dir, data_dir, tools, registry, board, candidates, given, observer, .. } = followed;
         let (inbox, messages) = sync_channel(64);
         let done = inbox.clone();
-        let workers = Workers::start(tools, move |what| done.send(Message::Done(Box::new(what))).is_ok())?;
+        let (threads, name) = match followed.is_of_candidates {
+            true => (CANDIDATE_THREADS, "eye-candidates"),
+            false => (QUICK_MAX, "eye-modules"),
+        };
+        let workers = Workers::start(&tools, threads, move |what| done.send(Message::Done(Box::new(what))).is_ok())?;
         let hinted = Arc::new(AtomicBool::new(false));
         let life = Lifecycle::new(Parts {
-            directory: Directory::watch(options.modules_dir, hinting(inbox.clone(), Arc::clone(&hinted))),
+            directory: Directory::watch(dir, hinting(inbox.clone(), Arc::clone(&hinted))),
             hinted,
             inbox: messages,
             workers,
-            registry: Arc::clone(registry),
-            board: Arc::clone(board),
-            roster: Roster::under(&options.data_dir).foreign(options.is_beside_gateway),
-            given: Arc::clone(given),
-            rescan: options.rescan,
-            observer: options.observer,
+            registry,
+            board,
+            roster: Roster::under(&data_dir).foreign(followed.is_beside_gateway),
+            given,
+            rescan: followed.rescan,
+            observer,
+            candidates,
+            is_of_candidates: followed.is_of_candidates,
         });
-        let thread = std::thread::Builder::new().name("eye-modules".into()).spawn(move || life.run())?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || life.run())?;
         Ok(Self { inbox, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Wakes the thread with a message.
+    fn tell(&self, message: Message) {
+        let _ended = self.inbox.send(message);
     }
 
     /// Ends the thread, and the threads that it owns.
@@ -400,12 +455,12 @@ impl Validators {
         let board = Arc::new(Reports::new());
         let tools = Arc::new(Tools {
             sandbox: Arc::clone(&sandbox),
-            loader: Loader::new(
+            loader: Arc::new(Loader::new(
                 options.loading.clone(),
                 &options.data_dir,
                 #[cfg(test)]
                 (Sandbox::for_loading()?, Arc::clone(&options.check_amended)),
-            ),
+            )),
             history: History::under(&options.data_dir),
         });
         let keeping = Keeping::new(Arc::clone(&tools), options.limits);
@@ -418,7 +473,7 @@ impl Validators {
             wait: shared.wait,
             judging: shared.judging,
         });
-        let candidates = Arc::new(Candidates::default());
+        let candidates = Arc::new(Candidates::new(Arc::clone(&registry)));
         let generations = Generations::new(
             Arc::clone(&tools),
             Arc::clone(&registry),
@@ -427,9 +482,25 @@ impl Validators {
             Arc::clone(&candidates),
             (&options.data_dir, !options.is_beside_gateway),
         );
-        let lifecycle = match options.modules_from {
+        let followed = Followed {
+            dir: options.modules_dir,
+            data_dir: options.data_dir,
+            tools: Arc::clone(&tools),
+            registry: Arc::clone(&registry),
+            board: Arc::clone(&board),
+            candidates: Arc::clone(&candidates),
+            given: Arc::clone(&given),
+            observer: options.observer,
+            rescan: options.rescan,
+            is_beside_gateway: options.is_beside_gateway,
+            is_of_candidates: false,
+        };
+        let tried = followed.candidates();
+        let (tried_board, tried_history) = (Arc::clone(&tried.board), tried.tools.history.clone());
+        let lifecycles = match options.modules_from {
             ModulesFrom::Directory => {
-                Some(LifecycleThread::start(options, &tools, &registry, &board, &given).map_err(Error::Thread)?)
+                let start = |followed| LifecycleThread::start(followed).map_err(Error::Thread);
+                Some([start(followed)?, start(tried)?])
             }
             ModulesFrom::Database => None,
         };
@@ -447,7 +518,9 @@ impl Validators {
             generations: Arc::new(generations),
             candidates,
             comparing,
-            lifecycle,
+            tried_board,
+            tried_history,
+            lifecycles,
         };
         Ok(Self { inner: Arc::new(inner), terms })
     }
@@ -706,6 +779,54 @@ impl Validators {
         self.inner.candidates.take()
     }
 
+    /// Notes in the data directory that a version was taken back. As a file it is refused from then on, and the version
+    /// before serves; a generation is the matter of the database. It blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the file system. Then a restart may take the version again.
+    pub fn take_back(&self, slot: &Slot, digest: Digest, reason: &str) -> std::io::Result<()> {
+        let Inner { tools, tried_history, lifecycles, .. } = &*self.inner;
+        let noted = tools.history.note_taken_back(slot, digest, reason);
+        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason));
+        for lifecycle in lifecycles.iter().flatten() {
+            lifecycle.tell(Message::TakenBack(slot.clone(), digest));
+        }
+        noted
+    }
+
+    /// Removes that note, since somebody wants the version all the same.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the file system.
+    pub fn lift(&self, slot: &Slot, digest: Digest) -> std::io::Result<()> {
+        let Inner { tools, tried_history, lifecycles, .. } = &*self.inner;
+        tools.history.lift(slot, digest).and(tried_history.lift(slot, digest))?;
+        for lifecycle in lifecycles.iter().flatten() {
+            lifecycle.tell(Message::Lifted(slot.clone()));
+        }
+        Ok(())
+    }
+
+    /// Why a version was taken back, by the data directory.
+    #[must_use]
+    pub fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {
+        self.inner.tools.history.taken_back(slot, digest)
+    }
+
+    /// The reports of the candidates in the modules directory, which say why a file is none.
+    #[must_use]
+    pub fn candidate_files(&self) -> Vec<TypeReport> {
+        self.inner.tried_board.report()
+    }
+
+    /// Changes its value whenever [`Validators::candidate_files`] does.
+    #[must_use]
+    pub fn candidate_changes(&self) -> watch::Receiver<u64> {
+        self.inner.tried_board.watch_changes()
+    }
+
     /// Compares a slot's module no longer with the one that it replaced.
     pub fn forget_replaced(&self, slot: &Slot) {
         self.inner.candidates.forget_replaced(slot);
@@ -916,9 +1037,7 @@ impl Inner {
     /// Cancels the loads under way, and ends the thread that follows the directory.
     fn stop(&self) {
         self.tools.loader.stop();
-        if let Some(lifecycle) = &self.lifecycle {
-            lifecycle.end();
-        }
+        self.lifecycles.iter().flatten().for_each(LifecycleThread::end);
     }
 }
 

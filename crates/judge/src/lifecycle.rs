@@ -16,6 +16,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use eye_event::verdict::Digest;
+
+use super::candidate::Candidates;
 use super::directory::Directory;
 use super::entry::{Entry, SETTLE};
 use super::happening::{Happening, Observer};
@@ -60,6 +63,10 @@ pub(super) enum Message {
     Hint,
     /// A worker answers a job.
     Done(Box<Done>),
+    /// This version of the slot was taken back. The one before serves.
+    TakenBack(Slot, Digest),
+    /// It is not taken back any more.
+    Lifted(Slot),
     /// The thread must end.
     Stop,
 }
@@ -86,6 +93,10 @@ pub(super) struct Parts {
     pub(super) rescan: Duration,
     /// Gets the changes of slots after each publication.
     pub(super) observer: Observer,
+    /// Looks at the registry after each publication.
+    pub(super) candidates: Arc<Candidates>,
+    /// The directory of candidates, which most gateways do not have.
+    pub(super) is_of_candidates: bool,
 }
 
 impl Parts {
@@ -211,6 +222,8 @@ impl Lifecycle {
     fn take(&mut self, message: Message) {
         match message {
             Message::Done(done) => self.done(*done),
+            Message::TakenBack(slot, digest) => self.take_back(&slot, digest),
+            Message::Lifted(slot) => self.look_anew(&slot),
             Message::Hint | Message::Stop => {}
         }
     }
@@ -279,7 +292,9 @@ impl Lifecycle {
                 let is_absent = self.begun && self.entries.is_empty() && error.kind() == io::ErrorKind::NotFound;
                 let then = if self.begun { SERVES_ON } else { HELD };
                 let told = if is_absent { told } else { format!("{told}; {then}") };
-                self.parts.board.directory_error(Some((told, !is_absent)));
+                if !(is_absent && self.parts.is_of_candidates) {
+                    self.parts.board.directory_error(Some((told, !is_absent)));
+                }
             }
         }
         self.scan_pause = SCAN_PAUSE.max(began.elapsed() * 2);
@@ -323,7 +338,9 @@ impl Lifecycle {
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
         self.parts.roster.strike(&slot);
-        if self.judges_wider(&slot) {
+        if self.parts.is_of_candidates {
+            tracing::info!(event_type = %slot, "the file is gone: the slot has no candidate any more");
+        } else if self.judges_wider(&slot) {
             tracing::warn!(event_type = %slot, "the file is gone, the module is unloaded: a wider module judges its events now");
         } else {
             tracing::warn!(
@@ -336,6 +353,27 @@ impl Lifecycle {
         self.due.insert(slot);
     }
 
+    /// Lets a version serve no more. It serves on until a worker has loaded the version before.
+    fn take_back(&mut self, slot: &Slot, digest: Digest) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        let serves = entry.serving.as_ref().is_some_and(|(module, _)| module.digest == digest);
+        if serves && self.parts.is_of_candidates {
+            entry.serving = None;
+            (self.changed, entry.displaced) = (true, false);
+        } else if serves {
+            entry.displaced = true;
+        }
+        self.look_anew(slot);
+    }
+
+    /// Looks at the file of a slot as if it were new.
+    fn look_anew(&mut self, slot: &Slot) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        entry.anew = true;
+        enqueue(&mut self.queue, slot, entry);
+        self.due.insert(slot.clone());
+    }
+
     /// Replaces the registry if an entry changed, and then reports the slots that are due.
     fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
@@ -346,6 +384,7 @@ impl Lifecycle {
                 (Slot::Category(category.clone()), place)
             });
             self.parts.registry.replace(places.chain(unread));
+            self.parts.candidates.sync();
             self.parts.board.unread(self.unread.len());
         }
         for slot in std::mem::take(&mut self.due) {

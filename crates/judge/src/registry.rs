@@ -94,12 +94,25 @@ impl Snapshot {
 
     /// The modules that take secrets out.
     pub(super) fn taking(&self) -> impl Iterator<Item = &Arc<Module>> {
+        self.modules().filter(|module| module.takes_out())
+    }
+
+    /// The modules.
+    pub(super) fn modules(&self) -> impl Iterator<Item = &Arc<Module>> {
         let categories = self.categories.values();
         let places = categories.flat_map(|category| category.names.values().chain(&category.fallback));
         self.any.iter().chain(places).filter_map(|place| match place {
-            Place::Taken(module) if module.takes_out() => Some(module),
-            _ => None,
+            Place::Taken(module) => Some(module),
+            Place::Held(_) | Place::Yielding(_) => None,
         })
+    }
+
+    /// The module of this very slot, if it has one.
+    pub(super) fn module(&self, slot: &Slot) -> Option<&Arc<Module>> {
+        match self.own(slot) {
+            Some(Place::Taken(module)) => Some(module),
+            _ => None,
+        }
     }
 
     /// The place of this very slot, if it has one.

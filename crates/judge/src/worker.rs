@@ -164,7 +164,7 @@ pub(super) enum Outcome {
 /// Everything that workers need beside their job.
 pub(super) struct Tools {
     pub(super) sandbox: Arc<Sandbox>,
-    pub(super) loader: Loader,
+    pub(super) loader: Arc<Loader>,
     pub(super) history: History,
 }
 
@@ -176,13 +176,14 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts as many threads for the quick lane as the machine has processors, four at most. Each thread calls `done`
+    /// Starts as many threads for the quick lane as the machine has processors, `threads_max` at most. Each thread calls `done`
     /// with its results, and ends when `done` returns false because its reader is gone.
     pub(super) fn start(
         tools: &Arc<Tools>,
+        threads_max: usize,
         done: impl Fn(Done) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let count = std::thread::available_parallelism().map_or(1, usize::from).min(QUICK_MAX);
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(threads_max);
         let (jobs, queue) = sync_channel::<Job>(count);
         let (heavy_jobs, heavy_queue) = sync_channel::<Job>(HEAVY_WAITING_MAX);
         let (queue, heavy_queue) = (Arc::new(Mutex::new(queue)), Arc::new(Mutex::new(heavy_queue)));
@@ -301,6 +302,11 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     if job.known == Some(digest) {
         return Outcome::Same;
     }
+    if job.force != Some(digest)
+        && let Some(reason) = tools.history.taken_back(&job.slot, digest)
+    {
+        return Outcome::Refused(digest, State::Checking, taken_back(digest, &reason));
+    }
     if job.serving == Some(digest) {
         return Outcome::Serving(digest);
     }
@@ -336,7 +342,10 @@ fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> O
     let kept = kept
         .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
         .ok()?;
-    kept.filter(|(version, _)| Some(version.digest) != refused).find_map(|(version, bytes)| {
+    let may_serve = |digest| {
+        Some(digest) != refused && (job.force == Some(digest) || tools.history.taken_back(&job.slot, digest).is_none())
+    };
+    kept.filter(|(version, _)| may_serve(version.digest)).find_map(|(version, bytes)| {
         let program = load(tools, job, lane, (Kind::of_content(&bytes), version.digest), &bytes).ok()?;
         Some((version.digest, program))
     })
@@ -404,6 +413,15 @@ pub(super) fn unredacting(digest: Digest) -> Refusal {
         format!(
             "take them out as before, or write `force = \"{digest}\"` into the module's settings if nothing is secret any more"
         ),
+    )
+}
+
+/// The refusal of a module that was taken back.
+pub(super) fn taken_back(digest: Digest, reason: &str) -> Refusal {
+    Refusal::new(
+        "a module that was not taken back",
+        format!("one that was: {reason}"),
+        format!("mend it, or write `force = \"{digest}\"` into its settings if this is meant"),
     )
 }
 

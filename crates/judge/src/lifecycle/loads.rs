@@ -35,7 +35,7 @@ impl Lifecycle {
             let anew = entry.anew;
             let looked_since = *entry.looked_since.get_or_insert_with(Instant::now);
             entry.trying = entry.wanted.as_ref().map_or(entry.settings, |(wanted, _)| *wanted);
-            let serving = entry.serving.as_ref().map(|(module, _)| module.digest);
+            let serving = entry.serving.as_ref().map(|(module, _)| module.digest).filter(|_| !entry.displaced);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
@@ -59,7 +59,7 @@ impl Lifecycle {
                 self.queue.push_front(slot);
                 break;
             }
-            entry.anew = false;
+            (entry.anew, entry.displaced) = (false, false);
         }
     }
 

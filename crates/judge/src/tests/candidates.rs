@@ -213,3 +213,87 @@ async fn a_module_is_compared_with_the_one_that_it_replaced() {
     serve(&validators, 3, &[slower]).await;
     assert_eq!(validators.candidates(), []);
 }
+
+/// Waits until it is so.
+async fn until(is: impl Fn() -> bool, what: &str) {
+    for _ in 0..4_000 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what} in vain");
+}
+
+#[tokio::test]
+async fn a_file_below_candidates_is_tried_beside_the_one_that_serves() {
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("shop/sale.wasm", &accept)]).await;
+    house.validators.set_canary_key([7; 32]);
+    let sale = ("shop", "sale");
+    let judge = || async { house.validators.begin().judge(subject(sale, "{}")).await.digest };
+    house.put(".candidates/shop/sale.toml", b"mode = \"canary\"\npercent = 100");
+    house.put(".candidates/shop/sale.wasm", &reject);
+    until(|| house.validators.candidates().len() == 1, "a candidate is waited for").await;
+    assert_eq!(judge().await, Some(Digest::of(&reject)), "all sessions are tried");
+    assert_eq!(house.report("shop/sale").expect("it serves").digest, Some(Digest::of(&accept)));
+    assert_eq!(house.problems(), [], "the folder is no stray");
+    // A file that is no module leaves the last good candidate.
+    house.put(".candidates/shop/sale.wasm", b"broken");
+    let is_told = || house.validators.candidate_files().iter().any(|report| report.last_error.is_some());
+    until(is_told, "the refusal of a candidate is waited for").await;
+    assert_eq!(judge().await, Some(Digest::of(&reject)));
+    // One in shadow judges nothing.
+    house.put(".candidates/shop/sale.wasm", &reject);
+    house.put(".candidates/shop/sale.toml", b"mode = \"shadow\"");
+    let is_shadow = || house.validators.candidates().iter().all(|one| one.trial == CandidateTrial::Shadow);
+    until(is_shadow, "a shadow is waited for").await;
+    assert_eq!(judge().await, Some(Digest::of(&accept)));
+    house.remove(".candidates/shop/sale.wasm");
+    until(|| house.validators.candidates().is_empty(), "the end of a candidate is waited for").await;
+    assert_eq!(judge().await, Some(Digest::of(&accept)));
+}
+
+#[tokio::test]
+async fn what_was_taken_back_serves_no_more_not_after_a_restart_and_not_by_another_file() {
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("shop/sale.wasm", &accept)]).await;
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    house.put("shop/sale.wasm", &reject);
+    house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
+    house.validators.take_back(&slot, Digest::of(&reject), "it refused 30 of 200 events").expect("noted");
+    let is_back = |report: &TypeReport| report.digest == Some(Digest::of(&accept)) && report.last_error.is_some();
+    let report = house.until("shop/sale", is_back).await;
+    let refusal = report.last_error.expect("told").refusal;
+    assert!(refusal.found.contains("30 of 200") && refusal.mend.contains("force = "), "{refusal}");
+    assert_eq!(house.judge(("shop", "sale"), "{}").await.digest, Some(Digest::of(&accept)));
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    house.until("shop/sale", is_back).await;
+    house.remove("shop/sale.wasm");
+    house.put("shop/sale.wasm", &reject);
+    let house = house.restart();
+    house.validators.wait_scanned().await;
+    house.until("shop/sale", is_back).await;
+    assert_eq!(house.judge(("shop", "sale"), "{}").await.digest, Some(Digest::of(&accept)));
+    // Nor as a candidate.
+    house.put(".candidates/shop/sale.wasm", &reject);
+    let is_told = || house.validators.candidate_files().iter().any(|report| report.last_error.is_some());
+    until(is_told, "the refusal of a candidate is waited for").await;
+    assert_eq!(house.validators.candidates(), []);
+    house.put("shop/sale.toml", format!("force = \"{}\"", Digest::of(&reject)).as_bytes());
+    house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_taken_back_any_more_is_taken() {
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("shop/sale.wasm", &accept)]).await;
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    house.validators.take_back(&slot, Digest::of(&reject), "it broke").expect("noted");
+    house.put("shop/sale.wasm", &reject);
+    house.until("shop/sale", refused).await;
+    assert_eq!(house.judge(("shop", "sale"), "{}").await.digest, Some(Digest::of(&accept)));
+    house.validators.lift(&slot, Digest::of(&reject)).expect("lifted");
+    house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
+}
