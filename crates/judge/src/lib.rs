@@ -3,13 +3,10 @@
 //!
 //! The same event and the same module give the same verdict, whatever the module judged before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,11 +34,13 @@ mod extras;
 mod figures;
 mod files;
 mod finished;
+mod following;
 mod generation;
 pub mod guard;
 mod happening;
 mod history;
 mod installing;
+mod judging;
 mod keeping;
 mod kind;
 mod lifecycle;
@@ -83,6 +82,7 @@ pub use generation::{Generation, Role, SlotModule, Unprepared};
 pub use happening::{Happening, Observer};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
 pub use installing::{Contents, InDirectory, Installed, install, installed, modules_in, unwritable};
+pub use judging::Judging;
 pub use keeping::{Keep, Taking};
 pub use kind::{Kind, settings_of};
 pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
@@ -99,23 +99,21 @@ pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;
 pub use worker::State;
 
-use candidate::{Beside, Besides, Candidates, Paired};
-use circuit::Route;
-use comparing::{Comparing, Missing};
-use contract::GuestEvent;
-use directory::Directory;
+use candidate::Candidates;
+use comparing::Comparing;
 use engine::{Bounds, Sandbox};
+use following::{Followed, LifecycleThread};
 use generation::Generations;
-use keeping::{Decides, Keeping};
-use lifecycle::{Lifecycle, Message, Parts};
+use judging::unfinished;
+use keeping::Keeping;
+use lifecycle::Message;
 use loading::Loader;
-use module::Module;
-use offload::{Offload, Time};
-use registry::{Place, Registry, Snapshot};
+use offload::Offload;
+use registry::{Place, Registry};
 use report::Reports;
 use settings::LimitDefaults;
 use unserved::Unserved;
-use worker::{QUICK_MAX, Tools, Workers};
+use worker::Tools;
 
 /// The verdict on an event whose type has no module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -211,6 +209,18 @@ pub struct Terms {
     pub wait: Duration,
     /// How long judging all events of a request may take, see [`SharedLimits::judging`].
     pub judging: Duration,
+}
+
+impl Terms {
+    fn of(options: &Options) -> Self {
+        Self {
+            unknown_event_type: options.unknown_event_type,
+            required: options.required.clone(),
+            check_amended: Arc::clone(&options.check_amended),
+            wait: options.shared.wait,
+            judging: options.shared.judging,
+        }
+    }
 }
 
 /// The options that may change while the validators run.
@@ -324,104 +334,6 @@ struct Inner {
     lifecycles: Option<[LifecycleThread; 2]>,
 }
 
-/// The folder of candidates in the modules directory.
-pub const CANDIDATES_DIR: &str = ".candidates";
-
-/// Threads that load candidates side by side.
-const CANDIDATE_THREADS: usize = 1;
-
-/// The thread that follows the modules directory, or the folder of candidates in it.
-struct LifecycleThread {
-    inbox: SyncSender<Message>,
-    /// `None` once it was ended.
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What such a thread follows, and where it posts.
-struct Followed {
-    dir: PathBuf,
-    data_dir: PathBuf,
-    tools: Arc<Tools>,
-    registry: Arc<Registry>,
-    board: Arc<Reports>,
-    candidates: Arc<Candidates>,
-    given: Arc<Mutex<LimitDefaults>>,
-    observer: Observer,
-    rescan: Duration,
-    is_beside_gateway: bool,
-    is_of_candidates: bool,
-}
-
-impl Followed {
-    /// The folder of candidates in what this follows.
-    fn candidates(&self) -> Self {
-        let data_dir = self.data_dir.join("candidates");
-        let tools = Tools {
-            sandbox: Arc::clone(&self.tools.sandbox),
-            loader: Arc::clone(&self.tools.loader),
-            history: History::under(&data_dir),
-        };
-        Self {
-            dir: self.dir.join(CANDIDATES_DIR),
-            data_dir,
-            tools: Arc::new(tools),
-            registry: Arc::clone(&self.candidates.tried),
-            board: Arc::new(Reports::new()),
-            candidates: Arc::clone(&self.candidates),
-            given: Arc::clone(&self.given),
-            observer: Observer::default(),
-            rescan: self.rescan,
-            is_beside_gateway: self.is_beside_gateway,
-            is_of_candidates: true,
-        }
-    }
-}
-
-impl LifecycleThread {
-    fn start(followed: Followed) -> std::io::Result<Self> {
-        let Followed { dir, data_dir, tools, registry, board, candidates, given, observer, .. } = followed;
-        let (inbox, messages) = sync_channel(64);
-        let done = inbox.clone();
-        let (threads, name) = match followed.is_of_candidates {
-            true => (CANDIDATE_THREADS, "eye-candidates"),
-            false => (QUICK_MAX, "eye-modules"),
-        };
-        let workers = Workers::start(&tools, threads, move |what| done.send(Message::Done(Box::new(what))).is_ok())?;
-        let hinted = Arc::new(AtomicBool::new(false));
-        let life = Lifecycle::new(Parts {
-            directory: Directory::watch(dir, hinting(inbox.clone(), Arc::clone(&hinted))),
-            hinted,
-            inbox: messages,
-            workers,
-            registry,
-            board,
-            roster: Roster::under(&data_dir).foreign(followed.is_beside_gateway),
-            given,
-            rescan: followed.rescan,
-            observer,
-            candidates,
-            is_of_candidates: followed.is_of_candidates,
-        });
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || life.run())?;
-        Ok(Self { inbox, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// Wakes the thread with a message.
-    fn tell(&self, message: Message) {
-        let _ended = self.inbox.send(message);
-    }
-
-    /// Ends the thread, and the threads that it owns.
-    fn end(&self) {
-        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // The thread reads its inbox until it gets this message. If the inbox is closed, the thread has ended.
-        let _ended = self.inbox.send(Message::Stop);
-        if thread.join().is_err() {
-            tracing::error!("the thread that loads modules panicked");
-        }
-    }
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -466,13 +378,7 @@ impl Validators {
         let keeping = Keeping::new(Arc::clone(&tools), options.limits);
         let given = LimitDefaults { defaults: options.limits, deadline_ms_max: options.deadline_ms_max };
         let given = Arc::new(Mutex::new(given));
-        let terms = Arc::new(Terms {
-            unknown_event_type: options.unknown_event_type,
-            required: options.required.clone(),
-            check_amended: Arc::clone(&options.check_amended),
-            wait: shared.wait,
-            judging: shared.judging,
-        });
+        let terms = Arc::new(Terms::of(&options));
         let candidates = Arc::new(Candidates::new(Arc::clone(&registry)));
         let generations = Generations::new(
             Arc::clone(&tools),
@@ -482,6 +388,7 @@ impl Validators {
             Arc::clone(&candidates),
             (&options.data_dir, !options.is_beside_gateway),
         );
+        let from = options.modules_from;
         let followed = Followed {
             dir: options.modules_dir,
             data_dir: options.data_dir,
@@ -497,11 +404,9 @@ impl Validators {
         };
         let tried = followed.candidates();
         let (tried_board, tried_history) = (Arc::clone(&tried.board), tried.tools.history.clone());
-        let lifecycles = match options.modules_from {
-            ModulesFrom::Directory => {
-                let start = |followed| LifecycleThread::start(followed).map_err(Error::Thread);
-                Some([start(followed)?, start(tried)?])
-            }
+        let start = |followed| LifecycleThread::start(followed).map_err(Error::Thread);
+        let lifecycles = match from {
+            ModulesFrom::Directory => Some([start(followed)?, start(tried)?]),
             ModulesFrom::Database => None,
         };
         let comparing = Comparing::new(Arc::clone(&sandbox));
@@ -853,186 +758,6 @@ impl Validators {
     }
 }
 
-/// Judges the events of one request. All of them meet the same modules, even if modules are swapped meanwhile.
-pub struct Judging<'a> {
-    validators: &'a Validators,
-    /// Loaded once for the request: all threads share it, and a look for each event would cost more.
-    modules: Arc<Snapshot>,
-    began: Instant,
-    /// Events that are not judged by then have no outcome yet. `None` when no request waits.
-    latest: Option<Instant>,
-    /// Events that this request has put so far.
-    asked: u32,
-    /// When this task last gave the thread to others.
-    yielded: Instant,
-    /// [`Judging::look`] sets it when the time for judging is over.
-    late: bool,
-    /// The modules beside those that serve; `None` if there are none, or none is to see these events.
-    besides: Option<Arc<HashMap<Slot, Besides>>>,
-    /// The events are not stored, so they are not compared.
-    is_dry: bool,
-}
-
-/// Events between two looks at the clock.
-const EVENTS_PER_LOOK: u32 = 8;
-/// How long the events of a request may hold a request thread before other requests get it. A module that takes a
-/// millisecond would else hold the thread for as long as the request has events.
-const STRETCH: Duration = Duration::from_millis(5);
-
-impl fmt::Debug for Judging<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Judging").finish_non_exhaustive()
-    }
-}
-
-impl Judging<'_> {
-    /// Looks at the clock once in [`EVENTS_PER_LOOK`] events. It gives the thread to others when due, and notes when no
-    /// time is left for more events.
-    async fn look(&mut self) {
-        self.asked = self.asked.wrapping_add(1);
-        if !self.asked.is_multiple_of(EVENTS_PER_LOOK) {
-            return;
-        }
-        let now = Instant::now();
-        self.late = self.latest.is_some_and(|latest| now >= latest);
-        if now >= self.yielded + STRETCH {
-            tokio::task::yield_now().await;
-            self.yielded = Instant::now();
-        }
-    }
-
-    /// Judges one event with the module that serves its type.
-    pub async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
-        self.look().await;
-        let module = match self.modules.find(subject.category, subject.name) {
-            Some(Place::Taken(module)) => module,
-            Some(Place::Held(why) | Place::Yielding(why)) => return unfinished(why.code()),
-            None => return self.validators.unknown(&subject),
-        };
-        if self.late {
-            return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
-        }
-        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let event = GuestEvent {
-            id: subject.id.hyphenated().encode_lower(&mut id),
-            application: subject.application,
-            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp_us: subject.timestamp_us,
-            received_at_us: subject.received_at_us,
-            data: subject.data,
-        };
-        if let Some(besides) = self.besides.as_ref().and_then(|besides| besides.get(&module.slot)) {
-            return self.judge_beside(module, besides, subject.session_id, event).await;
-        }
-        Judgement { outcome: self.call(module, event).await, digest: Some(module.digest) }
-    }
-
-    /// Calls a module, on this thread or away from it.
-    async fn call(&self, module: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
-        let Inner { sandbox, away, .. } = &*self.validators.inner;
-        let Terms { check_amended, wait, .. } = &*self.validators.terms;
-        let time = Time { place_until: self.began + *wait, verdict_until: self.latest };
-        match module.circuit.way(event.application) {
-            Route::Here => module.judge(sandbox, &event, check_amended),
-            Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
-            Route::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
-            Route::Nowhere => Err(module.off_path()),
-        }
-    }
-
-    /// Judges one event of a slot that has other modules beside the one that serves. A canary judges the events of its
-    /// sessions. If it breaks, the module that serves judges them.
-    async fn judge_beside(
-        &self,
-        module: &Arc<Module>,
-        besides: &Besides,
-        session_id: Uuid,
-        event: GuestEvent<'_>,
-    ) -> Judgement {
-        let Inner { candidates, comparing, .. } = &*self.validators.inner;
-        let check_amended = &self.validators.terms.check_amended;
-        // A module that came a moment ago is compared from the next request on.
-        let is_of_it = |beside: &&Arc<Beside>| Arc::ptr_eq(&beside.serving, module);
-        let candidate = besides.candidate.as_ref().filter(is_of_it);
-        if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
-            let said = self.call(&canary.module, event).await;
-            if let Ok(verdict) = &said {
-                if !self.is_dry {
-                    canary.judged(verdict);
-                    comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
-                }
-                return Judgement { outcome: said, digest: Some(canary.module.digest) };
-            }
-            let outcome = self.call(module, event).await;
-            if !self.is_dry {
-                canary.pair(&Paired::of(&event), &said, &outcome);
-            }
-            return Judgement { outcome, digest: Some(module.digest) };
-        }
-        let outcome = self.call(module, event).await;
-        let shadow = candidate.filter(|candidate| candidate.trial == CandidateTrial::Shadow);
-        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| !self.is_dry);
-        for beside in others {
-            comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
-        }
-        Judgement { outcome, digest: Some(module.digest) }
-    }
-}
-
-impl Judging<'_> {
-    /// How much of an event of this type with this data may be kept, if the event is not stored.
-    pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
-        let keeping = &self.validators.inner.keeping;
-        let check_amended = &self.validators.terms.check_amended;
-        let decides = keeping.decides(&self.modules, category, name);
-        let kept = if matches!(decides, Decides::Nobody) {
-            Keep::Whole
-        } else {
-            keeping.keep(decides, data, check_amended).await
-        };
-        // What a canary calls a secret is one, whoever judged the event.
-        let Some(canary) = self.taking_canary(category, name) else { return kept };
-        match kept {
-            Keep::Nothing => Keep::Nothing,
-            Keep::Whole => keeping.keep(Decides::Module(canary), data, check_amended).await,
-            Keep::Redacted(data) => keeping.keep(Decides::Module(canary), &data, check_amended).await,
-        }
-    }
-
-    /// The canary of an event type, if it takes something out of dead letters.
-    fn taking_canary(&self, category: &str, name: &str) -> Option<Arc<Module>> {
-        let besides = self.besides.as_ref()?;
-        let Some(Place::Taken(module)) = self.modules.find(category, name) else { return None };
-        let candidate = besides.get(&module.slot)?.candidate.as_ref()?;
-        candidate.takes_out().then(|| Arc::clone(&candidate.module))
-    }
-
-    /// Whether a dead letter may keep an event whose type could not be read.
-    pub fn keeps_unread(&self) -> bool {
-        let candidates =
-            self.besides.iter().flat_map(|besides| besides.values()).filter_map(|one| one.candidate.as_ref());
-        self.validators.inner.keeping.keeps_unread(&self.modules) && !candidates.into_iter().any(|one| one.takes_out())
-    }
-
-    /// Whether dead letters of this event type may lack a part of the event.
-    pub fn takes_out(&self, category: &str, name: &str) -> bool {
-        self.taking_canary(category, name).is_some()
-            || !matches!(self.validators.inner.keeping.decides(&self.modules, category, name), Decides::Nobody)
-    }
-
-    /// The slot whose module takes something out of events of this type, or took it out when it served.
-    pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
-        self.validators.inner.keeping.taking_slot(&self.modules, category, name)
-    }
-
-    /// Whether the module that serves this event type judges by the time of receipt.
-    pub fn judges_at(&self, category: &str, name: &str) -> bool {
-        matches!(self.modules.find(category, name), Some(Place::Taken(module)) if module.program().offers().validate_at)
-    }
-}
-
 impl Inner {
     /// Cancels the loads under way, and ends the thread that follows the directory.
     fn stop(&self) {
@@ -1051,19 +776,4 @@ impl Drop for Inner {
 fn request_threads() -> usize {
     let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.metrics().num_workers());
     runtime.unwrap_or(1).max(std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// The judgement of an event that no module saw.
-fn unfinished(code: UnfinishedCode) -> Judgement {
-    Judgement { outcome: Err(code.into()), digest: None }
-}
-
-/// Returns a function that raises a flag and wakes the thread that reads it. The watcher never waits and queues no
-/// event: if the inbox is full, the thread has messages to wake up for.
-fn hinting(inbox: SyncSender<Message>, hinted: Arc<AtomicBool>) -> impl Fn() + Send + 'static {
-    move || {
-        if !hinted.swap(true, AcqRel) {
-            let _full = inbox.try_send(Message::Hint);
-        }
-    }
 }

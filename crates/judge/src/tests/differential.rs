@@ -2,6 +2,7 @@
 //! judged before, on whichever thread, and however it broke, an event comes to what it comes to in a new instance there.
 //! `EYE_TEST_MODULES` says how many modules (`make test-modules`), and `EYE_TEST_SEED` with which one to begin.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -13,7 +14,7 @@ use super::*;
 use crate::anatomy;
 use crate::answer::check_answer;
 use crate::component::Fresh;
-use crate::contract::Broken;
+use crate::contract::{Broken, GuestEvent};
 use crate::core_module::{Call, Core, Lift, Unfit};
 use crate::link::{Part, link};
 use crate::resident::Residents;

@@ -1,6 +1,7 @@
 //! What people and machines do to a modules directory.
 
 use std::io::{Read as _, Write as _};
+use std::sync::mpsc::sync_channel;
 
 use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
 use super::*;

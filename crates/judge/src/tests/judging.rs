@@ -1,5 +1,7 @@
 //! What comes of events: verdicts, faults by kind, limits, and isolation.
 
+use std::sync::mpsc::sync_channel;
+
 use super::guests::{ACCEPT, AMEND, CONTRACT, Guest, REJECT, faults, judges, new_for_each_event};
 use super::*;
 

@@ -10,7 +10,7 @@ use super::guests::{ACCEPT, AMEND, Guest, REJECT, faults, judges};
 use super::*;
 use crate::answer::check_answer;
 use crate::component::Fresh;
-use crate::contract::{Broken, CheckAmended};
+use crate::contract::{Broken, CheckAmended, GuestEvent};
 use crate::core_module::Unfit;
 use crate::memory::Keeper as _;
 use crate::resident::Residents;

@@ -1,0 +1,206 @@
+//! Judges the events of one request: finds the module of each, calls it, and lets a canary judge the events of its sessions.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eye_event::verdict::{UnfinishedCode, Unjudged, Verdict};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::candidate::{Beside, Besides, Paired, Trial};
+use super::circuit::Route;
+use super::comparing::Missing;
+use super::contract::GuestEvent;
+use super::keeping::{Decides, Keep};
+use super::module::Module;
+use super::offload::Time;
+use super::registry::{Place, Snapshot};
+use super::slot::Slot;
+use super::{Inner, Judgement, Subject, Terms, Validators};
+
+/// Judges the events of one request. All of them meet the same modules, even if modules are swapped meanwhile.
+pub struct Judging<'a> {
+    pub(super) validators: &'a Validators,
+    /// Loaded once for the request: all threads share it, and a look for each event would cost more.
+    pub(super) modules: Arc<Snapshot>,
+    pub(super) began: Instant,
+    /// Events that are not judged by then have no outcome yet. `None` when no request waits.
+    pub(super) latest: Option<Instant>,
+    /// Events that this request has put so far.
+    pub(super) asked: u32,
+    /// When this task last gave the thread to others.
+    pub(super) yielded: Instant,
+    /// [`Judging::look`] sets it when the time for judging is over.
+    pub(super) late: bool,
+    /// The modules beside those that serve; `None` if there are none, or none is to see these events.
+    pub(super) besides: Option<Arc<HashMap<Slot, Besides>>>,
+    /// The events are not stored, so they are not compared.
+    pub(super) is_dry: bool,
+}
+
+/// Events between two looks at the clock.
+const EVENTS_PER_LOOK: u32 = 8;
+/// How long the events of a request may hold a request thread before other requests get it. A module that takes a
+/// millisecond would else hold the thread for as long as the request has events.
+const STRETCH: Duration = Duration::from_millis(5);
+
+impl fmt::Debug for Judging<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Judging").finish_non_exhaustive()
+    }
+}
+
+impl Judging<'_> {
+    /// Looks at the clock once in [`EVENTS_PER_LOOK`] events. It gives the thread to others when due, and notes when no
+    /// time is left for more events.
+    async fn look(&mut self) {
+        self.asked = self.asked.wrapping_add(1);
+        if !self.asked.is_multiple_of(EVENTS_PER_LOOK) {
+            return;
+        }
+        let now = Instant::now();
+        self.late = self.latest.is_some_and(|latest| now >= latest);
+        if now >= self.yielded + STRETCH {
+            tokio::task::yield_now().await;
+            self.yielded = Instant::now();
+        }
+    }
+
+    /// Judges one event with the module that serves its type.
+    pub async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
+        self.look().await;
+        let module = match self.modules.find(subject.category, subject.name) {
+            Some(Place::Taken(module)) => module,
+            Some(Place::Held(why) | Place::Yielding(why)) => return unfinished(why.code()),
+            None => return self.validators.unknown(&subject),
+        };
+        if self.late {
+            return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
+        }
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let event = GuestEvent {
+            id: subject.id.hyphenated().encode_lower(&mut id),
+            application: subject.application,
+            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
+            category: subject.category,
+            name: subject.name,
+            timestamp_us: subject.timestamp_us,
+            received_at_us: subject.received_at_us,
+            data: subject.data,
+        };
+        if let Some(besides) = self.besides.as_ref().and_then(|besides| besides.get(&module.slot)) {
+            return self.judge_beside(module, besides, subject.session_id, event).await;
+        }
+        Judgement { outcome: self.call(module, event).await, digest: Some(module.digest) }
+    }
+
+    /// Calls a module, on this thread or away from it.
+    async fn call(&self, module: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
+        let Inner { sandbox, away, .. } = &*self.validators.inner;
+        let Terms { check_amended, wait, .. } = &*self.validators.terms;
+        let time = Time { place_until: self.began + *wait, verdict_until: self.latest };
+        match module.circuit.way(event.application) {
+            Route::Here => module.judge(sandbox, &event, check_amended),
+            Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
+            Route::Probe(probe) => away.judge(module, sandbox, event, check_amended, Some(probe), time).await,
+            Route::Nowhere => Err(module.off_path()),
+        }
+    }
+
+    /// Judges one event of a slot that has other modules beside the one that serves. A canary judges the events of its
+    /// sessions. If it breaks, the module that serves judges them.
+    async fn judge_beside(
+        &self,
+        module: &Arc<Module>,
+        besides: &Besides,
+        session_id: Uuid,
+        event: GuestEvent<'_>,
+    ) -> Judgement {
+        let Inner { candidates, comparing, .. } = &*self.validators.inner;
+        let check_amended = &self.validators.terms.check_amended;
+        // A module that came a moment ago is compared from the next request on.
+        let is_of_it = |beside: &&Arc<Beside>| Arc::ptr_eq(&beside.serving, module);
+        let candidate = besides.candidate.as_ref().filter(is_of_it);
+        if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
+            let said = self.call(&canary.module, event).await;
+            if let Ok(verdict) = &said {
+                if !self.is_dry {
+                    canary.judged(verdict);
+                    comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
+                }
+                return Judgement { outcome: said, digest: Some(canary.module.digest) };
+            }
+            let outcome = self.call(module, event).await;
+            if !self.is_dry {
+                canary.pair(&Paired::of(&event), &said, &outcome);
+            }
+            return Judgement { outcome, digest: Some(module.digest) };
+        }
+        let outcome = self.call(module, event).await;
+        let shadow = candidate.filter(|candidate| candidate.trial == Trial::Shadow);
+        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| !self.is_dry);
+        for beside in others {
+            comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
+        }
+        Judgement { outcome, digest: Some(module.digest) }
+    }
+}
+
+impl Judging<'_> {
+    /// How much of an event of this type with this data may be kept, if the event is not stored.
+    pub async fn keep(&self, category: &str, name: &str, data: &str) -> Keep {
+        let keeping = &self.validators.inner.keeping;
+        let check_amended = &self.validators.terms.check_amended;
+        let decides = keeping.decides(&self.modules, category, name);
+        let kept = if matches!(decides, Decides::Nobody) {
+            Keep::Whole
+        } else {
+            keeping.keep(decides, data, check_amended).await
+        };
+        // What a canary calls a secret is one, whoever judged the event.
+        let Some(canary) = self.taking_canary(category, name) else { return kept };
+        match kept {
+            Keep::Nothing => Keep::Nothing,
+            Keep::Whole => keeping.keep(Decides::Module(canary), data, check_amended).await,
+            Keep::Redacted(data) => keeping.keep(Decides::Module(canary), &data, check_amended).await,
+        }
+    }
+
+    /// The canary of an event type, if it takes something out of dead letters.
+    fn taking_canary(&self, category: &str, name: &str) -> Option<Arc<Module>> {
+        let besides = self.besides.as_ref()?;
+        let Some(Place::Taken(module)) = self.modules.find(category, name) else { return None };
+        let candidate = besides.get(&module.slot)?.candidate.as_ref()?;
+        candidate.takes_out().then(|| Arc::clone(&candidate.module))
+    }
+
+    /// Whether a dead letter may keep an event whose type could not be read.
+    pub fn keeps_unread(&self) -> bool {
+        let candidates =
+            self.besides.iter().flat_map(|besides| besides.values()).filter_map(|one| one.candidate.as_ref());
+        self.validators.inner.keeping.keeps_unread(&self.modules) && !candidates.into_iter().any(|one| one.takes_out())
+    }
+
+    /// Whether dead letters of this event type may lack a part of the event.
+    pub fn takes_out(&self, category: &str, name: &str) -> bool {
+        self.taking_canary(category, name).is_some()
+            || !matches!(self.validators.inner.keeping.decides(&self.modules, category, name), Decides::Nobody)
+    }
+
+    /// The slot whose module takes something out of events of this type, or took it out when it served.
+    pub fn taking_slot(&self, category: &str, name: &str) -> Option<Slot> {
+        self.validators.inner.keeping.taking_slot(&self.modules, category, name)
+    }
+
+    /// Whether the module that serves this event type judges by the time of receipt.
+    pub fn judges_at(&self, category: &str, name: &str) -> bool {
+        matches!(self.modules.find(category, name), Some(Place::Taken(module)) if module.program().offers().validate_at)
+    }
+}
+
+/// The judgement of an event that no module saw.
+pub(super) fn unfinished(code: UnfinishedCode) -> Judgement {
+    Judgement { outcome: Err(code.into()), digest: None }
+}
