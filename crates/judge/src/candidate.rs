@@ -18,6 +18,7 @@ use super::figures::{Counts, Times};
 use super::module::Module;
 use super::registry::{Registry, Snapshot};
 use super::slot::Slot;
+use super::steps::{Mode, Share};
 
 /// Samples of one kind of difference that wait to be taken.
 const SAMPLES_MAX: usize = 10;
@@ -25,62 +26,6 @@ const SAMPLES_MAX: usize = 10;
 const SAMPLE_VIOLATIONS_MAX: usize = 10;
 /// Applications that are counted apart; the others are counted together.
 const APPLICATIONS_MAX: usize = 100;
-
-/// How a candidate is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It judges copies of events, and nothing depends on it.
-    Shadow,
-    /// It judges the events of a share of the sessions.
-    Canary,
-}
-
-impl Mode {
-    /// The word in settings and answers.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Shadow => "shadow",
-            Self::Canary => "canary",
-        }
-    }
-}
-
-/// A share of the sessions, in thousandths of a percent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Share(u32);
-
-impl Share {
-    /// All sessions.
-    const WHOLE: u32 = 100_000;
-    /// The share of a canary whose settings name none.
-    pub const CANARY: Self = Self(1_000);
-
-    /// The share of so many percent; `None` if that is not between 0.001 and 100.
-    #[must_use]
-    pub fn of_percent(percent: f64) -> Option<Self> {
-        let thousandths = (percent * 1_000.0).round();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it is within the bounds of a share"
-        )]
-        (1.0..=f64::from(Self::WHOLE)).contains(&thousandths).then_some(Self(thousandths as u32))
-    }
-
-    /// The percent.
-    #[must_use]
-    pub fn percent(self) -> f64 {
-        f64::from(self.0) / 1_000.0
-    }
-
-    /// Whether the share has the session with this evenly spread number.
-    fn has(self, number: u64) -> bool {
-        let below = (u128::from(self.0) << 64) / u128::from(Self::WHOLE);
-        u128::from(number) < below
-    }
-}
 
 /// What two modules say of the same events, and which of them judges for the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -584,18 +529,6 @@ impl Candidates {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_are_of_all_sessions() {
-        assert_eq!(Share::of_percent(100.0), Some(Share(100_000)));
-        assert_eq!(Share::of_percent(0.001), Some(Share(1)));
-        for wrong in [0.0, 0.000_1, 100.1, -1.0, f64::NAN] {
-            assert_eq!(Share::of_percent(wrong), None, "{wrong}");
-        }
-        let has = |percent: f64, number: u64| Share::of_percent(percent).expect("a share").has(number);
-        assert!(has(100.0, u64::MAX) && has(50.0, u64::MAX / 2) && !has(50.0, u64::MAX / 2 + 2));
-        assert!(has(0.001, 0) && !has(0.001, u64::MAX / 50_000));
-    }
 
     #[test]
     fn differences_are_those_that_an_author_asks_for() {

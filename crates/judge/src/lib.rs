@@ -70,9 +70,7 @@ mod unserved;
 mod worker;
 mod world;
 
-pub use candidate::{
-    ApplicationPairs, CandidateReport, Comparison, Mode, PairCounts, Sample, Share, Trial as CandidateTrial,
-};
+pub use candidate::{ApplicationPairs, CandidateReport, Comparison, PairCounts, Sample, Trial as CandidateTrial};
 pub use circuit::Standing;
 pub use component::Isolation;
 pub use contract::CheckAmended;
@@ -93,7 +91,7 @@ pub use roster::Roster;
 pub use schema::has_engine;
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
-pub use steps::{Step, Steps};
+pub use steps::{Mode, Share, Step, Steps};
 pub use trial::{Trial, TrialError, TrialOptions, Tried, to_component};
 pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;

@@ -292,7 +292,10 @@ impl Lifecycle {
                 let is_absent = self.begun && self.entries.is_empty() && error.kind() == io::ErrorKind::NotFound;
                 let then = if self.begun { SERVES_ON } else { HELD };
                 let told = if is_absent { told } else { format!("{told}; {then}") };
-                if !(is_absent && self.parts.is_of_candidates) {
+                // Most gateways have no candidates, and the modules directory tells its own errors.
+                let is_told = !self.parts.is_of_candidates
+                    || !is_absent && self.parts.directory.root.parent().is_some_and(|dir| dir.read_dir().is_ok());
+                if is_told {
                     self.parts.board.directory_error(Some((told, !is_absent)));
                 }
             }

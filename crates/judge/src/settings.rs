@@ -5,8 +5,7 @@
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::candidate::{Mode, Share};
-use super::steps::Steps;
+use super::steps::{Mode, Share, Steps};
 
 /// The limits of one call of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,65 @@
-//! The steps by which a candidate is promoted by itself: `shadow:10m,1%:10m,25%:30m`. After the last one it serves.
+//! How a candidate is tried: as a shadow, or as a canary on a share of the sessions; and the steps by which it is promoted by
+//! itself: `shadow:10m,1%:10m,25%:30m`. After the last one it serves.
 
 use std::time::Duration;
 
-use super::candidate::{Mode, Share};
+use serde::{Deserialize, Serialize};
+
+/// How a candidate is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It judges copies of events, and nothing depends on it.
+    Shadow,
+    /// It judges the events of a share of the sessions.
+    Canary,
+}
+
+impl Mode {
+    /// The word in settings and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+        }
+    }
+}
+
+/// A share of the sessions, in thousandths of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// All sessions.
+    const WHOLE: u32 = 100_000;
+    /// The share of a canary whose settings name none.
+    pub const CANARY: Self = Self(1_000);
+
+    /// The share of so many percent; `None` if that is not between 0.001 and 100.
+    #[must_use]
+    pub fn of_percent(percent: f64) -> Option<Self> {
+        let thousandths = (percent * 1_000.0).round();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is within the bounds of a share"
+        )]
+        (1.0..=f64::from(Self::WHOLE)).contains(&thousandths).then_some(Self(thousandths as u32))
+    }
+
+    /// The percent.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
+
+    /// Whether the share has the session with this evenly spread number.
+    pub(super) fn has(self, number: u64) -> bool {
+        let below = (u128::from(self.0) << 64) / u128::from(Self::WHOLE);
+        u128::from(number) < below
+    }
+}
 
 /// Most steps.
 const STEPS_MAX: usize = 20;
@@ -83,6 +140,18 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_of_all_sessions() {
+        assert_eq!(Share::of_percent(100.0), Some(Share(100_000)));
+        assert_eq!(Share::of_percent(0.001), Some(Share(1)));
+        for wrong in [0.0, 0.000_1, 100.1, -1.0, f64::NAN] {
+            assert_eq!(Share::of_percent(wrong), None, "{wrong}");
+        }
+        let has = |percent: f64, number: u64| Share::of_percent(percent).expect("a share").has(number);
+        assert!(has(100.0, u64::MAX) && has(50.0, u64::MAX / 2) && !has(50.0, u64::MAX / 2 + 2));
+        assert!(has(0.001, 0) && !has(0.001, u64::MAX / 50_000));
+    }
 
     #[test]
     fn steps_are_read_as_they_are_documented() {
