@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
 use futures_util::future::join_all;
@@ -31,6 +32,7 @@ use crate::store::{AskedJob, Duty, Error, JobEnd, JobRow, JobRun, LetterChanges,
 
 pub mod redrive;
 pub mod rejudge;
+pub mod replay;
 
 /// The time between two looks for a job, and the longest until a cancelled job notices that while it waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -52,19 +54,22 @@ pub enum Kind {
     Redrive,
     /// Judges unseen events again. The gateway asks for it by itself.
     Rejudge,
+    /// Judges events of the past by another module, for somebody.
+    Replay,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Redrive, Self::Rejudge];
+    pub const ALL: [Self; 3] = [Self::Redrive, Self::Rejudge, Self::Replay];
     /// The words of the kinds that somebody may ask for.
-    pub const ASKED_FOR: [&'static str; 1] = [Self::Redrive.as_str()];
+    pub const ASKED_FOR: [&'static str; 2] = [Self::Redrive.as_str(), Self::Replay.as_str()];
 
     /// The word in the database, in answers and in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Redrive => "redrive",
             Self::Rejudge => "rejudge",
+            Self::Replay => "replay",
         }
     }
 
@@ -103,7 +108,7 @@ impl JobsEnded {
 /// The words of the states of jobs.
 pub const STATES: [&str; 5] = ["waiting", "running", "done", "failed", "cancelled"];
 
-/// How far a job is. All counts are of dead letters.
+/// How far a job is. All counts are of dead letters, and for a replay of stored events too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Progress {
@@ -136,11 +141,28 @@ impl Progress {
                 LetterOutcome::Is(OutcomeKind::Quarantined) => &mut self.quarantined,
                 LetterOutcome::Skipped => &mut self.skipped,
             } += 1;
-            if let Some(code) = &result.code
-                && (self.codes.len() < CODES_MAX || self.codes.contains_key(&**code))
-            {
-                *self.codes.entry(code.to_string()).or_default() += 1;
+            if let Some(code) = &result.code {
+                self.count_code(code, 1);
             }
+        }
+    }
+
+    fn count_code(&mut self, code: &str, count: u64) {
+        if self.codes.len() < CODES_MAX || self.codes.contains_key(code) {
+            *self.codes.entry(code.to_owned()).or_default() += count;
+        }
+    }
+
+    /// Adds the counts of a step. `total` stays.
+    fn merge(&mut self, step: &Self) {
+        self.done += step.done;
+        self.stored += step.stored;
+        self.duplicate += step.duplicate;
+        self.rejected += step.rejected;
+        self.quarantined += step.quarantined;
+        self.skipped += step.skipped;
+        for (code, count) in &step.codes {
+            self.count_code(code, *count);
         }
     }
 
@@ -165,6 +187,8 @@ impl Progress {
 struct Step {
     /// The letters that it has done.
     results: Vec<LetterResult>,
+    /// Counts of what it has done beside these.
+    added: Progress,
     /// How many letters there are, if the step has counted them.
     total: Option<u64>,
     /// From where the next step goes on; `None` if nothing is to be written.
@@ -185,7 +209,14 @@ enum Next {
 impl Step {
     /// A step that did nothing.
     fn idle(next: Next) -> Self {
-        Self { results: Vec::new(), total: None, place: None, changes: LetterChanges::default(), next }
+        Self {
+            results: Vec::new(),
+            added: Progress::default(),
+            total: None,
+            place: None,
+            changes: LetterChanges::default(),
+            next,
+        }
     }
 }
 
@@ -225,6 +256,7 @@ pub struct Jobs {
 enum Work {
     Redrive(redrive::Work),
     Rejudge(rejudge::Work),
+    Replay(Box<replay::Work>),
 }
 
 /// The reasons why a run of a job broke off. The next one begins at the last place that was committed.
@@ -331,6 +363,7 @@ impl Jobs {
                 None => self.store.job_is_cancelled(run).await?,
                 Some(place) => {
                     progress.add(&step.results);
+                    progress.merge(&step.added);
                     progress.total = step.total.or(progress.total);
                     row.progress = progress.as_text();
                     let (place, changes) = (place.to_string(), &step.changes);
@@ -345,7 +378,10 @@ impl Jobs {
             match (cancelled, step.next) {
                 // Another run has taken the job up.
                 (None, _) => return Ok(()),
-                (Some(_), Next::Done) => return self.end(kind, &row, "done", None).await,
+                (Some(_), Next::Done) => {
+                    row.result = Some(work.result().unwrap_or_else(|| row.progress.clone()));
+                    return self.end(kind, &row, "done", None).await;
+                }
                 (Some(true), _) => return self.end(kind, &row, "cancelled", None).await,
                 (Some(false), Next::Now) => tokio::task::yield_now().await,
                 (Some(false), Next::After(pause)) => self.wait(run, pause, drain).await?,
@@ -359,6 +395,7 @@ impl Jobs {
             match work {
                 Work::Redrive(work) => work.step(self, settings).await,
                 Work::Rejudge(work) => work.step(self, settings).await,
+                Work::Replay(work) => work.step(self, settings).await,
             }
         };
         match timeout(STEP_TIME, step).await.unwrap_or(Err(Refusal::DatabaseAway)) {
@@ -387,7 +424,6 @@ impl Jobs {
     }
 
     async fn end(&self, kind: Kind, row: &JobRow, state: &'static str, problem: Option<String>) -> Result<(), Broken> {
-        let is_done = state == "done";
         let progress: Progress = serde_json::from_str(&row.progress).unwrap_or_default();
         let counts = progress.counts().into_iter().map(|(word, count)| (word.to_owned(), Value::from(count)));
         let entry = (!kind.is_own()).then(|| {
@@ -395,8 +431,7 @@ impl Jobs {
             let entry = entry.with("job", row.id.to_string()).with("state", state).with("dry_run", row.dry_run);
             entry.with("problem", problem.clone()).with_all(counts.collect::<Map<String, Value>>())
         });
-        let result = is_done.then(|| row.progress.clone());
-        let end = JobEnd { state, result, problem: problem.clone(), entry };
+        let end = JobEnd { state, result: row.result.clone(), problem: problem.clone(), entry };
         if !self.store.job_end(JobRun { id: row.id, run: row.run }, &end).await? {
             return Ok(());
         }
@@ -437,13 +472,22 @@ impl Work {
         Ok(match kind {
             Kind::Redrive => Self::Redrive(redrive::Work::begin(row)?),
             Kind::Rejudge => Self::Rejudge(rejudge::Work::begin(&jobs.settings.load())),
+            Kind::Replay => Self::Replay(Box::new(replay::Work::begin(row)?)),
         })
+    }
+
+    /// What came of the job as JSON text, if that is more than its progress.
+    fn result(&self) -> Option<String> {
+        match self {
+            Self::Redrive(_) | Self::Rejudge(_) => None,
+            Self::Replay(work) => work.result().map(|result| result.to_string()),
+        }
     }
 
     /// The step is committed.
     fn committed(&mut self, step: &Step, jobs: &Jobs) {
         match self {
-            Self::Redrive(_) => {}
+            Self::Redrive(_) | Self::Replay(_) => {}
             Self::Rejudge(work) => work.committed(step, &jobs.counts),
         }
     }
@@ -468,10 +512,34 @@ fn is_of_the_moment(refusal: &Refusal) -> bool {
 ///
 /// The errors of the store. Then the job may be there or not.
 pub async fn ask(store: &Store, kind: Kind, dry_run: bool, request: Value, actor: &Actor) -> Result<AskedJob, Error> {
+    ask_with(store, (kind, dry_run), request, None, actor).await
+}
+
+/// Asks for a job that judges by this module.
+///
+/// # Errors
+///
+/// Those of [`ask`].
+pub async fn ask_replay(
+    store: &Store,
+    request: &replay::Request,
+    module: Bytes,
+    actor: &Actor,
+) -> Result<AskedJob, Error> {
+    ask_with(store, (Kind::Replay, true), request.as_json(), Some(module), actor).await
+}
+
+async fn ask_with(
+    store: &Store,
+    (kind, dry_run): (Kind, bool),
+    request: Value,
+    module: Option<Bytes>,
+    actor: &Actor,
+) -> Result<AskedJob, Error> {
     let id = Uuid::now_v7();
     let entry = Entry::new(Action::JobAsk, kind.as_str(), actor).with("job", id.to_string()).with("dry_run", dry_run);
     let entry = entry.with_all(request.as_object().cloned().unwrap_or_default());
-    let job = NewJob { id, kind: kind.as_str(), dry_run, request: request.to_string(), actor: actor.clone() };
+    let job = NewJob { id, kind: kind.as_str(), dry_run, request: request.to_string(), actor: actor.clone(), module };
     let asked = store.job_ask(&job, Some(&entry)).await?;
     if matches!(asked, AskedJob::New(_)) {
         entry.log();

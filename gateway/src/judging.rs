@@ -1,5 +1,5 @@
-//! Judges events: makes a row or a dead letter of the bytes of an event, its application and its origin. Ingest and
-//! redrive share it, so that they apply the same rules; they differ in authorization, counting and answers. This module
+//! Judges events: makes a row or a dead letter of the bytes of an event, its application and its origin. Ingest, redrive and
+//! replay share it, so that they apply the same rules; they differ in authorization, counting and answers. This module
 //! writes nothing to the database.
 
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use eye_event::envelope::{self, Broken, Element, Event, Format, Parsed, Rules, U
 use eye_event::event::{DeadLetter, EventRow, KeptAs, Reason, Text};
 use eye_event::outcome::RejectionCode;
 use eye_event::verdict::{Digest, Unfinished, UnfinishedCode, Unjudged, Verdict, Violation};
-use eye_judge::{Judgement, Keep, Subject, Validators};
+use eye_judge::{Aside, Judgement, Keep, Subject, Validators};
 use uuid::Uuid;
 
 use crate::dead_letters;
@@ -56,6 +56,14 @@ pub enum Origin<'a> {
         /// The current rights of applications.
         senders: &'a Senders,
     },
+    /// It is a stored event or a dead letter of the past, which another module judges to see what that would change. It
+    /// was admitted then, and nothing is kept of it now.
+    Replayed {
+        /// The application that sent it.
+        application_id: i32,
+        /// The name of that application.
+        application: &'a str,
+    },
 }
 
 impl Origin<'_> {
@@ -63,6 +71,7 @@ impl Origin<'_> {
         match self {
             Self::Sent { application, .. } => (application.id, &application.name),
             Self::Redriven { letter, .. } => (letter.application_id, &letter.application),
+            Self::Replayed { application_id, application } => (*application_id, application),
         }
     }
 
@@ -71,6 +80,7 @@ impl Origin<'_> {
         match self {
             Self::Sent { ids, .. } => (Some(ids.id.to_string()), ids.trace.map(|trace| trace.to_string())),
             Self::Redriven { letter, .. } => (letter.request_id.clone(), letter.traceparent.clone()),
+            Self::Replayed { .. } => (None, None),
         }
     }
 
@@ -79,6 +89,7 @@ impl Origin<'_> {
         match self {
             Self::Sent { application, .. } => (!application.may_send(category, name)).then_some(TYPE_NOT_ALLOWED),
             Self::Redriven { letter, senders } => senders.refusal(letter.application_id, category, name),
+            Self::Replayed { .. } => None,
         }
     }
 
@@ -93,6 +104,7 @@ impl Origin<'_> {
             }
             // A letter that names its event type was counted for that type already.
             Self::Redriven { letter, .. } if letter.category.is_some() && letter.name.is_some() => Ok(true),
+            Self::Replayed { .. } => Ok(true),
             Self::Redriven { letter, .. } => {
                 let most = judges.event_types_max;
                 judges.store.admits_event_type(letter.application_id, category, name, most).await
@@ -191,12 +203,21 @@ pub enum End {
 impl Judges {
     /// Starts judging the events of one request. All are judged by the modules that serve now.
     pub fn begin(&self) -> Judging<'_> {
-        Judging { judges: self, modules: self.validators.begin(), is_first: true, last_type: None }
+        self.judging(Court::Serving(self.validators.begin()))
     }
 
     /// Starts judging events for which no sender waits.
     pub fn begin_unhurried(&self) -> Judging<'_> {
-        Judging { modules: self.validators.begin_unhurried(), ..self.begin() }
+        self.judging(Court::Serving(self.validators.begin_unhurried()))
+    }
+
+    /// Starts judging events of the past by a module that serves nothing. It never waits.
+    pub fn begin_aside<'a>(&'a self, module: &'a Aside) -> Judging<'a> {
+        self.judging(Court::Aside(module))
+    }
+
+    fn judging<'a>(&'a self, modules: Court<'a>) -> Judging<'a> {
+        Judging { judges: self, modules, is_first: true, last_type: None }
     }
 
     /// Parses the bytes of one event. Bytes that are not exactly one event count as one broken event.
@@ -225,11 +246,52 @@ impl Judges {
     }
 }
 
+/// The modules that judge the events of one request.
+#[derive(Debug)]
+enum Court<'a> {
+    /// Those that serve, each its event types.
+    Serving(eye_judge::Judging<'a>),
+    /// One that serves nothing. It judges all events, and nothing is kept of them.
+    Aside(&'a Aside),
+}
+
+impl Court<'_> {
+    #[inline]
+    async fn judge(&mut self, subject: Subject<'_>) -> Judgement {
+        match self {
+            Self::Serving(modules) => modules.judge(subject).await,
+            Self::Aside(module) => module.judge(subject),
+        }
+    }
+
+    async fn keep(&self, event: &Event) -> Keep {
+        match self {
+            Self::Serving(modules) => modules.keep(&event.category, &event.name, &event.data).await,
+            Self::Aside(_) => Keep::Nothing,
+        }
+    }
+
+    fn keeps_unread(&self) -> bool {
+        match self {
+            Self::Serving(modules) => modules.keeps_unread(),
+            Self::Aside(_) => false,
+        }
+    }
+
+    /// Whether the event may be a retry of one that the same module accepted before.
+    fn may_be_retry(&self, event: &Event) -> bool {
+        match self {
+            Self::Serving(modules) => modules.judges_at(&event.category, &event.name),
+            Self::Aside(_) => false,
+        }
+    }
+}
+
 /// The events of one request. The same modules judge all of them, even if files are swapped meanwhile.
 #[derive(Debug)]
 pub struct Judging<'a> {
     judges: &'a Judges,
-    modules: eye_judge::Judging<'a>,
+    modules: Court<'a>,
     /// No event was judged yet. Most requests have a single event, for which remembering the type costs more than it
     /// saves.
     is_first: bool,
@@ -335,7 +397,7 @@ impl Judging<'_> {
 
     /// Which parts of an event that is not stored the gateway may keep.
     async fn keep(&self, event: &Event) -> Keep {
-        self.modules.keep(&event.category, &event.name, &event.data).await
+        self.modules.keep(event).await
     }
 
     async fn admits(&mut self, event: &Event, origin: Origin<'_>) -> Result<bool, store::Error> {
@@ -424,7 +486,7 @@ impl Judging<'_> {
         violations: Vec<Violation>,
     ) -> Result<NotStored, store::Error> {
         // A module that judges by the time of receipt may reject a retry of an event that it accepted before.
-        if self.modules.judges_at(&event.category, &event.name)
+        if self.modules.may_be_retry(event)
             && self.judges.store.has_event(event.session_id, event.timestamp_us, event.id).await?
         {
             return Ok(not_stored(event, module, End::Duplicate));

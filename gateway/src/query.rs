@@ -8,6 +8,7 @@ pub mod dead_letters;
 pub mod jobs;
 pub mod letter_summary;
 mod list;
+pub mod replay;
 pub(crate) mod rows_as_json;
 mod stream;
 
@@ -70,6 +71,8 @@ pub struct Query {
     pub page_bytes_max: usize,
     /// Redriving over HTTP.
     pub redriving: Redriving,
+    /// Asking for replays.
+    pub replaying: replay::Replaying,
 }
 
 /// The parts that redriving over HTTP uses.

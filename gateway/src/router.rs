@@ -135,11 +135,14 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// The scope that the path needs with this method.
-    fn scope(&self, method: &Method) -> Scope {
+    /// The scope that the path needs with this method and query.
+    fn scope(&self, method: &Method, query: Option<&str>) -> Scope {
         match self.path {
             "/v1/settings" | "/v1/settings/reload" | "/v1/audit" | "/v1/generations/{number}/back" => Scope::Admin,
-            "/v1/jobs" | "/v1/jobs/{id}" => Scope::Admin,
+            "/v1/jobs" if *method == Method::POST && query::replay::is_asked(query) => Scope::Ship,
+            "/v1/jobs" => Scope::Admin,
+            // Who ships modules sees the replays of their events.
+            "/v1/jobs/{id}" => Scope::Ship,
             "/v1/validators/{category}/{name}" if !matches!(*method, Method::GET | Method::HEAD) => Scope::Ship,
             path if path.starts_with("/v1/validators/{category}/{name}/") => Scope::Ship,
             path if path.starts_with("/v1/applications") => Scope::Admin,
@@ -417,7 +420,7 @@ impl Router {
             "/v1/panel/session" => return self.panel.session(request, peer, record).await,
             _ => {}
         }
-        let scope = found.scope(request.method());
+        let scope = found.scope(request.method(), uri.query());
         let caller = self.admitted(&request, peer, scope, found.path, record)?;
         if self.query.store.role() == Role::Reader && !is_read_anywhere(found.path, request.method()) {
             return Err(Refusal::ReadsOnly);
@@ -441,15 +444,9 @@ impl Router {
             }
             return answered.map(told);
         }
-        match (found.path, request.method()) {
-            ("/v1/jobs", &Method::POST) => {
-                let actor = actor();
-                return query::jobs::ask(&self.query, &caller, &actor, request).await.map(told);
-            }
-            ("/v1/jobs/{id}", &Method::DELETE) => {
-                return query::jobs::cancel(&self.query, &actor(), &found.parameters[0], uri.query()).await.map(told);
-            }
-            _ => {}
+        if found.path.starts_with("/v1/jobs") && matches!(*request.method(), Method::POST | Method::DELETE) {
+            let actor = actor();
+            return self.change_jobs(&caller, &actor, request, &found).await.map(told);
         }
         if found.path == "/v1/panel/codes" {
             return self.panel.code(&caller, &actor(), &request).await;
@@ -462,6 +459,22 @@ impl Router {
         }
         let response = self.read(&caller, request, peer, ids, found).await?;
         self.unsent.hold(caller.answers_share(), response)
+    }
+
+    /// Asks for a job, or cancels one.
+    async fn change_jobs(
+        &self,
+        caller: &Application,
+        actor: &Actor,
+        request: Request<Incoming>,
+        found: &Found<'_>,
+    ) -> Result<Response, Refusal> {
+        let query = request.uri().query();
+        match found.parameters.first() {
+            Some(id) => query::jobs::cancel(&self.query, caller, actor, id, query).await,
+            None if query::replay::is_asked(query) => query::replay::ask(&self.query, caller, actor, request).await,
+            None => query::jobs::ask(&self.query, caller, actor, request).await,
+        }
     }
 
     /// Identifies the caller, and proves its scope. A refused request for administration is counted for the audit trail.
@@ -513,7 +526,7 @@ impl Router {
         found: Found<'_>,
     ) -> Result<Response, Refusal> {
         let uri = request.uri();
-        let scope = found.scope(request.method());
+        let scope = found.scope(request.method(), uri.query());
         let still_known = || self.trust.still_known(&request, peer, caller, scope);
         match found.path {
             "/v1/dead-letters/summary" => {

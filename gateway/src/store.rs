@@ -88,8 +88,8 @@ pub use partitions::{Making, Partition, Partitioned};
 use prove::Ground;
 pub use read::{
     Bucket, CategoryPosition, CountFilter, CountPosition, CountRow, EventFilter, EventTypeRow, GroupBy, LetterBucket,
-    LetterFilter, LetterGroup, LetterSummary, Page, PageLimits, Position, SessionEdge, SessionFilter, SessionPosition,
-    SessionRow, StoredEvent,
+    LetterFilter, LetterGroup, LetterSummary, Page, PageLimits, PastEvent, PastRange, Position, SessionEdge,
+    SessionFilter, SessionPosition, SessionRow, StoredEvent,
 };
 use recent::RecentKeys;
 pub use retention::{Cause, Removed, Strays, Taken, Tending};

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 mod anatomy;
 mod answer;
+mod aside;
 mod candidate;
 mod circuit;
 mod comparing;
@@ -70,6 +71,7 @@ mod unserved;
 mod worker;
 mod world;
 
+pub use aside::Aside;
 pub use candidate::{ApplicationPairs, CandidateReport, Comparison, PairCounts, Sample, Trial as CandidateTrial};
 pub use circuit::Standing;
 pub use component::Isolation;

@@ -14,6 +14,7 @@ use super::{Gateway, connections_max};
 use crate::access_log::AccessLog;
 use crate::applications::Applications;
 use crate::batch::Batcher;
+use crate::body::BodyLimits;
 use crate::clock::Clock;
 use crate::config::parts::{self, Changeable};
 use crate::config::{Config, Settings};
@@ -27,6 +28,7 @@ use crate::judging::Judges;
 use crate::live::Live;
 use crate::metrics::{Disk, Metrics};
 use crate::panel::{Panel, SignIns};
+use crate::query::replay::Replaying;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
 use crate::reload::{Apply, Reload};
@@ -179,6 +181,7 @@ impl Lasting {
                 answer: requests.ingest.answer,
                 turn: Arc::clone(&self.redriving),
             },
+            replaying: self.replaying(requests.ingest.body),
         };
         let applications = Applications {
             store,
@@ -228,6 +231,15 @@ impl Lasting {
             room: Arc::clone(&self.ships.room),
             loading: Arc::clone(&self.ships.loading),
             turn: Arc::clone(&self.ships.turn),
+        }
+    }
+
+    fn replaying(&self, body_limits: BodyLimits) -> Replaying {
+        Replaying {
+            modules_from: self.fleet.modules_from(),
+            body_limits,
+            room: Arc::clone(&self.ships.room),
+            loading: Arc::clone(&self.ships.loading),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{JobSettings, Jobs, Next, Step};
+use super::{JobSettings, Jobs, Next, Progress, Step};
 use crate::redrive::RedriveRequest;
 use crate::response::{Refusal, of_store};
 use crate::store::{Choice, JobRow, LetterChanges, LetterCursor, LetterFilter};
@@ -101,6 +101,7 @@ impl Work {
         self.place = Some(place);
         Ok(Step {
             results: group.report.results,
+            added: Progress::default(),
             total: None,
             place: Some(as_json(place)),
             changes: group.changes,
@@ -124,7 +125,7 @@ impl Work {
         };
         self.place = Some(place);
         let (place, changes) = (Some(as_json(place)), LetterChanges::default());
-        Ok(Step { results: unknown, total, place, changes, next: Next::Now })
+        Ok(Step { results: unknown, added: Progress::default(), total, place, changes, next: Next::Now })
     }
 
     fn request(&self, place: Place) -> RedriveRequest {

@@ -52,7 +52,7 @@ pub(super) async fn ask(jobs: &Jobs) -> Result<(), Error> {
     }
     let actor = jobs.store.actor().clone();
     let (kind, request) = (Kind::Rejudge.as_str(), json!({}).to_string());
-    jobs.store.job_ask_own(&NewJob { id: Uuid::now_v7(), kind, dry_run: false, request, actor }).await
+    jobs.store.job_ask_own(&NewJob { id: Uuid::now_v7(), kind, dry_run: false, request, actor, module: None }).await
 }
 
 /// The lane whose turn it is.
@@ -168,7 +168,7 @@ impl Work {
         }
         let place = (done > 0).then(|| json!({}));
         let next = Next::After(Duration::from_secs(1) * done / rate);
-        Ok(Step { results, total: None, place, changes: group.changes, next })
+        Ok(Step { results, added: Progress::default(), total: None, place, changes: group.changes, next })
     }
 
     /// Counts a step that is committed.

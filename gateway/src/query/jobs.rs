@@ -12,14 +12,14 @@ use super::rows_as_json::job_json;
 use super::{Query, dead_letters, header, send};
 use crate::audit::Actor;
 use crate::body;
-use crate::jobs::{self, Kind, STATES, redrive};
+use crate::jobs::{self, Kind, STATES, redrive, replay};
 use crate::parameters::{Parameters, bad, id};
 use crate::response::{self, Encoding, Refusal, Response, of_store};
 use crate::server::Incoming;
 use crate::share::Held;
-use crate::store::{AskedJob, JobFilter};
-use crate::trust::Application;
+use crate::store::{AskedJob, JobFilter, JobRow};
 use crate::trust::visible::Visible;
+use crate::trust::{Application, Scope};
 
 /// `GET /v1/jobs`: a page, the latest first.
 pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Listing, Refusal> {
@@ -31,6 +31,18 @@ pub(super) fn listing(visible: &Arc<Visible>, query: Option<&str>) -> Result<Lis
     };
     let filter = JobFilter { kind: word("kind", &Kind::ALL.map(Kind::as_str))?, state: word("state", &STATES)? };
     Ok(Listing::new(visible, List::Jobs(filter), parameters, String::new(), "jobs"))
+}
+
+/// Whether a caller may see a job and cancel it: an administrator every one, who ships modules the replays of their events.
+fn shows(caller: &Application, job: &JobRow) -> bool {
+    if caller.has(Scope::Admin) {
+        return true;
+    }
+    let slot = (job.kind == Kind::Replay.as_str()).then(|| replay::Request::slot_of(&job.request)).flatten();
+    caller.ships().zip(slot).is_some_and(|(ships, slot)| {
+        let (category, name) = slot.parts();
+        ships.shows_slot(category, name)
+    })
 }
 
 /// `GET /v1/jobs/{id}`: one job.
@@ -48,7 +60,8 @@ pub async fn show(
     let job_id = id("id", job_id)?;
     Parameters::read(parameters, &[])?;
     let turn = query.turns.take(caller.reads_share()).await?;
-    let job = query.store.job(job_id).await.map_err(of_store)?.ok_or(Refusal::NotFound)?;
+    let job = query.store.job(job_id).await.map_err(of_store)?;
+    let job = job.filter(|job| shows(caller, job)).ok_or(Refusal::NotFound)?;
     drop(turn);
     send(job_json(&job).to_string().into_bytes(), Encoding::accepted(&header(headers, &ACCEPT_ENCODING))).await
 }
@@ -82,13 +95,16 @@ pub async fn ask(
     let (kind, dry_run, request) = job_request(&received.bytes)?;
     match jobs::ask(&query.store, kind, dry_run, request, actor).await.map_err(of_store)? {
         AskedJob::Running(id) => Err(Refusal::JobRunning { id, kind: kind.as_str() }),
-        AskedJob::New(job) => {
-            let mut response = response::json(StatusCode::ACCEPTED, job_json(&job).to_string());
-            let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).expect("a UUID is ASCII");
-            response.headers_mut().insert(LOCATION, location);
-            Ok(response)
-        }
+        AskedJob::New(job) => Ok(accepted(&job)),
     }
+}
+
+/// The answer to a request for a job that a gateway will take up.
+pub(super) fn accepted(job: &JobRow) -> Response {
+    let mut response = response::json(StatusCode::ACCEPTED, job_json(job).to_string());
+    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).expect("a UUID is ASCII");
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 fn job_request(body: &[u8]) -> Result<(Kind, bool, Value), Refusal> {
@@ -104,6 +120,9 @@ fn job_request(body: &[u8]) -> Result<(Kind, bool, Value), Refusal> {
             let request = redrive::Request::of(dead_letters::job_choice(ask.rest)?);
             Ok((kind, dry_run, request.as_json()))
         }
+        Some(Kind::Replay) => {
+            Err(bad("kind", "is `replay`, which is asked for in the address: POST /v1/jobs?kind=replay&type=T&last=7d"))
+        }
         Some(Kind::Rejudge) | None => Err(bad("kind", &format!("must be one of `{}`", Kind::ASKED_FOR.join("`, `")))),
     }
 }
@@ -113,9 +132,19 @@ fn job_request(body: &[u8]) -> Result<(Kind, bool, Value), Refusal> {
 /// # Errors
 ///
 /// [`Refusal::BadParameter`], [`Refusal::NotFound`], and the refusals of a read.
-pub async fn cancel(query: &Query, actor: &Actor, job_id: &str, parameters: Option<&str>) -> Result<Response, Refusal> {
+pub async fn cancel(
+    query: &Query,
+    caller: &Application,
+    actor: &Actor,
+    job_id: &str,
+    parameters: Option<&str>,
+) -> Result<Response, Refusal> {
     let job_id = id("id", job_id)?;
     Parameters::read(parameters, &[])?;
+    if !caller.has(Scope::Admin) {
+        let job = query.store.job(job_id).await.map_err(of_store)?;
+        job.filter(|job| shows(caller, job)).ok_or(Refusal::NotFound)?;
+    }
     let job = jobs::cancel(&query.store, job_id, actor).await.map_err(of_store)?.ok_or(Refusal::NotFound)?;
     let status = if job.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(response::json(status, job_json(&job).to_string()))
@@ -137,6 +166,7 @@ mod tests {
             r#"{"filter":{}}"#,
             r#"{"kind":"rejudge"}"#,
             r#"{"kind":"nothing"}"#,
+            r#"{"kind":"replay"}"#,
             r#"{"kind":"redrive"}"#,
             r#"{"kind":"redrive","ids":[]}"#,
             r#"{"kind":"redrive","filter":{"reason":"bad"}}"#,

@@ -1,6 +1,9 @@
 //! The table of jobs: asks for one, takes one up, commits its progress and its place, and ends it. A run that another run
 //! has replaced can write nothing more, since each statement names the number of its run.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
@@ -13,6 +16,8 @@ use crate::audit::{Action, Actor, Entry};
 const COLUMNS: &str = "id, kind, state, dry_run, request::text as request, actor, name, token_id, host, peer, forwarded, \
      request_id, requested_at, started_at, ended_at, runner_name, run, runs_lost, progress::text as progress, \
      place::text as place, result::text as result, problem, cancel_requested";
+/// Longest time for writing or reading the module of a job.
+const MODULE_TIME: Duration = Duration::from_secs(60);
 /// How often a request for a job tries again when the job before it ends meanwhile.
 const ASK_TRIES: u32 = 3;
 /// Days for which jobs that have ended are kept.
@@ -36,6 +41,8 @@ pub struct NewJob {
     pub request: String,
     /// Who asks for it.
     pub actor: Actor,
+    /// The content of the module that it judges by, if its kind takes one.
+    pub module: Option<Bytes>,
 }
 
 /// A row of the table.
@@ -187,29 +194,42 @@ impl Store {
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`]. Then the job may be there or not.
     pub async fn job_ask(&self, job: &NewJob, entry: Option<&Entry>) -> Result<AskedJob, Error> {
-        self.ask(async {
-            let mut connection = self.own.acquire().await?;
-            for _ in 0..ASK_TRIES {
-                let mut transaction = connection.begin().await?;
-                if let Some(row) = insert(&mut transaction, job).await? {
-                    if let Some(entry) = entry {
-                        audit::write(&mut transaction, entry).await?;
-                    }
-                    transaction.commit().await?;
-                    return Ok(AskedJob::New(Box::new(row)));
-                }
-                let running: Option<Uuid> =
-                    sqlx::query_scalar("select id from jobs where kind = $1 and state in ('waiting', 'running')")
-                        .bind(job.kind)
-                        .fetch_optional(&mut *transaction)
-                        .await?;
-                if let Some(id) = running {
-                    return Ok(AskedJob::Running(id));
-                }
-            }
-            Err(sqlx::Error::RowNotFound)
-        })
-        .await
+        if job.module.is_none() {
+            return self.ask(async { ask(&mut *self.own.acquire().await?, job, entry).await }).await;
+        }
+        // On a session of its own, so that a large module keeps nothing else waiting.
+        let write = async {
+            let mut connection = self.session("modules").await?;
+            let asked = ask(&mut connection, job, entry).await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(asked)
+        };
+        super::within(MODULE_TIME, write).await
+    }
+
+    /// The id of the job of a kind that has not ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn job_of_kind(&self, kind: &str) -> Result<Option<Uuid>, Error> {
+        self.ask(async { running(&mut *self.own.acquire().await?, kind).await }).await
+    }
+
+    /// The content of the module of a job; `None` if it has none, or has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn job_module(&self, id: Uuid) -> Result<Option<Vec<u8>>, Error> {
+        let read = async {
+            let mut connection = self.session("modules").await?;
+            let query = sqlx::query_scalar("select module from jobs where id = $1").bind(id);
+            let module: Option<Option<Vec<u8>>> = query.fetch_optional(&mut connection).await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(module.flatten())
+        };
+        super::within(MODULE_TIME, read).await
     }
 
     /// Asks for a job of a kind that gateways ask for by themselves, unless there is one or somebody has cancelled one just
@@ -456,17 +476,43 @@ impl Store {
     }
 }
 
+/// Inserts a job with its entry of the audit trail, unless there is one of its kind.
+async fn ask(connection: &mut PgConnection, job: &NewJob, entry: Option<&Entry>) -> Result<AskedJob, sqlx::Error> {
+    for _ in 0..ASK_TRIES {
+        let mut transaction = connection.begin().await?;
+        if let Some(row) = insert(&mut transaction, job).await? {
+            if let Some(entry) = entry {
+                audit::write(&mut transaction, entry).await?;
+            }
+            transaction.commit().await?;
+            return Ok(AskedJob::New(Box::new(row)));
+        }
+        if let Some(id) = running(&mut transaction, job.kind).await? {
+            return Ok(AskedJob::Running(id));
+        }
+    }
+    Err(sqlx::Error::RowNotFound)
+}
+
+async fn running(connection: &mut PgConnection, kind: &str) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("select id from jobs where kind = $1 and state in ('waiting', 'running')")
+        .bind(kind)
+        .fetch_optional(connection)
+        .await
+}
+
 /// Inserts a job. Returns `None` if there is one of its kind that has not ended.
 async fn insert(connection: &mut PgConnection, job: &NewJob) -> Result<Option<JobRow>, sqlx::Error> {
     let Actor { kind, name, token_id, panel_session: _, host, login: _, peer, forwarded, request_id } = &job.actor;
     let mut query = QueryBuilder::<Postgres>::new(
-        "insert into jobs (id, kind, dry_run, actor, name, token_id, host, peer, forwarded, request_id, request) values (",
+        "insert into jobs (id, kind, dry_run, actor, name, token_id, host, peer, forwarded, request_id, module, request) values (",
     );
     let mut values = query.separated(", ");
     values.push_bind(job.id).push_bind(job.kind).push_bind(job.dry_run).push_bind(kind.as_str());
     values.push_bind(name.clone()).push_bind(token_id.clone()).push_bind(host.clone());
     values.push_bind(peer.map(|peer| peer.to_string())).push_bind(forwarded.map(|peer| peer.to_string()));
-    values.push_bind(request_id.clone()).push_bind(job.request.clone()).push_unseparated("::jsonb");
+    values.push_bind(request_id.clone()).push_bind(job.module.as_deref().map(<[u8]>::to_vec));
+    values.push_bind(job.request.clone()).push_unseparated("::jsonb");
     query.push(") on conflict (kind) where state in ('waiting', 'running') do nothing returning ").push(COLUMNS);
     query.build_query_as::<JobRow>().persistent(false).fetch_optional(connection).await
 }

@@ -40,6 +40,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0023", "duties"),
     migration!("0024", "jobs"),
     migration!("0025", "generations"),
+    migration!("0026", "replay"),
 ];
 
 /// Runs the migrations that the database lacks.

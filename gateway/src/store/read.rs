@@ -7,6 +7,7 @@ mod counts;
 mod events;
 mod letter_summary;
 mod letters;
+mod past;
 mod scan;
 mod sessions;
 mod sight;
@@ -14,6 +15,7 @@ mod sight;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, Utc};
+use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,6 +26,7 @@ pub use events::{EventFilter, StoredEvent};
 pub use letter_summary::{GroupBy, LetterBucket, LetterGroup, LetterSummary};
 pub use letters::LetterFilter;
 pub(super) use letters::{FIRST_VIOLATION, Selection};
+pub use past::{PastEvent, PastRange};
 pub use sessions::{SessionEdge, SessionFilter, SessionPosition, SessionRow};
 pub(super) use sight::LetterSight;
 
@@ -32,7 +35,7 @@ use super::{Error, Store};
 
 /// The place of an event in the order of pages: by timestamp, then by receipt, then by id, so that no two events have
 /// the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Position {
     /// The timestamp, in microseconds since 1970.
     pub timestamp_us: i64,
