@@ -55,6 +55,7 @@ mod prometheus;
 mod readers;
 mod reading;
 mod reload;
+mod replay;
 mod request_ids;
 mod retention;
 mod schemas;

@@ -159,6 +159,9 @@ pub enum Failure {
     /// The command failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+    /// The command worked, and what it found is beyond a bound that its caller set.
+    #[error("{0}")]
+    Beyond(String),
 }
 
 impl Failure {

@@ -1,5 +1,5 @@
-//! Runs the command that the arguments name. The program exits with 0, with 1 when the command failed, and with 64 for
-//! wrong usage or configuration.
+//! Runs the command that the arguments name. The program exits with 0, with 1 when the command failed, with 3 when it found
+//! more than its caller allows, and with 64 for wrong usage or configuration.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -9,6 +9,8 @@ use eye::cli::{Cli, Failure};
 
 /// The exit code for wrong usage or configuration, `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
+/// The exit code of a command that found more than its caller allows.
+const BEYOND: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
             match failure {
                 Failure::Configuration(_) => ExitCode::from(USAGE),
                 Failure::Failed(_) => ExitCode::FAILURE,
+                Failure::Beyond(_) => ExitCode::from(BEYOND),
             }
         }
     }

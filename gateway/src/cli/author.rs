@@ -95,6 +95,17 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// The event types alone, for a module that is named in another way.
+    pub(super) fn event_type_alone(&self, project: Option<&Project>) -> Result<Slot, Failure> {
+        if self.file.is_some() {
+            return Err(usage("name a file or a digest, and not both"));
+        }
+        let event_type = self.event_type.clone().or_else(|| project.map(|project| project.event_type.clone()));
+        event_type.ok_or_else(|| usage("name the event type: --type category/name, such as --type shop/sale"))
+    }
+}
+
 impl ModuleFile {
     /// The bytes of the file.
     pub(super) fn content(&self) -> anyhow::Result<Vec<u8>> {

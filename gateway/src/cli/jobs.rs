@@ -35,8 +35,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// redrive or rejudge
-    #[arg(long, value_parser = ["redrive", "rejudge"])]
+    /// redrive, rejudge or replay
+    #[arg(long, value_parser = Kind::ALL.map(Kind::as_str))]
     kind: Option<String>,
     /// waiting, running, done, failed or cancelled
     #[arg(long, value_parser = STATES)]
@@ -179,6 +179,11 @@ async fn follow(reached: &Reached, id: Uuid) -> anyhow::Result<()> {
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// The progress of a job in one line.
+pub(super) fn progress_line(job: &Value) -> String {
+    line(job, &serde_json::from_value(job["progress"].clone()).unwrap_or_default())
 }
 
 /// The progress in one line.

@@ -1,5 +1,5 @@
-//! `eye validator`: ships modules to a running gateway, shows them and their earlier versions, and changes them. `push` and
-//! `status` work over HTTP. `rollback` and `retire` do so where `EYE_GATEWAY` names a gateway; otherwise they work on files
+//! `eye validator`: ships modules to a running gateway, shows them and their earlier versions, and changes them. `replay`,
+//! `push` and `status` work over HTTP. `rollback` and `retire` do so where `EYE_GATEWAY` names a gateway; otherwise they work on files
 //! alone and need no running gateway, which notices the change like any other of the directory. What authors do before they
 //! ship is in `author.rs`.
 
@@ -23,6 +23,7 @@ use crate::config::{Config, remote};
 use crate::trail;
 
 mod push;
+mod replay;
 mod status;
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +47,8 @@ pub(super) enum Command {
     /// Make fixtures of real events
     #[command(subcommand)]
     Fixtures(author::Fixtures),
+    /// Judge the events of the past by a module, and say what it would change
+    Replay(replay::Replay),
     /// Ship a module to a running gateway, and to all others on its database
     Push(push::Push),
     /// Show what a running gateway serves, and who shipped it
@@ -117,6 +120,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(bench) => author::bench(bench).await,
         Command::Bundle(bundle) => author::bundle(&bundle),
         Command::Fixtures(fixtures) => author::fixtures(fixtures).await,
+        Command::Replay(replay) => replay::run(replay).await,
         Command::Push(push) => push::run(push).await,
         Command::Status(status) => status::run(status).await,
         Command::Rollback(rollback) => roll_back(rollback).await,

@@ -148,7 +148,7 @@ async fn push(dev: &Dev, project: &Project) -> Result<(), Failure> {
     let found = quiet_gateway(&dev.source, project.gateway.as_ref());
     let (gateway, from) = found.map_err(|error| match error {
         Failure::Failed(error) => Failure::Failed(Away(format!("{error:#}")).into()),
-        wrong @ Failure::Configuration(_) => wrong,
+        other @ (Failure::Configuration(_) | Failure::Beyond(_)) => other,
     })?;
     let answer = shipment.send(&gateway).await.map_err(|error| told(&error))?;
     let line = shipment::line(&answer);

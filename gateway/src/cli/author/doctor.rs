@@ -78,7 +78,7 @@ async fn gateway(source: &Source, place: Option<&crate::cli::reach::NamedGateway
     let found = match quiet_gateway(source, place) {
         Ok((gateway, _)) => gateway.read("/v1/validators").await.map(|_| gateway.url()),
         Err(Failure::Failed(error)) => Err(error),
-        Err(Failure::Configuration(problems)) => Err(anyhow!("{problems}")),
+        Err(other @ (Failure::Configuration(_) | Failure::Beyond(_))) => Err(anyhow!("{other}")),
     };
     match found {
         Ok(url) => Found { what, found: Some(url), get: String::new(), is_needed: false },
