@@ -47,7 +47,7 @@ function One({ id, act }: { id: string; act: string }) {
     setRound((before) => before + 1);
     go("job", { id }, true);
   };
-  const codes = Object.entries((data.result ?? data.progress).codes).sort(([, one], [, other]) => other - one);
+  const codes = Object.entries(data.progress.codes).sort(([, one], [, other]) => other - one);
   return (
     <>
       {problem !== null && <Problem of={problem} doing="What is shown below is not up to date." />}

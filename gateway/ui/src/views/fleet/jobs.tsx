@@ -10,7 +10,7 @@ export type Job = Schemas["Job"];
 const EVERY = 2000;
 const LIMIT = 20;
 export const STATES = ["waiting", "running", "done", "failed", "cancelled"] as const;
-const KINDS = ["redrive", "rejudge"] as const;
+const KINDS = ["redrive", "rejudge", "replay"] as const;
 
 export function isOver({ state }: Job): boolean {
   return state === "done" || state === "failed" || state === "cancelled";
@@ -35,7 +35,7 @@ export function Progress({ of }: { of: Job }) {
 /** What came of a job, or has so far. */
 export function Result({ of }: { of: Job }) {
   if (of.problem !== null) return <bdi class="bad">{legible(of.problem)}</bdi>;
-  const counts = of.result ?? of.progress;
+  const counts = of.progress;
   const each = [...OUTCOMES, "skipped" as const].filter((name) => counts[name] > 0);
   if (each.length === 0) return <span class="quiet">{isOver(of) ? "nothing" : "nothing yet"}</span>;
   return <>{each.map((name) => `${whole(counts[name])} ${name}`).join(", ")}</>;
