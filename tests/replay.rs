@@ -563,3 +563,51 @@ async fn an_interrupted_command_cancels_its_job() {
     eventually("the job is cancelled", async || (gateway.sql("select state from jobs") == "cancelled").then_some(()))
         .await;
 }
+
+/// These take long, and belong to the area `fleet`.
+mod long {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Sends arrays until it is told to stop, and counts their events. Each is stored.
+    async fn load(gateway: &Gateway, stop: &AtomicBool, sent: &AtomicU64) {
+        let body = Value::from(vec![event("load", "any", json!({"n": 1})); 20]).to_string();
+        while !stop.load(Relaxed) {
+            let answer = gateway.post("/v1/events", "application/json", body.clone()).await;
+            assert_eq!((answer.status, &answer.json()["stored"]), (200, &json!(20)), "{answer:?}");
+            sent.fetch_add(20, Relaxed);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_hundred_thousand_events_are_replayed_while_others_arrive() {
+        let gateway = Gateway::start().await;
+        gateway.sql(&many(100_000));
+        let (stop, sent, began) = (AtomicBool::new(false), AtomicU64::new(0), Instant::now());
+        let replay = async {
+            let result = replayed(&gateway, &format!("type=shop/sale&{ALL}"), &plain(json!({"maximum": 4}))).await;
+            let took = began.elapsed();
+            stop.store(true, Relaxed);
+            (result, took)
+        };
+        let ((result, took), ()) = tokio::join!(replay, load(&gateway, &stop, &sent));
+        assert_eq!(
+            cells(&result["rows"]),
+            ["stored stored 50000", "stored refused 50000", "refused stored 5000", "refused refused 5000"],
+            "{result}"
+        );
+        let seconds = took.as_secs_f64();
+        let sent = sent.load(Relaxed);
+        println!(
+            "replayed {:.0} events/s while {:.0} events/s were stored; steps {} ms, judging {} ms",
+            110_000.0 / seconds,
+            sent as f64 / seconds,
+            result["elapsed_ms"],
+            result["processor_ms"]
+        );
+        assert!(sent > 0);
+    }
+}
