@@ -491,6 +491,42 @@ async fn a_wrong_request_says_what_is_wrong_and_a_second_one_waits() {
     assert_eq!((&job["result"], gateway_modules(&gateway)), (&Value::Null, 0), "{job}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_in_the_database_is_replayed_by_its_digest_and_says_whether_it_amends() {
+    let server = Server::start();
+    server.prepare();
+    let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_MODULES_FROM", "database");
+    let gateway = setup.start().await;
+    let push = async |content: &[u8]| {
+        let request = bearing(&gateway, "PUT", "/v1/validators/shop/sale?force=true", "");
+        let request = request.header("content-type", "application/schema+json").header("prefer", "wait=60");
+        let answer = gateway.answer(request.body(content.to_vec())).await;
+        assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("active")), "{answer:?}");
+    };
+    let amends = json!({
+        "type": "object", "properties": {"note": {"type": "string", "writeOnly": true}}, "examples": [{"note": "a secret"}],
+    });
+    let (first, second) = (plain(json!({"maximum": 3})), amends.to_string().into_bytes());
+    push(&first).await;
+    assert_eq!(send(&gateway, json!({"n": 1})).await.status, 201);
+    push(&second).await;
+    for number in [2, 4] {
+        assert_eq!(send(&gateway, json!({"n": number, "note": "x"})).await.status, 201);
+    }
+    push(&plain(json!({"maximum": 9}))).await;
+    let named = json!({"digest": digest_of(&first)}).to_string();
+    let asked = ask_as(&gateway, "", &format!("type=shop/sale&{ALL}"), named.as_bytes()).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let result = ended(&gateway, "", &id_of(&asked.json()), "done").await["result"].clone();
+    assert_eq!(
+        (cells(&result["rows"]), &result["not_compared"]),
+        (vec!["stored stored 1".to_owned()], &json!({"amended": 2})),
+        "{result}"
+    );
+    let other = ask_as(&gateway, "", &format!("type=shop/other&{ALL}"), named.as_bytes()).await;
+    assert_eq!(code(&other), (409, "no_version".to_owned()), "it is no version of that type: {other:?}");
+}
+
 /// Runs the command in the gateway's folder, on its embedded database.
 fn command(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = gateway.command_beside(&[&["validator", "replay"], arguments].concat());

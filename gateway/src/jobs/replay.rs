@@ -170,11 +170,10 @@ impl Work {
         }
         let began = Instant::now();
         let Some(mut place) = self.place.clone() else { return self.first(settings).await };
-        let (items, end) = match place.at.clone() {
+        let (mut items, end) = match place.at.clone() {
             At::Events { event_type, after } => self.events(settings, &event_type, after, &mut place).await?,
             At::Letters { after } => self.letters(jobs, settings, after, &place).await?,
         };
-        let mut items = items;
         let past = items.iter_mut().filter_map(|item| match &mut item.fate {
             Fate::Judge { past, .. } => past.take(),
             Fate::Leave | Fate::NotCompared(_) => None,
