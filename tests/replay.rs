@@ -227,6 +227,18 @@ async fn each_outcome_of_the_past_is_compared_with_that_of_the_module_and_nothin
     let named = json!({"digest": digest_of(&plain(json!({"maximum": 6})))}).to_string();
     let result = replayed(&gateway, &query, named.as_bytes()).await;
     assert_eq!(cells(&result["rows"]), ["stored stored 6", "refused refused 2", "quarantined stored 1"], "{result}");
+    noted(&gateway, &result).await;
+}
+
+/// Three replays are in the list, the audit trail and the metrics; the last one found `result`.
+async fn noted(gateway: &Gateway, result: &Value) {
+    let list = gateway.get("/v1/jobs?kind=replay").await.json();
+    let listed = &list["jobs"][0]["result"];
+    assert_eq!(
+        (&listed["rows"], listed.get("changes"), listed.get("amendments")),
+        (&result["rows"], None, None),
+        "{list}"
+    );
     let entries =
         gateway.sql("select distinct action || ' ' || subject from audit where action like 'job_%' order by 1");
     assert_eq!(entries, "job_ask replay\njob_end replay");

@@ -16,6 +16,10 @@ use crate::audit::{Action, Actor, Entry};
 const COLUMNS: &str = "id, kind, state, dry_run, request::text as request, actor, name, token_id, host, peer, forwarded, \
      request_id, requested_at, started_at, ended_at, runner_name, run, runs_lost, progress::text as progress, \
      place::text as place, result::text as result, problem, cancel_requested";
+/// The same for a list. What may be long in a result is left out, and so is the place.
+const LISTED_COLUMNS: &str = "id, kind, state, dry_run, request::text as request, actor, name, token_id, host, peer, forwarded, \
+     request_id, requested_at, started_at, ended_at, runner_name, run, runs_lost, progress::text as progress, \
+     null::text as place, (result - '{changes,amendments}'::text[])::text as result, problem, cancel_requested";
 /// Longest time for writing or reading the module of a job.
 const MODULE_TIME: Duration = Duration::from_secs(60);
 /// How often a request for a job tries again when the job before it ends meanwhile.
@@ -269,7 +273,7 @@ impl Store {
         self.reading().await?.run(|connection| query.fetch_optional(connection)).await
     }
 
-    /// A page of jobs, the latest first.
+    /// A page of jobs, the latest first, without the changes and amendments of replays.
     ///
     /// # Errors
     ///
@@ -280,7 +284,7 @@ impl Store {
         after: Option<JobCursor>,
         rows_max: u32,
     ) -> Result<Page<JobRow, JobCursor>, Error> {
-        let mut query = QueryBuilder::<Postgres>::new(format!("select {COLUMNS} from jobs where true"));
+        let mut query = QueryBuilder::<Postgres>::new(format!("select {LISTED_COLUMNS} from jobs where true"));
         for (condition, word) in [(" and kind = ", &filter.kind), (" and state = ", &filter.state)] {
             if let Some(word) = word {
                 query.push(condition).push_bind(word.clone());
