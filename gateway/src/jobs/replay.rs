@@ -114,6 +114,8 @@ pub(super) struct Work {
     place: Option<Place>,
     /// The loaded module.
     module: Option<Loaded>,
+    /// What is known of modules of the past, as in the place. A step that was cut off leaves here what it found.
+    amends: BTreeMap<String, Option<bool>>,
     /// Events of the next step.
     events: u32,
 }
@@ -155,8 +157,10 @@ impl Work {
             .map_err(|error| format!("this release does not understand the request of the job: {error}"))?;
         let slot = Slot::parse(&request.event_type)?;
         let place = row.place.as_deref().map(serde_json::from_str).transpose();
-        let place = place.map_err(|error| format!("this release does not understand the place of the job: {error}"))?;
-        Ok(Self { id: row.id, request, slot, place, module: None, events: EVENTS_FIRST })
+        let place: Option<Place> =
+            place.map_err(|error| format!("this release does not understand the place of the job: {error}"))?;
+        let amends = place.as_ref().map(|place| place.amends.clone()).unwrap_or_default();
+        Ok(Self { id: row.id, request, slot, place, module: None, amends, events: EVENTS_FIRST })
     }
 
     /// What came of the job.
@@ -171,7 +175,7 @@ impl Work {
         let began = Instant::now();
         let Some(mut place) = self.place.clone() else { return self.first(settings).await };
         let (mut items, end) = match place.at.clone() {
-            At::Events { event_type, after } => self.events(settings, &event_type, after, &mut place).await?,
+            At::Events { event_type, after } => self.events(settings, &event_type, after, place.share).await?,
             At::Letters { after } => self.letters(jobs, settings, after, &place).await?,
         };
         let past = items.iter_mut().filter_map(|item| match &mut item.fate {
@@ -197,6 +201,7 @@ impl Work {
         if !is_whole && is_idle {
             return Ok(Step::idle(Next::After(PAUSE)));
         }
+        place.amends.clone_from(&self.amends);
         let took = began.elapsed();
         place.findings.elapsed_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         place.findings.processor_us += u64::try_from(done.processor.as_micros()).unwrap_or(u64::MAX);
@@ -309,13 +314,13 @@ impl Work {
         settings: &JobSettings,
         event_type: &(String, String),
         after: Option<Position>,
-        place: &mut Place,
+        share: Option<u32>,
     ) -> Result<(Vec<Item>, End), Refusal> {
         let (category, name) = (event_type.0.as_str(), event_type.1.as_str());
-        let most = if place.share.is_some() { EVENTS_SEEN_MAX } else { EVENTS_MAX };
+        let most = if share.is_some() { EVENTS_SEEN_MAX } else { EVENTS_MAX };
         let limits = PageLimits { rows: self.events.min(most), bytes: BYTES_MAX };
         let store = &settings.judges.store;
-        let page = store.past_events((category, name), self.request.range(), after, place.share, limits).await;
+        let page = store.past_events((category, name), self.request.range(), after, share, limits).await;
         let page = page.map_err(of_store)?;
         let bytes: usize = page.rows.iter().map(|row| row.data.as_ref().map_or(0, String::len)).sum();
         let mean = bytes / page.rows.len().max(1);
@@ -323,7 +328,7 @@ impl Work {
         let mut items = Vec::with_capacity(page.rows.len());
         for row in page.rows {
             let amends = match &row.data {
-                Some(_) => self.amends(settings, event_type, row.module.as_deref(), place).await?,
+                Some(_) => self.amends(settings, event_type, row.module.as_deref()).await?,
                 None => Amends::No,
             };
             items.push(of_event(row, event_type, amends));
@@ -340,20 +345,19 @@ impl Work {
 
     /// Whether the module that judged a stored event amends, so that what is stored may not be what was sent.
     async fn amends(
-        &self,
+        &mut self,
         settings: &JobSettings,
         event_type: &(String, String),
         module: Option<&[u8]>,
-        place: &mut Place,
     ) -> Result<Amends, Refusal> {
         let Some(digest) = module.and_then(|digest| digest.try_into().ok()).map(Digest) else { return Ok(Amends::No) };
         let key = digest.to_string();
-        let known = match place.amends.get(&key) {
+        let known = match self.amends.get(&key) {
             Some(known) => *known,
-            None if place.amends.len() >= MODULES_MAX => None,
+            None if self.amends.len() >= MODULES_MAX => None,
             None => {
                 let found = self.look_up(settings, event_type, digest).await?;
-                place.amends.insert(key, found);
+                self.amends.insert(key, found);
                 found
             }
         };
