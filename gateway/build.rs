@@ -48,14 +48,20 @@ fn list_python() -> io::Result<()> {
 /// The files of the contract, 1.0.0 and 1.1.0, in these folders of a project.
 fn contract(folders: [&str; 2]) -> impl Iterator<Item = (String, PathBuf)> {
     folders.into_iter().zip(["validator.wit", "1.1.0/validator.wit"]).map(|(folder, name)| {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(name);
+        let file = package().join("../wit").join(name);
         println!("cargo::rerun-if-changed={}", file.display());
         (format!("{folder}/validator.wit"), file)
     })
 }
 
+/// The folder of this package. Cargo says it at each run: the build script itself may come from another checkout, with a copied
+/// target folder.
+fn package() -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default()
+}
+
 fn validators() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../validators")
+    package().join("../validators")
 }
 
 /// The files of a language's template, each with its path in a project.
@@ -113,7 +119,7 @@ fn write_list(name: &str, list: &str) -> io::Result<()> {
 
 fn list_panel() -> io::Result<()> {
     println!("cargo::rerun-if-changed=ui/dist");
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui/dist");
+    let dist = package().join("ui/dist");
     let mut names = Vec::new();
     for entry in fs::read_dir(&dist)? {
         let name = entry?.file_name().into_string().map_err(|name| io::Error::other(format!("{name:?} is no text")))?;

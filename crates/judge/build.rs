@@ -6,7 +6,9 @@ use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../validators/engines/json-schema/dist");
+    // Cargo says the folder at each run: this script may come from another checkout, with a copied target folder.
+    let package = env::var_os("CARGO_MANIFEST_DIR").ok_or_else(|| io::Error::other("cargo sets CARGO_MANIFEST_DIR"))?;
+    let dist = Path::new(&package).join("../../validators/engines/json-schema/dist");
     println!("cargo::rerun-if-changed={}", dist.display());
     let engine = dist.join("engine.wasm");
     let list = match engine.canonicalize() {
