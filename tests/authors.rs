@@ -384,6 +384,10 @@ async fn a_new_typescript_project_is_built_tested_pushed_judged_and_taken_back()
     let checked: Value = serde_json::from_str(&done(&project, &["check", "--json"])).expect("JSON");
     assert_eq!((&checked["taken"], &checked["exports"]), (&true.into(), &json!([])), "it exports what it needs");
     assert!(done(&project.join("src"), &["push"]).contains("shop/sale\tactive\t"));
+    let shown = gateway
+        .answer(gateway.request("GET", "/v1/validators/shop/sale").bearer_auth(gateway.admin_token().expect("one")))
+        .await;
+    assert_eq!(shown.json()["limits"]["deadline_ms"], json!(100), "its settings.toml went along");
     assert_eq!(gateway.send(&order("19.99", 1)).await.status, 201);
     let refused = gateway.send(&order("19.999", 0)).await;
     assert_eq!((refused.status, codes(&refused)), (422, vec!["decimals".to_owned(), "length".to_owned()]));

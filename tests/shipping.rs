@@ -107,6 +107,88 @@ async fn a_push_into_the_directory_serves_and_can_be_taken_back() {
     }
 }
 
+/// The settings that serve: the deadline and what a fault means.
+async fn limits(gateway: &Gateway, token: &str, name: &str) -> (Value, Value) {
+    let shown = get(gateway, token, &format!("/v1/validators/guests/{name}")).await.json();
+    (shown["limits"]["deadline_ms"].clone(), shown["on_fault"].clone())
+}
+
+#[tokio::test]
+async fn settings_go_along_with_a_push_into_the_directory() {
+    let gateway = Gateway::start().await;
+    let admin = gateway.admin_token().expect("it made one");
+    let (one, two) = (module("names_one"), module("names_two"));
+    let file = gateway.data_dir().join("../modules/guests/named.toml");
+    let text = || std::fs::read_to_string(&file).ok();
+    let (quarantine, retry) = (json!("quarantine"), json!("retry"));
+    let pushed = push(&gateway, &admin, "guests/named?settings=deadline_ms%3D49", &one).await;
+    assert_eq!((pushed.status, text().as_deref()), (200, Some("deadline_ms=49")), "{pushed:?}");
+    assert_eq!(limits(&gateway, &admin, "named").await, (json!(49), quarantine.clone()));
+
+    let would = push(&gateway, &admin, "guests/named?dry_run=true&settings=deadline_ms%3D48", &two).await;
+    assert_eq!((would.status, text().as_deref()), (200, Some("deadline_ms=49")), "a dry run writes nothing: {would:?}");
+    for (query, content) in [
+        ("settings=deadline_ms%3D48", &module("imports_wasi")),
+        ("settings=deadline_ms%3D0", &two),
+        ("settings=hunter2", &two),
+    ] {
+        let refused = push(&gateway, &admin, &format!("guests/named?{query}"), content).await;
+        assert_eq!(code(&refused), (422, "module_refused".to_owned()), "{query}: {refused:?}");
+        assert!(!refused.json().to_string().contains("hunter2"), "{refused:?}");
+        assert_eq!(text().as_deref(), Some("deadline_ms=49"), "{query}: a refused push changes nothing");
+    }
+    assert_eq!(limits(&gateway, &admin, "named").await, (json!(49), quarantine.clone()));
+
+    let pushed = push(&gateway, &admin, "guests/named", &two).await;
+    assert_eq!((pushed.status, text().as_deref()), (200, Some("deadline_ms=49")), "without settings they stay");
+    // The same module with other settings: the answer comes once they are in force.
+    for (given, deadline, on_fault) in
+        [("deadline_ms%3D47", 47, &quarantine), ("deadline_ms%3D47%0Aon_fault%3D%22retry%22", 47, &retry)]
+    {
+        let pushed = push(&gateway, &admin, &format!("guests/named?settings={given}"), &two).await;
+        assert_eq!((pushed.status, &pushed.json()["state"]), (200, &json!("active")), "{pushed:?}");
+        assert_eq!(limits(&gateway, &admin, "named").await, (json!(deadline), on_fault.clone()));
+    }
+    assert_eq!(post(&gateway, &admin, "/v1/validators/guests/named/rollback", None).await.status, 200);
+    assert_eq!(limits(&gateway, &admin, "named").await, (json!(47), retry.clone()), "a rollback leaves the file");
+    assert_eq!(post(&gateway, &admin, "/v1/validators/guests/named/retire", None).await.status, 200);
+    assert!(text().is_some(), "a retirement leaves the file");
+    assert_eq!(push(&gateway, &admin, "guests/named", &one).await.status, 200);
+    assert_eq!(limits(&gateway, &admin, "named").await, (json!(47), retry), "and the next module has its settings");
+    let pushed = push(&gateway, &admin, "guests/named?settings=default", &one).await;
+    assert_eq!((pushed.status, text()), (200, None), "{pushed:?}");
+    assert_eq!(limits(&gateway, &admin, "named").await, (json!(50), quarantine));
+    let entries = get(&gateway, &admin, "/v1/audit?subject=guests/named&action=validator_push").await.json();
+    let changed: Vec<bool> = entries["entries"]
+        .as_array()
+        .expect("entries")
+        .iter()
+        .map(|entry| entry["details"]["settings"] == json!("changed"))
+        .collect();
+    assert_eq!(changed, [true, false, true, true, false, true], "{entries}");
+}
+
+#[tokio::test]
+async fn settings_of_a_push_force_the_module_that_they_name_and_no_other() {
+    let gateway = Gateway::start().await;
+    let admin = gateway.admin_token().expect("it made one");
+    assert_eq!(push(&gateway, &admin, "vault/form", &module("redacts")).await.status, 200);
+    let (plain, other) = (module("accepts"), module("names_one"));
+    let force = format!("vault/form?settings=force%3D%22{}%22", digest_of(&plain));
+    for (path, content) in [("vault/form", &plain), (force.as_str(), &other)] {
+        let refused = push(&gateway, &admin, path, content).await;
+        assert_eq!(code(&refused), (422, "module_refused".to_owned()), "{path}: {refused:?}");
+        assert!(!gateway.data_dir().join("../modules/vault/form.toml").exists(), "{path}");
+    }
+    let told = push(&gateway, &admin, "vault/form?force=true", &plain).await;
+    assert_eq!(code(&told), (400, "bad_parameter".to_owned()));
+    assert!(told.json()["detail"].as_str().is_some_and(|told| told.contains(&digest_of(&plain))), "{told:?}");
+    let forced = push(&gateway, &admin, &force, &plain).await;
+    assert_eq!(forced.status, 200, "{forced:?}");
+    let entries = get(&gateway, &admin, "/v1/audit?subject=vault/form&action=validator_push").await.json();
+    assert_eq!(entries["entries"][0]["details"]["force"], json!(true), "{entries}");
+}
+
 #[tokio::test]
 async fn what_is_no_module_and_who_may_not_ship_are_told_which_and_what_to_do() {
     let gateway = Gateway::start().await;
@@ -125,7 +207,7 @@ async fn what_is_no_module_and_who_may_not_ship_are_told_which_and_what_to_do() 
         ("%20guests/bad", &good, (400, "bad_parameter")),
         (&format!("guests/{}", "b".repeat(251)), &good, (400, "bad_parameter")),
         ("guests/bad?mode=canary", &good, (400, "bad_parameter")),
-        ("guests/bad?settings=deadline_ms%3D7", &good, (400, "bad_parameter")),
+        ("guests/bad?settings=deadline_ms%3D0", &good, (422, "module_refused")),
         ("guests/bad?force=true", &good, (400, "bad_parameter")),
         ("guests/bad?colour=red", &good, (400, "bad_parameter")),
     ] {

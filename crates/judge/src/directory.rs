@@ -57,6 +57,14 @@ impl Signature {
         metadata.as_ref().map_or(Self { len: 0, modified: None, identity: (0, 0, 0, 0) }, Self::of)
     }
 
+    /// The signature of the file with this name, as a scan would find it. `None` if there is none.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path);
+        let is_absent =
+            |error: &io::Error| error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err();
+        if metadata.as_ref().is_err_and(is_absent) { None } else { Some(Self::seen(&metadata)) }
+    }
+
     /// Whether `later` is the same file with what may be other content. If another file took its place, this is false:
     /// the first one was whole.
     pub(super) fn was_rewritten(&self, later: &Self) -> bool {

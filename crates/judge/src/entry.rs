@@ -481,8 +481,9 @@ impl Entry {
         }
     }
 
-    /// Reads the settings file again.
-    pub(super) fn read_settings(&mut self, root: &Path, given: LimitDefaults) -> Change {
+    /// Reads the settings file again. With `with_content`, the content of the module is another one too: then the settings
+    /// belong to that content, and are in force once it serves.
+    pub(super) fn read_settings(&mut self, root: &Path, given: LimitDefaults, with_content: bool) -> Change {
         let path = root.join(settings_of(&self.found.file));
         let read = match &self.found.settings {
             None => Ok((Settings::of(given.defaults), None)),
@@ -509,7 +510,15 @@ impl Entry {
         self.settings_read = true;
         self.settings_error = None;
         self.wanted = None;
-        if self.serving.is_some() && settings.limits != self.settings.limits {
+        let waits = settings.limits != self.settings.limits || with_content && settings != self.settings;
+        if let Some((module, _)) = &mut self.serving
+            && waits
+        {
+            if settings.keep_raw == Some(false) && self.settings.keep_raw != Some(false) {
+                // Until then, nothing is kept that either of them would not keep.
+                self.settings.keep_raw = Some(false);
+                *module = Arc::new(module.with_settings(self.settings));
+            }
             self.wanted = Some((settings, text));
             return Change::ToLoad;
         }

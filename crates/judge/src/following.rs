@@ -27,6 +27,8 @@ const CANDIDATE_THREADS: usize = 1;
 /// The thread that follows the modules directory, or the folder of candidates in it.
 pub(super) struct LifecycleThread {
     inbox: SyncSender<Message>,
+    /// Each scan of the directory holds it.
+    pub(super) scans: Arc<Mutex<()>>,
     /// `None` once it was ended.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -82,8 +84,10 @@ impl LifecycleThread {
         };
         let workers = Workers::start(&tools, threads, move |what| done.send(Message::Done(Box::new(what))).is_ok())?;
         let hinted = Arc::new(AtomicBool::new(false));
+        let scans = Arc::new(Mutex::new(()));
         let life = Lifecycle::new(Parts {
             directory: Directory::watch(dir, hinting(inbox.clone(), Arc::clone(&hinted))),
+            scans: Arc::clone(&scans),
             hinted,
             inbox: messages,
             workers,
@@ -97,7 +101,7 @@ impl LifecycleThread {
             is_of_candidates: followed.is_of_candidates,
         });
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || life.run())?;
-        Ok(Self { inbox, thread: Mutex::new(Some(thread)) })
+        Ok(Self { inbox, scans, thread: Mutex::new(Some(thread)) })
     }
 
     /// Wakes the thread with a message.

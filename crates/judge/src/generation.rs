@@ -326,7 +326,7 @@ impl Generations {
         (Some(content), loaded)
     }
 
-    fn settings(&self, wanted: &SlotModule) -> Result<Settings, Unprepared> {
+    pub(super) fn settings(&self, wanted: &SlotModule) -> Result<Settings, Unprepared> {
         let given = *lock(&self.given);
         let Some(text) = &wanted.settings else { return Ok(Settings::of(given.defaults)) };
         Settings::parse(text, given).map_err(|found| {

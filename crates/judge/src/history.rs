@@ -403,13 +403,15 @@ impl History {
 }
 
 /// Writes a content as the file of its kind beside `file`, and takes `file` away if it is of the other kind.
-pub(super) fn put_in_place(modules_dir: &Path, file: &Path, content: &[u8]) -> io::Result<()> {
+fn put_in_place(modules_dir: &Path, file: &Path, content: &[u8]) -> io::Result<()> {
     let own = Kind::of_content(content).beside(file);
     replace(&modules_dir.join(&own), content)?;
-    if own == file {
-        return Ok(());
-    }
-    match fs::remove_file(modules_dir.join(file)) {
+    if own == file { Ok(()) } else { remove(&modules_dir.join(file)) }
+}
+
+/// Removes a file, which need not be there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -418,21 +420,44 @@ pub(super) fn put_in_place(modules_dir: &Path, file: &Path, content: &[u8]) -> i
 /// Writes a hidden file beside `path`, and renames it. So readers see the old content or the new one, and nothing
 /// between.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().expect("a file lies in a folder");
-    fs::create_dir_all(folder)?;
-    let name = path.file_name().expect("a file has a name").to_string_lossy();
-    let digest = Digest::of(name.as_bytes()).to_string();
-    // Two threads may write the same file at once.
-    let number = WRITTEN.fetch_add(1, Relaxed);
-    let beside = folder.join(format!(".{}-{number}-{}", &digest[..16], std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
+    Staged::write(path, bytes)?.put()?;
+    sync_folder(path.parent().expect("a file lies in a folder"))
+}
+
+/// A content that lies in a hidden file beside its place. One rename puts it there. Dropped before, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Staged {
+    hidden: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+        let folder = path.parent().expect("a file lies in a folder");
+        fs::create_dir_all(folder)?;
+        let name = path.file_name().expect("a file has a name").to_string_lossy();
+        let digest = Digest::of(name.as_bytes()).to_string();
+        // Two threads may write the same file at once.
+        let number = WRITTEN.fetch_add(1, Relaxed);
+        let hidden = folder.join(format!(".{}-{number}-{}", &digest[..16], std::process::id()));
+        let staged = Self { hidden, path: path.to_owned() };
+        let mut file = File::create(&staged.hidden)?;
         file.write_all(bytes)?;
         // Without this, a loss of power could keep the name and lose the content.
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
-    renamed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
-    sync_folder(folder)
+        file.sync_all()?;
+        Ok(staged)
+    }
+
+    pub(super) fn put(self) -> io::Result<()> {
+        fs::rename(&self.hidden, &self.path)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Nothing is there once it was put in its place.
+        let _gone = fs::remove_file(&self.hidden);
+    }
 }
 
 /// Removes files that a process left half written when it died. Their names end in the id of the process.
@@ -457,7 +482,7 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes a rename in a folder survive a loss of power.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;
     #[cfg(not(unix))]

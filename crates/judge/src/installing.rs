@@ -3,11 +3,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::directory;
 use super::entry::settings_text;
-use super::history::put_in_place;
-use super::kind::settings_of;
+use super::history::{Staged, remove, sync_folder};
+use super::kind::{Kind, settings_of};
 use super::naming::Stray;
 use super::slot::Slot;
 
@@ -51,7 +52,12 @@ pub fn installed(modules_dir: &Path, slot: &Slot) -> Result<Installed, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(format!("{}: {error}", modules_dir.display())),
     };
-    let Some(found) = found else { return Ok(Installed { file: slot.file(), settings: None }) };
+    let Some(found) = found else {
+        // The settings of a module that was taken away are there still, and are those of the next one.
+        let file = slot.file();
+        let settings = settings_text_of(modules_dir, &file)?;
+        return Ok(Installed { file, settings });
+    };
     if let Some(other) = found.others.first() {
         return Err(format!("{} and {} both serve {slot}: remove one of them", found.file.display(), other.display()));
     }
@@ -86,9 +92,16 @@ pub fn modules_in(modules_dir: &Path) -> Result<Contents, String> {
 }
 
 fn settings_beside(modules_dir: &Path, found: &directory::Found) -> Result<Option<String>, String> {
-    let path = modules_dir.join(settings_of(&found.file));
-    let read = || settings_text(modules_dir, &path).map_err(|error| format!("{}: {error}", path.display()));
-    found.settings.is_some().then(read).transpose()
+    if found.settings.is_some() { settings_text_of(modules_dir, &found.file) } else { Ok(None) }
+}
+
+/// The text of the settings of a module file, if they are there.
+fn settings_text_of(modules_dir: &Path, file: &Path) -> Result<Option<String>, String> {
+    let path = modules_dir.join(settings_of(file));
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    settings_text(modules_dir, &path).map(Some).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Why nothing should be written into a modules directory; `None` if the gateway may.
@@ -126,12 +139,54 @@ fn is_ignored(checkout: &Path, folder: &Path) -> bool {
     names.any(|name| Path::new(name) == inside)
 }
 
-/// Puts a module or a schema into the modules directory, as the slot's file or in place of it, by rename. A file of the
-/// other kind goes afterwards: while both are there, neither is taken.
+/// What a push changes in the modules directory.
+#[derive(Debug)]
+pub struct Installing<'a> {
+    /// The folder.
+    pub modules_dir: &'a Path,
+    /// What the slot has there now.
+    pub before: &'a Installed,
+    /// The new module or schema.
+    pub content: &'a [u8],
+    /// The text of its settings, as [`Installed::settings`]. The file is written or removed if they differ.
+    pub settings: Option<&'a str>,
+}
+
+/// Puts a module or a schema into the modules directory, as the slot's file or in place of it, by rename, and its settings
+/// beside it. A file of the other kind goes afterwards: while both are there, neither is taken.
+///
+/// The settings come first: whoever reads the new module finds its settings. `scans` keeps the gateway from reading the
+/// directory between the two. If the module cannot be put there, the settings of before are put back.
 ///
 /// # Errors
 ///
 /// The errors of the file system.
-pub fn install(modules_dir: &Path, installed: &Installed, content: &[u8]) -> io::Result<()> {
-    put_in_place(modules_dir, &installed.file, content)
+pub(super) fn install(installing: &Installing<'_>, scans: &Mutex<()>) -> io::Result<()> {
+    let Installing { modules_dir, before, content, settings } = *installing;
+    let own = modules_dir.join(Kind::of_content(content).beside(&before.file));
+    let beside = modules_dir.join(settings_of(&before.file));
+    let module = Staged::write(&own, content)?;
+    let is_other = settings != before.settings.as_deref();
+    let staged = settings.filter(|_| is_other).map(|text| Staged::write(&beside, text.as_bytes())).transpose()?;
+    let put_settings = |staged: Option<Staged>| match staged {
+        Some(staged) => staged.put(),
+        None if is_other => remove(&beside),
+        None => Ok(()),
+    };
+    {
+        let _no_scan = scans.lock().unwrap_or_else(PoisonError::into_inner);
+        put_settings(staged)?;
+        if let Err(error) = module.put() {
+            let back = before.settings.as_ref().filter(|_| is_other);
+            let back = back.map(|text| Staged::write(&beside, text.as_bytes())).transpose();
+            back.and_then(put_settings)
+                .unwrap_or_else(|error| tracing::error!("{} was changed, and stays so: {error}", beside.display()));
+            return Err(error);
+        }
+        let file = modules_dir.join(&before.file);
+        if own != file {
+            remove(&file)?;
+        }
+    }
+    sync_folder(own.parent().expect("a file lies in a folder"))
 }

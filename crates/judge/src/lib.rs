@@ -81,7 +81,7 @@ pub use figures::{Counts, Faults, Times};
 pub use generation::{Generation, Role, SlotModule, Unprepared};
 pub use happening::{Happening, Observer};
 pub use history::{History, Listed, RetireError, Retired, RollbackError, Version};
-pub use installing::{Contents, InDirectory, Installed, install, installed, modules_in, unwritable};
+pub use installing::{Contents, InDirectory, Installed, Installing, installed, modules_in, unwritable};
 pub use judging::Judging;
 pub use keeping::{Keep, Taking};
 pub use kind::{Kind, settings_of};
@@ -547,6 +547,25 @@ impl Validators {
         must_redact: Option<bool>,
     ) -> Result<bool, Unprepared> {
         self.inner.generations.check(wanted, content, must_redact).await
+    }
+
+    /// The settings of a module that is to serve: the defaults, changed by its text.
+    ///
+    /// # Errors
+    ///
+    /// [`Unprepared`] with the place where the text is wrong.
+    pub fn settings(&self, wanted: &SlotModule) -> Result<Settings, Unprepared> {
+        self.inner.generations.settings(wanted)
+    }
+
+    /// Puts a module and its settings into the modules directory. No event is judged by the one without the other.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the file system. Then the files are as they were.
+    pub fn install(&self, installing: &Installing<'_>) -> std::io::Result<()> {
+        let scans = self.inner.lifecycles.as_ref().map(|[modules, _]| Arc::clone(&modules.scans));
+        installing::install(installing, &scans.unwrap_or_default())
     }
 
     /// Serves a generation, whose modules were prepared. One step swaps all of them. The events of a slot whose module

@@ -75,6 +75,8 @@ pub(super) enum Message {
 pub(super) struct Parts {
     /// The modules directory. Each scan reads it.
     pub(super) directory: Directory,
+    /// Whoever changes several files that belong together holds it. Each scan waits for it.
+    pub(super) scans: Arc<Mutex<()>>,
     /// The watcher of the directory raises it; the loop lowers it and plans a scan.
     pub(super) hinted: Arc<AtomicBool>,
     /// Messages of watcher, workers and owner. The loop waits here.
@@ -274,6 +276,8 @@ impl Lifecycle {
 
     /// Reads the directory and compares it with the slots.
     fn scan(&mut self) {
+        let scans = Arc::clone(&self.parts.scans);
+        let _nobody_writes = scans.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         if self.follow_up_at.is_some_and(|at| began >= at) {
             self.follow_up_at = None;

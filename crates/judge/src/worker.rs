@@ -20,7 +20,7 @@ use super::directory::{self, Signature};
 use super::engine::Sandbox;
 use super::files::MODULE_BYTES_MAX;
 use super::history::{History, Version};
-use super::kind::Kind;
+use super::kind::{Kind, settings_of};
 use super::loading::{Asked, Lane, Loader, Unloaded};
 use super::refusal::Refusal;
 use super::settings::Limits;
@@ -105,6 +105,8 @@ pub(super) struct Job {
     /// The file must not be read, or there is none. Only a kept version can serve.
     pub(super) is_barred: bool,
     pub(super) limits: Limits,
+    /// The settings file as it was when these limits were read.
+    pub(super) settings: Option<Signature>,
     /// The content seen last, whether it was taken or not. It is not loaded again.
     pub(super) known: Option<Digest>,
     /// The version that serves now.
@@ -315,6 +317,10 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
         let refusal = Refusal::new("a module of 64 MiB at most", found, "build it for size");
         return Outcome::Refused(digest, State::Settling, refusal);
     }
+    if Signature::at(&settings_of(&job.path)) != job.settings {
+        // Both files are being changed. The next scan reads the settings that belong to this content.
+        return Outcome::Rewritten;
+    }
     let kind = Kind::of_file(&job.path).unwrap_or(Kind::Module);
     let program = match load(tools, job, lane, (kind, digest), &bytes) {
         Ok(program) => program,
@@ -444,6 +450,7 @@ pub(super) fn load_content(
         path: PathBuf::new(),
         is_barred: false,
         limits: *limits,
+        settings: None,
         known: None,
         serving: None,
         falls_back: false,

@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use eye_event::verdict::Digest;
-use eye_judge::{History, Role, Roster, Slot, SlotModule, TypeReport, install, installed, unwritable};
+use eye_judge::{
+    History, Installing, Role, Roster, Settings, Slot, SlotModule, TypeReport, installed, settings_of, unwritable,
+};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -21,16 +23,13 @@ impl Shipping {
         content: Bytes,
         push: Push,
     ) -> Result<Response, Refusal> {
-        if push.settings.is_some() {
-            let file = slot.file().with_extension("toml");
-            let told = format!("are in {} beside the module: change that file", file.display());
-            return Err(bad("settings", &told));
-        }
         let digest = Digest::of(&content);
         if push.force {
-            let file = slot.file().with_extension("toml");
-            let told =
-                format!("is for the file {} beside the module: write force = \"{digest}\" into it", file.display());
+            let told = format!(
+                "is for modules from the database: give the module settings with force = \"{digest}\" (settings.toml of the \
+                 project, or {} beside the module)",
+                settings_of(&slot.file()).display()
+            );
             return Err(bad("force", &told));
         }
         let turn = turn(&self.turn).await?;
@@ -41,7 +40,11 @@ impl Shipping {
         let found = blocking(move || installed(&dir, &own)).await?;
         let found = found
             .map_err(|message| Refusal::ModulesElsewhere { message: format!("Nothing was changed: {message}.") })?;
-        let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings: found.settings.clone() };
+        // Without settings of its own, a push leaves the file beside the module.
+        let text = push.settings.unwrap_or_else(|| found.settings.clone());
+        let has_new_settings = text != found.settings;
+        let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings: text.clone() };
+        let settings = self.validators.settings(&wanted).map_err(refused)?;
         {
             let _turn = super::turn(&self.loading).await?;
             self.validators.check(&wanted, content.clone(), None).await.map_err(refused)?;
@@ -52,15 +55,22 @@ impl Shipping {
         if push.followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "install").to_string()));
         }
-        let dir = self.modules_dir.clone();
-        blocking(move || install(&dir, &found, &content)).await?.map_err(|error| unwritten(&error))?;
+        let (dir, validators) = (self.modules_dir.clone(), self.validators.clone());
+        let install = move || {
+            let (before, settings) = (&found, text.as_deref());
+            validators.install(&Installing { modules_dir: &dir, before, content: &content, settings })
+        };
+        blocking(install).await?.map_err(|error| unwritten(&error))?;
         let entry = Entry::new(Action::ValidatorPush, &slot.to_string(), actor)
             .with("digest", digest.to_string())
             .with("before", before.map(|before| before.to_string()))
-            .with("commit", push.commit);
+            .with("commit", push.commit)
+            .with("settings", has_new_settings.then_some("changed"))
+            .with("keep_raw", settings.keep_raw.filter(|_| has_new_settings))
+            .with("force", (settings.force == Some(digest)).then_some(true));
         self.note(entry).await;
         drop(turn);
-        self.until_settled(slot, digest, &push.followed, body).await
+        self.until_settled(slot, (digest, Some(settings)), &push.followed, body).await
     }
 
     /// Refuses where another gateway would not get the change, or something else fills the directory.
@@ -88,18 +98,21 @@ impl Shipping {
         }
     }
 
-    /// Waits until the gateway serves the module or refuses its file.
+    /// Waits until the gateway serves the module, with these settings if any are given, or refuses its file.
     async fn until_settled(
         &self,
         slot: &Slot,
-        digest: Digest,
+        (digest, settings): (Digest, Option<Settings>),
         followed: &Followed,
         body: Value,
     ) -> Result<Response, Refusal> {
         let (until, mut changes) = (Instant::now() + followed.wait, self.validators.changes());
         loop {
             let report = self.report(slot);
-            if report.as_ref().is_some_and(|report| report.digest == Some(digest)) {
+            let serves = |report: &TypeReport| {
+                report.digest == Some(digest) && settings.is_none_or(|settings| has_settings(report, settings))
+            };
+            if report.as_ref().is_some_and(serves) {
                 return Ok(followed.answer(with(body, "state", "active")));
             }
             if let Some(refusal) = report.and_then(|report| refusal_of(report, digest)) {
@@ -148,7 +161,7 @@ impl Shipping {
             "event_type": slot.to_string(), "digest": version.digest.to_string(),
             "replaces": before.map(|before| before.to_string()),
         });
-        self.until_settled(slot, version.digest, followed, body).await
+        self.until_settled(slot, (version.digest, None), followed, body).await
     }
 
     pub(super) async fn retire_in_directory(
@@ -203,9 +216,16 @@ impl Shipping {
     }
 }
 
-/// Why the gateway refuses the file with this digest, if it does.
+/// Whether the module serves with these settings.
+fn has_settings(report: &TypeReport, settings: Settings) -> bool {
+    (report.limits, report.on_fault, report.keep_raw) == (settings.limits, settings.on_fault, settings.keep_raw)
+}
+
+/// Why the gateway refuses the file with this digest, or the settings beside it, if it does.
 fn refusal_of(report: TypeReport, digest: Digest) -> Option<Refusal> {
-    let error = report.last_error.filter(|error| error.digest == Some(digest))?.refusal;
+    let of_module = report.last_error.filter(|error| error.digest == Some(digest));
+    let of_settings = report.settings_error.filter(|error| error.digest.is_none_or(|of| of == digest));
+    let error = of_module.or(of_settings)?.refusal;
     Some(Refusal::ModuleRefused { expected: error.expected, found: error.found, mend: error.mend })
 }
 

@@ -42,6 +42,7 @@ impl Lifecycle {
                 path: self.parts.directory.root.join(&entry.found.file),
                 is_barred: entry.barred.is_some(),
                 limits: entry.trying.limits,
+                settings: entry.found.settings.clone(),
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 // With new limits, the module that serves must be loaded again.
                 serving: serving.filter(|_| entry.wanted.is_none()),

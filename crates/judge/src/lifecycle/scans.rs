@@ -175,7 +175,7 @@ impl Lifecycle {
             entry.recall_settings(self.parts.roster.settings(slot), given);
             entry.present = true;
             entry.yields = self.begun && !was_held && self.judges_wider(slot);
-            entry.read_settings(root, given);
+            entry.read_settings(root, given, true);
             entry.bar();
             enqueue(&mut self.queue, slot, &mut entry);
             self.entries.insert(slot.clone(), entry);
@@ -204,7 +204,7 @@ impl Lifecycle {
             let mut again = content;
             if settings {
                 let force = entry.settings.force;
-                let change = entry.read_settings(root, given);
+                let change = entry.read_settings(root, given, content);
                 if entry.settings.force != force && entry.is_refused() {
                     // The version that was refused may be the forced one now.
                     (entry.anew, again) = (true, true);

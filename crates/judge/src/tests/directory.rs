@@ -1,6 +1,7 @@
 //! What people and machines do to a modules directory.
 
 use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 
 use super::guests::{ACCEPT, Guest, REJECT, judges, new_for_each_event};
@@ -1040,4 +1041,103 @@ async fn settings_that_lead_out_of_the_directory_are_refused_and_nothing_of_them
     house.put("..data/c.toml", b"deadline_ms = 9");
     std::os::unix::fs::symlink("../..data/c.toml", house.modules().join("a/c.toml")).expect("linked");
     house.until("a/c", |report| report.limits.deadline_ms == 9).await;
+}
+
+/// Puts a module and its settings into the directory, as a push over HTTP does.
+fn install(house: &House, content: &[u8], settings: Option<&str>) -> std::io::Result<()> {
+    let modules_dir = &house.modules();
+    let before = &installed(modules_dir, &Slot::parse("a/b").expect("a slot")).expect("it can be read");
+    house.validators.install(&Installing { modules_dir, before, content, settings })
+}
+
+#[tokio::test]
+async fn a_module_and_its_settings_that_are_installed_together_never_serve_apart() {
+    let house = House::with(&[]).await;
+    let version = |number: usize| {
+        let on_fault = if number.is_multiple_of(2) { "quarantine" } else { "retry" };
+        // Each second change is one of the limits alone.
+        let violations_max = 7 + number / 2;
+        (salted(&number.to_string()), format!("violations_max = {violations_max}\non_fault = \"{on_fault}\"\n"))
+    };
+    let versions: Vec<_> = (0..24).map(version).collect();
+    let pairs: Vec<_> = versions
+        .iter()
+        .map(|(content, text)| {
+            let wanted = SlotModule {
+                slot: Slot::Any,
+                role: Role::Live,
+                digest: Digest::of(content),
+                settings: Some(text.clone()),
+            };
+            let settings = house.validators.settings(&wanted).expect("right");
+            (Some(wanted.digest), settings.limits.violations_max, settings.on_fault)
+        })
+        .collect();
+    let seen = |report: &TypeReport| (report.digest, report.limits.violations_max, report.on_fault);
+    let (watched, ended) = (house.validators.clone(), Arc::new(AtomicBool::new(false)));
+    let (known, until) = (pairs.clone(), Arc::clone(&ended));
+    let watcher = std::thread::spawn(move || {
+        while !until.load(Relaxed) {
+            for report in watched.report().into_iter().filter(|report| report.digest.is_some()) {
+                assert!(known.contains(&seen(&report)), "half of a change serves: {report:?}");
+            }
+        }
+    });
+    for ((content, text), wanted) in versions.iter().zip(&pairs) {
+        install(&house, content, Some(text)).expect("installed");
+        house.until("a/b", |report| seen(report) == *wanted).await;
+    }
+    ended.store(true, Relaxed);
+    watcher.join().expect("no half was seen");
+    assert!(house.modules().join("a/b.toml").exists());
+    install(&house, &salted("last"), None).expect("installed");
+    house.until("a/b", |report| serves(report, &salted("last")) && report.on_fault == OnFault::Quarantine).await;
+    assert!(!house.modules().join("a/b.toml").exists(), "no settings are the defaults");
+}
+
+#[tokio::test]
+async fn settings_that_come_with_a_refused_module_are_not_in_force_for_the_one_before() {
+    let good = salted("good");
+    let house = House::with(&[("a/b.wasm", &good)]).await;
+    for (text, keep_raw) in [("keep_raw = true\non_fault = \"retry\"", None), ("keep_raw = false", Some(false))] {
+        install(&house, text.as_bytes(), Some(text)).expect("installed");
+        let report = house
+            .until("a/b", |report| {
+                refused(report)
+                    && report.last_error.as_ref().is_some_and(|error| error.digest == Some(Digest::of(text.as_bytes())))
+            })
+            .await;
+        // Nothing is kept that the refused settings would not keep.
+        assert_eq!((serves(&report, &good), report.on_fault, report.keep_raw), (true, OnFault::Quarantine, keep_raw));
+    }
+    install(&house, &good, None).expect("installed");
+    house.until("a/b", |report| serves(report, &good) && !refused(report) && report.keep_raw.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_module_that_cannot_be_put_in_its_place_leaves_the_settings_as_they_were() {
+    let house = House::with(&[("a/b.toml", b"deadline_ms = 7")]).await;
+    std::fs::create_dir(house.modules().join("a/b.wasm")).expect("something else in its place");
+    for settings in [Some("deadline_ms = 9"), None] {
+        install(&house, &salted("new"), settings).expect_err("it is a folder");
+        let text = std::fs::read_to_string(house.modules().join("a/b.toml")).expect("still there");
+        assert_eq!(text, "deadline_ms = 7");
+    }
+    let files = std::fs::read_dir(house.modules().join("a")).expect("the folder");
+    assert_eq!(files.count(), 2, "nothing is left beside them");
+}
+
+#[test]
+fn a_file_has_the_signature_that_a_scan_finds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = folder.path().join("_.toml");
+    std::fs::write(folder.path().join("_.wasm"), "").expect("written");
+    let in_scan = || directory::scan(folder.path()).expect("read").modules[&Slot::Any].settings.clone();
+    assert_eq!((Signature::at(&settings), in_scan()), (None, None));
+    std::os::unix::fs::symlink("nowhere", &settings).expect("linked");
+    assert_eq!(Signature::at(&settings), in_scan(), "a link to nowhere too");
+    std::fs::remove_file(&settings).expect("removed");
+    std::fs::write(&settings, "deadline_ms = 7").expect("written");
+    assert!(in_scan().is_some());
+    assert_eq!(Signature::at(&settings), in_scan());
 }
