@@ -1,5 +1,8 @@
-//! The kits of all languages say the same: `same.json` has inputs with the codes, pointers and messages that they get. This reads
-//! it for Rust; `same.ts`, which `make test-authors` runs, for TypeScript.
+//! The kits of all languages say the same: `kits.json` has inputs with the codes, pointers and messages that they get, and where a
+//! kit must say something else, what. This reads it for Rust; `make test-authors` runs `kits.ts` for TypeScript and `kits.py` for
+//! Python.
+
+use std::collections::BTreeMap;
 
 use eye_validator::{Decimal, Event, Object, Pattern, RawEvent, Verdict, Violation, Violations};
 use serde::Deserialize;
@@ -50,7 +53,7 @@ struct Edit {
 }
 
 fn table() -> Table {
-    serde_json::from_str(include_str!("same.json")).expect("the table")
+    serde_json::from_str(include_str!("kits.json")).expect("the table")
 }
 
 /// A pattern of the table. They are few, and live as long as the test.
@@ -63,6 +66,7 @@ fn apply(violations: &mut Violations, rule: &Rule, value: &Value) -> bool {
     let argument = |at: usize| rule.arguments[at].as_str().expect("a text");
     let count = |at: usize| usize::try_from(rule.arguments[at].as_u64().expect("a number")).expect("a small one");
     match rule.rule.as_str() {
+        "required" => violations.required("/it", &value.as_str()).is_some(),
         "one_of" => {
             violations.one_of("/it", text, &rule.arguments.iter().filter_map(Value::as_str).collect::<Vec<_>>())
         }
@@ -70,7 +74,13 @@ fn apply(violations: &mut Violations, rule: &Rule, value: &Value) -> bool {
             Some(list) => violations.length("/it", list, count(0)..=count(1)),
             None => violations.length("/it", text, count(0)..=count(1)),
         },
-        "range" => violations.range("/it", decimal(text), decimal(argument(0))..=decimal(argument(1))),
+        "range" => match value.as_i64() {
+            Some(number) => {
+                let bound = |at: usize| rule.arguments[at].as_i64().expect("a whole number");
+                violations.range("/it", number, bound(0)..=bound(1))
+            }
+            None => violations.range("/it", decimal(text), decimal(argument(0))..=decimal(argument(1))),
+        },
         "decimals" => violations.decimals("/it", decimal(text), u32::try_from(count(0)).expect("a small one")),
         "pattern" => violations.pattern("/it", text, &pattern(argument(0))),
         "email" => violations.email("/it", text),
@@ -130,6 +140,9 @@ struct Order {
     kind: Kind,
     note: Option<String>,
     lines: Vec<Line>,
+    #[serde(default)]
+    shift: i64,
+    more: Option<BTreeMap<String, Decimal>>,
 }
 
 #[derive(Deserialize)]
