@@ -15,7 +15,7 @@
 # make test-upgrade  builds the program of BEFORE (the commit before the newest migration) from the history, and runs it and this
 #             program on one database, forward and back (a minute, and the first time a build of the gateway more)
 # make panel  builds the panel from gateway/ui with Node 20 or later; make run does so by itself where there is npm
-# make test-panel  uses the panel in a real browser (Debian's chromium) as people do (4 minutes)
+# make test-panel  uses the panel in a real browser (Debian's chromium) as people do, and the bundles of validators (4 minutes)
 # make soak   kills the gateway and its Postgres under load for SOAK_SECONDS (600), and compares every answer with every row;
 #             then swaps a module ten times a second under load for SWAP_SECONDS (30), and holds every event against its module
 # make test-modules  loads module files that are made to hurt, then compares MODULES (2,000) generated modules in every way of

@@ -435,23 +435,43 @@ async fn the_typescript_kit_says_what_the_table_of_all_kits_says() {
 }
 
 #[tokio::test]
-async fn a_typescript_rule_becomes_a_module_for_a_page_and_a_rust_one_says_why_not() {
-    let (_gateway, project) = project_in("typescript", "page-rule").await;
-    let bundled = done(&project, &["bundle", "--js", "--out", "rule.mjs"]);
-    assert!(bundled.contains("rule.mjs\t"), "{bundled}");
-    let script = "import { validate } from './rule.mjs';
-        const line = { product: 'tea', quantity: 1 };
-        const data = { order: 'EU-1042', email: 'ada@shop.example', total: '19.99', currency: 'EUR', lines: [line] };
-        const before = Date.now();
-        const codes = (data) => validate({ data }).violations.map(({ pointer, code }) => pointer + ' ' + code).join();
-        console.log(validate({ data }).verdict, codes({ ...data, total: 19.999, lines: [] }), Date.now() >= before,
-            validate({ data: JSON.stringify(data).replace('\"19.99\"', '1234567890123456789.1') }).violations[0].code);";
-    let said = tool(&project, "node", &["--input-type=module", "--eval", script]);
-    assert_eq!(said, "accept /total decimals,/lines length true range\n");
+async fn a_rule_of_each_language_becomes_a_module_for_a_page() {
+    let (_gateway, project) = project_in("typescript", "typescript-rule").await;
     let beside = project.parent().expect("a folder");
-    done(beside, &["new", "rust-rule", "--type", "shop/sale"]);
-    let (code, _, problem) = author(&beside.join("rust-rule"), &["bundle", "--js", "--out", "rule.mjs"]);
-    assert!(code == Some(1) && problem.contains("no source for JavaScript"), "{problem}");
+    let script = "import { validate, summary } from './rule.mjs';
+        const line = { product: 'tea', quantity: 1 };
+        const data = { order: 'EU-1042', email: 'ada@shop.example', total: 19.99, currency: 'EUR', lines: [line] };
+        const before = Date.now();
+        const codes = (data) => validate({ data }).violations.map(({ pointer, code }) => pointer + ' ' + code).sort().join();
+        console.log(validate({ data }).verdict, codes({ ...data, total: 19.999, lines: [] }), Date.now() >= before,
+            codes(JSON.stringify(data).replace('19.99', '1234567890123456789.1')), summary.length > 0);";
+    for (language, said) in [
+        ("typescript", "accept /lines length,/total decimals true /total range true\n"),
+        ("rust", "accept /lines length,/total decimals true /total range true\n"),
+        ("schema", "accept /lines min_items,/total multiple_of true /total maximum true\n"),
+    ] {
+        let project = beside.join(format!("{language}-rule"));
+        if language != "typescript" {
+            done(beside, &["new", &format!("{language}-rule"), "--type", "shop/sale", "--lang", language]);
+        }
+        let bundled = done(&project, &["bundle", "--js", "--out", "rule.mjs"]);
+        assert!(bundled.contains("rule.mjs\t"), "{bundled}");
+        assert_eq!(tool(&project, "node", &["--input-type=module", "--eval", script]), said, "{language}");
+    }
+    // A file works without its project; what needs a gateway says so.
+    let file = "rust-rule/build/rust-rule.wasm";
+    done(beside, &["bundle", file, "--type", "shop/*", "--js", "--out", "rule.mjs"]);
+    assert!(tool(beside, "node", &["--input-type=module", "--eval", script]).starts_with("accept "));
+    let rust = beside.join("rust-rule");
+    change(&rust, "    judge,\n", "    judge,\n    judge_at: judge_at,\n");
+    change(
+        &rust,
+        "fn judge(",
+        "fn judge_at(event: &Event<Order>, _: i64) -> Verdict {\n    judge(event)\n}\n\nfn judge(",
+    );
+    let (code, _, problem) = author(&rust, &["bundle", "--js", "--out", "other.mjs"]);
+    assert!(code == Some(1) && problem.contains("`validate-at`") && problem.contains("dry_run"), "{problem}");
+    assert!(!rust.join("other.mjs").exists());
 }
 
 #[tokio::test]

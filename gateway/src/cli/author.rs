@@ -72,6 +72,11 @@ pub(super) struct ModuleFile {
 }
 
 impl Wanted {
+    /// Whether it is a file, and not the project.
+    fn names_a_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Finds the module that is meant, and builds the project if it is that.
     pub(super) fn resolve(&self, project: Option<&Project>) -> Result<ModuleFile, Failure> {
         let event_type = self.event_type.clone().or_else(|| project.map(|project| project.event_type.clone()));

@@ -42,7 +42,7 @@ pub(super) enum Command {
     Dev(author::Dev),
     /// Measure time, memory, size and start against the limits and the version that serves
     Bench(author::Bench),
-    /// Make the rule of the project for a page or Node
+    /// Make one ES module of a rule, for a page or Node
     Bundle(author::Bundle),
     /// Make fixtures of real events
     #[command(subcommand)]

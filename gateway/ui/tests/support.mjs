@@ -13,8 +13,8 @@ import { chromium } from "playwright-core";
 
 const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
-const PROGRAM = process.env.EYE_PROGRAM ?? join(ROOT, "target/debug/eye");
+export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+export const PROGRAM = process.env.EYE_PROGRAM ?? join(ROOT, "target/debug/eye");
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const MODULES = join(ROOT, "target/modules");
 /** A folder with files of the panel that are used in place of those in the program, which spares a build while writing. */

@@ -27,8 +27,8 @@ pub(super) struct Language {
     pub(super) build: fn(&Path) -> anyhow::Result<PathBuf>,
     /// What a build makes.
     pub(super) kind: Kind,
-    /// Makes one ES module of the project in a folder, for a page or Node: into this file, for this event type. `None` if the
-    /// language has no way there.
+    /// Makes one ES module of the source of the project in a folder, for a page or Node: into this file, for this event type.
+    /// Without it the module gets what was built.
     pub(super) bundle: Option<Bundler>,
     /// What the tools need on this machine.
     pub(super) needs: fn() -> Vec<Need>,
