@@ -82,6 +82,26 @@ fn misuse_finds_the_panic_that_no_example_shows_and_shows_its_input() {
 }
 
 #[test]
+fn fields_that_only_the_properties_of_a_schema_have_are_misused_too() {
+    let here = folder();
+    // Each level of the tree is a long way, so that a deep one is a fault. No example has a tree.
+    let way: Vec<String> =
+        (0..20).map(|step| format!("\"t{step}\": {{\"allOf\": [{{\"$ref\": \"#/$defs/t{}\"}}]}}", step + 1)).collect();
+    let schema = format!(
+        "{{\"type\": \"object\", \"properties\": {{\"a\": {{\"type\": \"string\"}}, \"tree\": {{\"$ref\": \"#/$defs/t0\"}}}}, \
+         \"$defs\": {{{}, \"t20\": {{\"items\": {{\"$ref\": \"#/$defs/t0\"}}}}}}, \"examples\": [{{\"a\": \"x\"}}]}}",
+        way.join(", ")
+    );
+    let file = here.path().join("deep.schema.json");
+    std::fs::write(&file, schema).expect("written");
+    let (code, said, problem) = author(here.path(), &["test", path(&file), "--type", "shop/sale", "--json"]);
+    let failures = json(&said)["failures"].clone();
+    let titles: Vec<&str> =
+        failures.as_array().expect("failures").iter().filter_map(|one| one["title"].as_str()).collect();
+    assert_eq!((code, titles), (Some(1), vec!["/tree is a deep list"]), "{problem}");
+}
+
+#[test]
 fn a_module_that_spins_is_a_fault_and_not_a_hang() {
     let here = folder();
     std::fs::write(here.path().join("spins.toml"), "deadline_ms = 1\n").expect("settings");

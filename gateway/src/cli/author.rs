@@ -30,6 +30,7 @@ mod project;
 mod pull;
 mod rust_code;
 mod rust_rules;
+mod schema_fields;
 mod schema_node;
 mod terminal;
 mod test;

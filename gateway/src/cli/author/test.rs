@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use eye_event::legible::legible;
 use eye_event::verdict::Verdict;
-use eye_judge::{Expected, Trial, TrialEvent, TrialExample};
+use eye_judge::{Expected, Kind, Trial, TrialEvent, TrialExample};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use super::events::Subject;
 use super::fixtures::{Fixture, folder_of};
 use super::misuse::Case;
 use super::terminal::{Look, Progress};
-use super::{ModuleFile, Project, Wanted, against, events, fixtures, misuse, project, trying};
+use super::{ModuleFile, Project, Wanted, against, events, fixtures, misuse, project, schema_fields, trying};
 use crate::cli::Failure;
 use crate::cli::output::say;
 
@@ -141,7 +141,14 @@ pub(super) fn find(module: &ModuleFile, project: Option<&Project>, how: &How<'_>
     }
     let subjects = events::of(&trial, &fixtures)?;
     let check = trying::check_data()?;
-    let (cases, left) = misuse::of(&events::seeds(&subjects), |data| check(data).is_ok());
+    let mut seeds = events::seeds(&subjects);
+    let filled = match module.kind(&content) {
+        Kind::Schema => schema_fields::with_all_fields(&content, seeds.first().copied().unwrap_or("{}")),
+        Kind::Module => None,
+    };
+    // It comes second, so that the first one is misused in any case.
+    seeds.splice(seeds.len().min(1)..seeds.len().min(1), filled.as_deref());
+    let (cases, left) = misuse::of(&seeds, |data| check(data).is_ok());
     found.misuse_left = left;
     for (title, event) in odd_events(&trial, events::seeds(&subjects).first().copied().unwrap_or("{}")) {
         found.try_odd(&trial, title, &event);
