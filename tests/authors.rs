@@ -575,6 +575,68 @@ async fn the_script_for_ci_tests_a_project_and_fails_on_a_difference() {
     script(&project, &format!("if sh -eu -c '{}'; then exit 1; fi", text.replace('\'', "'\\''")));
 }
 
+/// What a page says as YAML, read by a parser of YAML: PyYAML, which pip fetches if the machine has none.
+fn yaml(text: &str) -> Value {
+    const READ: &str = "import json, sys, yaml; json.dump(yaml.load(sys.stdin, yaml.BaseLoader), sys.stdout)";
+    let fetched = target().join("python");
+    let read = || {
+        let mut python = Command::new("python3");
+        python.args(["-c", READ]).env("PYTHONPATH", &fetched).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = python.spawn().expect("python3");
+        std::io::Write::write_all(&mut python.stdin.take().expect("a pipe"), text.as_bytes()).expect("written");
+        let output = python.wait_with_output().expect("ended");
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    };
+    read().unwrap_or_else(|| {
+        let folder = fetched.to_str().expect("a path");
+        tool(Path::new("."), "python3", &["-m", "pip", "install", "--quiet", "--target", folder, "PyYAML==6.0.3"]);
+        read().expect("it is YAML")
+    })
+}
+
+#[tokio::test]
+async fn the_workflow_for_ci_is_yaml_and_its_steps_test_and_ship_a_project() {
+    let page = std::fs::read_to_string(page_file("docs/validators.md")).expect("the page");
+    let text =
+        page.split("```yaml elsewhere\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the workflow");
+    let workflow = yaml(text);
+    assert_eq!(workflow["on"], json!(["push"]), "{workflow}");
+    let job = &workflow["jobs"]["validator"];
+    assert!(job["runs-on"].is_string() && job["container"].is_string(), "{job}");
+
+    let (gateway, project) = project("workflow-rule").await;
+    std::fs::copy(page_file("docs/examples/test-validator.sh"), project.join("test-validator.sh")).expect("copied");
+    let token = gateway.admin_token().expect("it made one");
+    let steps = job["steps"].as_array().expect("steps");
+    let mut ran = 0;
+    for step in steps {
+        let members: Vec<&String> = step.as_object().expect("a step").keys().collect();
+        assert!(members.iter().all(|key| ["uses", "run", "env", "if"].contains(&key.as_str())), "{step}");
+        let Some(run) = step["run"].as_str() else {
+            assert!(step["uses"].is_string(), "{step}");
+            continue;
+        };
+        let mut lines = vec!["unset EYE_GATEWAY EYE_TOKEN".to_owned()];
+        for (name, value) in step["env"].as_object().into_iter().flatten() {
+            let value = value.as_str().expect("a text").replace("${{ secrets.EYE_TOKEN }}", &token);
+            let value = value.replace("https://eye.example", &format!("http://{}", gateway.address()));
+            assert!(!value.contains("${{"), "{value}");
+            lines.push(format!("export {name}='{value}'"));
+        }
+        lines.push(run.to_owned());
+        script(&project, &lines.join("\n"));
+        ran += 1;
+    }
+    assert_eq!(ran, 3, "{steps:?}");
+    assert!(project.join("test.json").exists(), "the tests ran");
+    assert_eq!(codes(&gateway.send(&order("19.999", 0)).await), ["decimals", "length"], "the last step shipped it");
+}
+
+/// A file of the repository.
+fn page_file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
 /// A gateway, and a new project in Python beside it.
 async fn python_project(name: &str) -> (Gateway, PathBuf) {
     let gateway = Gateway::start().await;
