@@ -1,6 +1,8 @@
 //! The author's commands on modules that are built already, and what they refuse before anything is built. `authors.rs`
 //! begins, builds and ships whole projects.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -110,7 +112,7 @@ fn a_module_that_spins_is_a_fault_and_not_a_hang() {
     let arguments = ["test", "spins.wasm", "--type", "guests/spins", "--fixtures", "fixtures"];
     let (code, said, _) = author(here.path(), &arguments);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("a fault (deadline)"), "{said}");
+    assert!(said.contains("a fault (deadline)") && said.contains("mend: do less"), "{said}");
 }
 
 #[test]
@@ -208,6 +210,62 @@ fn outside_of_a_project_commands_say_what_they_need() {
         .expect("a file");
     let (code, _, problem) = author(here.path(), &["build"]);
     assert_eq!((code, problem.contains("eye.toml:3")), (Some(64), true), "{problem}");
+}
+
+#[test]
+fn a_gateway_that_is_away_or_too_old_or_refuses_is_told_with_what_to_do() {
+    let here = folder();
+    let file = module("accepts");
+    let push = |url: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
+        command.args(["validator"]).args(arguments).args(["--type", "shop/sale"]).current_dir(here.path());
+        command.envs([("EYE_GATEWAY", url), ("EYE_TOKEN", "eye_of_nobody")]).stdin(Stdio::null());
+        let output = command.output().expect("the built program");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    // Nothing listens on the port of a listener that is gone.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let told = push(&format!("http://127.0.0.1:{port}"), &["push", path(&file)]);
+    assert!(told.contains("no gateway answers there: start it (`eye serve`)"), "{told}");
+    let answers = |status: &'static str, problem: &'static str| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let answered = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a command");
+            let mut head = Vec::new();
+            let mut some = [0; 4096];
+            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                let read = stream.read(&mut some).expect("the head");
+                head.extend_from_slice(&some[..read]);
+            }
+            let length = problem.len();
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{problem}")
+                .expect("answered");
+            // The rest of the request is read, so that the answer is not lost by a reset.
+            while stream.read(&mut some).is_ok_and(|read| read > 0) {}
+        });
+        (url, answered)
+    };
+    for (status, problem, wanted) in [
+        ("404 Not Found", r#"{"code":"not_found","detail":"Nothing."}"#, "older than this program"),
+        (
+            "401 Unauthorized",
+            r#"{"code":"unknown_sender","detail":"Who?"}"#,
+            "`eye app add NAME --token --scope SCOPE`",
+        ),
+        ("403 Forbidden", r#"{"code":"not_allowed","detail":"No."}"#, "it needs the scope `ship`"),
+        (
+            "422 Unprocessable Content",
+            r#"{"code":"module_refused","detail":"No.","expected":"one","found":"two","mend":"three"}"#,
+            "  expected  one\n  found     two\n  mend      three",
+        ),
+    ] {
+        let (url, answered) = answers(status, problem);
+        let told = push(&url, &["push", path(&file)]);
+        assert!(told.contains(wanted), "{status}: {told}");
+        answered.join().expect("ended");
+    }
 }
 
 #[test]

@@ -657,7 +657,7 @@ async fn a_python_project_is_built_tested_pushed_and_judged_as_one_in_rust() {
     // A module of Python is slow, so there is time for a part of the misuse alone.
     assert!(found["misuse"].as_u64() > Some(300), "{found}");
     let module = "build/python-rule.wasm";
-    let pushed = done(&project, &["push", module, "--type", "shop/sale", "--wait", "120"]);
+    let pushed = done(&project, &["push", module, "--type", "shop/sale"]);
     assert!(pushed.contains("shop/sale\tactive\t"), "{pushed}");
     assert_eq!(gateway.send(&order("19.99", 1)).await.status, 201);
     let refused = gateway.send(&order("19.999", 0)).await;

@@ -252,7 +252,9 @@ impl Reports {
             return;
         }
         match &error {
-            Some((error, _)) => {
+            // A new gateway has none, until the first push makes it.
+            Some((error, false)) => tracing::info!("there is no modules directory yet: {error}"),
+            Some((error, true)) => {
                 tracing::warn!("the modules directory cannot be read, what serves goes on serving: {error}");
             }
             None => tracing::info!("the modules directory can be read"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use eye_judge::{Kind, Refusal, Slot};
+use eye_judge::{Kind, Slot};
 
 use super::Failure;
 use crate::config::Problems;
@@ -167,10 +167,4 @@ fn read_if_there(path: &Path) -> anyhow::Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
-}
-
-/// A refusal on lines of its own.
-fn refusal_lines(refusal: &Refusal) -> String {
-    let Refusal { expected, found, mend, .. } = refusal;
-    format!("  expected  {expected}\n  found     {found}\n  mend      {mend}")
 }

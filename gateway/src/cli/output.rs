@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
+use eye_judge::Refusal;
 
 /// The reader of the output has closed the pipe.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,12 @@ pub(super) fn say(line: impl Display) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ClosedPipe.into()),
         written => written.context("the output cannot be written"),
     }
+}
+
+/// A refusal on lines of its own.
+pub(super) fn refusal_lines(refusal: &Refusal) -> String {
+    let Refusal { expected, found, mend, .. } = refusal;
+    format!("  expected  {expected}\n  found     {found}\n  mend      {mend}")
 }
 
 /// Writes a line to standard error. If that is closed, no channel is left for the error.

@@ -48,7 +48,7 @@ pub(super) struct Body {
 
 /// A gateway's refusal in its own words.
 #[derive(Debug, thiserror::Error)]
-#[error("refused with {status} ({code}): {detail}")]
+#[error("refused with {status} ({code}): {detail}{}", mend(*.status))]
 pub(super) struct Refused {
     /// The status of the answer.
     pub(super) status: u16,
@@ -104,6 +104,18 @@ impl Probe {
     }
 }
 
+/// What whoever runs a command can do about a refusal that its own words leave open.
+fn mend(status: u16) -> &'static str {
+    match status {
+        401 => {
+            " The gateway does not know this token: put that of an application into EYE_TOKEN. On the gateway's machine \
+             `eye app add NAME --token --scope SCOPE` makes one."
+        }
+        403 => " On the gateway's machine `eye app change NAME` changes what an application may do.",
+        _ => "",
+    }
+}
+
 impl Gateway {
     /// Reads the gateway from the environment, and says where its token came from: `EYE_TOKEN`, or the data dir for a
     /// gateway on this machine.
@@ -121,7 +133,13 @@ impl Gateway {
             Some(token) => (token.expose().to_owned(), "EYE_TOKEN".to_owned()),
             None if is_here => {
                 let file = first_admin::token_file(data_dir);
-                let missing = || format!("EYE_TOKEN is not set, and there is no token in {}", file.display());
+                let missing = || {
+                    format!(
+                        "EYE_TOKEN is not set, and there is no token in {}: set it, or name the data dir of that gateway \
+                         (--data-dir)",
+                        file.display()
+                    )
+                };
                 (first_admin::read(&file).with_context(missing)?.with_context(missing)?, file.display().to_string())
             }
             None => bail!("EYE_GATEWAY names {told}, and EYE_TOKEN, which opens it, is not set"),
@@ -274,7 +292,9 @@ async fn connect(name: &str, port: u16, is_plain: bool) -> anyhow::Result<TcpStr
     let addresses: Vec<SocketAddr> =
         found.filter(|address| !is_plain || address.ip().to_canonical().is_loopback()).collect();
     ensure!(!addresses.is_empty(), "it is not on this machine, and plain HTTP goes no further");
-    Ok(TcpStream::connect(&addresses[..]).await?)
+    let connected = TcpStream::connect(&addresses[..]).await;
+    connected
+        .context("no gateway answers there: start it (`eye serve`), or name another one in EYE_GATEWAY or eye.toml")
 }
 
 /// Sends a request, over TLS if there are roots, and reads its whole answer.

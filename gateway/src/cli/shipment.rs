@@ -4,17 +4,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use eye_event::verdict::Digest;
-use eye_judge::{Kind, Slot};
+use eye_judge::{Kind, Refusal, Slot};
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::remote::{Body, Gateway};
+use super::output::refusal_lines;
+use super::remote::{Body, Gateway, Refused};
 
 /// How much longer than the fleet the command waits for the answer.
 const MARGIN: Duration = Duration::from_secs(30);
+
+/// Bytes of a module that is loaded at once.
+const SMALL_BYTES_MAX: usize = 4 << 20;
 
 /// A module to ship, and on which terms.
 #[derive(Debug)]
@@ -37,6 +42,12 @@ pub(super) struct Shipment {
     pub(super) commit: Option<String>,
     /// How many seconds to wait for the fleet.
     pub(super) wait_seconds: u64,
+}
+
+/// How many seconds to wait for the fleet, unless it is said: longer for a module with an interpreter in it, which gateways load
+/// for half a minute.
+pub(super) fn usual_wait_seconds(content: &[u8]) -> u64 {
+    if content.len() > SMALL_BYTES_MAX { 120 } else { 20 }
 }
 
 impl Shipment {
@@ -64,6 +75,25 @@ impl Shipment {
     }
 }
 
+/// Why a gateway takes no module, for its author.
+pub(super) fn told(error: &anyhow::Error) -> anyhow::Error {
+    let Some(refused) = error.downcast_ref::<Refused>() else { return anyhow!("{error:#}") };
+    match (refused.status, refused.code.as_str()) {
+        (404 | 405, _) => anyhow!(
+            "the gateway is older than this program, or has another address for administration (admin_listen): it takes no \
+             modules here ({error:#})"
+        ),
+        (_, "module_refused") => {
+            let part = |key: &str| refused.body[key].as_str().unwrap_or_default().to_owned();
+            let refusal = Refusal::of_parts(&part("expected"), &part("found"), &part("mend"));
+            let lines = refusal_lines(&refusal);
+            anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
+        }
+        (401 | 403, _) => anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
+        _ => anyhow!("the gateway refuses it: {error:#}"),
+    }
+}
+
 /// The commit of the checkout in which a file lies, if git is there and knows one.
 pub(super) fn commit_of(file: &Path) -> Option<String> {
     let whole = std::path::absolute(file).ok()?;
@@ -78,7 +108,11 @@ pub(super) fn line(answer: &Value) -> String {
     let text = |key: &str| answer[key].as_str();
     let module = text("digest").map_or_else(|| "no module".to_owned(), str::to_owned);
     let event_type = text("event_type").unwrap_or_default();
-    let before = text("replaces").map(|digest| format!(", in place of {digest}")).unwrap_or_default();
+    let before = text("replaces").map(|digest| match text("digest") == Some(digest) {
+        true => ", as before".to_owned(),
+        false => format!(", in place of {digest}"),
+    });
+    let before = before.unwrap_or_default();
     let generation = answer["generation"].as_u64().map(|number| format!(", generation {number}")).unwrap_or_default();
     if let Some(would) = text("would") {
         return format!("{event_type}\twould {would} {module}{before}");

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::project::Project;
 use super::terminal::bytes;
-use super::{needed_project, refusal_lines, trying};
+use super::{needed_project, trying};
 use crate::cli::Failure;
-use crate::cli::output::{say, warn};
+use crate::cli::output::{refusal_lines, say, warn};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Build {

@@ -9,10 +9,10 @@ use eye_judge::{Kind, Slot, portable};
 use serde_json::json;
 
 use super::terminal::bytes;
-use super::{ModuleFile, Wanted, project, refusal_lines, trying};
+use super::{ModuleFile, Wanted, project, trying};
 use crate::base64::base64;
 use crate::cli::Failure;
-use crate::cli::output::say;
+use crate::cli::output::{refusal_lines, say};
 
 /// Most bytes of code that a browser compiles where a page runs.
 const CODE_BYTES_MAX: usize = 8 << 20;

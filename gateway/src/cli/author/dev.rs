@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::terminal::Look;
-use super::{ModuleFile, Project, build, needed_project, refusal_lines, test};
+use super::{ModuleFile, Project, build, needed_project, test};
 use crate::cli::output::{ClosedPipe, say, warn};
 use crate::cli::reach::quiet_gateway;
-use crate::cli::remote::Refused;
 use crate::cli::shipment::{self, Shipment};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, Source};
 use crate::shutdown::Shutdown;
 use anyhow::Context as _;
 use clap::Args;
-use eye_judge::Refusal;
 
 /// The time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -166,25 +164,8 @@ struct Away(String);
 
 /// Says which it is: the gateway is away, is too old, or refuses.
 fn told(error: &anyhow::Error) -> anyhow::Error {
-    let Some(refused) = error.downcast_ref::<Refused>() else {
-        let is_away = error.chain().any(|cause| cause.is::<std::io::Error>());
-        let why = format!("{error:#}");
-        return if is_away { Away(format!("start it (`eye serve`): {why}")).into() } else { anyhow::anyhow!(why) };
-    };
-    match (refused.status, refused.code.as_str()) {
-        (404 | 405, _) => anyhow::anyhow!(
-            "the gateway is older than this program, or has another address for administration (admin_listen): it takes no \
-             modules here ({error:#})"
-        ),
-        (_, "module_refused") => {
-            let part = |key: &str| refused.body[key].as_str().unwrap_or_default().to_owned();
-            let refusal = Refusal::of_parts(&part("expected"), &part("found"), &part("mend"));
-            let lines = refusal_lines(&refusal);
-            anyhow::anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
-        }
-        (401 | 403, _) => anyhow::anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
-        _ => anyhow::anyhow!("the gateway refuses it: {error:#}"),
-    }
+    let is_away = error.chain().any(|cause| cause.is::<std::io::Error>());
+    if is_away { Away(format!("{error:#}")).into() } else { shipment::told(error) }
 }
 
 /// All files of a project that its tools do not make.

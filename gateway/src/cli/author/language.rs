@@ -22,6 +22,8 @@ pub(super) struct Language {
     pub(super) name: &'static str,
     /// The files with which a project begins, its kit included: path and text.
     files: &'static [(&'static str, &'static str)],
+    /// The file to change, in which the rule is.
+    source: &'static str,
     /// Builds the project in a folder with the language's own tools. Returns the file that they made: a component, or a core
     /// module with WIT metadata.
     pub(super) build: fn(&Path) -> anyhow::Result<PathBuf>,
@@ -75,6 +77,11 @@ fn missing(error: &std::io::Error, what: &str, get: &str) -> anyhow::Error {
 }
 
 impl Language {
+    /// The file to change in a project of this name.
+    pub(super) fn source_of(&self, name: &str) -> String {
+        self.source.replace(PROJECT_NAME, name)
+    }
+
     /// The files with which a project of this name and event type begins. A path may have the name too.
     pub(super) fn files_of(&self, name: &str, event_type: &str) -> Vec<(String, String)> {
         let filled = |text: &str| text.replace(PROJECT_NAME, name).replace(EVENT_TYPE, event_type);
@@ -95,6 +102,8 @@ mod tests {
         for language in ALL {
             let files = language.files_of("new-rule", "shop/sale");
             let project = files.iter().find(|(path, _)| path == "eye.toml").expect("a project file");
+            let source = language.source_of("new-rule");
+            assert!(files.iter().any(|(path, _)| *path == source), "{source}");
             assert!(project.1.contains(&format!("language = \"{}\"", language.name)), "{}", project.1);
             assert!(project.1.contains("type = \"shop/sale\""), "{}", project.1);
             for (path, text) in &files {

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use eye_event::legible::legible;
 use eye_judge::Slot;
 use serde_json::json;
 
@@ -95,10 +96,11 @@ pub(in crate::cli) fn run(new: &New) -> Result<(), Failure> {
         say("")?;
     }
     Ok(say(format_args!(
-        "{shown} judges {}. Next:\n\n  cd {shown}\n  eye validator test     builds it, and judges its examples, its fixtures and made-up \
+        "{shown} judges {}; its rules are in {}. Next:\n\n  cd {shown}\n  eye validator test     builds it, and judges its examples, its fixtures and made-up \
          misuse\n  eye validator dev      does that at each change, and pushes into a local gateway\n  eye validator push     \
          ships it",
-        new.event_type
+        new.event_type,
+        new.language.source_of(name)
     ))?)
 }
 
@@ -132,7 +134,8 @@ fn name_of(folder: &Path) -> Result<&str, Failure> {
     let near = if near.is_empty() || taken { "sale-rule" } else { near };
     Err(usage(format!(
         "a project's name has small letters, digits, `-` and `_`, begins with a letter, and is no name of a crate that it uses; \
-         such as {near}"
+         `{}` is none: write it such as {near}",
+        legible(name, NAME_CHARACTERS_MAX)
     )))
 }
 

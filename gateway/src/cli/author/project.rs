@@ -77,10 +77,14 @@ impl Project {
         let language = language::named(&written.language).map_err(|why| tell("language", why)).ok();
         match (event_type, language) {
             (Some(event_type), Some(language)) => {
-                let gateway = written.gateway.filter(|gateway| !gateway.is_empty()).map(|gateway| NamedGateway {
-                    at: if gateway.contains("://") { At::Url(gateway) } else { At::DataDir(folder.join(gateway)) },
-                    file,
-                });
+                let at = |gateway: String| {
+                    let dir = folder.join(&gateway);
+                    // Without `..` in it, people find it.
+                    let dir = dir.canonicalize().unwrap_or(dir);
+                    if gateway.contains("://") { At::Url(gateway) } else { At::DataDir(dir) }
+                };
+                let gateway = written.gateway.filter(|gateway| !gateway.is_empty());
+                let gateway = gateway.map(|gateway| NamedGateway { at: at(gateway), file });
                 let fixtures = folder.join(written.fixtures.unwrap_or_else(|| PathBuf::from("fixtures")));
                 Ok(Self { folder: folder.to_owned(), event_type, language, gateway, fixtures })
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::Context as _;
 use eye_event::legible::legible;
-use eye_event::verdict::{Fault, Verdict};
+use eye_event::verdict::{Fault, FaultCode, Verdict};
 use eye_judge::{CheckAmended, Kind, Refusal, Slot, Trial, TrialError, TrialOptions};
 
 use super::terminal::Progress;
@@ -99,8 +99,26 @@ pub(super) fn told(outcome: &Result<Verdict, Fault>) -> String {
     }
 }
 
-/// A fault, with the module's last words.
+/// A fault, with the module's last words, and what to do.
 pub(super) fn told_fault(fault: &Fault) -> String {
     let said = fault.last_words.as_deref().map(|words| format!(", saying `{}`", legible(words, 2_000)));
-    format!("a fault ({}): {}{}", fault.code, legible(&fault.detail, 2_000), said.unwrap_or_default())
+    let said = said.unwrap_or_default();
+    format!("a fault ({}): {}{said}\nmend: {}", fault.code, legible(&fault.detail, 2_000), mend(fault.code))
+}
+
+/// What an author does about a fault. A sender may make such an event at any time.
+fn mend(code: FaultCode) -> &'static str {
+    match code {
+        FaultCode::Deadline => {
+            "do less for such an event (bound the length of texts and lists first), or allow more `deadline_ms` in settings.toml"
+        }
+        FaultCode::Memory => "hold less for such an event, or allow more `memory_bytes_max` in settings.toml",
+        FaultCode::Stack => "walk less deep, or bound the depth first",
+        FaultCode::Output => {
+            "give what the contract allows, within `output_bytes_max` and `violations_max` of settings.toml"
+        }
+        FaultCode::Trap | FaultCode::OffPath | FaultCode::Busy => {
+            "judge such an event without a panic or an exception: reject what the rule cannot read"
+        }
+    }
 }

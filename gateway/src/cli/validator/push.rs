@@ -32,9 +32,9 @@ pub(in crate::cli) struct Push {
     /// The commit of its source [default: that of the git checkout in which the file lies]
     #[arg(long, value_name = "COMMIT")]
     commit: Option<String>,
-    /// How many seconds to wait for the fleet
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
-    wait: u64,
+    /// How many seconds to wait until it serves [default: 20, or 120 for a file of more than 4 MiB]
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
     #[command(flatten)]
     source: Source,
 }
@@ -51,6 +51,7 @@ pub(super) async fn run(push: Push) -> Result<(), Failure> {
     };
     let gateway = gateway(&push.source, project.as_ref().and_then(|project| project.gateway.as_ref()))?;
     let kind = module.kind(&content);
+    let wait_seconds = push.wait.unwrap_or_else(|| shipment::usual_wait_seconds(&content));
     let shipment = Shipment {
         kind,
         content: content.into(),
@@ -60,7 +61,8 @@ pub(super) async fn run(push: Push) -> Result<(), Failure> {
         replaces: push.replaces,
         settings,
         commit: push.commit.or_else(|| shipment::commit_of(&module.file)),
-        wait_seconds: push.wait,
+        wait_seconds,
     };
-    Ok(say(shipment::line(&shipment.send(&gateway).await?))?)
+    let answer = shipment.send(&gateway).await.map_err(|error| shipment::told(&error))?;
+    Ok(say(shipment::line(&answer))?)
 }

@@ -1,5 +1,6 @@
 //! `eye validator status`: what a running gateway serves, and who shipped it.
 
+use anyhow::anyhow;
 use clap::Args;
 use eye_event::legible::legible;
 use eye_judge::Slot;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use crate::cli::author;
 use crate::cli::output::{say, warn};
 use crate::cli::reach::gateway;
+use crate::cli::remote::Refused;
 use crate::cli::{Failure, Source};
 
 #[derive(Debug, Args)]
@@ -45,7 +47,14 @@ pub(super) async fn run(status: Status) -> Result<(), Failure> {
             }
         }
         Some(slot) => {
-            let one = gateway.ask(Method::GET, &format!("/v1/validators/{}", slot.to_url()), None).await?;
+            let path = format!("/v1/validators/{}", slot.to_url());
+            let one = gateway.ask(Method::GET, &path, None).await.map_err(|error| match error.downcast_ref::<Refused>() {
+                Some(refused) if refused.status == 404 => anyhow!(
+                    "{slot} has no module there, and had none, or the token may not see it: `eye validator status --all` shows \
+                     those that are there, `eye validator push` ships one"
+                ),
+                _ => error,
+            })?;
             if status.json {
                 return Ok(say(&one)?);
             }
@@ -78,13 +87,9 @@ fn line(one: &Value) -> String {
 }
 
 fn version_line(version: &Value) -> String {
-    let text = |key: &str| version[key].as_str().unwrap_or("-");
-    format!(
-        "  {}\tat {}\tby {}\tfrom {}\tcommit {}",
-        text("digest"),
-        text("at"),
-        text("by"),
-        text("from"),
-        text("commit")
-    )
+    // With modules from a directory only the time of a version is known; the audit trail has the rest.
+    let known = ["at", "by", "from", "commit"]
+        .into_iter()
+        .filter_map(|key| version[key].as_str().map(|text| format!("\t{key} {text}")));
+    format!("  {}{}", version["digest"].as_str().unwrap_or("-"), known.collect::<String>())
 }

@@ -33,6 +33,7 @@ const MADE: &str = "build/componentized.wasm";
 pub(super) static PYTHON: Language = Language {
     name: "python",
     files: include!(concat!(env!("OUT_DIR"), "/python_files.rs")),
+    source: "validator.py",
     build,
     kind: Kind::Module,
     bundle: None,

@@ -28,6 +28,7 @@ const OLDEST: (u32, u32) = (1, 95);
 pub(super) static RUST: Language = Language {
     name: "rust",
     files: include!(concat!(env!("OUT_DIR"), "/rust_files.rs")),
+    source: "src/lib.rs",
     build,
     kind: Kind::Module,
     bundle: None,

@@ -24,6 +24,7 @@ pub(super) static SCHEMA: Language = Language {
         ),
         (".gitignore", "/build\n"),
     ],
+    source: "PROJECT_NAME.schema.json",
     build,
     kind: Kind::Schema,
     bundle: None,

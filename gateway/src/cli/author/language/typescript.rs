@@ -25,6 +25,7 @@ const SCRIPT: &str = "kit/build.mjs";
 pub(super) static TYPESCRIPT: Language = Language {
     name: "typescript",
     files: include!(concat!(env!("OUT_DIR"), "/typescript_files.rs")),
+    source: "src/rule.ts",
     build,
     kind: Kind::Module,
     bundle: Some(bundle),
