@@ -58,6 +58,8 @@ enum Format {
     Address,
     Time,
     Date,
+    /// An amount of money is often sent as text.
+    Number,
     Other,
 }
 
@@ -92,8 +94,16 @@ fn format_of(text: &str) -> Format {
             Format::Email
         }
         _ if is_host(text) => Format::Host,
+        _ if serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get() == text && is_number(text)) => {
+            Format::Number
+        }
         _ => Format::Other,
     }
+}
+
+/// Whether JSON text is that of a number.
+fn is_number(json: &str) -> bool {
+    json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
 impl Disguise {
@@ -138,7 +148,7 @@ impl Disguise {
                 text.push_str(&serde_json::to_string(&other)?);
                 Ok(())
             }
-            Some(b'-' | b'0'..=b'9') => {
+            _ if is_number(raw) => {
                 let other = self.known_or(raw, |own, raw| own.number(raw));
                 text.push_str(&other);
                 Ok(())
@@ -161,7 +171,8 @@ impl Disguise {
             let length = at.len();
             write!(at, "/{}", key.replace('~', "~0").replace('/', "~1"))?;
             // A key that looks like a value is one: a table by e-mail address or id.
-            let is_value = format_of(key) != Format::Other && !self.keep.contains(at);
+            let is_plain = matches!(format_of(key), Format::Number | Format::Other);
+            let is_value = !is_plain && !self.keep.contains(at);
             let shown = if is_value { self.text(key) } else { key.clone() };
             write!(text, "{}:", serde_json::to_string(&shown)?)?;
             self.value(value, at, depth + 1, text)?;
@@ -192,6 +203,7 @@ impl Disguise {
             Format::Address => format!("192.0.2.{}", own.below(254) + 1),
             Format::Time => own.moved(text, 8),
             Format::Date => own.moved(text, 8),
+            Format::Number => own.number(text),
             Format::Other => own.letters(text),
         })
     }
@@ -333,6 +345,17 @@ mod tests {
         let text = Disguise::new(keep).data(&raw).expect("disguised").get().to_owned();
         assert!(text.starts_with(r#"{"currency":"EUR","lines":[{"n":1.50},{"n":"#), "{text}");
         assert!(!text.contains("ada@corp"), "{text}");
+    }
+
+    #[test]
+    fn a_number_as_text_stays_one_whatever_is_drawn() {
+        for _ in 0..200 {
+            let other = disguised(r#"{"total":"4711.25","same":4711.25,"by":{"12":"-0.5","x":"0012"}}"#, &[]);
+            let text = other["total"].as_str().expect("a text");
+            assert!(text.len() == 7 && !text.starts_with('0') && text.parse::<f64>().is_ok(), "{text}");
+            assert_eq!(other["same"].to_string(), text, "equal values stay equal");
+            assert!(other["by"]["12"].as_str().is_some_and(|text| text.starts_with("-0.")), "{other}");
+        }
     }
 
     #[test]
