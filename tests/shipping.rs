@@ -169,6 +169,28 @@ async fn settings_go_along_with_a_push_into_the_directory() {
 }
 
 #[tokio::test]
+async fn a_push_over_files_that_were_refused_is_answered_by_what_becomes_of_it() {
+    let gateway = Gateway::start().await;
+    let admin = gateway.admin_token().expect("it made one");
+    let (one, two) = (module("names_one"), module("names_two"));
+    assert_eq!(push(&gateway, &admin, "guests/named", &one).await.status, 200);
+    let error = async |key: &str| {
+        let shown = get(&gateway, &admin, "/v1/validators/guests/named").await.json()[key].clone();
+        (!shown.is_null()).then_some(shown)
+    };
+    // Somebody has written settings that are none, and a file that is no module.
+    gateway.drop_module("guests/named.toml", b"deadline_ms = 0");
+    eventually("the settings are refused", async || error("settings_error").await).await;
+    gateway.drop_module("guests/named.wasm", b"none");
+    eventually("the file is refused", async || error("last_error").await).await;
+    let refused = push(&gateway, &admin, "guests/named", &two).await;
+    assert_eq!(code(&refused), (422, "module_refused".to_owned()), "the settings stay, and are none: {refused:?}");
+    let pushed = push(&gateway, &admin, "guests/named?settings=deadline_ms%3D49", &two).await;
+    assert_eq!((pushed.status, &pushed.json()["state"]), (200, &json!("active")), "{pushed:?}");
+    assert_eq!(limits(&gateway, &admin, "named").await.0, json!(49));
+}
+
+#[tokio::test]
 async fn settings_of_a_push_force_the_module_that_they_name_and_no_other() {
     let gateway = Gateway::start().await;
     let admin = gateway.admin_token().expect("it made one");

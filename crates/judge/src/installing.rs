@@ -156,7 +156,8 @@ pub struct Installing<'a> {
 /// beside it. A file of the other kind goes afterwards: while both are there, neither is taken.
 ///
 /// The settings come first: whoever reads the new module finds its settings. `scans` keeps the gateway from reading the
-/// directory between the two. If the module cannot be put there, the settings of before are put back.
+/// directory between the two. If the module cannot be put there, the settings of before are put back. A gateway that is
+/// killed between the two has new settings for the old module, and its author no answer: the next push mends it.
 ///
 /// # Errors
 ///

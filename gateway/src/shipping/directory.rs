@@ -2,9 +2,11 @@
 //! author would, by rename, and follows what the gateway makes of the file.
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 use eye_judge::{
-    History, Installing, Role, Roster, Settings, Slot, SlotModule, TypeReport, installed, settings_of, unwritable,
+    History, Installing, LoadError, Role, Roster, Settings, Slot, SlotModule, TypeReport, installed, settings_of,
+    unwritable,
 };
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -55,6 +57,7 @@ impl Shipping {
         if push.followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "install").to_string()));
         }
+        let wanted = Wanted { digest, settings: Some(settings), known: errors_of(self.report(slot)) };
         let (dir, validators) = (self.modules_dir.clone(), self.validators.clone());
         let install = move || {
             let (before, settings) = (&found, text.as_deref());
@@ -70,7 +73,7 @@ impl Shipping {
             .with("force", (settings.force == Some(digest)).then_some(true));
         self.note(entry).await;
         drop(turn);
-        self.until_settled(slot, (digest, Some(settings)), &push.followed, body).await
+        self.until_settled(slot, &wanted, &push.followed, body).await
     }
 
     /// Refuses where another gateway would not get the change, or something else fills the directory.
@@ -98,24 +101,21 @@ impl Shipping {
         }
     }
 
-    /// Waits until the gateway serves the module, with these settings if any are given, or refuses its file.
+    /// Waits until the gateway serves what is wanted, or refuses its file.
     async fn until_settled(
         &self,
         slot: &Slot,
-        (digest, settings): (Digest, Option<Settings>),
+        wanted: &Wanted,
         followed: &Followed,
         body: Value,
     ) -> Result<Response, Refusal> {
         let (until, mut changes) = (Instant::now() + followed.wait, self.validators.changes());
         loop {
             let report = self.report(slot);
-            let serves = |report: &TypeReport| {
-                report.digest == Some(digest) && settings.is_none_or(|settings| has_settings(report, settings))
-            };
-            if report.as_ref().is_some_and(serves) {
+            if report.as_ref().is_some_and(|report| wanted.is_served(report)) {
                 return Ok(followed.answer(with(body, "state", "active")));
             }
-            if let Some(refusal) = report.and_then(|report| refusal_of(report, digest)) {
+            if let Some(refusal) = report.and_then(|report| wanted.refusal(report)) {
                 return Err(refusal);
             }
             if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
@@ -146,6 +146,7 @@ impl Shipping {
             let body = json!({"event_type": slot.to_string(), "digest": found.digest.to_string(), "would": "rollback"});
             return Ok(response::json(StatusCode::OK, body.to_string()));
         }
+        let known = errors_of(self.report(slot));
         let rolled = blocking(move || history.rollback(&dir, &own, to)).await?;
         let version = rolled.map_err(|error| match error {
             eye_judge::RollbackError::File { path, source } => {
@@ -161,7 +162,8 @@ impl Shipping {
             "event_type": slot.to_string(), "digest": version.digest.to_string(),
             "replaces": before.map(|before| before.to_string()),
         });
-        self.until_settled(slot, (version.digest, None), followed, body).await
+        let wanted = Wanted { digest: version.digest, settings: None, known };
+        self.until_settled(slot, &wanted, followed, body).await
     }
 
     pub(super) async fn retire_in_directory(
@@ -216,17 +218,37 @@ impl Shipping {
     }
 }
 
-/// Whether the module serves with these settings.
-fn has_settings(report: &TypeReport, settings: Settings) -> bool {
-    (report.limits, report.on_fault, report.keep_raw) == (settings.limits, settings.on_fault, settings.keep_raw)
+/// What a change of the directory is to lead to.
+struct Wanted {
+    digest: Digest,
+    /// The settings with which it serves, if they are part of the change.
+    settings: Option<Settings>,
+    /// When the errors of before were found. They say nothing about this change.
+    known: Vec<DateTime<Utc>>,
 }
 
-/// Why the gateway refuses the file with this digest, or the settings beside it, if it does.
-fn refusal_of(report: TypeReport, digest: Digest) -> Option<Refusal> {
-    let of_module = report.last_error.filter(|error| error.digest == Some(digest));
-    let of_settings = report.settings_error.filter(|error| error.digest.is_none_or(|of| of == digest));
-    let error = of_module.or(of_settings)?.refusal;
-    Some(Refusal::ModuleRefused { expected: error.expected, found: error.found, mend: error.mend })
+impl Wanted {
+    fn is_served(&self, report: &TypeReport) -> bool {
+        let has = |settings: Settings| {
+            (report.limits, report.on_fault, report.keep_raw) == (settings.limits, settings.on_fault, settings.keep_raw)
+        };
+        report.digest == Some(self.digest) && self.settings.is_none_or(has)
+    }
+
+    /// Why the gateway refuses the file with this digest, or the settings beside it, if it does.
+    fn refusal(&self, report: TypeReport) -> Option<Refusal> {
+        let is_new = |error: &LoadError| !self.known.contains(&error.at);
+        let of_module = report.last_error.filter(|error| error.digest == Some(self.digest) && is_new(error));
+        let of_settings =
+            report.settings_error.filter(|error| error.digest.is_none_or(|of| of == self.digest) && is_new(error));
+        let error = of_module.or(of_settings)?.refusal;
+        Some(Refusal::ModuleRefused { expected: error.expected, found: error.found, mend: error.mend })
+    }
+}
+
+fn errors_of(report: Option<TypeReport>) -> Vec<DateTime<Utc>> {
+    let errors = report.map(|report| [report.last_error, report.settings_error]);
+    errors.into_iter().flatten().flatten().map(|error| error.at).collect()
 }
 
 fn unwritten(error: &std::io::Error) -> Refusal {
