@@ -254,7 +254,7 @@ fn a_gateway_that_is_away_or_too_old_or_refuses_is_told_with_what_to_do() {
             r#"{"code":"unknown_sender","detail":"Who?"}"#,
             "`eye app add NAME --token --scope SCOPE`",
         ),
-        ("403 Forbidden", r#"{"code":"not_allowed","detail":"No."}"#, "it needs the scope `ship`"),
+        ("403 Forbidden", r#"{"code":"not_allowed","detail":"No."}"#, "needs the scope `ship` for this event type"),
         (
             "422 Unprocessable Content",
             r#"{"code":"module_refused","detail":"No.","expected":"one","found":"two","mend":"three"}"#,

@@ -108,8 +108,8 @@ impl Probe {
 fn mend(status: u16) -> &'static str {
     match status {
         401 => {
-            " The gateway does not know this token: put that of an application into EYE_TOKEN. On the gateway's machine \
-             `eye app add NAME --token --scope SCOPE` makes one."
+            " EYE_TOKEN is the token of an application; on the gateway's machine `eye app add NAME --token --scope SCOPE` makes \
+             one."
         }
         403 => " On the gateway's machine `eye app change NAME` changes what an application may do.",
         _ => "",

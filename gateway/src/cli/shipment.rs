@@ -89,7 +89,11 @@ pub(super) fn told(error: &anyhow::Error) -> anyhow::Error {
             let lines = refusal_lines(&refusal);
             anyhow!("the gateway refuses the module; what served before serves on:\n{lines}")
         }
-        (401 | 403, _) => anyhow!("the gateway refuses the token; it needs the scope `ship`: {error:#}"),
+        // With `ship`, the words of the refusal name the event types.
+        (401, _) => anyhow!("the gateway does not know the token: {error:#}"),
+        (403, _) => {
+            anyhow!("the gateway refuses the token, which needs the scope `ship` for this event type: {error:#}")
+        }
         _ => anyhow!("the gateway refuses it: {error:#}"),
     }
 }

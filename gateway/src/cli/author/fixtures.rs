@@ -162,8 +162,8 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Vec<Fixture>> {
     }
     ensure!(
         problems.is_empty(),
-        "{} fixtures cannot be read; one looks like {{\"event\": {{\"data\": {{}}}}, \"codes\": []}}\n{}",
-        problems.len(),
+        "{} cannot be read; a fixture looks like {{\"event\": {{\"data\": {{}}}}, \"codes\": []}}\n{}",
+        if problems.len() == 1 { "a fixture".to_owned() } else { format!("{} fixtures", problems.len()) },
         problems.join("\n")
     );
     Ok(fixtures)

@@ -126,10 +126,13 @@ fn name_of(folder: &Path) -> Result<&str, Failure> {
     {
         return Ok(name);
     }
-    let near: String = name
-        .chars()
-        .map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '-' })
-        .collect();
+    let mut near = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && near.ends_with(|last: char| last.is_ascii_lowercase()) {
+            near.push('-');
+        }
+        near.push(if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '-' });
+    }
     let near = near.trim_matches('-').trim_start_matches(|first: char| first.is_ascii_digit()).trim_matches('-');
     let near = if near.is_empty() || taken { "sale-rule" } else { near };
     Err(usage(format!(
@@ -171,6 +174,7 @@ mod tests {
         }
         for (name, near) in [
             ("Sale Rule", "sale-rule"),
+            ("SaleRule", "sale-rule"),
             ("1st", "st"),
             ("..", "sale-rule"),
             ("\u{e9}", "sale-rule"),
