@@ -213,6 +213,25 @@ fn outside_of_a_project_commands_say_what_they_need() {
 }
 
 #[test]
+fn a_bundle_is_made_of_a_file_that_a_gateway_takes_and_a_page_can_run() {
+    let here = folder();
+    let bundle = |file: &str| author(here.path(), &["bundle", file, "--type", "guests/x", "--js", "--out", "out.mjs"]);
+    std::fs::write(here.path().join("large.wasm"), vec![0; 9 << 20]).expect("written");
+    for (file, told) in [
+        ("large.wasm", "is too large for a page"),
+        (path(&module("self_test_fails")), "a gateway would refuse"),
+        (path(&module("judges_at")), "(`validate-at`)"),
+        ("none.wasm", "there is no file none.wasm"),
+    ] {
+        let (code, said, problem) = bundle(file);
+        assert!(code == Some(1) && problem.contains(told), "{file}: {said}{problem}");
+        assert!(!here.path().join("out.mjs").exists(), "{file}");
+    }
+    let (code, said, problem) = bundle(path(&module("accepts")));
+    assert!(code == Some(0) && said.contains("out.mjs\t"), "{said}{problem}");
+}
+
+#[test]
 fn a_gateway_that_is_away_or_too_old_or_refuses_is_told_with_what_to_do() {
     let here = folder();
     let file = module("accepts");

@@ -60,12 +60,8 @@ fn page(module: &ModuleFile, settings: Option<&str>) -> Result<String, Failure> 
     let content = module.content()?;
     let kind = module.kind(&content);
     let shown = module.file.display();
-    let trial = trying::load(&module.event_type, kind, &content, settings, true)?
-        .map_err(|refusal| anyhow!("a gateway would refuse {shown}:\n{}", refusal_lines(&refusal)))?;
-    let code = portable(kind, &content)
-        .map_err(|refusal| anyhow!("{shown} runs in a gateway alone:\n{}", refusal_lines(&refusal)))?;
-    if code.len() > CODE_BYTES_MAX {
-        let (found, most) = (bytes(code.len()), bytes(CODE_BYTES_MAX));
+    if kind == Kind::Module && content.len() > CODE_BYTES_MAX {
+        let (found, most) = (bytes(content.len()), bytes(CODE_BYTES_MAX));
         return Err(anyhow!(
             "{shown} is too large for a page:\n  expected  {most} of code at most\n  found     {found}\n  mend      write the rule \
              in rust or typescript or as a schema, or ask a gateway what would become of an event \
@@ -73,6 +69,10 @@ fn page(module: &ModuleFile, settings: Option<&str>) -> Result<String, Failure> 
         )
         .into());
     }
+    let trial = trying::load(&module.event_type, kind, &content, settings, true)?
+        .map_err(|refusal| anyhow!("a gateway would refuse {shown}:\n{}", refusal_lines(&refusal)))?;
+    let code = portable(kind, &content)
+        .map_err(|refusal| anyhow!("{shown} runs in a gateway alone:\n{}", refusal_lines(&refusal)))?;
     let schema = (kind == Kind::Schema).then(|| String::from_utf8_lossy(&content).into_owned());
     let limits = trial.limits();
     let (category, name) = parts(&module.event_type);
