@@ -494,7 +494,7 @@ impl Entry {
         let (settings, text) = match read {
             Ok(read) => read,
             Err(found) => {
-                let expected = "settings as the README describes them";
+                let expected = "settings as docs/validators.md describes them";
                 let mend = if self.settings_read {
                     "mend the file; the last good settings stay in force"
                 } else {
