@@ -139,7 +139,7 @@ pub struct NewSlot {
 pub struct NewPreparation {
     /// Its id.
     pub id: Uuid,
-    /// Its cause: `push`, `rollback`, `retire`, `import` or `back`.
+    /// Its cause, as the database has it, such as `push`.
     pub cause: &'static str,
     /// Becomes a generation also while a gateway has not prepared it.
     pub forced: bool,
@@ -815,7 +815,7 @@ async fn keep_module(
 }
 
 /// The actor as the row of a preparation has it.
-fn asked_by(by: &Actor) -> Value {
+pub(super) fn asked_by(by: &Actor) -> Value {
     json!({
         "actor": by.kind.as_str(),
         "name": by.name,

@@ -41,6 +41,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0024", "jobs"),
     migration!("0025", "generations"),
     migration!("0026", "replay"),
+    migration!("0027", "candidates"),
 ];
 
 /// Runs the migrations that the database lacks.
