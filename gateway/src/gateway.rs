@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use self::changing::{Doors, Lasting, Ships, job_settings, scrub_settings};
 use crate::access_log::AccessLog;
 use crate::batch::{Batcher, Writers};
+use crate::candidates::Candidates;
 use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
@@ -176,6 +177,7 @@ impl Gateway {
             modules_dir: config.modules.clone(),
             ships: Ships::default(),
             fleet,
+            candidates: Arc::new(Candidates::new(store.clone(), validators.clone())),
             tending: Arc::new(tending),
             jobs: Arc::new(jobs),
             store,
@@ -241,6 +243,9 @@ impl Gateway {
                 ended.run_until_cancelled(jobs.run(&drain)).await;
                 duties.stop_jobs().await;
             });
+            let (candidates, ended) = (Arc::clone(&self.lasting.candidates), stop.clone());
+            let readiness = Arc::clone(&self.lasting.readiness);
+            tasks.spawn(async move { candidates.run(|| readiness.is_migrated(), ended).await });
             let readiness = Arc::clone(&self.lasting.readiness);
             let is_ready = move || readiness.is_migrated();
             tasks.spawn(Arc::clone(&self.lasting.trail).run(self.lasting.store.clone(), is_ready, stop.clone()));

@@ -10,7 +10,7 @@
 //! Around that path: [`applications`] manages who may call, [`audit`] has the words of what was changed by whom and [`trail`] keeps what is changed elsewhere than in Postgres, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
 //! judges dead letters again, [`jobs`] does long work step by step, and [`live`] shows outcomes
-//! as they happen. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
+//! as they happen. [`candidates`] counts what modules that are tried say beside those that serve. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
 //! has the entries of the audit trail, and [`trail`] writes those of changes outside the database.
 //!
 //! Bounds: [`share`] keeps one application from taking all the room, [`turns`] does so for reads, [`log_limit`] keeps a
@@ -34,6 +34,7 @@ pub mod audit;
 mod base64;
 pub mod batch;
 pub mod body;
+pub mod candidates;
 pub mod certificate;
 pub mod cli;
 pub mod clock;

@@ -15,6 +15,7 @@ use crate::access_log::AccessLog;
 use crate::applications::Applications;
 use crate::batch::Batcher;
 use crate::body::BodyLimits;
+use crate::candidates::Candidates;
 use crate::clock::Clock;
 use crate::config::parts::{self, Changeable};
 use crate::config::{Config, Settings};
@@ -127,6 +128,7 @@ pub(super) struct Lasting {
     pub(super) requests: Arc<Requests>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) duties: Arc<Duties>,
+    pub(super) candidates: Arc<Candidates>,
     pub(super) tending: Arc<Tending>,
     pub(super) retention: Arc<Retention>,
     pub(super) readiness: Arc<Readiness>,
