@@ -14,7 +14,7 @@ const APPLICATIONS: [&str; 2] = ["checkout", "kiosk"];
 const TYPES: [(&str, &str); 3] = [("shop", "sale"), ("shop", "return"), ("page view", "open")];
 
 /// Every path that needs the scope `read`. A new one must be held to its limits here.
-const PATHS: [&str; 17] = [
+const PATHS: [&str; 18] = [
     "/v1/events",
     "/v1/sessions",
     "/v1/sessions/{session_id}",
@@ -28,6 +28,7 @@ const PATHS: [&str; 17] = [
     "/v1/live",
     "/v1/validators",
     "/v1/validators/{category}/{name}",
+    "/v1/validators/{category}/{name}/candidate",
     "/v1/gateways",
     "/v1/generations",
     "/v1/generations/{number}",

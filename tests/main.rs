@@ -12,6 +12,7 @@ mod authors;
 mod away;
 mod backup;
 mod bombs;
+mod candidates;
 mod causes;
 mod clocks;
 mod commands;

@@ -90,6 +90,14 @@ actions! {
     ValidatorRollback = "validator_rollback";
     /// A module was taken away on purpose.
     ValidatorRetire = "validator_retire";
+    /// A candidate began to be tried.
+    ValidatorTry = "validator_try";
+    /// A candidate serves now, or is tried on more sessions.
+    ValidatorPromote = "validator_promote";
+    /// A candidate was discarded.
+    ValidatorDiscard = "validator_discard";
+    /// The guard took a module back.
+    Guard = "guard";
     /// All modules were put back to those of an earlier generation.
     FleetBack = "fleet_back";
     /// The modules of a directory were made a generation.

@@ -46,6 +46,7 @@ pages! {
     module_refused
     module_unavailable
     modules_elsewhere
+    no_candidate
     no_descriptors
     no_session
     no_version
@@ -63,6 +64,7 @@ pages! {
     revoked
     rule
     stack
+    taken_back
     token_expired
     token_needed
     tokens_in_use

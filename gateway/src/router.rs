@@ -55,6 +55,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("/v1/live", "GET, HEAD"),
     ("/v1/validators", "GET, HEAD"),
     ("/v1/validators/{category}/{name}", "GET, HEAD, PUT, DELETE"),
+    ("/v1/validators/{category}/{name}/candidate", "GET, HEAD, DELETE"),
+    ("/v1/validators/{category}/{name}/candidate/promote", "POST"),
     ("/v1/validators/{category}/{name}/rollback", "POST"),
     ("/v1/validators/{category}/{name}/retire", "POST"),
     ("/v1/validators/{category}/{name}/versions/{digest}", "GET, HEAD"),
@@ -144,6 +146,9 @@ impl<'a> Found<'a> {
             // Who ships modules sees the replays of their events.
             "/v1/jobs/{id}" => Scope::Ship,
             "/v1/validators/{category}/{name}" if !matches!(*method, Method::GET | Method::HEAD) => Scope::Ship,
+            "/v1/validators/{category}/{name}/candidate" if matches!(*method, Method::GET | Method::HEAD) => {
+                Scope::Read
+            }
             path if path.starts_with("/v1/validators/{category}/{name}/") => Scope::Ship,
             path if path.starts_with("/v1/applications") => Scope::Admin,
             _ => Scope::Read,

@@ -30,8 +30,10 @@ use crate::trust::visible::Visible;
 use asked::{Asked, Condition, Followed, Push, asked, digest, kind};
 
 mod asked;
+mod candidate;
 mod directory;
 mod shown;
+pub(crate) mod terms;
 
 /// Most bytes of a module.
 pub const MODULE_BYTES_MAX: usize = 64 << 20;
@@ -84,6 +86,9 @@ impl Shipping {
         match asked(request.method(), request.uri().path())? {
             Asked::Show(slot) => self.show(caller, &slot, request.uri().query()).await,
             Asked::Push(slot) => self.push(caller, actor, &slot, request).await,
+            Asked::ShowCandidate(slot) => self.show_candidate(caller, &slot, request.uri().query()).await,
+            Asked::Discard(slot) => self.discard(caller, actor, &slot, request).await,
+            Asked::Promote(slot) => self.promote(caller, actor, &slot, request).await,
             Asked::Retire(slot) => self.retire(caller, actor, &slot, request).await,
             Asked::Rollback(slot) => self.rollback(caller, actor, &slot, request).await,
             Asked::Content(slot, digest) => self.content(caller, &slot, digest, request.uri().query()).await,
@@ -117,9 +122,8 @@ impl Shipping {
         request: Request<Incoming>,
     ) -> Result<Response, Refusal> {
         Self::may_ship(caller, slot)?;
-        let parameters =
-            Parameters::read(request.uri().query(), &["mode", "percent", "dry_run", "force", "commit", "settings"])?;
-        let push = Push::of(&parameters, request.headers())?;
+        let parameters = Parameters::read(request.uri().query(), &Push::PARAMETERS)?;
+        let mut push = Push::of(&parameters, request.headers())?;
         let (head, body) = request.into_parts();
         let kind = kind(&head.headers)?;
         let limits = BodyLimits { bytes_max: MODULE_BYTES_MAX, ..self.body_limits };
@@ -129,9 +133,11 @@ impl Shipping {
             return Err(Refusal::Empty);
         }
         kind.expect(&received.bytes).map_err(|refusal| refused(Unprepared::Refused(refusal)))?;
-        match self.fleet.modules_from() {
-            ModulesFrom::Directory => self.push_into_directory(actor, slot, received.bytes.clone(), push).await,
-            ModulesFrom::Database => self.push_to_fleet(actor, slot, received, push).await,
+        match (self.fleet.modules_from(), push.tried.take()) {
+            (ModulesFrom::Directory, None) => self.push_into_directory(actor, slot, received.bytes.clone(), push).await,
+            (ModulesFrom::Directory, Some(_)) => Err(candidate::not_in_directory()),
+            (ModulesFrom::Database, None) => self.push_to_fleet(actor, slot, received, push).await,
+            (ModulesFrom::Database, Some(terms)) => self.try_in_fleet(actor, slot, received, (push, terms)).await,
         }
     }
 
@@ -145,12 +151,14 @@ impl Shipping {
         self.must_not_doubt()?;
         let Received { bytes: content, room } = received;
         let digest = Digest::of(&content);
-        let before = self.current(slot).await?;
+        let before = self.current(Role::Live, slot).await?;
         push.condition.meets(before.as_ref().map(|before| before.digest))?;
-        let settings = match &push.settings {
+        self.must_not_be_taken_back(&[(slot, digest)], push.force).await?;
+        let base = match &push.settings {
             Some(text) => text.clone(),
             None => before.as_ref().and_then(|before| before.settings.clone()),
         };
+        let settings = terms::settings_of(base.as_deref(), digest, None, push.expects_refusals);
         let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
         let must_redact = !push.force && self.store.must_redact(&slot.to_string(), digest).await.map_err(of_store)?;
         let body = change_body(slot, Some(digest), before.as_ref());
@@ -169,13 +177,14 @@ impl Shipping {
         }
         // The wait for the other gateways holds no room.
         drop((content, room));
-        let new = new_slot(slot, Some(&wanted), before.as_ref());
+        let slots = std::iter::once(new_slot(&wanted.key(), Some(&wanted), before.as_ref()));
+        let slots = slots.chain(self.dropped_with(slot, Some(digest)).await?).collect();
         let entry = Entry::new(Action::ValidatorPush, &slot.to_string(), actor)
             .with("digest", digest.to_string())
             .with("before", before.as_ref().map(|before| before.digest.to_string()))
             .with("commit", push.commit)
             .with("force", push.force);
-        let asked = Asking { cause: "push", forced: push.force, based_on: None, slots: vec![new] };
+        let asked = Asking { cause: "push", forced: push.force, based_on: None, slots };
         self.change(asked, actor, entry, &push.followed, body).await
     }
 
@@ -244,7 +253,7 @@ impl Shipping {
             return self.retire_in_directory(actor, slot, &followed, condition).await;
         }
         self.must_not_doubt()?;
-        let before = self.current(slot).await?;
+        let before = self.current(Role::Live, slot).await?;
         condition.meets(before.as_ref().map(|before| before.digest))?;
         let nothing = || Refusal::NoVersion { message: format!("{slot} has no module in the current generation.") };
         let before = before.ok_or_else(nothing)?;
@@ -254,10 +263,11 @@ impl Shipping {
         if followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "retire").to_string()));
         }
-        let new = new_slot(slot, None, Some(&before));
+        let slots = std::iter::once(new_slot(&before.key(), None, Some(&before)));
+        let slots = slots.chain(self.dropped_with(slot, None).await?).collect();
         let entry =
             Entry::new(Action::ValidatorRetire, &slot.to_string(), actor).with("before", before.digest.to_string());
-        let asked = Asking { cause: "retire", forced: false, based_on: None, slots: vec![new] };
+        let asked = Asking { cause: "retire", forced: false, based_on: None, slots };
         self.change(asked, actor, entry, &followed, body).await
     }
 
@@ -278,10 +288,11 @@ impl Shipping {
             return self.rollback_in_directory(actor, slot, (to, condition), &followed).await;
         }
         self.must_not_doubt()?;
-        let before = self.current(slot).await?;
+        let before = self.current(Role::Live, slot).await?;
         condition.meets(before.as_ref().map(|before| before.digest))?;
         let versions = self.store.module_versions(&slot.to_string()).await.map_err(of_store)?;
         let digest = target(slot, &versions, to, before.as_ref().map(|before| before.digest))?;
+        self.must_not_be_taken_back(&[(slot, digest)], force).await?;
         let settings = self.store.settings_with(&slot.to_string(), digest).await.map_err(of_store)?;
         let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
         let body = change_body(slot, Some(digest), before.as_ref());
@@ -290,11 +301,12 @@ impl Shipping {
         }
         let must_redact = !force && self.store.must_redact(&slot.to_string(), digest).await.map_err(of_store)?;
         self.prepare_kept(&wanted, must_redact).await?;
-        let new = new_slot(slot, Some(&wanted), before.as_ref());
+        let slots = std::iter::once(new_slot(&wanted.key(), Some(&wanted), before.as_ref()));
+        let slots = slots.chain(self.dropped_with(slot, Some(digest)).await?).collect();
         let entry = Entry::new(Action::ValidatorRollback, &slot.to_string(), actor)
             .with("digest", digest.to_string())
             .with("before", before.as_ref().map(|before| before.digest.to_string()));
-        let asked = Asking { cause: "rollback", forced: force, based_on: None, slots: vec![new] };
+        let asked = Asking { cause: "rollback", forced: force, based_on: None, slots };
         self.change(asked, actor, entry, &followed, body).await
     }
 
@@ -330,12 +342,12 @@ impl Shipping {
         to.digest.map(|text| digest("digest", &text)).transpose()
     }
 
-    /// The module that serves a slot now, by the database.
-    async fn current(&self, slot: &Slot) -> Result<Option<SlotModule>, Refusal> {
-        let row = self.store.current_slot(&slot.to_string()).await.map_err(of_store)?;
+    /// The module that serves a slot now, or that is tried in it, by the database.
+    async fn current(&self, role: Role, slot: &Slot) -> Result<Option<SlotModule>, Refusal> {
+        let row = self.store.current_slot(&role.name(slot)).await.map_err(of_store)?;
         Ok(row.and_then(|SlotRow { digest, settings, .. }| {
             let digest = Digest(digest?.try_into().ok()?);
-            Some(SlotModule { slot: slot.clone(), role: Role::Live, digest, settings })
+            Some(SlotModule { slot: slot.clone(), role, digest, settings })
         }))
     }
 
@@ -364,7 +376,7 @@ impl Shipping {
             ModulesFrom::Database => self.store.shippers().await.unwrap_or_default(),
             ModulesFrom::Directory => Vec::new(),
         };
-        let validators = shown::validators(&validators, &shippers);
+        let validators = shown::validators(&validators, &shippers, &self.candidates_in_short());
         let report = json!({
             "validators": validators,
             "problems": problems,
@@ -395,6 +407,9 @@ impl Shipping {
         }
         let digest = report.as_ref().and_then(|report| report.digest);
         let mut body = shown::validator(slot, report, &versions, self.fleet.modules_from());
+        body["candidate"] = self.candidates_in_short().remove(&slot.to_string()).unwrap_or_default();
+        let taken_back = self.store.taken_back(&slot.to_string()).await.map_err(of_store)?;
+        body["taken_back"] = taken_back.iter().map(shown::taken_back).collect();
         if self.fleet.modules_from() == ModulesFrom::Database {
             body["generation"] = self.validators.generation().into();
             body["preparations"] = preparations.iter().map(shown::preparation).collect();
@@ -490,6 +505,9 @@ impl Shipping {
         if !missing.is_empty() {
             return Err(gone(&missing));
         }
+        let modules: Vec<(Slot, Digest)> = slots.iter().filter_map(module_of).collect();
+        let modules: Vec<(&Slot, Digest)> = modules.iter().map(|(slot, digest)| (slot, *digest)).collect();
+        self.must_not_be_taken_back(&modules, force).await?;
         let changes: Vec<Value> = slots.iter().map(shown::change).collect();
         let body = json!({"back": number, "based_on": based_on, "changes": changes});
         if followed.dry_run || slots.is_empty() {
@@ -513,6 +531,11 @@ async fn back_slots(store: &Store, number: u64) -> Result<(u64, Vec<NewSlot>), R
     let (current, serves) = store.generation_slots(None).await.map_err(of_store)?;
     let (_, wanted) = store.generation_slots(Some(number)).await.map_err(of_store)?;
     Ok((current.number, differences(&serves, &wanted)))
+}
+
+/// The event types and the module of a change that brings one.
+fn module_of(slot: &NewSlot) -> Option<(Slot, Digest)> {
+    Some((Role::parse(&slot.event_type).ok()?.1, slot.digest?))
 }
 
 /// The changes that make one set of slots the other.
@@ -585,9 +608,9 @@ fn change_body(slot: &Slot, digest: Option<Digest>, before: Option<&SlotModule>)
 }
 
 /// A slot that changes from what serves to what is wanted.
-fn new_slot(slot: &Slot, wanted: Option<&SlotModule>, before: Option<&SlotModule>) -> NewSlot {
+fn new_slot((role, slot): &(Role, Slot), wanted: Option<&SlotModule>, before: Option<&SlotModule>) -> NewSlot {
     NewSlot {
-        event_type: slot.to_string(),
+        event_type: role.name(slot),
         digest: wanted.map(|wanted| wanted.digest),
         settings: wanted.and_then(|wanted| wanted.settings.clone()),
         replaces: before.map(|before| before.digest),

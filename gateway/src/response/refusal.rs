@@ -207,6 +207,18 @@ pub enum Refusal {
         /// Names the event type and what there is.
         message: String,
     },
+    /// The event type has no candidate.
+    NoCandidate {
+        /// Names the event type.
+        message: String,
+    },
+    /// The guard took this module back.
+    TakenBack {
+        /// Why, and how to force it.
+        message: String,
+        /// The module.
+        digest: String,
+    },
     /// The session of the panel that the request shows is not open, or the request shows half of one.
     NoSession,
     /// The code was used, has expired or never existed.
@@ -388,6 +400,8 @@ impl Refusal {
             | Self::ModulesElsewhere { .. }
             | Self::ChangedMeanwhile { .. }
             | Self::NoVersion { .. }
+            | Self::NoCandidate { .. }
+            | Self::TakenBack { .. }
             | Self::NoSession
             | Self::UnknownCode
             | Self::TokenNeeded
@@ -443,6 +457,8 @@ impl Refusal {
             Self::ModulesElsewhere { .. } => (S::CONFLICT, "modules_elsewhere", "The modules come from elsewhere"),
             Self::ChangedMeanwhile { .. } => (S::PRECONDITION_FAILED, "changed_meanwhile", "Another change came first"),
             Self::NoVersion { .. } => (S::CONFLICT, "no_version", "There is no such version"),
+            Self::NoCandidate { .. } => (S::NOT_FOUND, "no_candidate", "There is no candidate"),
+            Self::TakenBack { .. } => (S::CONFLICT, "taken_back", "The guard took this module back"),
             Self::NoSession => (S::UNAUTHORIZED, "no_session", "There is no such session of the panel"),
             Self::UnknownCode => (S::UNAUTHORIZED, "unknown_code", "The code opens nothing"),
             Self::TokenNeeded => (S::FORBIDDEN, "token_needed", "This needs a token"),
@@ -517,6 +533,8 @@ impl Refusal {
             | Self::ChangedMeanwhile { message, .. }
             | Self::PushesMany { message }
             | Self::ShipAway { message }
+            | Self::NoCandidate { message }
+            | Self::TakenBack { message, .. }
             | Self::NoVersion { message } => message.clone().into(),
             Self::ModuleRefused { expected, found, mend } => module_refused(expected, found, mend).into(),
             Self::FleetRefused { gateways } => fleet_refused(gateways).into(),
@@ -575,7 +593,11 @@ impl Refusal {
             }
             Self::FleetRefused { gateways } => Facts { gateways: Some(gateways), ..none },
             Self::ChangedMeanwhile { digest, .. } => Facts { digest: digest.as_deref(), ..none },
-            Self::ModulesElsewhere { .. } | Self::PushesMany { .. } | Self::NoVersion { .. } => none,
+            Self::TakenBack { digest, .. } => Facts { digest: Some(digest), ..none },
+            Self::ModulesElsewhere { .. }
+            | Self::PushesMany { .. }
+            | Self::NoVersion { .. }
+            | Self::NoCandidate { .. } => none,
             Self::Empty
             | Self::BodyCorrupt { .. }
             | Self::Unknown

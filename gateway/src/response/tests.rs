@@ -189,6 +189,15 @@ fn refusals_of_shipping() -> Vec<Refusal> {
                       have ended, and push again."
                 .to_owned(),
         },
+        Refusal::NoCandidate { message: "shop/sale has no candidate.".to_owned() },
+        Refusal::TakenBack {
+            message: format!(
+                "Nothing was changed: the guard took {} back from shop/sale at 2026-11-23T09:15:27Z, since it refused 34 of 210 \
+                 events, and the module before 2 of the same. Mend it, or ship it with force.",
+                "ab".repeat(32)
+            ),
+            digest: "ab".repeat(32),
+        },
         Refusal::NoVersion {
             message: "shop/sale has no other version that served, so there is none to go back to.".to_owned(),
         },

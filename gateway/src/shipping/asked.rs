@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
-use eye_judge::{Kind, Slot};
+use eye_judge::{Kind, Mode, Share, Slot, Steps};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::changed_meanwhile;
+use super::terms::Terms;
 use crate::parameters::{Parameters, bad};
 use crate::response::{self, Refusal, Response};
 
@@ -33,6 +34,9 @@ pub(super) enum Asked {
     Push(Slot),
     Retire(Slot),
     Rollback(Slot),
+    ShowCandidate(Slot),
+    Discard(Slot),
+    Promote(Slot),
     Content(Slot, Digest),
     Gateways,
     Generations,
@@ -94,16 +98,17 @@ pub(super) struct Push {
     pub(super) settings: Option<Option<String>>,
     pub(super) condition: Condition,
     pub(super) followed: Followed,
+    /// How it is tried; `None` if it is to serve.
+    pub(super) tried: Option<Terms>,
+    /// More refusals are meant.
+    pub(super) expects_refusals: bool,
 }
 
 impl Push {
+    pub(super) const PARAMETERS: [&'static str; 8] =
+        ["mode", "percent", "auto", "expect_refusals", "dry_run", "force", "commit", "settings"];
+
     pub(super) fn of(parameters: &Parameters, headers: &HeaderMap) -> Result<Self, Refusal> {
-        if let Some(mode) = parameters.text("mode").filter(|mode| *mode != "live") {
-            return Err(bad("mode", &format!("is `{mode}`; this release has `live` alone")));
-        }
-        if parameters.text("percent").is_some() {
-            return Err(bad("percent", "is for candidates, which this release does not have: leave it out"));
-        }
         let commit = parameters.text("commit").map(str::to_owned);
         let is_odd = |text: &String| {
             text.chars().count() > COMMIT_CHARACTERS_MAX || text.chars().any(eye_event::legible::is_hidden)
@@ -125,8 +130,31 @@ impl Push {
             settings,
             condition: Condition::of(headers)?,
             followed: Followed::of(parameters, headers)?,
+            tried: tried(parameters)?,
+            expects_refusals: parameters.choice("expect_refusals", &[("false", false), ("true", true)])?,
         })
     }
+}
+
+/// How a module is tried, by the parameters of its request; `None` if it is to serve.
+fn tried(parameters: &Parameters) -> Result<Option<Terms>, Refusal> {
+    let modes = [("live", None), ("shadow", Some(Mode::Shadow)), ("canary", Some(Mode::Canary))];
+    let mode = parameters.choice("mode", &modes)?;
+    let wanted = || bad("percent", "must be a number from 0.001 to 100");
+    let share = parameters.text("percent").map(|text| text.parse().ok().and_then(Share::of_percent).ok_or_else(wanted));
+    let share = share.transpose()?;
+    if share.is_some() && mode != Some(Mode::Canary) {
+        return Err(bad("percent", "is the share of the sessions that mode=canary judges: leave it out"));
+    }
+    let given = mode.map(|mode| Terms { mode, share: share.unwrap_or(Share::CANARY), auto: None });
+    let Some(auto) = parameters.text("auto") else { return Ok(given) };
+    let first = Steps::parse(auto).map_err(|why| bad("auto", &why))?.first();
+    let terms = Terms::of_step(first, auto);
+    let is_other = |given: &Terms| given.mode != terms.mode || given.percent() != terms.percent();
+    if parameters.text("mode").is_some() && given.as_ref().is_none_or(is_other) {
+        return Err(bad("auto", "begins with its first step: leave mode and percent out"));
+    }
+    Ok(Some(terms))
 }
 
 impl Followed {
@@ -188,6 +216,11 @@ pub(super) fn asked(method: &Method, path: &str) -> Result<Asked, Refusal> {
         (&Method::PUT, ["validators", category, name]) => Ok(Asked::Push(slot(category, name)?)),
         (&Method::DELETE, ["validators", category, name]) => Ok(Asked::Retire(slot(category, name)?)),
         (&Method::POST, ["validators", category, name, "retire"]) => Ok(Asked::Retire(slot(category, name)?)),
+        (_, ["validators", category, name, "candidate"]) if reads => Ok(Asked::ShowCandidate(slot(category, name)?)),
+        (&Method::DELETE, ["validators", category, name, "candidate"]) => Ok(Asked::Discard(slot(category, name)?)),
+        (&Method::POST, ["validators", category, name, "candidate", "promote"]) => {
+            Ok(Asked::Promote(slot(category, name)?))
+        }
         (&Method::POST, ["validators", category, name, "rollback"]) => Ok(Asked::Rollback(slot(category, name)?)),
         (_, ["validators", category, name, "versions", text]) if reads => {
             Ok(Asked::Content(slot(category, name)?, digest("digest", text)?))
@@ -230,6 +263,9 @@ mod tests {
             (Method::GET, "/v1/validators/a%2Fb/c", r#"Show(Exact("a/b", "c"))"#.to_owned()),
             (Method::DELETE, "/v1/validators/a/b", r#"Retire(Exact("a", "b"))"#.to_owned()),
             (Method::POST, "/v1/validators/a/b/rollback", r#"Rollback(Exact("a", "b"))"#.to_owned()),
+            (Method::GET, "/v1/validators/a/*/candidate", r#"ShowCandidate(Category("a"))"#.to_owned()),
+            (Method::DELETE, "/v1/validators/a/b/candidate", r#"Discard(Exact("a", "b"))"#.to_owned()),
+            (Method::POST, "/v1/validators/a/b/candidate/promote", r#"Promote(Exact("a", "b"))"#.to_owned()),
             (Method::GET, "/v1/validators/a/b/versions/no", "bad_parameter".to_owned()),
             (Method::GET, "/v1/generations/7", "Generation(7)".to_owned()),
             (Method::GET, "/v1/generations/seven", "not_found".to_owned()),
@@ -238,6 +274,32 @@ mod tests {
             assert_eq!(named(&method, path), wanted, "{method} {path}");
         }
         assert!(named(&Method::GET, &format!("/v1/validators/a/b/versions/{digest}")).starts_with("Content("));
+    }
+
+    #[test]
+    fn a_trial_is_read_from_mode_percent_and_steps() {
+        let read = |query: &str| {
+            let parameters = Parameters::read(Some(query), &Push::PARAMETERS).expect("known parameters");
+            tried(&parameters).map(|terms| terms.map(|terms| (terms.mode, terms.percent())))
+        };
+        assert_eq!(read("mode=live").expect("live"), None);
+        assert_eq!(read("mode=shadow").expect("a shadow"), Some((Mode::Shadow, None)));
+        assert_eq!(read("mode=canary").expect("a canary"), Some((Mode::Canary, Some(1.0))));
+        assert_eq!(read("mode=canary&percent=2.5").expect("a canary"), Some((Mode::Canary, Some(2.5))));
+        assert_eq!(read("auto=5%25:10m").expect("steps"), Some((Mode::Canary, Some(5.0))));
+        assert_eq!(read("mode=shadow&auto=shadow:1m").expect("steps"), Some((Mode::Shadow, None)));
+        for wrong in [
+            "mode=half",
+            "percent=5",
+            "mode=shadow&percent=5",
+            "mode=canary&percent=0",
+            "mode=canary&percent=many",
+            "auto=soon",
+            "mode=live&auto=shadow:1m",
+            "mode=canary&percent=2&auto=5%25:10m",
+        ] {
+            assert!(matches!(read(wrong), Err(Refusal::BadParameter { .. })), "{wrong}");
+        }
     }
 
     #[test]

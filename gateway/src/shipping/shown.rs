@@ -1,14 +1,17 @@
 //! Modules, gateways and generations as answers show them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use eye_event::verdict::Digest;
-use eye_judge::{ModulesFrom, Slot, TypeReport};
+use eye_judge::{CandidateReport, CandidateTrial, Mode, ModulesFrom, Share, Slot, TypeReport};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::store::{AskedRow, GatewayRow, GenerationRow, NewSlot, SlotRow, VersionRow};
+use super::terms::{Terms, expects_refusals, is_guarded};
+use crate::store::{
+    AskedRow, CandidateRow, GatewayRow, GenerationRow, NewSlot, Pairs, PairsRow, SlotRow, TakenBackRow, VersionRow,
+};
 use crate::trust::visible::Visible;
 
 fn time(at: DateTime<Utc>) -> String {
@@ -26,12 +29,17 @@ pub(super) fn patterns(ships: &Visible) -> String {
     if listed.is_empty() { "nothing".to_owned() } else { listed.join(", ") }
 }
 
-/// All modules, each with who shipped it, if that is known.
-pub(super) fn validators(reports: &[TypeReport], shippers: &[(String, String)]) -> Vec<Value> {
+/// All modules, each with who shipped it, if that is known, and with its candidate in short.
+pub(super) fn validators(
+    reports: &[TypeReport],
+    shippers: &[(String, String)],
+    candidates: &BTreeMap<String, Value>,
+) -> Vec<Value> {
     let shippers: HashMap<&str, &str> = shippers.iter().map(|(slot, by)| (slot.as_str(), by.as_str())).collect();
     let each = reports.iter().map(|report| {
         let mut body = serde_json::to_value(report).unwrap_or_default();
         body["by"] = shippers.get(report.event_type.as_str()).copied().into();
+        body["candidate"] = candidates.get(&report.event_type).cloned().unwrap_or_default();
         body
     });
     each.collect()
@@ -51,6 +59,104 @@ pub(super) fn validator(slot: &Slot, report: Option<TypeReport>, versions: &[Ver
         body["versions"] = versions.iter().map(version).collect();
     }
     body
+}
+
+/// How a candidate of this gateway is tried.
+pub(super) fn terms(trial: CandidateTrial) -> Terms {
+    match trial {
+        CandidateTrial::Canary(share) => Terms { mode: Mode::Canary, share, auto: None },
+        CandidateTrial::Shadow | CandidateTrial::Replacement => {
+            Terms { mode: Mode::Shadow, share: Share::CANARY, auto: None }
+        }
+    }
+}
+
+/// A candidate in short, as this gateway tries it.
+pub(super) fn candidate_in_short(report: &CandidateReport) -> Value {
+    let terms = terms(report.trial);
+    json!({
+        "digest": report.digest.to_string(),
+        "against": report.against.to_string(),
+        "mode": terms.mode.as_str(),
+        "percent": terms.percent(),
+    })
+}
+
+/// A candidate, with what it says beside the module that serves: the pairs of the two modules, of all shares together.
+pub(super) fn candidate(
+    slot: &Slot,
+    (digest, against): (Digest, Option<Digest>),
+    terms: &Terms,
+    row: Option<&CandidateRow>,
+    pairs: &[PairsRow],
+) -> Value {
+    let is_of_it = |one: &&PairsRow| one.trial != "replacement" && against.is_some_and(|live| one.against == live.0);
+    let (mut counts, mut samples) = (Pairs::default(), Vec::new());
+    let mut applications: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    for one in pairs.iter().filter(is_of_it) {
+        counts.add(&one.counts.0);
+        samples.extend(one.samples.0.as_array().into_iter().flatten().cloned());
+        for (name, pairs) in one.applications.0.as_object().into_iter().flatten() {
+            let own = applications.entry(name).or_default();
+            own[0] += pairs["compared"].as_u64().unwrap_or_default();
+            own[1] += pairs["would_refuse"].as_u64().unwrap_or_default();
+        }
+    }
+    let applications: Vec<Value> = applications
+        .into_iter()
+        .map(|(name, [compared, would_refuse])| {
+            json!({"application": name, "compared": compared, "would_refuse": would_refuse})
+        })
+        .collect();
+    let settings = row.and_then(|row| row.settings.as_deref());
+    json!({
+        "event_type": slot.to_string(),
+        "digest": digest.to_string(),
+        "against": against.map(|digest| digest.to_string()),
+        "mode": terms.mode.as_str(),
+        "percent": terms.percent(),
+        "auto": terms.auto,
+        "since": row.map(|row| time(row.since)),
+        "by": row.map(|row| row.made_by.as_str()),
+        "guard": is_guarded(settings),
+        "expects_refusals": expects_refusals(settings, digest),
+        "compared": counts.compared(),
+        "counts": counts,
+        "applications": applications,
+        "samples": samples.iter().map(sample).collect::<Vec<_>>(),
+    })
+}
+
+/// An event on which two modules differ. It has no data.
+fn sample(sample: &Value) -> Value {
+    let violations = |side: &str| {
+        let each = sample[side].as_array().into_iter().flatten();
+        each.map(|one| json!({"pointer": one[0], "code": one[1]})).collect::<Vec<_>>()
+    };
+    let received_at = sample["received_at_us"].as_i64().and_then(DateTime::from_timestamp_micros);
+    json!({
+        "what": sample["what"],
+        "id": sample["id"],
+        "application": sample["application"],
+        "received_at": received_at.map(time),
+        "old": violations("old"),
+        "new": violations("new"),
+        "fault": sample["fault"],
+    })
+}
+
+/// A module that the guard took back.
+pub(super) fn taken_back(row: &TakenBackRow) -> Value {
+    json!({
+        "digest": hex(&row.digest),
+        "at": time(row.at),
+        "trial": row.trial,
+        "code": row.code,
+        "reason": row.reason,
+        "counts": row.counts.0,
+        "refused": row.refused,
+        "serves": row.serves.as_deref().and_then(hex),
+    })
 }
 
 fn version(row: &VersionRow) -> Value {

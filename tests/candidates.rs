@@ -1,0 +1,290 @@
+//! Candidates: a module that is tried beside the one that serves changes nothing that it should not, what both say is counted
+//! once over all gateways, and the guard takes back what breaks or refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::cluster::Server;
+use crate::support::{Answer, Gateway, Setup, digest_of, eventually, module};
+
+/// The event type of all events here, and its path.
+const CATEGORY: &str = "guests";
+const NAME: &str = "named";
+const PATH: &str = "/v1/validators/guests/named";
+
+/// A gateway of a fleet, the administrator's token, and the database.
+struct House {
+    server: Server,
+    gateways: Vec<Gateway>,
+    admin: String,
+}
+
+impl House {
+    /// So many gateways on one database.
+    async fn of(gateways: usize) -> Self {
+        Self::with(gateways, |setup| setup).await
+    }
+
+    async fn with(count: usize, change: impl Fn(Setup) -> Setup) -> Self {
+        let server = Server::start();
+        let mut gateways = Vec::new();
+        for number in 0..count {
+            let setup = Setup::default().with("EYE_DATABASE_URL", server.url()).with("EYE_MODULES_FROM", "database");
+            // A module is slow on a busy machine, and must not be taken back for that.
+            let setup = setup.with("EYE_GATEWAY_NAME", format!("gateway {number}")).with("EYE_DEADLINE_MS", 2_000);
+            gateways.push(change(setup).start().await);
+        }
+        let mut house = Self { server, gateways, admin: String::new() };
+        house.admin = house.add("admin", &["--scope", "admin"]).await;
+        house
+    }
+
+    /// Adds an application. Returns its token once all gateways know it.
+    async fn add(&self, name: &str, arguments: &[&str]) -> String {
+        let mut command = self.gateways[0].command_beside(&[&["app", "add", name, "--token"], arguments].concat());
+        let output = command.env("EYE_DATABASE_URL", self.server.url()).output().expect("the built program");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        for gateway in &self.gateways {
+            let known = async || {
+                let request = gateway.request("GET", "/v1/categories").bearer_auth(&token);
+                (gateway.answer(request).await.status != 401).then_some(())
+            };
+            eventually("the token is known", known).await;
+        }
+        token
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> Answer {
+        let gateway = &self.gateways[0];
+        gateway.answer(gateway.request(method, path).bearer_auth(&self.admin)).await
+    }
+
+    /// Ships a module; `query` says how.
+    async fn ship(&self, query: &str, content: &[u8]) -> Answer {
+        let gateway = &self.gateways[0];
+        let request = gateway.request("PUT", &format!("{PATH}{query}")).bearer_auth(&self.admin);
+        let request = request.header("content-type", "application/wasm").header("prefer", "wait=60");
+        gateway.answer(request.body(content.to_vec())).await
+    }
+
+    /// Ships a module that must be taken, and waits until all gateways have it.
+    async fn shipped(&self, query: &str, content: &[u8]) -> String {
+        let answer = self.ship(query, content).await;
+        assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("active")), "{answer:?}");
+        let generation = answer.json()["generation"].clone();
+        self.serve(&generation).await;
+        digest_of(content)
+    }
+
+    /// Waits until all gateways serve a generation.
+    async fn serve(&self, generation: &Value) {
+        let wanted = generation.as_i64().expect("a number");
+        eventually("all gateways serve it", async || {
+            let rows = self.ask("GET", "/v1/gateways").await.json();
+            let rows = rows["gateways"].as_array().expect("gateways").clone();
+            rows.iter().all(|row| row["generation"].as_i64() >= Some(wanted)).then_some(())
+        })
+        .await;
+    }
+
+    async fn shown(&self) -> Value {
+        let answer = self.ask("GET", PATH).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    async fn candidate(&self) -> Value {
+        let answer = self.ask("GET", &format!("{PATH}/candidate")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// The candidate once so many events were compared.
+    async fn compared(&self, count: u64) -> Value {
+        eventually("they are compared", async || {
+            let candidate = self.candidate().await;
+            (candidate["compared"].as_u64() >= Some(count)).then_some(candidate)
+        })
+        .await
+    }
+
+    /// Waits until the guard took something back. Returns what the type says of it.
+    async fn taken_back(&self) -> Value {
+        eventually("it is taken back", async || self.shown().await["taken_back"].get(0).cloned()).await
+    }
+
+    async fn send(&self, gateway: usize, token: &str, events: &[Value]) -> Value {
+        let gateway = &self.gateways[gateway];
+        let request = gateway.request("POST", "/v1/events").bearer_auth(token);
+        let body = Value::from(events).to_string();
+        let answer = gateway.answer(request.header("content-type", "application/json").body(body)).await;
+        assert!(matches!(answer.status, 200 | 207), "{answer:?}");
+        answer.json()
+    }
+
+    /// The digests of the modules that judged the stored events of each session.
+    fn judges(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let rows = self.server.sql(
+            "select session_id, encode(digest, 'hex') from events join modules on modules.id = module_id order by 1, 2",
+        );
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (session, digest) in rows.lines().filter_map(|line| line.split_once('|')) {
+            found.entry(session.to_owned()).or_default().insert(digest.to_owned());
+        }
+        found
+    }
+}
+
+/// An event of a session of its own.
+fn one(data: Value) -> Value {
+    in_session(Uuid::now_v7(), data)
+}
+
+fn in_session(session: Uuid, data: Value) -> Value {
+    json!({
+        "id": Uuid::now_v7(), "session_id": session, "category": CATEGORY, "name": NAME,
+        "timestamp": "2021-01-01 09:15:27.243860", "data": data,
+    })
+}
+
+/// So many events, of which every `nth` has the data.
+fn every(count: usize, nth: usize, data: &Value) -> Vec<Value> {
+    (0..count).map(|number| one(if number % nth == 0 { data.clone() } else { json!({"n": number}) })).collect()
+}
+
+fn refused() -> Value {
+    json!({"refuse": true})
+}
+
+fn code(answer: &Answer) -> (u16, String) {
+    (answer.status, answer.json()["code"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The same module with another digest.
+fn salted(content: &[u8], number: u8) -> Vec<u8> {
+    let text = [&b"\x04salt"[..], &[b'0' + number]].concat();
+    [content, &[0, u8::try_from(text.len()).expect("short")], &text].concat()
+}
+
+#[tokio::test]
+async fn a_shadow_changes_no_answer_and_no_row_and_its_counts_add_up() {
+    let house = House::of(2).await;
+    let live = house.shipped("", &module("accepts")).await;
+    let candidate = house.shipped("?mode=shadow&settings=guard%3Dfalse", &module("refuses_some")).await;
+    for gateway in 0..2 {
+        let told = house.send(gateway, &house.admin, &every(300, 10, &refused())).await;
+        assert_eq!((&told["stored"], &told["rejected"]), (&json!(300), &json!(0)), "the live module judges");
+    }
+    let shown = house.compared(600).await;
+    assert_eq!((&shown["digest"], &shown["against"]), (&json!(candidate), &json!(live)));
+    assert_eq!((&shown["mode"], &shown["percent"], &shown["by"]), (&json!("shadow"), &Value::Null, &json!("admin")));
+    let counts = &shown["counts"];
+    assert_eq!((&counts["same"], &counts["would_refuse"]), (&json!(540), &json!(60)), "{shown}");
+    assert_eq!((&counts["new_refused"], &counts["old_refused"]), (&json!(60), &json!(0)), "{shown}");
+    assert_eq!((&counts["judged"], &counts["not_compared"]), (&json!(0), &json!(0)), "{shown}");
+    let samples = shown["samples"].as_array().expect("samples");
+    assert_eq!(samples.len(), 20, "{shown}");
+    assert_eq!((&samples[0]["what"], &samples[0]["new"][0]["code"]), (&json!("would_refuse"), &json!("told_to")));
+    assert_eq!(shown["applications"], json!([{"application": "admin", "compared": 600, "would_refuse": 60}]));
+    assert!(house.judges().values().all(|judges| judges.iter().eq([&live])), "every row is of the live module");
+    assert_eq!(house.server.sql("select count(*) from events"), "600");
+    assert_eq!(house.server.sql("select count(*) from dead_letters"), "0");
+}
+
+#[tokio::test]
+async fn a_session_has_one_judge_on_all_gateways_and_after_a_restart() {
+    let mut house = House::of(2).await;
+    let live = house.shipped("", &module("names_one")).await;
+    let canary = house.shipped("?mode=canary&percent=10&settings=guard%3Dfalse", &module("names_two")).await;
+    let sessions: Vec<Uuid> = (0..1_000).map(|_| Uuid::now_v7()).collect();
+    let events = |number: u64| -> Vec<Value> {
+        sessions.iter().map(|session| in_session(*session, json!({"n": number}))).collect()
+    };
+    // Each gateway waits for the secret before its canary judges.
+    house.send(0, &house.admin, &events(1)).await;
+    house.send(1, &house.admin, &events(2)).await;
+    house.gateways[0].signal("TERM");
+    house.gateways[0].ended().await;
+    house.gateways[0].restart().await;
+    house.send(0, &house.admin, &events(3)).await;
+    let judges = house.judges();
+    assert_eq!(judges.len(), 1_000);
+    assert!(judges.values().all(|judges| judges.len() == 1), "each session has one judge");
+    let of_canary = judges.values().filter(|judges| judges.contains(&canary)).count();
+    assert!(judges.values().filter(|judges| judges.contains(&live)).count() + of_canary == 1_000);
+    // Six standard deviations of a tenth of a thousand.
+    assert!((43..=157).contains(&of_canary), "{of_canary} of 1,000 sessions");
+    println!("{of_canary} of 1,000 sessions were judged by a canary of 10 %");
+    let compared = u64::try_from(of_canary).expect("few") * 3;
+    let shown = house.compared(compared).await;
+    let counts = &shown["counts"];
+    assert_eq!((&counts["judged"], &counts["amends_otherwise"]), (&json!(compared), &json!(compared)), "{shown}");
+}
+
+#[tokio::test]
+async fn a_candidate_is_tried_promoted_and_discarded_on_terms() {
+    let house = House::of(1).await;
+    let (one, two) = (module("names_one"), module("names_two"));
+    let (first, second) = (digest_of(&one), digest_of(&two));
+    let nothing_serves = house.ship("?mode=shadow", &two).await;
+    assert_eq!(code(&nothing_serves), (422, "module_refused".to_owned()), "{nothing_serves:?}");
+    assert!(nothing_serves.text.contains("mode=live"), "{nothing_serves:?}");
+    house.shipped("?settings=deadline_ms%3D700", &one).await;
+    let same = house.ship("?mode=shadow", &one).await;
+    assert_eq!(code(&same), (422, "module_refused".to_owned()), "{same:?}");
+    for (method, path) in [("GET", ""), ("HEAD", ""), ("DELETE", ""), ("POST", "/promote")] {
+        let none = house.ask(method, &format!("{PATH}/candidate{path}")).await;
+        assert_eq!(none.status, 404, "{method} {path}");
+        assert!(method == "HEAD" || code(&none).1 == "no_candidate", "{none:?}");
+    }
+    let would = house.ship("?mode=canary&percent=2.5&dry_run=true", &two).await;
+    assert_eq!((would.status, &would.json()["would"]), (200, &json!("try")), "{would:?}");
+    assert_eq!(house.ask("GET", &format!("{PATH}/candidate")).await.status, 404);
+
+    let tried = house.ship("?mode=canary&percent=2.5", &two).await.json();
+    assert_eq!((&tried["digest"], &tried["against"]), (&json!(second), &json!(first)), "{tried}");
+    assert_eq!((&tried["replaces"], &tried["percent"]), (&Value::Null, &json!(2.5)), "{tried}");
+    let shown = house.shown().await;
+    assert_eq!((&shown["digest"], &shown["candidate"]["digest"]), (&json!(first), &json!(second)), "{shown}");
+    let listed = house.ask("GET", "/v1/validators").await.json();
+    assert_eq!(listed["validators"][0]["candidate"]["percent"], json!(2.5), "{listed}");
+    let gateway = &house.gateways[0];
+    for (method, path) in [("DELETE", ""), ("POST", "/promote")] {
+        let request = gateway.request(method, &format!("{PATH}/candidate{path}")).bearer_auth(&house.admin);
+        let late = gateway.answer(request.header("if-match", &first)).await;
+        assert_eq!(code(&late), (412, "changed_meanwhile".to_owned()), "{late:?}");
+        let would = house.ask(method, &format!("{PATH}/candidate{path}?dry_run=true")).await;
+        assert_eq!(would.status, 200, "{would:?}");
+    }
+    let discarded = house.ask("DELETE", &format!("{PATH}/candidate")).await;
+    assert_eq!((discarded.status, &discarded.json()["digest"]), (200, &Value::Null), "{discarded:?}");
+    assert_eq!(house.ask("GET", &format!("{PATH}/candidate")).await.status, 404);
+
+    house.shipped("?mode=shadow", &two).await;
+    let promoted = house.ask("POST", &format!("{PATH}/candidate/promote")).await;
+    assert_eq!((promoted.status, &promoted.json()["state"]), (200, &json!("active")), "{promoted:?}");
+    let shown = house.shown().await;
+    assert_eq!((&shown["digest"], &shown["candidate"]), (&json!(second), &Value::Null), "{shown}");
+    assert_eq!(shown["limits"]["deadline_ms"], json!(700), "the settings stay");
+    let settings = "select settings from generation_set() where event_type = 'guests/named'";
+    assert_eq!(house.server.sql(settings), "deadline_ms = 700");
+
+    // Whoever lets the candidate serve by a push, or takes the module away, has no candidate any more.
+    for end in ["push", "retire"] {
+        house.shipped("?mode=shadow", &one).await;
+        match end {
+            "push" => drop(house.shipped("", &one).await),
+            _ => assert_eq!(house.ask("DELETE", PATH).await.status, 200),
+        }
+        assert_eq!(house.ask("GET", &format!("{PATH}/candidate")).await.status, 404, "{end}");
+        house.shipped("", &two).await;
+    }
+    let causes = house.server.sql("select string_agg(cause, ' ' order by number) from generations");
+    assert_eq!(causes, "push try discard try promote try push push try retire push");
+    let back = house.ask("POST", "/v1/generations/2/back").await;
+    assert_eq!(back.status, 200, "{back:?}");
+    assert_eq!(house.candidate().await["digest"], json!(second), "a generation has its candidates");
+}
