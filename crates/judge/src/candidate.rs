@@ -138,6 +138,8 @@ pub struct Comparison {
     pub guard: bool,
     /// Whether more refusals are meant.
     pub expects_refusals: bool,
+    /// The two are not compared any more. The same two may be compared anew since.
+    pub is_over: bool,
 }
 
 /// A module beside the one that serves its slot, on this gateway.
@@ -274,7 +276,7 @@ impl Beside {
     }
 
     /// What was compared since the last call; `None` if that is nothing.
-    fn take(&self, slot: &Slot) -> Option<Comparison> {
+    fn take(&self, slot: &Slot, is_over: bool) -> Option<Comparison> {
         let Pairs { counts, applications, samples } = std::mem::take(&mut *self.pairs());
         let (judged, judged_refused) = (self.judged.swap(0, Relaxed), self.judged_refused.swap(0, Relaxed));
         if counts == PairCounts::default() && judged == 0 {
@@ -297,6 +299,7 @@ impl Beside {
             deadline_ms: settings.limits.deadline_ms,
             guard: settings.guard,
             expects_refusals: settings.expect_refusals == Some(new.digest),
+            is_over,
         })
     }
 }
@@ -519,9 +522,9 @@ impl Candidates {
             candidate.iter().chain(replaced).map(move |beside| (slot, beside))
         });
         left.iter()
-            .map(|(slot, beside)| (slot, beside))
-            .chain(now)
-            .filter_map(|(slot, beside)| beside.take(slot))
+            .map(|(slot, beside)| (slot, beside, true))
+            .chain(now.map(|(slot, beside)| (slot, beside, false)))
+            .filter_map(|(slot, beside, is_over)| beside.take(slot, is_over))
             .collect()
     }
 }
