@@ -42,6 +42,21 @@ pub(super) struct Shipment {
     pub(super) commit: Option<String>,
     /// How many seconds to wait for the fleet.
     pub(super) wait_seconds: u64,
+    /// How it is tried; without it, it is to serve.
+    pub(super) trial: Trial,
+}
+
+/// How a module is tried, and what is meant by it. By default it serves at once.
+#[derive(Debug, Default)]
+pub(super) struct Trial {
+    /// `shadow` or `canary`.
+    pub(super) mode: Option<&'static str>,
+    /// The share of the sessions that a canary judges.
+    pub(super) percent: Option<f64>,
+    /// The steps by which it is promoted.
+    pub(super) auto: Option<String>,
+    /// More refusals are meant.
+    pub(super) expect_refusals: bool,
 }
 
 /// How many seconds to wait for the fleet, unless it is said: longer for a module with an interpreter in it, which gateways load
@@ -62,6 +77,10 @@ impl Shipment {
             ("force", self.force.then(|| "true".to_owned())),
             ("commit", self.commit),
             ("settings", self.settings),
+            ("mode", self.trial.mode.map(str::to_owned)),
+            ("percent", self.trial.percent.map(|percent| percent.to_string())),
+            ("auto", self.trial.auto),
+            ("expect_refusals", self.trial.expect_refusals.then(|| "true".to_owned())),
         ];
         let given = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let query: Vec<String> =
@@ -121,9 +140,14 @@ pub(super) fn line(answer: &Value) -> String {
     if let Some(would) = text("would") {
         return format!("{event_type}\twould {would} {module}{before}");
     }
+    let tried = match (text("mode"), answer["percent"].as_f64()) {
+        (Some(mode), Some(percent)) => format!(", tried as a {mode} of {percent} %"),
+        (Some(mode), None) => format!(", tried as a {mode}"),
+        (None, _) => String::new(),
+    };
     let state = text("state").unwrap_or("unknown");
     let waits = answer["waits_for"].as_array().map(Vec::as_slice).unwrap_or_default();
     let names: Vec<&str> = waits.iter().filter_map(|one| one["gateway"].as_str()).collect();
     let waits = if names.is_empty() { String::new() } else { format!("; waits for {}", names.join(", ")) };
-    format!("{event_type}\t{state}\t{module}{before}{generation}{waits}")
+    format!("{event_type}\t{state}\t{module}{tried}{before}{generation}{waits}")
 }

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Config, remote};
 use crate::trail;
 
+mod candidate;
 mod push;
 mod replay;
 mod status;
@@ -51,6 +52,12 @@ pub(super) enum Command {
     Replay(replay::Replay),
     /// Ship a module to a running gateway, and to all others on its database
     Push(push::Push),
+    /// Try a module beside the one that serves
+    Try(push::Try),
+    /// Let the candidate serve
+    Promote(candidate::Promote),
+    /// Try the candidate no longer
+    Discard(candidate::Discard),
     /// Show what a running gateway serves, and who shipped it
     Status(status::Status),
     /// List the modules, and how many versions of each are kept
@@ -122,6 +129,9 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Fixtures(fixtures) => author::fixtures(fixtures).await,
         Command::Replay(replay) => replay::run(replay).await,
         Command::Push(push) => push::run(push).await,
+        Command::Try(tried) => push::run_try(tried).await,
+        Command::Promote(promote) => candidate::promote(promote).await,
+        Command::Discard(discard) => candidate::discard(discard).await,
         Command::Status(status) => status::run(status).await,
         Command::Rollback(rollback) => roll_back(rollback).await,
         Command::Retire(retire) => retire_all(retire).await,

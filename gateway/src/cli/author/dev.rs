@@ -10,7 +10,7 @@ use super::terminal::Look;
 use super::{ModuleFile, Project, build, needed_project, test};
 use crate::cli::output::{ClosedPipe, say, warn};
 use crate::cli::reach::quiet_gateway;
-use crate::cli::shipment::{self, Shipment};
+use crate::cli::shipment::{self, Shipment, Trial};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, Source};
 use crate::shutdown::Shutdown;
@@ -142,6 +142,7 @@ async fn push(dev: &Dev, project: &Project) -> Result<(), Failure> {
         settings: project.settings()?,
         commit: None,
         wait_seconds: WAIT_SECONDS,
+        trial: Trial::default(),
     };
     let found = quiet_gateway(&dev.source, project.gateway.as_ref());
     let (gateway, from) = found.map_err(|error| match error {

@@ -1,4 +1,5 @@
-//! `eye validator push`: ships a module or a schema to a running gateway.
+//! `eye validator push` and `try`: ship a module or a schema to a running gateway, to serve or to be tried beside the one that
+//! serves.
 
 use std::path::PathBuf;
 
@@ -10,11 +11,32 @@ use super::digest;
 use crate::cli::author::{self, Wanted};
 use crate::cli::output::say;
 use crate::cli::reach::gateway;
-use crate::cli::shipment::{self, Shipment};
+use crate::cli::shipment::{self, Shipment, Trial};
 use crate::cli::{Failure, Source};
 
+/// The arguments of `push`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Push {
+    #[command(flatten)]
+    shipping: Shipping,
+}
+
+/// The arguments of `try`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("how").required(true).multiple(true).args(["shadow", "canary", "auto"])))]
+pub(in crate::cli) struct Try {
+    /// Let it judge copies of events; nothing depends on what it says
+    #[arg(long, conflicts_with = "canary")]
+    shadow: bool,
+    /// Let it judge the events of this share of the sessions
+    #[arg(long, value_name = "PERCENT")]
+    canary: Option<f64>,
+    #[command(flatten)]
+    shipping: Shipping,
+}
+
+#[derive(Debug, Args)]
+struct Shipping {
     #[command(flatten)]
     wanted: Wanted,
     /// Only say whether the gateway would take it
@@ -35,11 +57,26 @@ pub(in crate::cli) struct Push {
     /// How many seconds to wait until it serves [default: 20, or 120 for a file of more than 4 MiB]
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
+    /// Try it, and promote it by these steps while the guard is silent, such as shadow:10m,1%:10m,25%:30m
+    #[arg(long, value_name = "STEPS")]
+    auto: Option<String>,
+    /// More refusals are meant: the guard does not take it back for them
+    #[arg(long)]
+    expect_refusals: bool,
     #[command(flatten)]
     source: Source,
 }
 
-pub(super) async fn run(push: Push) -> Result<(), Failure> {
+pub(super) async fn run(Push { shipping }: Push) -> Result<(), Failure> {
+    ship(shipping, None, None).await
+}
+
+pub(super) async fn run_try(Try { shadow, canary, shipping }: Try) -> Result<(), Failure> {
+    let mode = if shadow { Some("shadow") } else { canary.map(|_| "canary") };
+    ship(shipping, mode, canary).await
+}
+
+async fn ship(push: Shipping, mode: Option<&'static str>, percent: Option<f64>) -> Result<(), Failure> {
     let project = author::project()?;
     let module = push.wanted.resolve(project.as_ref())?;
     // The file that is not there is told before a gateway is asked.
@@ -62,6 +99,7 @@ pub(super) async fn run(push: Push) -> Result<(), Failure> {
         settings,
         commit: push.commit.or_else(|| shipment::commit_of(&module.file)),
         wait_seconds,
+        trial: Trial { mode, percent, auto: push.auto, expect_refusals: push.expect_refusals },
     };
     let answer = shipment.send(&gateway).await.map_err(|error| shipment::told(&error))?;
     Ok(say(shipment::line(&answer))?)

@@ -59,6 +59,13 @@ pub(super) async fn run(status: Status) -> Result<(), Failure> {
                 return Ok(say(&one)?);
             }
             say(line(&one))?;
+            if one["candidate"].is_object() {
+                let path = format!("/v1/validators/{}/candidate", slot.to_url());
+                say(candidate_lines(&gateway.ask(Method::GET, &path, None).await?))?;
+            }
+            for taken_back in one["taken_back"].as_array().into_iter().flatten() {
+                say(taken_back_line(taken_back))?;
+            }
             for version in one["versions"].as_array().into_iter().flatten() {
                 say(version_line(version))?;
             }
@@ -84,6 +91,55 @@ fn line(one: &Value) -> String {
     );
     // Names and refusals may hold characters that a terminal would obey.
     legible(&line, 4_000).to_string().replace("\\t", "\t")
+}
+
+/// The candidate, its pairs, and one event of each kind on which it differs.
+fn candidate_lines(one: &Value) -> String {
+    let (text, counts) = (|key: &str| one[key].as_str().unwrap_or("-").to_owned(), &one["counts"]);
+    let percent = one["percent"].as_f64().map(|percent| format!(" of {percent} %")).unwrap_or_default();
+    let pairs = ["same", "would_refuse", "would_take", "amends_otherwise", "faulted", "not_compared"];
+    let pairs: Vec<String> =
+        pairs.iter().map(|key| format!("{key} {}", counts[key].as_u64().unwrap_or_default())).collect();
+    let mut lines = format!(
+        "  candidate {}\t{}{percent}\tsince {}\tby {}\n    compared {} with {}: {}",
+        text("digest"),
+        text("mode"),
+        text("since"),
+        text("by"),
+        one["compared"],
+        text("against"),
+        pairs.join(", ")
+    );
+    for step in one["auto"]["steps"].as_array().into_iter().flatten() {
+        let text = |key: &str| step[key].as_str().unwrap_or("-");
+        lines.push_str(&format!("\n    step {}\t{}\tcompared {}", text("step"), text("state"), step["compared"]));
+    }
+    let mut kinds: Vec<&str> = Vec::new();
+    for sample in one["samples"].as_array().into_iter().flatten() {
+        let text = |key: &str| sample[key].as_str().unwrap_or("-");
+        if kinds.contains(&text("what")) {
+            continue;
+        }
+        kinds.push(text("what"));
+        let codes = sample["new"].as_array().into_iter().flatten();
+        let codes: Vec<String> = codes
+            .map(|one| {
+                format!(
+                    "{} at {:?}",
+                    one["code"].as_str().unwrap_or_default(),
+                    one["pointer"].as_str().unwrap_or_default()
+                )
+            })
+            .collect();
+        let why = if codes.is_empty() { String::new() } else { format!(": {}", codes.join(", ")) };
+        lines.push_str(&format!("\n    {} such as event {} of {}{why}", text("what"), text("id"), text("application")));
+    }
+    legible(&lines, 8_000).to_string().replace("\\t", "\t").replace("\\n", "\n")
+}
+
+fn taken_back_line(one: &Value) -> String {
+    let text = |key: &str| one[key].as_str().unwrap_or("-");
+    format!("  taken back {}\tat {}\t{}\t{}", text("digest"), text("at"), text("trial"), text("reason"))
 }
 
 fn version_line(version: &Value) -> String {
