@@ -343,8 +343,14 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtext('eye_generations'));
     select settings into found_settings from generation_set() where event_type = slot and digest = bad;
-    if not found or by_trial = 'replacement' and not exists (
-        select from generation_changes where event_type = kind and digest = before
+    -- What somebody put back on purpose stays, and so does what the guard put back.
+    if not found or by_trial = 'replacement' and (
+        not exists (select from generation_changes where event_type = kind and digest = before)
+        or exists (select from taken_back where event_type = kind and digest = before)
+        or (
+            select cause in ('rollback', 'back', 'guard')
+            from generation_changes join generations using (number) where event_type = kind order by number desc limit 1
+        )
     ) then
         return null;
     end if;

@@ -206,6 +206,9 @@ async fn a_session_has_one_judge_on_all_gateways_and_after_a_restart() {
     // Each gateway waits for the secret before its canary judges.
     house.send(0, &house.admin, &events(1)).await;
     house.send(1, &house.admin, &events(2)).await;
+    let of_canary = house.judges().values().filter(|judges| judges.contains(&canary)).count();
+    // What waits to be compared is lost with its gateway.
+    house.compared(u64::try_from(of_canary).expect("few") * 2).await;
     house.gateways[0].signal("TERM");
     house.gateways[0].ended().await;
     house.gateways[0].restart().await;
@@ -287,4 +290,151 @@ async fn a_candidate_is_tried_promoted_and_discarded_on_terms() {
     let back = house.ask("POST", "/v1/generations/2/back").await;
     assert_eq!(back.status, 200, "{back:?}");
     assert_eq!(house.candidate().await["digest"], json!(second), "a generation has its candidates");
+}
+
+/// An event of which it is random who judges it, and that only the stricter module refuses; 15 of 100 are so.
+fn fifteen_percent(count: usize) -> Vec<Value> {
+    (0..count).map(|number| one(if number % 20 < 3 { refused() } else { json!({"n": number}) })).collect()
+}
+
+#[tokio::test]
+async fn a_candidate_that_refuses_much_more_is_taken_back_once_and_stays_so() {
+    let mut house = House::of(2).await;
+    let live = house.shipped("", &module("accepts")).await;
+    let strict = module("refuses_some");
+    let candidate = house.shipped("?mode=shadow", &strict).await;
+    let mut sent = 0;
+    let back = eventually("it is taken back", async || {
+        for gateway in 0..2 {
+            house.send(gateway, &house.admin, &fifteen_percent(100)).await;
+            sent += 100;
+        }
+        house.shown().await["taken_back"].get(0).cloned()
+    })
+    .await;
+    println!("a candidate that refuses 15 % was taken back after at most {sent} events");
+    assert_eq!((&back["digest"], &back["code"]), (&json!(candidate), &json!("refuses")), "{back}");
+    assert_eq!((&back["trial"], &back["serves"], &back["refused"]), (&json!("shadow"), &json!(live), &json!(0)));
+    assert!(back["counts"]["would_refuse"].as_u64() >= Some(30), "{back}");
+    assert_eq!(house.ask("GET", &format!("{PATH}/candidate")).await.status, 404);
+    let entries = house.ask("GET", "/v1/audit?action=guard").await.json()["entries"].clone();
+    let entries = entries.as_array().expect("entries");
+    assert_eq!(entries.len(), 1, "two gateways take it back once: {entries:?}");
+    assert_eq!((&entries[0]["subject"], &entries[0]["details"]["digest"]), (&json!("guests/named"), &json!(candidate)));
+    assert_eq!(house.server.sql("select string_agg(cause, ' ' order by number) from generations"), "push try guard");
+
+    house.gateways[0].signal("TERM");
+    house.gateways[0].ended().await;
+    house.gateways[0].restart().await;
+    for query in ["", "?dry_run=true", "?mode=shadow", "?mode=canary&expect_refusals=true", "?auto=shadow:1m"] {
+        let answer = house.ship(query, &strict).await;
+        assert_eq!((code(&answer), &answer.json()["digest"]), ((409, "taken_back".to_owned()), &json!(candidate)));
+        assert!(answer.json()["detail"].as_str().is_some_and(|told| told.contains("and the module before")));
+    }
+    assert_eq!(house.shown().await["digest"], json!(live));
+    // Whoever forces it lifts that, and its trial begins anew.
+    house.shipped("?mode=shadow&force=true&expect_refusals=true", &strict).await;
+    assert_eq!(house.shown().await["taken_back"], json!([]));
+    assert_eq!(house.candidate().await["compared"], json!(0));
+    house.send(0, &house.admin, &fifteen_percent(400)).await;
+    let shown = house.compared(400).await;
+    assert_eq!((&shown["expects_refusals"], &shown["counts"]["would_refuse"]), (&json!(true), &json!(60)), "{shown}");
+    house.send(0, &house.admin, &fifteen_percent(100)).await;
+    house.compared(500).await;
+    assert_eq!(house.shown().await["taken_back"], json!([]), "the refusals are meant");
+}
+
+#[tokio::test]
+async fn a_replacement_that_refuses_much_more_is_taken_back_and_what_it_refused_is_stored() {
+    let house = House::of(1).await;
+    let lenient = house.shipped("?settings=deadline_ms%3D700", &module("accepts")).await;
+    let strict = house.shipped("?settings=default", &module("refuses_some")).await;
+    let mut refused = 0;
+    let back = eventually("it is taken back", async || {
+        refused += house.send(0, &house.admin, &fifteen_percent(100)).await["rejected"].as_u64().expect("a count");
+        house.shown().await["taken_back"].get(0).cloned()
+    })
+    .await;
+    assert_eq!((&back["digest"], &back["trial"]), (&json!(strict), &json!("replacement")), "{back}");
+    let shown = eventually("the version before serves", async || {
+        let shown = house.shown().await;
+        (shown["digest"] == json!(lenient)).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["limits"]["deadline_ms"], json!(700), "with its own settings");
+    let told = house.send(0, &house.admin, &fifteen_percent(100)).await;
+    assert_eq!(told["rejected"], json!(0));
+    let letters = "select count(*) from dead_letters join modules on modules.id = module_id \
+                   where digest = decode('DIGEST', 'hex') and redriven_at is null";
+    let letters = letters.replace("DIGEST", &strict);
+    assert_eq!(house.server.sql(&letters), refused.to_string());
+    let body = json!({"filter": {"validator": strict}, "limit": 1000, "dry_run": false});
+    let gateway = &house.gateways[0];
+    let request = gateway.request("POST", "/v1/dead-letters/redrive").bearer_auth(&house.admin);
+    let answer = gateway.answer(request.header("content-type", "application/json").body(body.to_string())).await;
+    assert_eq!((answer.status, &answer.json()["stored"]), (200, &json!(refused)), "{answer:?}");
+    let stored = house.server.sql("select count(*) from events").parse::<u64>().expect("a number");
+    let all = house.server.sql("select count(*) from dead_letters").parse::<u64>().expect("a number");
+    assert_eq!((stored % 100, all), (0, refused), "each event is a row");
+
+    // What somebody puts back on purpose is not taken back, though it refuses more.
+    for path in ["/rollback?force=true"] {
+        let gateway = &house.gateways[0];
+        let request = gateway.request("POST", &format!("{PATH}{path}")).bearer_auth(&house.admin);
+        let body = json!({"digest": strict}).to_string();
+        let answer = gateway.answer(request.header("content-type", "application/json").body(body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    house.send(0, &house.admin, &fifteen_percent(600)).await;
+    let pairs = "select coalesce(sum(same + would_refuse), 0) >= 600 from candidate_pairs where against = decode('DIGEST', 'hex')";
+    let pairs = pairs.replace("DIGEST", &lenient);
+    eventually("they are compared", async || (house.server.sql(&pairs) == "t").then_some(())).await;
+    assert_eq!(house.shown().await["digest"], json!(strict));
+}
+
+#[tokio::test]
+async fn one_bad_application_does_not_undo_a_good_rule() {
+    let house = House::of(1).await;
+    let (good, bad) = (house.add("good", &[]).await, house.add("bad", &[]).await);
+    house.shipped("", &module("accepts")).await;
+    house.shipped("?mode=canary&percent=50", &module("refuses_some")).await;
+    let mut sent = 0;
+    while sent < 800 {
+        house.send(0, &good, &every(100, 1_000, &json!({"n": 0}))).await;
+        house.send(0, &bad, &every(100, 1, &refused())).await;
+        sent += 200;
+    }
+    let shown = house.compared(250).await;
+    assert!(shown["counts"]["would_refuse"].as_u64() > Some(100), "{shown}");
+    house.send(0, &good, &every(200, 1_000, &json!({"n": 0}))).await;
+    house.compared(shown["compared"].as_u64().expect("a count") + 20).await;
+    assert_eq!(house.shown().await["taken_back"], json!([]));
+    // Once a second application is hit too, it is no longer the data of one.
+    eventually("it is taken back", async || {
+        house.send(0, &good, &every(100, 2, &refused())).await;
+        house.shown().await["taken_back"].get(0).cloned()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_canary_that_traps_costs_no_event_and_is_taken_back() {
+    let house = House::of(1).await;
+    let live = house.shipped("", &module("accepts")).await;
+    let traps = module("traps");
+    house.shipped("?mode=canary&percent=100&settings=guard%3Dfalse", &traps).await;
+    let misbehaves = json!({"misbehave": true});
+    let told = house.send(0, &house.admin, &every(3_000, 1_000, &misbehaves)).await;
+    assert_eq!((&told["stored"], &told["quarantined"]), (&json!(3_000), &json!(0)), "{told}");
+    let shown = house.compared(3_000).await;
+    assert_eq!((&shown["counts"]["faulted"], &shown["counts"]["judged"]), (&json!(3), &json!(2_997)), "{shown}");
+    assert_eq!(house.server.sql("select count(*) from dead_letters"), "0");
+    assert_eq!(shown["samples"][0]["fault"], json!("trap"), "{shown}");
+    // Without that setting, one fault is enough.
+    house.shipped("?mode=canary&percent=100&settings=default", &salted(&traps, 1)).await;
+    house.send(0, &house.admin, &every(10, 10, &misbehaves)).await;
+    let back = house.taken_back().await;
+    assert_eq!((&back["code"], &back["trial"]), (&json!("faulted"), &json!("canary")), "{back}");
+    assert_eq!((&back["serves"], &back["refused"]), (&json!(live), &json!(0)), "{back}");
+    assert_eq!(house.server.sql("select count(*) from events"), "3010");
 }

@@ -1,21 +1,29 @@
 //! What this gateway knows of modules that are compared with those that serve: each second it takes what was compared, adds
 //! it to the counts of all gateways, and remembers it while the database is away. It also gives the secret of the database to
 //! the canaries, so that all gateways choose the same sessions. Flushes are not counted twice unless the database loses an
-//! answer; then what was compared within a second may be.
+//! answer; then what was compared within a second may be. The guard looks at the sums after each flush, and takes back what
+//! breaks, refuses many more events, or is too slow.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use eye_judge::{ApplicationPairs, CandidateTrial, Comparison, PairCounts, Sample, Validators};
+use eye_event::verdict::Digest;
+use eye_judge::guard::{self, Totals};
+use eye_judge::{ApplicationPairs, CandidateTrial, Comparison, ModulesFrom, PairCounts, Sample, Slot, Validators};
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{NewPairs, Pairs, PairsKey, Store};
+use crate::store::{self, NewPairs, Pairs, PairsKey, PairsRow, Store, TakeBack};
 
+/// The words of the reasons for which the guard takes a module back.
+pub const REASONS: [&str; 3] = ["faulted", "refuses", "slow"];
+/// The word of a trial that compares a module with the one that it replaced.
+const REPLACEMENT: &str = "replacement";
 /// The time between two flushes.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// The time between two looks whether the schema is proved.
@@ -31,6 +39,55 @@ const APPLICATIONS_MAX: usize = 200;
 /// Samples of a kind.
 const SAMPLES_MAX: usize = 20;
 
+/// The module that replaced another one lately, and since when.
+type Replaced = BTreeMap<(Slot, Digest, Digest), Instant>;
+
+/// What is known of a new module beside its pairs.
+#[derive(Clone, Debug)]
+struct Standing {
+    slot: Slot,
+    p99_us: Option<f64>,
+    calls: u64,
+    deadline_ms: u64,
+    guard: bool,
+    expects_refusals: bool,
+}
+
+impl Standing {
+    fn of(comparison: &Comparison) -> Self {
+        Self {
+            slot: comparison.slot.clone(),
+            p99_us: comparison.p99_us,
+            calls: comparison.calls,
+            deadline_ms: comparison.deadline_ms,
+            guard: comparison.guard,
+            expects_refusals: comparison.expects_refusals,
+        }
+    }
+}
+
+/// A module that the guard took back at this gateway.
+#[derive(Clone, Debug)]
+pub struct TakenBack {
+    /// The event types.
+    pub slot: Slot,
+    /// The module.
+    pub digest: Digest,
+    /// How it was tried: `shadow`, `canary` or `replacement`.
+    pub trial: &'static str,
+    /// The word of the reason.
+    pub code: &'static str,
+    /// The reason for people.
+    pub reason: String,
+    /// The module that serves since.
+    pub serves: Digest,
+    /// Events of senders that it had refused by then, as far as they were compared.
+    pub refused: i64,
+}
+
+/// Gets what the guard took back.
+pub type Notice = Box<dyn Fn(&TakenBack) + Send + Sync>;
+
 /// What was compared and is not in the database yet.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -40,26 +97,69 @@ struct Waiting {
 }
 
 /// Counts what modules say of the same events.
-#[derive(Debug)]
 pub struct Candidates {
     store: Store,
     validators: Validators,
+    modules_from: ModulesFrom,
+    notice: Notice,
     waiting: Mutex<BTreeMap<PairsKey, Waiting>>,
+    /// How the new modules stand at this gateway.
+    standing: Mutex<BTreeMap<PairsKey, Standing>>,
+    /// Since when modules are compared with those that they replaced.
+    replaced: Mutex<Replaced>,
+    /// How many minutes that takes; 0 for none.
+    guard_minutes: AtomicU64,
+    /// Modules that this gateway took back, by reason. Metrics read it.
+    taken_back: [AtomicU64; REASONS.len()],
     /// Pairs that found no room while the database was away. Metrics read it.
     dropped: AtomicU64,
     /// The failure of a flush was told, and no later one succeeded.
     told: AtomicBool,
 }
 
+impl fmt::Debug for Candidates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Candidates").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Candidates {
-    /// Without the secret of the database so far.
-    pub fn new(store: Store, validators: Validators) -> Self {
-        let (dropped, told) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { store, validators, waiting: Mutex::default(), dropped, told }
+    /// Without the secret of the database so far. `notice` gets what the guard takes back.
+    pub fn new(
+        store: Store,
+        validators: Validators,
+        modules_from: ModulesFrom,
+        guard_minutes: u64,
+        notice: Notice,
+    ) -> Self {
+        Self {
+            store,
+            validators,
+            modules_from,
+            notice,
+            waiting: Mutex::default(),
+            standing: Mutex::default(),
+            replaced: Mutex::default(),
+            guard_minutes: AtomicU64::new(guard_minutes),
+            taken_back: Default::default(),
+            dropped: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+        }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<PairsKey, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes how long a module is compared with the one that it replaced.
+    pub fn set_guard_minutes(&self, minutes: u64) {
+        self.guard_minutes.store(minutes, Relaxed);
+    }
+
+    /// Modules that this gateway took back, by reason.
+    pub fn taken_back(&self) -> [(&'static str, u64); REASONS.len()] {
+        let count = |place: usize| self.taken_back[place].load(Relaxed);
+        std::array::from_fn(|place| (REASONS[place], count(place)))
     }
 
     /// Compared events that are in no count, since the database was away for too long.
@@ -87,6 +187,7 @@ impl Candidates {
         };
         let mut late = pin!(late);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.forget_replaced();
             tokio::select! {
                 () = self.flush() => {}
                 () = &mut late => return,
@@ -112,13 +213,25 @@ impl Candidates {
     /// Adds what was compared since the last flush to the counts of all gateways.
     async fn flush(&self) {
         self.gather(self.validators.take_comparisons());
-        let taken = std::mem::take(&mut *self.waiting());
+        let taken = std::mem::take(&mut *lock(&self.waiting));
         if taken.is_empty() {
             return;
         }
         let pairs: Vec<NewPairs> = taken.iter().map(|(key, waiting)| waiting.new_pairs(key)).collect();
         match self.store.add_pairs(&pairs).await {
-            Ok(_sums) => self.told.store(false, Relaxed),
+            Ok(sums) => {
+                self.told.store(false, Relaxed);
+                for sum in &sums {
+                    let key = taken.keys().find(|key| is_of(sum, key));
+                    if let Some(key) = key
+                        && let Err(error) = self.look(key, sum).await
+                    {
+                        tracing::warn!(%error, event_type = key.event_type, digest = %key.digest, "a module is not taken back yet; trying again");
+                    }
+                }
+                let known: Vec<PairsKey> = taken.into_keys().collect();
+                lock(&self.standing).retain(|key, _| known.contains(key));
+            }
             Err(error) => {
                 if !self.store.is_away() && !self.told.swap(true, Relaxed) {
                     tracing::warn!(%error, "what candidates say is not counted yet; trying again");
@@ -129,9 +242,11 @@ impl Candidates {
     }
 
     fn gather(&self, comparisons: Vec<Comparison>) {
-        let mut waiting = self.waiting();
-        for comparison in comparisons {
+        let (mut waiting, mut standing) = (lock(&self.waiting), lock(&self.standing));
+        // The last of a trial that is over would count for the next one of the same module.
+        for comparison in comparisons.into_iter().filter(|comparison| !comparison.is_over) {
             let key = key_of(&comparison);
+            standing.insert(key.clone(), Standing::of(&comparison));
             if waiting.len() >= WAITING_MAX && !waiting.contains_key(&key) {
                 self.dropped.fetch_add(comparison.counts.compared(), Relaxed);
                 continue;
@@ -143,9 +258,97 @@ impl Candidates {
 
     /// Remembers what the database did not take.
     fn put_back(&self, taken: BTreeMap<PairsKey, Waiting>) {
-        let mut waiting = self.waiting();
+        let mut waiting = lock(&self.waiting);
         for (key, Waiting { counts, applications, samples }) in taken {
             waiting.entry(key).or_default().add(counts, applications, samples);
+        }
+    }
+}
+
+impl Candidates {
+    /// Lets the guard look at the sums of a pair of modules.
+    async fn look(&self, key: &PairsKey, sum: &PairsRow) -> Result<(), store::Error> {
+        let Some(standing) = lock(&self.standing).get(key).cloned() else { return Ok(()) };
+        let is_off = key.trial == REPLACEMENT && self.guard_minutes.load(Relaxed) == 0;
+        if !standing.guard || is_off {
+            return Ok(());
+        }
+        let applications = serde_json::from_value(sum.applications.0.clone()).unwrap_or_default();
+        let totals = Totals {
+            counts: totals_of(&sum.counts.0),
+            applications,
+            p99_us: standing.p99_us,
+            calls: standing.calls,
+            deadline_ms: standing.deadline_ms,
+            expects_refusals: standing.expects_refusals,
+        };
+        let Some(found) = guard::verdict(&totals) else { return Ok(()) };
+        let (code, reason) = (found.as_str(), found.to_string());
+        let back = TakeBack { key, code, reason: &reason, counts: &sum.counts.0 };
+        let is_done = match self.modules_from {
+            ModulesFrom::Database => self.store.take_back(&back).await?.is_some(),
+            ModulesFrom::Directory => self.take_back_file(&standing.slot, &back).await?,
+        };
+        if !is_done {
+            return Ok(());
+        }
+        if key.trial == REPLACEMENT {
+            self.validators.forget_replaced(&standing.slot);
+        }
+        if let Some(place) = REASONS.iter().position(|word| *word == code) {
+            self.taken_back[place].fetch_add(1, Relaxed);
+        }
+        tracing::warn!(
+            event_type = key.event_type, digest = %key.digest, trial = key.trial, serves = %key.against,
+            "the guard took the module back: {reason}"
+        );
+        let refused = back.refused();
+        let taken_back = TakenBack {
+            slot: standing.slot,
+            digest: key.digest,
+            trial: key.trial,
+            code,
+            reason,
+            serves: key.against,
+            refused,
+        };
+        (self.notice)(&taken_back);
+        Ok(())
+    }
+
+    /// Takes a file of the modules directory back. Returns whether it was not taken back before.
+    async fn take_back_file(&self, slot: &Slot, back: &TakeBack<'_>) -> Result<bool, store::Error> {
+        let (digest, reason) = (back.key.digest, back.reason.to_owned());
+        if self.validators.taken_back(slot, digest).is_some() {
+            return Ok(false);
+        }
+        self.store.note_taken_back(back).await?;
+        let (validators, own) = (self.validators.clone(), slot.clone());
+        let noted = tokio::task::spawn_blocking(move || validators.take_back(&own, digest, &reason)).await;
+        match noted {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%digest, "a restart may take the module again, since no note is kept: {error}")
+            }
+            Err(error) => tracing::error!(%error, "taking a module back panicked"),
+        }
+        Ok(true)
+    }
+
+    /// Compares modules no longer with those that they replaced long enough ago.
+    fn forget_replaced(&self) {
+        let time = Duration::from_secs(self.guard_minutes.load(Relaxed) * 60);
+        let reports = self.validators.candidates();
+        let mut replaced = lock(&self.replaced);
+        let before = std::mem::take(&mut *replaced);
+        for report in reports.into_iter().filter(|report| report.trial == CandidateTrial::Replacement) {
+            let key = (report.slot, report.digest, report.against);
+            let since = before.get(&key).copied().unwrap_or_else(Instant::now);
+            if since.elapsed() < time {
+                replaced.insert(key, since);
+            } else {
+                self.validators.forget_replaced(&key.0);
+            }
         }
     }
 }
@@ -187,6 +390,29 @@ fn key_of(comparison: &Comparison) -> PairsKey {
         against: comparison.against,
         trial: comparison.trial.as_str(),
         share,
+    }
+}
+
+/// Whether sums are those of these pairs.
+fn is_of(sum: &PairsRow, key: &PairsKey) -> bool {
+    sum.event_type == key.event_type
+        && sum.digest == key.digest.0
+        && sum.against == key.against.0
+        && sum.trial == key.trial
+        && (sum.percent * 1_000.0 - f64::from(key.share)).abs() < 0.5
+}
+
+fn totals_of(pairs: &Pairs) -> PairCounts {
+    let number = |count: i64| u64::try_from(count).unwrap_or_default();
+    PairCounts {
+        same: number(pairs.same),
+        would_refuse: number(pairs.would_refuse),
+        would_take: number(pairs.would_take),
+        amends_otherwise: number(pairs.amends_otherwise),
+        faulted: number(pairs.faulted),
+        not_compared: number(pairs.not_compared),
+        old_refused: number(pairs.old_refused),
+        new_refused: number(pairs.new_refused),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use self::changing::{Doors, Lasting, Ships, job_settings, scrub_settings};
 use crate::access_log::AccessLog;
 use crate::batch::{Batcher, Writers};
-use crate::candidates::Candidates;
+use crate::candidates::{Candidates, TakenBack};
 use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
@@ -165,6 +165,9 @@ impl Gateway {
             counts: RejudgeCounts::default(),
             ended: JobsEnded::default(),
         };
+        let (minutes, waking) = (settings.guard_minutes, Arc::clone(&fleet));
+        let notice = Box::new(move |_: &TakenBack| waking.wake());
+        let candidates = Candidates::new(store.clone(), validators.clone(), config.modules_from, minutes, notice);
         let lasting = Lasting {
             live: Arc::new(Live::new(settings.live)),
             tallies: Arc::new(Tallies::new(config.metrics_event_types_max)),
@@ -177,7 +180,7 @@ impl Gateway {
             modules_dir: config.modules.clone(),
             ships: Ships::default(),
             fleet,
-            candidates: Arc::new(Candidates::new(store.clone(), validators.clone())),
+            candidates: Arc::new(candidates),
             tending: Arc::new(tending),
             jobs: Arc::new(jobs),
             store,

@@ -324,7 +324,8 @@ impl<'a> Sending<'a> {
 
     /// Judges each event.
     async fn judge(&mut self, elements: PerEvent<Element>) -> Result<(), Refusal> {
-        let mut judging = self.ingest.judges.begin();
+        let judges = &self.ingest.judges;
+        let mut judging = if self.dry_run { judges.begin_dry() } else { judges.begin() };
         let origin = self.origin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {

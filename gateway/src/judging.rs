@@ -206,6 +206,11 @@ impl Judges {
         self.judging(Court::Serving(self.validators.begin()))
     }
 
+    /// Starts judging events that are not stored.
+    pub fn begin_dry(&self) -> Judging<'_> {
+        Judging { modules: self.validators.begin_dry(), ..self.begin() }
+    }
+
     /// Starts judging events for which no sender waits.
     pub fn begin_unhurried(&self) -> Judging<'_> {
         self.judging(Court::Serving(self.validators.begin_unhurried()))

@@ -65,6 +65,8 @@ pub struct Changeable {
     pub scrub: ScrubLimits,
     /// Whether missing modules make the gateway not ready.
     pub ready_requires_modules: bool,
+    /// How many minutes a module is compared with the one that it replaced.
+    pub guard_minutes: u64,
 }
 
 /// Bounds of single requests.
@@ -150,6 +152,7 @@ pub fn changeable(config: &Config) -> Changeable {
         retention_every: Duration::from_secs(config.retention_seconds),
         scrub: scrub_limits(config),
         ready_requires_modules: config.ready_requires_modules,
+        guard_minutes: config.guard_minutes,
     }
 }
 

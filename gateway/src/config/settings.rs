@@ -465,6 +465,10 @@ settings! {
         /// Events per second that the gateway judges again by itself, after they were quarantined while their validator
         /// was off the path. It judges them in order once that is back, one at a time. 0: none.
         rejudge_events_per_second_max: u32 = "200", count(0, 100_000), reload;
+        /// How many minutes a new version of a validator is compared with the one that it replaced. If it breaks, refuses
+        /// many more of the same events, or is too slow, the version before is put back. 0: not at all. Candidates are
+        /// always guarded, unless their settings say otherwise.
+        guard_minutes: u64 = "10", count(0, 1_440), reload;
     }
     "Loading of modules" {
         /// Most memory of the process that loads a module's file, beside loader_memory_per_byte for each byte of it. A

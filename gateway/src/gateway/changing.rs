@@ -359,6 +359,7 @@ impl Gateway {
             retention_every,
             scrub: _stored,
             ready_requires_modules,
+            guard_minutes,
         } = settings;
         telemetry::set_level(&log_level);
         lasting.access_log.set(access_log);
@@ -378,6 +379,7 @@ impl Gateway {
         lasting.store.set_partitions_on_demand(retention.event_partitions_max, retention.events_days);
         lasting.retention.change(retention, retention_every);
         lasting.readiness.set_requires_modules(ready_requires_modules);
+        lasting.candidates.set_guard_minutes(guard_minutes);
         lasting.jobs.settings.store(Arc::new(jobs));
         self.router.store(Arc::new(router));
         files

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 
 use super::fleet::asked_by;
-use super::{Error, LIVING, Store};
+use super::{Error, LIVING, Store, audit};
 use crate::audit::{Action, Actor, Entry};
 
 /// Which pairs are counted together.
@@ -121,6 +121,17 @@ pub struct TakeBack<'a> {
     pub reason: &'a str,
     /// The counts by which the guard decided.
     pub counts: &'a Pairs,
+}
+
+impl TakeBack<'_> {
+    /// Events of senders that it had refused by then, as far as they were compared.
+    pub fn refused(&self) -> i64 {
+        match self.key.trial {
+            "canary" => self.counts.judged_refused,
+            "replacement" => self.counts.new_refused,
+            _ => 0,
+        }
+    }
 }
 
 /// A module that the guard took back.
@@ -275,8 +286,6 @@ impl Store {
     pub async fn take_back(&self, back: &TakeBack<'_>) -> Result<Option<u64>, Error> {
         let TakeBack { key, code, reason, counts } = *back;
         let actor = Actor::gateway();
-        let refused = if key.trial == "canary" { counts.judged_refused } else { counts.new_refused };
-        let refused = if key.trial == "shadow" { 0 } else { refused };
         let query = sqlx::query_scalar("select take_back($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
             .bind(&key.event_type)
             .bind(key.digest.0.to_vec())
@@ -285,7 +294,7 @@ impl Store {
             .bind(code)
             .bind(reason)
             .bind(Json(counts))
-            .bind(refused)
+            .bind(back.refused())
             .bind(Json(asked_by(&actor)))
             .bind(LIVING);
         let made: Option<i64> = self.ask(query.fetch_one(&self.own)).await?;
@@ -294,6 +303,62 @@ impl Store {
             entry.with("digest", key.digest.to_string()).with("reason", reason).log();
         }
         Ok(made.and_then(|number| u64::try_from(number).ok()))
+    }
+
+    /// Notes that a file of the modules directory was taken back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn note_taken_back(&self, back: &TakeBack<'_>) -> Result<(), Error> {
+        let TakeBack { key, code, reason, counts } = *back;
+        let entry = Entry::new(Action::Guard, &key.event_type, &Actor::gateway())
+            .with("digest", key.digest.to_string())
+            .with("trial", key.trial)
+            .with("code", code)
+            .with("reason", reason)
+            .with("serves", key.against.to_string())
+            .with("refused", back.refused());
+        let note = async {
+            let mut transaction = self.own.begin().await?;
+            sqlx::query(
+                "insert into taken_back (event_type, digest, trial, code, reason, counts, refused, serves) \
+                 values ($1, $2, $3, $4, left($5, 1000), $6, $7, $8) \
+                 on conflict (event_type, digest) do update set at = clock_timestamp(), trial = excluded.trial, \
+                     code = excluded.code, reason = excluded.reason, counts = excluded.counts, \
+                     refused = excluded.refused, serves = excluded.serves",
+            )
+            .bind(&key.event_type)
+            .bind(key.digest.0.to_vec())
+            .bind(key.trial)
+            .bind(code)
+            .bind(reason)
+            .bind(Json(counts))
+            .bind(back.refused())
+            .bind(key.against.0.to_vec())
+            .execute(&mut *transaction)
+            .await?;
+            audit::write(&mut transaction, &entry).await?;
+            transaction.commit().await
+        };
+        self.ask(note).await?;
+        entry.log();
+        Ok(())
+    }
+
+    /// Forgets that a file of the modules directory was taken back, and what it said, since somebody forces it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn lift_taken_back(&self, event_type: &str, digest: Digest) -> Result<(), Error> {
+        let query = sqlx::query(
+            "with lifted as (delete from taken_back where event_type = $1 and digest = $2) \
+             delete from candidate_pairs where event_type = $1 and digest = $2",
+        )
+        .bind(event_type)
+        .bind(digest.0.to_vec());
+        self.ask(query.execute(&self.own)).await.map(drop)
     }
 
     /// The modules of an event type that the guard took back, the latest first.
