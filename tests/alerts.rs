@@ -167,6 +167,7 @@ async fn alerts_dashboard_and_runbook_name_only_what_the_program_writes() {
     let gateway = Setup::default()
         .with_module("guests/traps.wasm", "traps")
         .with_module("page interaction/pageview.wasm", "pageview")
+        .with_module(".candidates/page interaction/pageview.wasm", "accepts")
         .start()
         .await;
     gateway.validator("guests/traps", "active").await;

@@ -438,3 +438,112 @@ async fn a_canary_that_traps_costs_no_event_and_is_taken_back() {
     assert_eq!((&back["serves"], &back["refused"]), (&json!(live), &json!(0)), "{back}");
     assert_eq!(house.server.sql("select count(*) from events"), "3010");
 }
+
+#[tokio::test]
+async fn steps_promote_a_candidate_by_itself_once_enough_was_compared() {
+    let mut house = House::of(2).await;
+    let live = house.shipped("", &module("accepts")).await;
+    let steps = "auto=shadow:1s,50%25:1s";
+    let candidate = house.shipped(&format!("?{steps}"), &salted(&module("accepts"), 1)).await;
+    house.send(0, &house.admin, &every(150, 1_000, &json!({}))).await;
+    let shown = house.compared(150).await;
+    assert_eq!((&shown["mode"], &shown["auto"]["text"]), (&json!("shadow"), &json!("shadow:1s,50%:1s")), "{shown}");
+    let states = |shown: &Value| -> Vec<Value> {
+        let steps = shown["auto"]["steps"].as_array().expect("steps").iter();
+        steps.map(|step| step["state"].clone()).collect()
+    };
+    assert_eq!(states(&shown), ["running", "waiting"], "{shown}");
+    let step = &shown["auto"]["steps"][0];
+    assert_eq!((&step["compared"], &step["compared_min"]), (&json!(150), &json!(200)), "too few to go on: {shown}");
+    assert_eq!(house.shown().await["digest"], json!(live));
+
+    // Whichever gateway has the duty stops, and another one goes on.
+    house.gateways[0].signal("TERM");
+    house.gateways[0].ended().await;
+    house.gateways[0].restart().await;
+    let shown = eventually("the next step", async || {
+        house.send(1, &house.admin, &every(100, 1_000, &json!({}))).await;
+        let shown = house.candidate().await;
+        (shown["mode"] == "canary").then_some(shown)
+    })
+    .await;
+    assert_eq!((states(&shown), &shown["percent"]), (vec![json!("done"), json!("running")], &json!(50.0)), "{shown}");
+    assert_eq!(shown["by"], json!("admin"));
+    eventually("it serves", async || {
+        house.send(1, &house.admin, &every(100, 1_000, &json!({}))).await;
+        (house.shown().await["digest"] == json!(candidate)).then_some(())
+    })
+    .await;
+    assert_eq!(house.ask("GET", &format!("{PATH}/candidate")).await.status, 404);
+    let causes = house.server.sql("select string_agg(cause, ' ' order by number) from generations");
+    assert_eq!(causes, "push try promote promote");
+    let settings = "select settings is null from generation_set() where event_type = 'guests/named'";
+    assert_eq!(house.server.sql(settings), "t");
+
+    // A trial without steps ends them.
+    house.shipped(&format!("?{steps}"), &salted(&module("accepts"), 2)).await;
+    house.shipped("?mode=shadow", &salted(&module("accepts"), 2)).await;
+    assert_eq!(house.candidate().await["auto"], Value::Null);
+}
+
+/// Takes one request, and answers it with this status. Returns its head and body.
+async fn take(listener: &tokio::net::TcpListener, status: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut stream, _) = listener.accept().await.expect("a connection");
+    let mut text = Vec::new();
+    loop {
+        let mut some = [0; 4_096];
+        let read = stream.read(&mut some).await.expect("bytes");
+        text.extend(&some[..read]);
+        let whole = String::from_utf8_lossy(&text).into_owned();
+        let Some((head, body)) = whole.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        if body.len() >= length.parse().expect("a number") {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            return (head.to_owned(), body.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_readers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hooks/eye", listener.local_addr().expect("an address"));
+    let house = House::with(1, |setup| {
+        setup.with("EYE_NOTIFY_URL", &url).with("EYE_NOTIFY_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    })
+    .await;
+    let mut live =
+        house.gateways[0].request("GET", "/v1/live").bearer_auth(&house.admin).send().await.expect("a stream");
+    house.shipped("", &module("accepts")).await;
+    let candidate = house.shipped("?mode=shadow", &module("traps")).await;
+    house.send(0, &house.admin, &[one(json!({"misbehave": true}))]).await;
+    let (head, body) = take(&listener, "500 No").await;
+    let (again, same) = take(&listener, "204 Yes").await;
+    assert_eq!(body, same, "it is sent again, as it was");
+    let header = |head: &str, name: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {name}: {head}"))
+    };
+    assert_eq!(header(&head, "webhook-id"), header(&again, "webhook-id"));
+    assert!(
+        header(&head, "webhook-timestamp").parse::<i64>().is_ok() && head.starts_with("POST /hooks/eye "),
+        "{head}"
+    );
+    assert!(header(&head, "webhook-signature").starts_with("v1,"), "{head}");
+    let told: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((&told["type"], &told["data"]["digest"]), (&json!("module.taken_back"), &json!(candidate)), "{told}");
+    assert!(told["data"]["reason"].as_str().is_some_and(|reason| reason.contains("broke on 1 of")), "{told}");
+    let mut text = String::new();
+    while !text.contains("event: taken_back") {
+        text.push_str(&String::from_utf8_lossy(&live.chunk().await.expect("a chunk").expect("more")));
+    }
+    assert!(text.contains(&candidate), "{text}");
+    let figures = house.ask("GET", "/metrics").await.text;
+    assert!(figures.contains("eye_modules_taken_back_total{reason=\"faulted\"} 1"), "{figures}");
+    eventually("it is counted", async || {
+        house.ask("GET", "/metrics").await.text.contains("eye_notifications_total{state=\"sent\"} 1").then_some(())
+    })
+    .await;
+}

@@ -21,9 +21,14 @@ fn documented() -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn what_is_told_is_what_is_documented_in_the_right_format() {
-    let gateway = Setup::default().with_module("guests/traps.wasm", "traps").start().await;
+    let setup = Setup::default().with_module("guests/traps.wasm", "traps");
+    let gateway = setup.with_module(".candidates/guests/traps.wasm", "accepts").start().await;
     gateway.validator("guests/traps", "active").await;
     assert_eq!(gateway.send(&event("guests", "traps", json!({"misbehave": true}))).await.status, 202);
+    eventually("the candidate is tried", async || {
+        (gateway.figures().await.value("eye_candidates", &[("trial", "shadow")]) == Some(1.0)).then_some(())
+    })
+    .await;
     assert_eq!(gateway.send(&pageview()).await.status, 201);
     // A caller from this machine is no administrator, so one of its requests is refused and counted.
     assert_eq!(gateway.answer(gateway.request("GET", "/v1/applications")).await.status, 403);

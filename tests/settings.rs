@@ -70,10 +70,12 @@ async fn each_setting_in_force_is_shown_with_its_place_also_after_a_reload() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_shown_whatever_place_gives_it() {
     const PASSWORD: &str = "hunter2-of-the-database";
+    const HOOK: &str = "https://hooks.example/hunter3-of-the-hook";
+    const SIGNS: &str = "hunter4-which-signs-messages";
     const TOKEN: &str = "eye_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
     let secrets: Vec<&str> =
         SETTINGS.iter().filter(|one| matches!(one.kind, Kind::Secret)).map(|setting| setting.key).collect();
-    assert_eq!(secrets, ["database_url"], "a new secret setting is to be tried here");
+    assert_eq!(secrets, ["database_url", "notify_url", "notify_secret"], "a new secret setting is to be tried here");
     let server = Server::start();
     server.prepare();
     let url = server.url().replace("postgres@", &format!("postgres:{PASSWORD}@"));
@@ -85,6 +87,7 @@ async fn no_secret_is_shown_whatever_place_gives_it() {
         let line = if from == "file" { format!("database_url = \"{url}\"\n") } else { String::new() };
         std::fs::write(&file, line).expect("a file");
         let setup = Setup::default().with_argument("--config=eye.toml").with("EYE_ADMIN_TOKEN_FILE", "token");
+        let setup = setup.with("EYE_NOTIFY_URL", HOOK).with("EYE_NOTIFY_SECRET", SIGNS);
         let (setup, place) = match from {
             "file" => (setup, "eye.toml:1"),
             "environment" => (setup.with("EYE_DATABASE_URL", &url), "EYE_DATABASE_URL"),
@@ -100,7 +103,7 @@ async fn no_secret_is_shown_whatever_place_gives_it() {
         let shown = all["settings"].as_array().expect("settings").iter().find(|one| one["key"] == "database_url");
         let shown = shown.expect("the setting");
         assert_eq!((&shown["value"], &shown["hidden"], &shown["place"]), (&Value::Null, &json!(true), &json!(place)));
-        for secret in [PASSWORD, &url, TOKEN] {
+        for secret in [PASSWORD, &url, TOKEN, HOOK, SIGNS] {
             assert!(!answer.text.contains(secret), "by {from}: {}", answer.text);
         }
     }

@@ -88,6 +88,7 @@ fn each_concern_has_one_owner() {
             "applications.rs",
             "panel.rs",
             "shipping",
+            "webhook.rs",
             "cli/panel.rs",
             "cli/fleet.rs",
             "cli/validator",

@@ -14,7 +14,7 @@ use std::time::Duration;
 use eye_event::verdict::Digest;
 use eye_judge::guard::{self, Totals};
 use eye_judge::{ApplicationPairs, CandidateTrial, Comparison, ModulesFrom, PairCounts, Sample, Slot, Validators};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,22 @@ pub struct TakenBack {
     pub refused: i64,
 }
 
+impl TakenBack {
+    /// What others are told of it.
+    pub fn as_json(&self) -> Value {
+        json!({
+            "event_type": self.slot.to_string(),
+            "digest": self.digest.to_string(),
+            "trial": self.trial,
+            "code": self.code,
+            "reason": self.reason,
+            "serves": self.serves.to_string(),
+            "refused": self.refused,
+            "redrive": format!("eye dead-letters redrive --validator {} --store", self.digest),
+        })
+    }
+}
+
 /// Gets what the guard took back.
 pub type Notice = Box<dyn Fn(&TakenBack) + Send + Sync>;
 
@@ -105,6 +121,8 @@ pub struct Candidates {
     waiting: Mutex<BTreeMap<PairsKey, Waiting>>,
     /// How the new modules stand at this gateway.
     standing: Mutex<BTreeMap<PairsKey, Standing>>,
+    /// The pairs that this gateway counted, by event type. Metrics read it.
+    counted: Mutex<BTreeMap<String, Pairs>>,
     /// Since when modules are compared with those that they replaced.
     replaced: Mutex<Replaced>,
     /// How many minutes that takes; 0 for none.
@@ -143,6 +161,7 @@ impl Candidates {
             notice,
             waiting: Mutex::default(),
             standing: Mutex::default(),
+            counted: Mutex::default(),
             replaced: Mutex::default(),
             guard_minutes: AtomicU64::new(guard_minutes),
             taken_back: Default::default(),
@@ -160,6 +179,35 @@ impl Candidates {
     pub fn taken_back(&self) -> [(&'static str, u64); REASONS.len()] {
         let count = |place: usize| self.taken_back[place].load(Relaxed);
         std::array::from_fn(|place| (REASONS[place], count(place)))
+    }
+
+    /// The pairs that this gateway counted, by event type, with the words of their outcomes.
+    pub fn pairs(&self) -> Vec<(String, [(&'static str, u64); 6])> {
+        let mut all = lock(&self.counted).clone();
+        for report in self.validators.candidates() {
+            if all.len() < WAITING_MAX {
+                all.entry(report.slot.to_string()).or_default();
+            }
+        }
+        let words = |pairs: &Pairs| {
+            let count = |count: i64| u64::try_from(count).unwrap_or_default();
+            [
+                ("same", count(pairs.same)),
+                ("would_refuse", count(pairs.would_refuse)),
+                ("would_take", count(pairs.would_take)),
+                ("amends_otherwise", count(pairs.amends_otherwise)),
+                ("faulted", count(pairs.faulted)),
+                ("not_compared", count(pairs.not_compared)),
+            ]
+        };
+        all.into_iter().map(|(event_type, pairs)| (event_type, words(&pairs))).collect()
+    }
+
+    /// The modules that this gateway compares with those that serve, by trial.
+    pub fn tried(&self) -> [(&'static str, usize); 3] {
+        let reports = self.validators.candidates();
+        let count = |word: &str| reports.iter().filter(|report| report.trial.as_str() == word).count();
+        ["shadow", "canary", REPLACEMENT].map(|word| (word, count(word)))
     }
 
     /// Compared events that are in no count, since the database was away for too long.
@@ -252,6 +300,11 @@ impl Candidates {
                 continue;
             }
             let counts = counts_of(&comparison.counts, comparison.judged, comparison.judged_refused);
+            let mut counted = lock(&self.counted);
+            if counted.len() < WAITING_MAX || counted.contains_key(&key.event_type) {
+                counted.entry(key.event_type.clone()).or_default().add(&counts);
+            }
+            drop(counted);
             waiting.entry(key).or_default().add(counts, comparison.applications, comparison.samples);
         }
     }

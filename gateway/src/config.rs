@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::webhook::Target;
 use crate::{postgres, store};
 
 mod environment;
@@ -219,6 +220,14 @@ impl Settings {
         {
             problems.push(format!("{}: database_url cannot be used: {problem}", url.origin));
         }
+        if let Some(problem) = ["notify_url", "notify_secret"]
+            .iter()
+            .all(|key| !wrong.contains(key))
+            .then(|| notify_problem(&values["notify_url"].text, &values["notify_secret"].text))
+            .flatten()
+        {
+            problems.push(format!("{}: {problem}", values["notify_url"].origin));
+        }
         let mut settings = Self { values, file: path.map(Path::to_owned), warnings };
         let config = settings.config();
         let is_wrong = |key: &str| wrong.contains(key);
@@ -380,6 +389,14 @@ pub fn libpq_environment() -> store::LibpqEnvironment {
             .map(PathBuf::from)
             .or_else(|| given("HOME").map(|home| PathBuf::from(home).join(".pgpass"))),
     }
+}
+
+/// What is wrong with the place that is told of what was taken back.
+fn notify_problem(url: &str, secret: &str) -> Option<String> {
+    if url.is_empty() {
+        return None;
+    }
+    Target::read(url, secret).err()
 }
 
 /// Whether a setting had this name before, in either case.

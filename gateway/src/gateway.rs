@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use self::changing::{Doors, Lasting, Ships, job_settings, scrub_settings};
 use crate::access_log::AccessLog;
 use crate::batch::{Batcher, Writers};
-use crate::candidates::{Candidates, TakenBack};
+use crate::candidates::{Candidates, Notice, TakenBack};
 use crate::clock::Clock;
 use crate::config::{self, Config, Settings, parts};
 use crate::dead_letters::DeadLetters;
@@ -31,6 +31,7 @@ use crate::live::Live;
 use crate::panel::SignIns;
 use crate::panel_address;
 use crate::postgres::{Postgres, STOP_TIME_MAX};
+use crate::promotion::Promotion;
 use crate::query::Streams;
 use crate::readiness::Readiness;
 use crate::reload::{self, Reload};
@@ -46,10 +47,11 @@ use crate::store::{Role, Store};
 use crate::systemd::ServiceManager;
 use crate::tally::Tallies;
 use crate::tending::Tending;
-use crate::tls::Tls;
+use crate::tls::{Roots, Tls};
 use crate::trail::Trail;
 use crate::trust::{Peer, Trust};
 use crate::turns::Turns;
+use crate::webhook::Webhook;
 
 mod changing;
 
@@ -165,11 +167,17 @@ impl Gateway {
             counts: RejudgeCounts::default(),
             ended: JobsEnded::default(),
         };
-        let (minutes, waking) = (settings.guard_minutes, Arc::clone(&fleet));
-        let notice = Box::new(move |_: &TakenBack| waking.wake());
+        let live = Arc::new(Live::new(settings.live));
+        let roots = config::remote::trusted_roots();
+        let roots = Roots::read(roots.as_deref()).map_err(|error| error.to_string());
+        let webhook = Arc::new(Webhook::new(settings.notified.clone(), roots, Arc::clone(&clock)));
+        let minutes = settings.guard_minutes;
+        let notice = notice_of_guard(&fleet, &live, &webhook);
         let candidates = Candidates::new(store.clone(), validators.clone(), config.modules_from, minutes, notice);
         let lasting = Lasting {
-            live: Arc::new(Live::new(settings.live)),
+            live,
+            webhook,
+            promotion: Arc::new(Promotion::new(store.clone(), Arc::clone(&duties), Arc::clone(&fleet))),
             tallies: Arc::new(Tallies::new(config.metrics_event_types_max)),
             requests: Arc::default(),
             redriving: Arc::new(Semaphore::new(1)),
@@ -246,6 +254,10 @@ impl Gateway {
                 ended.run_until_cancelled(jobs.run(&drain)).await;
                 duties.stop_jobs().await;
             });
+            let (promotion, ended) = (Arc::clone(&self.lasting.promotion), stop.clone());
+            tasks.spawn(async move { promotion.run(ended).await });
+            let (webhook, ended) = (Arc::clone(&self.lasting.webhook), stop.clone());
+            tasks.spawn(async move { webhook.run(ended).await });
             let (candidates, ended) = (Arc::clone(&self.lasting.candidates), stop.clone());
             let readiness = Arc::clone(&self.lasting.readiness);
             tasks.spawn(async move { candidates.run(|| readiness.is_migrated(), ended).await });
@@ -310,6 +322,17 @@ impl Gateway {
         tracing::info!("the gateway drains: it finishes what it took, and takes nothing new");
         Instant::now()
     }
+}
+
+/// Tells what the guard took back to readers of the live stream and to the URL of the operator.
+fn notice_of_guard(fleet: &Arc<Fleet>, live: &Arc<Live>, webhook: &Arc<Webhook>) -> Notice {
+    let (fleet, live, webhook) = (Arc::clone(fleet), Arc::clone(live), Arc::clone(webhook));
+    Box::new(move |back: &TakenBack| {
+        fleet.wake();
+        let told = back.as_json();
+        live.tell_taken_back(back.slot.parts(), &told);
+        webhook.send("module.taken_back", &told);
+    })
 }
 
 /// Connects the store to the database, with the bounds of the settings.

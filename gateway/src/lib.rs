@@ -10,7 +10,8 @@
 //! Around that path: [`applications`] manages who may call, [`audit`] has the words of what was changed by whom and [`trail`] keeps what is changed elsewhere than in Postgres, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
 //! judges dead letters again, [`jobs`] does long work step by step, and [`live`] shows outcomes
-//! as they happen. [`candidates`] counts what modules that are tried say beside those that serve. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
+//! as they happen. [`candidates`] counts what modules that are tried say beside those that serve, and [`webhook`] tells the operator what was taken back. [`promotion`] promotes them
+//! step by step. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
 //! has the entries of the audit trail, and [`trail`] writes those of changes outside the database.
 //!
 //! Bounds: [`share`] keeps one application from taking all the room, [`turns`] does so for reads, [`log_limit`] keeps a
@@ -58,6 +59,7 @@ pub mod panel_address;
 pub mod parameters;
 pub mod postgres;
 pub mod problems;
+pub mod promotion;
 pub mod query;
 pub mod readiness;
 pub mod redrive;
@@ -84,3 +86,4 @@ pub mod traceparent;
 pub mod trail;
 pub mod trust;
 pub mod turns;
+pub mod webhook;

@@ -133,10 +133,19 @@ struct Note {
     at_us: i64,
 }
 
+/// What was taken back, for readers who see all events of its slot.
+#[derive(Debug)]
+struct Notice {
+    category: Option<String>,
+    name: Option<String>,
+    text: String,
+}
+
 /// The outcomes of a window, for all readers.
 #[derive(Debug)]
 struct Page {
     messages: Vec<Message>,
+    notices: Vec<Notice>,
     left_out: [u64; WORDS.len()],
     /// Outcomes of all pages before this one, left out ones included. Readers find out from it what they missed.
     before: u64,
@@ -239,7 +248,16 @@ impl Live {
     fn hand_out(&self, messages: Vec<Message>, left_out: [u64; WORDS.len()], count: u64) {
         let before = self.told.fetch_add(count, Ordering::Relaxed);
         // Sending fails only if no reader is left.
-        let _ = self.pages.send(Arc::new(Page { messages, left_out, before }));
+        let _ = self.pages.send(Arc::new(Page { messages, notices: Vec::new(), left_out, before }));
+    }
+
+    /// Tells readers that the guard took back a module of this slot.
+    pub fn tell_taken_back(&self, (category, name): (Option<&str>, Option<&str>), told: &serde_json::Value) {
+        let mut text = String::new();
+        push(&mut text, "taken_back", &told.to_string());
+        let notice = Notice { category: category.map(str::to_owned), name: name.map(str::to_owned), text };
+        let page = Page { messages: Vec::new(), notices: vec![notice], left_out: [0; WORDS.len()], before: 0 };
+        let _ = self.pages.send(Arc::new(page));
     }
 
     fn gathered(&self) -> Window {
@@ -313,6 +331,15 @@ impl Filter {
         Ok(Self { visible: Arc::clone(visible), kinds, application, category, name: parameters.word("name")? })
     }
 
+    fn wants_notice(&self, notice: &Notice) -> bool {
+        let fits =
+            |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || found.is_none() || wanted == found;
+        self.application.is_none()
+            && fits(&self.category, &notice.category)
+            && fits(&self.name, &notice.name)
+            && self.visible.shows_slot(notice.category.as_deref(), notice.name.as_deref())
+    }
+
     fn wants(&self, message: &Message) -> bool {
         let fits =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
@@ -383,6 +410,11 @@ impl Reader {
 
     fn text(&mut self, page: &Page) -> String {
         let mut text = String::new();
+        // Such a page has no outcomes, and says nothing of what this reader missed.
+        if !page.notices.is_empty() {
+            let wanted = page.notices.iter().filter(|notice| self.filter.wants_notice(notice));
+            return wanted.map(|notice| notice.text.as_str()).collect();
+        }
         let missed = page.before.saturating_sub(self.expected);
         self.expected = page.before + page.messages.len() as u64 + page.left_out.iter().sum::<u64>();
         if missed > 0 {

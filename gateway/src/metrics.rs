@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwapOption;
 
 use crate::batch::Batcher;
+use crate::candidates::Candidates;
 use crate::dead_letters::DeadLetters;
 use crate::jobs::rejudge::RejudgeCounts;
 use crate::jobs::{self, Jobs};
 use crate::live::Live;
+use crate::promotion::Promotion;
 use crate::readiness::Readiness;
 use crate::requests::{Requests, RouteClass};
 use crate::response;
@@ -25,6 +27,7 @@ use crate::telemetry;
 use crate::trail::Trail;
 use crate::trust::security::Kind;
 use crate::trust::{Scope, Trust};
+use crate::webhook::Webhook;
 
 mod disk;
 mod exposition;
@@ -67,6 +70,12 @@ pub struct Metrics {
     pub validators: Validators,
     /// The readers of the live stream.
     pub live: Arc<Live>,
+    /// The candidates.
+    pub candidates: Arc<Candidates>,
+    /// The messages about what was taken back.
+    pub webhook: Arc<Webhook>,
+    /// The steps of candidates.
+    pub promotion: Arc<Promotion>,
     /// The connections of the listeners.
     pub connections: Arc<Connections>,
     /// Most open connections.
@@ -97,6 +106,7 @@ pub async fn scrape(own: &Metrics, format: response::Figures) -> String {
     refused(&mut scrape, own);
     modules(&mut scrape, &own.validators.report(), &own.validators.slot_faults());
     judging(&mut scrape, own);
+    candidates(&mut scrape, own);
     live(&mut scrape, &own.live);
     running(&mut scrape, own, partitions.is_ok());
     scrape.add(
@@ -318,6 +328,28 @@ fn modules(scrape: &mut Scrape, reports: &[TypeReport], slot_faults: &[(String, 
         )
     });
     scrape.add(&names::MODULE_JUDGING_SECONDS, times.flatten());
+}
+
+fn candidates(scrape: &mut Scrape, own: &Metrics) {
+    let tried = own.candidates.tried();
+    scrape.add(&names::CANDIDATES, tried.map(|(trial, count)| ([trial], gauge(count as f64))));
+    let pairs = own.candidates.pairs();
+    let each = pairs.iter().flat_map(|(event_type, outcomes)| {
+        outcomes.map(|(outcome, count)| ([event_type.as_str(), outcome], Value::Counter(count)))
+    });
+    scrape.add(&names::CANDIDATE_PAIRS, each);
+    scrape.add(&names::CANDIDATE_PAIRS_DROPPED, [([], Value::Counter(own.candidates.dropped()))]);
+    let steps = own.promotion.steps();
+    let each = pairs.iter().map(|(event_type, _)| {
+        let step = steps.get(event_type).copied().unwrap_or_default();
+        ([event_type.as_str()], gauge(step as f64))
+    });
+    scrape.add(&names::CANDIDATE_STEP, each);
+    let taken_back = own.candidates.taken_back();
+    let each = taken_back.map(|(reason, count)| ([reason], Value::Counter(count)));
+    scrape.add(&names::MODULES_TAKEN_BACK, each);
+    let sent = [("sent", own.webhook.sent()), ("dropped", own.webhook.dropped())];
+    scrape.add(&names::NOTIFICATIONS, sent.map(|(state, count)| ([state], Value::Counter(count))));
 }
 
 fn judging(scrape: &mut Scrape, own: &Metrics) {

@@ -28,6 +28,7 @@ use crate::tls::Files;
 use crate::trust::CallerRules;
 use crate::trust::event_types::EventTypes;
 use crate::trust::own::Local;
+use crate::webhook::Target;
 
 /// All that running parts take from the settings, at the start and with each reload. A setting whose row says `reload`
 /// decides about something here, and no other does, as a test holds.
@@ -67,6 +68,8 @@ pub struct Changeable {
     pub ready_requires_modules: bool,
     /// How many minutes a module is compared with the one that it replaced.
     pub guard_minutes: u64,
+    /// The place that is told what was taken back; `None` for none.
+    pub notified: Option<Target>,
 }
 
 /// Bounds of single requests.
@@ -153,7 +156,16 @@ pub fn changeable(config: &Config) -> Changeable {
         scrub: scrub_limits(config),
         ready_requires_modules: config.ready_requires_modules,
         guard_minutes: config.guard_minutes,
+        // The settings were proved before.
+        notified: notified(config).transpose().unwrap_or_default(),
     }
+}
+
+/// The place that is told what was taken back, or what is wrong with it.
+pub fn notified(config: &Config) -> Option<Result<Target, String>> {
+    let url = config.notify_url.as_ref()?;
+    let secret = config.notify_secret.as_ref().map_or("", |secret| secret.expose());
+    Some(Target::read(url.expose(), secret))
 }
 
 fn request_settings(config: &Config) -> RequestSettings {

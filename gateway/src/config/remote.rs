@@ -23,6 +23,11 @@ pub fn named() -> Option<Remote> {
     Some(at(given("EYE_GATEWAY")?.trim()))
 }
 
+/// A PEM file with the root certificates that the gateway trusts as a client; `None` for the public ones.
+pub fn trusted_roots() -> Option<PathBuf> {
+    given("SSL_CERT_FILE").map(PathBuf::from)
+}
+
 fn given(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }

@@ -29,6 +29,7 @@ use crate::judging::Judges;
 use crate::live::Live;
 use crate::metrics::{Disk, Metrics};
 use crate::panel::{Panel, SignIns};
+use crate::promotion::Promotion;
 use crate::query::replay::Replaying;
 use crate::query::{Query, Redriving, Streams};
 use crate::readiness::Readiness;
@@ -49,6 +50,7 @@ use crate::tls::Prepared;
 use crate::trail::Trail;
 use crate::trust::Trust;
 use crate::turns::Turns;
+use crate::webhook::Webhook;
 
 /// Most connections to `admin_listen`, the address for reads and administration.
 const ADMIN_CONNECTIONS_MAX: usize = 1_024;
@@ -129,6 +131,8 @@ pub(super) struct Lasting {
     pub(super) jobs: Arc<Jobs>,
     pub(super) duties: Arc<Duties>,
     pub(super) candidates: Arc<Candidates>,
+    pub(super) webhook: Arc<Webhook>,
+    pub(super) promotion: Arc<Promotion>,
     pub(super) tending: Arc<Tending>,
     pub(super) retention: Arc<Retention>,
     pub(super) readiness: Arc<Readiness>,
@@ -260,6 +264,9 @@ impl Lasting {
             trust: Arc::clone(&self.trust),
             validators,
             live: Arc::clone(&self.live),
+            candidates: Arc::clone(&self.candidates),
+            webhook: Arc::clone(&self.webhook),
+            promotion: Arc::clone(&self.promotion),
             connections: Arc::clone(&self.connections),
             connections_max: settings.connections.connections_max,
             admission: Arc::clone(&self.admission),
@@ -360,6 +367,7 @@ impl Gateway {
             scrub: _stored,
             ready_requires_modules,
             guard_minutes,
+            notified,
         } = settings;
         telemetry::set_level(&log_level);
         lasting.access_log.set(access_log);
@@ -380,6 +388,7 @@ impl Gateway {
         lasting.retention.change(retention, retention_every);
         lasting.readiness.set_requires_modules(ready_requires_modules);
         lasting.candidates.set_guard_minutes(guard_minutes);
+        lasting.webhook.set(notified);
         lasting.jobs.settings.store(Arc::new(jobs));
         self.router.store(Arc::new(router));
         files

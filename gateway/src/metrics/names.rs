@@ -155,6 +155,18 @@ metrics! {
         "Events that wait for modules that take long.";
     JUDGING_SECONDS = Histogram "eye_judging_seconds" []
         "How long judging took, over all modules.";
+    CANDIDATES = Gauge "eye_candidates" ["trial"]
+        "Modules that are compared with the one that serves: candidates, and for a while those that were replaced.";
+    CANDIDATE_PAIRS = Counter "eye_candidate_pairs_total" ["event_type", "outcome"]
+        "Events on which this gateway compared a new module with the old one, by what came of it.";
+    CANDIDATE_PAIRS_DROPPED = Counter "eye_candidate_pairs_dropped_total" []
+        "Compared events that are in no count, since the database was away for too long.";
+    CANDIDATE_STEP = Gauge "eye_candidate_step" ["event_type"]
+        "The step of a candidate that is promoted by itself, from 1, at the gateway with the duty; 0 where there is none.";
+    MODULES_TAKEN_BACK = Counter "eye_modules_taken_back_total" ["reason"]
+        "Modules that the guard took back at this gateway.";
+    NOTIFICATIONS = Counter "eye_notifications_total" ["state"]
+        "Messages to notify_url that were taken, and that nobody took.";
     MODULE_STRAYS = Gauge "eye_module_strays" []
         "Files and folders in the modules directory that serve nothing.";
     CONNECTIONS = Gauge "eye_connections" []

@@ -1,5 +1,6 @@
 //! Modules, gateways and generations as answers show them.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -8,7 +9,7 @@ use eye_judge::{CandidateReport, CandidateTrial, Mode, ModulesFrom, Share, Slot,
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::terms::{Terms, expects_refusals, is_guarded};
+use super::terms::{STEP_COMPARED_MIN, Terms, expects_refusals, is_guarded};
 use crate::store::{
     AskedRow, CandidateRow, GatewayRow, GenerationRow, NewSlot, Pairs, PairsRow, SlotRow, TakenBackRow, VersionRow,
 };
@@ -115,7 +116,7 @@ pub(super) fn candidate(
         "against": against.map(|digest| digest.to_string()),
         "mode": terms.mode.as_str(),
         "percent": terms.percent(),
-        "auto": terms.auto,
+        "auto": terms.auto.as_ref().map(|text| steps(text, terms, row, pairs, against)),
         "since": row.map(|row| time(row.since)),
         "by": row.map(|row| row.made_by.as_str()),
         "guard": is_guarded(settings),
@@ -125,6 +126,39 @@ pub(super) fn candidate(
         "applications": applications,
         "samples": samples.iter().map(sample).collect::<Vec<_>>(),
     })
+}
+
+/// The steps by which a candidate is promoted. The one that runs says what it waits for.
+fn steps(text: &str, terms: &Terms, row: Option<&CandidateRow>, pairs: &[PairsRow], against: Option<Digest>) -> Value {
+    let now = terms.place();
+    let each = terms.each_step().into_iter().enumerate().map(|(place, step)| {
+        let own = Terms::of_step(step, text);
+        let is_of_it = |one: &&PairsRow| {
+            one.trial == own.mode.as_str()
+                && (one.percent - own.percent().unwrap_or_default()).abs() < 0.000_5
+                && against.is_some_and(|live| one.against == live.0)
+        };
+        let compared: i64 = pairs.iter().filter(is_of_it).map(|one| one.counts.0.compared()).sum();
+        let state = match now.map(|now| place.cmp(&now)) {
+            Some(Ordering::Less) => "done",
+            Some(Ordering::Equal) => "running",
+            Some(Ordering::Greater) | None => "waiting",
+        };
+        let seconds = step.time.as_secs();
+        let over = row.filter(|_| state == "running").map(|row| row.since + step.time);
+        let what = own.percent().map_or_else(|| "shadow".to_owned(), |percent| format!("{percent}%"));
+        json!({
+            "step": format!("{what}:{seconds}s"),
+            "mode": own.mode.as_str(),
+            "percent": own.percent(),
+            "seconds": seconds,
+            "state": state,
+            "until": over.map(time),
+            "compared": compared,
+            "compared_min": STEP_COMPARED_MIN,
+        })
+    });
+    json!({"text": text, "steps": each.collect::<Vec<_>>()})
 }
 
 /// An event on which two modules differ. It has no data.

@@ -7,6 +7,8 @@ use toml::{Table, Value};
 
 /// The keys that are for candidates alone.
 const OF_CANDIDATES: [&str; 3] = ["mode", "percent", "auto"];
+/// Events that must have been compared in a step before the next one begins.
+pub(crate) const STEP_COMPARED_MIN: i64 = 200;
 const EXPECT_REFUSALS: &str = "expect_refusals";
 
 /// How a candidate is tried.
@@ -44,6 +46,19 @@ impl Terms {
     /// The steps, if it is promoted by itself.
     pub(crate) fn steps(&self) -> Option<Steps> {
         Steps::parse(self.auto.as_deref()?).ok()
+    }
+
+    /// All steps, in their order.
+    pub(crate) fn each_step(&self) -> Vec<Step> {
+        let Some(steps) = self.steps() else { return Vec::new() };
+        let first = steps.first();
+        std::iter::successors(Some(first), |step| steps.at(step.mode, step.share)?.1).collect()
+    }
+
+    /// The place of this step among all, from 0; `None` if it is none.
+    pub(crate) fn place(&self) -> Option<usize> {
+        let is_it = |step: &Step| step.mode == self.mode && (self.mode == Mode::Shadow || step.share == self.share);
+        self.each_step().iter().position(is_it)
     }
 
     /// The share of the sessions that it judges for senders; `None` if it only watches.
@@ -115,6 +130,8 @@ mod tests {
         let terms = Terms { mode: Mode::Canary, share, auto: Some("2.5%:10m".to_owned()) };
         let tried = settings_of(Some(live), digest, Some(&terms), true).expect("settings");
         assert_eq!(Terms::of(Some(&tried)), terms);
+        let stepped = Terms::of(Some("mode = \"canary\"\npercent = 25\nauto = \"shadow:10m,1%:10m,25%:30m\""));
+        assert_eq!((stepped.each_step().len(), stepped.place()), (3, Some(2)));
         assert!(tried.contains("deadline_ms = 100") && expects_refusals(Some(&tried), digest), "{tried}");
         eye_judge::Settings::prove(&tried).expect("a gateway takes them");
         let promoted = settings_of(Some(&tried), digest, None, false).expect("settings");

@@ -174,6 +174,49 @@ pub struct CandidateRow {
 
 from_row!(CandidateRow { digest, settings, since, made_by });
 
+/// A candidate with how far its step is.
+#[derive(Clone, Debug)]
+pub struct SteppedRow {
+    /// The event type, as its file would be named.
+    pub event_type: String,
+    /// The name of the candidate's slot.
+    pub slot: String,
+    /// The candidate.
+    pub digest: Vec<u8>,
+    /// Its settings, with its steps.
+    pub settings: Option<String>,
+    /// The module that serves.
+    pub serves: Option<Vec<u8>>,
+    /// Its settings.
+    pub serves_settings: Option<String>,
+    /// How long it has been tried in this way.
+    pub seconds: f64,
+    /// Events that were compared meanwhile.
+    pub compared: i64,
+    /// A change of it waits for gateways, or came to nothing a moment ago.
+    pub is_busy: bool,
+}
+
+from_row!(SteppedRow { event_type, slot, digest, settings, serves, serves_settings, seconds, compared, is_busy });
+
+const STEPPED: &str = "select event_type_of(tried.event_type) as event_type, tried.event_type as slot, tried.digest, \
+         tried.settings, live.digest as serves, live.settings as serves_settings, \
+         extract(epoch from clock_timestamp() - generations.made_at)::float8 as seconds, \
+         coalesce((select sum(same + would_refuse + would_take + amends_otherwise + faulted) from candidate_pairs pairs \
+             where pairs.event_type = event_type_of(tried.event_type) and pairs.digest = tried.digest \
+                 and pairs.against = live.digest and trial <> 'replacement' and pairs.since >= generations.made_at), 0 \
+         )::bigint as compared, \
+         exists (select from preparations join preparation_slots slots on slots.preparation_id = preparations.id \
+             where slots.event_type = tried.event_type and (state = 'preparing' \
+                 or state <> 'active' and cause = 'promote' and asked_at > clock_timestamp() - interval '1 minute') \
+         ) as is_busy \
+     from generation_set() tried \
+     left join generation_set() live on live.event_type = event_type_of(tried.event_type) \
+     cross join lateral (select max(number) as number from generation_changes changes \
+         where changes.event_type = tried.event_type) newest \
+     join generations on generations.number = newest.number \
+     where starts_with(tried.event_type, candidate_name('')) and position('auto' in coalesce(tried.settings, '')) > 0";
+
 // In the order of their keys, so that two gateways never wait for each other.
 const ADD: &str = "insert into candidate_pairs as pairs (event_type, digest, against, trial, percent, same, would_refuse, \
          would_take, amends_otherwise, faulted, not_compared, old_refused, new_refused, judged, judged_refused, \
@@ -276,6 +319,15 @@ impl Store {
         )
         .bind(event_type);
         self.ask(query.fetch_optional(&self.own)).await
+    }
+
+    /// The candidates that may be promoted by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn stepped_candidates(&self) -> Result<Vec<SteppedRow>, Error> {
+        self.ask(sqlx::query_as(STEPPED).fetch_all(&self.own)).await
     }
 
     /// Takes a module back, unless it is not in its slot any more. Returns the generation that does it.

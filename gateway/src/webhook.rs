@@ -1,0 +1,303 @@
+//! Tells a URL of the operator what the guard took back: a POST of JSON, signed as Standard Webhooks has it. A message that is
+//! not taken is sent again with growing pauses for an hour. The messages wait in memory, a hundred at most, so a restart loses
+//! them; the audit trail and the log have all.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use ring::hmac;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::base64::{base64, base64_bytes};
+use crate::clock::Clock;
+use crate::tls::{self, Roots};
+use crate::trust::host::is_loopback;
+
+/// Messages that wait. A further one drops the oldest.
+const WAITING_MAX: usize = 100;
+/// The time for one attempt.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The first pause after an attempt that failed, and the longest. Each is twice as long as the one before.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How long a message is tried.
+const TIME: Duration = Duration::from_secs(3_600);
+
+/// The place to which messages go, and the secret that signs them.
+#[derive(Clone)]
+pub struct Target {
+    url: Uri,
+    secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Target").finish_non_exhaustive()
+    }
+}
+
+impl Target {
+    /// Reads the settings. The URL may hold a token, so no message quotes it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with the name of the setting.
+    pub fn read(url: &str, secret: &str) -> Result<Self, String> {
+        let wrong = "notify_url must be such as https://chat.example/hooks/eye";
+        let url: Uri = url.parse().map_err(|_| wrong.to_owned())?;
+        let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        match (url.scheme_str(), url.host()) {
+            (Some("https"), Some(_)) if !has_user => {}
+            (Some("http"), Some(host)) if is_loopback(host) && !has_user => {}
+            (Some("http"), Some(_)) if !has_user => {
+                return Err("notify_url: over plain HTTP everybody on the way could read it; use https".to_owned());
+            }
+            _ => return Err(wrong.to_owned()),
+        }
+        let secret = match secret.strip_prefix("whsec_") {
+            Some(text) => base64_bytes(text).ok_or("notify_secret: after whsec_ there must be base64")?,
+            None => secret.as_bytes().to_vec(),
+        };
+        if secret.len() < 16 {
+            return Err("notify_secret must have 16 bytes at least, so that nobody else can sign".to_owned());
+        }
+        Ok(Self { url, secret })
+    }
+
+    /// The signature of a message.
+    fn signature(&self, id: &str, timestamp_s: i64, body: &str) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
+        let signed = hmac::sign(&key, format!("{id}.{timestamp_s}.{body}").as_bytes());
+        format!("v1,{}", base64(signed.as_ref()))
+    }
+}
+
+/// A message that waits.
+#[derive(Clone, Debug)]
+struct Message {
+    id: String,
+    body: String,
+    until: Instant,
+    at: Instant,
+    pause: Duration,
+}
+
+/// Sends messages.
+pub struct Webhook {
+    target: ArcSwapOption<Target>,
+    roots: Result<Roots, String>,
+    clock: Arc<Clock>,
+    waiting: Mutex<VecDeque<Message>>,
+    added: Notify,
+    /// Messages that were taken, and that nobody took. Metrics read it.
+    sent: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl std::fmt::Debug for Webhook {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Webhook").finish_non_exhaustive()
+    }
+}
+
+impl Webhook {
+    /// Sends to `target`, whose certificate is proved by `roots`.
+    pub fn new(target: Option<Target>, roots: Result<Roots, String>, clock: Arc<Clock>) -> Self {
+        Self {
+            target: ArcSwapOption::from_pointee(target),
+            roots,
+            clock,
+            waiting: Mutex::default(),
+            added: Notify::new(),
+            sent: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes the place to which messages go, also those that wait.
+    pub fn set(&self, target: Option<Target>) {
+        self.target.store(target.map(Arc::new));
+    }
+
+    /// Messages that were taken.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// Messages that nobody took within an hour, or for which there was no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Sends a message of this kind, if there is a place to send it to.
+    pub fn send(&self, kind: &str, data: &Value) {
+        if self.target.load().is_none() {
+            return;
+        }
+        let at = chrono::DateTime::from_timestamp_micros(self.clock.now_us());
+        let at = at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+        let body = json!({"type": kind, "timestamp": at, "data": data}).to_string();
+        let now = Instant::now();
+        let id = format!("msg_{}", Uuid::now_v7().simple());
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= WAITING_MAX {
+            waiting.pop_front();
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        waiting.push_back(Message { id, body, until: now + TIME, at: now, pause: PAUSE });
+        drop(waiting);
+        self.added.notify_one();
+    }
+
+    /// Sends what waits until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        let run = async {
+            loop {
+                let next = self.next();
+                match next {
+                    Some(message) if message.at <= Instant::now() => self.attempt(message).await,
+                    Some(message) => {
+                        tokio::select! {
+                            () = sleep_until(message.at) => {}
+                            () = self.added.notified() => {}
+                        }
+                    }
+                    None => self.added.notified().await,
+                }
+            }
+        };
+        let _stopped: Option<()> = stop.run_until_cancelled(run).await;
+    }
+
+    /// The message that is due first.
+    fn next(&self) -> Option<Message> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.iter().min_by_key(|message| message.at).cloned()
+    }
+
+    async fn attempt(&self, message: Message) {
+        let Some(target) = self.target.load_full() else { return self.end(&message.id) };
+        let posted = timeout(ATTEMPT, self.post(&target, &message)).await;
+        let posted = posted.unwrap_or_else(|_| bail_slow());
+        match posted {
+            Ok(()) => {
+                self.sent.fetch_add(1, Relaxed);
+                self.end(&message.id);
+            }
+            Err(error) if message.at + message.pause > message.until => {
+                tracing::error!(message = message.id, "notify_url took the message not within an hour: {error:#}");
+                self.dropped.fetch_add(1, Relaxed);
+                self.end(&message.id);
+            }
+            Err(error) => {
+                tracing::warn!(message = message.id, "notify_url does not take the message; trying again: {error:#}");
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(own) = waiting.iter_mut().find(|own| own.id == message.id) {
+                    own.at = Instant::now() + own.pause;
+                    own.pause = (own.pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn end(&self, id: &str) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|message| message.id != id);
+    }
+
+    async fn post(&self, target: &Target, message: &Message) -> anyhow::Result<()> {
+        let Message { id, body, .. } = message;
+        let timestamp_s = self.clock.now_us() / 1_000_000;
+        let authority = target.url.authority().context("no host")?;
+        let path = target.url.path_and_query().map_or("/", |path| path.as_str());
+        let request = Request::post(path)
+            .header(HOST, authority.as_str())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("eye/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", id)
+            .header("webhook-timestamp", timestamp_s)
+            .header("webhook-signature", target.signature(id, timestamp_s, body))
+            .body(Full::new(Bytes::from(body.clone())))?;
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let is_secure = target.url.scheme_str() == Some("https");
+        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+        let found = tokio::net::lookup_host((name, port)).await.context("its name is not found")?;
+        let addresses: Vec<SocketAddr> =
+            found.filter(|address| is_secure || address.ip().to_canonical().is_loopback()).collect();
+        ensure!(!addresses.is_empty(), "it is not on this machine, and plain HTTP goes no further");
+        let stream = TcpStream::connect(&addresses[..]).await.context("no connection")?;
+        let status = if is_secure {
+            let roots = self.roots.as_ref().map_err(|error| anyhow::anyhow!("SSL_CERT_FILE: {error}"))?;
+            exchange(tls::connect(name, stream, roots).await.context("TLS")?, request).await?
+        } else {
+            exchange(stream, request).await?
+        };
+        ensure!((200..300).contains(&status), "it answers {status}");
+        Ok(())
+    }
+}
+
+fn bail_slow() -> anyhow::Result<()> {
+    bail!("it does not answer within {} s", ATTEMPT.as_secs())
+}
+
+/// Sends a request, and returns the status of its answer.
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<u16>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let driven = async move {
+        let _ended = connection.await;
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        answered = sender.send_request(request) => Ok(answered?.status().as_u16()),
+        () = driven => bail!("the connection has ended"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_signed_as_standard_webhooks_says() {
+        // The example of the specification's reference libraries.
+        let target = Target::read("https://a.example", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a target");
+        let body = r#"{"test": 2432232314}"#;
+        let signature = target.signature("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_url_is_https_or_of_this_machine_and_is_never_quoted() {
+        let secret = "a secret of more than 16 bytes";
+        for url in ["https://chat.example/hooks/x?token=hush", "http://127.0.0.1:9000/x", "http://localhost"] {
+            assert!(Target::read(url, secret).is_ok(), "{url}");
+        }
+        for url in ["http://chat.example/hush", "ftp://hush", "hush", "https://u:hush@chat.example", "https://"] {
+            let told = Target::read(url, secret).err().expect(url);
+            assert!(told.contains("notify_url") && !told.contains("hush"), "{told}");
+        }
+        for secret in ["short", "whsec_not base64!"] {
+            assert!(Target::read("https://a.example", secret).is_err_and(|told| told.contains("notify_secret")));
+        }
+    }
+}
