@@ -547,3 +547,140 @@ async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_reade
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_modules_directory_has_candidates_and_keeps_what_was_taken_back() {
+    let mut gateway = Setup::default().with("EYE_DEADLINE_MS", 2_000).with("EYE_RESCAN_SECONDS", 1).start().await;
+    let admin = gateway.admin_token().expect("it made one");
+    let (lenient, strict) = (module("accepts"), module("refuses_some"));
+    let (first, second) = (digest_of(&lenient), digest_of(&strict));
+    let ask = async |gateway: &Gateway, method: &str, path: &str| {
+        gateway.answer(gateway.request(method, &format!("{PATH}{path}")).bearer_auth(&admin)).await
+    };
+    let ship = async |gateway: &Gateway, query: &str, content: &[u8]| {
+        let request = gateway.request("PUT", &format!("{PATH}{query}")).bearer_auth(&admin);
+        gateway.answer(request.header("content-type", "application/wasm").body(content.to_vec())).await
+    };
+    let send = async |gateway: &Gateway, events: &[Value]| {
+        let answer = gateway.post("/v1/events", "application/json", Value::from(events).to_string()).await;
+        assert!(matches!(answer.status, 200 | 207), "{answer:?}");
+        answer.json()
+    };
+    assert_eq!(ship(&gateway, "", &lenient).await.status, 200);
+    let tried = ship(&gateway, "?mode=canary&percent=50", &salted(&lenient, 1)).await;
+    assert_eq!((tried.status, &tried.json()["state"]), (200, &json!("active")), "{tried:?}");
+    let file = gateway.data_dir().join("../modules/.candidates/guests/named.wasm");
+    assert!(file.exists() && file.with_extension("toml").exists());
+    send(&gateway, &every(200, 1_000, &json!({}))).await;
+    let shown = eventually("it is compared", async || {
+        let shown = ask(&gateway, "GET", "/candidate").await.json();
+        (shown["compared"].as_u64() >= Some(50)).then_some(shown)
+    })
+    .await;
+    assert_eq!((&shown["mode"], &shown["percent"]), (&json!("canary"), &json!(50.0)), "{shown}");
+    assert_eq!(ask(&gateway, "DELETE", "/candidate").await.status, 200);
+    assert!(!file.exists() && !file.with_extension("toml").exists());
+    assert_eq!(code(&ask(&gateway, "GET", "/candidate").await), (404, "no_candidate".to_owned()));
+    let steps = ship(&gateway, "?auto=shadow:1m", &salted(&lenient, 1)).await;
+    assert_eq!(code(&steps), (400, "bad_parameter".to_owned()), "{steps:?}");
+
+    // A candidate is promoted by a move, and a replacement that refuses too much is taken back.
+    assert_eq!(ship(&gateway, "?mode=shadow", &strict).await.status, 200);
+    let promoted = ask(&gateway, "POST", "/candidate/promote").await;
+    assert_eq!((promoted.status, &promoted.json()["digest"]), (200, &json!(second)), "{promoted:?}");
+    assert!(!file.exists());
+    eventually("it is taken back", async || {
+        send(&gateway, &fifteen_percent(100)).await;
+        let shown = ask(&gateway, "GET", "").await.json();
+        (shown["digest"] == json!(first) && shown["taken_back"][0]["digest"] == json!(second)).then_some(())
+    })
+    .await;
+    let again = ship(&gateway, "", &strict).await;
+    assert_eq!(code(&again), (409, "taken_back".to_owned()), "{again:?}");
+    // Neither a restart nor a rescan on another day takes the file, which still lies there.
+    gateway.signal("TERM");
+    gateway.ended().await;
+    gateway.restart().await;
+    let told = eventually("its file is refused", async || {
+        let shown = ask(&gateway, "GET", "").await.json();
+        shown["last_error"]["found"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(told.contains("the module before"), "{told}");
+    assert_eq!(send(&gateway, &[one(refused())]).await["stored"], json!(1));
+    let forced = ship(&gateway, "?force=true&expect_refusals=true", &strict).await;
+    assert_eq!((forced.status, &forced.json()["digest"]), (200, &json!(second)), "{forced:?}");
+    assert_eq!(send(&gateway, &[one(refused())]).await["rejected"], json!(1));
+    assert_eq!(ask(&gateway, "GET", "").await.json()["taken_back"], json!([]));
+}
+
+#[tokio::test]
+async fn promoting_and_discarding_under_load_loses_nothing_and_judges_nothing_twice() {
+    let house = House::of(1).await;
+    let modules = [module("names_one"), module("names_two")];
+    house.shipped("", &modules[0]).await;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let load = async {
+        let mut stored = 0;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let told = house.send(0, &house.admin, &every(50, 1_000, &json!({"n": 0}))).await;
+            assert_eq!(told["stored"], json!(50), "{told}");
+            stored += 50;
+        }
+        stored
+    };
+    let changes = async {
+        for round in 0..6 {
+            let next = &modules[(round / 2 + 1) % 2];
+            house.shipped("?mode=canary&percent=50&settings=guard%3Dfalse", next).await;
+            let (method, path) = if round % 2 == 0 { ("DELETE", "") } else { ("POST", "/promote") };
+            let answer = house.ask(method, &format!("{PATH}/candidate{path}")).await;
+            assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("active")), "{answer:?}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let (stored, ()) = tokio::join!(load, changes);
+    assert_eq!(house.server.sql("select count(*) from events"), stored.to_string());
+    assert_eq!(house.server.sql("select count(*) from dead_letters"), "0");
+    // A module that judges amends the event with its name, so one that was judged twice would have two.
+    let twice = "select count(*) from events where data ->> 'judge' is null \
+                 or data ->> 'judge' <> case when digest = decode('DIGEST', 'hex') then 'one' else 'two' end";
+    let twice = twice.replace("from events where", "from events join modules on modules.id = module_id where");
+    assert_eq!(house.server.sql(&twice.replace("DIGEST", &digest_of(&modules[0]))), "0");
+}
+
+#[tokio::test]
+async fn a_project_tries_promotes_and_discards_without_arguments() {
+    let house = House::of(1).await;
+    house.shipped("", &module("accepts")).await;
+    let folder = house.gateways[0].data_dir().join("../project");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("module.wasm"), salted(&module("accepts"), 1)).expect("a module");
+    let eye = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_eye"));
+        let url = format!("http://{}", house.gateways[0].address());
+        command.args(["validator"]).args(arguments).current_dir(&folder);
+        let output = command.env("EYE_GATEWAY", url).env("EYE_TOKEN", &house.admin).output().expect("the program");
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), told)
+    };
+    let file = ["module.wasm", "--type", "guests/named"];
+    let (status, told) = eye(&[&["try"], &file[..]].concat());
+    assert_eq!(status, Some(64), "it says how: {told}");
+    let (status, told) = eye(&[&["try"], &file[..], &["--canary", "2.5"]].concat());
+    assert!(status == Some(0) && told.contains("tried as a canary of 2.5 %"), "{told}");
+    let (status, told) = eye(&["status", "guests/named"]);
+    assert!(status == Some(0) && told.contains("candidate ") && told.contains("would_refuse 0"), "{told}");
+    let (status, told) = eye(&["discard", "guests/named"]);
+    assert!(status == Some(0) && told.contains("active"), "{told}");
+    let (status, told) = eye(&[&["push"], &file[..], &["--auto", "shadow:1h,5%:1h"]].concat());
+    assert!(status == Some(0) && told.contains("tried as a shadow"), "{told}");
+    let (status, told) = eye(&["status", "guests/named"]);
+    assert!(status == Some(0) && told.contains("step shadow:3600s\trunning"), "{told}");
+    // In a project's folder the type is known.
+    std::fs::write(folder.join("eye.toml"), "type = \"guests/named\"\nlanguage = \"rust\"\n").expect("a project");
+    let (status, told) = eye(&["promote"]);
+    assert!(status == Some(0) && told.contains(&digest_of(&salted(&module("accepts"), 1))), "{told}");
+    let (status, told) = eye(&["discard"]);
+    assert!(status == Some(1) && told.contains("no_candidate"), "{told}");
+}

@@ -83,6 +83,9 @@ pub struct TakenBack {
     pub serves: Digest,
     /// Events of senders that it had refused by then, as far as they were compared.
     pub refused: i64,
+    /// Its dead letters that were not redriven, and how many of them have no bytes to judge again; `None` if that is not
+    /// known.
+    pub letters: Option<(i64, i64)>,
 }
 
 impl TakenBack {
@@ -96,6 +99,8 @@ impl TakenBack {
             "reason": self.reason,
             "serves": self.serves.to_string(),
             "refused": self.refused,
+            "letters": self.letters.map(|(letters, _)| letters),
+            "letters_without_bytes": self.letters.map(|(_, without)| without),
             "redrive": format!("eye dead-letters redrive --validator {} --store", self.digest),
         })
     }
@@ -356,6 +361,7 @@ impl Candidates {
             "the guard took the module back: {reason}"
         );
         let refused = back.refused();
+        let letters = self.store.letters_of_module(key.digest).await.ok();
         let taken_back = TakenBack {
             slot: standing.slot,
             digest: key.digest,
@@ -364,6 +370,7 @@ impl Candidates {
             reason,
             serves: key.against,
             refused,
+            letters,
         };
         (self.notice)(&taken_back);
         Ok(())

@@ -208,7 +208,7 @@ impl Judges {
 
     /// Starts judging events that are not stored.
     pub fn begin_dry(&self) -> Judging<'_> {
-        Judging { modules: self.validators.begin_dry(), ..self.begin() }
+        self.judging(Court::Serving(self.validators.begin_dry()))
     }
 
     /// Starts judging events for which no sender waits.

@@ -31,6 +31,7 @@ use asked::{Asked, Condition, Followed, Push, asked, digest, kind};
 
 mod asked;
 mod candidate;
+mod candidate_files;
 mod directory;
 mod shown;
 pub(crate) mod terms;
@@ -135,7 +136,9 @@ impl Shipping {
         kind.expect(&received.bytes).map_err(|refusal| refused(Unprepared::Refused(refusal)))?;
         match (self.fleet.modules_from(), push.tried.take()) {
             (ModulesFrom::Directory, None) => self.push_into_directory(actor, slot, received.bytes.clone(), push).await,
-            (ModulesFrom::Directory, Some(_)) => Err(candidate::not_in_directory()),
+            (ModulesFrom::Directory, Some(terms)) => {
+                self.try_in_directory(actor, slot, received.bytes.clone(), (push, terms)).await
+            }
             (ModulesFrom::Database, None) => self.push_to_fleet(actor, slot, received, push).await,
             (ModulesFrom::Database, Some(terms)) => self.try_in_fleet(actor, slot, received, (push, terms)).await,
         }
@@ -295,7 +298,8 @@ impl Shipping {
         self.must_not_be_taken_back(&[(slot, digest)], force).await?;
         let settings = self.store.settings_with(&slot.to_string(), digest).await.map_err(of_store)?;
         let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
-        let body = change_body(slot, Some(digest), before.as_ref());
+        let mut body = change_body(slot, Some(digest), before.as_ref());
+        self.offer_redrive(&mut body, before.as_ref().map(|before| before.digest)).await;
         if followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "rollback").to_string()));
         }
@@ -308,6 +312,18 @@ impl Shipping {
             .with("before", before.as_ref().map(|before| before.digest.to_string()));
         let asked = Asking { cause: "rollback", forced: force, based_on: None, slots };
         self.change(asked, actor, entry, &followed, body).await
+    }
+
+    /// Says how many dead letters a module has left, and how to judge them again. Without an answer of the database the
+    /// change is still worth making.
+    async fn offer_redrive(&self, body: &mut Value, replaced: Option<Digest>) {
+        let Some(digest) = replaced else { return };
+        if let Ok((letters, without)) = self.store.letters_of_module(digest).await
+            && letters > 0
+        {
+            let command = format!("eye dead-letters redrive --validator {digest} --store");
+            body["redrive"] = json!({"letters": letters, "letters_without_bytes": without, "command": command});
+        }
     }
 
     /// Prepares a version that is kept here or in the database.

@@ -565,8 +565,11 @@ impl Validators {
     /// # Errors
     ///
     /// The errors of the file system. Then the files are as they were.
-    pub fn install(&self, installing: &Installing<'_>) -> std::io::Result<()> {
-        let scans = self.inner.lifecycles.as_ref().map(|[modules, _]| Arc::clone(&modules.scans));
+    pub fn install(&self, role: Role, installing: &Installing<'_>) -> std::io::Result<()> {
+        let scans = self.inner.lifecycles.as_ref().map(|[modules, candidates]| match role {
+            Role::Live => Arc::clone(&modules.scans),
+            Role::Candidate => Arc::clone(&candidates.scans),
+        });
         installing::install(installing, &scans.unwrap_or_default())
     }
 

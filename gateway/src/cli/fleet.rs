@@ -186,7 +186,12 @@ async fn import_directory(store: &Store, import: &Import) -> anyhow::Result<()> 
         warn(format_args!("eye: {} is left out: {why}", file.display()));
     }
     let wanted: Vec<SlotRow> = modules.iter().map(row_of).collect();
-    let (current, serves) = store.generation_slots(None).await?;
+    let (current, mut serves) = store.generation_slots(None).await?;
+    // A directory says nothing of candidates: they stay where something serves beside them.
+    serves.retain(|row| match Role::parse(&row.event_type) {
+        Ok((Role::Candidate, slot)) => !wanted.iter().any(|one| one.event_type == slot.to_string()),
+        _ => true,
+    });
     let slots = differences(&serves, &wanted);
     let gone = slots.iter().filter(|slot| slot.digest.is_none()).count();
     if gone > 2 && gone * 2 > serves.len() && *retire != Some(gone) {

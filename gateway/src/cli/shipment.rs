@@ -149,5 +149,13 @@ pub(super) fn line(answer: &Value) -> String {
     let waits = answer["waits_for"].as_array().map(Vec::as_slice).unwrap_or_default();
     let names: Vec<&str> = waits.iter().filter_map(|one| one["gateway"].as_str()).collect();
     let waits = if names.is_empty() { String::new() } else { format!("; waits for {}", names.join(", ")) };
-    format!("{event_type}\t{state}\t{module}{tried}{before}{generation}{waits}")
+    let redrive = &answer["redrive"];
+    let redrive = match (redrive["letters"].as_u64(), redrive["letters_without_bytes"].as_u64()) {
+        (Some(letters), Some(without)) => format!(
+            "\n{letters} dead letters of the module before can be judged again, except for {without} without bytes:\n  {}",
+            redrive["command"].as_str().unwrap_or_default()
+        ),
+        _ => String::new(),
+    };
+    format!("{event_type}\t{state}\t{module}{tried}{before}{generation}{waits}{redrive}")
 }

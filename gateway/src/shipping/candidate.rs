@@ -83,7 +83,7 @@ impl Shipping {
         let force = parameters.choice("force", &[("false", false), ("true", true)])?;
         let condition = Condition::of(request.headers())?;
         if self.fleet.modules_from() == ModulesFrom::Directory {
-            return Err(not_in_directory());
+            return self.promote_in_directory(actor, slot, (force, condition), &followed).await;
         }
         self.must_not_doubt()?;
         let candidate = self.candidate(slot).await?;
@@ -119,7 +119,7 @@ impl Shipping {
         let followed = Followed::of(&parameters, request.headers())?;
         let condition = Condition::of(request.headers())?;
         if self.fleet.modules_from() == ModulesFrom::Directory {
-            return Err(not_in_directory());
+            return self.discard_in_directory(actor, slot, condition, &followed).await;
         }
         self.must_not_doubt()?;
         let candidate = self.candidate(slot).await?;
@@ -212,7 +212,7 @@ impl Shipping {
 }
 
 /// The module that serves beside which another one can be tried.
-fn triable(live: Option<SlotModule>, digest: Digest) -> Result<SlotModule, Refusal> {
+pub(super) fn triable(live: Option<SlotModule>, digest: Digest) -> Result<SlotModule, Refusal> {
     let (found, mend) = match live {
         Some(live) if live.digest != digest => return Ok(live),
         Some(_) => ("the very module that serves", "build what you want to try, or push settings with mode=live"),
@@ -222,7 +222,7 @@ fn triable(live: Option<SlotModule>, digest: Digest) -> Result<SlotModule, Refus
     Err(Refusal::ModuleRefused { expected, found: found.to_owned(), mend: mend.to_owned() })
 }
 
-fn tried_body(mut body: Value, terms: &Terms, against: Digest) -> Value {
+pub(super) fn tried_body(mut body: Value, terms: &Terms, against: Digest) -> Value {
     body["mode"] = terms.mode.as_str().into();
     body["percent"] = terms.percent().into();
     body["auto"] = terms.auto.clone().into();
@@ -235,15 +235,6 @@ fn emptied(candidate: &SlotModule) -> NewSlot {
     new_slot(&candidate.key(), None, Some(candidate))
 }
 
-fn no_candidate(slot: &Slot) -> Refusal {
+pub(super) fn no_candidate(slot: &Slot) -> Refusal {
     Refusal::NoCandidate { message: format!("{slot} has no candidate.") }
-}
-
-pub(super) fn not_in_directory() -> Refusal {
-    Refusal::ModulesElsewhere {
-        message:
-            "Nothing was changed: the modules of this gateway come from its modules directory, which has no candidates \
-            over HTTP. With modules_from = \"database\" there are."
-                .to_owned(),
-    }
 }

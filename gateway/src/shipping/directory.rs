@@ -5,13 +5,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 use eye_judge::{
-    History, Installing, LoadError, Role, Roster, Settings, Slot, SlotModule, TypeReport, installed, settings_of,
-    unwritable,
+    History, Installing, LoadError, Role, Roster, Settings, Slot, SlotModule, TypeReport, installed,
+    settings_of as settings_file, unwritable,
 };
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use super::terms::settings_of;
 use super::{Condition, Followed, Push, Shipping, refused, turn, with};
 use crate::audit::{Action, Actor, Entry};
 use crate::parameters::bad;
@@ -26,14 +27,6 @@ impl Shipping {
         push: Push,
     ) -> Result<Response, Refusal> {
         let digest = Digest::of(&content);
-        if push.force {
-            let told = format!(
-                "is for modules from the database: give the module settings with force = \"{digest}\" (settings.toml of the \
-                 project, or {} beside the module)",
-                settings_of(&slot.file()).display()
-            );
-            return Err(bad("force", &told));
-        }
         let turn = turn(&self.turn).await?;
         self.may_write().await?;
         let (before, dir, own) =
@@ -44,9 +37,26 @@ impl Shipping {
             .map_err(|message| Refusal::ModulesElsewhere { message: format!("Nothing was changed: {message}.") })?;
         // Without settings of its own, a push leaves the file beside the module.
         let text = push.settings.unwrap_or_else(|| found.settings.clone());
+        let text = match push.expects_refusals {
+            true => settings_of(text.as_deref(), digest, None, true),
+            false => text,
+        };
         let has_new_settings = text != found.settings;
         let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings: text.clone() };
         let settings = self.validators.settings(&wanted).map_err(refused)?;
+        let is_forced = push.force || settings.force == Some(digest);
+        let is_back = self.must_not_be_taken_back(&[(slot, digest)], false).await;
+        if push.force && is_back.is_ok() {
+            let told = format!(
+                "is for modules from the database: give the module settings with force = \"{digest}\" (settings.toml of the \
+                 project, or {} beside the module)",
+                settings_file(&slot.file()).display()
+            );
+            return Err(bad("force", &told));
+        }
+        if !is_forced {
+            is_back?;
+        }
         {
             let _turn = super::turn(&self.loading).await?;
             self.validators.check(&wanted, content.clone(), None).await.map_err(refused)?;
@@ -58,12 +68,16 @@ impl Shipping {
             return Ok(response::json(StatusCode::OK, with(body, "would", "install").to_string()));
         }
         let wanted = Wanted { digest, settings: Some(settings), known: errors_of(self.report(slot)) };
+        if is_forced {
+            self.lift(slot, digest).await?;
+        }
         let (dir, validators) = (self.modules_dir.clone(), self.validators.clone());
         let install = move || {
             let (before, settings) = (&found, text.as_deref());
-            validators.install(&Installing { modules_dir: &dir, before, content: &content, settings })
+            validators.install(Role::Live, &Installing { modules_dir: &dir, before, content: &content, settings })
         };
         blocking(install).await?.map_err(|error| unwritten(&error))?;
+        self.drop_candidate_with(slot, Some(digest)).await?;
         let entry = Entry::new(Action::ValidatorPush, &slot.to_string(), actor)
             .with("digest", digest.to_string())
             .with("before", before.map(|before| before.to_string()))
@@ -77,7 +91,7 @@ impl Shipping {
     }
 
     /// Refuses where another gateway would not get the change, or something else fills the directory.
-    async fn may_write(&self) -> Result<(), Refusal> {
+    pub(super) async fn may_write(&self) -> Result<(), Refusal> {
         let elsewhere = |why: &str| Refusal::ModulesElsewhere {
             message: format!(
                 "Nothing was changed: {why}. Ship with what fills the directory, or set modules_from = \"database\" at all \
@@ -102,7 +116,7 @@ impl Shipping {
     }
 
     /// Waits until the gateway serves what is wanted, or refuses its file.
-    async fn until_settled(
+    pub(super) async fn until_settled(
         &self,
         slot: &Slot,
         wanted: &Wanted,
@@ -158,10 +172,11 @@ impl Shipping {
             Entry::new(Action::ValidatorRollback, &slot.to_string(), actor).with("digest", version.digest.to_string());
         self.note(entry).await;
         drop(turn);
-        let body = json!({
+        let mut body = json!({
             "event_type": slot.to_string(), "digest": version.digest.to_string(),
             "replaces": before.map(|before| before.to_string()),
         });
+        self.offer_redrive(&mut body, before).await;
         let wanted = Wanted { digest: version.digest, settings: None, known };
         self.until_settled(slot, &wanted, followed, body).await
     }
@@ -191,6 +206,7 @@ impl Shipping {
             }
             error @ eye_judge::RetireError::Nothing(_) => Refusal::NoVersion { message: format!("{error}.") },
         })?;
+        self.drop_candidate_with(slot, None).await?;
         let entry = Entry::new(Action::ValidatorRetire, &slot.to_string(), actor);
         self.note(entry.with("before", before.map(|before| before.to_string()))).await;
         drop(turn);
@@ -210,7 +226,7 @@ impl Shipping {
     }
 
     /// The file is changed already, so an entry that the database does not take is only logged.
-    async fn note(&self, entry: Entry) {
+    pub(super) async fn note(&self, entry: Entry) {
         if let Err(error) = self.store.audit_write(std::slice::from_ref(&entry)).await {
             tracing::warn!(%error, "the entry of a change of the modules directory could not be written");
         }
@@ -219,12 +235,12 @@ impl Shipping {
 }
 
 /// What a change of the directory is to lead to.
-struct Wanted {
-    digest: Digest,
+pub(super) struct Wanted {
+    pub(super) digest: Digest,
     /// The settings with which it serves, if they are part of the change.
-    settings: Option<Settings>,
+    pub(super) settings: Option<Settings>,
     /// When the errors of before were found. They say nothing about this change.
-    known: Vec<DateTime<Utc>>,
+    pub(super) known: Vec<DateTime<Utc>>,
 }
 
 impl Wanted {
@@ -236,7 +252,7 @@ impl Wanted {
     }
 
     /// Why the gateway refuses the file with this digest, or the settings beside it, if it does.
-    fn refusal(&self, report: TypeReport) -> Option<Refusal> {
+    pub(super) fn refusal(&self, report: TypeReport) -> Option<Refusal> {
         let is_new = |error: &LoadError| !self.known.contains(&error.at);
         let of_module = report.last_error.filter(|error| error.digest == Some(self.digest) && is_new(error));
         let of_settings =
@@ -246,16 +262,16 @@ impl Wanted {
     }
 }
 
-fn errors_of(report: Option<TypeReport>) -> Vec<DateTime<Utc>> {
+pub(super) fn errors_of(report: Option<TypeReport>) -> Vec<DateTime<Utc>> {
     let errors = report.map(|report| [report.last_error, report.settings_error]);
     errors.into_iter().flatten().flatten().map(|error| error.at).collect()
 }
 
-fn unwritten(error: &std::io::Error) -> Refusal {
+pub(super) fn unwritten(error: &std::io::Error) -> Refusal {
     Refusal::ModulesElsewhere { message: format!("Nothing was changed: the directory answers: {error}.") }
 }
 
 /// Works on files aside from the request threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::Internal)
 }

@@ -398,6 +398,23 @@ impl Store {
         Ok(())
     }
 
+    /// How many dead letters a module left that were not redriven, a hundred thousand at most, and how many of them have no
+    /// bytes to judge again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn letters_of_module(&self, digest: Digest) -> Result<(i64, i64), Error> {
+        let query = sqlx::query_as(
+            "select count(*), count(*) filter (where raw is null) from ( \
+                 select raw from dead_letters where redriven_at is null \
+                     and module_id = (select id from modules where digest = $1) limit 100000 \
+             ) letters",
+        )
+        .bind(digest.0.to_vec());
+        self.ask(query.fetch_one(&self.own)).await
+    }
+
     /// Forgets that a file of the modules directory was taken back, and what it said, since somebody forces it.
     ///
     /// # Errors

@@ -1047,7 +1047,7 @@ async fn settings_that_lead_out_of_the_directory_are_refused_and_nothing_of_them
 fn install(house: &House, content: &[u8], settings: Option<&str>) -> std::io::Result<()> {
     let modules_dir = &house.modules();
     let before = &installed(modules_dir, &Slot::parse("a/b").expect("a slot")).expect("it can be read");
-    house.validators.install(&Installing { modules_dir, before, content, settings })
+    house.validators.install(Role::Live, &Installing { modules_dir, before, content, settings })
 }
 
 #[tokio::test]
