@@ -293,7 +293,7 @@ mod tests {
             assert!(Target::read(url, secret).is_ok(), "{url}");
         }
         for url in ["http://chat.example/hush", "ftp://hush", "hush", "https://u:hush@chat.example", "https://"] {
-            let told = Target::read(url, secret).err().expect(url);
+            let told = Target::read(url, secret).expect_err(url);
             assert!(told.contains("notify_url") && !told.contains("hush"), "{told}");
         }
         for secret in ["short", "whsec_not base64!"] {

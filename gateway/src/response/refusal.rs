@@ -543,9 +543,7 @@ impl Refusal {
             Self::NoSession => NO_SESSION.into(),
             Self::UnknownCode => UNKNOWN_CODE.into(),
             Self::TokenNeeded => TOKEN_NEEDED.into(),
-            Self::TooManyAttempts { message, retry_after_seconds } => {
-                format!("{message} Try again in {retry_after_seconds} s.").into()
-            }
+            Self::TooManyAttempts { message, retry_after_seconds: after } => too_many_attempts(message, *after).into(),
             Self::SignInAway => SIGN_IN_AWAY.into(),
             Self::NotFound => "Look at the path: events are sent to `POST /v1/events`.".into(),
             Self::MethodNotAllowed { allowed } => format!("Use one of these methods: {allowed}.").into(),
@@ -679,6 +677,10 @@ impl Refusal {
         }
         response
     }
+}
+
+fn too_many_attempts(message: &str, retry_after_seconds: u64) -> String {
+    format!("{message} Try again in {retry_after_seconds} s.")
 }
 
 fn not_json(line: usize, column: usize, message: &str) -> String {

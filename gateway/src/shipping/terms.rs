@@ -89,7 +89,7 @@ pub(crate) fn settings_of(
     let Ok(mut table) = base.unwrap_or_default().parse::<Table>() else { return base.map(str::to_owned) };
     let before = table.clone();
     let own = digest.to_string();
-    table.retain(|key, value| match &key[..] {
+    table.retain(|key, value| match key {
         EXPECT_REFUSALS => value.as_str() == Some(&own),
         key => !OF_CANDIDATES.contains(&key),
     });
