@@ -27,7 +27,7 @@ use crate::cors::Cors;
 use crate::dead_letters::{DeadLetters, Kept, Rejected};
 use crate::judging::{End, Judged, Judges, Judging, NotStored, Origin};
 use crate::live::{Live, Watched, Why};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, bad};
 use crate::request_ids::RequestIds;
 use crate::turns::Turns;
 
@@ -89,7 +89,7 @@ pub struct Ingest {
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     format: Format,
-    dry_run: bool,
+    dry_run: Option<Dry>,
     /// The ids of the request, for its dead letters.
     ids: &'a RequestIds,
     /// The request sets this as soon as some of its events may be stored. A timeout reads it.
@@ -181,9 +181,9 @@ impl Ingest {
         application.take(count.max(1))?;
         // From here on the elements hold the memory. The last row that shares it frees it.
         drop(body);
-        if asked.dry_run {
+        if let Some(dry) = asked.dry_run {
             // Boxed, since it is rare, and each request would reserve its space.
-            return Box::pin(self.try_dry(application, single, elements, room, asked.ids)).await;
+            return Box::pin(self.try_dry(application, single, elements, room, asked.ids, dry)).await;
         }
         let mut sending = Sending::new(self, application, asked.ids, count, single, room.map(Arc::new));
         sending.judge(elements).await?;
@@ -211,10 +211,11 @@ impl Ingest {
         elements: PerEvent<Element>,
         room: Option<Held>,
         ids: &RequestIds,
+        dry: Dry,
     ) -> Result<Response, Refusal> {
         let nowhere = Tallies::new(0);
         let real = Sending::new(self, application, ids, elements.len(), single, room.map(Arc::new));
-        let mut trying = Sending { tally: nowhere.begin(&application.name), watched: None, dry_run: true, ..real };
+        let mut trying = Sending { tally: nowhere.begin(&application.name), watched: None, dry_run: Some(dry), ..real };
         trying.judge(elements).await?;
         let outcomes = trying.foresee().await?;
         Ok(match &outcomes[..] {
@@ -240,13 +241,29 @@ fn charge_for_nothing(application: &Application, refusal: &Refusal) -> Result<()
     if matches!(refusal, Refusal::Overloaded | Refusal::Internal) { Ok(()) } else { application.take(1) }
 }
 
-/// Whether the request is a dry run. It rejects any other parameter: the gateway would store the events of a sender
-/// that misspells this one.
-fn dry_run(query: Option<&str>) -> Result<bool, Refusal> {
+/// How the events of a dry run are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dry {
+    /// As those of their senders.
+    AsSent,
+    /// By candidates, where there are some.
+    ByCandidates,
+}
+
+/// Whether the request is a dry run, and by whom it is judged. It rejects any other parameter: the gateway would store the
+/// events of a sender that misspells this one.
+fn dry_run(query: Option<&str>) -> Result<Option<Dry>, Refusal> {
     if query.is_none() {
-        return Ok(false);
+        return Ok(None);
     }
-    Parameters::read(query, &["dry_run"])?.choice("dry_run", &[("false", false), ("true", true)])
+    let parameters = Parameters::read(query, &["dry_run", "candidate"])?;
+    let is = |name| parameters.choice(name, &[("false", false), ("true", true)]);
+    match (is("dry_run")?, is("candidate")?) {
+        (false, true) => Err(bad("candidate", "is for dry runs: give dry_run=true too")),
+        (false, false) => Ok(None),
+        (true, false) => Ok(Some(Dry::AsSent)),
+        (true, true) => Ok(Some(Dry::ByCandidates)),
+    }
 }
 
 /// Rows that were submitted, with the receipt that will bring their fates.
@@ -266,8 +283,8 @@ struct Sending<'a> {
     ids: &'a RequestIds,
     /// The body is a single event and not an array.
     single: bool,
-    /// The request is a dry run.
-    dry_run: bool,
+    /// How the events of a dry run are judged; `None` if they are stored.
+    dry_run: Option<Dry>,
     /// The room of the request. Each submission shares it, since a writer may hold the rows after the request gave up.
     room: Option<Arc<Held>>,
     /// The time of receipt of the first event. Each further event has one microsecond more, which keeps their order.
@@ -304,7 +321,7 @@ impl<'a> Sending<'a> {
             application,
             ids,
             single,
-            dry_run: false,
+            dry_run: None,
             room,
             received_at_us: ingest.clock.reserve_us(count),
             outcomes: std::iter::repeat_with(|| None).take(count).collect(),
@@ -319,13 +336,16 @@ impl<'a> Sending<'a> {
     }
 
     fn origin(&self) -> Origin<'a> {
-        Origin::Sent { application: self.application, ids: self.ids, dry_run: self.dry_run }
+        Origin::Sent { application: self.application, ids: self.ids, dry_run: self.dry_run.is_some() }
     }
 
     /// Judges each event.
     async fn judge(&mut self, elements: PerEvent<Element>) -> Result<(), Refusal> {
         let judges = &self.ingest.judges;
-        let mut judging = if self.dry_run { judges.begin_dry() } else { judges.begin() };
+        let mut judging = match self.dry_run {
+            None => judges.begin(),
+            Some(dry) => judges.begin_dry(dry == Dry::ByCandidates),
+        };
         let origin = self.origin();
         for (place, element) in elements.into_iter().enumerate() {
             if place % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
@@ -380,7 +400,7 @@ impl<'a> Sending<'a> {
                 let validator = event_type.as_ref().filter(|_| by_module).map(judged_by);
                 let (violations, omitted) = self.choose_violations(violations);
                 self.outcomes[place] = Some(Outcome::Rejected { id, code, violations, omitted, validator });
-                if !self.dry_run {
+                if self.dry_run.is_none() {
                     let share = self.application.rejected_share();
                     self.ingest.dead_letters.gather(&mut self.rejected, letter, share);
                 }

@@ -206,9 +206,9 @@ impl Judges {
         self.judging(Court::Serving(self.validators.begin()))
     }
 
-    /// Starts judging events that are not stored.
-    pub fn begin_dry(&self) -> Judging<'_> {
-        self.judging(Court::Serving(self.validators.begin_dry()))
+    /// Starts judging events that are not stored, by candidates where there are some if the request asks for these.
+    pub fn begin_dry(&self, by_candidates: bool) -> Judging<'_> {
+        self.judging(Court::Serving(self.validators.begin_dry(by_candidates)))
     }
 
     /// Starts judging events for which no sender waits.

@@ -20,6 +20,17 @@ use super::registry::{Place, Snapshot};
 use super::slot::Slot;
 use super::{Inner, Judgement, Subject, Terms, Validators};
 
+/// Whether the events of a request are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dry {
+    /// They are.
+    No,
+    /// They are not, so they are not compared.
+    Yes,
+    /// They are not, and candidates judge them wherever there are some.
+    ByCandidates,
+}
+
 /// Judges the events of one request. All of them meet the same modules, even if modules are swapped meanwhile.
 pub struct Judging<'a> {
     pub(super) validators: &'a Validators,
@@ -36,8 +47,8 @@ pub struct Judging<'a> {
     pub(super) late: bool,
     /// The modules beside those that serve; `None` if there are none, or none is to see these events.
     pub(super) besides: Option<Arc<HashMap<Slot, Besides>>>,
-    /// The events are not stored, so they are not compared.
-    pub(super) is_dry: bool,
+    /// Whether the events are not stored.
+    pub(super) dry: Dry,
 }
 
 /// Events between two looks at the clock.
@@ -123,24 +134,28 @@ impl Judging<'_> {
         // A module that came a moment ago is compared from the next request on.
         let is_of_it = |beside: &&Arc<Beside>| Arc::ptr_eq(&beside.serving, module);
         let candidate = besides.candidate.as_ref().filter(is_of_it);
+        if let Some(candidate) = candidate.filter(|_| self.dry == Dry::ByCandidates) {
+            let outcome = self.call(&candidate.module, event).await;
+            return Judgement { outcome, digest: Some(candidate.module.digest) };
+        }
         if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
             let said = self.call(&canary.module, event).await;
             if let Ok(verdict) = &said {
-                if !self.is_dry {
+                if self.dry == Dry::No {
                     canary.judged(verdict);
                     comparing.compare(canary, &event, &said, Missing::Serving, check_amended);
                 }
                 return Judgement { outcome: said, digest: Some(canary.module.digest) };
             }
             let outcome = self.call(module, event).await;
-            if !self.is_dry {
+            if self.dry == Dry::No {
                 canary.pair(&Paired::of(&event), &said, &outcome);
             }
             return Judgement { outcome, digest: Some(module.digest) };
         }
         let outcome = self.call(module, event).await;
         let shadow = candidate.filter(|candidate| candidate.trial == Trial::Shadow);
-        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| !self.is_dry);
+        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| self.dry == Dry::No);
         for beside in others {
             comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
         }

@@ -106,7 +106,7 @@ use comparing::Comparing;
 use engine::{Bounds, Sandbox};
 use following::{Followed, LifecycleThread};
 use generation::Generations;
-use judging::unfinished;
+use judging::{Dry, unfinished};
 use keeping::Keeping;
 use lifecycle::Message;
 use loading::Loader;
@@ -458,7 +458,7 @@ impl Validators {
             yielded: began,
             late: false,
             besides: self.inner.candidates.now(),
-            is_dry: false,
+            dry: Dry::No,
         }
     }
 
@@ -469,10 +469,12 @@ impl Validators {
         Judging { latest: None, besides: None, ..self.begin() }
     }
 
-    /// Like [`Validators::begin`], for events that are not stored. Nobody counts what candidates say of them.
+    /// Like [`Validators::begin`], for events that are not stored. Nobody counts what candidates say of them. With
+    /// `by_candidates`, the candidate of a slot that has one judges all its events.
     #[must_use]
-    pub fn begin_dry(&self) -> Judging<'_> {
-        Judging { is_dry: true, ..self.begin() }
+    pub fn begin_dry(&self, by_candidates: bool) -> Judging<'_> {
+        let dry = if by_candidates { Dry::ByCandidates } else { Dry::Yes };
+        Judging { dry, ..self.begin() }
     }
 
     /// Judges one event that no request waits for, with the module that serves its type now. Only the limits of that

@@ -93,8 +93,10 @@ async fn a_shadow_judges_copies_and_nothing_depends_on_it() {
     assert_eq!((found.counts, found.judged), (counts, 0));
     assert_eq!(found.samples.first().map(|sample| (&*sample.what, sample.new.len())), Some(("would_refuse", 1)));
     // A dry run stores nothing, and counts nothing.
-    let dry = validators.begin_dry().judge(subject(("shop", "sale"), "{}")).await;
+    let dry = validators.begin_dry(false).judge(subject(("shop", "sale"), "{}")).await;
     assert_eq!(dry.outcome, Ok(Verdict::Accept));
+    let tried = validators.begin_dry(true).judge(subject(("shop", "sale"), "{}")).await;
+    assert_eq!(tried.digest, Some(Digest::of(&reject)), "who asks may see what the candidate says");
     serve(&validators, 2, &[live]).await;
     judge(&validators, 5).await;
     assert_eq!((validators.candidates().len(), validators.take_comparisons().len()), (0, 0), "it is discarded");

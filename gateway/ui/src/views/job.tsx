@@ -9,7 +9,9 @@ import { Problem } from "../parts/problem";
 import { type Column, Table } from "../parts/table";
 import { legible, Time, whole } from "../parts/words";
 import { isOver, type Job, JobState, Progress, Result } from "./fleet/jobs";
+import { Replayed } from "./validators/replayed";
 import "./fleet/fleet.css";
+import "./validators.css";
 
 const EVERY = 1000;
 
@@ -89,6 +91,12 @@ function One({ id, act }: { id: string; act: string }) {
         <section class="card" aria-labelledby="codes">
           <h2 id="codes">Not stored, by code</h2>
           <Table label="Codes" columns={CODE_COLUMNS} rows={codes} keyOf={([code]) => code} />
+        </section>
+      )}
+      {data.kind === "replay" && data.result !== null && (
+        <section class="card" aria-labelledby="replayed">
+          <h2 id="replayed">What the module would have said</h2>
+          <Replayed of={data} />
         </section>
       )}
       <section class="card" aria-labelledby="request">

@@ -8,10 +8,12 @@ import { unlessHidden, useLoaded } from "../parts/loading";
 import { Problem } from "../parts/problem";
 import { Time } from "../parts/words";
 import { may } from "../session";
+import { CandidateCard } from "./validators/candidate";
 import { Facts } from "./validators/facts";
 import { Outcomes } from "./validators/outcomes";
 import { Preparations } from "./validators/preparations";
 import { Ship } from "./validators/ship";
+import { TakenBackCard } from "./validators/taken-back";
 import { Try } from "./validators/try";
 import "./validators.css";
 import { Versions } from "./validators/versions";
@@ -53,6 +55,8 @@ function OnePage({ slot, filters }: { slot: Slot; filters: Filters }) {
       {problem !== null && <Problem of={problem} doing={problem instanceof Refused ? "What is shown is not up to date." : "What is shown is old."} />}
       <Head slot={slot} one={data} />
       {data !== null && <Trouble one={data} />}
+      {data !== null && <TakenBackCard list={data.taken_back ?? []} />}
+      {data !== null && <CandidateCard slot={slot} one={data} after={after} />}
       <Outcomes slot={slot} one={data} filters={filters} choose={(range) => go("validator", { ...filters, range })} />
       {data?.state !== undefined && <Facts one={data} />}
       {(data?.preparations?.length ?? 0) > 0 && <Preparations list={data?.preparations ?? []} />}
@@ -63,7 +67,7 @@ function OnePage({ slot, filters }: { slot: Slot; filters: Filters }) {
         </section>
       )}
       {(data !== null || may("ship")) && <Versions slot={slot} one={data} after={after} />}
-      {may("ingest") && <Try slot={slot} digest={data?.digest ?? null} />}
+      {may("ingest") && <Try slot={slot} digest={data?.digest ?? null} candidate={data?.candidate?.digest ?? null} />}
     </div>
   );
 }

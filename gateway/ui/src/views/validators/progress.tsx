@@ -14,6 +14,9 @@ export function forceFor(problem: Refused | Unreachable, from: "directory" | "da
   if (problem.code === "fleet_refused") {
     return "With force the other gateways serve it. A gateway that cannot answers 503 for the events of this type until it can.";
   }
+  if (problem.code === "taken_back") {
+    return "With force it is taken all the same, and the guard may take it back again.";
+  }
   if (problem.code === "module_refused" && /`redact`.*version before/.test(problem.problem.expected ?? "")) {
     return "With force it serves although it takes nothing out of refused events any more: they are kept as they came. Do this only if nothing in them is secret.";
   }

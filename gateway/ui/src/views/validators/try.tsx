@@ -14,6 +14,17 @@ type Receipts = Schemas["Receipts"];
 /** With the text that was judged: what stands in the field may be another one by now. */
 type Answer = { kind: "asking" } | { kind: "told"; text: string; told: Receipt | Receipts } | { kind: "failed"; text: string; problem: Refused | Unreachable };
 
+/** Asks what would become of an event. */
+async function judged(text: string, query: Record<string, boolean>): Promise<Answer> {
+  try {
+    const body = new Blob([text], { type: "application/json" });
+    return { kind: "told", text, told: await send<Receipt | Receipts>("POST", "/v1/events", { query: { dry_run: true, ...query }, body }) };
+  } catch (error) {
+    if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
+    return { kind: "failed", text, problem: error };
+  }
+}
+
 /** Events among which one is looked for that this module judged. */
 const LOOKED = 20;
 
@@ -32,10 +43,11 @@ async function sample(slot: Slot, digest: string | null, signal: AbortSignal): P
   return { text: JSON.stringify(made, null, 2), isReal: found !== undefined };
 }
 
-export function Try({ slot, digest }: { slot: Slot; digest: string | null }) {
+export function Try({ slot, digest, candidate }: { slot: Slot; digest: string | null; candidate: string | null }) {
   const [text, setText] = useState("");
   const [isReal, setReal] = useState<boolean | null>(null);
   const [answer, setAnswer] = useState<Answer | null>(null);
+  const [other, setOther] = useState<Answer | null>(null);
   const field = useRef<HTMLTextAreaElement>(null);
   const touched = useRef(false);
   useEffect(() => {
@@ -55,13 +67,10 @@ export function Try({ slot, digest }: { slot: Slot; digest: string | null }) {
   const judge = async (event: Event) => {
     event.preventDefault();
     setAnswer({ kind: "asking" });
-    try {
-      const body = new Blob([text], { type: "application/json" });
-      setAnswer({ kind: "told", text, told: await send<Receipt | Receipts>("POST", "/v1/events", { query: { dry_run: true }, body }) });
-    } catch (error) {
-      if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
-      setAnswer({ kind: "failed", text, problem: error });
-    }
+    setOther(null);
+    const [own, others] = await Promise.all([judged(text, {}), candidate === null ? null : judged(text, { candidate: true })]);
+    setAnswer(own);
+    setOther(others);
   };
   const show = (line: number, column: number) => {
     const place = placeOf(text, line, column);
@@ -95,13 +104,33 @@ export function Try({ slot, digest }: { slot: Slot; digest: string | null }) {
           <Icon of={FlaskConical} /> Judge it
         </button>
       </form>
-      <div class="verdict-of-try" aria-live="polite">
-        {answer?.kind === "asking" && <Busy>The gateway judges it…</Busy>}
-        {answer?.kind === "told" && ("results" in answer.told ? <Many of={answer.told} /> : <Told of={answer.told} />)}
-        {answer?.kind === "told" && <Judge slot={slot} text={answer.text} digest={digest} />}
-        {answer?.kind === "failed" && <Failed problem={answer.problem} text={answer.text} show={show} />}
+      <div class={other === null ? "verdicts" : "verdicts both"} aria-live="polite">
+        {answer !== null && (
+          <div class="verdict-of-try">
+            {other !== null && <h3>For its sender</h3>}
+            <Verdict answer={answer} slot={slot} digest={candidate === null ? digest : undefined} show={show} />
+          </div>
+        )}
+        {other !== null && (
+          <div class="verdict-of-try">
+            <h3>By the candidate</h3>
+            <Verdict answer={other} slot={slot} digest={candidate} show={show} />
+          </div>
+        )}
       </div>
     </section>
+  );
+}
+
+/** What would become of the event. The module is told where it is known who judged: a canary may judge for the sender. */
+function Verdict({ answer, slot, digest, show }: { answer: Answer; slot: Slot; digest: string | null | undefined; show: (line: number, column: number) => void }) {
+  return (
+    <>
+      {answer.kind === "asking" && <Busy>The gateway judges it…</Busy>}
+      {answer.kind === "told" && ("results" in answer.told ? <Many of={answer.told} /> : <Told of={answer.told} />)}
+      {answer.kind === "told" && digest !== undefined && <Judge slot={slot} text={answer.text} digest={digest} />}
+      {answer.kind === "failed" && <Failed problem={answer.problem} text={answer.text} show={show} />}
+    </>
   );
 }
 
