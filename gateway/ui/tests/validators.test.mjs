@@ -203,7 +203,7 @@ test("the keyboard alone checks, pushes, rolls back and tries an event", async (
   // The browser asks for no file by itself from here on.
   page.on("filechooser", () => {});
   await card(page, "Ship a version").waitFor();
-  await tabTo(page, /Choose a module file/);
+  await tabTo(page, /Choose a module or a JSON Schema/);
   const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.keyboard.press("Enter")]);
   await chooser.setFiles(file(next));
   await page.getByText("The gateway would take it.").waitFor();

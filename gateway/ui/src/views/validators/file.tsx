@@ -1,4 +1,4 @@
-// A module file that somebody drops anywhere on the page, or chooses. It is read at once, so that what is checked is what is
+// A module or a schema that somebody drops anywhere on the page, or chooses. It is read at once, so that what is checked is what is
 // pushed, even if a build writes it again in between.
 import { Upload } from "lucide";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -65,7 +65,7 @@ export function FileField({ label, chosen, disabled, choose }: Given) {
   return (
     <div class={`drop ${over ? "over" : ""}`}>
       <label class={`file ${disabled ? "disabled" : ""}`}>
-        <input ref={field} type="file" accept=".wasm,application/wasm" disabled={disabled} onChange={(event) => void take.current(event.currentTarget.files)} />
+        <input ref={field} type="file" accept=".wasm,.json,application/wasm,application/schema+json" disabled={disabled} onChange={(event) => void take.current(event.currentTarget.files)} />
         <Icon of={Upload} /> {label}
       </label>
       <span class="quiet">{over ? "Drop it here." : chosen === null ? "or drop it anywhere on this page" : "or drop another one"}</span>
@@ -83,7 +83,9 @@ export function FileField({ label, chosen, disabled, choose }: Given) {
 async function readFile(file: File): Promise<Chosen | string> {
   if (file.size > MODULE_BYTES_MAX) return `This file has ${bytes(file.size)}, and a module has 64 MiB at most: build it for size.`;
   try {
-    return { name: file.name, content: new Blob([await file.arrayBuffer()], { type: "application/wasm" }) };
+    // A JSON Schema judges as a module does.
+    const type = file.name.endsWith(".json") ? "application/schema+json" : "application/wasm";
+    return { name: file.name, content: new Blob([await file.arrayBuffer()], { type }) };
   } catch {
     return "The browser cannot read this file. A folder is no module; choose the file that the build made.";
   }

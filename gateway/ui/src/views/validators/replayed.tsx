@@ -152,12 +152,12 @@ const CHANGES: readonly Column<Change>[] = [
 function Examples({ of }: { of: Change["examples"] }) {
   return (
     <>
-      {of.map(({ event_id: event, dead_letter_id: letter }) => {
+      {of.map(({ event_id: event, session_id: session, dead_letter_id: letter }) => {
         const id = letter ?? event;
         if (id === null) return null;
         return (
           <span key={id}>
-            <a href={letter === null ? hrefOf("event", { id }) : hrefOf("letter", { id })}>
+            <a href={letter === null ? hrefOf("event", { session, id }) : hrefOf("letter", { id })}>
               <Short id={event ?? id} />
             </a>{" "}
           </span>

@@ -46,7 +46,7 @@ export function ShipNew() {
 
 /** The name that a file of the modules directory stands for. */
 function nameOf(file: string): string | null {
-  const stem = file.replace(/\.wasm$/, "");
+  const stem = file.replace(/\.(wasm|schema\.json)$/, "");
   if (stem === "_") return "*";
   try {
     const name = decodeURIComponent(stem);

@@ -121,7 +121,7 @@ export function Ship({ slot, from, after, named, elsewhere = false }: Given) {
   const hasFailed = progress.kind === "failed" || progress.kind === "refused";
   return (
     <div class="ship">
-      <FileField label={file === null ? "Choose a module file" : "Choose another file"} chosen={file} disabled={busy} choose={choose} />
+      <FileField label={file === null ? "Choose a module or a JSON Schema" : "Choose another file"} chosen={file} disabled={busy} choose={choose} />
       {elsewhere && (
         <button type="button" disabled={slot === null || file === null || busy || checked.kind === "checking"} onClick={() => file !== null && slot !== null && void look(file, slot)}>
           <Icon of={PackageCheck} /> Check it
