@@ -95,6 +95,8 @@ pub struct Sample {
     pub what: String,
     /// The event.
     pub id: String,
+    /// Its session.
+    pub session_id: String,
     /// Who sent it.
     pub application: String,
     /// When it was received, in microseconds since 1970.
@@ -187,6 +189,7 @@ pub(super) type Said = Result<Verdict, Unjudged>;
 /// An event of a pair, for its sample.
 pub(super) struct Paired<'a> {
     pub(super) id: &'a str,
+    pub(super) session_id: &'a str,
     pub(super) application: &'a str,
     pub(super) received_at_us: i64,
     pub(super) data: &'a str,
@@ -194,8 +197,8 @@ pub(super) struct Paired<'a> {
 
 impl<'a> Paired<'a> {
     pub(super) fn of(event: &GuestEvent<'a>) -> Self {
-        let GuestEvent { id, application, received_at_us, data, .. } = *event;
-        Self { id, application, received_at_us, data }
+        let GuestEvent { id, session_id, application, received_at_us, data, .. } = *event;
+        Self { id, session_id, application, received_at_us, data }
     }
 }
 
@@ -266,6 +269,7 @@ impl Beside {
             pairs.samples.push(Sample {
                 what: word.to_owned(),
                 id: event.id.to_owned(),
+                session_id: event.session_id.to_owned(),
                 application: event.application.to_owned(),
                 received_at_us: event.received_at_us,
                 old: violations(old),

@@ -171,6 +171,7 @@ fn sample(sample: &Value) -> Value {
     json!({
         "what": sample["what"],
         "id": sample["id"],
+        "session_id": sample["session_id"],
         "application": sample["application"],
         "received_at": received_at.map(time),
         "old": violations("old"),

@@ -1,7 +1,7 @@
 // One job: what was asked, how far it is, what came of it, and the way to cancel it.
 import { useState } from "preact/hooks";
 import { type Filters, go, hrefOf } from "../address";
-import { get, Refused, type Schemas, send } from "../api/client";
+import { get, Refused, send } from "../api/client";
 import { Code } from "../parts/copy";
 import { Ask } from "../parts/form";
 import { useLoaded } from "../parts/loading";
@@ -31,12 +31,6 @@ function NotThere() {
 const CODE_COLUMNS: readonly Column<[string, number]>[] = [
   { title: "Code", wide: true, show: ([code]) => <code>{code}</code> },
   { title: "Events", number: true, show: ([, count]) => whole(count) },
-];
-
-const REPLAY_COLUMNS: readonly Column<Schemas["ReplayRows"][number]>[] = [
-  { title: "Then", show: ({ old }) => old },
-  { title: "By the module", wide: true, show: ({ new: now }) => now },
-  { title: "Events", number: true, show: ({ count }) => whole(count) },
 ];
 
 function One({ id, act }: { id: string; act: string }) {
@@ -81,12 +75,6 @@ function One({ id, act }: { id: string; act: string }) {
           </p>
         )}
       </section>
-      {data.result !== null && "rows" in data.result && (
-        <section class="card" aria-labelledby="changes">
-          <h2 id="changes">What the module would change</h2>
-          <Table label="Outcomes" columns={REPLAY_COLUMNS} rows={data.result.rows} keyOf={({ old, new: now }) => `${old} ${now}`} />
-        </section>
-      )}
       {codes.length > 0 && (
         <section class="card" aria-labelledby="codes">
           <h2 id="codes">Not stored, by code</h2>

@@ -101,7 +101,7 @@ function Tried({ of }: { of: Candidate }) {
           <>
             <dt>Promoted by itself</dt>
             <dd>
-              <code>{of.auto}</code>, while the guard is silent
+              <Steps of={of.auto} /> while the guard is silent
             </dd>
           </>
         )}
@@ -110,6 +110,26 @@ function Tried({ of }: { of: Candidate }) {
       </dl>
       <Pairs of={of} />
     </>
+  );
+}
+
+/** The steps of a candidate that is promoted by itself. */
+function Steps({ of }: { of: NonNullable<Candidate["auto"]> }) {
+  return (
+    <ol class="steps">
+      {of.steps.map(({ step, state, mode, percent: share, until, compared, compared_min: least }) => (
+        <li key={step}>
+          {mode === "shadow" ? "shadow" : `${share} % of the sessions`}: <span class={`mark ${state === "done" ? "stored" : state === "running" ? "unfinished" : ""}`}>{state}</span>
+          {state === "running" && until !== null && (
+            <>
+              {" "}
+              until <Time at={until} />
+              {compared < least && `, and until ${whole(least)} events were compared; now ${whole(compared)}`}
+            </>
+          )}
+        </li>
+      ))}
+    </ol>
   );
 }
 
@@ -124,17 +144,23 @@ type Sample = Candidate["samples"][number];
 const SAMPLES: readonly Column<Sample>[] = [
   {
     title: "Event",
-    show: ({ id }) => (
-      <a href={hrefOf("event", { id })}>
-        <Short id={id} />
-      </a>
-    ),
+    show: (sample) => <Where of={sample} />,
   },
   { title: "The candidate", show: ({ what }) => NAMES.get(what) ?? what },
   { title: "Where and why", wide: true, show: (sample) => <Reasons of={sample} /> },
   { title: "Application", show: ({ application }) => <bdi>{legible(application)}</bdi> },
   { title: "Received", show: ({ received_at: at }) => (at === null ? "–" : <Time at={at} />) },
 ];
+
+/** The event is stored where the module that serves took it. */
+function Where({ of }: { of: Sample }) {
+  if (of.what === "would_take" || of.session_id === null) return <Short id={of.id} />;
+  return (
+    <a href={hrefOf("event", { session: of.session_id, id: of.id })}>
+      <Short id={of.id} />
+    </a>
+  );
+}
 
 function Reasons({ of }: { of: Sample }) {
   if (of.fault !== null) return <code>{of.fault}</code>;

@@ -131,7 +131,7 @@ function Outcomes({ rows, label }: { rows: Replay["rows"]; label: string }) {
   );
 }
 
-type Change = Replay["changes"][number];
+type Change = NonNullable<Replay["changes"]>[number];
 const CHANGES: readonly Column<Change>[] = [
   {
     title: "Where",
@@ -168,15 +168,16 @@ function Examples({ of }: { of: Change["examples"] }) {
 }
 
 function Changes({ of }: { of: Replay }) {
+  const changes = of.changes ?? [];
   return (
     <>
       <h3>What changes</h3>
-      {of.changes.length === 0 ? (
+      {changes.length === 0 ? (
         <p>
           <b>Nothing.</b> Every event that was compared would end as it did.
         </p>
       ) : (
-        <Table label="Changes" columns={CHANGES} rows={of.changes} keyOf={(one) => `${one.pointer} ${one.code} ${one.old} ${one.new} ${one.application}`} />
+        <Table label="Changes" columns={CHANGES} rows={changes} keyOf={(one) => `${one.pointer} ${one.code} ${one.old} ${one.new} ${one.application}`} />
       )}
       {of.changes_others > 0 && <p class="quiet small">{whole(of.changes_others)} changes of further kinds are not listed.</p>}
     </>
@@ -184,13 +185,14 @@ function Changes({ of }: { of: Replay }) {
 }
 
 function Amendments({ of }: { of: Replay }) {
-  if (of.amendments.length === 0) return null;
+  const amendments = of.amendments ?? [];
+  if (amendments.length === 0) return null;
   const shown = (value: unknown) => (value === undefined ? <span class="quiet">nothing</span> : <code><bdi>{legible(JSON.stringify(value))}</bdi></code>);
   return (
     <>
       <h3>What it changes in the data</h3>
       <ul class="violations">
-        {of.amendments.map(({ event_id: event, dead_letter_id: letter, changes, more }, index) => (
+        {amendments.map(({ event_id: event, dead_letter_id: letter, changes, more }, index) => (
           <li key={letter ?? event ?? index}>
             {event !== null && <Short id={event} />}{" "}
             {changes.map(({ pointer, old, new: now }) => (
