@@ -112,6 +112,13 @@ test("a canary is discarded with the keyboard alone", async () => {
   assert.deepEqual([(await candidate()).mode, (await candidate()).percent], ["canary", 12.5]);
   const tried = card(page, /^Candidate/);
   await tried.getByText("canary on 12.5 % of the sessions").waitFor();
+  // Steps are shown with what they wait for, and a share may be a whole number.
+  const headers = { authorization: `Bearer ${gateway.admin}`, "content-type": "application/schema+json" };
+  const body = schema({ host: { type: "string" }, path: { type: "string" } });
+  const steps = await fetch(`${gateway.url}${URL_OF}?auto=5%25:10m,25%25:30m`, { method: "PUT", headers, body });
+  assert.equal(steps.status, 200);
+  await tried.getByText("canary on 5 % of the sessions").waitFor();
+  await tried.getByText("until 200 events were compared; now 0").waitFor();
   await tried.getByRole("button", { name: "Discard…" }).press("Enter");
   await tried.getByText("is tried no more").waitFor();
   await page.keyboard.press("Tab");

@@ -157,6 +157,11 @@ export function parsed(text: string): unknown {
   }
 }
 
+/** A number of the gateway's own, which may be written as 5.0, as one to count with. */
+export function figure(value: number): number {
+  return Number(JSON.stringify(value));
+}
+
 interface RawJson {
   rawJSON?: (text: string) => unknown;
 }

@@ -4,6 +4,7 @@ import { useMemo, useRef, useState } from "preact/hooks";
 import { hrefOf } from "../../address";
 import { type Candidate, candidateOf, discard, promote } from "../../api/candidates";
 import type { One, Slot } from "../../api/modules";
+import { figure } from "../../api/client";
 import { Code } from "../../parts/copy";
 import { Icon } from "../../parts/icon";
 import { unlessHidden, useLoaded } from "../../parts/loading";
@@ -68,7 +69,7 @@ export function CandidateCard({ slot, one, after }: { slot: Slot; one: One; afte
 
 /** How it is tried. */
 function How({ of }: { of: Candidate }) {
-  return <span class="mark unfinished">{of.mode === "canary" ? `canary on ${of.percent ?? 0} % of the sessions` : "shadow"}</span>;
+  return <span class="mark unfinished">{of.mode === "canary" ? `canary on ${figure(of.percent ?? 0)} % of the sessions` : "shadow"}</span>;
 }
 
 function Tried({ of }: { of: Candidate }) {
@@ -119,7 +120,7 @@ function Steps({ of }: { of: NonNullable<Candidate["auto"]> }) {
     <ol class="steps">
       {of.steps.map(({ step, state, mode, percent: share, until, compared, compared_min: least }) => (
         <li key={step}>
-          {mode === "shadow" ? "shadow" : `${share} % of the sessions`}: <span class={`mark ${state === "done" ? "stored" : state === "running" ? "unfinished" : ""}`}>{state}</span>
+          {mode === "shadow" ? "shadow" : `${figure(share ?? 0)} % of the sessions`}: <span class={`mark ${state === "done" ? "stored" : state === "running" ? "unfinished" : ""}`}>{state}</span>
           {state === "running" && until !== null && (
             <>
               {" "}

@@ -3,7 +3,7 @@
 import { History, PackageCheck, Send, ShieldAlert } from "lucide";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Mode, replay } from "../../api/candidates";
-import { Refused, send, Unreachable } from "../../api/client";
+import { figure, Refused, send, Unreachable } from "../../api/client";
 import { type ModuleChange, placesOf, type Slot } from "../../api/modules";
 import { Icon } from "../../parts/icon";
 import { bytes } from "../../parts/words";
@@ -271,7 +271,7 @@ function UseField({ use, choose, canTry }: { use: Use; choose: (use: Use) => voi
 function Tried({ change }: { change: ModuleChange }) {
   return (
     <p>
-      <b>It is tried</b> {change.mode === "canary" ? <>as a canary on {change.percent} % of the sessions</> : "as a shadow"}. What it says beside the module that serves stands above, under
+      <b>It is tried</b> {change.mode === "canary" ? <>as a canary on {figure(change.percent ?? 0)} % of the sessions</> : "as a shadow"}. What it says beside the module that serves stands above, under
       Candidate.
     </p>
   );
