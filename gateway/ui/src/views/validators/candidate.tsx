@@ -100,9 +100,9 @@ function Tried({ of }: { of: Candidate }) {
         )}
         {of.auto !== null && (
           <>
-            <dt>Promoted by itself</dt>
+            <dt>Promoted by itself while the guard is silent</dt>
             <dd>
-              <Steps of={of.auto} /> while the guard is silent
+              <Steps of={of.auto} />
             </dd>
           </>
         )}
