@@ -155,7 +155,8 @@ impl Judging<'_> {
         }
         let outcome = self.call(module, event).await;
         let shadow = candidate.filter(|candidate| candidate.trial == Trial::Shadow);
-        let others = shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| self.dry == Dry::No);
+        let others =
+            shadow.into_iter().chain(besides.replaced.as_ref().filter(is_of_it)).filter(|_| self.dry == Dry::No);
         for beside in others {
             comparing.compare(beside, &event, &outcome, Missing::Beside, check_amended);
         }
