@@ -223,14 +223,28 @@ async fn each_outcome_of_the_past_is_compared_with_that_of_the_module_and_nothin
     assert_eq!(changes(&result), ["refused stored /n maximum local 2", "stored faulted  trap local 1"], "{result}");
     assert_eq!(gateway.sql(EVERYTHING), before, "no row of an event or a letter changes");
 
-    // A version that served is named by its digest.
+    // A version that served is named by its digest, and so is a candidate.
+    by_the_digest_of_a_candidate(&gateway, &query).await;
     let named = json!({"digest": digest_of(&plain(json!({"maximum": 6})))}).to_string();
     let result = replayed(&gateway, &query, named.as_bytes()).await;
     assert_eq!(cells(&result["rows"]), ["stored stored 6", "refused refused 2", "quarantined stored 1"], "{result}");
     noted(&gateway, &result).await;
 }
 
-/// Three replays are in the list, the audit trail and the metrics; the last one found `result`.
+async fn by_the_digest_of_a_candidate(gateway: &Gateway, query: &str) {
+    let candidate = plain(json!({"maximum": 2}));
+    gateway.drop_module(".candidates/shop/sale.schema.json", &candidate);
+    let named = json!({"digest": digest_of(&candidate)}).to_string();
+    let is_kept = async || {
+        let asked = ask_as(gateway, &admin(gateway), query, named.as_bytes()).await;
+        (asked.status == 202).then(|| id_of(&asked.json()))
+    };
+    let job = eventually("the candidate is kept", is_kept).await;
+    let job = ended(gateway, &admin(gateway), &job, "done").await;
+    assert_eq!(cells(&job["result"]["rows"])[1], "stored refused 4", "{job}");
+}
+
+/// Four replays are in the list, the audit trail and the metrics; the last one found `result`.
 async fn noted(gateway: &Gateway, result: &Value) {
     let list = gateway.get("/v1/jobs?kind=replay").await.json();
     let listed = &list["jobs"][0]["result"];
@@ -243,7 +257,7 @@ async fn noted(gateway: &Gateway, result: &Value) {
         gateway.sql("select distinct action || ' ' || subject from audit where action like 'job_%' order by 1");
     assert_eq!(entries, "job_ask replay\njob_end replay");
     let figures = gateway.figures().await;
-    assert_eq!(figures.value("eye_jobs_ended_total", &[("kind", "replay"), ("state", "done")]), Some(3.0));
+    assert_eq!(figures.value("eye_jobs_ended_total", &[("kind", "replay"), ("state", "done")]), Some(4.0));
 }
 
 /// A statement that inserts a letter of `shop/sale` with this data.

@@ -154,12 +154,16 @@ impl Validators {
         }
     }
 
-    /// The content of a version that the history of this gateway's data directory has.
+    /// The content of a version or a candidate that the history of this gateway's data directory has.
     ///
     /// # Errors
     ///
     /// When the history cannot be read.
     pub fn kept_content(&self, slot: &Slot, digest: Digest) -> std::io::Result<Option<Vec<u8>>> {
-        self.inner.tools.history.content(slot, digest)
+        let history = &self.inner.tools.history;
+        match history.content(slot, digest)? {
+            Some(content) => Ok(Some(content)),
+            None => history.of_candidates().content(slot, digest),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::candidate::Candidates;
 use super::directory::Directory;
 use super::happening::Observer;
-use super::history::History;
+use super::history::{CANDIDATES, History};
 use super::lifecycle::{Lifecycle, Message, Parts};
 use super::registry::Registry;
 use super::report::Reports;
@@ -51,7 +51,7 @@ pub(super) struct Followed {
 impl Followed {
     /// The folder of candidates in what this follows.
     pub(super) fn candidates(&self) -> Self {
-        let data_dir = self.data_dir.join("candidates");
+        let data_dir = self.data_dir.join(CANDIDATES);
         let tools = Tools {
             sandbox: Arc::clone(&self.tools.sandbox),
             loader: Arc::clone(&self.tools.loader),

@@ -24,6 +24,9 @@ use super::slot::Slot;
 /// Versions that are kept of each slot.
 const VERSIONS_MAX: usize = 10;
 
+/// The folder of candidates in the data directory. It has a history of its own.
+pub(super) const CANDIDATES: &str = "candidates";
+
 /// The first part of the name of a content that never served.
 const PREPARED: &str = "prepared-";
 
@@ -120,6 +123,12 @@ impl History {
     #[must_use]
     pub fn under(data_dir: &Path) -> Self {
         Self { root: data_dir.join("versions") }
+    }
+
+    /// The history of the candidates beside this one.
+    pub(super) fn of_candidates(&self) -> Self {
+        let data_dir = self.root.parent().unwrap_or(&self.root);
+        Self::under(&data_dir.join(CANDIDATES))
     }
 
     /// The versions of a slot, the newest first.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
-use eye_judge::{Kind as FileKind, ModulesFrom, Slot, Unprepared};
+use eye_judge::{Kind as FileKind, ModulesFrom, Role, Slot, Unprepared};
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use serde::Deserialize;
@@ -217,7 +217,7 @@ fn named(body: &[u8]) -> Result<Digest, Refusal> {
     version.digest.parse().map_err(|_| bad("digest", "must be the digest of a module: 64 hexadecimal digits"))
 }
 
-/// The content of a version of this slot.
+/// The content of a version or a candidate of this slot.
 async fn kept(query: &Query, slot: &Slot, digest: Digest) -> Result<Option<Bytes>, Refusal> {
     let content = match query.replaying.modules_from {
         ModulesFrom::Directory => {
@@ -229,7 +229,8 @@ async fn kept(query: &Query, slot: &Slot, digest: Digest) -> Result<Option<Bytes
             })?
         }
         ModulesFrom::Database => {
-            let versions = query.store.module_versions(&slot.to_string()).await.map_err(of_store)?;
+            let mut versions = query.store.module_versions(&Role::Live.name(slot)).await.map_err(of_store)?;
+            versions.extend(query.store.module_versions(&Role::Candidate.name(slot)).await.map_err(of_store)?);
             match versions.iter().any(|version| version.digest == digest.0) {
                 true => query.store.module_contents(&[digest]).await.map_err(of_store)?.remove(&digest),
                 false => None,

@@ -48,7 +48,7 @@ const REASONS: [(&str, &str); 7] = [
 pub(in crate::cli) struct Replay {
     #[command(flatten)]
     wanted: Wanted,
-    /// A version that is kept, instead of a file
+    /// A version or a candidate that is kept, instead of a file
     #[arg(long, value_name = "SHA256", value_parser = digest)]
     digest: Option<Digest>,
     /// The range of time until now: a number with m, h, d or w [default: 7d]

@@ -1,4 +1,4 @@
-//! The thread on which a replay judges. It has the lowest priority, so that it takes the processor time that nothing else
+//! The thread on which a replay judges. On Linux it has the lowest priority, so that it takes the processor time that nothing else
 //! wants. Reading the bytes of letters and comparing amended data are done there too.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -15,6 +15,7 @@ use super::difference::{Difference, differences};
 use crate::judging::{End, Judged, Judges, Judging, Origin};
 
 /// The priority of the thread, as `nice` has it: the lowest.
+#[cfg(target_os = "linux")]
 const NICE: i32 = 19;
 
 /// An event of the past.
@@ -98,7 +99,8 @@ impl Thread {
 }
 
 fn run(module: &Aside, tasks: &Receiver<Task>, runtime: &Handle) {
-    // It is the priority of this thread alone. A system that does not allow it gives the thread the usual share.
+    // On Linux it is the priority of this thread alone. A system that does not allow it gives the thread the usual share.
+    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "the thread of a replay has the priority of the others");
     }
