@@ -463,8 +463,15 @@ async fn the_report_on_modules_has_the_event_types_that_are_visible() {
     assert_eq!(slots(&by_category), ["shop/sale"]);
     let unserved = json!([{"category": "shop", "name": "return", "stored": 8, "nearest": null}]);
     assert_eq!((&by_category["problems"], &by_category["without_validator"]), (&json!([]), &unserved));
+    let candidate = async |name: &str, path: &str| {
+        let answer = house.get(house.reader(name), &format!("/v1/validators/{path}/candidate")).await;
+        (answer.status, answer.json()["code"].clone())
+    };
+    assert_eq!(candidate("by type", "shop/sale").await, (404, json!("no_candidate")));
+    assert_eq!(candidate("by type", "other/*").await, (404, json!("not_found")));
     // The counts are those of all applications.
     for name in ["by application", "by both"] {
+        assert_eq!(candidate(name, "shop/sale").await, (404, json!("not_found")));
         assert_eq!(house.get(house.reader(name), "/v1/validators").await.status, 404, "{name}");
     }
 }

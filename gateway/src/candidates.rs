@@ -379,7 +379,9 @@ impl Candidates {
     /// Takes a file of the modules directory back. Returns whether it was not taken back before.
     async fn take_back_file(&self, slot: &Slot, back: &TakeBack<'_>) -> Result<bool, store::Error> {
         let (digest, reason) = (back.key.digest, back.reason.to_owned());
-        if self.validators.taken_back(slot, digest).is_some() {
+        // What the guard put back stays.
+        let is_known = |digest| self.validators.taken_back(slot, digest).is_some();
+        if is_known(digest) || back.key.trial == REPLACEMENT && is_known(back.key.against) {
             return Ok(false);
         }
         self.store.note_taken_back(back).await?;

@@ -424,7 +424,8 @@ impl Shipping {
         let digest = report.as_ref().and_then(|report| report.digest);
         let mut body = shown::validator(slot, report, &versions, self.fleet.modules_from());
         body["candidate"] = self.candidates_in_short().remove(&slot.to_string()).unwrap_or_default();
-        let taken_back = self.store.taken_back(&slot.to_string()).await.map_err(of_store)?;
+        // Without an answer of the database the rest is still worth having.
+        let taken_back = self.store.taken_back(&slot.to_string()).await.unwrap_or_default();
         body["taken_back"] = taken_back.iter().map(shown::taken_back).collect();
         if self.fleet.modules_from() == ModulesFrom::Database {
             body["generation"] = self.validators.generation().into();

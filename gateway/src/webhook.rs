@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use eye_event::verdict::Digest;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
@@ -49,7 +50,9 @@ pub struct Target {
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Target").finish_non_exhaustive()
+        // Tells one from another, and no more.
+        let digest = Digest::of(&[self.url.to_string().as_bytes(), &self.secret].concat()).to_string();
+        formatter.debug_struct("Target").field("digest", &&digest[..8]).finish_non_exhaustive()
     }
 }
 

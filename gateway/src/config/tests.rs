@@ -284,6 +284,7 @@ fn another(setting: &Setting) -> String {
         Kind::OptionalInteger { .. } => "7".to_owned(),
         Kind::Address | Kind::OptionalAddress => "\"127.0.0.1:9\"".to_owned(),
         Kind::Path | Kind::OptionalPath => "\"elsewhere\"".to_owned(),
+        Kind::Secret if setting.key == "notify_url" => "\"https://other.example\"".to_owned(),
         Kind::Secret => "\"postgres://u@h/other\"".to_owned(),
         Kind::Networks => "\"10.1.0.0/16\"".to_owned(),
         Kind::Origins => "\"https://shop.example\"".to_owned(),
@@ -298,12 +299,14 @@ fn another(setting: &Setting) -> String {
 /// The rows say which settings a reload applies. Running parts take nothing else of a reload than [`parts::Changeable`].
 #[test]
 fn a_reload_gives_to_the_parts_the_settings_whose_row_says_so_and_no_others() {
-    const BASE: [(&str, &str); 5] = [
+    const BASE: [(&str, &str); 7] = [
         ("tls_certificate", "\"a\""),
         ("tls_key", "\"b\""),
         ("tls_client_ca", "\"c\""),
         ("trusted_proxies", "\"10.0.0.0/8\""),
         ("database_url", "\"postgres://u@h/d\""),
+        ("notify_url", "\"https://chat.example\""),
+        ("notify_secret", "\"sixteen bytes or more\""),
     ];
     for setting in SETTINGS {
         // Callers are `local` only where the gateway has a Postgres of its own.

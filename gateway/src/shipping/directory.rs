@@ -1,6 +1,8 @@
 //! Pushes, rollbacks and retirements of a gateway whose modules come from its directory. It changes the directory as an
 //! author would, by rename, and follows what the gateway makes of the file.
 
+use std::io;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
@@ -178,7 +180,10 @@ impl Shipping {
         });
         self.offer_redrive(&mut body, before).await;
         let wanted = Wanted { digest: version.digest, settings: None, known };
-        self.until_settled(slot, &wanted, followed, body).await
+        let answer = self.until_settled(slot, &wanted, followed, body).await;
+        // What somebody puts back on purpose is not taken back, though it may refuse more.
+        self.validators.forget_replaced(slot);
+        answer
     }
 
     pub(super) async fn retire_in_directory(
@@ -267,7 +272,7 @@ pub(super) fn errors_of(report: Option<TypeReport>) -> Vec<DateTime<Utc>> {
     errors.into_iter().flatten().flatten().map(|error| error.at).collect()
 }
 
-pub(super) fn unwritten(error: &std::io::Error) -> Refusal {
+pub(super) fn unwritten(error: &io::Error) -> Refusal {
     Refusal::ModulesElsewhere { message: format!("Nothing was changed: the directory answers: {error}.") }
 }
 
