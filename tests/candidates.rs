@@ -393,6 +393,35 @@ async fn a_replacement_that_refuses_much_more_is_taken_back_and_what_it_refused_
 }
 
 #[tokio::test]
+async fn refusals_that_are_meant_serve_on_and_a_replacement_is_compared_only_for_a_while() {
+    let house = House::with(1, |setup| setup.with("EYE_GUARD_MINUTES", 1)).await;
+    let lenient = house.shipped("", &module("accepts")).await;
+    let strict = house.shipped("?expect_refusals=true", &module("refuses_some")).await;
+    let told = house.send(0, &house.admin, &fifteen_percent(600)).await;
+    assert_eq!(told["rejected"], json!(90));
+    let pairs = "select coalesce(sum(same + would_refuse), 0) >= 600 from candidate_pairs where trial = 'replacement'";
+    eventually("they are compared", async || (house.server.sql(pairs) == "t").then_some(())).await;
+    let shown = house.shown().await;
+    assert_eq!((&shown["digest"], &shown["taken_back"]), (&json!(strict), &json!([])), "{shown}");
+    // A rollback says what can be judged again, and how.
+    let back = house.ask("POST", &format!("{PATH}/rollback")).await;
+    let redrive = back.json()["redrive"].clone();
+    assert_eq!((back.json()["digest"].clone(), &redrive["letters"]), (json!(lenient), &json!(90)), "{back:?}");
+    assert_eq!(redrive["command"], json!(format!("eye dead-letters redrive --validator {strict} --store")));
+    // Without the guard nothing is compared.
+    let house = House::with(1, |setup| setup.with("EYE_GUARD_MINUTES", 0)).await;
+    house.shipped("", &module("accepts")).await;
+    let strict = house.shipped("", &module("refuses_some")).await;
+    let none = async || {
+        let figures = house.ask("GET", "/metrics").await.text;
+        figures.contains("eye_candidates{trial=\"replacement\"} 0").then_some(())
+    };
+    eventually("it is not compared any more", none).await;
+    house.send(0, &house.admin, &fifteen_percent(400)).await;
+    assert_eq!(house.shown().await["digest"], json!(strict));
+}
+
+#[tokio::test]
 async fn one_bad_application_does_not_undo_a_good_rule() {
     let house = House::of(1).await;
     let (good, bad) = (house.add("good", &[]).await, house.add("bad", &[]).await);

@@ -176,6 +176,7 @@ fn another(setting: &Setting) -> String {
         ("database_url", _) => quoted("postgres://nobody@127.0.0.1:1/nothing"),
         ("role", _) => "\"reader\"\ndatabase_url = \"postgres://nobody@127.0.0.1:1/nothing\"".to_owned(),
         ("admin_token_file", _) => "\"t\"\ndatabase_url = \"postgres://nobody@127.0.0.1:1/nothing\"".to_owned(),
+        ("notify_url", _) => "\"https://chat.example\"\nnotify_secret = \"sixteen bytes or more\"".to_owned(),
         (_, Kind::Integer { max, .. }) => {
             let default: u64 = setting.default.parse().expect("a number");
             (if default < max { default + 1 } else { default - 1 }).to_string()

@@ -493,3 +493,33 @@ fn counts_of(pairs: &PairCounts, judged: u64, judged_refused: u64) -> Pairs {
         judged_refused: number(judged_refused),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_database_is_bounded_and_adds_up() {
+        let sample = |number: usize| Sample {
+            what: "would_refuse".to_owned(),
+            id: number.to_string(),
+            application: "shop".to_owned(),
+            received_at_us: 0,
+            old: Vec::new(),
+            new: Vec::new(),
+            fault: None,
+        };
+        let mut waiting = Waiting::default();
+        for round in 0..3_u64 {
+            let applications = (0..150).map(|number| {
+                let pairs = ApplicationPairs { compared: 2, would_refuse: 1 };
+                (format!("application {}", round * 100 + number), pairs)
+            });
+            let counts = Pairs { same: 150, would_refuse: 150, ..Pairs::default() };
+            waiting.add(counts, applications.collect(), (0..10).map(sample).collect());
+        }
+        assert_eq!((waiting.counts.compared(), waiting.samples.len()), (900, SAMPLES_MAX));
+        assert_eq!(waiting.applications.len(), APPLICATIONS_MAX + 1, "those beyond are one without a name");
+        assert_eq!(waiting.applications.values().map(|pairs| pairs.compared).sum::<u64>(), 900);
+    }
+}

@@ -199,23 +199,28 @@ pub struct SteppedRow {
 
 from_row!(SteppedRow { event_type, slot, digest, settings, serves, serves_settings, seconds, compared, is_busy });
 
+// A candidate may be older than the oldest generation that is kept.
 const STEPPED: &str = "select event_type_of(tried.event_type) as event_type, tried.event_type as slot, tried.digest, \
          tried.settings, live.digest as serves, live.settings as serves_settings, \
-         extract(epoch from clock_timestamp() - generations.made_at)::float8 as seconds, \
+         extract(epoch from clock_timestamp() - tried.since)::float8 as seconds, \
          coalesce((select sum(same + would_refuse + would_take + amends_otherwise + faulted) from candidate_pairs pairs \
              where pairs.event_type = event_type_of(tried.event_type) and pairs.digest = tried.digest \
-                 and pairs.against = live.digest and trial <> 'replacement' and pairs.since >= generations.made_at), 0 \
+                 and pairs.against = live.digest and trial <> 'replacement' and pairs.since >= tried.since), 0 \
          )::bigint as compared, \
          exists (select from preparations join preparation_slots slots on slots.preparation_id = preparations.id \
              where slots.event_type = tried.event_type and (state = 'preparing' \
                  or state <> 'active' and cause = 'promote' and asked_at > clock_timestamp() - interval '1 minute') \
          ) as is_busy \
-     from generation_set() tried \
-     left join generation_set() live on live.event_type = event_type_of(tried.event_type) \
-     cross join lateral (select max(number) as number from generation_changes changes \
-         where changes.event_type = tried.event_type) newest \
-     join generations on generations.number = newest.number \
-     where starts_with(tried.event_type, candidate_name('')) and position('auto' in coalesce(tried.settings, '')) > 0";
+     from ( \
+         select distinct on (event_type) event_type, digest, settings, \
+             coalesce(made_at, (select min(made_at) from generations)) as since \
+         from generation_changes left join generations using (number) \
+         where starts_with(event_type, candidate_name('')) order by event_type, number desc \
+     ) tried left join lateral ( \
+         select digest, settings from generation_changes changes \
+         where changes.event_type = event_type_of(tried.event_type) order by number desc limit 1 \
+     ) live on true \
+     where tried.digest is not null and position('auto' in coalesce(tried.settings, '')) > 0";
 
 // In the order of their keys, so that two gateways never wait for each other.
 const ADD: &str = "insert into candidate_pairs as pairs (event_type, digest, against, trial, percent, same, would_refuse, \
@@ -310,10 +315,11 @@ impl Store {
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
     pub async fn candidate(&self, event_type: &str) -> Result<Option<CandidateRow>, Error> {
         let query = sqlx::query_as(
-            "select newest.digest, settings, made_at as since, coalesce(shipped_by, made_by) as made_by from ( \
+            "select newest.digest, settings, coalesce(made_at, (select min(made_at) from generations)) as since, \
+                 coalesce(shipped_by, made_by, '') as made_by from ( \
                  select number, digest, settings from generation_changes where event_type = candidate_name($1) \
                  order by number desc limit 1 \
-             ) newest join generations using (number) \
+             ) newest left join generations using (number) \
              left join module_versions versions on versions.event_type = $1 and versions.digest = newest.digest \
              where newest.digest is not null",
         )
