@@ -502,6 +502,7 @@ mod tests {
     fn what_waits_for_the_database_is_bounded_and_adds_up() {
         let sample = |number: usize| Sample {
             what: "would_refuse".to_owned(),
+            session_id: String::new(),
             id: number.to_string(),
             application: "shop".to_owned(),
             received_at_us: 0,
