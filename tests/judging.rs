@@ -222,8 +222,65 @@ async fn sent_in_each_way(gateway: &Gateway, rule: &Rule, number: usize) {
     assert_eq!(&said(&redriven["results"][0]), expected, "redrive: {what}: {redriven}");
 }
 
-/// The same event, time of receipt and module give the same verdict, codes and pointers, whatever asks. Shadow and canary
-/// belong here too, once there are candidates.
+/// Tries the module beside one that takes all, as a shadow and as a canary on all sessions.
+async fn tried_in_each_way(gateway: &Gateway, rule: &Rule) {
+    let beside = format!("{}.wasm", rule.event_type);
+    gateway.drop_module(&beside, &crate::support::module("accepts"));
+    gateway.validator(rule.event_type, "active").await;
+    let path = format!("/v1/validators/{}", rule.event_type);
+    for (round, query) in [(5, "mode=shadow"), (6, "mode=canary&percent=100")] {
+        // What breaks would be taken back.
+        let request = gateway.as_admin(gateway.request("PUT", &format!("{path}?{query}&settings=guard%3Dfalse")));
+        let request = request.header("content-type", rule.content_type()).body(rule.content.clone());
+        let tried = gateway.answer(request).await;
+        assert_eq!((tried.status, &tried.json()["state"]), (200, &json!("active")), "{tried:?}");
+        let stored = || ("stored".to_owned(), Vec::new());
+        let cases = || rule.cases.iter().enumerate();
+        for (number, (case, expected)) in cases() {
+            let sent = gateway.send(&rule.event(round, number)).await;
+            // A shadow judges nothing, and what a canary breaks on is judged by the module that serves.
+            let is_judged = round == 6 && expected.0 == "rejected";
+            let answer = if is_judged { expected.clone() } else { stored() };
+            assert_eq!(said(&sent.json()), answer, "{query}: {} {case}: {sent:?}", rule.event_type);
+        }
+        let found = eventually("all are compared", async || {
+            let candidate = gateway.get(&format!("{path}/candidate")).await.json();
+            (candidate["compared"] == rule.cases.len()).then_some(candidate)
+        })
+        .await;
+        for (number, (case, expected)) in cases() {
+            let session_id = &rule.event(round, number)["session_id"];
+            let samples = found["samples"].as_array().expect("samples");
+            let sample = samples.iter().find(|sample| sample["session_id"] == *session_id);
+            let told = sample.map_or_else(stored, said_by_sample);
+            assert_eq!(&told, expected, "{query}: {} {case}: {found}", rule.event_type);
+        }
+    }
+    let discarded = gateway.as_admin(gateway.request("DELETE", &format!("{path}/candidate")));
+    assert_eq!(gateway.answer(discarded).await.status, 200);
+    gateway.remove_module(&beside);
+    eventually("it is gone", async || {
+        let report = gateway.get(&path).await.json();
+        report["digest"].is_null().then_some(())
+    })
+    .await;
+}
+
+/// What a candidate says of the event of a sample.
+fn said_by_sample(sample: &Value) -> Said {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if sample["what"] == "faulted" {
+        return ("quarantined".to_owned(), vec![format!(" {}", text(&sample["fault"]))]);
+    }
+    assert_eq!(sample["what"], "would_refuse", "{sample}");
+    let violations = sample["new"].as_array().expect("violations").iter();
+    let mut codes: Vec<String> =
+        violations.map(|one| format!("{} {}", text(&one["pointer"]), text(&one["code"]))).collect();
+    codes.sort();
+    ("rejected".to_owned(), codes)
+}
+
+/// The same event, time of receipt and module give the same verdict, codes and pointers, whatever asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_surface_says_the_same_of_the_same_event() {
     let gateway = Setup::default().with("EYE_DEADLINE_MS", 1_000).start().await;
@@ -239,6 +296,7 @@ async fn each_surface_says_the_same_of_the_same_event() {
             let session_id = sent["session_id"].as_str().expect("text");
             assert_eq!(&said_by_replay(&result, session_id), expected, "replay: {} {case}: {result}", rule.event_type);
         }
+        tried_in_each_way(&gateway, &rule).await;
         let (_, ending) = rule.file.split_once('.').expect("an ending");
         gateway.drop_module(&format!("{}.{ending}", rule.event_type), &rule.content);
         gateway.validator(rule.event_type, "active").await;

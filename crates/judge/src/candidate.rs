@@ -161,6 +161,10 @@ pub struct CandidateReport {
     pub judging: Option<Times>,
     /// How it stands.
     pub standing: Standing,
+    /// Whether the guard may take the new module back.
+    pub guard: bool,
+    /// Whether more refusals are meant.
+    pub expects_refusals: bool,
 }
 
 /// The pairs of two modules since the last look.
@@ -218,6 +222,12 @@ impl Beside {
 
     fn pairs(&self) -> MutexGuard<'_, Pairs> {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether more refusals of the new module are meant.
+    fn expects_refusals(&self) -> bool {
+        let (new, _) = self.new_and_old();
+        new.settings().expect_refusals == Some(new.digest)
     }
 
     /// Whether it is a canary that takes something out of dead letters.
@@ -302,7 +312,7 @@ impl Beside {
             calls: new.figures.calls(),
             deadline_ms: settings.limits.deadline_ms,
             guard: settings.guard,
-            expects_refusals: settings.expect_refusals == Some(new.digest),
+            expects_refusals: self.expects_refusals(),
             is_over,
         })
     }
@@ -478,6 +488,8 @@ impl Candidates {
                 counts: beside.module.figures.counts(),
                 judging: beside.module.figures.times(),
                 standing: beside.module.circuit.standing(),
+                guard: beside.new_and_old().0.settings().guard,
+                expects_refusals: beside.expects_refusals(),
             })
             .collect();
         reports.sort_by(|one, other| (&one.slot, one.trial).cmp(&(&other.slot, other.trial)));

@@ -458,13 +458,18 @@ impl Entry {
         self.serving = Some((Arc::new(module), wall_time()));
     }
 
-    /// Logs that the new module serves, once the registry has it.
-    pub(super) fn tell_taken(&mut self, slot: &Slot) {
+    /// Logs that the new module serves or is tried, once the registry has it.
+    pub(super) fn tell_taken(&mut self, slot: &Slot, is_candidate: bool) {
         if std::mem::take(&mut self.taken)
             && let Some((module, _)) = &self.serving
         {
             self.state.set(State::Active);
-            tracing::info!(event_type = %slot, digest = %module.digest, "the module is active");
+            if is_candidate {
+                let (mode, percent) = (self.settings.mode.as_str(), self.settings.share.percent());
+                tracing::info!(event_type = %slot, digest = %module.digest, mode, percent, "a candidate is tried");
+            } else {
+                tracing::info!(event_type = %slot, digest = %module.digest, "the module is active");
+            }
             let (digest, before) = (module.digest, self.served_last);
             if before != Some(digest) {
                 self.happenings.push(Happening::Replaced { digest, before });

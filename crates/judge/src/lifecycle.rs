@@ -399,7 +399,7 @@ impl Lifecycle {
                 self.parts.board.remove(&slot);
                 continue;
             };
-            entry.tell_taken(&slot);
+            entry.tell_taken(&slot, self.parts.is_of_candidates);
             for happening in std::mem::take(&mut entry.happenings) {
                 self.parts.observer.tell(&[&slot], happening);
             }

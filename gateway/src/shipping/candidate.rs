@@ -10,7 +10,7 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::asked::{Condition, Followed, Push};
-use super::terms::{Terms, settings_of};
+use super::terms::{Terms, expects_refusals, is_guarded, settings_of};
 use super::{Asking, Shipping, change_body, new_slot, refused, shown, turn, unasked, with};
 use crate::audit::{Action, Actor, Entry};
 use crate::body::Received;
@@ -181,21 +181,24 @@ impl Shipping {
         let none = || no_candidate(slot);
         let reports = self.validators.candidates();
         let report = reports.iter().find(|one| one.slot == *slot && one.trial != CandidateTrial::Replacement);
-        let (digest, terms, against, row) = match self.fleet.modules_from() {
+        let (digest, terms, guard, against, row) = match self.fleet.modules_from() {
             ModulesFrom::Database => {
                 let row = self.store.candidate(&slot.to_string()).await.map_err(of_store)?;
                 let row = row.ok_or_else(none)?;
                 let digest = row.digest[..].try_into().map(Digest).map_err(|_| Refusal::Internal)?;
                 let live = self.current(Role::Live, slot).await?.map(|live| live.digest);
-                (digest, Terms::of(row.settings.as_deref()), live, Some(row))
+                let settings = row.settings.as_deref();
+                let guard = (is_guarded(settings), expects_refusals(settings, digest));
+                (digest, Terms::of(settings), guard, live, Some(row))
             }
             ModulesFrom::Directory => {
                 let report = report.ok_or_else(none)?;
-                (report.digest, shown::terms(report.trial), Some(report.against), None)
+                let guard = (report.guard, report.expects_refusals);
+                (report.digest, shown::terms(report.trial), guard, Some(report.against), None)
             }
         };
         let pairs = self.store.pairs_of(&slot.to_string(), digest).await.map_err(of_store)?;
-        let body = shown::candidate(slot, (digest, against), &terms, row.as_ref(), &pairs);
+        let body = shown::candidate(slot, (digest, against), &terms, guard, row.as_ref(), &pairs);
         let mut response = response::json(StatusCode::OK, body.to_string());
         if let Ok(tag) = HeaderValue::try_from(format!("\"{digest}\"")) {
             response.headers_mut().insert(ETAG, tag);

@@ -32,9 +32,14 @@ impl Shipping {
 
     /// The digest of the candidate that this gateway tries.
     fn tried(&self, slot: &Slot) -> Option<Digest> {
+        self.trial(slot).map(|(digest, _)| digest)
+    }
+
+    /// The candidate that this gateway tries, and how.
+    fn trial(&self, slot: &Slot) -> Option<(Digest, CandidateTrial)> {
         let reports = self.validators.candidates();
         let own = reports.iter().find(|one| one.slot == *slot && one.trial != CandidateTrial::Replacement);
-        own.map(|one| one.digest)
+        own.map(|one| (one.digest, one.trial))
     }
 
     pub(super) async fn try_in_directory(
@@ -89,7 +94,7 @@ impl Shipping {
             .with("force", push.force);
         self.note(entry).await;
         drop(turn);
-        self.until_tried(slot, Some(&expected), &push.followed, body).await
+        self.until_tried(slot, Some((&expected, terms.trial())), &push.followed, body).await
     }
 
     pub(super) async fn promote_in_directory(
@@ -192,21 +197,21 @@ impl Shipping {
         self.validators.candidate_files().into_iter().find(|report| report.event_type == name)
     }
 
-    /// Waits until the gateway tries the module, or none, or refuses the file.
+    /// Waits until the gateway tries the module in this way, or none, or refuses the file.
     async fn until_tried(
         &self,
         slot: &Slot,
-        wanted: Option<&Wanted>,
+        wanted: Option<(&Wanted, CandidateTrial)>,
         followed: &Followed,
         body: Value,
     ) -> Result<Response, Refusal> {
         let (until, mut changes) = (Instant::now() + followed.wait, self.validators.candidate_changes());
         loop {
-            if self.tried(slot) == wanted.map(|wanted| wanted.digest) {
+            if self.trial(slot) == wanted.map(|(wanted, trial)| (wanted.digest, trial)) {
                 return Ok(followed.answer(with(body, "state", "active")));
             }
             let file = self.candidate_file(slot);
-            if let Some(refusal) = wanted.and_then(|wanted| wanted.refusal(file?)) {
+            if let Some(refusal) = wanted.and_then(|(wanted, _)| wanted.refusal(file?)) {
                 return Err(refusal);
             }
             if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {

@@ -9,7 +9,7 @@ use eye_judge::{CandidateReport, CandidateTrial, Mode, ModulesFrom, Share, Slot,
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::terms::{STEP_COMPARED_MIN, Terms, expects_refusals, is_guarded};
+use super::terms::{STEP_COMPARED_MIN, Terms};
 use crate::store::{
     AskedRow, CandidateRow, GatewayRow, GenerationRow, NewSlot, Pairs, PairsRow, SlotRow, TakenBackRow, VersionRow,
 };
@@ -83,15 +83,16 @@ pub(super) fn candidate_in_short(report: &CandidateReport) -> Value {
     })
 }
 
-/// A candidate, with what it says beside the module that serves: the pairs of the two modules, of all shares together.
+/// A candidate, with what it says beside the module that serves: the pairs of the two modules, since it is tried in this way.
 pub(super) fn candidate(
     slot: &Slot,
     (digest, against): (Digest, Option<Digest>),
     terms: &Terms,
+    (guard, expects_refusals): (bool, bool),
     row: Option<&CandidateRow>,
     pairs: &[PairsRow],
 ) -> Value {
-    let is_of_it = |one: &&PairsRow| one.trial != "replacement" && against.is_some_and(|live| one.against == live.0);
+    let is_of_it = |one: &&PairsRow| is_of(one, terms) && against.is_some_and(|live| one.against == live.0);
     let (mut counts, mut samples) = (Pairs::default(), Vec::new());
     let mut applications: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for one in pairs.iter().filter(is_of_it) {
@@ -109,7 +110,6 @@ pub(super) fn candidate(
             json!({"application": name, "compared": compared, "would_refuse": would_refuse})
         })
         .collect();
-    let settings = row.and_then(|row| row.settings.as_deref());
     json!({
         "event_type": slot.to_string(),
         "digest": digest.to_string(),
@@ -119,8 +119,8 @@ pub(super) fn candidate(
         "auto": terms.auto.as_ref().map(|text| steps(text, terms, row, pairs, against)),
         "since": row.map(|row| time(row.since)),
         "by": row.map(|row| row.made_by.as_str()),
-        "guard": is_guarded(settings),
-        "expects_refusals": expects_refusals(settings, digest),
+        "guard": guard,
+        "expects_refusals": expects_refusals,
         "compared": counts.compared(),
         "counts": counts,
         "applications": applications,
@@ -128,16 +128,17 @@ pub(super) fn candidate(
     })
 }
 
+/// Whether pairs are of a candidate that is tried in this way.
+fn is_of(pairs: &PairsRow, terms: &Terms) -> bool {
+    pairs.trial == terms.mode.as_str() && (pairs.percent - terms.percent().unwrap_or_default()).abs() < 0.000_5
+}
+
 /// The steps by which a candidate is promoted. The one that runs says what it waits for.
 fn steps(text: &str, terms: &Terms, row: Option<&CandidateRow>, pairs: &[PairsRow], against: Option<Digest>) -> Value {
     let now = terms.place();
     let each = terms.each_step().into_iter().enumerate().map(|(place, step)| {
         let own = Terms::of_step(step, text);
-        let is_of_it = |one: &&PairsRow| {
-            one.trial == own.mode.as_str()
-                && (one.percent - own.percent().unwrap_or_default()).abs() < 0.000_5
-                && against.is_some_and(|live| one.against == live.0)
-        };
+        let is_of_it = |one: &&PairsRow| is_of(one, &own) && against.is_some_and(|live| one.against == live.0);
         let compared: i64 = pairs.iter().filter(is_of_it).map(|one| one.counts.0.compared()).sum();
         let state = match now.map(|now| place.cmp(&now)) {
             Some(Ordering::Less) => "done",

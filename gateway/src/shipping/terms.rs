@@ -2,7 +2,7 @@
 //! settings are those of its module, with keys of their own for this.
 
 use eye_event::verdict::Digest;
-use eye_judge::{Mode, Share, Step, Steps};
+use eye_judge::{CandidateTrial, Mode, Share, Step, Steps};
 use toml::{Table, Value};
 
 /// The keys that are for candidates alone.
@@ -59,6 +59,14 @@ impl Terms {
     pub(crate) fn place(&self) -> Option<usize> {
         let is_it = |step: &Step| step.mode == self.mode && (self.mode == Mode::Shadow || step.share == self.share);
         self.each_step().iter().position(is_it)
+    }
+
+    /// The trial that a gateway makes of them.
+    pub(crate) fn trial(&self) -> CandidateTrial {
+        match self.mode {
+            Mode::Shadow => CandidateTrial::Shadow,
+            Mode::Canary => CandidateTrial::Canary(self.share),
+        }
     }
 
     /// The share of the sessions that it judges for senders; `None` if it only watches.
