@@ -229,7 +229,9 @@ async fn the_condition_of_the_tables_is_told() {
         - now() at time zone 'utc') / 86400)";
     let figures = eventually("the tables were looked at since", async || {
         let figures = gateway.figures().await;
-        (figures.value("eye_default_partition_rows", &[("table", "events")]) == Some(2.0)).then_some(figures)
+        let has_rows = figures.value("eye_default_partition_rows", &[("table", "events")]) == Some(2.0);
+        let had_round = figures.value("eye_retention_round_seconds", &[]).is_some_and(|at| at > 0.0);
+        (has_rows && had_round).then_some(figures)
     })
     .await;
     assert_eq!(figures.value("eye_default_partition_rows", &[("table", "dead_letters")]), Some(0.0));
