@@ -626,7 +626,7 @@ async fn a_modules_directory_has_candidates_and_keeps_what_was_taken_back() {
     .await;
     let again = ship(&gateway, "", &strict).await;
     assert_eq!(code(&again), (409, "taken_back".to_owned()), "{again:?}");
-    // Neither a restart nor a rescan on another day takes the file, which still lies there.
+    // Neither a restart nor a rescan takes the file, which still lies there.
     gateway.signal("TERM");
     gateway.ended().await;
     gateway.restart().await;
