@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::clocks::Hands;
 use crate::support::cluster::Server;
 use crate::support::{Answer, Gateway, Setup, digest_of, eventually, module};
 
@@ -579,7 +580,9 @@ async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_reade
 
 #[tokio::test]
 async fn a_modules_directory_has_candidates_and_keeps_what_was_taken_back() {
-    let mut gateway = Setup::default().with("EYE_DEADLINE_MS", 2_000).with("EYE_RESCAN_SECONDS", 1).start().await;
+    let hands = Hands::new("+0s");
+    let setup = hands.on(Setup::default()).with("EYE_DEADLINE_MS", 2_000).with("EYE_RESCAN_SECONDS", 1);
+    let mut gateway = setup.start().await;
     let admin = gateway.admin_token().expect("it made one");
     let (lenient, strict) = (module("accepts"), module("refuses_some"));
     let (first, second) = (digest_of(&lenient), digest_of(&strict));
@@ -626,9 +629,10 @@ async fn a_modules_directory_has_candidates_and_keeps_what_was_taken_back() {
     .await;
     let again = ship(&gateway, "", &strict).await;
     assert_eq!(code(&again), (409, "taken_back".to_owned()), "{again:?}");
-    // Neither a restart nor a rescan takes the file, which still lies there.
+    // Neither a restart nor a rescan nor another day takes the file, which still lies there.
     gateway.signal("TERM");
     gateway.ended().await;
+    hands.set("+1d");
     gateway.restart().await;
     let told = eventually("its file is refused", async || {
         let shown = ask(&gateway, "GET", "").await.json();

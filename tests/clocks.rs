@@ -30,7 +30,7 @@ impl Hands {
     }
 
     /// Sets the clock off by a time such as `+31d` or `-30m`.
-    fn set(&self, offset: &str) {
+    pub(crate) fn set(&self, offset: &str) {
         let beside = self.0.path().join("beside");
         std::fs::write(&beside, offset).expect("the offset");
         std::fs::rename(beside, self.file()).expect("the rename");

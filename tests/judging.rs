@@ -242,6 +242,9 @@ async fn tried_in_each_way(gateway: &Gateway, rule: &Rule) {
             let is_judged = round == 6 && expected.0 == "rejected";
             let answer = if is_judged { expected.clone() } else { stored() };
             assert_eq!(said(&sent.json()), answer, "{query}: {} {case}: {sent:?}", rule.event_type);
+            let dry = rule.event(7, number).to_string();
+            let dry = gateway.post("/v1/events?dry_run=true&candidate=true", "application/json", dry).await;
+            assert_eq!(&said(&dry.json()), expected, "{query}: dry run: {} {case}: {dry:?}", rule.event_type);
         }
         let found = eventually("all are compared", async || {
             let candidate = gateway.get(&format!("{path}/candidate")).await.json();

@@ -101,8 +101,22 @@ impl TakenBack {
             "refused": self.refused,
             "letters": self.letters.map(|(letters, _)| letters),
             "letters_without_bytes": self.letters.map(|(_, without)| without),
-            "redrive": format!("eye dead-letters redrive --validator {} --store", self.digest),
+            "redrive": self.redrive(),
         })
+    }
+
+    /// The command that judges again what it refused.
+    fn redrive(&self) -> String {
+        format!("eye dead-letters redrive --validator {} --store", self.digest)
+    }
+
+    fn log(&self) {
+        let Self { slot, digest, trial, reason, serves, .. } = self;
+        let (letters, without_bytes) = self.letters.unwrap_or_default();
+        tracing::warn!(
+            event_type = %slot, %digest, trial, %serves, letters, without_bytes,
+            "the guard took the module back: {reason}. What it refused is judged again by `{}`", self.redrive()
+        );
     }
 }
 
@@ -356,10 +370,6 @@ impl Candidates {
         if let Some(place) = REASONS.iter().position(|word| *word == code) {
             self.taken_back[place].fetch_add(1, Relaxed);
         }
-        tracing::warn!(
-            event_type = key.event_type, digest = %key.digest, trial = key.trial, serves = %key.against,
-            "the guard took the module back: {reason}"
-        );
         let refused = back.refused();
         let letters = self.store.letters_of_module(key.digest).await.ok();
         let taken_back = TakenBack {
@@ -372,6 +382,7 @@ impl Candidates {
             refused,
             letters,
         };
+        taken_back.log();
         (self.notice)(&taken_back);
         Ok(())
     }
