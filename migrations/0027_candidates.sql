@@ -331,6 +331,11 @@ $$;
 -- Takes a module back: the row, the forced change of the slot and the entry in the audit trail are one statement, so that
 -- two gateways at once do it once. A candidate's slot is emptied; where it serves, the module before serves again. Returns
 -- the generation that does it; null if the module is not in the slot any more.
+-- Whether a version takes secrets out of dead letters.
+create function redacts_in(kind text, module bytea) returns boolean language sql stable as $$
+    select coalesce((select redacts from module_versions where event_type = kind and digest = module), false)
+$$;
+
 create function take_back(
     kind text, bad bytea, before bytea, by_trial text, why_code text, why text, by_counts jsonb, refused_so_far bigint,
     asked_by jsonb, living interval
@@ -363,7 +368,11 @@ begin
     insert into preparation_slots (preparation_id, event_type, digest, settings, replaces, replaces_settings)
     select which, slot, earlier.digest, earlier.settings, bad, found_settings
     from (select) one left join (
-        select digest, settings from generation_changes
+        -- If the bad one takes secrets out and the one before does not, nothing is kept of refused events.
+        select digest, case when must_redact(kind, before) and not redacts_in(kind, before) then
+            'keep_raw = false' || E'\n' || coalesce(regexp_replace(settings, '(^|\n)\s*keep_raw\s*=[^\n]*', '\1', 'g'), '')
+            else settings end as settings
+        from generation_changes
         where by_trial = 'replacement' and event_type = kind and digest = before order by number desc limit 1
     ) earlier on true;
     if activate_preparation(which, living) <> 'active' then

@@ -84,9 +84,15 @@ async fn a_dry_run_answers_as_the_real_one_does_and_leaves_nothing() {
 #[tokio::test]
 async fn a_dry_run_costs_the_rate_and_must_be_meant() {
     let gateway = Gateway::start().await;
-    for query in
-        ["?dry_run=maybe", "?dry_run=", "?dry_run", "?dryrun=true", "?dry_run=true&dry_run=true", "?dry_run=true&x=1", "?candidate=true"]
-    {
+    for query in [
+        "?dry_run=maybe",
+        "?dry_run=",
+        "?dry_run",
+        "?dryrun=true",
+        "?dry_run=true&dry_run=true",
+        "?dry_run=true&x=1",
+        "?candidate=true",
+    ] {
         for path in ["/v1/events", "/post/create"] {
             let answer = gateway.post(&format!("{path}{query}"), "application/json", pageview().to_string()).await;
             assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("bad_parameter")), "{query}: {answer:?}");

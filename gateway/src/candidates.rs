@@ -51,6 +51,8 @@ struct Standing {
     deadline_ms: u64,
     guard: bool,
     expects_refusals: bool,
+    /// Its settings force it.
+    forced: bool,
 }
 
 impl Standing {
@@ -62,6 +64,7 @@ impl Standing {
             deadline_ms: comparison.deadline_ms,
             guard: comparison.guard,
             expects_refusals: comparison.expects_refusals,
+            forced: comparison.forced,
         }
     }
 }
@@ -240,11 +243,16 @@ impl Candidates {
             while !is_ready() {
                 sleep(READY_LOOK).await;
             }
-            self.learn_key().await;
         };
         if stop.run_until_cancelled(prepared).await.is_none() {
             return;
         }
+        // Without the secret canaries judge nothing, but all else is compared and guarded.
+        tokio::join!(stop.run_until_cancelled(self.learn_key()), self.count(&stop));
+    }
+
+    /// Counts until `stop`.
+    async fn count(&self, stop: &CancellationToken) {
         let mut ticks = interval(FLUSH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A flush under way is not cut off at once, so that what it has taken is not lost.
@@ -342,7 +350,9 @@ impl Candidates {
     async fn look(&self, key: &PairsKey, sum: &PairsRow) -> Result<(), store::Error> {
         let Some(standing) = lock(&self.standing).get(key).cloned() else { return Ok(()) };
         let is_off = key.trial == REPLACEMENT && self.guard_minutes.load(Relaxed) == 0;
-        if !standing.guard || is_off {
+        // What the settings of a file force is taken whatever the guard says.
+        let is_forced = self.modules_from == ModulesFrom::Directory && standing.forced;
+        if !standing.guard || is_off || is_forced {
             return Ok(());
         }
         let applications = serde_json::from_value(sum.applications.0.clone()).unwrap_or_default();
@@ -392,6 +402,14 @@ impl Candidates {
         let (digest, reason) = (back.key.digest, back.reason.to_owned());
         // What the guard put back stays.
         let is_known = |digest| self.validators.taken_back(slot, digest).is_some();
+        if back.key.trial == REPLACEMENT && self.validators.unredacts(slot, digest, back.key.against) {
+            tracing::warn!(
+                event_type = %slot, %digest,
+                "the guard leaves the module, since the one before would keep secrets of refused events: {}", back.reason
+            );
+            self.validators.forget_replaced(slot);
+            return Ok(false);
+        }
         if is_known(digest) || back.key.trial == REPLACEMENT && is_known(back.key.against) {
             return Ok(false);
         }

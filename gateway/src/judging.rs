@@ -286,7 +286,7 @@ impl Court<'_> {
     /// Whether the event may be a retry of one that the same module accepted before.
     fn may_be_retry(&self, event: &Event) -> bool {
         match self {
-            Self::Serving(modules) => modules.judges_at(&event.category, &event.name),
+            Self::Serving(modules) => modules.judges_anew(&event.category, &event.name),
             Self::Aside(_) => false,
         }
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::audit::{Action, Actor, Entry};
 use crate::duties::Duties;
 use crate::fleet::Fleet;
-use crate::shipping::terms::{STEP_COMPARED_MIN, Terms, settings_of};
+use crate::shipping::terms::{STEP_COMPARED_MIN, Terms, promoted, settings_of};
 use crate::store::{Duty, Error, NewPreparation, NewSlot, SteppedRow, Store};
 
 /// The time between two looks.
@@ -84,7 +84,10 @@ impl Promotion {
     async fn promote(&self, row: &SteppedRow, next: Option<&Terms>) -> Result<(), Error> {
         let digest = |bytes: &[u8]| bytes.try_into().ok().map(Digest);
         let Some(candidate) = digest(&row.digest) else { return Ok(()) };
-        let settings = settings_of(row.settings.as_deref(), candidate, next, false);
+        let settings = match next {
+            Some(_) => settings_of(row.settings.as_deref(), candidate, next, false),
+            None => promoted(row.settings.as_deref(), row.serves_settings.as_deref(), candidate),
+        };
         let tried = NewSlot {
             event_type: row.slot.clone(),
             digest: next.map(|_| candidate),

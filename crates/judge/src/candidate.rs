@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::circuit::Standing;
 use super::contract::GuestEvent;
-use super::figures::{Counts, Times};
+use super::figures::{Counts, Figures, Times};
 use super::module::Module;
 use super::registry::{Registry, Snapshot};
 use super::slot::Slot;
@@ -24,6 +24,8 @@ use super::steps::{Mode, Share};
 const SAMPLES_MAX: usize = 10;
 /// Violations of one side of a sample.
 const SAMPLE_VIOLATIONS_MAX: usize = 10;
+/// Characters of a pointer or a code in a sample.
+const SAMPLE_CHARACTERS_MAX: usize = 200;
 /// Applications that are counted apart; the others are counted together.
 const APPLICATIONS_MAX: usize = 100;
 
@@ -130,7 +132,7 @@ pub struct Comparison {
     pub judged: u64,
     /// Of these, what it refused.
     pub judged_refused: u64,
-    /// The time of all but one in a hundred calls of the new module so far, in microseconds.
+    /// The processor time of all but one in a hundred calls of the new module so far, in microseconds.
     pub p99_us: Option<f64>,
     /// How many calls that were.
     pub calls: u64,
@@ -140,6 +142,8 @@ pub struct Comparison {
     pub guard: bool,
     /// Whether more refusals are meant.
     pub expects_refusals: bool,
+    /// Whether the new module's settings force it.
+    pub forced: bool,
     /// The two are not compared any more. The same two may be compared anew since.
     pub is_over: bool,
 }
@@ -209,6 +213,12 @@ impl<'a> Paired<'a> {
 impl Beside {
     pub(super) fn new(module: Arc<Module>, trial: Trial, serving: Arc<Module>) -> Self {
         let pairs = Mutex::default();
+        // The new one of the two is measured.
+        if trial == Trial::Replacement {
+            serving.measure()
+        } else {
+            module.measure()
+        }
         Self { module, trial, serving, pairs, judged: AtomicU64::new(0), judged_refused: AtomicU64::new(0) }
     }
 
@@ -222,6 +232,17 @@ impl Beside {
 
     fn pairs(&self) -> MutexGuard<'_, Pairs> {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pointers and codes of a refusal. Where one of the modules takes secrets out, they may hold one.
+    fn violations(&self, said: &Said) -> Vec<(String, String)> {
+        let Ok(Verdict::Reject(violations)) = said else { return Vec::new() };
+        if self.module.takes_out() || self.serving.takes_out() {
+            return Vec::new();
+        }
+        let cut = |text: &str| text.chars().take(SAMPLE_CHARACTERS_MAX).collect();
+        let each = violations.iter().take(SAMPLE_VIOLATIONS_MAX);
+        each.map(|violation| (cut(&violation.pointer), cut(&violation.code))).collect()
     }
 
     /// Whether more refusals of the new module are meant.
@@ -282,8 +303,8 @@ impl Beside {
                 session_id: event.session_id.to_owned(),
                 application: event.application.to_owned(),
                 received_at_us: event.received_at_us,
-                old: violations(old),
-                new: violations(new),
+                old: self.violations(old),
+                new: self.violations(new),
                 fault: fault(new).map(|code| code.as_str().to_owned()),
             });
         }
@@ -308,11 +329,12 @@ impl Beside {
             samples,
             judged,
             judged_refused,
-            p99_us: new.figures.times().map(|times| times.p99_us),
-            calls: new.figures.calls(),
+            p99_us: new.ran().and_then(Figures::times).map(|times| times.p99_us),
+            calls: new.ran().map(Figures::calls).unwrap_or_default(),
             deadline_ms: settings.limits.deadline_ms,
             guard: settings.guard,
             expects_refusals: self.expects_refusals(),
+            forced: settings.force == Some(new.digest),
             is_over,
         })
     }
@@ -363,12 +385,6 @@ fn is_alike(one: &str, other: &str) -> bool {
 
 fn fault(said: &Said) -> Option<FaultCode> {
     if let Err(Unjudged::Fault(fault)) = said { Some(fault.code) } else { None }
-}
-
-fn violations(said: &Said) -> Vec<(String, String)> {
-    let Ok(Verdict::Reject(violations)) = said else { return Vec::new() };
-    let each = violations.iter().take(SAMPLE_VIOLATIONS_MAX);
-    each.map(|violation| (violation.pointer.clone(), violation.code.to_string())).collect()
 }
 
 /// The modules beside one slot.

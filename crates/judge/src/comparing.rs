@@ -4,13 +4,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use eye_event::verdict::{Fault, FaultCode};
+use eye_event::verdict::{Fault, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
 use super::candidate::{Beside, Paired, Said, Trial};
 use super::circuit::Route;
 use super::contract::{CheckAmended, GuestEvent};
-use super::engine::Sandbox;
+use super::engine::{Sandbox, processor_time};
 use super::module::Module;
 use super::offload::Owned;
 
@@ -57,7 +58,7 @@ impl Comparing {
         missing: Missing,
         check_amended: &CheckAmended,
     ) {
-        let bytes = event.data.len();
+        let bytes = event.data.len() + bytes_of(said);
         let Some(queue) = self.queue.get_or_init(|| self.start()) else { return beside.not_compared() };
         if self.waiting_bytes.fetch_add(bytes, Relaxed) + bytes > WAITING_BYTES_MAX {
             self.waiting_bytes.fetch_sub(bytes, Relaxed);
@@ -101,7 +102,7 @@ fn yield_to_others() {
 fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting_bytes: &AtomicUsize) {
     while let Ok(Half { beside, event, said, missing, check_amended }) = halves.recv() {
         let event = event.event();
-        waiting_bytes.fetch_sub(event.data.len(), Relaxed);
+        waiting_bytes.fetch_sub(event.data.len() + bytes_of(&said), Relaxed);
         let other = match missing {
             Missing::Serving => say(&beside.serving, sandbox, &event, &check_amended),
             Missing::Beside if beside.trial == Trial::Replacement => {
@@ -117,12 +118,33 @@ fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting_bytes: &AtomicUs
     }
 }
 
+/// About the bytes of a verdict.
+fn bytes_of(said: &Said) -> usize {
+    match said {
+        Ok(Verdict::Amend(data)) => data.len(),
+        Ok(Verdict::Reject(violations)) => violations.iter().map(Violation::bytes).sum(),
+        Ok(Verdict::Accept) | Err(_) => 0,
+    }
+}
+
+/// Calls a module. One that found no processor for long, and so did not use up its own time, has said nothing.
+fn patiently(module: &Module, call: impl FnOnce() -> Said) -> Said {
+    let before = processor_time();
+    let said = call();
+    let ran = processor_time().saturating_sub(before);
+    let is_late = matches!(&said, Err(Unjudged::Fault(fault)) if fault.code == FaultCode::Deadline);
+    if is_late && ran < Duration::from_millis(module.settings().limits.deadline_ms) {
+        return Err(UnfinishedCode::ModuleBusy.into());
+    }
+    said
+}
+
 /// The verdict of a candidate. One that keeps using up its time is called now and then, as on the path.
 fn judge(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended: &CheckAmended) -> Said {
     match module.circuit.way(event.application) {
-        Route::Here | Route::Offload => module.judge(sandbox, event, check_amended),
+        Route::Here | Route::Offload => patiently(module, || module.judge(sandbox, event, check_amended)),
         Route::Probe(probe) => {
-            let said = module.judge(sandbox, event, check_amended);
+            let said = patiently(module, || module.judge(sandbox, event, check_amended));
             module.circuit.unprobed(&probe);
             said
         }
@@ -135,5 +157,5 @@ fn say(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended
     if module.circuit.is_off(event.application) {
         return Err(Fault { code: FaultCode::OffPath, detail: String::new(), last_words: None }.into());
     }
-    module.say(sandbox, event, check_amended)
+    patiently(module, || module.say(sandbox, event, check_amended))
 }

@@ -53,6 +53,8 @@ pub struct Judging<'a> {
 
 /// Events between two looks at the clock.
 const EVENTS_PER_LOOK: u32 = 8;
+/// A canary gets so small a part of the time for a place.
+const CANARY_PART: u32 = 3;
 /// How long the events of a request may hold a request thread before other requests get it. A module that takes a
 /// millisecond would else hold the thread for as long as the request has events.
 const STRETCH: Duration = Duration::from_millis(5);
@@ -109,9 +111,21 @@ impl Judging<'_> {
 
     /// Calls a module, on this thread or away from it.
     async fn call(&self, module: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
+        let time = Time { place_until: self.began + self.validators.terms.wait, verdict_until: self.latest };
+        self.call_within(time, module, event).await
+    }
+
+    /// Calls a canary. It gets a part of the time, so that the module that serves can still judge the event.
+    async fn call_canary(&self, canary: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
+        let (now, part) = (Instant::now(), self.validators.terms.wait / CANARY_PART);
+        let until = self.latest.map_or(now + part, |latest| latest.min(now + part));
+        let time = Time { place_until: until, verdict_until: Some(until) };
+        self.call_within(time, canary, event).await
+    }
+
+    async fn call_within(&self, time: Time, module: &Arc<Module>, event: GuestEvent<'_>) -> Result<Verdict, Unjudged> {
         let Inner { sandbox, away, .. } = &*self.validators.inner;
-        let Terms { check_amended, wait, .. } = &*self.validators.terms;
-        let time = Time { place_until: self.began + *wait, verdict_until: self.latest };
+        let Terms { check_amended, .. } = &*self.validators.terms;
         match module.circuit.way(event.application) {
             Route::Here => module.judge(sandbox, &event, check_amended),
             Route::Offload => away.judge(module, sandbox, event, check_amended, None, time).await,
@@ -139,7 +153,7 @@ impl Judging<'_> {
             return Judgement { outcome, digest: Some(candidate.module.digest) };
         }
         if let Some(canary) = candidate.filter(|canary| candidates.is_chosen(canary, session_id)) {
-            let said = self.call(&canary.module, event).await;
+            let said = self.call_canary(&canary.module, event).await;
             if let Ok(verdict) = &said {
                 if self.dry == Dry::No {
                     canary.judged(verdict);
@@ -179,6 +193,7 @@ impl Judging<'_> {
         let Some(canary) = self.taking_canary(category, name) else { return kept };
         match kept {
             Keep::Nothing => Keep::Nothing,
+            _ if canary.keeps_nothing() => Keep::Nothing,
             Keep::Whole => keeping.keep(Decides::Module(canary), data, check_amended).await,
             Keep::Redacted(data) => keeping.keep(Decides::Module(canary), &data, check_amended).await,
         }
@@ -210,9 +225,13 @@ impl Judging<'_> {
         self.validators.inner.keeping.taking_slot(&self.modules, category, name)
     }
 
-    /// Whether the module that serves this event type judges by the time of receipt.
-    pub fn judges_at(&self, category: &str, name: &str) -> bool {
-        matches!(self.modules.find(category, name), Some(Place::Taken(module)) if module.program().offers().validate_at)
+    /// Whether a refusal of this event type may be one of an event that is stored: its module judges by the time of
+    /// receipt, or a canary has judged what another module took before.
+    pub fn judges_anew(&self, category: &str, name: &str) -> bool {
+        let Some(Place::Taken(module)) = self.modules.find(category, name) else { return false };
+        let besides = self.besides.as_ref().and_then(|besides| besides.get(&module.slot));
+        let candidate = besides.and_then(|besides| besides.candidate.as_ref());
+        module.program().offers().validate_at || candidate.is_some_and(|one| one.trial != Trial::Shadow)
     }
 }
 

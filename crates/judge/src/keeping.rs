@@ -259,6 +259,11 @@ fn rule_of(keep_raw: Option<bool>, redacts: bool, amends: bool) -> Rule {
 }
 
 impl Module {
+    /// Whether nothing may be kept of its events that are not stored.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        rule(self.settings(), self.program()) == Rule::Nothing
+    }
+
     /// Whether the module takes something out of dead letters.
     pub(super) fn takes_out(&self) -> bool {
         rule(self.settings(), self.program()) != Rule::Whole

@@ -740,6 +740,13 @@ impl Validators {
         Ok(())
     }
 
+    /// Whether a version takes secrets out of dead letters and the one before it does not, by the data directory.
+    #[must_use]
+    pub fn unredacts(&self, slot: &Slot, digest: Digest, before: Digest) -> bool {
+        let history = &self.inner.tools.history;
+        history.redacts(slot, digest) && !history.redacts(slot, before)
+    }
+
     /// Why a version was taken back, by the data directory.
     #[must_use]
     pub fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {

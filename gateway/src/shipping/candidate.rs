@@ -10,7 +10,7 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::asked::{Condition, Followed, Push};
-use super::terms::{Terms, expects_refusals, is_guarded, settings_of};
+use super::terms::{Terms, expects_refusals, is_guarded, promoted, settings_of};
 use super::{Asking, Shipping, change_body, new_slot, refused, shown, turn, unasked, with};
 use crate::audit::{Action, Actor, Entry};
 use crate::body::Received;
@@ -90,7 +90,8 @@ impl Shipping {
         condition.meets(Some(candidate.digest))?;
         let (digest, before) = (candidate.digest, self.current(Role::Live, slot).await?);
         self.must_not_be_taken_back(&[(slot, digest)], force).await?;
-        let settings = settings_of(candidate.settings.as_deref(), digest, None, false);
+        let live = before.as_ref().and_then(|before| before.settings.as_deref());
+        let settings = promoted(candidate.settings.as_deref(), live, digest);
         let wanted = SlotModule { slot: slot.clone(), role: Role::Live, digest, settings };
         let body = change_body(slot, Some(digest), before.as_ref());
         if followed.dry_run {

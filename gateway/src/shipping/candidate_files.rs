@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::asked::{Condition, Followed, Push};
 use super::candidate::{no_candidate, triable, tried_body};
 use super::directory::{Wanted, blocking, errors_of, unwritten};
-use super::terms::{Terms, settings_of};
+use super::terms::{Terms, promoted, settings_of};
 use super::{Shipping, change_body, refused, turn, with};
 use crate::audit::{Action, Actor, Entry};
 use crate::parameters::bad;
@@ -117,7 +117,7 @@ impl Shipping {
         if followed.dry_run {
             return Ok(response::json(StatusCode::OK, with(body, "would", "promote").to_string()));
         }
-        let settings = settings_of(tried.settings.as_deref(), digest, None, false);
+        let settings = promoted(tried.settings.as_deref(), found.settings.as_deref(), digest);
         let (dir, from, validators) = (self.modules_dir.clone(), self.candidates_dir(), self.validators.clone());
         let wanted = Wanted { digest, settings: None, known: errors_of(self.report(slot)) };
         let is_it = blocking(move || -> io::Result<bool> {

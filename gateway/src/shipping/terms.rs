@@ -10,6 +10,7 @@ const OF_CANDIDATES: [&str; 3] = ["mode", "percent", "auto"];
 /// Events that must have been compared in a step before the next one begins.
 pub(crate) const STEP_COMPARED_MIN: i64 = 200;
 const EXPECT_REFUSALS: &str = "expect_refusals";
+const KEEP_RAW: &str = "keep_raw";
 
 /// How a candidate is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +114,21 @@ pub(crate) fn settings_of(
     (!table.is_empty()).then(|| table.to_string())
 }
 
+/// The settings with which a candidate serves: its own without those of the trial, or those of the module that serves if it
+/// has none. Where that module keeps nothing of refused events, the candidate does so too, unless its settings say otherwise.
+pub(crate) fn promoted(tried: Option<&str>, live: Option<&str>, digest: Digest) -> Option<String> {
+    let Some(tried) = tried else { return live.map(str::to_owned) };
+    let own = settings_of(Some(tried), digest, None, false);
+    let table = |text: Option<&str>| text.unwrap_or_default().parse::<Table>().unwrap_or_default();
+    let mut settings = table(own.as_deref());
+    let keeps_nothing = table(live).get(KEEP_RAW).and_then(Value::as_bool) == Some(false);
+    if !keeps_nothing || settings.contains_key(KEEP_RAW) {
+        return own;
+    }
+    settings.insert(KEEP_RAW.to_owned(), false.into());
+    Some(settings.to_string())
+}
+
 /// Whether settings mean more refusals of their own module.
 pub(crate) fn expects_refusals(settings: Option<&str>, digest: Digest) -> bool {
     let table: Table = settings.and_then(|text| text.parse().ok()).unwrap_or_default();
@@ -149,8 +165,11 @@ mod tests {
         let shadow = Terms { mode: Mode::Shadow, share: Share::CANARY, auto: None };
         assert_eq!(settings_of(None, digest, Some(&shadow), false).as_deref(), Some("mode = \"shadow\"\n"));
         assert_eq!(settings_of(Some("mode = \"shadow\""), digest, None, false), None);
-        assert_eq!(settings_of(Some("no toml"), digest, Some(&shadow), false).as_deref(), Some("no toml"));
-        assert_eq!(Terms::of(Some("mode = \"canary\"\npercent = 5")).percent(), Some(5.0));
-        assert!(!is_guarded(Some("guard = false")) && is_guarded(None));
+        let closed = Some("deadline_ms = 7\nkeep_raw = false");
+        let serves = |tried| super::promoted(tried, closed, digest);
+        assert_eq!(serves(Some("mode = \"shadow\"")).as_deref(), Some("keep_raw = false\n"), "nothing opens by itself");
+        let open = "mode = \"shadow\"\nkeep_raw = true";
+        assert_eq!(serves(Some(open)).as_deref(), Some("keep_raw = true\n"));
+        assert_eq!(serves(None).as_deref(), closed, "a file without settings takes those that are there");
     }
 }

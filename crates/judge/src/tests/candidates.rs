@@ -299,3 +299,50 @@ async fn a_version_that_is_not_taken_back_any_more_is_taken() {
     house.validators.lift(&slot, Digest::of(&reject)).expect("lifted");
     house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
 }
+
+#[tokio::test]
+async fn samples_say_nothing_where_a_module_takes_secrets_out_and_are_short() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, reject, redacts) = (judges(ACCEPT), judges(REJECT), redacting(REDACT, ""));
+    let live = (module(Role::Live, &redacts, None), &redacts[..]);
+    serve(&validators, 1, &[live, (module(Role::Candidate, &accept, None), &accept[..])]).await;
+    judge(&validators, 3).await;
+    let found = compared(&validators, 3).await;
+    assert_eq!(found.counts.would_take, 3);
+    assert!(found.samples.iter().all(|sample| sample.old.is_empty()), "{:?}", found.samples);
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    serve(&validators, 2, &[live, (module(Role::Candidate, &reject, None), &reject[..])]).await;
+    judge(&validators, 3).await;
+    let found = compared(&validators, 3).await;
+    assert!(found.samples.iter().any(|sample| sample.new.len() == 1), "{:?}", found.samples);
+}
+
+#[tokio::test]
+async fn a_canary_that_keeps_nothing_and_one_that_judges_anew_are_believed() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    validators.know_taking(HashSet::new());
+    let (accept, redacts) = (judges(ACCEPT), redacting(REDACT, ""));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    let canary = (module(Role::Candidate, &redacts, Some("mode = \"canary\"\nkeep_raw = false")), &redacts[..]);
+    serve(&validators, 1, &[live.clone(), canary]).await;
+    assert_eq!(validators.begin().keep("shop", "sale", "{}").await, Keep::Nothing);
+    assert!(validators.begin().judges_anew("shop", "sale"), "another module may have taken the event before");
+    serve(&validators, 2, &[live]).await;
+    assert!(!validators.begin().judges_anew("shop", "sale"));
+}
+
+#[tokio::test]
+async fn a_candidate_is_measured_by_what_it_runs() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, other) = (judges(ACCEPT), judges(AMEND));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    serve(&validators, 1, &[live, (module(Role::Candidate, &other, None), &other[..])]).await;
+    judge(&validators, 20).await;
+    let found = compared(&validators, 20).await;
+    assert_eq!((found.calls, found.counts.amends_otherwise), (20, 20));
+    // Whatever else the machine does, it runs for less than a tick.
+    assert!(found.p99_us.is_some_and(|p99| p99 < 5_000.0), "{:?}", found.p99_us);
+}
