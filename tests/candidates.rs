@@ -394,6 +394,29 @@ async fn a_replacement_that_refuses_much_more_is_taken_back_and_what_it_refused_
 }
 
 #[tokio::test]
+async fn a_replacement_that_took_secrets_out_leaves_none_when_it_is_taken_back() {
+    let house = House::of(1).await;
+    let before = house.shipped("", &module("refuses_some")).await;
+    house.shipped("", &module("redacts")).await;
+    let events: Vec<Value> = (0..100)
+        .map(|number| one(if number % 3 == 0 { json!({"do": "reject", "secret": "HUSH"}) } else { json!({}) }))
+        .collect();
+    eventually("the version before serves", async || {
+        house.send(0, &house.admin, &events).await;
+        (house.shown().await["digest"] == json!(before)).then_some(())
+    })
+    .await;
+    let told = house.send(0, &house.admin, &[one(json!({"refuse": true, "secret": "HUSH"}))]).await;
+    assert_eq!(told["rejected"], json!(1), "{told}");
+    let letters = "select count(*) from dead_letters join modules on modules.id = module_id \
+                   where digest = decode('DIGEST', 'hex')";
+    let letters = letters.replace("DIGEST", &before);
+    eventually("it is kept", async || (house.server.sql(&letters) == "1").then_some(())).await;
+    let secrets = "select count(*) from dead_letters where position('HUSH'::bytea in raw) > 0";
+    assert_eq!(house.server.sql(secrets), "0", "what once was a secret stays one");
+}
+
+#[tokio::test]
 async fn refusals_that_are_meant_serve_on_and_a_replacement_is_compared_only_for_a_while() {
     let house = House::with(1, |setup| setup.with("EYE_GUARD_MINUTES", 1)).await;
     let lenient = house.shipped("", &module("accepts")).await;
