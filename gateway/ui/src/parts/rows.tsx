@@ -1,6 +1,6 @@
 // A long list of lines of one height, of which only those in sight are drawn. Arrow keys, Page, Home and End move through it.
 import type { ComponentChild } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 /** Lines that are drawn beyond both edges. */
 const MORE = 8;
@@ -35,7 +35,8 @@ export function Rows<T>({ label, rows, height, keyOf, hrefOf, show, onTop }: Giv
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / height) + MORE);
   const place = current === null ? -1 : rows.findIndex((row) => keyOf(row) === current);
 
-  useEffect(() => {
+  // Before anything is painted: a key that follows at once goes to the line that is shown.
+  useLayoutEffect(() => {
     if (focused.current && place >= 0) box.current?.querySelector<HTMLElement>('[data-current="true"]')?.focus({ preventScroll: true });
   });
 
