@@ -113,7 +113,7 @@ pub fn verdict(totals: &Totals) -> Option<Reason> {
         .then_some(Reason::Slow { p99_us: p99_us as u64, deadline_ms: totals.deadline_ms })
 }
 
-/// Whether refusals went from `old` to `new` of the same events in a way that nobody would have meant.
+/// Whether the new module refuses so many more of the compared events that the guard takes it back.
 fn jumps(old: u64, new: u64, compared: u64) -> bool {
     compared >= COMPARED_MIN && new >= TIMES * old && (new - old.min(new)) * 100 >= POINTS * compared && new > old
 }

@@ -155,7 +155,7 @@ pub struct Installing<'a> {
 /// Puts a module or a schema into the modules directory, as the slot's file or in place of it, by rename, and its settings
 /// beside it. A file of the other kind goes afterwards: while both are there, neither is taken.
 ///
-/// The settings come first: whoever reads the new module finds its settings. `scans` keeps the gateway from reading the
+/// The settings come first, so that a reader of the new module finds its settings. `scans` keeps the gateway from reading the
 /// directory between the two. If the module cannot be put there, the settings of before are put back. A gateway that is
 /// killed between the two has new settings for the old module, and its author no answer: the next push mends it.
 ///

@@ -75,7 +75,7 @@ pub(super) enum Message {
 pub(super) struct Parts {
     /// The modules directory. Each scan reads it.
     pub(super) directory: Directory,
-    /// Whoever changes several files that belong together holds it. Each scan waits for it.
+    /// A writer of several files that belong together holds this lock. Each scan waits for it.
     pub(super) scans: Arc<Mutex<()>>,
     /// The watcher of the directory raises it; the loop lowers it and plans a scan.
     pub(super) hinted: Arc<AtomicBool>,

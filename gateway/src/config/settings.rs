@@ -469,7 +469,7 @@ settings! {
         /// many more of the same events, or is too slow, the version before is put back. 0: not at all. Candidates are
         /// always guarded, unless their settings say otherwise.
         guard_minutes: u64 = "10", count(0, 1_440), reload;
-        /// The URL that is told by a POST of JSON what was taken back. It is https, or on this machine. Empty: none.
+        /// The gateway posts a JSON message to this URL when the guard takes a module back. It is https, or on this machine. Empty: none.
         notify_url: Option<Secret> = "", Kind::Secret, reload;
         /// Signs these messages as Standard Webhooks has it: `whsec_` and base64, or any text of 16 bytes or more.
         notify_secret: Option<Secret> = "", Kind::Secret, reload;
