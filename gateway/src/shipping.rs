@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use eye_event::verdict::Digest;
 use eye_judge::{Kind, ModulesFrom, Role, Slot, SlotModule, TypeReport, Unprepared, Validators};
 use hyper::header::{ETAG, HeaderValue};
@@ -170,16 +171,9 @@ impl Shipping {
             self.validators.check(&wanted, content, Some(must_redact)).await.map_err(refused)?;
             return Ok(response::json(StatusCode::OK, with(body, "would", "prepare").to_string()));
         }
-        self.store.has_place(actor).await.map_err(unasked)?;
-        {
-            let _turn = turn(&self.loading).await?;
-            let prepared = self.validators.prepare(&wanted, Some(content.clone()), must_redact).await;
-            let redacts = prepared.map_err(refused)?;
-            let version = NewVersion { event_type: slot.to_string(), digest, commit_id: push.commit.clone(), redacts };
-            self.store.keep_modules(&[(version, &content)], actor).await.map_err(unasked)?;
-        }
+        self.keep_new(&wanted, content, must_redact, push.commit.clone(), actor).await?;
         // The wait for the other gateways holds no room.
-        drop((content, room));
+        drop(room);
         let slots = std::iter::once(new_slot(&wanted.key(), Some(&wanted), before.as_ref()));
         let slots = slots.chain(self.dropped_with(slot, Some(digest)).await?).collect();
         let entry = Entry::new(Action::ValidatorPush, &slot.to_string(), actor)
@@ -189,6 +183,22 @@ impl Shipping {
             .with("force", push.force);
         let asked = Asking { cause: "push", forced: push.force, based_on: None, slots };
         self.change(asked, actor, entry, &push.followed, body).await
+    }
+
+    /// Prepares a module here, and keeps its content for the other gateways.
+    async fn keep_new(
+        &self,
+        wanted: &SlotModule,
+        content: Bytes,
+        must_redact: bool,
+        commit_id: Option<String>,
+        actor: &Actor,
+    ) -> Result<(), Refusal> {
+        self.store.has_place(actor).await.map_err(unasked)?;
+        let _turn = turn(&self.loading).await?;
+        let redacts = self.validators.prepare(wanted, Some(content.clone()), must_redact).await.map_err(refused)?;
+        let version = NewVersion { event_type: wanted.slot.to_string(), digest: wanted.digest, commit_id, redacts };
+        self.store.keep_modules(&[(version, &content)], actor).await.map_err(unasked)
     }
 
     /// Asks for a generation, follows it for as long as the caller waits, and answers.

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::asked::{Condition, Followed, Push};
 use super::terms::{Terms, expects_refusals, is_guarded, promoted, settings_of};
-use super::{Asking, Shipping, change_body, new_slot, refused, shown, turn, unasked, with};
+use super::{Asking, Shipping, change_body, new_slot, refused, shown, turn, with};
 use crate::audit::{Action, Actor, Entry};
 use crate::body::Received;
 use crate::parameters::Parameters;
 use crate::response::{self, Refusal, Response, of_store};
 use crate::server::Incoming;
-use crate::store::{NewSlot, NewVersion};
+use crate::store::NewSlot;
 use crate::trust::Application;
 
 impl Shipping {
@@ -46,16 +46,9 @@ impl Shipping {
             self.validators.check(&wanted, content, Some(must_redact)).await.map_err(refused)?;
             return Ok(response::json(StatusCode::OK, with(body, "would", "try").to_string()));
         }
-        self.store.has_place(actor).await.map_err(unasked)?;
-        {
-            let _turn = turn(&self.loading).await?;
-            let prepared = self.validators.prepare(&wanted, Some(content.clone()), must_redact).await;
-            let redacts = prepared.map_err(refused)?;
-            let version = NewVersion { event_type: slot.to_string(), digest, commit_id: push.commit.clone(), redacts };
-            self.store.keep_modules(&[(version, &content)], actor).await.map_err(unasked)?;
-        }
+        self.keep_new(&wanted, content, must_redact, push.commit.clone(), actor).await?;
         // The wait for the other gateways holds no room.
-        drop((content, room));
+        drop(room);
         let entry = Entry::new(Action::ValidatorTry, &slot.to_string(), actor)
             .with("digest", digest.to_string())
             .with("against", live.digest.to_string())
