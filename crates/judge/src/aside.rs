@@ -10,7 +10,7 @@ use eye_event::verdict::{Digest, Fault, FaultCode, UnfinishedCode};
 use uuid::Uuid;
 
 use super::component::Program;
-use super::contract::{Broken, GuestEvent};
+use super::contract::Broken;
 use super::engine::processor_time;
 use super::files::MODULE_BYTES_MAX;
 use super::loading::{Lane, Unloaded};
@@ -56,16 +56,7 @@ impl Aside {
     #[must_use]
     pub fn judge(&self, subject: Subject<'_>) -> Judgement {
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let event = GuestEvent {
-            id: subject.id.hyphenated().encode_lower(&mut id),
-            application: subject.application,
-            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp_us: subject.timestamp_us,
-            received_at_us: subject.received_at_us,
-            data: subject.data,
-        };
+        let event = subject.guest_event(&mut id, &mut session_id);
         let sandbox = &self.validators.inner.sandbox;
         let check_amended = &self.validators.terms.check_amended;
         let deadline = Duration::from_millis(self.limits.deadline_ms);

@@ -93,16 +93,7 @@ impl Judging<'_> {
             return Judgement { outcome: Err(module.busy()), digest: Some(module.digest) };
         }
         let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let event = GuestEvent {
-            id: subject.id.hyphenated().encode_lower(&mut id),
-            application: subject.application,
-            session_id: subject.session_id.hyphenated().encode_lower(&mut session_id),
-            category: subject.category,
-            name: subject.name,
-            timestamp_us: subject.timestamp_us,
-            received_at_us: subject.received_at_us,
-            data: subject.data,
-        };
+        let event = subject.guest_event(&mut id, &mut session_id);
         if let Some(besides) = self.besides.as_ref().and_then(|besides| besides.get(&module.slot)) {
             return self.judge_beside(module, besides, subject.session_id, event).await;
         }
@@ -189,7 +180,7 @@ impl Judging<'_> {
         } else {
             keeping.keep(decides, data, check_amended).await
         };
-        // What a canary calls a secret is one, whoever judged the event.
+        // If a canary takes a text out as a secret, no letter of its slot keeps that text, whichever module judged.
         let Some(canary) = self.taking_canary(category, name) else { return kept };
         match kept {
             Keep::Nothing => Keep::Nothing,

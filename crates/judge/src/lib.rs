@@ -103,6 +103,7 @@ pub use worker::State;
 
 use candidate::Candidates;
 use comparing::Comparing;
+use contract::GuestEvent;
 use engine::{Bounds, Sandbox};
 use following::{Followed, LifecycleThread};
 use generation::Generations;
@@ -296,6 +297,22 @@ pub struct Subject<'a> {
     pub data: &'a str,
 }
 
+impl<'a> Subject<'a> {
+    /// The event as a module sees it. The buffers hold the texts of its ids.
+    fn guest_event(self, id: &'a mut [u8], session_id: &'a mut [u8]) -> GuestEvent<'a> {
+        GuestEvent {
+            id: self.id.hyphenated().encode_lower(id),
+            application: self.application,
+            session_id: self.session_id.hyphenated().encode_lower(session_id),
+            category: self.category,
+            name: self.name,
+            timestamp_us: self.timestamp_us,
+            received_at_us: self.received_at_us,
+            data: self.data,
+        }
+    }
+}
+
 /// The result of judging one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
@@ -469,7 +486,7 @@ impl Validators {
         Judging { latest: None, besides: None, ..self.begin() }
     }
 
-    /// Like [`Validators::begin`], for events that are not stored. Nobody counts what candidates say of them. With
+    /// Like [`Validators::begin`], for the events of a dry run. The counts of candidates leave them out. With
     /// `by_candidates`, the candidate of a slot that has one judges all its events.
     #[must_use]
     pub fn begin_dry(&self, by_candidates: bool) -> Judging<'_> {
