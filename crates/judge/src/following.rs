@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::candidate::Candidates;
+use super::besides::Candidates;
 use super::directory::Directory;
 use super::happening::Observer;
 use super::history::{CANDIDATES, History};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::candidate::Candidates;
+use super::besides::Candidates;
 use super::component::Program;
 use super::directory;
 use super::files::{MODULE_BYTES_MAX, wall_time};

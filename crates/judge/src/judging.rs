@@ -9,7 +9,8 @@ use eye_event::verdict::{UnfinishedCode, Unjudged, Verdict};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::candidate::{Beside, Besides, Paired, Trial};
+use super::besides::Besides;
+use super::candidate::{Beside, Paired, Trial};
 use super::circuit::Route;
 use super::comparing::Missing;
 use super::contract::GuestEvent;

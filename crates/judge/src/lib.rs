@@ -21,6 +21,7 @@ use uuid::Uuid;
 mod anatomy;
 mod answer;
 mod aside;
+mod besides;
 mod candidate;
 mod circuit;
 mod comparing;
@@ -101,7 +102,7 @@ pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;
 pub use worker::State;
 
-use candidate::Candidates;
+use besides::Candidates;
 use comparing::Comparing;
 use contract::GuestEvent;
 use engine::{Bounds, Sandbox};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use eye_event::verdict::Digest;
 
-use super::candidate::Candidates;
+use super::besides::Candidates;
 use super::directory::Directory;
 use super::entry::{Entry, SETTLE};
 use super::happening::{Happening, Observer};
