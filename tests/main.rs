@@ -56,6 +56,7 @@ mod prometheus;
 mod readers;
 mod reading;
 mod reload;
+mod replacements;
 mod replay;
 mod request_ids;
 mod retention;

@@ -15,9 +15,10 @@ use eye_event::verdict::Digest;
 use eye_judge::guard::{self, Totals};
 use eye_judge::{ApplicationPairs, CandidateTrial, Comparison, ModulesFrom, PairCounts, Sample, Slot, Validators};
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::replacements::Replacements;
 use crate::store::{self, NewPairs, Pairs, PairsKey, PairsRow, Store, TakeBack};
 
 /// The words of the reasons for which the guard takes a module back.
@@ -38,9 +39,6 @@ const WAITING_MAX: usize = 1_000;
 const APPLICATIONS_MAX: usize = 200;
 /// Samples of a kind.
 const SAMPLES_MAX: usize = 20;
-
-/// The module that replaced another one lately, and since when.
-type Replaced = BTreeMap<(Slot, Digest, Digest), Instant>;
 
 /// What is known of a new module beside its pairs.
 #[derive(Clone, Debug)]
@@ -145,10 +143,7 @@ pub struct Candidates {
     standing: Mutex<BTreeMap<PairsKey, Standing>>,
     /// The pairs that this gateway counted, by event type. Metrics read it.
     counted: Mutex<BTreeMap<String, Pairs>>,
-    /// Since when modules are compared with those that they replaced.
-    replaced: Mutex<Replaced>,
-    /// How many minutes that takes; 0 for none.
-    guard_minutes: AtomicU64,
+    replacements: Replacements,
     /// Modules that this gateway took back, by reason. Metrics read it.
     taken_back: [AtomicU64; REASONS.len()],
     /// Pairs that found no room while the database was away. Metrics read it.
@@ -176,6 +171,7 @@ impl Candidates {
         guard_minutes: u64,
         notice: Notice,
     ) -> Self {
+        let replacements = Replacements::new(store.clone(), validators.clone(), modules_from, guard_minutes);
         Self {
             store,
             validators,
@@ -184,8 +180,7 @@ impl Candidates {
             waiting: Mutex::default(),
             standing: Mutex::default(),
             counted: Mutex::default(),
-            replaced: Mutex::default(),
-            guard_minutes: AtomicU64::new(guard_minutes),
+            replacements,
             taken_back: Default::default(),
             dropped: AtomicU64::new(0),
             told: AtomicBool::new(false),
@@ -194,7 +189,7 @@ impl Candidates {
 
     /// Changes how long a module is compared with the one that it replaced.
     pub fn set_guard_minutes(&self, minutes: u64) {
-        self.guard_minutes.store(minutes, Relaxed);
+        self.replacements.set_guard_minutes(minutes);
     }
 
     /// Modules that this gateway took back, by reason.
@@ -248,7 +243,8 @@ impl Candidates {
             return;
         }
         // Without the secret canaries judge nothing, but all else is compared and guarded.
-        tokio::join!(stop.run_until_cancelled(self.learn_key()), self.count(&stop));
+        let replacements = stop.run_until_cancelled(self.replacements.run());
+        tokio::join!(stop.run_until_cancelled(self.learn_key()), replacements, self.count(&stop));
     }
 
     /// Counts until `stop`.
@@ -262,7 +258,6 @@ impl Candidates {
         };
         let mut late = pin!(late);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.forget_replaced();
             tokio::select! {
                 () = self.flush() => {}
                 () = &mut late => return,
@@ -349,7 +344,7 @@ impl Candidates {
     /// Lets the guard look at the sums of a pair of modules.
     async fn look(&self, key: &PairsKey, sum: &PairsRow) -> Result<(), store::Error> {
         let Some(standing) = lock(&self.standing).get(key).cloned() else { return Ok(()) };
-        let is_off = key.trial == REPLACEMENT && self.guard_minutes.load(Relaxed) == 0;
+        let is_off = key.trial == REPLACEMENT && !self.replacements.are_guarded();
         // What the settings of a file force is taken whatever the guard says.
         let is_forced = self.modules_from == ModulesFrom::Directory && standing.forced;
         if !standing.guard || is_off || is_forced {
@@ -399,23 +394,27 @@ impl Candidates {
 
     /// Takes a file of the modules directory back. Returns whether it was not taken back before.
     async fn take_back_file(&self, slot: &Slot, back: &TakeBack<'_>) -> Result<bool, store::Error> {
-        let (digest, reason) = (back.key.digest, back.reason.to_owned());
-        // What the guard put back stays.
-        let is_known = |digest| self.validators.taken_back(slot, digest).is_some();
-        if back.key.trial == REPLACEMENT && self.validators.unredacts(slot, digest, back.key.against) {
-            tracing::warn!(
-                event_type = %slot, %digest,
-                "the guard leaves the module, since the one before would keep secrets of refused events: {}", back.reason
-            );
-            self.validators.forget_replaced(slot);
+        let (digest, against, reason) = (back.key.digest, back.key.against, back.reason.to_owned());
+        let is_replacement = back.key.trial == REPLACEMENT;
+        if self.validators.taken_back(slot, digest).is_some() {
             return Ok(false);
         }
-        if is_known(digest) || back.key.trial == REPLACEMENT && is_known(back.key.against) {
+        if is_replacement && self.validators.unredacts(slot, digest, against) {
+            if self.replacements.leave(slot, digest) {
+                tracing::warn!(
+                    event_type = %slot, %digest,
+                    "the guard leaves the module, since the one before would keep secrets of refused events: {reason}"
+                );
+            }
+            return Ok(false);
+        }
+        // What somebody put back stays.
+        if is_replacement && !self.replacements.is_compared(slot, digest, against).await {
             return Ok(false);
         }
         self.store.note_taken_back(back).await?;
-        let (validators, own) = (self.validators.clone(), slot.clone());
-        let noted = tokio::task::spawn_blocking(move || validators.take_back(&own, digest, &reason)).await;
+        let (validators, own, serves) = (self.validators.clone(), slot.clone(), is_replacement.then_some(against));
+        let noted = tokio::task::spawn_blocking(move || validators.take_back(&own, digest, &reason, serves)).await;
         match noted {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -424,23 +423,6 @@ impl Candidates {
             Err(error) => tracing::error!(%error, "taking a module back panicked"),
         }
         Ok(true)
-    }
-
-    /// Compares modules no longer with those that they replaced long enough ago.
-    fn forget_replaced(&self) {
-        let time = Duration::from_secs(self.guard_minutes.load(Relaxed) * 60);
-        let reports = self.validators.candidates();
-        let mut replaced = lock(&self.replaced);
-        let before = std::mem::take(&mut *replaced);
-        for report in reports.into_iter().filter(|report| report.trial == CandidateTrial::Replacement) {
-            let key = (report.slot, report.digest, report.against);
-            let since = before.get(&key).copied().unwrap_or_else(Instant::now);
-            if since.elapsed() < time {
-                replaced.insert(key, since);
-            } else {
-                self.validators.forget_replaced(&key.0);
-            }
-        }
     }
 }
 

@@ -64,6 +64,7 @@ pub mod query;
 pub mod readiness;
 pub mod redrive;
 pub mod reload;
+pub mod replacements;
 pub mod request_ids;
 pub mod requests;
 pub mod response;

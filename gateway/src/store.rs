@@ -72,7 +72,9 @@ pub use applications::{
 };
 pub use audit::{AuditCursor, AuditFilter, AuditRow};
 use bridge::Bridge;
-pub use candidates::{CandidateRow, NewPairs, Pairs, PairsKey, PairsRow, SteppedRow, TakeBack, TakenBackRow};
+pub use candidates::{
+    CandidateRow, NewPairs, Pairs, PairsKey, PairsRow, ServedRow, SteppedRow, TakeBack, TakenBackRow,
+};
 pub(crate) use counts::FOLD_ROWS_MAX;
 pub use dead_letters::{Choice, LetterCursor, StoredLetter};
 pub use duties::Duty;

@@ -100,17 +100,28 @@ impl Validators {
     ///
     /// [`Unprepared`], for a reason for which it could not serve either.
     pub async fn load_aside(&self, slot: &Slot, limits: Limits, content: Bytes) -> Result<Aside, Unprepared> {
+        let digest = Digest::of(&content);
+        let program = self.load_program(slot, limits, content).await?;
+        Ok(Aside { validators: self.clone(), program, limits, digest })
+    }
+
+    /// Loads a content that is not to serve, first within the bounds of most modules, then within those of slow ones.
+    pub(super) async fn load_program(
+        &self,
+        slot: &Slot,
+        limits: Limits,
+        content: Bytes,
+    ) -> Result<Program, Unprepared> {
         if content.len() as u64 > MODULE_BYTES_MAX {
             let found = format!("{} bytes", content.len());
             let expected = "a module of 64 MiB at most";
             return Err(Unprepared::Refused(Refusal::new(expected, found, "build it for size")));
         }
-        let digest = Digest::of(&content);
         for lane in [Lane::Quick, Lane::Heavy] {
             let (inner, slot, content) = (self.inner.clone(), slot.clone(), content.clone());
             let load = move || load_content(&inner.tools, &slot, &limits, lane, &content);
             match tokio::task::spawn_blocking(load).await.map_err(|_| Unprepared::Stopped)? {
-                Ok(program) => return Ok(Aside { validators: self.clone(), program, limits, digest }),
+                Ok(program) => return Ok(program),
                 Err(Unloaded::Refused(refusal)) => return Err(Unprepared::Refused(refusal)),
                 Err(Unloaded::Stopped) => return Err(Unprepared::Stopped),
                 Err(Unloaded::Slow) => {}

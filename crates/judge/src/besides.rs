@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use eye_event::verdict::Digest;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::candidate::{Beside, CandidateReport, Comparison, Trial};
 use super::module::Module;
 use super::registry::{Registry, Snapshot};
+use super::replacing::Replacement;
 use super::slot::Slot;
 use super::steps::Mode;
 
@@ -19,6 +21,11 @@ use super::steps::Mode;
 pub(super) struct Besides {
     pub(super) candidate: Option<Arc<Beside>>,
     pub(super) replaced: Option<Arc<Beside>>,
+}
+
+/// Whether two modules are the ones that are meant.
+fn is_of(pair: &Replacement, beside: &Beside) -> bool {
+    (pair.digest, pair.against) == (beside.serving.digest, beside.module.digest)
 }
 
 /// The modules beside all slots.
@@ -100,11 +107,20 @@ impl Candidates {
         };
         let before = self.besides.load().get(slot).cloned().unwrap_or_default();
         let candidate = candidate.and_then(|module| beside(module, trial(module), before.candidate));
-        // The same code with other settings replaces nothing.
-        let is_other = |gone: &&Arc<Module>| serving.is_some_and(|serving| serving.digest != gone.digest);
-        let replaced = match replaced.filter(is_other) {
-            Some(gone) => beside(gone, Trial::Replacement, None),
-            None => before.replaced.and_then(|one| beside(&Arc::clone(&one.module), Trial::Replacement, Some(one))),
+        // The same code with other settings replaces nothing, and what replaced another one a moment ago is no measure.
+        let is_other = |gone: &Arc<Module>| serving.is_some_and(|serving| serving.digest != gone.digest);
+        let stood = replaced.map(|gone| match &before.replaced {
+            Some(earlier) if earlier.serving.digest == gone.digest && !earlier.expects_refusals() => &earlier.module,
+            _ => gone,
+        });
+        let replaced = match stood.filter(|_| replaced.is_some_and(is_other)) {
+            Some(gone) => {
+                Some(gone).filter(|gone| is_other(gone)).and_then(|gone| beside(gone, Trial::Replacement, None))
+            }
+            None => {
+                let kept = before.replaced.clone();
+                kept.and_then(|one| beside(&Arc::clone(&one.module), Trial::Replacement, Some(one)))
+            }
         };
         self.change(slot, |besides| {
             besides.candidate.clone_from(&candidate);
@@ -115,6 +131,31 @@ impl Candidates {
     /// Compares a slot's module no longer with the one that it replaced.
     pub(super) fn forget_replaced(&self, slot: &Slot) {
         self.change(slot, |besides| besides.replaced = None);
+    }
+
+    /// Compares the modules of these slots with those that they replaced, and no others. What began to be compared after
+    /// `as_of` goes on. Returns those whose earlier module must be loaded first.
+    pub(super) fn compare_replaced(&self, wanted: &[Replacement], as_of: Instant) -> Vec<Replacement> {
+        // No module is swapped meanwhile.
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let besides = self.besides.load();
+        let of = |slot: &Slot| besides.get(slot).and_then(|besides| besides.replaced.as_ref());
+        for (slot, one) in besides.iter().filter_map(|(slot, besides)| Some((slot, besides.replaced.as_ref()?))) {
+            if one.began <= as_of && !wanted.iter().any(|pair| pair.slot == *slot && is_of(pair, one)) {
+                self.forget_replaced(slot);
+            }
+        }
+        let serves = |pair: &&Replacement| last.module(&pair.slot).is_some_and(|module| module.digest == pair.digest);
+        let is_missing = |pair: &&Replacement| of(&pair.slot).is_none_or(|one| !is_of(pair, one));
+        wanted.iter().filter(serves).filter(is_missing).cloned().collect()
+    }
+
+    /// Compares the module that serves a slot with an earlier one, if it is still the one that is meant.
+    pub(super) fn add_replaced(&self, pair: &Replacement, module: Arc<Module>) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(serving) = last.module(&pair.slot).filter(|serving| serving.digest == pair.digest) else { return };
+        let beside = Arc::new(Beside::new(module, Trial::Replacement, Arc::clone(serving)));
+        self.change(&pair.slot, |besides| besides.replaced = Some(Arc::clone(&beside)));
     }
 
     /// The reports of all candidates.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict};
 use serde::{Deserialize, Serialize};
@@ -183,6 +184,8 @@ pub(super) struct Beside {
     pub(super) trial: Trial,
     /// The module that serves. Events that another one judged are not compared.
     pub(super) serving: Arc<Module>,
+    /// When the two began to be compared.
+    pub(super) began: Instant,
     pairs: Mutex<Pairs>,
     judged: AtomicU64,
     judged_refused: AtomicU64,
@@ -216,7 +219,8 @@ impl Beside {
         } else {
             module.measure()
         }
-        Self { module, trial, serving, pairs, judged: AtomicU64::new(0), judged_refused: AtomicU64::new(0) }
+        let (judged, judged_refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { module, trial, serving, began: Instant::now(), pairs, judged, judged_refused }
     }
 
     /// The new module of the two, and the old one.

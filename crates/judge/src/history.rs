@@ -18,6 +18,7 @@ use super::files::MODULE_BYTES_MAX;
 use super::files::private_dir;
 use super::files::wall_time;
 use super::kind::{Kind, settings_of};
+use super::replacing::Served;
 use super::roster::Roster;
 use super::slot::Slot;
 
@@ -29,6 +30,9 @@ pub(super) const CANDIDATES: &str = "candidates";
 
 /// The first part of the name of a content that never served.
 const PREPARED: &str = "prepared-";
+
+/// The note of a version that somebody puts back, and that does not serve yet.
+const PUT_BACK: &str = "put-back";
 
 /// Files that this process has written so far.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -187,6 +191,11 @@ impl History {
         if Digest::of(&bytes) != version.digest {
             return Err(RollbackError::Damaged(version.digest));
         }
+        // Noted before the file is there, so that no gateway takes the file for a change of somebody else.
+        // Going back matters more than the note.
+        if let Err(error) = self.note_put_back(slot, version.digest) {
+            tracing::warn!(event_type = %slot, "the guard may take the version for a new one: {error}");
+        }
         put_in_place(modules_dir, &file, &bytes).map_err(failed(&path))?;
         Ok(version)
     }
@@ -277,6 +286,7 @@ impl History {
         let ending = Kind::of_file(&kept).unwrap_or(Kind::Module).ending();
         let path = self.folder(slot).join(format!("{:020}-{digest}{ending}", version.at.timestamp_micros()));
         fs::rename(kept, &path)?;
+        self.take_put_back(slot, &version)?;
         files.insert(0, (version, path));
         for (version, old) in files.drain(VERSIONS_MAX.min(files.len())..) {
             if Kind::of_file(&old) == Some(Kind::Schema) {
@@ -284,9 +294,8 @@ impl History {
                 let _none = fs::remove_file(self.engine_note(slot, version.digest));
             }
             fs::remove_file(old)?;
-            if self.redacts(slot, version.digest) {
-                fs::remove_file(self.note(slot, version.digest))?;
-            }
+            remove(&self.note(slot, version.digest, "redacts"))?;
+            remove(&self.note(slot, version.digest, "put-back-at"))?;
         }
         Ok(versions(files))
     }
@@ -340,46 +349,98 @@ impl History {
     }
 
     fn engine_note(&self, slot: &Slot, digest: Digest) -> PathBuf {
-        self.folder(slot).join(format!("{digest}.engine"))
+        self.note(slot, digest, "engine")
     }
 
     /// Notes that a version takes secrets out of dead letters. A later version that does not is refused only if the one
     /// before it did.
     pub(super) fn note_redacts(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
-        let note = self.note(slot, digest);
+        let note = self.note(slot, digest, "redacts");
         if note.exists() { Ok(()) } else { File::create(note)?.sync_all() }
     }
 
     /// Whether a version has this note.
     pub(super) fn redacts(&self, slot: &Slot, digest: Digest) -> bool {
-        self.note(slot, digest).exists()
+        self.note(slot, digest, "redacts").exists()
     }
 
-    /// Notes that a version was taken back, and why. It is not taken again unless somebody forces it.
-    pub(super) fn note_taken_back(&self, slot: &Slot, digest: Digest, reason: &str) -> io::Result<()> {
+    /// Notes that a version was taken back, why, and which one serves since, if one does. It is not taken again unless
+    /// somebody forces it.
+    pub(super) fn note_taken_back(
+        &self,
+        slot: &Slot,
+        digest: Digest,
+        reason: &str,
+        serves: Option<Digest>,
+    ) -> io::Result<()> {
         private_dir(&self.folder(slot))?;
-        replace(&self.taken_back_note(slot, digest), reason.as_bytes())
+        if let Some(serves) = serves {
+            replace(&self.note(slot, digest, "goes-back-to"), serves.to_string().as_bytes())?;
+        }
+        replace(&self.note(slot, digest, "taken-back"), reason.as_bytes())
     }
 
     /// Why a version was taken back, if it was.
     pub(super) fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {
-        read(&self.taken_back_note(slot, digest)).ok().map(|reason| String::from_utf8_lossy(&reason).into_owned())
+        let reason = read(&self.note(slot, digest, "taken-back")).ok()?;
+        Some(String::from_utf8_lossy(&reason).into_owned())
     }
 
-    /// Removes that note.
+    /// Which version serves in place of one that was taken back.
+    pub(super) fn goes_back_to(&self, slot: &Slot, digest: Digest) -> Option<Digest> {
+        let text = read(&self.note(slot, digest, "goes-back-to")).ok()?;
+        std::str::from_utf8(&text).ok()?.parse().ok()
+    }
+
+    /// Removes these notes.
     pub(super) fn lift(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
-        match fs::remove_file(self.taken_back_note(slot, digest)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        remove(&self.note(slot, digest, "goes-back-to"))?;
+        remove(&self.note(slot, digest, "taken-back"))
+    }
+
+    /// The versions that served, the newest first, as the guard looks at them. What it put back is one of them.
+    /// `expected` is the version of which the settings say that more refusals are meant.
+    pub(super) fn served(&self, slot: &Slot, expected: Option<Digest>) -> io::Result<Vec<Served>> {
+        let now = wall_time();
+        let mut served = Vec::new();
+        for Version { digest, at } in self.versions(slot)? {
+            let age = (now - at).to_std().unwrap_or_default();
+            let is_taken_back = self.taken_back(slot, digest).is_some();
+            if let Some(before) = self.goes_back_to(slot, digest).filter(|_| is_taken_back) {
+                served.push(Served { digest: Some(before), age, is_put_back: true, ..Served::default() });
+            }
+            let is_put_back = read(&self.note(slot, digest, "put-back-at")).is_ok_and(|text| text == micros(at));
+            let is_expected = expected == Some(digest);
+            served.push(Served { digest: Some(digest), age, is_put_back, is_expected, is_taken_back });
+        }
+        Ok(served)
+    }
+
+    /// Notes that somebody puts a version back, before it serves. If it served last, nothing will change.
+    fn note_put_back(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
+        match self.versions(slot)?.first() {
+            Some(newest) if newest.digest == digest => Ok(()),
+            _ => replace(&self.note(slot, digest, PUT_BACK), b""),
         }
     }
 
-    fn taken_back_note(&self, slot: &Slot, digest: Digest) -> PathBuf {
-        self.folder(slot).join(format!("{digest}.taken-back"))
+    /// Notes whether somebody put a version back that begins to serve. The wish to put another one back is over.
+    fn take_put_back(&self, slot: &Slot, version: &Version) -> io::Result<()> {
+        if self.note(slot, version.digest, PUT_BACK).exists() {
+            replace(&self.note(slot, version.digest, "put-back-at"), &micros(version.at))?;
+        }
+        for entry in fs::read_dir(self.folder(slot))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == PUT_BACK) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
-    fn note(&self, slot: &Slot, digest: Digest) -> PathBuf {
-        self.folder(slot).join(format!("{digest}.redacts"))
+    /// The file of a note about a version.
+    fn note(&self, slot: &Slot, digest: Digest, what: &str) -> PathBuf {
+        self.folder(slot).join(format!("{digest}.{what}"))
     }
 
     fn folder(&self, slot: &Slot) -> PathBuf {
@@ -409,6 +470,11 @@ impl History {
         files.sort_by_key(|(version, _)| std::cmp::Reverse(version.at));
         Ok(files)
     }
+}
+
+/// How a note names the time at which a version began to serve.
+fn micros(at: DateTime<Utc>) -> Vec<u8> {
+    at.timestamp_micros().to_string().into_bytes()
 }
 
 /// Writes a content as the file of its kind beside `file`, and takes `file` away if it is of the other kind.
@@ -515,6 +581,46 @@ mod tests {
 
     fn slot() -> Slot {
         Slot::Exact("page".into(), "a/b".into())
+    }
+
+    #[test]
+    fn a_version_is_put_back_for_the_time_in_which_it_then_serves() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (history, modules) = (History::under(dir.path()), dir.path().join("modules"));
+        let record = |text: &[u8]| drop(history.record(&slot(), Digest::of(text), text).expect("kept"));
+        let put_back = || {
+            let served = history.served(&slot(), None).expect("a history");
+            served.into_iter().map(|version| version.is_put_back).collect::<Vec<_>>()
+        };
+        record(b"one");
+        record(b"two");
+        history.rollback(&modules, &slot(), Some(Digest::of(b"one"))).expect("it is kept");
+        record(b"one");
+        assert_eq!(put_back(), [true, false]);
+        record(b"two");
+        record(b"one");
+        assert_eq!(put_back(), [false, false], "this time nobody put it back");
+        // Another version came before the one that was put back could serve.
+        history.rollback(&modules, &slot(), Some(Digest::of(b"two"))).expect("it is kept");
+        record(b"three");
+        record(b"two");
+        assert_eq!(put_back(), [false, false, false]);
+    }
+
+    #[test]
+    fn the_guard_puts_a_version_back_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let history = History::under(dir.path());
+        for text in [b"one", b"two", b"bad"] {
+            history.record(&slot(), Digest::of(text), text).expect("kept");
+        }
+        history.note_taken_back(&slot(), Digest::of(b"bad"), "it broke", Some(Digest::of(b"one"))).expect("noted");
+        let served = || history.served(&slot(), Some(Digest::of(b"two"))).expect("a history");
+        let digests: Vec<_> = served().into_iter().filter_map(|version| version.digest).collect();
+        assert_eq!(digests, [b"one", b"bad", b"two", b"one"].map(|text| Digest::of(text)));
+        assert!(served()[0].is_put_back && served()[1].is_taken_back && served()[2].is_expected);
+        history.lift(&slot(), Digest::of(b"bad")).expect("lifted");
+        assert_eq!((served().len(), served()[0].is_taken_back), (3, false));
     }
 
     #[test]

@@ -56,6 +56,7 @@ mod offload;
 mod portable;
 mod refusal;
 mod registry;
+mod replacing;
 mod report;
 mod resident;
 mod rest;
@@ -91,6 +92,7 @@ pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
 pub use offload::OffloadLimits;
 pub use portable::portable;
 pub use refusal::Refusal;
+pub use replacing::{Replacement, Served, compared_with};
 pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
 pub use schema::has_engine;
@@ -729,15 +731,15 @@ impl Validators {
     }
 
     /// Notes in the data directory that a version was taken back. As a file it is refused from then on, and the version
-    /// before serves; a generation is the matter of the database. It blocks on the disk.
+    /// before serves, or the one that is named; a generation is the matter of the database. It blocks on the disk.
     ///
     /// # Errors
     ///
     /// The errors of the file system. Then a restart may take the version again.
-    pub fn take_back(&self, slot: &Slot, digest: Digest, reason: &str) -> std::io::Result<()> {
+    pub fn take_back(&self, slot: &Slot, digest: Digest, reason: &str, serves: Option<Digest>) -> std::io::Result<()> {
         let Inner { tools, tried_history, lifecycles, .. } = &*self.inner;
-        let noted = tools.history.note_taken_back(slot, digest, reason);
-        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason));
+        let noted = tools.history.note_taken_back(slot, digest, reason, serves);
+        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason, None));
         for lifecycle in lifecycles.iter().flatten() {
             lifecycle.tell(Message::TakenBack(slot.clone(), digest));
         }

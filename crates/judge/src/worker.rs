@@ -341,8 +341,8 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     Outcome::Loaded(digest, program)
 }
 
-/// Returns the newest kept version that can serve. Without one, no module would judge the events of this slot until its
-/// file is mended.
+/// Returns the newest kept version that can serve, or the one to which the guard went back. Without one, no module would
+/// judge the events of this slot until its file is mended.
 fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
     let kept = tools.history.intact(&job.slot);
     let kept = kept
@@ -351,9 +351,12 @@ fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> O
     let may_serve = |digest| {
         Some(digest) != refused && (job.force == Some(digest) || tools.history.taken_back(&job.slot, digest).is_none())
     };
-    kept.filter(|(version, _)| may_serve(version.digest)).find_map(|(version, bytes)| {
-        let program = load(tools, job, lane, (Kind::of_content(&bytes), version.digest), &bytes).ok()?;
-        Some((version.digest, program))
+    let goes_back_to = refused.and_then(|refused| tools.history.goes_back_to(&job.slot, refused));
+    let first = goes_back_to.and_then(|digest| Some((digest, tools.history.content(&job.slot, digest).ok()??)));
+    let kept = first.into_iter().chain(kept.map(|(version, bytes)| (version.digest, bytes)));
+    kept.filter(|(digest, _)| may_serve(*digest)).find_map(|(digest, bytes)| {
+        let program = load(tools, job, lane, (Kind::of_content(&bytes), digest), &bytes).ok()?;
+        Some((digest, program))
     })
 }
 

@@ -180,10 +180,7 @@ impl Shipping {
         });
         self.offer_redrive(&mut body, before).await;
         let wanted = Wanted { digest: version.digest, settings: None, known };
-        let answer = self.until_settled(slot, &wanted, followed, body).await;
-        // What somebody puts back on purpose is not taken back, though it may refuse more.
-        self.validators.forget_replaced(slot);
-        answer
+        self.until_settled(slot, &wanted, followed, body).await
     }
 
     pub(super) async fn retire_in_directory(

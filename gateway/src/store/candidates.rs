@@ -1,6 +1,8 @@
 //! Candidates in the database: the secret by which canaries choose sessions, what two modules say of the same events, summed
 //! for all gateways, and the modules that the guard took back.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 use serde::{Deserialize, Serialize};
@@ -158,6 +160,27 @@ pub struct TakenBackRow {
 }
 
 from_row!(TakenBackRow { event_type, digest, at, trial, code, reason, counts, refused, serves });
+
+/// A version of an event type for the time in which it served.
+#[derive(Clone, Debug)]
+pub struct ServedRow {
+    /// The event type, as its file would be named.
+    pub event_type: String,
+    /// The module; `None` while there was none.
+    pub digest: Option<Vec<u8>>,
+    /// Its last settings.
+    pub settings: Option<String>,
+    /// How many seconds ago it began to serve.
+    pub age_s: f64,
+    /// Somebody, or the guard, put it back on purpose.
+    pub is_put_back: bool,
+    /// More refusals than before were meant.
+    pub is_expected: bool,
+    /// The guard took it back.
+    pub is_taken_back: bool,
+}
+
+from_row!(ServedRow { event_type, digest, settings, age_s, is_put_back, is_expected, is_taken_back });
 
 /// A candidate of the current generation.
 #[derive(Clone, Debug)]
@@ -361,6 +384,42 @@ impl Store {
             entry.with("digest", key.digest.to_string()).with("reason", reason).log();
         }
         Ok(made.and_then(|number| u64::try_from(number).ok()))
+    }
+
+    /// The versions that served the event types whose module changed within a time, by event type, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn served_lately(&self, within: Duration) -> Result<Vec<ServedRow>, Error> {
+        let query = sqlx::query_as(
+            "select event_type, digest, settings, extract(epoch from age)::float8 as age_s, is_put_back, is_expected, \
+                 is_taken_back \
+             from served_lately(make_interval(secs => $1)) order by event_type, place",
+        )
+        .bind(within.as_secs_f64());
+        self.ask(query.fetch_all(&self.own)).await
+    }
+
+    /// Forgets what a module said beside the one that it replaced, if it began to say so more than a time ago.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn forget_replacement_before(
+        &self,
+        event_type: &str,
+        digest: Digest,
+        age: Duration,
+    ) -> Result<(), Error> {
+        let query = sqlx::query(
+            "delete from candidate_pairs where event_type = $1 and digest = $2 and trial = 'replacement' \
+                 and since < clock_timestamp() - make_interval(secs => $3)",
+        )
+        .bind(event_type)
+        .bind(digest.0.to_vec())
+        .bind(age.as_secs_f64());
+        self.ask(query.execute(&self.own)).await.map(drop)
     }
 
     /// Notes that a file of the modules directory was taken back.

@@ -42,6 +42,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0025", "generations"),
     migration!("0026", "replay"),
     migration!("0027", "candidates"),
+    migration!("0028", "replacements"),
 ];
 
 /// Runs the migrations that the database lacks.

@@ -263,7 +263,7 @@ async fn what_was_taken_back_serves_no_more_not_after_a_restart_and_not_by_anoth
     let slot = Slot::parse("shop/sale").expect("a slot");
     house.put("shop/sale.wasm", &reject);
     house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
-    house.validators.take_back(&slot, Digest::of(&reject), "it refused 30 of 200 events").expect("noted");
+    house.validators.take_back(&slot, Digest::of(&reject), "it refused 30 of 200 events", None).expect("noted");
     let is_back = |report: &TypeReport| report.digest == Some(Digest::of(&accept)) && report.last_error.is_some();
     let report = house.until("shop/sale", is_back).await;
     let refusal = report.last_error.expect("told").refusal;
@@ -292,7 +292,7 @@ async fn a_version_that_is_not_taken_back_any_more_is_taken() {
     let (accept, reject) = (judges(ACCEPT), judges(REJECT));
     let house = House::with(&[("shop/sale.wasm", &accept)]).await;
     let slot = Slot::parse("shop/sale").expect("a slot");
-    house.validators.take_back(&slot, Digest::of(&reject), "it broke").expect("noted");
+    house.validators.take_back(&slot, Digest::of(&reject), "it broke", None).expect("noted");
     house.put("shop/sale.wasm", &reject);
     house.until("shop/sale", refused).await;
     assert_eq!(house.judge(("shop", "sale"), "{}").await.digest, Some(Digest::of(&accept)));
