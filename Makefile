@@ -172,6 +172,7 @@ profile: bench-build
 	ulimit -n "$$(ulimit -Hn)" && ./target/release/eye-bench profile
 
 bench-build: setup modules
+	$(GUEST) -p guests --example spins_always
 	$(RELEASE)
 	$(BENCH)
 

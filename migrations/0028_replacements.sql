@@ -3,7 +3,7 @@
 
 -- Whether settings say of their own module that it is meant to refuse more.
 create function expects_refusals(settings text, digest bytea) returns boolean language sql immutable parallel safe as $$
-    select coalesce(settings ~ ('(^|\n)\s*expect_refusals\s*=\s*["'']' || encode(digest, 'hex') || '["'']'), false)
+    select coalesce(lower(settings) ~ ('(^|\n)\s*expect_refusals\s*=\s*["'']' || encode(digest, 'hex') || '["'']'), false)
 $$;
 
 -- The modules that served an event type, the newest first: each for as long as its digest stayed, whatever its settings were.
@@ -15,7 +15,7 @@ create function served_modules(kind text) returns table (
         select number, changes.digest, changes.settings, made_at, cause,
             changes.digest is distinct from lag(changes.digest) over (order by number)
                 or lag(number) over (order by number) is null as is_other
-        from (select * from generation_changes where event_type = kind order by number desc limit 100) changes
+        from (select * from generation_changes where event_type = kind order by number desc limit 1000) changes
         left join generations using (number)
     ), times as (
         select *, count(*) filter (where is_other) over (order by number) as time from changes
@@ -42,8 +42,75 @@ create function served_lately(within interval) returns table (
                 select from generation_changes earlier
                 where earlier.event_type = changes.event_type and earlier.number < changes.number
             )
-    ) kind cross join lateral (select * from served_modules(kind.event_type) where place <= 20) served
+    ) kind cross join lateral (select * from served_modules(kind.event_type) where place <= 100) served
     order by kind.event_type, served.place
+$$;
+
+-- The version with which the guard compares the newest one of an event type, as long as it does: the last one that stood for
+-- that time, or that somebody meant; else the oldest.
+create function measure_of(kind text, guard interval) returns bytea language sql stable as $$
+    select digest
+    from (
+        select place, digest, is_put_back or is_expected
+            or age - coalesce(lag(age) over (order by place), interval '0') >= guard as is_settled
+        from served_modules(kind) where place <= 100
+    ) times
+    where place > 1 and digest is not null
+        and not exists (select from taken_back back where back.event_type = kind and back.digest = times.digest)
+    order by is_settled desc, case when is_settled then place else -place end
+    limit 1
+$$;
+
+-- Keeps the last ten versions of each event type that served, the one to which the guard would go back, what serves, what is
+-- being prepared, and what was shipped within an hour; the preparations of a day; the last thousand generations; and the pairs
+-- of 30 days, two thousand rows at most.
+create function forget_modules(guard interval) returns void language plpgsql as $$
+declare
+    oldest bigint;
+begin
+    delete from module_versions old using (
+        select event_type, digest, served_at,
+            row_number() over (partition by event_type order by served_at desc nulls last) as place
+        from module_versions
+    ) ranked
+    where old.event_type = ranked.event_type and old.digest = ranked.digest
+        and case when ranked.served_at is null then old.shipped_at < now() - interval '1 hour'
+            when ranked.place > 10 then old.digest is distinct from measure_of(old.event_type, guard)
+            else false end
+        and not exists (
+            select from generation_set() serves
+            where event_type_of(serves.event_type) = old.event_type and serves.digest = old.digest
+        )
+        and not exists (
+            select from preparation_slots slots join preparations on preparations.id = slots.preparation_id
+            where preparations.state = 'preparing' and event_type_of(slots.event_type) = old.event_type
+                and slots.digest = old.digest
+        );
+    delete from module_contents old
+    where kept_at < now() - interval '1 hour'
+        and not exists (select from module_versions versions where versions.digest = old.digest)
+        and not exists (select from generation_set() serves where serves.digest = old.digest)
+        and not exists (
+            select from preparation_slots slots join preparations on preparations.id = slots.preparation_id
+            where preparations.state = 'preparing' and slots.digest = old.digest
+        );
+    delete from preparations where state <> 'preparing' and asked_at < now() - interval '1 day';
+    delete from candidate_pairs where changed_at < now() - interval '30 days' or ctid in (
+        select ctid from candidate_pairs order by changed_at desc offset 2000
+    );
+    select max(number) - 1000 into oldest from generations;
+    delete from generations where number <= oldest;
+    delete from generation_changes old
+    where old.number <= oldest and exists (
+        select from generation_changes later
+        where later.event_type = old.event_type and later.number > old.number and later.number <= oldest
+    );
+end;
+$$;
+
+-- A gateway of the release before does not say for how long its guard looks.
+create or replace function forget_modules() returns void language sql as $$
+    select forget_modules(interval '10 minutes')
 $$;
 
 -- Takes a module back: the row, the forced change of the slot and the entry in the audit trail are one statement, so that
@@ -64,6 +131,8 @@ begin
     -- What somebody put back on purpose stays, whatever became of its settings since, and so does what the guard put back.
     if not found or by_trial = 'replacement' and (
         not exists (select from generation_changes where event_type = kind and digest = before)
+        -- A bad module is better than none that can be loaded.
+        or not exists (select from module_contents where digest = before)
         or exists (select from taken_back where event_type = kind and digest = before)
         or (select is_put_back from served_modules(kind) where place = 1)
     ) then

@@ -82,6 +82,38 @@ async fn settings_after_a_rollback_do_not_wake_the_guard() {
     assert_eq!(house.shown().await["digest"], json!(strict));
 }
 
+#[tokio::test]
+async fn a_version_that_the_guard_would_go_back_to_is_kept() {
+    let house = House::of(1).await;
+    let lenient = house.shipped("", &module("accepts")).await;
+    // As if it had served for long.
+    house.server.sql("update generations set made_at = made_at - interval '90 days'");
+    house.server.sql("update module_versions set served_at = served_at - interval '90 days'");
+    for number in 0..11 {
+        let content = [&module("refuses_some")[..], b"\0\x07\x04salt", format!("{number:02}").as_bytes()].concat();
+        house.shipped("", &content).await;
+    }
+    house.server.sql("update module_contents set kept_at = kept_at - interval '90 days'");
+    for call in ["forget_modules()", "forget_modules(interval '10 minutes')"] {
+        house.server.sql(&format!("select {call}"));
+    }
+    let versions = "select count(*) from module_versions";
+    assert_eq!(house.server.sql(versions), "11", "ten, and the one that stood");
+    until_back(&house, &lenient).await;
+    assert_eq!(house.send(0, &house.admin, &[one(refused())]).await["stored"], json!(1));
+}
+
+#[tokio::test]
+async fn an_error_of_the_database_does_not_end_what_is_compared() {
+    let house = House::of(1).await;
+    let lenient = house.shipped("", &module("accepts")).await;
+    house.server.sql("alter function served_lately(interval) rename to served_late");
+    house.shipped("", &module("refuses_some")).await;
+    let told = async || house.gateways[0].log().contains("which modules were replaced lately").then_some(());
+    eventually("it is told", told).await;
+    until_back(&house, &lenient).await;
+}
+
 /// A gateway whose modules come from its directory.
 struct Single {
     gateway: Gateway,
@@ -192,4 +224,66 @@ async fn in_a_directory_what_somebody_puts_back_stays() {
     house.send(&fifteen_percent(600)).await;
     assert!(house.compares_none().await);
     assert_eq!(house.digest().await, json!(strict));
+}
+
+#[tokio::test]
+async fn in_a_directory_a_module_that_was_retired_is_no_measure() {
+    let house = Single::start().await;
+    house.ship("", &module("accepts")).await;
+    assert_eq!(house.ask("DELETE", "").await.status, 200);
+    let strict = house.ship("", &module("refuses_some")).await;
+    eventually("it is not compared", async || house.compares_none().await.then_some(())).await;
+    house.send(&fifteen_percent(600)).await;
+    assert!(house.compares_none().await);
+    assert_eq!(house.digest().await, json!(strict));
+}
+
+#[tokio::test]
+async fn in_a_directory_the_version_between_serves_neither_after_a_broken_file_nor_after_a_rollback() {
+    let mut house = Single::start().await;
+    let lenient = house.ship("", &module("accepts")).await;
+    house.ship("", &module("refuses_some")).await;
+    house.ship("", &salted(&module("refuses_some"), 1)).await;
+    house.until_back(&lenient).await;
+    house.gateway.drop_module("guests/named.wasm", b"broken");
+    stop(&mut house.gateway).await;
+    house.gateway.restart().await;
+    eventually("it serves", async || (house.digest().await == json!(lenient)).then_some(())).await;
+    let back = house.ask("POST", "/rollback").await;
+    assert_eq!((back.status, &back.json()["digest"]), (200, &json!(lenient)), "{back:?}");
+}
+
+#[tokio::test]
+async fn in_a_directory_what_was_meant_to_refuse_is_the_measure_of_what_follows() {
+    let house = Single::start().await;
+    house.ship("", &module("accepts")).await;
+    house.ship("?expect_refusals=true", &module("refuses_some")).await;
+    let third = house.ship("?settings=default", &salted(&module("refuses_some"), 1)).await;
+    house.send(&fifteen_percent(600)).await;
+    let pairs =
+        format!("select coalesce(sum(same), 0) >= 600 from candidate_pairs where digest = decode('{third}', 'hex')");
+    eventually("they are compared", async || (house.gateway.sql(&pairs) == "t").then_some(())).await;
+    assert_eq!(house.digest().await, json!(third));
+}
+
+#[tokio::test]
+async fn in_a_directory_a_history_without_room_ends_no_guard_and_it_fires_once() {
+    let house = Single::start().await;
+    let lenient = house.ship("", &module("accepts")).await;
+    let versions = house.gateway.data_dir().join("versions");
+    let folder = std::fs::read_dir(&versions).expect("a history").next().expect("a slot").expect("a folder").path();
+    let strict = module("refuses_some");
+    // No file can be renamed to a folder that is not empty.
+    for name in [format!("prepared-{}.wasm", digest_of(&strict)), format!("{}.taken-back", digest_of(&strict))] {
+        std::fs::create_dir_all(folder.join(name).join("full")).expect("a folder");
+    }
+    house.gateway.drop_module("guests/named.wasm", &strict);
+    eventually("it serves", async || (house.digest().await == json!(digest_of(&strict))).then_some(())).await;
+    house.send(&fifteen_percent(100)).await;
+    eventually("it is compared", async || (!house.compares_none().await).then_some(())).await;
+    house.until_back(&lenient).await;
+    house.send(&fifteen_percent(400)).await;
+    let entries = house.gateway.sql("select count(*) from audit where action = 'guard'");
+    assert_eq!(entries, "1");
+    assert_eq!(house.digest().await, json!(lenient));
 }

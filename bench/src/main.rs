@@ -3,6 +3,7 @@
 //! a Postgres of the run's own with durable settings. `make bench` runs all, `make bench-quick` the same for less long.
 
 mod bare;
+mod candidates;
 mod compare;
 mod database;
 mod events;
@@ -68,6 +69,8 @@ const QUICK: Plan = Plan {
 const PARTS: [&str; 8] = ["batches", "singles", "answers", "modules", "types", "connections", "table", "swap"];
 /// What is measured once, since it sets the ways beside each other.
 const WAYS: &str = "ways";
+/// What is measured once, over TCP.
+const CANDIDATES: &str = "candidates";
 
 /// One run: what is measured with, and what has been found.
 struct Run {
@@ -107,7 +110,7 @@ fn main() -> Result<()> {
         Some("full") => FULL,
         Some("quick" | "profile" | "compare") => QUICK,
         _ => bail!(
-            "usage: eye-bench full|quick [PART]... | eye-bench profile | eye-bench compare OLD NEW [ROUNDS]; parts: {} {WAYS}",
+            "usage: eye-bench full|quick [PART]... | eye-bench profile | eye-bench compare OLD NEW [ROUNDS]; parts: {} {WAYS} {CANDIDATES}",
             PARTS.join(" ")
         ),
     };
@@ -118,9 +121,10 @@ fn main() -> Result<()> {
         _ => Work::Measure(words),
     };
     if let Work::Measure(parts) = &work
-        && let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str()) && *part != WAYS)
+        && let Some(unknown) =
+            parts.iter().find(|part| !PARTS.contains(&part.as_str()) && *part != WAYS && *part != CANDIDATES)
     {
-        bail!("there is no part `{unknown}`, only {} {WAYS}", PARTS.join(" "));
+        bail!("there is no part `{unknown}`, only {} {WAYS} {CANDIDATES}", PARTS.join(" "));
     }
     let folder = tempfile::tempdir_in("/var/tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -177,6 +181,11 @@ async fn measure(run: &mut Run, parts: &[String]) -> Result<()> {
                 _ => swap::modules(run).await?,
             }
         }
+    }
+    if wanted(&CANDIDATES) {
+        run.table.section("Candidates, over TCP on loopback");
+        run.way = Way::Tcp;
+        candidates::shadows(run).await?;
     }
     let took = start.elapsed().as_secs();
     let figures = format!(

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +83,7 @@ pub struct Fleet {
     standing: Mutex<Standing>,
     /// Other gateways on this database that are alive.
     others: AtomicI64,
+    guard_minutes: AtomicU64,
     /// Its row was written once. From then on generations wait for it, so it may serve them.
     joined: AtomicBool,
     /// Wakes the task that follows the generations.
@@ -139,12 +140,18 @@ impl Fleet {
             validators,
             identity,
             standing: Mutex::default(),
+            guard_minutes: AtomicU64::new(0),
             others: AtomicI64::new(0),
             joined: AtomicBool::new(false),
             asked: Notify::new(),
             swapped: Notify::new(),
             changes: watch::Sender::new(0),
         }
+    }
+
+    /// Changes how long the guard may still go back to a version, so that its content is kept.
+    pub fn set_guard_minutes(&self, minutes: u64) {
+        self.guard_minutes.store(minutes, Relaxed);
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -268,9 +275,9 @@ impl Fleet {
             while forgets.try_join_next().is_some() {}
             if Instant::now() >= forget_at && forgets.is_empty() {
                 forget_at = Instant::now() + FORGET_EVERY;
-                let store = self.store.clone();
+                let (store, guard) = (self.store.clone(), self.guard_minutes.load(Relaxed) * 60);
                 forgets.spawn(async move {
-                    if let Err(error) = store.forget_modules().await {
+                    if let Err(error) = store.forget_modules(Duration::from_secs(guard)).await {
                         tracing::debug!(%error, "old versions of modules could not be removed");
                     }
                 });

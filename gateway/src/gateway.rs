@@ -123,6 +123,7 @@ impl Gateway {
         let trust = Arc::new(Trust::new(settings.callers.clone()).with_panel(config.panel));
         let retention = Arc::new(Retention::new(settings.retention, settings.retention_every));
         let fleet = Arc::new(Fleet::new(store.clone(), validators.clone(), parts::identity(config, listener)));
+        fleet.set_guard_minutes(settings.guard_minutes);
         let readiness = Arc::new(Readiness::new(
             store.clone(),
             Arc::clone(&trust),

@@ -2,14 +2,14 @@
 //! database say so, or the history in the data directory where modules come from a directory. So a restart, a second push or
 //! a change while the gateway was down does not end the guard, and what somebody put back is left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
-use eye_judge::{ModulesFrom, Replacement, Served, Slot, Unprepared, Validators, compared_with};
+use eye_judge::{ModulesFrom, Newest, Replacement, Served, Slot, Unprepared, Validators, compared_with};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::store::{self, ServedRow, Store};
@@ -23,23 +23,23 @@ const SLACK: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     guard_minutes: u64,
-    /// The generation, or a number that grows with each change of the directory.
-    change: u64,
+    swaps: u64,
+}
+
+/// What is known of a slot.
+struct Found {
+    slot: Slot,
+    newest: Newest,
+    age: Duration,
 }
 
 #[derive(Default)]
 struct Known {
     stamp: Option<Stamp>,
-    /// The pairs, each with the time at which the guard ends.
-    pairs: Vec<(Replacement, Instant)>,
-    /// Those whose earlier module could not be loaded.
+    /// The newest modules, each with the time at which the guard ends.
+    slots: HashMap<Slot, (Newest, Instant)>,
+    /// Pairs whose earlier module could not be loaded.
     failed: BTreeSet<Replacement>,
-}
-
-/// What was found at a look.
-struct Found {
-    pair: Replacement,
-    age: Duration,
 }
 
 /// Knows with which earlier modules those that serve are compared.
@@ -106,14 +106,22 @@ impl Replacements {
         lock(&self.left).insert((slot.clone(), digest))
     }
 
-    /// Whether a file of the modules directory is compared with an earlier version at this moment. What is known may be a
-    /// second old, and somebody may have put the file back meanwhile.
+    /// Whether a file of the modules directory serves, and is compared with an earlier version at this moment. What is known
+    /// may be a second old, and somebody may have put the file back meanwhile.
     pub async fn is_compared(&self, slot: &Slot, digest: Digest, against: Digest) -> bool {
-        let (validators, own) = (self.validators.clone(), slot.clone());
-        let served = tokio::task::spawn_blocking(move || validators.served(&own)).await;
-        let Ok(Ok(served)) = served else { return false };
-        let is_it = |place: usize| served[place].digest == Some(against) && served[0].digest == Some(digest);
-        compared_with(&served, self.guard()).is_some_and(is_it)
+        if !self.validators.serving().contains(&(slot.clone(), digest)) {
+            return false;
+        }
+        let (validators, own, guard) = (self.validators.clone(), slot.clone(), self.guard());
+        let served = tokio::task::spawn_blocking(move || validators.served(&own, guard)).await;
+        let Ok(Ok(served)) = served else { return true };
+        match served.first() {
+            Some(newest) if newest.digest == Some(digest) => {
+                compared_with(&served, guard).is_some_and(|place| served[place].digest == Some(against))
+            }
+            // The history has no room for it, so that only memory knows what it replaced.
+            _ => true,
+        }
     }
 
     fn guard(&self) -> Duration {
@@ -121,35 +129,46 @@ impl Replacements {
     }
 
     async fn look(&self) {
-        let (as_of, before) = (std::time::Instant::now(), Instant::now());
-        let change = match self.modules_from {
-            ModulesFrom::Database => self.validators.generation(),
-            ModulesFrom::Directory => *self.validators.changes().borrow(),
-        };
-        let stamp = Stamp { guard_minutes: self.guard_minutes.load(Relaxed), change };
-        let guard = self.guard();
+        let (swaps, now, guard) = (self.validators.swaps(), Instant::now(), self.guard());
+        let stamp = Stamp { guard_minutes: self.guard_minutes.load(Relaxed), swaps };
         if lock(&self.known).stamp != Some(stamp) {
             let found = match self.modules_from {
+                _ if guard.is_zero() => Ok(self.none()),
                 ModulesFrom::Database => self.by_generations(guard).await,
                 ModulesFrom::Directory => Ok(self.by_history(guard).await),
             };
             match found {
-                Ok(found) => self.learn(stamp, found, before + guard).await,
-                // What was known goes on, and the next look asks again.
-                Err(error) if !self.store.is_away() && !self.told.swap(true, Relaxed) => {
-                    tracing::warn!(%error, "it is not known which modules were replaced lately; trying again");
+                Ok(found) => self.learn(stamp, found, now + guard).await,
+                Err(error) => {
+                    if !self.store.is_away() && !self.told.swap(true, Relaxed) {
+                        tracing::warn!(%error, "it is not known which modules were replaced lately; trying again");
+                    }
+                    // What is compared goes on.
+                    return;
                 }
-                Err(error) => tracing::debug!(%error, "it is not known which modules were replaced lately"),
             }
         }
-        let wanted: Vec<Replacement> = {
-            let (mut known, left) = (lock(&self.known), lock(&self.left));
-            known.pairs.retain(|(pair, until)| *until > before && !left.contains(&(pair.slot.clone(), pair.digest)));
-            known.pairs.iter().map(|(pair, _)| pair.clone()).collect()
-        };
-        for missing in self.validators.compare_replaced(&wanted, as_of) {
-            self.load(missing).await;
+        let known = self.known_at(now);
+        match self.validators.compare_replaced(&known, swaps, guard) {
+            None => lock(&self.known).stamp = None,
+            Some(missing) => {
+                for pair in missing {
+                    self.load(pair).await;
+                }
+            }
         }
+    }
+
+    /// What is known of each slot, without the pairs whose time is over or that are left.
+    fn known_at(&self, now: Instant) -> HashMap<Slot, Newest> {
+        let (known, mut left) = (lock(&self.known), lock(&self.left));
+        left.retain(|(slot, digest)| known.slots.get(slot).is_some_and(|(newest, _)| newest.digest == *digest));
+        let each = known.slots.iter().map(|(slot, (newest, until))| {
+            let is_over = *until <= now || left.contains(&(slot.clone(), newest.digest));
+            let against = newest.against.clone().filter(|_| !is_over);
+            (slot.clone(), Newest { digest: newest.digest, against })
+        });
+        each.collect()
     }
 
     /// Takes what was found. `until` is the end of the guard of a module that came at this moment.
@@ -157,14 +176,19 @@ impl Replacements {
         let mut new = Vec::new();
         {
             let mut known = lock(&self.known);
-            let pairs =
-                found.iter().map(|Found { pair, age }| (pair.clone(), until.checked_sub(*age).unwrap_or(until)));
-            let pairs: Vec<_> = pairs.collect();
-            let is_new = |one: &&Found| !known.pairs.iter().any(|(pair, _)| *pair == one.pair);
-            new.extend(found.iter().filter(is_new).map(|one| (one.pair.slot.to_string(), one.pair.digest, one.age)));
-            known.failed.retain(|failed| pairs.iter().any(|(pair, _)| pair == failed));
-            (known.stamp, known.pairs) = (Some(stamp), pairs);
+            let is_new = |one: &&Found| {
+                one.newest.against.is_some()
+                    && known.slots.get(&one.slot).is_none_or(|(newest, _)| *newest != one.newest)
+            };
+            new.extend(found.iter().filter(is_new).map(|one| (one.slot.to_string(), one.newest.digest, one.age)));
+            let slots = found
+                .into_iter()
+                .map(|Found { slot, newest, age }| (slot, (newest, until.checked_sub(age).unwrap_or(until))));
+            known.slots = slots.collect();
+            known.stamp = Some(stamp);
+            known.failed.clear();
         }
+        self.told.store(false, Relaxed);
         if self.modules_from == ModulesFrom::Database {
             return;
         }
@@ -176,31 +200,37 @@ impl Replacements {
         }
     }
 
-    /// The pairs by the generations in the database.
+    /// That nothing is compared.
+    fn none(&self) -> Vec<Found> {
+        let each = self.validators.serving().into_iter();
+        each.map(|(slot, digest)| Found { slot, newest: Newest { digest, against: None }, age: Duration::ZERO })
+            .collect()
+    }
+
+    /// The newest modules by the generations in the database. Of those that came longer ago than the guard looks nothing is
+    /// compared.
     async fn by_generations(&self, guard: Duration) -> Result<Vec<Found>, store::Error> {
-        if guard.is_zero() {
-            return Ok(Vec::new());
-        }
         let mut served: BTreeMap<String, Vec<ServedRow>> = BTreeMap::new();
         for row in self.store.served_lately(guard).await? {
             served.entry(row.event_type.clone()).or_default().push(row);
         }
-        Ok(served.into_iter().filter_map(|(event_type, rows)| of_rows(&event_type, rows, guard)).collect())
+        let lately: Vec<Found> =
+            served.into_iter().filter_map(|(event_type, rows)| of_rows(&event_type, rows, guard)).collect();
+        let slots: HashSet<Slot> = lately.iter().map(|one| one.slot.clone()).collect();
+        let others = self.none().into_iter().filter(|one| !slots.contains(&one.slot));
+        Ok(others.chain(lately).collect())
     }
 
-    /// The pairs by the history in the data directory. What cannot be read is not compared.
+    /// The newest modules by the history in the data directory. A history that cannot be read says nothing.
     async fn by_history(&self, guard: Duration) -> Vec<Found> {
         let validators = self.validators.clone();
         let read = move || {
-            let reports = validators.report().into_iter();
-            let serving = reports.filter_map(|report| Some((Slot::parse(&report.event_type).ok()?, report.digest?)));
-            let found = serving.filter_map(|(slot, digest)| {
-                let served = validators.served(&slot).ok()?;
-                let against = served[compared_with(&served, guard)?].digest?;
-                let age = served[0].age;
-                // An earlier version serves while the newest file is refused.
-                (served[0].digest == Some(digest))
-                    .then_some(Found { pair: Replacement { slot, digest, against, settings: None }, age })
+            let found = validators.serving().into_iter().filter_map(|(slot, _)| {
+                let served = validators.served(&slot, guard).ok()?;
+                let against = compared_with(&served, guard).and_then(|place| served[place].digest);
+                let newest =
+                    Newest { digest: served.first()?.digest?, against: against.map(|against| (against, None)) };
+                Some(Found { slot, newest, age: served[0].age })
             });
             found.collect()
         };
@@ -229,6 +259,8 @@ impl Replacements {
         };
         let why = match loaded {
             Ok(()) | Err(Unprepared::Stopped) => return,
+            // The next look tries again.
+            Err(Unprepared::Refused(why)) if why.is_passing() => return,
             Err(Unprepared::Refused(why)) => why.to_string(),
             Err(Unprepared::NoContent) => "its content is not kept".to_owned(),
         };
@@ -240,7 +272,7 @@ impl Replacements {
     }
 }
 
-/// The pair of an event type by its generations, the newest first.
+/// The newest module of an event type by its generations, the newest first.
 fn of_rows(event_type: &str, rows: Vec<ServedRow>, guard: Duration) -> Option<Found> {
     let digest = |row: &ServedRow| row.digest.as_deref().and_then(|digest| digest.try_into().ok()).map(Digest);
     let age = |row: &ServedRow| Duration::try_from_secs_f64(row.age_s.max(0.0)).unwrap_or(Duration::MAX);
@@ -254,12 +286,10 @@ fn of_rows(event_type: &str, rows: Vec<ServedRow>, guard: Duration) -> Option<Fo
             is_taken_back: row.is_taken_back,
         })
         .collect();
-    let place = compared_with(&served, guard)?;
-    let pair = Replacement {
-        slot: Slot::parse(event_type).ok()?,
-        digest: served[0].digest?,
-        against: served[place].digest?,
-        settings: rows.into_iter().nth(place).map(|row| row.settings.unwrap_or_default()),
-    };
-    Some(Found { pair, age: served[0].age })
+    let place = compared_with(&served, guard);
+    let (slot, age) = (Slot::parse(event_type).ok()?, served[0].age);
+    let digest = served[0].digest?;
+    let against = place.and_then(|place| Some((served[place].digest?, rows.into_iter().nth(place)?.settings)));
+    let against = against.map(|(against, settings)| (against, Some(settings.unwrap_or_default())));
+    Some(Found { slot, newest: Newest { digest, against }, age })
 }

@@ -2,8 +2,9 @@
 //! judges an event of a canary.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use eye_event::verdict::Digest;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::candidate::{Beside, CandidateReport, Comparison, Trial};
 use super::module::Module;
 use super::registry::{Registry, Snapshot};
-use super::replacing::Replacement;
+use super::replacing::{Newest, Replacement};
 use super::slot::Slot;
 use super::steps::Mode;
 
@@ -23,11 +24,6 @@ pub(super) struct Besides {
     pub(super) replaced: Option<Arc<Beside>>,
 }
 
-/// Whether two modules are the ones that are meant.
-fn is_of(pair: &Replacement, beside: &Beside) -> bool {
-    (pair.digest, pair.against) == (beside.serving.digest, beside.module.digest)
-}
-
 /// The modules beside all slots.
 pub(super) struct Candidates {
     /// The modules that serve.
@@ -36,6 +32,8 @@ pub(super) struct Candidates {
     pub(super) tried: Arc<Registry>,
     /// The modules that served at the last look.
     last: Mutex<Arc<Snapshot>>,
+    /// How often that changed what serves.
+    swaps: AtomicU64,
     besides: ArcSwap<HashMap<Slot, Besides>>,
     /// What the last looks have not taken of modules that are not beside any more.
     left: Mutex<Vec<(Slot, Arc<Beside>)>>,
@@ -47,6 +45,7 @@ impl Candidates {
     pub(super) fn new(live: Arc<Registry>) -> Self {
         Self {
             last: Mutex::new(live.now()),
+            swaps: AtomicU64::new(0),
             live,
             tried: Arc::new(Registry::new()),
             besides: ArcSwap::default(),
@@ -62,6 +61,11 @@ impl Candidates {
         let (live, tried) = (self.live.now(), self.tried.now());
         let is_new =
             |module: &&Arc<Module>| last.module(&module.slot).is_none_or(|before| !Arc::ptr_eq(before, module));
+        let is_same =
+            |module: &Arc<Module>| last.module(&module.slot).is_some_and(|before| before.digest == module.digest);
+        if live.modules().count() != last.modules().count() || !live.modules().all(is_same) {
+            self.swaps.fetch_add(1, Relaxed);
+        }
         let mut slots: HashSet<Slot> = live.modules().filter(is_new).map(|module| module.slot.clone()).collect();
         slots.extend(tried.modules().map(|module| module.slot.clone()));
         slots.extend(self.besides.load().keys().cloned());
@@ -133,21 +137,45 @@ impl Candidates {
         self.change(slot, |besides| besides.replaced = None);
     }
 
-    /// Compares the modules of these slots with those that they replaced, and no others. What began to be compared after
-    /// `as_of` goes on. Returns those whose earlier module must be loaded first.
-    pub(super) fn compare_replaced(&self, wanted: &[Replacement], as_of: Instant) -> Vec<Replacement> {
+    /// A number that grows when another module begins to serve. It does not change while [`Candidates::compare_replaced`]
+    /// works.
+    pub(super) fn swaps(&self) -> u64 {
+        self.swaps.load(Relaxed)
+    }
+
+    /// Compares modules with those that they replaced as it is `known`, by the swaps so far. Of a slot of which nothing is
+    /// known, or another module than the one that serves, what is compared goes on for the time of the guard. Returns the
+    /// pairs whose earlier module must be loaded first; `None` if a module was swapped since.
+    pub(super) fn compare_replaced(
+        &self,
+        known: &HashMap<Slot, Newest>,
+        swaps: u64,
+        guard: Duration,
+    ) -> Option<Vec<Replacement>> {
         // No module is swapped meanwhile.
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.swaps() != swaps {
+            return None;
+        }
         let besides = self.besides.load();
-        let of = |slot: &Slot| besides.get(slot).and_then(|besides| besides.replaced.as_ref());
         for (slot, one) in besides.iter().filter_map(|(slot, besides)| Some((slot, besides.replaced.as_ref()?))) {
-            if one.began <= as_of && !wanted.iter().any(|pair| pair.slot == *slot && is_of(pair, one)) {
+            let goes_on = match known.get(slot).filter(|newest| newest.digest == one.serving.digest) {
+                Some(newest) => newest.against.as_ref().is_some_and(|(against, _)| *against == one.module.digest),
+                None => one.began.elapsed() < guard,
+            };
+            if !goes_on {
                 self.forget_replaced(slot);
             }
         }
-        let serves = |pair: &&Replacement| last.module(&pair.slot).is_some_and(|module| module.digest == pair.digest);
-        let is_missing = |pair: &&Replacement| of(&pair.slot).is_none_or(|one| !is_of(pair, one));
-        wanted.iter().filter(serves).filter(is_missing).cloned().collect()
+        let missing = known.iter().filter_map(|(slot, newest)| {
+            let (against, settings) = newest.against.clone()?;
+            let serves = last.module(slot).is_some_and(|module| module.digest == newest.digest);
+            let now = besides.get(slot).and_then(|besides| besides.replaced.as_ref());
+            let is_there = now.is_some_and(|now| (now.serving.digest, now.module.digest) == (newest.digest, against));
+            let pair = Replacement { slot: slot.clone(), digest: newest.digest, against, settings };
+            (serves && !is_there).then_some(pair)
+        });
+        Some(missing.collect())
     }
 
     /// Compares the module that serves a slot with an earlier one, if it is still the one that is meant.

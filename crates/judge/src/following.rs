@@ -99,6 +99,7 @@ impl LifecycleThread {
             observer,
             candidates,
             is_of_candidates: followed.is_of_candidates,
+            history: tools.history.clone(),
         });
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || life.run())?;
         Ok(Self { inbox, scans, thread: Mutex::new(Some(thread)) })

@@ -3,10 +3,12 @@
 //! contents. A rollback writes the old content into the modules directory. Only that directory decides what serves: a
 //! running gateway sees the rollback as it sees any change, and a restart changes nothing.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -18,9 +20,10 @@ use super::files::MODULE_BYTES_MAX;
 use super::files::private_dir;
 use super::files::wall_time;
 use super::kind::{Kind, settings_of};
-use super::replacing::Served;
 use super::roster::Roster;
 use super::slot::Slot;
+
+mod times;
 
 /// Versions that are kept of each slot.
 const VERSIONS_MAX: usize = 10;
@@ -30,9 +33,6 @@ pub(super) const CANDIDATES: &str = "candidates";
 
 /// The first part of the name of a content that never served.
 const PREPARED: &str = "prepared-";
-
-/// The note of a version that somebody puts back, and that does not serve yet.
-const PUT_BACK: &str = "put-back";
 
 /// Files that this process has written so far.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -105,6 +105,8 @@ pub struct Retired {
 #[derive(Debug, Clone)]
 pub struct History {
     root: PathBuf,
+    /// What this process has noted as taken back, and why.
+    taken_back: Arc<Mutex<HashMap<(Slot, Digest), String>>>,
 }
 
 /// The file of one slot in the modules directory, and its versions in the history.
@@ -126,7 +128,7 @@ impl History {
     /// The history under a data directory, which need not exist.
     #[must_use]
     pub fn under(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("versions") }
+        Self { root: data_dir.join("versions"), taken_back: Arc::default() }
     }
 
     /// The history of the candidates beside this one.
@@ -180,7 +182,9 @@ impl History {
         };
         let path = modules_dir.join(&file);
         let now = read(&path).ok().map(|bytes| Digest::of(&bytes));
-        let wanted = |version: &Version| to.map_or(Some(version.digest) != now, |digest| digest == version.digest);
+        let is_other =
+            |version: &Version| Some(version.digest) != now && self.taken_back(slot, version.digest).is_none();
+        let wanted = |version: &Version| to.map_or_else(|| is_other(version), |digest| digest == version.digest);
         let Some((version, kept)) = files.into_iter().find(|(version, _)| wanted(version)) else {
             return Err(match to {
                 Some(digest) => RollbackError::Unknown(slot.clone(), digest),
@@ -196,7 +200,10 @@ impl History {
         if let Err(error) = self.note_put_back(slot, version.digest) {
             tracing::warn!(event_type = %slot, "the guard may take the version for a new one: {error}");
         }
-        put_in_place(modules_dir, &file, &bytes).map_err(failed(&path))?;
+        put_in_place(modules_dir, &file, &bytes).map_err(|source| {
+            self.forget_put_back(slot, version.digest);
+            failed(&path)(source)
+        })?;
         Ok(version)
     }
 
@@ -236,6 +243,7 @@ impl History {
             }
         }
         roster.retire(slot).map_err(failed(self.root.clone()))?;
+        self.note_gone(slot);
         Ok(Retired { files, settings, served })
     }
 
@@ -275,14 +283,18 @@ impl History {
     pub(super) fn activate(&self, slot: &Slot, digest: Digest) -> io::Result<Vec<Version>> {
         let mut files = self.files(slot)?;
         let versions = |files: Vec<(Version, PathBuf)>| files.into_iter().map(|(version, _)| version).collect();
-        if files.first().is_some_and(|(newest, _)| newest.digest == digest) {
+        if let Some((newest, _)) = files.first().filter(|(newest, _)| newest.digest == digest) {
+            self.forget_gone_since(slot, newest.at)?;
             return Ok(versions(files));
         }
         // The version that came last must be the newest, even if the clock was set back meanwhile.
         let after = files.first().map(|(newest, _)| newest.at + TimeDelta::microseconds(1));
         let version = Version { digest, at: after.map_or(wall_time(), |after| after.max(wall_time())) };
-        let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place).1);
-        let kept = kept.unwrap_or_else(|| self.found_prepared(slot, digest));
+        let kept = files.iter().position(|(version, _)| version.digest == digest).map(|place| files.remove(place));
+        if let Some((earlier, _)) = &kept {
+            self.note_time(slot, earlier.at, Some(digest))?;
+        }
+        let kept = kept.map(|(_, path)| path).unwrap_or_else(|| self.found_prepared(slot, digest));
         let ending = Kind::of_file(&kept).unwrap_or(Kind::Module).ending();
         let path = self.folder(slot).join(format!("{:020}-{digest}{ending}", version.at.timestamp_micros()));
         fs::rename(kept, &path)?;
@@ -295,7 +307,7 @@ impl History {
             }
             fs::remove_file(old)?;
             remove(&self.note(slot, version.digest, "redacts"))?;
-            remove(&self.note(slot, version.digest, "put-back-at"))?;
+            self.forget_times(slot, version.digest)?;
         }
         Ok(versions(files))
     }
@@ -364,78 +376,31 @@ impl History {
         self.note(slot, digest, "redacts").exists()
     }
 
-    /// Notes that a version was taken back, why, and which one serves since, if one does. It is not taken again unless
-    /// somebody forces it.
-    pub(super) fn note_taken_back(
-        &self,
-        slot: &Slot,
-        digest: Digest,
-        reason: &str,
-        serves: Option<Digest>,
-    ) -> io::Result<()> {
+    /// Notes that a version was taken back, and why. It is not taken again unless somebody forces it. Without room on the
+    /// disk the note lives as long as this process.
+    pub(super) fn note_taken_back(&self, slot: &Slot, digest: Digest, reason: &str) -> io::Result<()> {
+        self.unwritten().insert((slot.clone(), digest), reason.to_owned());
         private_dir(&self.folder(slot))?;
-        if let Some(serves) = serves {
-            replace(&self.note(slot, digest, "goes-back-to"), serves.to_string().as_bytes())?;
-        }
         replace(&self.note(slot, digest, "taken-back"), reason.as_bytes())
     }
 
     /// Why a version was taken back, if it was.
     pub(super) fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {
+        if let Some(reason) = self.unwritten().get(&(slot.clone(), digest)) {
+            return Some(reason.clone());
+        }
         let reason = read(&self.note(slot, digest, "taken-back")).ok()?;
         Some(String::from_utf8_lossy(&reason).into_owned())
     }
 
-    /// Which version serves in place of one that was taken back.
-    pub(super) fn goes_back_to(&self, slot: &Slot, digest: Digest) -> Option<Digest> {
-        let text = read(&self.note(slot, digest, "goes-back-to")).ok()?;
-        std::str::from_utf8(&text).ok()?.parse().ok()
-    }
-
-    /// Removes these notes.
+    /// Removes that note.
     pub(super) fn lift(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
-        remove(&self.note(slot, digest, "goes-back-to"))?;
+        self.unwritten().remove(&(slot.clone(), digest));
         remove(&self.note(slot, digest, "taken-back"))
     }
 
-    /// The versions that served, the newest first, as the guard looks at them. What it put back is one of them.
-    /// `expected` is the version of which the settings say that more refusals are meant.
-    pub(super) fn served(&self, slot: &Slot, expected: Option<Digest>) -> io::Result<Vec<Served>> {
-        let now = wall_time();
-        let mut served = Vec::new();
-        for Version { digest, at } in self.versions(slot)? {
-            let age = (now - at).to_std().unwrap_or_default();
-            let is_taken_back = self.taken_back(slot, digest).is_some();
-            if let Some(before) = self.goes_back_to(slot, digest).filter(|_| is_taken_back) {
-                served.push(Served { digest: Some(before), age, is_put_back: true, ..Served::default() });
-            }
-            let is_put_back = read(&self.note(slot, digest, "put-back-at")).is_ok_and(|text| text == micros(at));
-            let is_expected = expected == Some(digest);
-            served.push(Served { digest: Some(digest), age, is_put_back, is_expected, is_taken_back });
-        }
-        Ok(served)
-    }
-
-    /// Notes that somebody puts a version back, before it serves. If it served last, nothing will change.
-    fn note_put_back(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
-        match self.versions(slot)?.first() {
-            Some(newest) if newest.digest == digest => Ok(()),
-            _ => replace(&self.note(slot, digest, PUT_BACK), b""),
-        }
-    }
-
-    /// Notes whether somebody put a version back that begins to serve. The wish to put another one back is over.
-    fn take_put_back(&self, slot: &Slot, version: &Version) -> io::Result<()> {
-        if self.note(slot, version.digest, PUT_BACK).exists() {
-            replace(&self.note(slot, version.digest, "put-back-at"), &micros(version.at))?;
-        }
-        for entry in fs::read_dir(self.folder(slot))? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == PUT_BACK) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
+    fn unwritten(&self) -> MutexGuard<'_, HashMap<(Slot, Digest), String>> {
+        self.taken_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file of a note about a version.
@@ -470,11 +435,6 @@ impl History {
         files.sort_by_key(|(version, _)| std::cmp::Reverse(version.at));
         Ok(files)
     }
-}
-
-/// How a note names the time at which a version began to serve.
-fn micros(at: DateTime<Utc>) -> Vec<u8> {
-    at.timestamp_micros().to_string().into_bytes()
 }
 
 /// Writes a content as the file of its kind beside `file`, and takes `file` away if it is of the other kind.
@@ -581,46 +541,6 @@ mod tests {
 
     fn slot() -> Slot {
         Slot::Exact("page".into(), "a/b".into())
-    }
-
-    #[test]
-    fn a_version_is_put_back_for_the_time_in_which_it_then_serves() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (history, modules) = (History::under(dir.path()), dir.path().join("modules"));
-        let record = |text: &[u8]| drop(history.record(&slot(), Digest::of(text), text).expect("kept"));
-        let put_back = || {
-            let served = history.served(&slot(), None).expect("a history");
-            served.into_iter().map(|version| version.is_put_back).collect::<Vec<_>>()
-        };
-        record(b"one");
-        record(b"two");
-        history.rollback(&modules, &slot(), Some(Digest::of(b"one"))).expect("it is kept");
-        record(b"one");
-        assert_eq!(put_back(), [true, false]);
-        record(b"two");
-        record(b"one");
-        assert_eq!(put_back(), [false, false], "this time nobody put it back");
-        // Another version came before the one that was put back could serve.
-        history.rollback(&modules, &slot(), Some(Digest::of(b"two"))).expect("it is kept");
-        record(b"three");
-        record(b"two");
-        assert_eq!(put_back(), [false, false, false]);
-    }
-
-    #[test]
-    fn the_guard_puts_a_version_back_too() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let history = History::under(dir.path());
-        for text in [b"one", b"two", b"bad"] {
-            history.record(&slot(), Digest::of(text), text).expect("kept");
-        }
-        history.note_taken_back(&slot(), Digest::of(b"bad"), "it broke", Some(Digest::of(b"one"))).expect("noted");
-        let served = || history.served(&slot(), Some(Digest::of(b"two"))).expect("a history");
-        let digests: Vec<_> = served().into_iter().filter_map(|version| version.digest).collect();
-        assert_eq!(digests, [b"one", b"bad", b"two", b"one"].map(|text| Digest::of(text)));
-        assert!(served()[0].is_put_back && served()[1].is_taken_back && served()[2].is_expected);
-        history.lift(&slot(), Digest::of(b"bad")).expect("lifted");
-        assert_eq!((served().len(), served()[0].is_taken_back), (3, false));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub use loading::{LOADER_COMMAND, LoaderLimits, Loading, run_loader};
 pub use offload::OffloadLimits;
 pub use portable::portable;
 pub use refusal::Refusal;
-pub use replacing::{Replacement, Served, compared_with};
+pub use replacing::{Newest, Replacement, Served, compared_with};
 pub use report::{Doubts, LoadError, Problem, TypeReport};
 pub use roster::Roster;
 pub use schema::has_engine;
@@ -738,8 +738,9 @@ impl Validators {
     /// The errors of the file system. Then a restart may take the version again.
     pub fn take_back(&self, slot: &Slot, digest: Digest, reason: &str, serves: Option<Digest>) -> std::io::Result<()> {
         let Inner { tools, tried_history, lifecycles, .. } = &*self.inner;
-        let noted = tools.history.note_taken_back(slot, digest, reason, serves);
-        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason, None));
+        let noted = tools.history.note_taken_back(slot, digest, reason);
+        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason));
+        let noted = noted.and(serves.map_or(Ok(()), |serves| tools.history.put_back(slot, serves)));
         for lifecycle in lifecycles.iter().flatten() {
             lifecycle.tell(Message::TakenBack(slot.clone(), digest));
         }

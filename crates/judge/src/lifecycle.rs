@@ -22,6 +22,7 @@ use super::besides::Candidates;
 use super::directory::Directory;
 use super::entry::{Entry, SETTLE};
 use super::happening::{Happening, Observer};
+use super::history::History;
 use super::losses::Losses;
 use super::naming::Stray;
 use super::registry::{Place, Registry, Untried};
@@ -99,6 +100,8 @@ pub(super) struct Parts {
     pub(super) candidates: Arc<Candidates>,
     /// The directory of candidates, which most gateways do not have.
     pub(super) is_of_candidates: bool,
+    /// The versions of all slots.
+    pub(super) history: History,
 }
 
 impl Parts {
@@ -345,6 +348,7 @@ impl Lifecycle {
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
         self.parts.roster.strike(&slot);
+        self.parts.history.note_gone(&slot);
         if self.parts.is_of_candidates {
             tracing::info!(event_type = %slot, "the file is gone: the slot has no candidate any more");
         } else if self.judges_wider(&slot) {

@@ -1,7 +1,8 @@
 //! Modules that replaced others: with which earlier version each is compared, until when, and how that version is loaded when
 //! it is not in memory any more, as after a restart.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use eye_event::verdict::Digest;
@@ -54,6 +55,15 @@ pub fn compared_with(served: &[Served], guard: Duration) -> Option<usize> {
     found.filter(|place| served[*place].digest != Some(digest))
 }
 
+/// The newest module of a slot, and the one with which it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newest {
+    /// The module.
+    pub digest: Digest,
+    /// The earlier module with its settings, as a settings file has them; `None` in place of these for those of the newest one.
+    pub against: Option<(Digest, Option<String>)>,
+}
+
 /// A module that serves, and the one with which it is compared for a while.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Replacement {
@@ -68,22 +78,41 @@ pub struct Replacement {
 }
 
 impl Validators {
-    /// The versions of a slot that served, the newest first, by the data directory. It blocks on the disk.
+    /// The versions of a slot that served, the newest first, by the data directory. If the newest did not come `within` a
+    /// time, the older ones are left out. It blocks on the disk.
     ///
     /// # Errors
     ///
     /// When the history cannot be read.
-    pub fn served(&self, slot: &Slot) -> std::io::Result<Vec<Served>> {
+    pub fn served(&self, slot: &Slot, within: Duration) -> std::io::Result<Vec<Served>> {
         let modules = self.inner.registry.now();
         let expected = modules.module(slot).and_then(|module| module.settings().expect_refusals);
-        self.inner.tools.history.served(slot, expected)
+        self.inner.tools.history.served(slot, within, expected)
     }
 
-    /// Compares the modules of these slots with those that they replaced, and no others. What began to be compared after
-    /// `as_of` goes on. Returns those whose earlier module must be loaded first.
+    /// The modules that serve.
     #[must_use]
-    pub fn compare_replaced(&self, wanted: &[Replacement], as_of: Instant) -> Vec<Replacement> {
-        self.inner.candidates.compare_replaced(wanted, as_of)
+    pub fn serving(&self) -> Vec<(Slot, Digest)> {
+        self.inner.registry.now().modules().map(|module| (module.slot.clone(), module.digest)).collect()
+    }
+
+    /// A number that grows when another module begins to serve.
+    #[must_use]
+    pub fn swaps(&self) -> u64 {
+        self.inner.candidates.swaps()
+    }
+
+    /// Compares modules with those that they replaced as it is `known`, by the swaps so far. Of a slot of which nothing is
+    /// known, or another module than the one that serves, what is compared goes on for the time of the guard. Returns the
+    /// pairs whose earlier module must be loaded first; `None` if a module was swapped since.
+    #[must_use]
+    pub fn compare_replaced(
+        &self,
+        known: &HashMap<Slot, Newest>,
+        swaps: u64,
+        guard: Duration,
+    ) -> Option<Vec<Replacement>> {
+        self.inner.candidates.compare_replaced(known, swaps, guard)
     }
 
     /// Loads the earlier one of two modules, and compares the two, unless another module serves by then.

@@ -122,6 +122,8 @@ pub(super) struct Job {
     pub(super) must_redact: bool,
     /// unless it is this version.
     pub(super) force: Option<Digest>,
+    /// The version that is meant to refuse more.
+    pub(super) expects_refusals: Option<Digest>,
     pub(super) state: Arc<StateCell>,
     /// Raised when the slot has another file by now, so that the result is useless.
     pub(super) cancelled: Arc<AtomicBool>,
@@ -336,13 +338,16 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
     }
     *recorded = Some(record(tools, job, digest, &bytes, program.offers().redact).and_then(|versions| {
         note_engine(&tools.history, &job.slot, digest, &program)?;
+        if job.expects_refusals == Some(digest) {
+            tools.history.note_expected(&job.slot, digest)?;
+        }
         Ok(versions)
     }));
     Outcome::Loaded(digest, program)
 }
 
-/// Returns the newest kept version that can serve, or the one to which the guard went back. Without one, no module would
-/// judge the events of this slot until its file is mended.
+/// Returns the newest kept version that can serve. Without one, no module would judge the events of this slot until its
+/// file is mended.
 fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
     let kept = tools.history.intact(&job.slot);
     let kept = kept
@@ -351,12 +356,9 @@ fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> O
     let may_serve = |digest| {
         Some(digest) != refused && (job.force == Some(digest) || tools.history.taken_back(&job.slot, digest).is_none())
     };
-    let goes_back_to = refused.and_then(|refused| tools.history.goes_back_to(&job.slot, refused));
-    let first = goes_back_to.and_then(|digest| Some((digest, tools.history.content(&job.slot, digest).ok()??)));
-    let kept = first.into_iter().chain(kept.map(|(version, bytes)| (version.digest, bytes)));
-    kept.filter(|(digest, _)| may_serve(*digest)).find_map(|(digest, bytes)| {
-        let program = load(tools, job, lane, (Kind::of_content(&bytes), digest), &bytes).ok()?;
-        Some((digest, program))
+    kept.filter(|(version, _)| may_serve(version.digest)).find_map(|(version, bytes)| {
+        let program = load(tools, job, lane, (Kind::of_content(&bytes), version.digest), &bytes).ok()?;
+        Some((version.digest, program))
     })
 }
 
@@ -460,6 +462,7 @@ pub(super) fn load_content(
         is_patient: false,
         must_redact: false,
         force: None,
+        expects_refusals: None,
         unkept: false,
         state: Arc::new(StateCell::new(State::Settling)),
         cancelled: Arc::new(AtomicBool::new(false)),

@@ -388,6 +388,7 @@ impl Gateway {
         lasting.retention.change(retention, retention_every);
         lasting.readiness.set_requires_modules(ready_requires_modules);
         lasting.candidates.set_guard_minutes(guard_minutes);
+        lasting.fleet.set_guard_minutes(guard_minutes);
         lasting.webhook.set(notified);
         lasting.jobs.settings.store(Arc::new(jobs));
         self.router.store(Arc::new(router));

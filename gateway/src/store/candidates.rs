@@ -401,7 +401,8 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
-    /// Forgets what a module said beside the one that it replaced, if it began to say so more than a time ago.
+    /// Forgets what a module said beside the one that it replaced, if no gateway added to it for a time: that was an earlier
+    /// time of the same module.
     ///
     /// # Errors
     ///
@@ -414,7 +415,7 @@ impl Store {
     ) -> Result<(), Error> {
         let query = sqlx::query(
             "delete from candidate_pairs where event_type = $1 and digest = $2 and trial = 'replacement' \
-                 and since < clock_timestamp() - make_interval(secs => $3)",
+                 and changed_at < clock_timestamp() - make_interval(secs => $3)",
         )
         .bind(event_type)
         .bind(digest.0.to_vec())

@@ -724,13 +724,15 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// Removes versions, contents, preparations and generations that nobody needs any more.
+    /// Removes versions, contents, preparations and generations that nobody needs any more. The guard may go back to a
+    /// version that stood for a time.
     ///
     /// # Errors
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn forget_modules(&self) -> Result<(), Error> {
-        self.ask(sqlx::query("select forget_modules()").execute(&self.own)).await.map(drop)
+    pub async fn forget_modules(&self, guard: Duration) -> Result<(), Error> {
+        let query = sqlx::query("select forget_modules(make_interval(secs => $1))").bind(guard.as_secs_f64());
+        self.ask(query.execute(&self.own)).await.map(drop)
     }
 
     /// The last preparations of an event type, the latest first.

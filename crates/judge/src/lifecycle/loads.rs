@@ -52,6 +52,7 @@ impl Lifecycle {
                     && looked_since.elapsed() < RESTLESS_MAX,
                 unkept: entry.unkept,
                 must_redact: entry.serving.as_ref().is_some_and(|(module, _)| module.program().offers().redact),
+                expects_refusals: entry.trying.expect_refusals,
                 force: entry.wanted.as_ref().map_or(entry.settings.force, |(settings, _)| settings.force),
                 state: Arc::clone(&entry.state),
                 cancelled: Arc::clone(&entry.cancelled),
