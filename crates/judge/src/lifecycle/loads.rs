@@ -46,7 +46,8 @@ impl Lifecycle {
                 known: entry.content.map(|(digest, _)| digest).filter(|_| !anew),
                 // With new limits, the module that serves must be loaded again.
                 serving: serving.filter(|_| entry.wanted.is_none()),
-                falls_back: serving.is_none() && (anew || !entry.forsaken),
+                // A candidate that was taken away must not be tried again because the next one cannot be.
+                falls_back: serving.is_none() && (anew || !entry.forsaken) && !self.parts.is_of_candidates,
                 is_patient: self.untried.contains_key(&slot)
                     && entry.tries + 1 < TRIES_MAX
                     && looked_since.elapsed() < RESTLESS_MAX,

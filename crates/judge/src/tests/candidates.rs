@@ -254,6 +254,17 @@ async fn a_file_below_candidates_is_tried_beside_the_one_that_serves() {
     house.remove(".candidates/shop/sale.wasm");
     until(|| house.validators.candidates().is_empty(), "the end of a candidate is waited for").await;
     assert_eq!(judge().await, Some(Digest::of(&accept)));
+    // What was taken away does not come back because the next file is none, nor because that one was taken back.
+    house.put(".candidates/shop/sale.wasm", b"broken");
+    until(is_told, "the refusal of a candidate is waited for").await;
+    assert_eq!(house.validators.candidates(), []);
+    let other = judges(AMEND);
+    house.put(".candidates/shop/sale.wasm", &other);
+    until(|| house.validators.candidates().len() == 1, "another candidate is waited for").await;
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    house.validators.take_back(&slot, Digest::of(&other), "it broke", None).expect("noted");
+    until(is_told, "the refusal of a candidate is waited for").await;
+    assert_eq!(house.validators.candidates(), []);
 }
 
 #[tokio::test]
