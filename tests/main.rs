@@ -69,6 +69,7 @@ mod stop;
 mod store_writer;
 mod support;
 mod swaps;
+mod taken_back;
 mod tidy;
 mod tls;
 mod tokens;

@@ -96,6 +96,8 @@ actions! {
     ValidatorPromote = "validator_promote";
     /// A candidate was discarded.
     ValidatorDiscard = "validator_discard";
+    /// The settings of a file force a module, so it is not taken back any more.
+    ValidatorLift = "validator_lift";
     /// The guard took a module back.
     Guard = "guard";
     /// All modules were put back to those of an earlier generation.

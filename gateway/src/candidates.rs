@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use eye_event::verdict::Digest;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::replacements::Replacements;
 use crate::store::{self, NewPairs, Pairs, PairsKey, PairsRow, Store, TakeBack};
+use crate::taken_back::{Notes, Seen};
 
 /// The words of the reasons for which the guard takes a module back.
 pub const REASONS: [&str; 3] = ["faulted", "refuses", "slow"];
@@ -138,6 +139,7 @@ pub struct Candidates {
     validators: Validators,
     modules_from: ModulesFrom,
     notice: Notice,
+    notes: Arc<Notes>,
     waiting: Mutex<BTreeMap<PairsKey, Waiting>>,
     /// How the new modules stand at this gateway.
     standing: Mutex<BTreeMap<PairsKey, Standing>>,
@@ -172,11 +174,13 @@ impl Candidates {
         notice: Notice,
     ) -> Self {
         let replacements = Replacements::new(store.clone(), validators.clone(), modules_from, guard_minutes);
+        let notes = Arc::new(Notes::new(store.clone(), validators.clone(), modules_from));
         Self {
             store,
             validators,
             modules_from,
             notice,
+            notes,
             waiting: Mutex::default(),
             standing: Mutex::default(),
             counted: Mutex::default(),
@@ -256,10 +260,14 @@ impl Candidates {
             stop.cancelled().await;
             sleep(LAST_FLUSH).await;
         };
-        let mut late = pin!(late);
+        let (mut late, mut seen) = (pin!(late), Seen::default());
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let work = async {
+                self.notes.look(&mut seen).await;
+                self.flush().await;
+            };
             tokio::select! {
-                () = self.flush() => {}
+                () = work => {}
                 () = &mut late => return,
             }
         }
@@ -394,7 +402,7 @@ impl Candidates {
 
     /// Takes a file of the modules directory back. Returns whether it was not taken back before.
     async fn take_back_file(&self, slot: &Slot, back: &TakeBack<'_>) -> Result<bool, store::Error> {
-        let (digest, against, reason) = (back.key.digest, back.key.against, back.reason.to_owned());
+        let (digest, against, reason) = (back.key.digest, back.key.against, back.reason);
         let is_replacement = back.key.trial == REPLACEMENT;
         if self.validators.taken_back(slot, digest).is_some() {
             return Ok(false);
@@ -412,9 +420,9 @@ impl Candidates {
         if is_replacement && !self.replacements.is_compared(slot, digest, against).await {
             return Ok(false);
         }
-        self.store.note_taken_back(back).await?;
-        let (validators, own, serves) = (self.validators.clone(), slot.clone(), is_replacement.then_some(against));
-        let noted = tokio::task::spawn_blocking(move || validators.take_back(&own, digest, &reason, serves)).await;
+        let row = self.store.note_taken_back(back).await?;
+        let (notes, own, serves) = (Arc::clone(&self.notes), slot.clone(), is_replacement.then_some(against));
+        let noted = tokio::task::spawn_blocking(move || notes.write(&own, &row, serves)).await;
         match noted {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -89,6 +89,8 @@ pub(super) struct Entry {
     pub(super) anew: bool,
     /// The version that serves was taken back. The next job looks for another one.
     pub(super) displaced: bool,
+    /// The version that was taken back, while a worker looks for another one. Without another one none serves.
+    pub(super) ousted: Option<Digest>,
     /// The history could not keep the version that serves. The next job tries again.
     pub(super) unkept: bool,
     /// No kept version can serve in place of the file either. The next job does not look for one.
@@ -160,6 +162,7 @@ impl Entry {
             again: false,
             anew: false,
             displaced: false,
+            ousted: None,
             unkept: false,
             forsaken: false,
             taken: false,
@@ -311,6 +314,25 @@ impl Entry {
             }
             Outcome::Unreadable(error) => self.refuse_unreadable(slot, &error, now),
             Outcome::Barred => self.stay_barred(slot),
+        }
+    }
+
+    /// Lets a version that was taken back serve no more, after a worker found no other one. Its events wait then: they
+    /// are stored neither unjudged nor judged by what the guard does not trust.
+    pub(super) fn oust(&mut self, slot: &Slot) {
+        if self.heavy {
+            return;
+        }
+        let Some(ousted) = self.ousted.take() else { return };
+        // A file that forces it was loaded anew meanwhile.
+        if self.content.is_some_and(|(digest, _)| digest == ousted) && self.refusal.is_none() {
+            return;
+        }
+        if self.serving.take_if(|(module, _)| module.digest == ousted).is_some() {
+            tracing::error!(
+                event_type = %slot, digest = %ousted,
+                "the module was taken back, and no version before it is here: its events wait until its file is mended"
+            );
         }
     }
 

@@ -22,6 +22,7 @@ use super::files::wall_time;
 use super::kind::{Kind, settings_of};
 use super::roster::Roster;
 use super::slot::Slot;
+use super::taken_back::TakenBackNote;
 
 mod times;
 
@@ -30,6 +31,12 @@ const VERSIONS_MAX: usize = 10;
 
 /// The folder of candidates in the data directory. It has a history of its own.
 pub(super) const CANDIDATES: &str = "candidates";
+
+/// The file in a slot's folder that says whose it is, since the folder's name cannot.
+const EVENT_TYPE: &str = "event-type";
+
+/// The last part of the name of a note that a version was taken back.
+const TAKEN_BACK: &str = "taken-back";
 
 /// The first part of the name of a content that never served.
 const PREPARED: &str = "prepared-";
@@ -270,13 +277,18 @@ impl History {
         if holds(&path, bytes) {
             return Ok(());
         }
+        self.make_folder(slot)?;
+        remove_leftovers(&self.folder(slot))?;
+        replace(&path, bytes)
+    }
+
+    /// Makes the folder of a slot, which says whose it is.
+    fn make_folder(&self, slot: &Slot) -> io::Result<()> {
         let folder = self.folder(slot);
         private_dir(&folder)?;
-        remove_leftovers(&folder)?;
-        if read(&folder.join("event-type")).ok().as_deref() != Some(slot.to_string().as_bytes()) {
-            replace(&folder.join("event-type"), slot.to_string().as_bytes())?;
-        }
-        replace(&path, bytes)
+        let note = folder.join(EVENT_TYPE);
+        let own = slot.to_string();
+        if holds(&note, own.as_bytes()) { Ok(()) } else { replace(&note, own.as_bytes()) }
     }
 
     /// Makes a version whose content is kept the newest one, and removes the oldest.
@@ -376,27 +388,53 @@ impl History {
         self.note(slot, digest, "redacts").exists()
     }
 
-    /// Notes that a version was taken back, and why. It is not taken again unless somebody forces it. Without room on the
-    /// disk the note lives as long as this process.
-    pub(super) fn note_taken_back(&self, slot: &Slot, digest: Digest, reason: &str) -> io::Result<()> {
-        self.unwritten().insert((slot.clone(), digest), reason.to_owned());
-        private_dir(&self.folder(slot))?;
-        replace(&self.note(slot, digest, "taken-back"), reason.as_bytes())
+    /// Notes that a version was taken back. The first line of the note is the reason. The version is not taken again
+    /// unless somebody forces it. Without room on the disk the note lives as long as this process.
+    pub(super) fn note_taken_back(&self, slot: &Slot, digest: Digest, note: &str) -> io::Result<()> {
+        self.unwritten().insert((slot.clone(), digest), note.to_owned());
+        self.make_folder(slot)?;
+        replace(&self.note(slot, digest, TAKEN_BACK), note.as_bytes())
     }
 
     /// Why a version was taken back, if it was.
     pub(super) fn taken_back(&self, slot: &Slot, digest: Digest) -> Option<String> {
-        if let Some(reason) = self.unwritten().get(&(slot.clone(), digest)) {
-            return Some(reason.clone());
+        let known = self.unwritten().get(&(slot.clone(), digest)).cloned();
+        let note = known.or_else(|| {
+            let note = read(&self.note(slot, digest, TAKEN_BACK)).ok()?;
+            Some(String::from_utf8_lossy(&note).into_owned())
+        });
+        Some(note?.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// All such notes. Those of a slot whose folder does not say which it is are left out.
+    pub(super) fn taken_back_notes(&self) -> io::Result<Vec<TakenBackNote>> {
+        let folders = match fs::read_dir(&self.root) {
+            Ok(folders) => folders,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut notes = self.unwritten().clone();
+        for folder in folders {
+            let folder = folder?.path();
+            let Ok(event_type) = read(&folder.join(EVENT_TYPE)) else { continue };
+            let Ok(slot) = Slot::parse(&String::from_utf8_lossy(&event_type)) else { continue };
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let name = path.file_name().and_then(|name| name.to_str());
+                let digest = name.and_then(|name| name.strip_suffix(TAKEN_BACK)?.strip_suffix('.')?.parse().ok());
+                if let Some(digest) = digest {
+                    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+                    notes.insert((slot.clone(), digest), text);
+                }
+            }
         }
-        let reason = read(&self.note(slot, digest, "taken-back")).ok()?;
-        Some(String::from_utf8_lossy(&reason).into_owned())
+        Ok(notes.into_iter().map(|((slot, digest), text)| TakenBackNote { slot, digest, text }).collect())
     }
 
     /// Removes that note.
     pub(super) fn lift(&self, slot: &Slot, digest: Digest) -> io::Result<()> {
         self.unwritten().remove(&(slot.clone(), digest));
-        remove(&self.note(slot, digest, "taken-back"))
+        remove(&self.note(slot, digest, TAKEN_BACK))
     }
 
     fn unwritten(&self) -> MutexGuard<'_, HashMap<(Slot, Digest), String>> {

@@ -66,6 +66,7 @@ mod schema;
 mod settings;
 mod slot;
 mod steps;
+mod taken_back;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -99,6 +100,7 @@ pub use schema::has_engine;
 pub use settings::{Limits, OnFault, Settings};
 pub use slot::Slot;
 pub use steps::{Mode, Share, Step, Steps};
+pub use taken_back::TakenBackNote;
 pub use trial::{Trial, TrialError, TrialOptions, Tried, to_component};
 pub use trial_event::{Expected, TrialEvent, TrialExample};
 pub use unserved::UnservedType;
@@ -731,15 +733,16 @@ impl Validators {
     }
 
     /// Notes in the data directory that a version was taken back. As a file it is refused from then on, and the version
-    /// before serves, or the one that is named; a generation is the matter of the database. It blocks on the disk.
+    /// before serves, or the one that is named, or none if there is none; a generation is the matter of the database. The
+    /// first line of `note` is the reason. It blocks on the disk.
     ///
     /// # Errors
     ///
     /// The errors of the file system. Then a restart may take the version again.
-    pub fn take_back(&self, slot: &Slot, digest: Digest, reason: &str, serves: Option<Digest>) -> std::io::Result<()> {
+    pub fn take_back(&self, slot: &Slot, digest: Digest, note: &str, serves: Option<Digest>) -> std::io::Result<()> {
         let Inner { tools, tried_history, lifecycles, .. } = &*self.inner;
-        let noted = tools.history.note_taken_back(slot, digest, reason);
-        let noted = noted.and(tried_history.note_taken_back(slot, digest, reason));
+        let noted = tools.history.note_taken_back(slot, digest, note);
+        let noted = noted.and(tried_history.note_taken_back(slot, digest, note));
         let noted = noted.and(serves.map_or(Ok(()), |serves| tools.history.put_back(slot, serves)));
         for lifecycle in lifecycles.iter().flatten() {
             lifecycle.tell(Message::TakenBack(slot.clone(), digest));

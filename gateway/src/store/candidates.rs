@@ -137,7 +137,7 @@ impl TakeBack<'_> {
 }
 
 /// A module that the guard took back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenBackRow {
     /// The event type, as its file would be named.
     pub event_type: String,
@@ -423,12 +423,12 @@ impl Store {
         self.ask(query.execute(&self.own)).await.map(drop)
     }
 
-    /// Notes that a file of the modules directory was taken back.
+    /// Notes that a file of the modules directory was taken back. Returns the row.
     ///
     /// # Errors
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn note_taken_back(&self, back: &TakeBack<'_>) -> Result<(), Error> {
+    pub async fn note_taken_back(&self, back: &TakeBack<'_>) -> Result<TakenBackRow, Error> {
         let TakeBack { key, code, reason, counts } = *back;
         let entry = Entry::new(Action::Guard, &key.event_type, &Actor::gateway())
             .with("digest", key.digest.to_string())
@@ -439,12 +439,13 @@ impl Store {
             .with("refused", back.refused());
         let note = async {
             let mut transaction = self.own.begin().await?;
-            sqlx::query(
+            let row = sqlx::query_as(
                 "insert into taken_back (event_type, digest, trial, code, reason, counts, refused, serves) \
                  values ($1, $2, $3, $4, left($5, 1000), $6, $7, $8) \
                  on conflict (event_type, digest) do update set at = clock_timestamp(), trial = excluded.trial, \
                      code = excluded.code, reason = excluded.reason, counts = excluded.counts, \
-                     refused = excluded.refused, serves = excluded.serves",
+                     refused = excluded.refused, serves = excluded.serves \
+                 returning event_type, digest, at, trial, code, reason, counts, refused, serves",
             )
             .bind(&key.event_type)
             .bind(key.digest.0.to_vec())
@@ -454,14 +455,15 @@ impl Store {
             .bind(Json(counts))
             .bind(back.refused())
             .bind(key.against.0.to_vec())
-            .execute(&mut *transaction)
+            .fetch_one(&mut *transaction)
             .await?;
             audit::write(&mut transaction, &entry).await?;
-            transaction.commit().await
+            transaction.commit().await?;
+            Ok(row)
         };
-        self.ask(note).await?;
+        let row = self.ask(note).await?;
         entry.log();
-        Ok(())
+        Ok(row)
     }
 
     /// How many dead letters a module left that were not redriven, a hundred thousand at most, and how many of them have no

@@ -43,6 +43,7 @@ const FILES: &[(&str, &str, &str)] = &[
     migration!("0026", "replay"),
     migration!("0027", "candidates"),
     migration!("0028", "replacements"),
+    migration!("0029", "taken_back"),
 ];
 
 /// Runs the migrations that the database lacks.

@@ -35,7 +35,8 @@ impl Lifecycle {
             let anew = entry.anew;
             let looked_since = *entry.looked_since.get_or_insert_with(Instant::now);
             entry.trying = entry.wanted.as_ref().map_or(entry.settings, |(wanted, _)| *wanted);
-            let serving = entry.serving.as_ref().map(|(module, _)| module.digest).filter(|_| !entry.displaced);
+            let serves = entry.serving.as_ref().map(|(module, _)| module.digest);
+            let serving = serves.filter(|_| !entry.displaced);
             let job = Job {
                 slot: slot.clone(),
                 generation: entry.generation,
@@ -62,7 +63,10 @@ impl Lifecycle {
                 self.queue.push_front(slot);
                 break;
             }
-            (entry.anew, entry.displaced) = (false, false);
+            if std::mem::take(&mut entry.displaced) {
+                entry.ousted = serves;
+            }
+            entry.anew = false;
         }
     }
 
@@ -90,6 +94,7 @@ impl Lifecycle {
         entry.served_last = entry.serving.as_ref().map(|(module, _)| module.digest).or(newest);
         let Parts { directory, rescan, board, .. } = &self.parts;
         entry.take_outcome(&slot, outcome, now, &directory.root, *rescan, board);
+        entry.oust(&slot);
         entry.note_unkept(unkept, now, self.parts.rescan);
         if entry.again {
             self.generations += 1;

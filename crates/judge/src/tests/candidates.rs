@@ -299,6 +299,25 @@ async fn what_was_taken_back_serves_no_more_not_after_a_restart_and_not_by_anoth
 }
 
 #[tokio::test]
+async fn what_was_taken_back_without_a_version_before_it_judges_nothing_and_its_events_wait() {
+    let reject = judges(REJECT);
+    let house = House::with(&[("shop/sale.wasm", &reject), ("_.wasm", &judges(ACCEPT))]).await;
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    assert_eq!(house.judge(("shop", "sale"), "{}").await.digest, Some(Digest::of(&reject)));
+    house.validators.take_back(&slot, Digest::of(&reject), "it refused 30 of 200 events\n{}", None).expect("noted");
+    house.until("shop/sale", |report| report.digest.is_none() && report.last_error.is_some()).await;
+    let waits = || async { house.judge(("shop", "sale"), "{}").await.outcome };
+    assert_eq!(waits().await, Err(UnfinishedCode::ModuleUnavailable.into()), "a wider module does not judge either");
+    let notes = house.validators.taken_back_notes().expect("they can be read");
+    assert_eq!(notes.len(), 1);
+    assert_eq!((&notes[0].slot, notes[0].digest), (&slot, Digest::of(&reject)));
+    assert_eq!(house.validators.taken_back(&slot, Digest::of(&reject)).as_deref(), Some("it refused 30 of 200 events"));
+    house.put("shop/sale.toml", format!("force = \"{}\"", Digest::of(&reject)).as_bytes());
+    house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
+    assert_eq!(house.validators.forced(), [(slot, Digest::of(&reject))]);
+}
+
+#[tokio::test]
 async fn a_version_that_is_not_taken_back_any_more_is_taken() {
     let (accept, reject) = (judges(ACCEPT), judges(REJECT));
     let house = House::with(&[("shop/sale.wasm", &accept)]).await;

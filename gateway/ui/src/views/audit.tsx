@@ -19,7 +19,7 @@ const TEXTS = ["action", "actor", "subject"] as const;
 const TIMES = ["from", "to"] as const;
 /** What the field for actions proposes. Any other word is taken too. */
 const ACTIONS =
-  "admin_refused application_add application_bootstrap application_change application_expire application_revoke application_rotate fleet_back fleet_import generation_make generation_refuse guard job_ask job_cancel job_end migrate module_fall_back module_lost module_refuse module_replace module_unload panel_code panel_sign_in panel_sign_out partition_drop partition_make postgres_start redrive retention_confirm scrub settings_reload validator_discard validator_promote validator_push validator_retire validator_rollback validator_try".split(" ");
+  "admin_refused application_add application_bootstrap application_change application_expire application_revoke application_rotate fleet_back fleet_import generation_make generation_refuse guard job_ask job_cancel job_end migrate module_fall_back module_lost module_refuse module_replace module_unload panel_code panel_sign_in panel_sign_out partition_drop partition_make postgres_start redrive retention_confirm scrub settings_reload validator_discard validator_lift validator_promote validator_push validator_retire validator_rollback validator_try".split(" ");
 
 export function Audit({ filters }: { filters: Filters }) {
   const asked = Object.fromEntries([...TEXTS, ...TIMES, "cursor"].flatMap((name) => (filters[name] === undefined ? [] : [[name, filters[name]]])));
