@@ -279,3 +279,60 @@ async fn modules_from_the_database_leave_notes_in_the_data_dir_too() {
     eventually("it is refused", async || house.gateway.log().contains("one that was: it broke on 1 of").then_some(()))
         .await;
 }
+
+/// Waits until exactly so many events were compared in the trial.
+async fn compared(house: &House, count: u64) {
+    eventually("they are compared", async || {
+        let answer = house.ask("GET", &format!("{PATH}/candidate")).await;
+        (answer.status == 200 && answer.json()["compared"] == json!(count)).then_some(())
+    })
+    .await;
+}
+
+async fn is_tried(house: &House, tried: bool) {
+    eventually("the candidate", async || {
+        let answer = house.ask("GET", &format!("{PATH}/candidate")).await;
+        ((answer.status == 200) == tried).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_trial_of_a_file_that_comes_again_is_counted_from_its_beginning() {
+    let mut house = House::new().await;
+    house.shipped("", &module("accepts")).await;
+    let (file, settings) = (format!(".candidates/{FILE}"), ".candidates/guests/named.toml");
+    let put = |house: &House| {
+        house.gateway.drop_module(settings, b"mode = \"shadow\"\nguard = false\n");
+        house.gateway.drop_module(&file, &module("refuses_some"));
+    };
+    let send = async |house: &House, count: usize| {
+        for _ in 0..count {
+            assert_eq!(house.send(&refused()).await.status, 201);
+        }
+    };
+    put(&house);
+    is_tried(&house, true).await;
+    send(&house, 20).await;
+    compared(&house, 20).await;
+    // A restart does not end the trial.
+    house.gateway.signal("TERM");
+    house.gateway.ended().await;
+    house.gateway.restart().await;
+    house.knows_admin().await;
+    is_tried(&house, true).await;
+    send(&house, 5).await;
+    compared(&house, 25).await;
+    house.gateway.remove_module(&file);
+    is_tried(&house, false).await;
+    put(&house);
+    is_tried(&house, true).await;
+    send(&house, 3).await;
+    // What an earlier trial said does not count.
+    compared(&house, 3).await;
+    // Nor over HTTP, however fast it comes again.
+    assert_eq!(house.ask("DELETE", &format!("{PATH}/candidate")).await.status, 200);
+    house.shipped("?mode=shadow&settings=guard%3Dfalse", &module("refuses_some")).await;
+    send(&house, 2).await;
+    compared(&house, 2).await;
+}

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::replacements::Replacements;
 use crate::store::{self, NewPairs, Pairs, PairsKey, PairsRow, Store, TakeBack};
 use crate::taken_back::{Notes, Seen};
+use crate::trials;
 
 /// The words of the reasons for which the guard takes a module back.
 pub const REASONS: [&str; 3] = ["faulted", "refuses", "slow"];
@@ -140,6 +141,7 @@ pub struct Candidates {
     modules_from: ModulesFrom,
     notice: Notice,
     notes: Arc<Notes>,
+    unnoted: trials::Unnoted,
     waiting: Mutex<BTreeMap<PairsKey, Waiting>>,
     /// How the new modules stand at this gateway.
     standing: Mutex<BTreeMap<PairsKey, Standing>>,
@@ -181,6 +183,7 @@ impl Candidates {
             modules_from,
             notice,
             notes,
+            unnoted: Mutex::default(),
             waiting: Mutex::default(),
             standing: Mutex::default(),
             counted: Mutex::default(),
@@ -290,6 +293,9 @@ impl Candidates {
 
     /// Adds what was compared since the last flush to the counts of all gateways.
     async fn flush(&self) {
+        if self.modules_from == ModulesFrom::Directory && !self.begin_trials().await {
+            return;
+        }
         self.gather(self.validators.take_comparisons());
         let taken = std::mem::take(&mut *lock(&self.waiting));
         if taken.is_empty() {
@@ -315,6 +321,29 @@ impl Candidates {
                     tracing::warn!(%error, "what candidates say is not counted yet; trying again");
                 }
                 self.put_back(taken);
+            }
+        }
+    }
+
+    /// Begins the counts of trials that are new in the modules directory. Returns whether pairs may be added now.
+    async fn begin_trials(&self) -> bool {
+        match trials::begin(&self.store, &self.validators, &self.unnoted).await {
+            Ok(begun) => {
+                let is_begun = |key: &PairsKey| {
+                    let is_it = |(slot, digest): &(Slot, Digest)| {
+                        key.digest == *digest && key.event_type == slot.to_string() && key.trial != REPLACEMENT
+                    };
+                    begun.iter().any(is_it)
+                };
+                // What waits for the database is of the trial before.
+                lock(&self.waiting).retain(|key, _| !is_begun(key));
+                true
+            }
+            Err(error) => {
+                if !self.store.is_away() && !self.told.swap(true, Relaxed) {
+                    tracing::warn!(%error, "what candidates say is not counted yet; trying again");
+                }
+                false
             }
         }
     }

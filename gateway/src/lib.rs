@@ -10,7 +10,7 @@
 //! Around that path: [`applications`] manages who may call, [`audit`] has the words of what was changed by whom and [`trail`] keeps what is changed elsewhere than in Postgres, [`first_admin`] makes the first who may manage it, [`share`] keeps one of them from taking all the room,
 //! Readers and operators use these: [`query`] reads events back, with the parameters of [`parameters`]. [`redrive`]
 //! judges dead letters again, [`jobs`] does long work step by step, and [`live`] shows outcomes
-//! as they happen. [`candidates`] counts what modules that are tried say beside those that serve, [`taken_back`] keeps what was taken back in the data dir too, and [`webhook`] tells the operator what was taken back. [`promotion`] promotes them
+//! as they happen. [`candidates`] counts what modules that are tried say beside those that serve, [`taken_back`] keeps what was taken back in the data dir too, [`trials`] begins the counts of files anew, and [`webhook`] tells the operator what was taken back. [`promotion`] promotes them
 //! step by step. [`applications`] manages applications, and [`first_admin`] makes the first administrator. [`audit`]
 //! has the entries of the audit trail, and [`trail`] writes those of changes outside the database.
 //!
@@ -86,6 +86,7 @@ pub mod tending;
 pub mod tls;
 pub mod traceparent;
 pub mod trail;
+pub mod trials;
 pub mod trust;
 pub mod turns;
 pub mod webhook;

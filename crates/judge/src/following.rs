@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::besides::Candidates;
 use super::directory::Directory;
-use super::happening::Observer;
+use super::happening::{Happening, Observer};
 use super::history::{CANDIDATES, History};
 use super::lifecycle::{Lifecycle, Message, Parts};
 use super::registry::Registry;
@@ -57,6 +57,12 @@ impl Followed {
             loader: Arc::clone(&self.tools.loader),
             history: History::under(&data_dir),
         };
+        let history = tools.history.clone();
+        let observer = Observer::new(move |slots, happening| {
+            if let Happening::Unloaded { .. } = happening {
+                slots.iter().for_each(|slot| history.end_trial(slot));
+            }
+        });
         Self {
             dir: self.dir.join(CANDIDATES_DIR),
             data_dir,
@@ -65,7 +71,7 @@ impl Followed {
             board: Arc::new(Reports::new()),
             candidates: Arc::clone(&self.candidates),
             given: Arc::clone(&self.given),
-            observer: Observer::default(),
+            observer,
             rescan: self.rescan,
             is_beside_gateway: self.is_beside_gateway,
             is_of_candidates: true,

@@ -38,6 +38,12 @@ const EVENT_TYPE: &str = "event-type";
 /// The last part of the name of a note that a version was taken back.
 const TAKEN_BACK: &str = "taken-back";
 
+/// The note about the last trial in a slot.
+const TRIAL: &str = "trial";
+
+/// The text of this note once the trial is over.
+pub const TRIAL_OVER: &str = "over";
+
 /// The first part of the name of a content that never served.
 const PREPARED: &str = "prepared-";
 
@@ -406,18 +412,10 @@ impl History {
         Some(note?.lines().next().unwrap_or_default().to_owned())
     }
 
-    /// All such notes. Those of a slot whose folder does not say which it is are left out.
+    /// All such notes.
     pub(super) fn taken_back_notes(&self) -> io::Result<Vec<TakenBackNote>> {
-        let folders = match fs::read_dir(&self.root) {
-            Ok(folders) => folders,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
         let mut notes = self.unwritten().clone();
-        for folder in folders {
-            let folder = folder?.path();
-            let Ok(event_type) = read(&folder.join(EVENT_TYPE)) else { continue };
-            let Ok(slot) = Slot::parse(&String::from_utf8_lossy(&event_type)) else { continue };
+        for (slot, folder) in self.folders()? {
             for entry in fs::read_dir(&folder)? {
                 let path = entry?.path();
                 let name = path.file_name().and_then(|name| name.to_str());
@@ -429,6 +427,49 @@ impl History {
             }
         }
         Ok(notes.into_iter().map(|((slot, digest), text)| TakenBackNote { slot, digest, text }).collect())
+    }
+
+    /// The folders of slots. One that does not say whose it is is left out.
+    fn folders(&self) -> io::Result<Vec<(Slot, PathBuf)>> {
+        let folders = match fs::read_dir(&self.root) {
+            Ok(folders) => folders,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for folder in folders {
+            let folder = folder?.path();
+            let Ok(event_type) = read(&folder.join(EVENT_TYPE)) else { continue };
+            if let Ok(slot) = Slot::parse(&String::from_utf8_lossy(&event_type)) {
+                found.push((slot, folder));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The note about the last trial in a slot.
+    pub(super) fn trial_note(&self, slot: &Slot) -> Option<String> {
+        let note = read(&self.folder(slot).join(TRIAL)).ok()?;
+        Some(String::from_utf8_lossy(&note).into_owned())
+    }
+
+    /// All such notes.
+    pub(super) fn trial_notes(&self) -> io::Result<Vec<(Slot, String)>> {
+        let notes = self.folders()?.into_iter().filter_map(|(slot, _)| Some((self.trial_note(&slot)?, slot)));
+        Ok(notes.map(|(note, slot)| (slot, note)).collect())
+    }
+
+    /// Notes that the trial in a slot is over.
+    pub(super) fn end_trial(&self, slot: &Slot) {
+        if let Err(error) = self.note_trial(slot, TRIAL_OVER) {
+            tracing::warn!(event_type = %slot, "the next trial of the same file goes on with the counts of this one: {error}");
+        }
+    }
+
+    /// Replaces that note.
+    pub(super) fn note_trial(&self, slot: &Slot, text: &str) -> io::Result<()> {
+        self.make_folder(slot)?;
+        replace(&self.folder(slot).join(TRIAL), text.as_bytes())
     }
 
     /// Removes that note.

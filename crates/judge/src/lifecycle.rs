@@ -157,6 +157,8 @@ pub(super) struct Lifecycle {
     changed: bool,
     /// Slots that the next publication reports, once the registry has them: a module reported as active does serve.
     due: BTreeSet<Slot>,
+    /// Slots that the next publication tells to be unloaded, with the module that served.
+    unloaded: Vec<(Slot, Option<Digest>)>,
 }
 
 /// A folder that the gateway cannot read.
@@ -196,6 +198,7 @@ impl Lifecycle {
             unread_pause: HEARTBEAT,
             changed: false,
             due: BTreeSet::new(),
+            unloaded: Vec::new(),
         }
     }
 
@@ -344,7 +347,7 @@ impl Lifecycle {
             entry.cancelled.store(true, Release);
         }
         let before = gone.and_then(|entry| entry.serving).map(|(module, _)| module.digest);
-        self.parts.observer.tell(&[&slot], Happening::Unloaded { before });
+        self.unloaded.push((slot.clone(), before));
         self.queue.retain(|waiting| *waiting != slot);
         self.untried.remove(&slot);
         self.parts.roster.strike(&slot);
@@ -397,6 +400,9 @@ impl Lifecycle {
             self.parts.registry.replace(places.chain(unread));
             self.parts.candidates.sync();
             self.parts.board.unread(self.unread.len());
+        }
+        for (slot, before) in std::mem::take(&mut self.unloaded) {
+            self.parts.observer.tell(&[&slot], Happening::Unloaded { before });
         }
         for slot in std::mem::take(&mut self.due) {
             let Some(entry) = self.entries.get_mut(&slot) else {

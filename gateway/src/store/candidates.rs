@@ -321,6 +321,23 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
+    /// Forgets what was compared in earlier trials of a module, since a new one begins. With `may_join` a trial that another
+    /// gateway counts now goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn begin_trial(&self, event_type: &str, digest: Digest, may_join: bool) -> Result<(), Error> {
+        let query = sqlx::query(
+            "delete from candidate_pairs where event_type = $1 and digest = $2 and trial <> 'replacement' \
+                 and not ($3 and changed_at > clock_timestamp() - interval '1 minute')",
+        )
+        .bind(event_type)
+        .bind(digest.0.to_vec())
+        .bind(may_join);
+        self.ask(query.execute(&self.own)).await.map(drop)
+    }
+
     /// The pairs of a module.
     ///
     /// # Errors
