@@ -40,3 +40,57 @@ begin
     end loop;
 end
 $$;
+
+-- Whether a change of many slots brings this module to serve. A slot whose module stays says nothing about it, and neither
+-- does a candidate: what was taken back is lifted for the modules that somebody sees in the difference.
+create function is_brought(asked preparations, slots preparation_slots) returns boolean language sql immutable as $$
+    select asked.cause not in ('back', 'import')
+        or slots.event_type = event_type_of(slots.event_type) and slots.digest is distinct from slots.replaces
+$$;
+
+-- Why a preparation becomes no generation, whatever the gateways say: a module would keep secrets that the one before takes
+-- out, the guard took it back, or no gateway was there in time and too much may have happened since. A step back brings no
+-- candidate that was taken back, whoever forces it.
+create or replace function preparation_obstacles(asked preparations, living interval) returns jsonb
+language sql stable as $$
+    select jsonb_agg(jsonb_build_object('gateway', 'the database', 'refusal', jsonb_build_object(
+        'event_type', slots.event_type, 'digest', encode(slots.digest, 'hex'), 'expected', why.expected, 'found', why.found,
+        'mend', why.mend, 'passing', false
+    )) order by slots.event_type)
+    from preparation_slots slots
+    left join module_versions versions
+        on versions.event_type = event_type_of(slots.event_type) and versions.digest = slots.digest
+    left join taken_back back on back.event_type = event_type_of(slots.event_type) and back.digest = slots.digest
+    cross join lateral (
+        select 'a module that takes secrets out of dead letters, as the one before does' as expected,
+            'one that takes none out' as found, 'export `redact`, or push it with force' as mend
+        where must_redact(slots.event_type, slots.digest) and not coalesce(versions.redacts, false)
+            and not forces(slots.settings, slots.digest) and not asked.forced
+        union all
+        select 'a module that was not taken back', 'one that was: ' || back.reason, 'mend it, or force it'
+        where back.digest is not null and is_brought(asked, slots)
+            and not forces(slots.settings, slots.digest) and not asked.forced
+        union all
+        select 'a candidate that was not taken back', 'one that was: ' || back.reason, 'look at the difference again'
+        where back.digest is not null and slots.event_type <> event_type_of(slots.event_type)
+            and asked.cause in ('back', 'import')
+        union all
+        select 'gateways that prepare it in time', 'none of them was there until ' || asked.ends_at, 'push it again'
+        where asked.ends_at < clock_timestamp() - living and not asked.forced
+    ) why
+    where slots.preparation_id = asked.id and slots.digest is not null
+$$;
+
+-- What follows from a new generation besides its slots: whoever forces a module lifts what the guard said of it, and a new
+-- trial of a module is counted from its beginning.
+create or replace function follow_generation(asked preparations) returns void language sql as $$
+    delete from taken_back back using preparation_slots slots
+    where asked.cause <> 'guard' and slots.preparation_id = asked.id
+        and (asked.forced or forces(slots.settings, slots.digest)) and is_brought(asked, slots)
+        and back.event_type = event_type_of(slots.event_type) and back.digest = slots.digest;
+    delete from candidate_pairs pairs using preparation_slots slots
+    where slots.preparation_id = asked.id and pairs.event_type = event_type_of(slots.event_type)
+        and pairs.digest = slots.digest
+        and case when slots.event_type = pairs.event_type then pairs.trial = 'replacement' and asked.cause <> 'guard'
+            else pairs.trial <> 'replacement' and asked.cause <> 'promote' end;
+$$;

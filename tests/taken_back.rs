@@ -76,6 +76,37 @@ impl House {
         digest_of(content)
     }
 
+    /// Makes a module serve an event type.
+    async fn push(&self, event_type: &str, content: &[u8]) -> String {
+        let request = self.gateway.request("PUT", &format!("/v1/validators/{event_type}")).bearer_auth(&self.admin);
+        let request = request.header("content-type", "application/wasm").header("prefer", "wait=60");
+        let answer = self.gateway.answer(request.body(content.to_vec())).await;
+        assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("active")), "{answer:?}");
+        digest_of(content)
+    }
+
+    /// Runs `eye fleet` on the database, or over HTTP.
+    fn fleet(&self, over_http: bool, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.gateway.command_beside(&[&["fleet"], arguments].concat());
+        let command = match over_http {
+            true => {
+                let url = format!("http://{}", self.gateway.address());
+                command.env("EYE_GATEWAY", url).env("EYE_TOKEN", &self.admin)
+            }
+            false => command.env("EYE_DATABASE_URL", self.server.url()),
+        };
+        let output = command.output().expect("the built program");
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), told)
+    }
+
+    /// The event types with something that is taken back, and what serves or is tried.
+    fn standing(&self) -> (String, String) {
+        let listed = "select string_agg(event_type, ' ' order by event_type) from taken_back";
+        let set = "select string_agg(event_type || '=' || left(encode(digest, 'hex'), 8), ' ' order by event_type) from generation_set()";
+        (self.server.sql(listed), self.server.sql(set))
+    }
+
     async fn send(&self, data: &Value) -> Answer {
         let request = self.gateway.request("POST", "/v1/events").bearer_auth(&self.admin);
         let body = one(data).to_string();
@@ -109,6 +140,10 @@ impl House {
 
     /// Notes in the database that the guard of another gateway took a module back.
     fn take_back(&self, digest: &str, reason: &str) {
+        self.take_back_of(&format!("{CATEGORY}/{NAME}"), digest, reason);
+    }
+
+    fn take_back_of(&self, event_type: &str, digest: &str, reason: &str) {
         let names = [
             "same",
             "would_refuse",
@@ -124,7 +159,7 @@ impl House {
         let counts = Value::from_iter(names.map(|name| (name, 7)));
         self.server.sql(&format!(
             "insert into taken_back (event_type, digest, trial, code, reason, counts, refused, serves) \
-             values ('{CATEGORY}/{NAME}', decode('{digest}', 'hex'), 'replacement', 'refuses', '{reason}', '{counts}', 7, null)"
+             values ('{event_type}', decode('{digest}', 'hex'), 'replacement', 'refuses', '{reason}', '{counts}', 7, null)"
         ));
     }
 
@@ -335,4 +370,124 @@ async fn a_trial_of_a_file_that_comes_again_is_counted_from_its_beginning() {
     house.shipped("?mode=shadow&settings=guard%3Dfalse", &module("refuses_some")).await;
     send(&house, 2).await;
     compared(&house, 2).await;
+}
+
+/// A fleet with three generations to go back to. In the first one `guests/other` had a module that was taken back since, and
+/// `guests/named` a candidate that was. The module of `guests/third` was taken back too, and serves all the time.
+async fn fleet_with_a_past() -> (House, [String; 3]) {
+    let house = House::with(|setup| setup.with("EYE_MODULES_FROM", "database")).await;
+    let (accepts, one, two, strict) =
+        (module("accepts"), module("names_one"), module("names_two"), module("refuses_some"));
+    house.push("guests/named", &accepts).await;
+    house.push("guests/third", &one).await;
+    house.push("guests/other", &one).await;
+    house.shipped("?mode=shadow&settings=guard%3Dfalse", &strict).await;
+    // Now it is generation 4.
+    assert_eq!(house.ask("DELETE", &format!("{PATH}/candidate")).await.status, 200);
+    house.push("guests/other", &two).await;
+    // Other settings are another line of the difference, and no other module.
+    house.push("guests/third?settings=deadline_ms%3D700", &one).await;
+    let digests = [one, two, strict].map(|content| digest_of(&content));
+    house.take_back(&digests[2], "it refused 30 of 200 events");
+    (house, digests)
+}
+
+fn short(digest: &str) -> &str {
+    &digest[..8]
+}
+
+#[tokio::test]
+async fn a_step_back_leaves_out_candidates_that_were_taken_back() {
+    let (house, [one, two, strict]) = fleet_with_a_past().await;
+    let accepts = digest_of(&module("accepts"));
+    let left_out = json!([{"event_type": "guests/named", "digest": strict, "reason": "it refused 30 of 200 events"}]);
+    let diff = house.ask("POST", "/v1/generations/4/back?dry_run=true").await;
+    assert_eq!((diff.status, &diff.json()["left_out"]), (200, &left_out), "{diff:?}");
+    let changes = diff.json()["changes"].clone();
+    assert_eq!((changes.as_array().map(Vec::len), &changes[0]["digest"]), (Some(2), &json!(one)), "{changes}");
+    for over_http in [true, false] {
+        let (status, told) = house.fleet(over_http, &["back", "4", "--force"]);
+        let words =
+            format!("candidate {strict} is left out: the guard took it back, since it refused 30 of 200 events");
+        assert!(status == Some(0) && told.contains(&words) && !told.contains("_/candidate"), "{told}");
+    }
+    // No force brings it.
+    let back = house.ask("POST", "/v1/generations/4/back?force=true").await;
+    assert_eq!((back.status, &back.json()["left_out"]), (200, &left_out), "{back:?}");
+    let set = |other: &str| {
+        format!("guests/named={} guests/other={} guests/third={}", short(&accepts), short(other), short(&one))
+    };
+    assert_eq!(house.standing(), ("guests/named".to_owned(), set(&one)));
+    // Where only the candidate differs, nothing does.
+    let same = house.ask("POST", "/v1/generations/4/back").await.json();
+    assert_eq!((&same["state"], &same["changes"]), (&json!("unchanged"), &json!([])), "{same}");
+    let (status, told) = house.fleet(false, &["back", "6", "--yes"]);
+    assert!(status == Some(0) && told.contains("active"), "{told}");
+    assert_eq!(house.standing(), ("guests/named".to_owned(), set(&two)));
+    // A candidate of now goes, since that generation had none that may be tried.
+    house.shipped("?mode=shadow&settings=guard%3Dfalse", &module("names_one")).await;
+    let (status, told) = house.fleet(true, &["back", "4", "--yes", "--force"]);
+    assert!(status == Some(0) && told.contains("left out"), "{told}");
+    assert_eq!(house.standing(), ("guests/named".to_owned(), set(&one)));
+}
+
+#[tokio::test]
+async fn a_step_back_to_a_module_that_was_taken_back_needs_force_and_lifts_that_alone() {
+    let (house, [one, two, _]) = fleet_with_a_past().await;
+    house.take_back_of("guests/other", &one, "it refused 90 of 200 events");
+    house.take_back_of("guests/third", &one, "it refused 50 of 200 events");
+    let before = house.standing();
+    assert_eq!(before.0, "guests/named guests/other guests/third");
+    for query in ["", "?dry_run=true"] {
+        let back = house.ask("POST", &format!("/v1/generations/4/back{query}")).await;
+        let told = back.json();
+        assert_eq!((code(&back), &told["digest"]), ((409, "taken_back".to_owned()), &json!(one)), "{back:?}");
+        let detail = told["detail"].as_str().expect("words");
+        assert!(detail.contains("guests/other") && detail.contains("90 of 200"), "{detail}");
+        assert!(!detail.contains("guests/third") && !detail.contains("guests/named"), "{detail}");
+    }
+    for over_http in [true, false] {
+        let (status, told) = house.fleet(over_http, &["back", "4", "--yes"]);
+        assert!(status == Some(1) && told.contains("taken_back") && told.contains("guests/other"), "{told}");
+    }
+    assert_eq!(house.standing(), before);
+    for (number, over_http) in [(4, true), (6, false)] {
+        let (status, told) = house.fleet(over_http, &["back", &number.to_string(), "--yes", "--force"]);
+        assert!(status == Some(0) && told.contains("active"), "{told}");
+        assert_eq!(house.standing().0, "guests/named guests/third");
+        let serves = if number == 4 { &one } else { &two };
+        assert!(house.standing().1.contains(&format!("guests/other={}", short(serves))), "{:?}", house.standing());
+    }
+}
+
+#[tokio::test]
+async fn an_import_of_a_module_that_was_taken_back_needs_force_and_lifts_that_alone() {
+    let (house, [one, two, strict]) = fleet_with_a_past().await;
+    for (file, content) in
+        [("named", module("accepts")), ("third", module("names_one")), ("other", module("refuses_some"))]
+    {
+        house.gateway.drop_module(&format!("guests/{file}.wasm"), &content);
+    }
+    house.take_back_of("guests/other", &strict, "it refused 90 of 200 events");
+    house.take_back_of("guests/third", &one, "it refused 50 of 200 events");
+    let before = house.standing();
+    for arguments in [&["import", "modules", "--yes"][..], &["import", "modules"]] {
+        let (status, told) = house.fleet(false, arguments);
+        assert!(status == Some(1) && told.contains("guests/other") && told.contains("90 of 200"), "{told}");
+        assert!(told.contains("--force") && !told.contains("50 of 200"), "{told}");
+        assert!(told.contains(&format!("{two} -> {strict}")), "the difference: {told}");
+    }
+    assert_eq!(house.standing(), before);
+    let (status, told) = house.fleet(false, &["import", "modules", "--yes", "--force"]);
+    assert!(status == Some(0) && told.contains("active"), "{told}");
+    let after = house.standing();
+    assert_eq!(after.0, "guests/named guests/third");
+    assert!(after.1.contains(&format!("guests/other={}", short(&strict))), "{after:?}");
+    // Settings that force their own module say the same.
+    house.push("guests/other", &module("names_two")).await;
+    house.take_back_of("guests/other", &strict, "it refused 90 of 200 events");
+    house.gateway.drop_module("guests/other.toml", format!("force = \"{strict}\"\n").as_bytes());
+    let (status, told) = house.fleet(false, &["import", "modules", "--yes"]);
+    assert!(status == Some(0) && told.contains("active"), "{told}");
+    assert_eq!(house.standing().0, "guests/named guests/third");
 }

@@ -34,6 +34,7 @@ mod asked;
 mod candidate;
 mod candidate_files;
 mod directory;
+pub(crate) mod going_back;
 mod shown;
 pub(crate) mod terms;
 
@@ -513,56 +514,6 @@ impl Shipping {
         let body = json!({"number": number, "slots": slots.iter().map(shown::slot).collect::<Vec<_>>()});
         Ok(response::json(StatusCode::OK, body.to_string()))
     }
-
-    async fn back(&self, actor: &Actor, number: u64, request: Request<Incoming>) -> Result<Response, Refusal> {
-        let parameters = Parameters::read(request.uri().query(), &["dry_run", "force"])?;
-        let followed = Followed::of(&parameters, request.headers())?;
-        let force = parameters.choice("force", &[("false", false), ("true", true)])?;
-        if self.fleet.modules_from() == ModulesFrom::Directory {
-            return Err(Refusal::ModulesElsewhere {
-                message: "The modules of this gateway come from its modules directory, which has no generations; \
-                    `eye validator rollback` puts single modules back. With modules_from = \"database\" there are."
-                    .to_owned(),
-            });
-        }
-        let (based_on, slots) = back_slots(&self.store, number).await?;
-        let wanted: Vec<Digest> = slots.iter().filter_map(|slot| slot.digest).collect();
-        let kept = self.store.content_sizes(&wanted).await.map_err(of_store)?;
-        let missing: Vec<Digest> = wanted.into_iter().filter(|digest| !kept.contains_key(digest)).collect();
-        if !missing.is_empty() {
-            return Err(gone(&missing));
-        }
-        let modules: Vec<(Slot, Digest)> = slots.iter().filter_map(module_of).collect();
-        let modules: Vec<(&Slot, Digest)> = modules.iter().map(|(slot, digest)| (slot, *digest)).collect();
-        self.must_not_be_taken_back(&modules, force).await?;
-        let changes: Vec<Value> = slots.iter().map(shown::change).collect();
-        let body = json!({"back": number, "based_on": based_on, "changes": changes});
-        if followed.dry_run || slots.is_empty() {
-            return Ok(response::json(StatusCode::OK, with(body, "state", "unchanged").to_string()));
-        }
-        let entry = Entry::new(Action::FleetBack, &number.to_string(), actor).with("slots", slots.len());
-        let asked = Asking { cause: "back", forced: force, based_on: Some(based_on), slots };
-        self.change(asked, actor, entry, &followed, body).await
-    }
-}
-
-/// The slots that differ between the current generation and an earlier one, and the number of the current one.
-///
-/// # Errors
-///
-/// [`Refusal::NotFound`] if the earlier one is not known, and those of the store.
-async fn back_slots(store: &Store, number: u64) -> Result<(u64, Vec<NewSlot>), Refusal> {
-    if !store.knows_generation(number).await.map_err(of_store)? {
-        return Err(Refusal::NotFound);
-    }
-    let (current, serves) = store.generation_slots(None).await.map_err(of_store)?;
-    let (_, wanted) = store.generation_slots(Some(number)).await.map_err(of_store)?;
-    Ok((current.number, differences(&serves, &wanted)))
-}
-
-/// The event types and the module of a change that brings one.
-fn module_of(slot: &NewSlot) -> Option<(Slot, Digest)> {
-    Some((Role::parse(&slot.event_type).ok()?.1, slot.digest?))
 }
 
 /// The changes that make one set of slots the other.

@@ -22,7 +22,9 @@ use super::{Failure, Source};
 use crate::audit::{Action, Entry};
 use crate::config::parts;
 use crate::shipping::differences;
-use crate::store::{NewPreparation, NewSlot, NewVersion, SlotRow, Store};
+use crate::shipping::going_back::{StepBack, brought_back, told};
+use crate::shipping::terms::forces;
+use crate::store::{NewPreparation, NewSlot, NewVersion, SlotRow, Store, TakenBackRow};
 
 /// How often the command looks how far a generation is.
 const LOOK: Duration = Duration::from_millis(250);
@@ -109,14 +111,15 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Back(Back { number, change }) => {
-            let path = format!("/v1/generations/{number}/back");
-            let diff = gateway.ask(Method::POST, &format!("{path}?dry_run=true"), None).await?;
+            let path = format!("/v1/generations/{number}/back?force={}", change.force);
+            let diff = gateway.ask(Method::POST, &format!("{path}&dry_run=true"), None).await?;
             let changes = diff["changes"].as_array().context("its answer has no changes")?;
+            // A gateway of the release before leaves nothing out.
+            show_left_out(diff["left_out"].as_array().map(Vec::as_slice).unwrap_or_default())?;
             if !tell(changes, &change)? {
                 return Ok(());
             }
             let headers = [("prefer", format!("wait={}", change.wait))];
-            let path = if change.force { format!("{path}?force=true") } else { path };
             let wait = Duration::from_secs(change.wait) + MARGIN;
             let answer = gateway.request(Method::POST, &path, &headers, None, wait).await?;
             say(format_args!(
@@ -157,21 +160,23 @@ async fn work(database: &Database, command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Back(Back { number, change }) => {
-            if !store.knows_generation(number).await? {
-                bail!("generation {number} is not known; `eye fleet generations` lists those that are");
-            }
-            let (current, serves) = store.generation_slots(None).await?;
-            let (_, wanted) = store.generation_slots(Some(number)).await?;
-            let slots = differences(&serves, &wanted);
-            let digests: Vec<Digest> = slots.iter().filter_map(|slot| slot.digest).collect();
+            let back = StepBack::to(store, number).await?;
+            let back = back.with_context(|| {
+                format!("generation {number} is not known; `eye fleet generations` lists those that are")
+            })?;
+            let digests: Vec<Digest> = back.slots.iter().filter_map(|slot| slot.digest).collect();
             let kept = store.content_sizes(&digests).await?;
             if let Some(gone) = digests.iter().find(|digest| !kept.contains_key(digest)) {
                 bail!("modules of generation {number} are not kept any more, such as {gone}: push them again");
             }
-            if tell(&shown(&slots), &change)? {
-                let entry =
-                    Entry::new(Action::FleetBack, &number.to_string(), store.actor()).with("slots", slots.len());
-                make(store, "back", current.number, slots, &change, &entry).await?;
+            let left_out = back.left_out();
+            show_left_out(&left_out)?;
+            must_not_be_taken_back(&back.slots, &back.taken_back, &change)?;
+            if tell(&shown(&back.slots), &change)? {
+                let entry = Entry::new(Action::FleetBack, &number.to_string(), store.actor())
+                    .with("slots", back.slots.len())
+                    .with("left_out", Some(left_out.len()).filter(|count| *count > 0));
+                make(store, "back", back.based_on, back.slots, &change, &entry).await?;
             }
         }
         Command::Import(import) => import_directory(store, &import).await?,
@@ -198,6 +203,11 @@ async fn import_directory(store: &Store, import: &Import) -> anyhow::Result<()> 
         show(&shown(&slots))?;
         bail!("this takes {gone} of {} modules away: say that it is meant with --retire {gone}", serves.len());
     }
+    let is_forced = |slot: &NewSlot| slot.digest.is_some_and(|digest| forces(slot.settings.as_deref(), digest));
+    let mut taken_back = brought_back(store, &slots).await?;
+    // The settings beside a file may force it.
+    taken_back.retain(|row| !slots.iter().any(|slot| slot.event_type == row.event_type && is_forced(slot)));
+    must_not_be_taken_back(&slots, &taken_back, change)?;
     if !tell(&shown(&slots), change)? {
         return Ok(());
     }
@@ -210,6 +220,15 @@ async fn import_directory(store: &Store, import: &Import) -> anyhow::Result<()> 
     }
     let entry = Entry::new(Action::FleetImport, "", store.actor()).with("slots", slots.len());
     make(store, "import", current.number, slots, change, &entry).await
+}
+
+/// Refuses a change that brings modules which the guard took back, unless it is forced.
+fn must_not_be_taken_back(slots: &[NewSlot], taken_back: &[TakenBackRow], change: &Change) -> anyhow::Result<()> {
+    if taken_back.is_empty() || change.force {
+        return Ok(());
+    }
+    show(&shown(slots))?;
+    bail!("nothing was changed (taken_back): {}; mend it, or say that it is meant with --force", told(taken_back))
 }
 
 /// Loads each module, as a gateway does. Returns whether each redacts.
@@ -320,6 +339,20 @@ fn tell(changes: &[Value], change: &Change) -> anyhow::Result<bool> {
         warn("eye: nothing is changed yet; --yes makes this change");
     }
     Ok(change.yes)
+}
+
+/// Prints the candidates that a step back leaves out.
+fn show_left_out(left_out: &[Value]) -> anyhow::Result<()> {
+    for one in left_out {
+        let text = |key: &str| one[key].as_str().unwrap_or_default();
+        say(format_args!(
+            "{}\tcandidate {} is left out: the guard took it back, since {}",
+            text("event_type"),
+            text("digest"),
+            text("reason")
+        ))?;
+    }
+    Ok(())
 }
 
 fn show(changes: &[Value]) -> anyhow::Result<()> {

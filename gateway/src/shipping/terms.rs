@@ -135,6 +135,12 @@ pub(crate) fn expects_refusals(settings: Option<&str>, digest: Digest) -> bool {
     table.get(EXPECT_REFUSALS).and_then(Value::as_str) == Some(&digest.to_string())
 }
 
+/// Whether settings force their own module.
+pub(crate) fn forces(settings: Option<&str>, digest: Digest) -> bool {
+    let table: Table = settings.and_then(|text| text.parse().ok()).unwrap_or_default();
+    table.get("force").and_then(Value::as_str) == Some(&digest.to_string())
+}
+
 /// Whether the guard may take a module with these settings back.
 pub(crate) fn is_guarded(settings: Option<&str>) -> bool {
     let table: Table = settings.and_then(|text| text.parse().ok()).unwrap_or_default();

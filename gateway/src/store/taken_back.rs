@@ -50,6 +50,24 @@ impl Store {
         Ok(Some(TakenBackList { mark, rows, lifted, is_cut }))
     }
 
+    /// What was taken back of these modules, each with its event type.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
+    pub async fn taken_back_among(&self, modules: &[(String, Digest)]) -> Result<Vec<TakenBackRow>, Error> {
+        if modules.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (event_types, digests): (Vec<String>, Vec<Vec<u8>>) =
+            modules.iter().map(|(event_type, digest)| (event_type.clone(), digest.0.to_vec())).unzip();
+        let query = sqlx::query_as(
+            "select event_type, digest, at, trial, code, reason, counts, refused, serves from taken_back \
+             where (event_type, digest) in (select * from unnest($1::text[], $2::bytea[])) order by event_type, digest",
+        );
+        self.ask(query.bind(event_types).bind(digests).fetch_all(&self.own)).await
+    }
+
     /// Writes a row that this database does not have, unless somebody lifted it. Returns whether it was written.
     ///
     /// # Errors
