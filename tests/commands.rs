@@ -4,8 +4,10 @@
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::support::cluster::Server;
-use crate::support::{Gateway, eventually, folder, module};
+use crate::support::{Gateway, digest_of, event, eventually, folder, module};
 
 fn eye(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eye"));
@@ -105,6 +107,69 @@ async fn a_redrive_without_a_modules_directory_is_refused_at_once() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("/etc/hostname is no directory") && said.contains("--modules"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_redrive_works_over_http_whether_it_stores_or_not() {
+    let gateway = Gateway::start().await;
+    let (strict, lenient) = (module("refuses_some"), module("accepts"));
+    gateway.drop_module("guests/named.wasm", &strict);
+    gateway.validator("guests/named", "active").await;
+    for _ in 0..3 {
+        assert_eq!(gateway.send(&event("guests", "named", json!({"refuse": true}))).await.status, 422);
+    }
+    eventually("the letters are kept", async || {
+        (gateway.sql("select count(*) from dead_letters") == "3").then_some(())
+    })
+    .await;
+    gateway.drop_module("guests/named.wasm", &lenient);
+    eventually("it serves", async || {
+        let shown = gateway.validator("guests/named", "active").await;
+        (shown["digest"] == digest_of(&lenient)).then_some(())
+    })
+    .await;
+    let add = |name: &str, scope: &[&str]| {
+        let arguments = [&["app", "add", name, "--token", "--data-dir", "data"], scope].concat();
+        let (code, token, said) = ran(gateway.command_beside(&arguments));
+        assert_eq!(code, Some(0), "{said}");
+        token.trim().to_owned()
+    };
+    let reader = add("reader", &["--scope", "read"]);
+    let shipper = add("shipper", &["--scope", "ship", "--ship-event-type", "guests/*"]);
+    let admin = gateway.admin_token().expect("it made one");
+    let redrive = |token: &str, arguments: &[&str]| {
+        let mut command = eye(&[&["dead-letters", "redrive"], arguments].concat());
+        command.env("EYE_GATEWAY", format!("http://{}", gateway.address())).env("EYE_TOKEN", token);
+        ran(command)
+    };
+    let digest = digest_of(&strict);
+    for token in [&reader, &shipper, &admin] {
+        let known = async || {
+            let request = gateway.request("GET", "/v1/dead-letters").bearer_auth(token);
+            (gateway.answer(request).await.status != 401).then_some(())
+        };
+        eventually("the token is known", known).await;
+        let (code, told, said) = redrive(token, &["--validator", &digest]);
+        let sums = "dry run: stored 3, duplicate 0, rejected 0, quarantined 0, skipped 0\n";
+        assert!(code == Some(0) && told.ends_with(sums), "{told}{said}");
+        assert_eq!(told.lines().count(), 4, "a line for each letter: {told}");
+        let (code, told, said) = redrive(token, &["--validator", &digest_of(&lenient)]);
+        assert!(code == Some(0) && told.starts_with("dry run: stored 0"), "{told}{said}");
+    }
+    assert_eq!(gateway.sql("select count(*) from events"), "0");
+    let id = gateway.sql("select id from dead_letters order by received_at limit 1");
+    let (code, _, said) = redrive(&reader, &[&id, "--store"]);
+    assert!(code == Some(1) && said.contains("not_allowed"), "{said}");
+    let (code, _, said) = redrive(&admin, &[&id, "--code", "rule"]);
+    assert!(code == Some(1) && said.contains("ids or a filter"), "{said}");
+    let (code, told, said) = redrive(&admin, &[&id, "--store"]);
+    assert!(code == Some(0) && told.contains("\nstored 1, "), "{told}{said}");
+    let (code, told, said) = redrive(&shipper, &["--validator", &digest, "--store"]);
+    assert!(code == Some(0) && told.contains("stored 2, "), "{told}{said}");
+    assert_eq!(gateway.sql("select count(*) from events"), "3");
+    // A modules directory of its own is for the database alone.
+    let (code, _, said) = redrive(&admin, &["--modules", "modules"]);
+    assert!(code == Some(1) && said.contains("unset EYE_GATEWAY"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! `eye dead-letters`: lists, shows, redrives and scrubs dead letters. It works on the database. A redrive uses the modules
-//! directory of the settings and the code of the gateway; one that stores the letters of a filter is a job of a gateway, if
-//! one runs.
+//! `eye dead-letters`: lists, shows, redrives and scrubs dead letters. It works on the database; a redrive works over HTTP too.
+//! On the database it uses the modules directory of the settings and the code of the gateway. One that stores the letters of a
+//! filter is a job of a gateway, if one runs.
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +13,13 @@ use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
 use eye_event::verdict::Digest;
 use eye_judge::{ModulesFrom, Options, Validators};
+use hyper::Method;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::output::say;
 use super::reach::{Database, Reached};
+use super::remote::{Gateway, Refused};
 use super::{Failure, Source, jobs};
 use crate::batch::{Batcher, Limits};
 use crate::clock::Clock;
@@ -36,6 +39,8 @@ const PAGE: u32 = 500;
 const PAGE_BYTES: usize = 8 << 20;
 /// After this time a page of a redrive ends, and the next one continues.
 const REDRIVE_TIME: Duration = Duration::from_secs(60);
+/// Both name letters.
+const IDS_OR_FILTER: &str = "give ids or a filter, not both";
 /// The time for the writer to finish.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 
@@ -154,6 +159,12 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Redrive(again) => (&again.source, flag(&again.modules)),
         Command::Scrub(scrubs) => (&scrubs.source, flag(&scrubs.modules)),
     };
+    if let Command::Redrive(again) = &command
+        && again.modules.is_none()
+        && let Some(gateway) = Reached::named_gateway(source)?
+    {
+        return Ok(redrive_over_http(gateway, again).await?);
+    }
     let (settings, config) = source.gather(flags)?;
     let job = if let Command::Redrive(again) = &command { again.as_job() } else { None };
     let database = match job {
@@ -174,6 +185,43 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let done = work(database.store(), &config, command).await;
     database.close().await;
     Ok(done?)
+}
+
+/// Has the gateway that the environment names redrive letters: one that stores those of a filter as a job, else page after page.
+async fn redrive_over_http(gateway: Gateway, again: &Again) -> anyhow::Result<()> {
+    let filter = LetterFilter::from(again.filter.clone());
+    anyhow::ensure!(again.ids.is_empty() || filter == LetterFilter::default(), IDS_OR_FILTER);
+    let reached = Reached::Gateway(gateway);
+    if let Some(request) = again.as_job() {
+        match jobs::redrive(&reached, &request).await {
+            // Jobs are for administrators. Who ships redrives the letters of its own event types page after page.
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == "not_allowed") => {}
+            done => return done,
+        }
+    }
+    let Reached::Gateway(gateway) = reached else { return Ok(()) };
+    let filter = serde_json::to_value(filter)?;
+    let choices: Vec<Value> = match again.ids.is_empty() {
+        true => vec![json!({"filter": filter})],
+        false => again.ids.chunks(PAGE as usize).map(|ids| json!({"ids": ids})).collect(),
+    };
+    let mut sums = no_sums();
+    for mut body in choices {
+        body["dry_run"] = (!again.store).into();
+        body["limit"] = PAGE.into();
+        loop {
+            let report = gateway.ask(Method::POST, "/v1/dead-letters/redrive", Some(body.clone())).await?;
+            report["results"].as_array().context("its answer has no results")?.iter().try_for_each(say)?;
+            for (outcome, sum) in &mut sums {
+                *sum += report[outcome.as_str()].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            }
+            if report["next"].is_null() {
+                break;
+            }
+            body["cursor"] = report["next"].clone();
+        }
+    }
+    say_sums(&sums, !again.store)
 }
 
 /// Has a gateway redrive letters as a job. Returns the database if no gateway of it runs jobs.
@@ -291,7 +339,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
         event_types_max: config.event_types_max,
     };
     let filtered = LetterFilter::from(filter);
-    anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), "give ids or a filter, not both");
+    anyhow::ensure!(ids.is_empty() || filtered == LetterFilter::default(), IDS_OR_FILTER);
     let choice = if ids.is_empty() { Choice::Filter(filtered) } else { Choice::Ids(ids) };
     let request = RedriveRequest { visible: Arc::default(), choice, after: None, limit: PAGE, dry_run: !really };
     let done = async {
@@ -310,8 +358,7 @@ async fn redrive(store: &Store, config: &Config, again: Again) -> anyhow::Result
 
 /// Redrives one page after the other until all chosen letters are done.
 async fn all(redrive: &Redrive<'_>, mut request: RedriveRequest) -> anyhow::Result<()> {
-    let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);
-    let mut sums: Vec<(LetterOutcome, usize)> = outcomes.map(|outcome| (outcome, 0)).collect();
+    let mut sums = no_sums();
     loop {
         let report: Report = redrive
             .run(&request)
@@ -328,6 +375,18 @@ async fn all(redrive: &Redrive<'_>, mut request: RedriveRequest) -> anyhow::Resu
             None => break,
         }
     }
+    say_sums(&sums, request.dry_run)
+}
+
+/// How many letters have each result.
+type Sums = Vec<(LetterOutcome, usize)>;
+
+fn no_sums() -> Sums {
+    let outcomes = OutcomeKind::ALL.map(LetterOutcome::Is).into_iter().chain([LetterOutcome::Skipped]);
+    outcomes.map(|outcome| (outcome, 0)).collect()
+}
+
+fn say_sums(sums: &Sums, dry_run: bool) -> anyhow::Result<()> {
     let words: Vec<String> = sums.iter().map(|(outcome, sum)| format!("{} {sum}", outcome.as_str())).collect();
-    say(format_args!("{}{}", if request.dry_run { "dry run: " } else { "" }, words.join(", ")))
+    say(format_args!("{}{}", if dry_run { "dry run: " } else { "" }, words.join(", ")))
 }

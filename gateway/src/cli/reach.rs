@@ -156,13 +156,17 @@ impl Reached {
     pub(super) async fn find(source: &Source) -> Result<Self, Failure> {
         let (settings, config) = source.gather(Vec::new())?;
         let way = Way::choose(&settings, &config, remote::named());
-        if let Way::Remote(remote) = way {
-            let (gateway, token_from) = Gateway::new(remote, &config.data_dir)?;
-            tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
+        if let Some(gateway) = of_way(&way, &config)? {
             return Ok(Self::Gateway(gateway));
         }
         let database = Database::open(&way, &settings, &config, None).await?;
         Ok(Self::Database(Box::new(database.proved().await?)))
+    }
+
+    /// The gateway, if it is one that a command which can use both works on.
+    pub(super) fn named_gateway(source: &Source) -> Result<Option<Gateway>, Failure> {
+        let (settings, config) = source.gather(Vec::new())?;
+        Ok(of_way(&Way::choose(&settings, &config, remote::named()), &config)?)
     }
 
     pub(super) async fn close(self) {
@@ -170,6 +174,14 @@ impl Reached {
             database.close().await;
         }
     }
+}
+
+/// The gateway of a way that leads to one. Says which it is.
+fn of_way(way: &Way, config: &Config) -> anyhow::Result<Option<Gateway>> {
+    let Way::Remote(remote) = way else { return Ok(None) };
+    let (gateway, token_from) = Gateway::new(remote.clone(), &config.data_dir)?;
+    tell(&format!("on the gateway {}, with the token of {token_from}", gateway.url()));
+    Ok(Some(gateway))
 }
 
 /// A gateway that a project file names.
