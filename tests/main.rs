@@ -30,6 +30,7 @@ mod duties;
 mod environment;
 mod failover;
 mod fleet;
+mod guarding;
 mod health;
 mod hostile;
 mod http_forms;

@@ -2,7 +2,7 @@
 //! counted and not compared. No request waits for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,9 +15,46 @@ use super::engine::{Sandbox, processor_time};
 use super::module::Module;
 use super::offload::Owned;
 
-/// Events that may wait, and bytes of their data.
-const WAITING_MAX: usize = 4_096;
-const WAITING_BYTES_MAX: usize = 32 << 20;
+/// Bounds of the events that wait to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompareLimits {
+    /// Most events.
+    pub waiting_max: usize,
+    /// Most bytes of their data and of the verdicts on them.
+    pub waiting_bytes_max: usize,
+}
+
+impl Default for CompareLimits {
+    fn default() -> Self {
+        Self { waiting_max: 4_096, waiting_bytes_max: 32 << 20 }
+    }
+}
+
+/// The events that wait, and their bounds. The queue itself has none, so that these may change.
+#[derive(Debug, Default)]
+struct Waiting {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    events_max: AtomicUsize,
+    bytes_max: AtomicUsize,
+}
+
+impl Waiting {
+    /// Takes room for an event. Returns whether there was some.
+    fn take(&self, bytes: usize) -> bool {
+        let (events, taken) = (self.events.fetch_add(1, Relaxed), self.bytes.fetch_add(bytes, Relaxed));
+        let has_room = events < self.events_max.load(Relaxed) && taken + bytes <= self.bytes_max.load(Relaxed);
+        if !has_room {
+            self.give(bytes);
+        }
+        has_room
+    }
+
+    fn give(&self, bytes: usize) {
+        self.events.fetch_sub(1, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+}
 
 /// Which module is still to judge the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +77,21 @@ struct Half {
 /// The queue, and the thread once there is something to compare.
 pub(super) struct Comparing {
     sandbox: Arc<Sandbox>,
-    queue: OnceLock<Option<SyncSender<Half>>>,
-    waiting_bytes: Arc<AtomicUsize>,
+    queue: OnceLock<Option<Sender<Half>>>,
+    waiting: Arc<Waiting>,
 }
 
 impl Comparing {
-    pub(super) fn new(sandbox: Arc<Sandbox>) -> Self {
-        Self { sandbox, queue: OnceLock::new(), waiting_bytes: Arc::default() }
+    pub(super) fn new(sandbox: Arc<Sandbox>, limits: CompareLimits) -> Self {
+        let comparing = Self { sandbox, queue: OnceLock::new(), waiting: Arc::default() };
+        comparing.set_limits(limits);
+        comparing
+    }
+
+    /// Changes the bounds. Events beyond a lower bound are still compared, and no others come.
+    pub(super) fn set_limits(&self, limits: CompareLimits) {
+        self.waiting.events_max.store(limits.waiting_max, Relaxed);
+        self.waiting.bytes_max.store(limits.waiting_bytes_max, Relaxed);
     }
 
     /// Lets the other module of a pair judge the event later.
@@ -60,8 +105,7 @@ impl Comparing {
     ) {
         let bytes = event.data.len() + bytes_of(said);
         let Some(queue) = self.queue.get_or_init(|| self.start()) else { return beside.not_compared() };
-        if self.waiting_bytes.fetch_add(bytes, Relaxed) + bytes > WAITING_BYTES_MAX {
-            self.waiting_bytes.fetch_sub(bytes, Relaxed);
+        if !self.waiting.take(bytes) {
             return beside.not_compared();
         }
         let half = Half {
@@ -71,19 +115,20 @@ impl Comparing {
             missing,
             check_amended: Arc::clone(check_amended),
         };
-        if let Err(TrySendError::Full(half) | TrySendError::Disconnected(half)) = queue.try_send(half) {
-            self.waiting_bytes.fetch_sub(bytes, Relaxed);
-            half.beside.not_compared();
+        // The thread has ended, which a panic alone does.
+        if let Err(unsent) = queue.send(half) {
+            self.waiting.give(bytes);
+            unsent.0.beside.not_compared();
         }
     }
 
     /// Starts the thread. It ends when the queue is dropped.
-    fn start(&self) -> Option<SyncSender<Half>> {
-        let (queue, halves) = sync_channel(WAITING_MAX);
-        let (sandbox, waiting_bytes) = (Arc::clone(&self.sandbox), Arc::clone(&self.waiting_bytes));
+    fn start(&self) -> Option<Sender<Half>> {
+        let (queue, halves) = channel();
+        let (sandbox, waiting) = (Arc::clone(&self.sandbox), Arc::clone(&self.waiting));
         let work = move || {
             yield_to_others();
-            run(&halves, &sandbox, &waiting_bytes);
+            run(&halves, &sandbox, &waiting);
         };
         let started = std::thread::Builder::new().name("eye-compare".into()).spawn(work);
         started.inspect_err(|error| tracing::error!(%error, "the thread that compares modules does not start")).ok()?;
@@ -99,10 +144,10 @@ fn yield_to_others() {
     }
 }
 
-fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting_bytes: &AtomicUsize) {
+fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting: &Waiting) {
     while let Ok(Half { beside, event, said, missing, check_amended }) = halves.recv() {
         let event = event.event();
-        waiting_bytes.fetch_sub(event.data.len() + bytes_of(&said), Relaxed);
+        waiting.give(event.data.len() + bytes_of(&said));
         let other = match missing {
             Missing::Serving => say(&beside.serving, sandbox, &event, &check_amended),
             Missing::Beside if beside.trial == Trial::Replacement => {
@@ -128,7 +173,7 @@ fn bytes_of(said: &Said) -> usize {
 }
 
 /// Calls a module. One that found no processor for long, and so did not use up its own time, has said nothing.
-fn patiently(module: &Module, call: impl FnOnce() -> Said) -> Said {
+pub(super) fn patiently(module: &Module, call: impl FnOnce() -> Said) -> Said {
     let before = processor_time();
     let said = call();
     let ran = processor_time().saturating_sub(before);

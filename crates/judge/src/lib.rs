@@ -79,6 +79,7 @@ mod world;
 pub use aside::Aside;
 pub use candidate::{ApplicationPairs, CandidateReport, Comparison, PairCounts, Sample, Trial as CandidateTrial};
 pub use circuit::Standing;
+pub use comparing::CompareLimits;
 pub use component::Isolation;
 pub use contract::CheckAmended;
 pub use engine::EngineError;
@@ -240,6 +241,8 @@ pub struct Change {
     pub terms: Terms,
     /// Bounds of the calls away from the request threads. The number of places stays as it was.
     pub away: OffloadLimits,
+    /// Bounds of the events that wait to be compared.
+    pub compare: CompareLimits,
     /// The longest deadline that a `<name>.toml` may ask for. It counts for files that are read from now on.
     pub deadline_ms_max: u64,
     /// The rules that the self-tests of later loads check amended data against.
@@ -251,6 +254,8 @@ pub struct Change {
 pub struct SharedLimits {
     /// Bounds of the calls away from the request threads.
     pub away: OffloadLimits,
+    /// Bounds of the events that wait to be compared, by candidates and by modules that were replaced.
+    pub compare: CompareLimits,
     /// Bytes that modules may take together between calls: their code, the memory that `describe` left, and kept
     /// instances.
     pub memory_bytes_max: usize,
@@ -265,6 +270,7 @@ impl Default for SharedLimits {
     fn default() -> Self {
         Self {
             away: OffloadLimits::default(),
+            compare: CompareLimits::default(),
             memory_bytes_max: 1 << 30,
             wait: Duration::from_millis(2_500),
             judging: Duration::from_millis(3_750),
@@ -435,7 +441,7 @@ impl Validators {
             ModulesFrom::Directory => Some([start(followed)?, start(tried)?]),
             ModulesFrom::Database => None,
         };
-        let comparing = Comparing::new(Arc::clone(&sandbox));
+        let comparing = Comparing::new(Arc::clone(&sandbox), shared.compare);
         let inner = Inner {
             sandbox,
             tools,
@@ -459,9 +465,10 @@ impl Validators {
     /// Changes the options of the running validators. Requests of the result have the new terms, and requests of `self`
     /// keep theirs.
     #[must_use]
-    pub fn change(&self, Change { terms, away, deadline_ms_max, rules }: Change) -> Self {
+    pub fn change(&self, Change { terms, away, compare, deadline_ms_max, rules }: Change) -> Self {
         let (inner, terms) = (Arc::clone(&self.inner), Arc::new(terms));
         inner.away.set_limits(away);
+        inner.comparing.set_limits(compare);
         inner.tools.loader.set_rules(rules);
         inner.given.lock().unwrap_or_else(PoisonError::into_inner).deadline_ms_max = deadline_ms_max;
         inner.latest.store(Arc::clone(&terms));

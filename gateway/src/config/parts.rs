@@ -108,6 +108,8 @@ pub struct JudgingSettings {
     pub judging: Duration,
     /// Bounds of slow calls. The number of places is that of the start.
     pub away: eye_judge::OffloadLimits,
+    /// Bounds of the events that wait to be compared.
+    pub compare: eye_judge::CompareLimits,
     /// The longest deadline that a module's own settings may ask for, in milliseconds.
     pub deadline_ms_max: u64,
 }
@@ -191,6 +193,7 @@ fn judging_settings(config: &Config) -> JudgingSettings {
         judging: shared.judging,
         // The threads of the places are made at the start.
         away: eye_judge::OffloadLimits { places: 0, ..shared.away },
+        compare: shared.compare,
         deadline_ms_max: deadline_ms_max(config),
     }
 }
@@ -206,6 +209,7 @@ pub fn validators_change(judging: &JudgingSettings, rules: Rules) -> eye_judge::
             judging: judging.judging,
         },
         away: judging.away,
+        compare: judging.compare,
         deadline_ms_max: judging.deadline_ms_max,
         rules,
     }
@@ -306,6 +310,10 @@ fn shared_limits(config: &Config) -> eye_judge::SharedLimits {
             waiting_max: config.slow_waiting_max,
             waiting_bytes_max: config.slow_waiting_bytes_max,
             application_share_percent: config.application_share_percent,
+        },
+        compare: eye_judge::CompareLimits {
+            waiting_max: config.compare_waiting_max,
+            waiting_bytes_max: config.compare_waiting_bytes_max,
         },
         memory_bytes_max: config.modules_memory_bytes_max,
         wait,

@@ -465,6 +465,11 @@ settings! {
         /// Events per second that the gateway judges again by itself, after they were quarantined while their validator
         /// was off the path. It judges them in order once that is back, one at a time. 0: none.
         rejudge_events_per_second_max: u32 = "200", count(0, 100_000), reload;
+        /// Events that may wait until a candidate, or the version that was replaced, judges them too. More are not
+        /// compared, and no answer waits for them.
+        compare_waiting_max: usize = "4096", count(1, 1_000_000), reload;
+        /// Bytes of the data of those events and of the verdicts on them.
+        compare_waiting_bytes_max: usize = "33554432", bytes(1024, 1024 * MIB), reload;
         /// How many minutes a new version of a validator is compared with the one that it replaced. If it breaks, refuses
         /// many more of the same events, or is too slow, the version before is put back. 0: not at all. Candidates are
         /// always guarded, unless their settings say otherwise.

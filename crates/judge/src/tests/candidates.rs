@@ -150,6 +150,92 @@ async fn a_canary_judges_its_share_and_the_same_sessions_on_every_gateway() {
 }
 
 #[tokio::test]
+async fn a_canary_that_takes_long_leaves_the_module_that_serves_its_part_of_the_time() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut options = Options { modules_from: ModulesFrom::Database, ..options(root.path()) };
+    (options.shared.wait, options.shared.judging) = (Duration::from_secs(6), Duration::from_secs(8));
+    let validators = Validators::start(options).expect("the engine starts");
+    validators.set_canary_key([7; 32]);
+    let (amend, spin) = (judges(AMEND), judges(SPIN));
+    // Both are called away from the request, since their deadlines are long. The canary uses up more than all the time.
+    let live = (module(Role::Live, &amend, Some("deadline_ms = 5000")), &amend[..]);
+    let long = "mode = \"canary\"\npercent = 100\ndeadline_ms = 9000";
+    serve(&validators, 1, &[live, (module(Role::Candidate, &spin, Some(long)), &spin[..])]).await;
+    let judgement = judge(&validators, 1).await.remove(0);
+    assert!(matches!(judgement.outcome, Ok(Verdict::Amend(_))), "{judgement:?}");
+    assert_eq!(judgement.digest, Some(Digest::of(&amend)));
+    let found = compared(&validators, 1).await;
+    assert_eq!((found.counts.not_compared, found.counts.faulted), (1, 0), "it had no time to say anything");
+}
+
+/// The candidate of the slot, and the live module as the queue of comparisons sees them.
+fn beside(validators: &Validators) -> Arc<candidate::Beside> {
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    validators.inner.candidates.now().expect("candidates")[&slot].candidate.clone().expect("one")
+}
+
+#[tokio::test]
+async fn a_call_that_found_no_processor_is_not_compared() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, other) = (judges(ACCEPT), judges(AMEND));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    serve(&validators, 1, &[live, (module(Role::Candidate, &other, None), &other[..])]).await;
+    let beside = beside(&validators);
+    let late = || {
+        let fault = eye_event::verdict::Fault { code: FaultCode::Deadline, detail: String::new(), last_words: None };
+        Err(Unjudged::from(fault))
+    };
+    // It waited for a processor, and used none.
+    let waited = comparing::patiently(&beside.module, late);
+    assert_eq!(waited, Err(UnfinishedCode::ModuleBusy.into()));
+    // It used up its deadline of 50 ms.
+    let spun = comparing::patiently(&beside.module, || {
+        let began = engine::processor_time();
+        while engine::processor_time().saturating_sub(began) < Duration::from_millis(60) {
+            std::hint::black_box(began);
+        }
+        late()
+    });
+    assert_eq!(spun, late());
+    let event = candidate::Paired { id: "", session_id: "", application: "a", received_at_us: 0, data: "{}" };
+    beside.pair(&event, &waited, &Ok(Verdict::Accept));
+    beside.pair(&event, &spun, &Ok(Verdict::Accept));
+    let counts = validators.take_comparisons().remove(0).counts;
+    assert_eq!((counts.not_compared, counts.faulted), (1, 1), "only what it did itself counts against it");
+}
+
+#[tokio::test]
+async fn verdicts_that_wait_to_be_compared_have_their_place_in_the_bounds() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut options = Options { modules_from: ModulesFrom::Database, ..options(root.path()) };
+    options.shared.compare = CompareLimits { waiting_max: 4, waiting_bytes_max: 1_000 };
+    let validators = Validators::start(options).expect("the engine starts");
+    let (accept, other) = (judges(ACCEPT), judges(AMEND));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    serve(&validators, 1, &[live, (module(Role::Candidate, &other, None), &other[..])]).await;
+    let beside = beside(&validators);
+    let compare = |said: Result<Verdict, Unjudged>| {
+        let (mut id, mut session_id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let subject = subject(("shop", "sale"), "{}");
+        let event = subject.guest_event(&mut id, &mut session_id);
+        let check_amended = &validators.terms.check_amended;
+        validators.inner.comparing.compare(&beside, &event, &said, comparing::Missing::Beside, check_amended);
+    };
+    let huge = || Violation { pointer: String::new(), code: "bad".into(), message: "x".repeat(1_000).into() };
+    compare(Ok(Verdict::Reject(vec![huge()])));
+    compare(Ok(Verdict::Amend("x".repeat(1_000))));
+    assert_eq!(compared(&validators, 2).await.counts.not_compared, 2, "they do not fit, whatever waits");
+    compare(Ok(Verdict::Accept));
+    let counts = compared(&validators, 1).await.counts;
+    assert_eq!((counts.not_compared, counts.amends_otherwise), (0, 1));
+    // Bounds may change while it runs, also to none at all.
+    validators.inner.comparing.set_limits(CompareLimits { waiting_max: 0, waiting_bytes_max: 1_000 });
+    compare(Ok(Verdict::Accept));
+    assert_eq!(compared(&validators, 1).await.counts.not_compared, 1);
+}
+
+#[tokio::test]
 async fn a_canary_without_the_secret_judges_nothing() {
     let root = tempfile::tempdir().expect("a folder");
     let options = Options { modules_from: ModulesFrom::Database, ..options(root.path()) };

@@ -64,7 +64,13 @@ async fn a_request_keeps_the_terms_with_which_it_began() {
         judging: Duration::from_secs(1),
     };
     let away = OffloadLimits::default();
-    let changed = house.validators.change(Change { terms, away, deadline_ms_max: 7, rules: rules() });
+    let changed = house.validators.change(Change {
+        terms,
+        away,
+        compare: CompareLimits::default(),
+        deadline_ms_max: 7,
+        rules: rules(),
+    });
     let outcome = async |judging: &mut Judging<'_>, event_type| judging.judge(subject(event_type, "{}")).await.outcome;
     assert_eq!(outcome(&mut begun, ("a", "b")).await, Ok(Verdict::Accept));
     assert_eq!(outcome(&mut begun, ("shop", "sale")).await, Ok(Verdict::Accept));
