@@ -124,6 +124,7 @@ impl Comparing {
 
     /// Starts the thread. It ends when the queue is dropped.
     fn start(&self) -> Option<Sender<Half>> {
+        #[expect(clippy::disallowed_methods, reason = "`Waiting` is its bound, which may change while it runs")]
         let (queue, halves) = channel();
         let (sandbox, waiting) = (Arc::clone(&self.sandbox), Arc::clone(&self.waiting));
         let work = move || {
