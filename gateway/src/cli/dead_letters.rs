@@ -13,7 +13,6 @@ use eye_event::event::EventRow;
 use eye_event::outcome::OutcomeKind;
 use eye_event::verdict::Digest;
 use eye_judge::{ModulesFrom, Options, Validators};
-use hyper::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -210,7 +209,7 @@ async fn redrive_over_http(gateway: Gateway, again: &Again) -> anyhow::Result<()
         body["dry_run"] = (!again.store).into();
         body["limit"] = PAGE.into();
         loop {
-            let report = gateway.ask(Method::POST, "/v1/dead-letters/redrive", Some(body.clone())).await?;
+            let report = gateway.post("/v1/dead-letters/redrive", body.clone()).await?;
             report["results"].as_array().context("its answer has no results")?.iter().try_for_each(say)?;
             for (outcome, sum) in &mut sums {
                 *sum += report[outcome.as_str()].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);

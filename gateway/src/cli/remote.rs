@@ -173,6 +173,15 @@ impl Gateway {
         self.ask(Method::GET, path, None).await
     }
 
+    /// Sends a JSON body to a path, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Gateway::ask`].
+    pub(super) async fn post(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
     /// Sends a request with further headers and any body, and returns the JSON of the answer.
     ///
     /// # Errors

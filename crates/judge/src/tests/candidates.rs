@@ -110,10 +110,19 @@ async fn a_shadow_that_spins_or_traps_costs_no_event_and_is_told() {
     let live = (module(Role::Live, &accept, None), &accept[..]);
     let spins = (module(Role::Candidate, &spin, Some("on_fault = \"retry\"")), &spin[..]);
     serve(&validators, 1, &[live, spins]).await;
-    let judged = judge(&validators, 3).await;
-    assert!(judged.iter().all(|one| one.outcome == Ok(Verdict::Accept)));
-    let found = compared(&validators, 3).await;
-    assert_eq!(found.counts, PairCounts { faulted: 3, ..PairCounts::default() });
+    // On a busy machine a call may find no processor for its whole deadline, and is not compared then.
+    let mut found = None;
+    for _ in 0..200 {
+        assert!(judge(&validators, 1).await.iter().all(|one| one.outcome == Ok(Verdict::Accept)));
+        let one = compared(&validators, 1).await;
+        if one.counts.faulted > 0 {
+            found = Some(one);
+            break;
+        }
+        assert_eq!(one.counts, PairCounts { not_compared: 1, ..PairCounts::default() });
+    }
+    let found = found.expect("it had a processor once");
+    assert_eq!(found.counts, PairCounts { faulted: 1, ..PairCounts::default() });
     assert_eq!(found.samples[0].fault.as_deref(), Some("deadline"));
     let totals = guard::Totals { counts: found.counts, ..guard::Totals::default() };
     assert!(guard::verdict(&totals).is_some());
