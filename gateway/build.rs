@@ -1,17 +1,42 @@
 //! Lists the files that the program carries: those of the panel that `make panel` has made in `gateway/ui/dist`, for
 //! `src/panel/files.rs` to embed (without them the gateway builds too, and its panel is a page that says how to make
-//! them), and those with which `eye validator new` begins a project, the kit included.
+//! them), and those with which `eye validator new` begins a project, the kit included. Tells the linker how to keep the program
+//! small.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    fold_functions();
     list_panel()?;
     list_rust()?;
     list_typescript()?;
     list_python()
+}
+
+/// Many functions of a release come out the same, most of them from generics: the linker keeps one of each, which saves a twentieth
+/// of the program. What is debugged keeps them all, so that each has its name.
+fn fold_functions() {
+    if env::var("PROFILE").is_ok_and(|profile| profile == "release") && links_with_lld() {
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+    }
+}
+
+/// Whether the linker is the one that the compiler brings along, for this target alone. Others may not know how to fold.
+fn links_with_lld() -> bool {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let chosen = env::var_os("RUSTC_LINKER").is_some()
+        || env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("link"));
+    if chosen || env::var("TARGET").is_ok_and(|target| target != TARGET) {
+        return false;
+    }
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let Ok(sysroot) = Command::new(rustc).args(["--print", "sysroot"]).output() else { return false };
+    let sysroot = String::from_utf8_lossy(&sysroot.stdout);
+    Path::new(sysroot.trim_end()).join("lib/rustlib").join(TARGET).join("bin/gcc-ld/ld.lld").exists()
 }
 
 /// The files of a new project in Rust: path within the project, and text.
