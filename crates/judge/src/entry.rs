@@ -89,6 +89,8 @@ pub(super) struct Entry {
     pub(super) anew: bool,
     /// The version that serves was taken back. The next job looks for another one.
     pub(super) displaced: bool,
+    /// What was taken back while a worker had the file.
+    pub(super) taken_back: Vec<Digest>,
     /// The version that was taken back, while a worker looks for another one. Without another one none serves.
     pub(super) ousted: Option<Digest>,
     /// The history could not keep the version that serves. The next job tries again.
@@ -162,6 +164,7 @@ impl Entry {
             again: false,
             anew: false,
             displaced: false,
+            taken_back: Vec::new(),
             ousted: None,
             unkept: false,
             forsaken: false,
@@ -315,6 +318,16 @@ impl Entry {
             Outcome::Unreadable(error) => self.refuse_unreadable(slot, &error, now),
             Outcome::Barred => self.stay_barred(slot),
         }
+    }
+
+    /// Lets a version serve no more, if it does. A candidate ends at once; another one serves until a worker has looked for
+    /// the version before. Returns whether the registry must change.
+    pub(super) fn displace(&mut self, digest: Digest, is_of_candidates: bool) -> bool {
+        if self.serving.as_ref().is_none_or(|(module, _)| module.digest != digest) {
+            return false;
+        }
+        self.displaced = !is_of_candidates;
+        is_of_candidates && self.serving.take().is_some()
     }
 
     /// Lets a version that was taken back serve no more, after a worker found no other one. Its events wait then: they

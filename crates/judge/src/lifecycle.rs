@@ -370,13 +370,11 @@ impl Lifecycle {
     /// Lets a version serve no more. It serves on until a worker has loaded the version before.
     fn take_back(&mut self, slot: &Slot, digest: Digest) {
         let Some(entry) = self.entries.get_mut(slot) else { return };
-        let serves = entry.serving.as_ref().is_some_and(|(module, _)| module.digest == digest);
-        if serves && self.parts.is_of_candidates {
-            entry.serving = None;
-            (self.changed, entry.displaced) = (true, false);
-        } else if serves {
-            entry.displaced = true;
+        if entry.loading {
+            // The worker may have looked for the note before it was there.
+            entry.taken_back.push(digest);
         }
+        self.changed |= entry.displace(digest, self.parts.is_of_candidates);
         self.look_anew(slot);
     }
 

@@ -95,6 +95,13 @@ impl Lifecycle {
         let Parts { directory, rescan, board, .. } = &self.parts;
         entry.take_outcome(&slot, outcome, now, &directory.root, *rescan, board);
         entry.oust(&slot);
+        if !entry.loading {
+            for digest in std::mem::take(&mut entry.taken_back) {
+                if entry.settings.force != Some(digest) {
+                    entry.displace(digest, self.parts.is_of_candidates);
+                }
+            }
+        }
         entry.note_unkept(unkept, now, self.parts.rescan);
         if entry.again {
             self.generations += 1;

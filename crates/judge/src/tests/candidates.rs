@@ -413,6 +413,24 @@ async fn what_was_taken_back_without_a_version_before_it_judges_nothing_and_its_
 }
 
 #[tokio::test]
+async fn a_file_that_is_taken_back_while_it_is_loaded_serves_in_no_order_of_the_two() {
+    let house = House::with(&[]).await;
+    let reject = judges(REJECT);
+    let slots: Vec<Slot> = (0..30).map(|number| Slot::parse(&format!("shop/sale {number}")).expect("a slot")).collect();
+    for (number, slot) in slots.iter().enumerate() {
+        house.put(&format!("shop/sale {number}.wasm"), &reject);
+        // Some before it is seen, some while it is loaded, and some while it serves.
+        tokio::time::sleep(Duration::from_millis(number as u64)).await;
+        house.validators.take_back(slot, Digest::of(&reject), "it broke", None).expect("noted");
+    }
+    for slot in &slots {
+        house.until(&slot.to_string(), |report| report.digest.is_none() && report.last_error.is_some()).await;
+    }
+    let report = house.validators.report();
+    assert!(report.iter().all(|one| one.digest.is_none()), "{report:#?}");
+}
+
+#[tokio::test]
 async fn a_version_that_is_not_taken_back_any_more_is_taken() {
     let (accept, reject) = (judges(ACCEPT), judges(REJECT));
     let house = House::with(&[("shop/sale.wasm", &accept)]).await;
