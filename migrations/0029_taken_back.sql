@@ -11,7 +11,8 @@ create table lifted (
 
 comment on table lifted is 'modules that somebody forced after they had been taken back; the notes of all gateways go. Another taking back ends it';
 
--- Triggers, since programs of the release before write and delete these rows too.
+-- Triggers, since programs of the release before write and delete these rows too. They need no right of their role to the new
+-- table.
 create function note_lifted() returns trigger language plpgsql as $$
 begin
     if tg_op = 'DELETE' then
@@ -22,6 +23,12 @@ begin
     end if;
     return null;
 end;
+$$;
+
+do $$
+begin
+    execute format('alter function note_lifted() security definer set search_path = %I, pg_temp', current_schema());
+end
 $$;
 
 create trigger taken_back_lifted after insert or update or delete on taken_back

@@ -296,6 +296,77 @@ async fn a_file_that_forces_its_module_lifts_the_row_too() {
 }
 
 #[tokio::test]
+async fn an_older_lift_of_a_restored_database_removes_no_newer_note() {
+    let house = House::new().await;
+    let (lenient, strict) = (module("accepts"), module("refuses_some"));
+    let (first, second) = (house.shipped("?settings=guard%3Dfalse", &lenient).await, digest_of(&strict));
+    house.shipped("", &strict).await;
+    house.take_back(&second, "it refused 30 of 200 events");
+    house.serves(&first).await;
+    // The database is now that of a week ago, when somebody had forced the module.
+    house.server.sql(&format!(
+        "begin; truncate taken_back, lifted; insert into lifted (event_type, digest, at) \
+         values ('guests/named', decode('{second}', 'hex'), now() - interval '7 days'); commit"
+    ));
+    eventually("the row is back", async || (house.listed() == second).then_some(())).await;
+    assert_eq!((house.shown().await["digest"].clone(), house.notes(&second).len()), (json!(first), 1));
+}
+
+#[tokio::test]
+async fn a_damaged_note_stops_no_other() {
+    let house = House::new().await;
+    let (lenient, strict) = (module("accepts"), module("refuses_some"));
+    let (first, second) = (house.shipped("?settings=guard%3Dfalse", &lenient).await, digest_of(&strict));
+    house.shipped("", &strict).await;
+    house.take_back(&second, "it refused 30 of 200 events");
+    house.serves(&first).await;
+    let folder = house.notes(&second)[0].parent().expect("a folder").to_owned();
+    let beside = |digit: &str| folder.join(format!("{}.taken-back", digit.repeat(64)));
+    // What a power cut leaves, a note that is none, and a sound one of the release before.
+    std::fs::write(beside("1"), [0; 40]).expect("written");
+    std::fs::create_dir(beside("2")).expect("made");
+    std::fs::write(beside("3"), "it refused 40 of 200 events").expect("written");
+    house.server.sql("truncate taken_back");
+    eventually("the sound ones are back", async || {
+        let listed = house.listed();
+        (listed.contains(&second) && listed.contains(&"3".repeat(64))).then_some(())
+    })
+    .await;
+    assert_eq!(house.shown().await["digest"], json!(first));
+}
+
+#[tokio::test]
+async fn to_force_a_trial_lets_no_file_serve_that_was_taken_back() {
+    let house = House::new().await;
+    let (lenient, strict) = (module("accepts"), module("refuses_some"));
+    let (first, second) = (house.shipped("?settings=guard%3Dfalse", &lenient).await, digest_of(&strict));
+    house.shipped("", &strict).await;
+    house.take_back(&second, "it refused 30 of 200 events");
+    house.serves(&first).await;
+    house.refuses("30 of 200").await;
+    let forced = house.ship("?mode=shadow&force=true", &strict).await;
+    assert_eq!(code(&forced), (400, "bad_parameter".to_owned()), "{forced:?}");
+    assert!(forced.json()["detail"].as_str().is_some_and(|told| told.contains("eye validator rollback")), "{forced:?}");
+    assert_eq!(house.listed(), second);
+    let back = house.ask("POST", &format!("{PATH}/rollback")).await;
+    assert_eq!((back.status, &back.json()["digest"]), (200, &json!(first)), "{back:?}");
+    eventually("the trial begins", async || {
+        let forced = house.ship("?mode=shadow&force=true&expect_refusals=true", &strict).await;
+        (forced.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(house.send(&refused()).await.status, 201);
+    assert_eq!(house.shown().await["digest"], json!(first));
+    // Settings of a candidate force it to be tried and no more.
+    house.take_back(&second, "it refused 90 of 200 events");
+    house
+        .gateway
+        .drop_module(".candidates/guests/named.toml", format!("mode = \"shadow\"\nforce = \"{second}\"\n").as_bytes());
+    eventually("it is noted", async || (house.notes(&second).len() == 1).then_some(())).await;
+    assert_eq!((house.shown().await["digest"].clone(), house.listed()), (json!(first), second));
+}
+
+#[tokio::test]
 async fn modules_from_the_database_leave_notes_in_the_data_dir_too() {
     let mut house = House::with(|setup| setup.with("EYE_MODULES_FROM", "database")).await;
     let (live, traps) = (module("accepts"), module("traps"));
@@ -304,6 +375,9 @@ async fn modules_from_the_database_leave_notes_in_the_data_dir_too() {
     house.send(&json!({"misbehave": true})).await;
     eventually("it is noted", async || (house.notes(&bad).len() == 1).then_some(())).await;
     assert_eq!(house.listed(), bad);
+    // A database that was restored from before learns it from them.
+    house.server.sql("truncate taken_back, lifted");
+    eventually("the row is back", async || (house.listed() == bad).then_some(())).await;
     // A directory with that file is no way around it.
     house.gateway.signal("TERM");
     house.gateway.ended().await;

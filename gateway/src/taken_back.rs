@@ -88,8 +88,7 @@ impl Notes {
             let written = tokio::task::spawn_blocking(move || write(&validators, &rows, &lifted)).await;
             match written {
                 Ok(Ok(unknown)) => {
-                    // Generations are the matter of the database.
-                    if self.modules_from == ModulesFrom::Directory && !list.is_cut {
+                    if !list.is_cut {
                         self.restore(unknown).await?;
                     }
                     seen.mark = Some(list.mark);
@@ -109,11 +108,18 @@ impl Notes {
     /// Writes rows that the database lost.
     async fn restore(&self, notes: Vec<TakenBackNote>) -> Result<(), store::Error> {
         for note in notes {
-            if self.store.restore_taken_back(&row_of(&note)).await? {
-                tracing::warn!(
+            match self.store.restore_taken_back(&row_of(&note)).await {
+                Ok(true) => tracing::warn!(
                     event_type = %note.slot, digest = %note.digest,
                     "the database did not know that this module was taken back; the data dir does"
-                );
+                ),
+                Ok(false) => {}
+                // A damaged note stops no other.
+                Err(error @ store::Error::Refused(_)) => tracing::warn!(
+                    event_type = %note.slot, digest = %note.digest, %error,
+                    "the database does not take what the data dir notes of this module"
+                ),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -176,7 +182,8 @@ fn row_of(note: &TakenBackNote) -> TakenBackRow {
         at: more.at.unwrap_or_default(),
         trial: or(more.trial, "replacement"),
         code: or(more.code, code),
-        reason: reason.to_owned(),
+        // A damaged note may have bytes that Postgres has no text for.
+        reason: reason.replace('\0', " "),
         counts: if more.counts.is_object() { more.counts } else { json!(Pairs::default()) }.into(),
         refused: more.refused,
         serves: more.serves.map(|digest| digest.0.to_vec()),
@@ -189,9 +196,9 @@ fn rows_of(list: &TakenBackList) -> BTreeMap<(Slot, Digest), String> {
     list.rows.iter().filter_map(|row| Some((key(row)?, note_of(row)))).collect()
 }
 
-fn keys_of(rows: &[(String, Vec<u8>)]) -> BTreeSet<(Slot, Digest)> {
-    let key = |(event_type, digest): &(String, Vec<u8>)| {
-        Some((Slot::parse(event_type).ok()?, Digest(digest[..].try_into().ok()?)))
+fn keys_of(rows: &[(String, Vec<u8>, DateTime<Utc>)]) -> BTreeMap<(Slot, Digest), DateTime<Utc>> {
+    let key = |(event_type, digest, at): &(String, Vec<u8>, DateTime<Utc>)| {
+        Some(((Slot::parse(event_type).ok()?, Digest(digest[..].try_into().ok()?)), *at))
     };
     rows.iter().filter_map(key).collect()
 }
@@ -200,7 +207,7 @@ fn keys_of(rows: &[(String, Vec<u8>)]) -> BTreeSet<(Slot, Digest)> {
 fn write(
     validators: &Validators,
     rows: &BTreeMap<(Slot, Digest), String>,
-    lifted: &BTreeSet<(Slot, Digest)>,
+    lifted: &BTreeMap<(Slot, Digest), DateTime<Utc>>,
 ) -> io::Result<Vec<TakenBackNote>> {
     let notes = validators.taken_back_notes()?;
     let noted: BTreeSet<(Slot, Digest)> = notes.iter().map(|note| (note.slot.clone(), note.digest)).collect();
@@ -212,7 +219,9 @@ fn write(
     let mut unknown = Vec::new();
     for note in notes {
         let key = (note.slot.clone(), note.digest);
-        if lifted.contains(&key) && !rows.contains_key(&key) {
+        // A database that was restored may know an older lift than the note.
+        let is_lifted = lifted.get(&key).is_some_and(|at| row_of(&note).at <= *at);
+        if is_lifted && !rows.contains_key(&key) {
             validators.lift(&note.slot, note.digest)?;
             tracing::info!(event_type = %note.slot, digest = %note.digest, "somebody forced the module, so it is not taken back any more");
         } else if !rows.contains_key(&key) {

@@ -291,7 +291,8 @@ impl Entry {
                 self.put_in_force();
                 self.serve(slot, digest, program, board);
             }
-            Outcome::Refused(digest, step, refusal) if self.tries_limits_on(digest) => {
+            // What was taken back is refused for itself, and not for its new limits.
+            Outcome::Refused(digest, step, refusal) if self.ousted != Some(digest) && self.tries_limits_on(digest) => {
                 self.refuse_limits(slot, step, digest, refusal, now);
             }
             Outcome::Refused(digest, step, refusal) if refusal.passing => {

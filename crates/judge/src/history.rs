@@ -420,9 +420,11 @@ impl History {
                 let path = entry?.path();
                 let name = path.file_name().and_then(|name| name.to_str());
                 let digest = name.and_then(|name| name.strip_suffix(TAKEN_BACK)?.strip_suffix('.')?.parse().ok());
-                if let Some(digest) = digest {
-                    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
-                    notes.insert((slot.clone(), digest), text);
+                let Some(digest) = digest else { continue };
+                match read(&path) {
+                    Ok(text) => drop(notes.insert((slot.clone(), digest), String::from_utf8_lossy(&text).into_owned())),
+                    // It hides no other.
+                    Err(error) => tracing::debug!(event_type = %slot, %digest, "a note cannot be read: {error}"),
                 }
             }
         }

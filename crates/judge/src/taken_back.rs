@@ -28,12 +28,12 @@ impl Validators {
         self.inner.tools.history.taken_back_notes()
     }
 
-    /// The modules that serve or are tried since the settings beside their files force them.
+    /// The modules that serve since the settings beside their files force them. Settings of a candidate force it to be
+    /// tried, and nothing to serve.
     #[must_use]
     pub fn forced(&self) -> Vec<(Slot, Digest)> {
-        let (live, tried) = (self.inner.registry.now(), self.inner.candidates.tried.now());
-        let modules = live.modules().chain(tried.modules());
-        let forced = modules.filter(|module| module.settings().force == Some(module.digest));
+        let live = self.inner.registry.now();
+        let forced = live.modules().filter(|module| module.settings().force == Some(module.digest));
         forced.map(|module| (module.slot.clone(), module.digest)).collect()
     }
 }

@@ -124,6 +124,8 @@ pub(super) struct Job {
     pub(super) force: Option<Digest>,
     /// The version that is meant to refuse more.
     pub(super) expects_refusals: Option<Digest>,
+    /// The limits in force. New ones may have been refused, and an earlier version does not serve with those.
+    pub(super) limits_in_force: Limits,
     pub(super) state: Arc<StateCell>,
     /// Raised when the slot has another file by now, so that the result is useless.
     pub(super) cancelled: Arc<AtomicBool>,
@@ -349,6 +351,7 @@ fn look_into(tools: &Tools, job: &Job, lane: Lane, recorded: &mut Recorded) -> O
 /// Returns the newest kept version that can serve. Without one, no module would judge the events of this slot until its
 /// file is mended.
 fn fall_back(tools: &Tools, job: &Job, lane: Lane, refused: Option<Digest>) -> Option<(Digest, Program)> {
+    let job = &Job { limits: job.limits_in_force, ..job.clone() };
     let kept = tools.history.intact(&job.slot);
     let kept = kept
         .inspect_err(|error| tracing::error!(event_type = %job.slot, "the kept versions cannot be read: {error}"))
@@ -463,6 +466,7 @@ pub(super) fn load_content(
         must_redact: false,
         force: None,
         expects_refusals: None,
+        limits_in_force: *limits,
         unkept: false,
         state: Arc::new(StateCell::new(State::Settling)),
         cancelled: Arc::new(AtomicBool::new(false)),

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use eye_event::verdict::Digest;
 use eye_judge::{
-    CandidateTrial, Installed, Installing, Role, Slot, SlotModule, TypeReport, installed, settings_of as settings_file,
+    CandidateTrial, Installed, Installing, LoadError, Role, Slot, SlotModule, TypeReport, installed,
+    settings_of as settings_file,
 };
 use hyper::StatusCode;
 use serde_json::Value;
@@ -75,6 +76,13 @@ impl Shipping {
             return Ok(response::json(StatusCode::OK, with(body, "would", "try").to_string()));
         }
         if push.force {
+            // The file of the type is taken again as soon as nothing speaks against it.
+            let is_live_file = |error: &LoadError| error.digest == Some(digest);
+            if self.report(slot).and_then(|report| report.last_error).as_ref().is_some_and(is_live_file) {
+                let told = "would let it serve: the file of the event type has this digest, and is refused. Roll the event \
+                            type back first (`eye validator rollback`), and then try the module";
+                return Err(bad("force", told));
+            }
             self.lift(slot, digest).await?;
         }
         let (dir, file) = (self.candidates_dir(), self.installed_in(self.candidates_dir(), slot).await?);

@@ -1,6 +1,7 @@
 //! The list of what was taken back, for the notes in the data dirs of gateways: what is listed, what somebody lifted, and a
 //! mark that changes with both.
 
+use chrono::{DateTime, Utc};
 use eye_event::verdict::Digest;
 
 use super::{Error, Store, TakenBackRow, audit};
@@ -16,8 +17,8 @@ pub struct TakenBackList {
     pub mark: String,
     /// The modules that are taken back, the latest first.
     pub rows: Vec<TakenBackRow>,
-    /// Event types and digests of what is so no more, since somebody forced it. The latest first.
-    pub lifted: Vec<(String, Vec<u8>)>,
+    /// Event types and digests of what is so no more, since somebody forced it, and when. The latest first.
+    pub lifted: Vec<(String, Vec<u8>, DateTime<Utc>)>,
     /// There are more rows than this.
     pub is_cut: bool,
 }
@@ -44,7 +45,7 @@ impl Store {
              from taken_back order by at desc limit $1",
         );
         let rows: Vec<TakenBackRow> = self.ask(rows.bind(LISTED_MAX).fetch_all(&self.own)).await?;
-        let lifted = sqlx::query_as("select event_type, digest from lifted order by at desc limit $1");
+        let lifted = sqlx::query_as("select event_type, digest, at from lifted order by at desc limit $1");
         let lifted = self.ask(lifted.bind(LISTED_MAX).fetch_all(&self.own)).await?;
         let is_cut = i64::try_from(rows.len()).unwrap_or(LISTED_MAX) >= LISTED_MAX;
         Ok(Some(TakenBackList { mark, rows, lifted, is_cut }))
@@ -68,7 +69,7 @@ impl Store {
         self.ask(query.bind(event_types).bind(digests).fetch_all(&self.own)).await
     }
 
-    /// Writes a row that this database does not have, unless somebody lifted it. Returns whether it was written.
+    /// Writes a row that this database does not have, unless somebody lifted it since. Returns whether it was written.
     ///
     /// # Errors
     ///
@@ -77,7 +78,7 @@ impl Store {
         let query = sqlx::query(
             "insert into taken_back (event_type, digest, at, trial, code, reason, counts, refused, serves) \
              select $1, $2, $3, $4, $5, left($6, 1000), $7, $8, $9 \
-             where not exists (select from lifted where event_type = $1 and digest = $2) \
+             where not exists (select from lifted where event_type = $1 and digest = $2 and at >= $3) \
              on conflict (event_type, digest) do nothing",
         )
         .bind(&row.event_type)

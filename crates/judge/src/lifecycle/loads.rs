@@ -55,6 +55,7 @@ impl Lifecycle {
                 unkept: entry.unkept,
                 must_redact: entry.serving.as_ref().is_some_and(|(module, _)| module.program().offers().redact),
                 expects_refusals: entry.trying.expect_refusals,
+                limits_in_force: entry.settings.limits,
                 force: entry.wanted.as_ref().map_or(entry.settings.force, |(settings, _)| settings.force),
                 state: Arc::clone(&entry.state),
                 cancelled: Arc::clone(&entry.cancelled),

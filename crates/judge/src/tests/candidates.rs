@@ -431,6 +431,20 @@ async fn a_file_that_is_taken_back_while_it_is_loaded_serves_in_no_order_of_the_
 }
 
 #[tokio::test]
+async fn a_module_whose_new_limits_were_refused_is_taken_back_all_the_same() {
+    let (accept, reject) = (judges(ACCEPT), judges(REJECT));
+    let house = House::with(&[("shop/sale.wasm", &accept)]).await;
+    let slot = Slot::parse("shop/sale").expect("a slot");
+    house.put("shop/sale.wasm", &reject);
+    house.until("shop/sale", |report| report.digest == Some(Digest::of(&reject))).await;
+    house.put("shop/sale.toml", b"memory_bytes_max = 65536");
+    house.until("shop/sale", |report| report.settings_error.is_some()).await;
+    house.validators.take_back(&slot, Digest::of(&reject), "it broke", Some(Digest::of(&accept))).expect("noted");
+    let is_back = |report: &TypeReport| report.digest == Some(Digest::of(&accept)) && report.last_error.is_some();
+    house.until("shop/sale", is_back).await;
+}
+
+#[tokio::test]
 async fn a_version_that_is_not_taken_back_any_more_is_taken() {
     let (accept, reject) = (judges(ACCEPT), judges(REJECT));
     let house = House::with(&[("shop/sale.wasm", &accept)]).await;
