@@ -444,6 +444,19 @@ async fn a_trial_of_a_file_that_comes_again_is_counted_from_its_beginning() {
     house.shipped("?mode=shadow&settings=guard%3Dfalse", &module("refuses_some")).await;
     send(&house, 2).await;
     compared(&house, 2).await;
+    // What another gateway counts of the same trial stays, though this one has the file later.
+    assert_eq!(house.ask("DELETE", &format!("{PATH}/candidate")).await.status, 200);
+    is_tried(&house, false).await;
+    let ended = "select count(*) from candidate_pairs where trial = 'shadow'";
+    assert_eq!(house.server.sql(ended), "1");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    house.server.sql(
+        "update candidate_pairs set since = clock_timestamp(), changed_at = clock_timestamp(), same = 7 where trial = 'shadow'",
+    );
+    put(&house);
+    is_tried(&house, true).await;
+    send(&house, 3).await;
+    compared(&house, 7 + 2 + 3).await;
 }
 
 /// A fleet with three generations to go back to. In the first one `guests/other` had a module that was taken back since, and

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::replacements::Replacements;
 use crate::store::{self, NewPairs, Pairs, PairsKey, PairsRow, Store, TakeBack};
 use crate::taken_back::{Notes, Seen};
-use crate::trials;
+use crate::trials::{self, Trials};
 
 /// The words of the reasons for which the guard takes a module back.
 pub const REASONS: [&str; 3] = ["faulted", "refuses", "slow"];
@@ -141,7 +141,7 @@ pub struct Candidates {
     modules_from: ModulesFrom,
     notice: Notice,
     notes: Arc<Notes>,
-    unnoted: trials::Unnoted,
+    trials: Trials,
     waiting: Mutex<BTreeMap<PairsKey, Waiting>>,
     /// How the new modules stand at this gateway.
     standing: Mutex<BTreeMap<PairsKey, Standing>>,
@@ -183,7 +183,7 @@ impl Candidates {
             modules_from,
             notice,
             notes,
-            unnoted: Mutex::default(),
+            trials: Trials::default(),
             waiting: Mutex::default(),
             standing: Mutex::default(),
             counted: Mutex::default(),
@@ -327,7 +327,7 @@ impl Candidates {
 
     /// Begins the counts of trials that are new in the modules directory. Returns whether pairs may be added now.
     async fn begin_trials(&self) -> bool {
-        match trials::begin(&self.store, &self.validators, &self.unnoted).await {
+        match trials::begin(&self.store, &self.validators, &self.trials).await {
             Ok(begun) => {
                 let is_begun = |key: &PairsKey| {
                     let is_it = |(slot, digest): &(Slot, Digest)| {

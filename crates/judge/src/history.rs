@@ -449,15 +449,16 @@ impl History {
         Ok(found)
     }
 
-    /// The note about the last trial in a slot.
-    pub(super) fn trial_note(&self, slot: &Slot) -> Option<String> {
-        let note = read(&self.folder(slot).join(TRIAL)).ok()?;
-        Some(String::from_utf8_lossy(&note).into_owned())
+    /// The note about the last trial in a slot, and its age.
+    pub(super) fn trial_note(&self, slot: &Slot) -> Option<(String, Duration)> {
+        let path = self.folder(slot).join(TRIAL);
+        let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
+        Some((String::from_utf8_lossy(&read(&path).ok()?).into_owned(), age))
     }
 
     /// All such notes.
     pub(super) fn trial_notes(&self) -> io::Result<Vec<(Slot, String)>> {
-        let notes = self.folders()?.into_iter().filter_map(|(slot, _)| Some((self.trial_note(&slot)?, slot)));
+        let notes = self.folders()?.into_iter().filter_map(|(slot, _)| Some((self.trial_note(&slot)?.0, slot)));
         Ok(notes.map(|(note, slot)| (slot, note)).collect())
     }
 

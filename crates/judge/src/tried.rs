@@ -2,6 +2,7 @@
 //! stays over a restart is the same trial; one that comes again is another.
 
 use std::io;
+use std::time::Duration;
 
 use eye_event::verdict::Digest;
 
@@ -52,9 +53,9 @@ impl Validators {
         self.inner.tried_history.trial_notes()
     }
 
-    /// The note about the last trial of a slot; `None` if this data directory knows of none.
+    /// The note about the last trial of a slot and its age; `None` if this data directory knows of none.
     #[must_use]
-    pub fn trial_note(&self, slot: &Slot) -> Option<String> {
+    pub fn trial_note(&self, slot: &Slot) -> Option<(String, Duration)> {
         self.inner.tried_history.trial_note(slot)
     }
 

@@ -321,20 +321,22 @@ impl Store {
         self.ask(query.fetch_all(&self.own)).await
     }
 
-    /// Forgets what was compared in earlier trials of a module, since a new one begins. With `may_join` a trial that another
-    /// gateway counts now goes on.
+    /// Forgets what was compared in earlier trials of a module, since a new one begins. `noted` is how long ago this gateway's
+    /// last one ended: what began since then is a trial that another gateway counts, and goes on. Without it, so does what
+    /// somebody counted within an hour.
     ///
     /// # Errors
     ///
     /// [`Error::Away`], [`Error::Slow`] and [`Error::Refused`].
-    pub async fn begin_trial(&self, event_type: &str, digest: Digest, may_join: bool) -> Result<(), Error> {
+    pub async fn begin_trial(&self, event_type: &str, digest: Digest, noted: Option<Duration>) -> Result<(), Error> {
         let query = sqlx::query(
             "delete from candidate_pairs where event_type = $1 and digest = $2 and trial <> 'replacement' \
-                 and not ($3 and changed_at > clock_timestamp() - interval '1 minute')",
+                 and case when $3::float8 is null then changed_at < clock_timestamp() - interval '1 hour' \
+                     else since < clock_timestamp() - make_interval(secs => $3) end",
         )
         .bind(event_type)
         .bind(digest.0.to_vec())
-        .bind(may_join);
+        .bind(noted.map(|age| age.as_secs_f64()));
         self.ask(query.execute(&self.own)).await.map(drop)
     }
 
