@@ -28,6 +28,7 @@ $$;
 do $$
 begin
     execute format('alter function note_lifted() security definer set search_path = %I, pg_temp', current_schema());
+    revoke execute on function note_lifted() from public;
 end
 $$;
 
