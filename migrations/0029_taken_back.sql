@@ -35,7 +35,7 @@ $$;
 create trigger taken_back_lifted after insert or update or delete on taken_back
     for each row execute function note_lifted();
 
--- Whoever takes modules back lifts it too.
+-- Roles that may insert into taken_back get the rights to this table too.
 do $$
 declare
     role_name text;
@@ -57,8 +57,8 @@ create function is_brought(asked preparations, slots preparation_slots) returns 
 $$;
 
 -- Why a preparation becomes no generation, whatever the gateways say: a module would keep secrets that the one before takes
--- out, the guard took it back, or no gateway was there in time and too much may have happened since. A step back brings no
--- candidate that was taken back, whoever forces it.
+-- out, the guard took it back, or no gateway was there in time and too much may have happened since. A step back
+-- never brings a candidate that was taken back, not even with force.
 create or replace function preparation_obstacles(asked preparations, living interval) returns jsonb
 language sql stable as $$
     select jsonb_agg(jsonb_build_object('gateway', 'the database', 'refusal', jsonb_build_object(

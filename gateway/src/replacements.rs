@@ -49,7 +49,7 @@ pub struct Replacements {
     modules_from: ModulesFrom,
     guard_minutes: AtomicU64,
     known: Mutex<Known>,
-    /// What the guard does not take back, and why is told already.
+    /// Modules that the guard leaves in their slots. The log has said why.
     left: Mutex<BTreeSet<(Slot, Digest)>>,
     /// An error of the database was told.
     told: AtomicBool,
@@ -237,7 +237,7 @@ impl Replacements {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// Loads the earlier module of a pair. One that cannot be loaded is told once.
+    /// Loads the earlier module of a pair. If that fails, the log says so once.
     async fn load(&self, pair: Replacement) {
         if lock(&self.known).failed.contains(&pair) {
             return;

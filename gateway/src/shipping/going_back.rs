@@ -1,5 +1,6 @@
-//! A step back to the whole set of an earlier generation, over HTTP and by the command. What the guard took back since is told:
-//! a candidate of then is left out, and a module that would serve again needs force, which lifts what was said of it alone.
+//! A step back to the whole set of an earlier generation, over HTTP and by the command. The answer names the
+//! modules that the guard has taken back since. The step leaves out those that were candidates. Those that would serve again need
+//! force, which forgives them and no others.
 
 use std::collections::HashMap;
 

@@ -724,8 +724,8 @@ impl Store {
         self.ask(query.fetch_one(&self.own)).await
     }
 
-    /// Removes versions, contents, preparations and generations that nobody needs any more. The guard may go back to a
-    /// version that stood for a time.
+    /// Removes versions, contents, preparations and generations that nobody needs any more. It keeps the version to which the
+    /// guard would go back, which is one that served for at least the time `guard`.
     ///
     /// # Errors
     ///
