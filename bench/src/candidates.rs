@@ -17,6 +17,10 @@ use crate::{Run, micros, series};
 const CONNECTIONS: usize = 64;
 /// Loads with and without the candidate that spins, in turn.
 const PAIRS: usize = 9;
+/// Loads with and without the sound one.
+const SOUND_PAIRS: usize = 5;
+/// A load of a pair lasts at least so long. In a shorter one a single hiccup of the machine decides the percentile.
+const PAIR_WINDOW: Duration = Duration::from_secs(5);
 /// A file is seen, loaded and tried in this time, and taken back in it.
 const SEEN_MOST: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -75,7 +79,7 @@ impl Bench<'_> {
     /// Percentiles of the times of answers, in ms, and the gateway's processor time for an event, in us.
     async fn answers(&mut self) -> Result<[f64; 3]> {
         self.run.main.empty().await?;
-        let load = self.load(self.run.plan.window);
+        let load = self.load(self.run.plan.window.max(PAIR_WINDOW));
         let before = family_time(self.gateway.pid())?;
         let times = load.run().await?;
         let used = family_time(self.gateway.pid())?.saturating_sub(before);
@@ -138,7 +142,7 @@ pub(crate) async fn shadows(run: &mut Run) -> Result<()> {
     let (repeats, sound) = (run.plan.repeats, run.workshop.module(1));
     let mut bench = Bench { run, gateway, folder, per_second: best.gateway / 2.0 };
     let [medians, highs, _] = bench.pairs("_.wasm", &spins()?, PAIRS).await?;
-    let [_, sound_highs, used] = bench.pairs("_.wasm", &sound, PAIRS).await?;
+    let [_, sound_highs, used] = bench.pairs("_.wasm", &sound, SOUND_PAIRS).await?;
     let mut guarded = series::<1>();
     for number in 0..repeats {
         guarded[0].push(bench.guard(number).await?);

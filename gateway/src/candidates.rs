@@ -468,9 +468,7 @@ impl Waiting {
         self.counts.add(&counts);
         for (name, pairs) in applications {
             let has_room = self.applications.len() < APPLICATIONS_MAX || self.applications.contains_key(&name);
-            let own = self.applications.entry(if has_room { name } else { String::new() }).or_default();
-            own.compared += pairs.compared;
-            own.would_refuse += pairs.would_refuse;
+            self.applications.entry(if has_room { name } else { String::new() }).or_default().add(pairs);
         }
         for sample in samples {
             if self.samples.iter().filter(|other| other.what == sample.what).count() < SAMPLES_MAX {

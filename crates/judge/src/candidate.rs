@@ -11,6 +11,7 @@ use eye_event::verdict::{Digest, FaultCode, UnfinishedCode, Unjudged, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::allowance::Allowance;
 use super::circuit::Standing;
 use super::contract::GuestEvent;
 use super::figures::{Counts, Figures, Times};
@@ -86,6 +87,14 @@ pub struct ApplicationPairs {
     pub compared: u64,
     /// The new module refuses what the old one takes.
     pub would_refuse: u64,
+}
+
+impl ApplicationPairs {
+    /// Adds further counts.
+    pub fn add(&mut self, more: Self) {
+        self.compared += more.compared;
+        self.would_refuse += more.would_refuse;
+    }
 }
 
 /// An event on which the two differ. It has no data of the event.
@@ -186,9 +195,20 @@ pub(super) struct Beside {
     pub(super) serving: Arc<Module>,
     /// When the two began to be compared.
     pub(super) began: Instant,
+    /// The processor time for the second verdicts.
+    pub(super) allowance: Allowance,
     pairs: Mutex<Pairs>,
     judged: AtomicU64,
     judged_refused: AtomicU64,
+}
+
+/// Which module is still to judge the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The one beside the module that serves.
+    Beside,
+    /// The one that serves: the canary has judged for the sender.
+    Serving,
 }
 
 /// The verdict of one module on an event of a pair.
@@ -220,7 +240,16 @@ impl Beside {
             module.measure()
         }
         let (judged, judged_refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { module, trial, serving, began: Instant::now(), pairs, judged, judged_refused }
+        let allowance = Allowance::new();
+        Self { module, trial, serving, began: Instant::now(), allowance, pairs, judged, judged_refused }
+    }
+
+    /// The module whose verdict is missing.
+    pub(super) fn missing(&self, missing: Missing) -> &Module {
+        match missing {
+            Missing::Beside => &self.module,
+            Missing::Serving => &self.serving,
+        }
     }
 
     /// The new module of the two, and the old one.
@@ -292,9 +321,11 @@ impl Beside {
         let has_room =
             pairs.applications.len() < APPLICATIONS_MAX || pairs.applications.contains_key(event.application);
         let name = if has_room { event.application } else { "" };
-        let own = pairs.applications.entry(name.to_owned()).or_default();
-        own.compared += 1;
-        own.would_refuse += u64::from(what == Difference::WouldRefuse);
+        let more = ApplicationPairs { compared: 1, would_refuse: u64::from(what == Difference::WouldRefuse) };
+        match pairs.applications.get_mut(name) {
+            Some(own) => own.add(more),
+            None => _ = pairs.applications.insert(name.to_owned(), more),
+        }
         if let Some(word) = word
             && pairs.samples.iter().filter(|sample| sample.what == word).count() < SAMPLES_MAX
         {

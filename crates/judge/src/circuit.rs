@@ -238,6 +238,20 @@ impl Circuit {
         }
     }
 
+    /// Whether a call for an application would go nowhere: the module is off the path, and no probe is due.
+    pub(super) fn is_closed(&self, application: &str) -> bool {
+        self.troubled.load(Relaxed) && {
+            let now_ms = self.now_ms();
+            let mut trouble = self.trouble();
+            let is_closed = |score: &Score| score.is_off() && now_ms < score.probe_at_ms;
+            if trouble.all.is_off() {
+                is_closed(&trouble.all)
+            } else {
+                trouble.of(application).is_some_and(|score| is_closed(score))
+            }
+        }
+    }
+
     /// Ends a probe. If it was not called, no other call counts as this probe, and the next one is due at its time.
     pub(super) fn unprobed(&self, probe: &Probe) {
         let mut trouble = self.trouble();

@@ -1,5 +1,5 @@
-//! Judges the second of each pair: one thread of the lowest priority, and a bounded queue before it. What does not fit is
-//! counted and not compared. No request waits for it.
+//! Judges the second of each pair: one thread of the lowest priority, a bounded queue before it, and an allowance of
+//! processor time for each pair of modules. What does not fit is counted and not compared. No request waits for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use eye_event::verdict::{Fault, FaultCode, UnfinishedCode, Unjudged, Verdict, Violation};
 
-use super::candidate::{Beside, Paired, Said, Trial};
+use super::candidate::{Beside, Missing, Paired, Said, Trial};
 use super::circuit::Route;
 use super::contract::{CheckAmended, GuestEvent};
 use super::engine::{Sandbox, processor_time};
@@ -56,14 +56,8 @@ impl Waiting {
     }
 }
 
-/// Which module is still to judge the event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// The one beside the module that serves.
-    Beside,
-    /// The one that serves: the canary has judged for the sender.
-    Serving,
-}
+/// Between two looks at the queue. A thread that waits on it is woken for each event, which costs the sender of the event.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// An event that one of two modules has judged.
 struct Half {
@@ -72,6 +66,29 @@ struct Half {
     said: Said,
     missing: Missing,
     check_amended: CheckAmended,
+}
+
+impl Half {
+    /// Lets the other module judge the event, and counts what the two say.
+    fn judge(self, sandbox: &Sandbox) {
+        let Self { beside, event, said, missing, check_amended } = self;
+        if !beside.allowance.is_left() {
+            return beside.not_compared();
+        }
+        let event = event.event();
+        let other = beside.missing(missing);
+        let (other_said, ran) = if missing == Missing::Serving || beside.trial == Trial::Replacement {
+            say(other, sandbox, &event, &check_amended)
+        } else {
+            judge(other, sandbox, &event, &check_amended)
+        };
+        beside.allowance.spend(ran, deadline(other));
+        let paired = Paired::of(&event);
+        match missing {
+            Missing::Beside => beside.pair(&paired, &other_said, &said),
+            Missing::Serving => beside.pair(&paired, &said, &other_said),
+        }
+    }
 }
 
 /// The queue, and the thread once there is something to compare.
@@ -103,6 +120,11 @@ impl Comparing {
         missing: Missing,
         check_amended: &CheckAmended,
     ) {
+        // An event for which there would be no verdict is not copied.
+        let other = beside.missing(missing);
+        if !beside.allowance.is_left() || other.circuit.is_closed(event.application) {
+            return beside.not_compared();
+        }
         let bytes = event.data.len() + bytes_of(said);
         let Some(queue) = self.queue.get_or_init(|| self.start()) else { return beside.not_compared() };
         if !self.waiting.take(bytes) {
@@ -146,21 +168,12 @@ fn yield_to_others() {
 }
 
 fn run(halves: &Receiver<Half>, sandbox: &Arc<Sandbox>, waiting: &Waiting) {
-    while let Ok(Half { beside, event, said, missing, check_amended }) = halves.recv() {
-        let event = event.event();
-        waiting.give(event.data.len() + bytes_of(&said));
-        let other = match missing {
-            Missing::Serving => say(&beside.serving, sandbox, &event, &check_amended),
-            Missing::Beside if beside.trial == Trial::Replacement => {
-                say(&beside.module, sandbox, &event, &check_amended)
-            }
-            Missing::Beside => judge(&beside.module, sandbox, &event, &check_amended),
-        };
-        let paired = Paired::of(&event);
-        match missing {
-            Missing::Beside => beside.pair(&paired, &other, &said),
-            Missing::Serving => beside.pair(&paired, &said, &other),
+    while let Ok(first) = halves.recv() {
+        for half in std::iter::once(first).chain(halves.try_iter()) {
+            waiting.give(half.event.event().data.len() + bytes_of(&half.said));
+            half.judge(sandbox);
         }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -173,35 +186,38 @@ fn bytes_of(said: &Said) -> usize {
     }
 }
 
-/// Calls a module. One that found no processor for long, and so did not use up its own time, has said nothing.
-pub(super) fn patiently(module: &Module, call: impl FnOnce() -> Said) -> Said {
+/// Calls a module, and returns the processor time that it used. One that found no processor for long, and so did not use up
+/// its own time, has said nothing.
+pub(super) fn patiently(module: &Module, call: impl FnOnce() -> Said) -> (Said, Duration) {
     let before = processor_time();
     let said = call();
     let ran = processor_time().saturating_sub(before);
     let is_late = matches!(&said, Err(Unjudged::Fault(fault)) if fault.code == FaultCode::Deadline);
-    if is_late && ran < Duration::from_millis(module.settings().limits.deadline_ms) {
-        return Err(UnfinishedCode::ModuleBusy.into());
-    }
-    said
+    if is_late && ran < deadline(module) { (Err(UnfinishedCode::ModuleBusy.into()), ran) } else { (said, ran) }
 }
 
-/// The verdict of a candidate. One that keeps using up its time is called now and then, as on the path.
-fn judge(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended: &CheckAmended) -> Said {
+fn deadline(module: &Module) -> Duration {
+    Duration::from_millis(module.settings().limits.deadline_ms)
+}
+
+/// The verdict of a candidate, and its time. One that keeps using up its time is called now and then, as on the path.
+fn judge(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check: &CheckAmended) -> (Said, Duration) {
     match module.circuit.way(event.application) {
-        Route::Here | Route::Offload => patiently(module, || module.judge(sandbox, event, check_amended)),
+        Route::Here | Route::Offload => patiently(module, || module.judge(sandbox, event, check)),
         Route::Probe(probe) => {
-            let said = patiently(module, || module.judge(sandbox, event, check_amended));
+            let said = patiently(module, || module.judge(sandbox, event, check));
             module.circuit.unprobed(&probe);
             said
         }
-        Route::Nowhere => Err(module.off_path()),
+        Route::Nowhere => (Err(module.off_path()), Duration::ZERO),
     }
 }
 
-/// The verdict of a module that serves or served. What it says here must not change how it stands on the path.
-fn say(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check_amended: &CheckAmended) -> Said {
+/// The verdict of a module that serves or served, and its time. What it says here must not change how it stands on the path.
+fn say(module: &Module, sandbox: &Sandbox, event: &GuestEvent<'_>, check: &CheckAmended) -> (Said, Duration) {
     if module.circuit.is_off(event.application) {
-        return Err(Fault { code: FaultCode::OffPath, detail: String::new(), last_words: None }.into());
+        let fault = Fault { code: FaultCode::OffPath, detail: String::new(), last_words: None };
+        return (Err(fault.into()), Duration::ZERO);
     }
-    patiently(module, || module.say(sandbox, event, check_amended))
+    patiently(module, || module.say(sandbox, event, check))
 }

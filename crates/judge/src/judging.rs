@@ -10,9 +10,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::besides::Besides;
-use super::candidate::{Beside, Paired, Trial};
+use super::candidate::{Beside, Missing, Paired, Trial};
 use super::circuit::Route;
-use super::comparing::Missing;
 use super::contract::GuestEvent;
 use super::keeping::{Decides, Keep};
 use super::module::Module;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+mod allowance;
 mod anatomy;
 mod answer;
 mod aside;

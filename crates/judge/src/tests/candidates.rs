@@ -102,6 +102,23 @@ async fn a_shadow_judges_copies_and_nothing_depends_on_it() {
     assert_eq!((validators.candidates().len(), validators.take_comparisons().len()), (0, 0), "it is discarded");
 }
 
+/// A thread that spins slows the one beside it, whatever its priority is.
+#[tokio::test]
+async fn a_shadow_that_spins_gets_little_time() {
+    let root = tempfile::tempdir().expect("a folder");
+    let validators = start(root.path());
+    let (accept, spin) = (judges(ACCEPT), judges(SPIN));
+    let live = (module(Role::Live, &accept, None), &accept[..]);
+    // With this deadline the next call is due after ten seconds.
+    let spins = (module(Role::Candidate, &spin, Some("mode = \"shadow\"\ndeadline_ms = 500")), &spin[..]);
+    serve(&validators, 1, &[live, spins]).await;
+    judge(&validators, 8).await;
+    compared(&validators, 8).await;
+    let candidates = validators.candidates();
+    let called = &candidates[0].counts;
+    assert_eq!(called.faulted.get("deadline"), Some(&1), "{called:?}");
+}
+
 #[tokio::test]
 async fn a_shadow_that_spins_or_traps_costs_no_event_and_is_told() {
     let root = tempfile::tempdir().expect("a folder");
@@ -196,10 +213,10 @@ async fn a_call_that_found_no_processor_is_not_compared() {
         Err(Unjudged::from(fault))
     };
     // It waited for a processor, and used none.
-    let waited = comparing::patiently(&beside.module, late);
+    let (waited, _) = comparing::patiently(&beside.module, late);
     assert_eq!(waited, Err(UnfinishedCode::ModuleBusy.into()));
     // It used up its deadline of 50 ms.
-    let spun = comparing::patiently(&beside.module, || {
+    let (spun, _) = comparing::patiently(&beside.module, || {
         let began = engine::processor_time();
         while engine::processor_time().saturating_sub(began) < Duration::from_millis(60) {
             std::hint::black_box(began);
@@ -229,7 +246,7 @@ async fn verdicts_that_wait_to_be_compared_have_their_place_in_the_bounds() {
         let subject = subject(("shop", "sale"), "{}");
         let event = subject.guest_event(&mut id, &mut session_id);
         let check_amended = &validators.terms.check_amended;
-        validators.inner.comparing.compare(&beside, &event, &said, comparing::Missing::Beside, check_amended);
+        validators.inner.comparing.compare(&beside, &event, &said, candidate::Missing::Beside, check_amended);
     };
     let huge = || Violation { pointer: String::new(), code: "bad".into(), message: "x".repeat(1_000).into() };
     compare(Ok(Verdict::Reject(vec![huge()])));
