@@ -517,13 +517,21 @@ async fn a_step_back_to_a_module_that_was_taken_back_needs_force_and_lifts_that_
     house.take_back_of("guests/third", &one, "it refused 50 of 200 events");
     let before = house.standing();
     assert_eq!(before.0, "guests/named guests/other guests/third");
-    for query in ["", "?dry_run=true"] {
-        let back = house.ask("POST", &format!("/v1/generations/4/back{query}")).await;
-        let told = back.json();
-        assert_eq!((code(&back), &told["digest"]), ((409, "taken_back".to_owned()), &json!(one)), "{back:?}");
-        let detail = told["detail"].as_str().expect("words");
-        assert!(detail.contains("guests/other") && detail.contains("90 of 200"), "{detail}");
-        assert!(!detail.contains("guests/third") && !detail.contains("guests/named"), "{detail}");
+    let back = house.ask("POST", "/v1/generations/4/back").await;
+    let told = back.json();
+    assert_eq!((code(&back), &told["digest"]), ((409, "taken_back".to_owned()), &json!(one)), "{back:?}");
+    let detail = told["detail"].as_str().expect("words");
+    assert!(detail.contains("guests/other") && detail.contains("90 of 200"), "{detail}");
+    assert!(!detail.contains("guests/third") && !detail.contains("guests/named"), "{detail}");
+    // Who only looks sees the difference, and what needs force.
+    let diff = house.ask("POST", "/v1/generations/4/back?dry_run=true").await;
+    let needs = json!([{"event_type": "guests/other", "digest": one, "reason": "it refused 90 of 200 events"}]);
+    assert_eq!((diff.status, &diff.json()["taken_back"]), (200, &needs), "{diff:?}");
+    assert!(diff.json()["changes"].as_array().is_some_and(|changes| !changes.is_empty()), "{diff:?}");
+    for over_http in [true, false] {
+        let (status, told) = house.fleet(over_http, &["back", "4"]);
+        assert_eq!(status, Some(0), "{told}");
+        assert!(told.contains("guests/other") && told.contains("needs --force") && told.contains("-> "), "{told}");
     }
     for over_http in [true, false] {
         let (status, told) = house.fleet(over_http, &["back", "4", "--yes"]);

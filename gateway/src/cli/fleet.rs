@@ -114,8 +114,10 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
             let path = format!("/v1/generations/{number}/back?force={}", change.force);
             let diff = gateway.ask(Method::POST, &format!("{path}&dry_run=true"), None).await?;
             let changes = diff["changes"].as_array().context("its answer has no changes")?;
-            // A gateway of the release before leaves nothing out.
-            show_left_out(diff["left_out"].as_array().map(Vec::as_slice).unwrap_or_default())?;
+            // A gateway of the release before has neither list.
+            let list = |key: &str| diff[key].as_array().map(Vec::as_slice).unwrap_or_default();
+            show_left_out(list("left_out"))?;
+            show_taken_back(list("taken_back"))?;
             if !tell(changes, &change)? {
                 return Ok(());
             }
@@ -171,7 +173,11 @@ async fn work(database: &Database, command: Command) -> anyhow::Result<()> {
             }
             let left_out = back.left_out();
             show_left_out(&left_out)?;
-            must_not_be_taken_back(&back.slots, &back.taken_back, &change)?;
+            show_taken_back(&back.taken_back())?;
+            // Who only looks sees the difference.
+            if change.yes {
+                must_not_be_taken_back(&back.slots, &back.taken_back, &change)?;
+            }
             if tell(&shown(&back.slots), &change)? {
                 let entry = Entry::new(Action::FleetBack, &number.to_string(), store.actor())
                     .with("slots", back.slots.len())
@@ -347,6 +353,20 @@ fn show_left_out(left_out: &[Value]) -> anyhow::Result<()> {
         let text = |key: &str| one[key].as_str().unwrap_or_default();
         say(format_args!(
             "{}\tcandidate {} is left out: the guard took it back, since {}",
+            text("event_type"),
+            text("digest"),
+            text("reason")
+        ))?;
+    }
+    Ok(())
+}
+
+/// Prints the modules that a step back brings to serve only with force.
+fn show_taken_back(taken_back: &[Value]) -> anyhow::Result<()> {
+    for one in taken_back {
+        let text = |key: &str| one[key].as_str().unwrap_or_default();
+        say(format_args!(
+            "{}\t{} needs --force: the guard took it back, since {}",
             text("event_type"),
             text("digest"),
             text("reason")

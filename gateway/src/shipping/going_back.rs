@@ -61,10 +61,12 @@ impl StepBack {
 
     /// What was left out, as answers and the command show it.
     pub(crate) fn left_out(&self) -> Vec<Value> {
-        let each = self.left_out.iter().map(
-            |row| json!({"event_type": row.event_type, "digest": digest_of(row).to_string(), "reason": row.reason}),
-        );
-        each.collect()
+        self.left_out.iter().map(named).collect()
+    }
+
+    /// What needs force, as answers and the command show it.
+    pub(crate) fn taken_back(&self) -> Vec<Value> {
+        self.taken_back.iter().map(named).collect()
     }
 }
 
@@ -89,6 +91,10 @@ pub(crate) fn told(rows: &[TakenBackRow]) -> String {
         0 => told,
         more => format!("{told}; and {more} more"),
     }
+}
+
+fn named(row: &TakenBackRow) -> Value {
+    json!({"event_type": row.event_type, "digest": digest_of(row).to_string(), "reason": row.reason})
 }
 
 /// By type and digest.
@@ -150,18 +156,18 @@ impl Shipping {
         if !missing.is_empty() {
             return Err(gone(&missing));
         }
-        if let (Some(first), false) = (back.taken_back.first(), force) {
+        if let (Some(first), false) = (back.taken_back.first(), force || followed.dry_run) {
             let told = told(&back.taken_back);
             let message = format!("Nothing was changed: {told}. Put single modules back, or go back with force.");
             return Err(Refusal::TakenBack { message, digest: digest_of(first).to_string() });
         }
         let changes: Vec<Value> = back.slots.iter().map(shown::change).collect();
-        let left_out = back.left_out();
+        let (left_out, taken_back) = (back.left_out(), back.taken_back());
         let StepBack { based_on, slots, .. } = back;
         let entry = Entry::new(Action::FleetBack, &number.to_string(), actor)
             .with("slots", slots.len())
             .with("left_out", Some(left_out.len()).filter(|count| *count > 0));
-        let body = json!({"back": number, "based_on": based_on, "changes": changes, "left_out": left_out});
+        let body = json!({"back": number, "based_on": based_on, "changes": changes, "left_out": left_out, "taken_back": taken_back});
         if followed.dry_run || slots.is_empty() {
             return Ok(response::json(StatusCode::OK, with(body, "state", "unchanged").to_string()));
         }

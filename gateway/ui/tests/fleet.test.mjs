@@ -129,6 +129,27 @@ test("what the fleet refuses is told, and done only if somebody means it", async
   await ends(page);
 });
 
+test("what the guard took back is named before somebody goes back, and must be forced", async () => {
+  const earlier = await push("shop/order", PAGEVIEW);
+  await push("shop/order", "page interaction/cta click");
+  const slots = (await gateway.ask("GET", `/v1/generations/${earlier}`)).json.slots;
+  const { digest } = slots.find((slot) => slot.event_type === "shop/order");
+  const reason = `it refused 90 of 200 events ${HOSTILE}`;
+  const session = await sql(
+    `insert into taken_back (event_type, digest, trial, code, reason, counts) values ('shop/order', decode('${digest}', 'hex'), 'replacement', 'refuses', '${reason}', '{}')`,
+  );
+  session.end();
+  const page = await signedIn(`generation?number=${earlier}&act=back`);
+  await page.getByText("That must be forced").waitFor();
+  await page.getByRole("listitem").filter({ hasText: "shop/order" }).getByText("90 of 200").waitFor();
+  await page.getByRole("button", { name: "Go back to it" }).click();
+  await page.getByText("Nothing was changed.").first().waitFor();
+  await page.getByLabel(/^Do it all the same/).check();
+  await page.getByRole("button", { name: "Go back to it" }).click();
+  await page.getByText("Its modules serve again, as").waitFor();
+  await ends(page);
+});
+
 test("a job is followed, and cancelled by keyboard alone", async () => {
   const token = await gateway.add("sender", ["ingest"]);
   const bad = () => event({ data: { host: "https://shop.example/<img src=x>", path: "/" } });

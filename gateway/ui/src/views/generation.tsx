@@ -149,6 +149,23 @@ function Came({ of }: { of: Back }) {
   );
 }
 
+/** Modules that the guard took back, which a step back does not simply bring. */
+function Withheld({ rows, title }: { rows: Back["left_out"]; title: string }) {
+  if (rows.length === 0) return null;
+  return (
+    <>
+      <p>{title}</p>
+      <ul>
+        {rows.map(({ event_type: type, digest, reason }) => (
+          <li key={type}>
+            <bdi>{legible(type)}</bdi> <Short id={digest} />: {legible(reason)}.
+          </li>
+        ))}
+      </ul>
+    </>
+  );
+}
+
 function GoBack({ number, leave, done }: { number: number; leave: () => void; done: (answer: Back) => void }) {
   const [isRefused, setRefused] = useState(false);
   const [force, setForce] = useState(false);
@@ -169,12 +186,13 @@ function GoBack({ number, leave, done }: { number: number; leave: () => void; do
     settings,
     isSettings: (data.settings.get(type) ?? null) !== settings,
   }));
+  const { left_out: leftOut, taken_back: takenBack } = data.back;
   const act = async () => {
     try {
       const headers = { prefer: `wait=${WAIT_S}` };
       done(await send<Back>("POST", path, { places, headers, answerMs: ANSWER_MS, query: force ? { force: true } : {} }));
     } catch (error) {
-      setRefused(error instanceof Refused && (error.code === "fleet_refused" || error.code === "module_refused"));
+      setRefused(error instanceof Refused && ["fleet_refused", "module_refused", "taken_back"].includes(error.code));
       throw error;
     }
   };
@@ -190,10 +208,14 @@ function GoBack({ number, leave, done }: { number: number; leave: () => void; do
           <Differences rows={rows} label="What would change" />
         </>
       )}
-      {isRefused && (
+      <Withheld rows={leftOut} title="These candidates are left out, since the guard took them back:" />
+      <Withheld rows={takenBack} title="These modules would serve again although the guard took them back. That must be forced:" />
+      {(isRefused || takenBack.length > 0) && (
         <label class="form-check">
           <input type="checkbox" checked={force} onChange={(event) => setForce(event.currentTarget.checked)} />
-          <span>Do it all the same. A gateway that cannot serve a module answers 503 for its events; a module that takes no secrets out lets refused events be kept as they came.</span>
+          <span>
+            Do it all the same. {takenBack.length > 0 && "What the guard said of these modules counts no more. "}A gateway that cannot serve a module answers 503 for its events; a module that takes no secrets out lets refused events be kept as they came.
+          </span>
         </label>
       )}
     </Ask>
