@@ -563,7 +563,7 @@ async fn take(listener: &tokio::net::TcpListener, status: &str) -> (String, Stri
 async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_readers() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/hooks/eye", listener.local_addr().expect("an address"));
-    let house = House::with(1, |setup| {
+    let mut house = House::with(1, |setup| {
         setup.with("EYE_NOTIFY_URL", &url).with("EYE_NOTIFY_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     })
     .await;
@@ -599,6 +599,18 @@ async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_reade
         house.ask("GET", "/metrics").await.text.contains("eye_notifications_total{state=\"sent\"} 1").then_some(())
     })
     .await;
+    // A message that was not taken is sent after a restart, also after one without a warning.
+    drop(live);
+    house.shipped("?mode=shadow", &salted(&module("traps"), 1)).await;
+    house.send(0, &house.admin, &[one(json!({"misbehave": true}))]).await;
+    let (head, body) = take(&listener, "500 No").await;
+    house.gateways[0].signal("KILL");
+    house.gateways[0].ended().await;
+    house.gateways[0].restart().await;
+    let (again, same) = take(&listener, "204 Yes").await;
+    assert_eq!((header(&head, "webhook-id"), body), (header(&again, "webhook-id"), same));
+    let folder = house.gateways[0].data_dir().join("notifications");
+    eventually("it is kept no more", async || (std::fs::read_dir(&folder).ok()?.count() == 0).then_some(())).await;
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ impl Gateway {
         let live = Arc::new(Live::new(settings.live));
         let roots = config::remote::trusted_roots();
         let roots = Roots::read(roots.as_deref()).map_err(|error| error.to_string());
-        let webhook = Arc::new(Webhook::new(settings.notified.clone(), roots, Arc::clone(&clock)));
+        let webhook = Arc::new(Webhook::new(settings.notified.clone(), roots, Arc::clone(&clock), &config.data_dir));
         let minutes = settings.guard_minutes;
         let notice = notice_of_guard(&fleet, &live, &webhook);
         let candidates = Candidates::new(store.clone(), validators.clone(), config.modules_from, minutes, notice);

@@ -89,4 +89,5 @@ pub mod trail;
 pub mod trials;
 pub mod trust;
 pub mod turns;
+pub mod unsent;
 pub mod webhook;

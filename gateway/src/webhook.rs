@@ -1,9 +1,10 @@
 //! Tells a URL of the operator what the guard took back: a POST of JSON, signed as Standard Webhooks has it. A message that is
-//! not taken is sent again with growing pauses for an hour. The messages wait in memory, a hundred at most, so a restart loses
-//! them; the audit trail and the log have all.
+//! not taken is sent again with growing pauses for an hour, also after a restart. A hundred wait at most; the audit trail and
+//! the log have all.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,16 +31,15 @@ use crate::base64::{base64, base64_bytes};
 use crate::clock::Clock;
 use crate::tls::{self, Roots};
 use crate::trust::host::is_loopback;
+use crate::unsent::{Note, Unsent, WAITING_MAX};
 
-/// Messages that wait. A further one drops the oldest.
-const WAITING_MAX: usize = 100;
 /// The time for one attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The first pause after an attempt that failed, and the longest. Each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// How long a message is tried.
-const TIME: Duration = Duration::from_secs(3_600);
+/// How long a message is tried, in microseconds.
+const TIME_US: i64 = 3_600_000_000;
 
 /// The place to which messages go, and the secret that signs them.
 #[derive(Clone)]
@@ -95,9 +95,7 @@ impl Target {
 /// A message that waits.
 #[derive(Clone, Debug)]
 struct Message {
-    id: String,
-    body: String,
-    until: Instant,
+    note: Note,
     at: Instant,
     pause: Duration,
 }
@@ -107,6 +105,7 @@ pub struct Webhook {
     target: ArcSwapOption<Target>,
     roots: Result<Roots, String>,
     clock: Arc<Clock>,
+    unsent: Unsent,
     waiting: Mutex<VecDeque<Message>>,
     added: Notify,
     /// Messages that were taken, and that nobody took. Metrics read it.
@@ -121,12 +120,13 @@ impl std::fmt::Debug for Webhook {
 }
 
 impl Webhook {
-    /// Sends to `target`, whose certificate is proved by `roots`.
-    pub fn new(target: Option<Target>, roots: Result<Roots, String>, clock: Arc<Clock>) -> Self {
+    /// Sends to `target`, whose certificate is proved by `roots`. Messages that wait are kept below `data_dir`.
+    pub fn new(target: Option<Target>, roots: Result<Roots, String>, clock: Arc<Clock>, data_dir: &Path) -> Self {
         Self {
             target: ArcSwapOption::from_pointee(target),
             roots,
             clock,
+            unsent: Unsent::below(data_dir),
             waiting: Mutex::default(),
             added: Notify::new(),
             sent: AtomicU64::new(0),
@@ -149,29 +149,53 @@ impl Webhook {
         self.dropped.load(Relaxed)
     }
 
-    /// Sends a message of this kind, if there is a place to send it to.
-    pub fn send(&self, kind: &str, data: &Value) {
+    /// Sends a message of this kind, if there is a place to send it to. It is kept first.
+    pub fn send(self: &Arc<Self>, kind: &str, data: &Value) {
         if self.target.load().is_none() {
             return;
         }
-        let at = chrono::DateTime::from_timestamp_micros(self.clock.now_us());
+        let now_us = self.clock.now_us();
+        let at = chrono::DateTime::from_timestamp_micros(now_us);
         let at = at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
         let body = json!({"type": kind, "timestamp": at, "data": data}).to_string();
-        let now = Instant::now();
-        let id = format!("msg_{}", Uuid::now_v7().simple());
+        let until_us = now_us.saturating_add(TIME_US);
+        let note = Note { id: format!("msg_{}", Uuid::now_v7().simple()), body, until_us };
+        let own = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = own.unsent.write(&note) {
+                tracing::warn!(message = note.id, %error, "a restart would lose the message for notify_url");
+            }
+            own.add(note);
+        });
+    }
+
+    /// Lets a message wait; one too many drops the oldest. It blocks on the disk.
+    fn add(&self, note: Note) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= WAITING_MAX {
-            waiting.pop_front();
-            self.dropped.fetch_add(1, Relaxed);
-        }
-        waiting.push_back(Message { id, body, until: now + TIME, at: now, pause: PAUSE });
+        let oldest = if waiting.len() >= WAITING_MAX { waiting.pop_front() } else { None };
+        waiting.push_back(Message { note, at: Instant::now(), pause: PAUSE });
         drop(waiting);
+        if let Some(oldest) = oldest {
+            self.dropped.fetch_add(1, Relaxed);
+            self.unsent.remove(&oldest.note.id);
+        }
         self.added.notify_one();
     }
 
+    /// Reads what waited when the gateway stopped. It blocks on the disk.
+    fn resume(&self) {
+        let (notes, outdated) = self.unsent.read(self.clock.now_us());
+        self.dropped.fetch_add(outdated, Relaxed);
+        notes.into_iter().for_each(|note| self.add(note));
+    }
+
     /// Sends what waits until `stop`.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let own = Arc::clone(&self);
         let run = async {
+            if let Err(error) = tokio::task::spawn_blocking(move || own.resume()).await {
+                tracing::error!(%error, "reading the messages for notify_url panicked");
+            }
             loop {
                 let next = self.next();
                 match next {
@@ -195,37 +219,42 @@ impl Webhook {
         waiting.iter().min_by_key(|message| message.at).cloned()
     }
 
-    async fn attempt(&self, message: Message) {
-        let Some(target) = self.target.load_full() else { return self.end(&message.id) };
-        let posted = timeout(ATTEMPT, self.post(&target, &message)).await;
+    async fn attempt(self: &Arc<Self>, Message { note, pause, .. }: Message) {
+        let Some(target) = self.target.load_full() else { return self.end(note.id).await };
+        let posted = timeout(ATTEMPT, self.post(&target, &note)).await;
         let posted = posted.unwrap_or_else(|_| bail_slow());
         match posted {
             Ok(()) => {
                 self.sent.fetch_add(1, Relaxed);
-                self.end(&message.id);
+                self.end(note.id).await;
             }
-            Err(error) if message.at + message.pause > message.until => {
-                tracing::error!(message = message.id, "notify_url took the message not within an hour: {error:#}");
+            Err(error) if self.clock.now_us().saturating_add(micros(pause)) > note.until_us => {
+                tracing::error!(message = note.id, "notify_url took the message not within an hour: {error:#}");
                 self.dropped.fetch_add(1, Relaxed);
-                self.end(&message.id);
+                self.end(note.id).await;
             }
             Err(error) => {
-                tracing::warn!(message = message.id, "notify_url does not take the message; trying again: {error:#}");
+                tracing::warn!(message = note.id, "notify_url does not take the message; trying again: {error:#}");
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(own) = waiting.iter_mut().find(|own| own.id == message.id) {
-                    own.at = Instant::now() + own.pause;
-                    own.pause = (own.pause * 2).min(PAUSE_MAX);
+                if let Some(own) = waiting.iter_mut().find(|own| own.note.id == note.id) {
+                    own.at = Instant::now() + pause;
+                    own.pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
         }
     }
 
-    fn end(&self, id: &str) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|message| message.id != id);
+    async fn end(self: &Arc<Self>, id: String) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|message| message.note.id != id);
+        let own = Arc::clone(self);
+        let removed = tokio::task::spawn_blocking(move || own.unsent.remove(&id)).await;
+        if let Err(error) = removed {
+            tracing::error!(%error, "removing a message for notify_url panicked");
+        }
     }
 
-    async fn post(&self, target: &Target, message: &Message) -> anyhow::Result<()> {
-        let Message { id, body, .. } = message;
+    async fn post(&self, target: &Target, note: &Note) -> anyhow::Result<()> {
+        let Note { id, body, .. } = note;
         let timestamp_s = self.clock.now_us() / 1_000_000;
         let authority = target.url.authority().context("no host")?;
         let path = target.url.path_and_query().map_or("/", |path| path.as_str());
@@ -254,6 +283,10 @@ impl Webhook {
         ensure!((200..300).contains(&status), "it answers {status}");
         Ok(())
     }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn bail_slow() -> anyhow::Result<()> {
