@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 /// One part in so many of a processor may be used.
 const PART: u32 = 4;
-/// The same after a call that used half of its deadline or more. More of those would tell nothing new.
-const PART_AFTER_LONG: u32 = 20;
+/// The same after a call that used much and gave no verdict. More of those would tell nothing new.
+const PART_IN_VAIN: u32 = 20;
 /// Time in which nothing was used allows more later, up to this. So the events of one request are all judged, and not only
 /// the first.
 const SAVED_MAX: Duration = Duration::from_secs(2);
@@ -30,9 +30,9 @@ impl Allowance {
         is_left(self.paid_until_us.load(Relaxed), self.now_us())
     }
 
-    /// Takes what a call with this deadline used.
-    pub(super) fn spend(&self, used: Duration, deadline: Duration) {
-        let paid_until = after(self.paid_until_us.load(Relaxed), self.now_us(), used, used >= deadline / 2);
+    /// Takes what a call used.
+    pub(super) fn spend(&self, used: Duration, in_vain: bool) {
+        let paid_until = after(self.paid_until_us.load(Relaxed), self.now_us(), used, in_vain);
         self.paid_until_us.store(paid_until, Relaxed);
     }
 
@@ -45,10 +45,10 @@ fn is_left(paid_until_us: u64, now_us: u64) -> bool {
     paid_until_us <= now_us + micros(SAVED_MAX)
 }
 
-fn after(paid_until_us: u64, now_us: u64, used: Duration, is_long: bool) -> u64 {
+fn after(paid_until_us: u64, now_us: u64, used: Duration, in_vain: bool) -> u64 {
     let paid_until = paid_until_us.max(now_us);
-    if is_long {
-        paid_until.max(now_us + micros(SAVED_MAX)) + micros(used * PART_AFTER_LONG)
+    if in_vain {
+        paid_until.max(now_us + micros(SAVED_MAX)) + micros(used * PART_IN_VAIN)
     } else {
         paid_until + micros(used * PART)
     }
@@ -65,12 +65,12 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     /// How many calls of this length there are from `began_us` on, for a second in which nothing else happens.
-    fn calls(began_us: u64, used: Duration, is_long: bool, paid_until_us: &mut u64) -> u64 {
+    fn calls(began_us: u64, used: Duration, in_vain: bool, paid_until_us: &mut u64) -> u64 {
         let (mut now_us, mut count) = (began_us, 0);
         while now_us < began_us + SECOND {
             if is_left(*paid_until_us, now_us) {
                 now_us += micros(used);
-                *paid_until_us = after(*paid_until_us, now_us, used, is_long);
+                *paid_until_us = after(*paid_until_us, now_us, used, in_vain);
                 count += 1;
             } else {
                 now_us += 1_000;

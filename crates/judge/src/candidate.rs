@@ -200,6 +200,8 @@ pub(super) struct Beside {
     pairs: Mutex<Pairs>,
     judged: AtomicU64,
     judged_refused: AtomicU64,
+    /// Apart from the pairs, since requests count it: the thread that holds the pairs has the lowest priority.
+    not_compared: AtomicU64,
 }
 
 /// Which module is still to judge the event.
@@ -239,9 +241,9 @@ impl Beside {
         } else {
             module.measure()
         }
-        let (judged, judged_refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        let [judged, judged_refused, not_compared] = Default::default();
         let allowance = Allowance::new();
-        Self { module, trial, serving, began: Instant::now(), allowance, pairs, judged, judged_refused }
+        Self { module, trial, serving, began: Instant::now(), allowance, pairs, judged, judged_refused, not_compared }
     }
 
     /// The module whose verdict is missing.
@@ -288,7 +290,7 @@ impl Beside {
 
     /// Counts an event that only one of them judged.
     pub(super) fn not_compared(&self) {
-        self.pairs().counts.not_compared += 1;
+        self.not_compared.fetch_add(1, Relaxed);
     }
 
     /// Counts a verdict that the canary gave for a sender.
@@ -344,7 +346,8 @@ impl Beside {
 
     /// What was compared since the last call; `None` if that is nothing.
     pub(super) fn take(&self, slot: &Slot, is_over: bool) -> Option<Comparison> {
-        let Pairs { counts, applications, samples } = std::mem::take(&mut *self.pairs());
+        let Pairs { mut counts, applications, samples } = std::mem::take(&mut *self.pairs());
+        counts.not_compared = self.not_compared.swap(0, Relaxed);
         let (judged, judged_refused) = (self.judged.swap(0, Relaxed), self.judged_refused.swap(0, Relaxed));
         if counts == PairCounts::default() && judged == 0 {
             return None;

@@ -75,6 +75,7 @@ impl Half {
         if !beside.allowance.is_left() {
             return beside.not_compared();
         }
+        let began = processor_time();
         let event = event.event();
         let other = beside.missing(missing);
         let (other_said, ran) = if missing == Missing::Serving || beside.trial == Trial::Replacement {
@@ -82,13 +83,19 @@ impl Half {
         } else {
             judge(other, sandbox, &event, &check_amended)
         };
-        beside.allowance.spend(ran, deadline(other));
+        let in_vain = is_in_vain(&other_said, ran, deadline(other));
         let paired = Paired::of(&event);
         match missing {
             Missing::Beside => beside.pair(&paired, &other_said, &said),
             Missing::Serving => beside.pair(&paired, &said, &other_said),
         }
+        beside.allowance.spend(processor_time().saturating_sub(began), in_vain);
     }
+}
+
+/// Whether a call used up much time and gave no verdict. A verdict that took long is worth its time.
+pub(super) fn is_in_vain(said: &Said, ran: Duration, deadline: Duration) -> bool {
+    said.is_err() && ran >= deadline / 2
 }
 
 /// The queue, and the thread once there is something to compare.

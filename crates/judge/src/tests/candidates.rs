@@ -113,10 +113,19 @@ async fn a_shadow_that_spins_gets_little_time() {
     let spins = (module(Role::Candidate, &spin, Some("mode = \"shadow\"\ndeadline_ms = 500")), &spin[..]);
     serve(&validators, 1, &[live, spins]).await;
     judge(&validators, 8).await;
-    compared(&validators, 8).await;
-    let candidates = validators.candidates();
-    let called = &candidates[0].counts;
-    assert_eq!(called.faulted.get("deadline"), Some(&1), "{called:?}");
+    // On a busy machine a call may end before it has used its deadline, and is none of these then.
+    let counts = compared(&validators, 8).await.counts;
+    assert!(counts.faulted <= 1 && counts.not_compared >= 7, "{counts:?}");
+}
+
+#[test]
+fn only_a_call_that_gives_no_verdict_uses_its_time_in_vain() {
+    let fault = eye_event::verdict::Fault { code: FaultCode::Deadline, detail: String::new(), last_words: None };
+    let (half, deadline) = (Duration::from_millis(250), Duration::from_millis(500));
+    let in_vain = |said: Result<Verdict, Unjudged>, ran| comparing::is_in_vain(&said, ran, deadline);
+    assert!(in_vain(Err(fault.clone().into()), deadline) && in_vain(Err(UnfinishedCode::ModuleBusy.into()), half));
+    assert!(!in_vain(Ok(Verdict::Accept), deadline), "the guard needs the verdicts of slow modules too");
+    assert!(!in_vain(Err(fault.into()), half / 2), "it traps at once, or found no processor");
 }
 
 #[tokio::test]
