@@ -106,6 +106,8 @@ pub struct Webhook {
     roots: Result<Roots, String>,
     clock: Arc<Clock>,
     unsent: Unsent,
+    /// Held while a message is written or all are read.
+    disk: Mutex<()>,
     waiting: Mutex<VecDeque<Message>>,
     added: Notify,
     /// Messages that were taken, and that nobody took. Metrics read it.
@@ -127,6 +129,7 @@ impl Webhook {
             roots,
             clock,
             unsent: Unsent::below(data_dir),
+            disk: Mutex::default(),
             waiting: Mutex::default(),
             added: Notify::new(),
             sent: AtomicU64::new(0),
@@ -149,7 +152,7 @@ impl Webhook {
         self.dropped.load(Relaxed)
     }
 
-    /// Sends a message of this kind, if there is a place to send it to. It is kept first.
+    /// Sends a message of this kind, if there is a place to send it to. It is kept beside that.
     pub fn send(self: &Arc<Self>, kind: &str, data: &Value) {
         if self.target.load().is_none() {
             return;
@@ -160,33 +163,56 @@ impl Webhook {
         let body = json!({"type": kind, "timestamp": at, "data": data}).to_string();
         let until_us = now_us.saturating_add(TIME_US);
         let note = Note { id: format!("msg_{}", Uuid::now_v7().simple()), body, until_us };
-        let own = Arc::clone(self);
+        let (own, oldest) = (Arc::clone(self), self.add(note.clone()));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = own.unsent.write(&note) {
-                tracing::warn!(message = note.id, %error, "a restart would lose the message for notify_url");
+            own.keep(&note);
+            if let Some(oldest) = oldest {
+                own.unsent.remove(&oldest);
             }
-            own.add(note);
         });
     }
 
-    /// Lets a message wait; one too many drops the oldest. It blocks on the disk.
-    fn add(&self, note: Note) {
+    /// Lets a message wait; one too many drops the oldest. Returns the id of that.
+    fn add(&self, note: Note) -> Option<String> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was read at the start may have been added meanwhile.
+        if waiting.iter().any(|own| own.note.id == note.id) {
+            return None;
+        }
         let oldest = if waiting.len() >= WAITING_MAX { waiting.pop_front() } else { None };
         waiting.push_back(Message { note, at: Instant::now(), pause: PAUSE });
         drop(waiting);
-        if let Some(oldest) = oldest {
-            self.dropped.fetch_add(1, Relaxed);
-            self.unsent.remove(&oldest.note.id);
-        }
+        self.dropped.fetch_add(u64::from(oldest.is_some()), Relaxed);
         self.added.notify_one();
+        oldest.map(|oldest| oldest.note.id)
+    }
+
+    fn waits(&self, id: &str) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.note.id == id)
+    }
+
+    /// Keeps a message that waits. It blocks on the disk.
+    fn keep(&self, note: &Note) {
+        let _one = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.unsent.write(note) {
+            tracing::warn!(id = note.id, %error, "a restart would lose the message for notify_url");
+        }
+        // It may have been taken meanwhile.
+        if !self.waits(&note.id) {
+            self.unsent.remove(&note.id);
+        }
     }
 
     /// Reads what waited when the gateway stopped. It blocks on the disk.
     fn resume(&self) {
-        let (notes, outdated) = self.unsent.read(self.clock.now_us());
-        self.dropped.fetch_add(outdated, Relaxed);
-        notes.into_iter().for_each(|note| self.add(note));
+        let _one = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let (notes, dropped) = self.unsent.read(self.clock.now_us());
+        self.dropped.fetch_add(dropped, Relaxed);
+        for note in notes {
+            if let Some(oldest) = self.add(note) {
+                self.unsent.remove(&oldest);
+            }
+        }
     }
 
     /// Sends what waits until `stop`.
@@ -220,21 +246,25 @@ impl Webhook {
     }
 
     async fn attempt(self: &Arc<Self>, Message { note, pause, .. }: Message) {
-        let Some(target) = self.target.load_full() else { return self.end(note.id).await };
-        let posted = timeout(ATTEMPT, self.post(&target, &note)).await;
-        let posted = posted.unwrap_or_else(|_| bail_slow());
+        let posted = match self.target.load_full() {
+            Some(target) => timeout(ATTEMPT, self.post(&target, &note)).await.unwrap_or_else(|_| bail_slow()),
+            // Somebody may set it again.
+            None => Err(anyhow::anyhow!("it is not set any more")),
+        };
         match posted {
             Ok(()) => {
-                self.sent.fetch_add(1, Relaxed);
-                self.end(note.id).await;
+                if self.end(note.id).await {
+                    self.sent.fetch_add(1, Relaxed);
+                }
             }
             Err(error) if self.clock.now_us().saturating_add(micros(pause)) > note.until_us => {
-                tracing::error!(message = note.id, "notify_url took the message not within an hour: {error:#}");
-                self.dropped.fetch_add(1, Relaxed);
-                self.end(note.id).await;
+                tracing::error!(id = note.id, "notify_url did not take the message within an hour: {error:#}");
+                if self.end(note.id).await {
+                    self.dropped.fetch_add(1, Relaxed);
+                }
             }
             Err(error) => {
-                tracing::warn!(message = note.id, "notify_url does not take the message; trying again: {error:#}");
+                tracing::warn!(id = note.id, "notify_url does not take the message; trying again: {error:#}");
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(own) = waiting.iter_mut().find(|own| own.note.id == note.id) {
                     own.at = Instant::now() + pause;
@@ -244,13 +274,16 @@ impl Webhook {
         }
     }
 
-    async fn end(self: &Arc<Self>, id: String) {
+    /// Ends a message. Returns whether it still waited; one for which there was no room was counted then.
+    async fn end(self: &Arc<Self>, id: String) -> bool {
+        let waited = self.waits(&id);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|message| message.note.id != id);
         let own = Arc::clone(self);
         let removed = tokio::task::spawn_blocking(move || own.unsent.remove(&id)).await;
         if let Err(error) = removed {
             tracing::error!(%error, "removing a message for notify_url panicked");
         }
+        waited
     }
 
     async fn post(&self, target: &Target, note: &Note) -> anyhow::Result<()> {
@@ -312,6 +345,26 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_kept_once_and_stays_while_there_is_no_url() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Arc::new(Clock::default());
+        let note = Note { id: "msg_one".to_owned(), body: "{}".to_owned(), until_us: clock.now_us() + TIME_US };
+        Unsent::below(folder.path()).write(&note).expect("written");
+        let webhook = Arc::new(Webhook::new(None, Err("none".to_owned()), Arc::clone(&clock), folder.path()));
+        webhook.resume();
+        webhook.resume();
+        assert_eq!(webhook.waiting.lock().expect("a lock").len(), 1, "it was there already");
+        let message = webhook.next().expect("a message");
+        webhook.attempt(message).await;
+        assert!(webhook.waits("msg_one"), "somebody may set the URL again");
+        assert_eq!(Unsent::below(folder.path()).read(clock.now_us()), (vec![note.clone()], 0));
+        assert!(webhook.end(note.id.clone()).await && !webhook.end(note.id.clone()).await, "it ends once");
+        // It was taken before it was written.
+        webhook.keep(&note);
+        assert_eq!(Unsent::below(folder.path()).read(clock.now_us()), (Vec::new(), 0));
+    }
 
     #[test]
     fn a_message_is_signed_as_standard_webhooks_says() {
