@@ -22,7 +22,7 @@ use super::{Failure, Source};
 use crate::audit::{Action, Entry};
 use crate::config::parts;
 use crate::shipping::differences;
-use crate::shipping::going_back::{StepBack, brought_back, told};
+use crate::shipping::going_back::{StepBack, brought_back, named, told};
 use crate::shipping::terms::forces;
 use crate::store::{NewPreparation, NewSlot, NewVersion, SlotRow, Store, TakenBackRow};
 
@@ -117,7 +117,7 @@ async fn ask(gateway: &Gateway, command: Command) -> anyhow::Result<()> {
             // A gateway of the release before has neither list.
             let list = |key: &str| diff[key].as_array().map(Vec::as_slice).unwrap_or_default();
             show_left_out(list("left_out"))?;
-            show_taken_back(list("taken_back"))?;
+            show_taken_back(list("taken_back"), &change)?;
             if !tell(changes, &change)? {
                 return Ok(());
             }
@@ -173,11 +173,7 @@ async fn work(database: &Database, command: Command) -> anyhow::Result<()> {
             }
             let left_out = back.left_out();
             show_left_out(&left_out)?;
-            show_taken_back(&back.taken_back())?;
-            // Who only looks sees the difference.
-            if change.yes {
-                must_not_be_taken_back(&back.slots, &back.taken_back, &change)?;
-            }
+            must_not_be_taken_back(&back.slots, &back.taken_back, &change)?;
             if tell(&shown(&back.slots), &change)? {
                 let entry = Entry::new(Action::FleetBack, &number.to_string(), store.actor())
                     .with("slots", back.slots.len())
@@ -228,10 +224,14 @@ async fn import_directory(store: &Store, import: &Import) -> anyhow::Result<()> 
     make(store, "import", current.number, slots, change, &entry).await
 }
 
-/// Refuses a change that brings modules which the guard took back, unless it is forced.
+/// Names the modules of a change which the guard took back, and refuses to make it unless it is forced. Who only looks sees
+/// the difference.
 fn must_not_be_taken_back(slots: &[NewSlot], taken_back: &[TakenBackRow], change: &Change) -> anyhow::Result<()> {
     if taken_back.is_empty() || change.force {
         return Ok(());
+    }
+    if !change.yes {
+        return show_taken_back(&taken_back.iter().map(named).collect::<Vec<_>>(), change);
     }
     show(&shown(slots))?;
     bail!("nothing was changed (taken_back): {}; mend it, or say that it is meant with --force", told(taken_back))
@@ -361,16 +361,13 @@ fn show_left_out(left_out: &[Value]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the modules that a step back brings to serve only with force.
-fn show_taken_back(taken_back: &[Value]) -> anyhow::Result<()> {
+/// Prints the modules that a change brings to serve only with force.
+fn show_taken_back(taken_back: &[Value], change: &Change) -> anyhow::Result<()> {
+    let needs = if change.force { "is forced" } else { "needs --force" };
     for one in taken_back {
         let text = |key: &str| one[key].as_str().unwrap_or_default();
-        say(format_args!(
-            "{}\t{} needs --force: the guard took it back, since {}",
-            text("event_type"),
-            text("digest"),
-            text("reason")
-        ))?;
+        let (event_type, digest, reason) = (text("event_type"), text("digest"), text("reason"));
+        say(format_args!("{event_type}\t{digest} {needs}: the guard took it back, since {reason}"))?;
     }
     Ok(())
 }

@@ -93,7 +93,8 @@ pub(crate) fn told(rows: &[TakenBackRow]) -> String {
     }
 }
 
-fn named(row: &TakenBackRow) -> Value {
+/// One of these modules, as answers and the command show it.
+pub(crate) fn named(row: &TakenBackRow) -> Value {
     json!({"event_type": row.event_type, "digest": digest_of(row).to_string(), "reason": row.reason})
 }
 

@@ -186,7 +186,8 @@ function GoBack({ number, leave, done }: { number: number; leave: () => void; do
     settings,
     isSettings: (data.settings.get(type) ?? null) !== settings,
   }));
-  const { left_out: leftOut, taken_back: takenBack } = data.back;
+  // A gateway of the release before has neither.
+  const { left_out: leftOut = [], taken_back: takenBack = [] } = data.back;
   const act = async () => {
     try {
       const headers = { prefer: `wait=${WAIT_S}` };
@@ -214,7 +215,7 @@ function GoBack({ number, leave, done }: { number: number; leave: () => void; do
         <label class="form-check">
           <input type="checkbox" checked={force} onChange={(event) => setForce(event.currentTarget.checked)} />
           <span>
-            Do it all the same. {takenBack.length > 0 && "What the guard said of these modules counts no more. "}A gateway that cannot serve a module answers 503 for its events; a module that takes no secrets out lets refused events be kept as they came.
+            Do it all the same. {takenBack.length > 0 && "What the guard said of these modules no longer counts. "}A gateway that cannot serve a module answers 503 for its events; a module that takes no secrets out lets refused events be kept as they came.
           </span>
         </label>
       )}
