@@ -1,15 +1,15 @@
-//! Bounds the processor time for what nobody waits for, so that it slows the path of events little. The lowest priority does
-//! not do that: a thread that spins takes caches, and often half of a core, from the thread beside it.
+//! Bounds the processor time of calls for which no request waits. Without a bound they would slow the requests, also at the
+//! lowest priority: a thread that spins takes caches, and often half of a core, from the thread beside it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// One part in so many of a processor may be used.
 const PART: u32 = 4;
-/// The same after a call that used much and gave no verdict. More of those would tell nothing new.
+/// The part after a call that used much time and gave no verdict. Another such call would tell nothing new.
 const PART_IN_VAIN: u32 = 20;
-/// Time in which nothing was used allows more later, up to this. So the events of one request are all judged, and not only
-/// the first.
+/// The longest time without a call that counts. It lets calls follow each other at once later, so that all events of a
+/// request are judged, and not the first one alone.
 const SAVED_MAX: Duration = Duration::from_secs(2);
 
 /// An allowance of processor time. One thread spends it, and all may ask for it.
