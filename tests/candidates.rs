@@ -608,7 +608,7 @@ async fn what_is_taken_back_is_told_to_the_url_of_the_operator_and_to_live_reade
     let (head, body) = take(&listener, "500 No").await;
     house.gateways[0].signal("KILL");
     house.gateways[0].ended().await;
-    // Nobody has taken what the one before may have sent meanwhile.
+    // The killed gateway may have sent its message again. A new listener does not see that.
     drop(listener);
     let listener = tokio::net::TcpListener::bind(address).await.expect("the port again");
     house.gateways[0].restart().await;

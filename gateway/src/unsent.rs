@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Messages that wait.
+/// The most messages that wait.
 pub const WAITING_MAX: usize = 100;
 /// A message has a sentence or two, so no file is as large.
 const BYTES_MAX: u64 = 64 << 10;
 
-/// A message as it is unsent.
+/// A message as its file has it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// Names its file.
@@ -172,7 +172,7 @@ mod tests {
     fn a_message_that_cannot_be_read_now_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let unsent = Unsent::below(folder.path());
-        // A folder cannot be read as a file, whoever runs this.
+        // No user can read a folder as a file, not even root.
         fs::create_dir_all(unsent.folder.join("msg_one.json")).expect("a folder");
         assert_eq!((unsent.read(0), names(&unsent)), ((Vec::new(), 0), vec!["msg_one.json".to_owned()]));
     }

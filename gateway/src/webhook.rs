@@ -197,7 +197,7 @@ impl Webhook {
         if let Err(error) = self.unsent.write(note) {
             tracing::warn!(id = note.id, %error, "a restart would lose the message for notify_url");
         }
-        // It may have been taken meanwhile.
+        // The URL may have taken the message before its file was there.
         if !self.waits(&note.id) {
             self.unsent.remove(&note.id);
         }
@@ -248,7 +248,7 @@ impl Webhook {
     async fn attempt(self: &Arc<Self>, Message { note, pause, .. }: Message) {
         let posted = match self.target.load_full() {
             Some(target) => timeout(ATTEMPT, self.post(&target, &note)).await.unwrap_or_else(|_| bail_slow()),
-            // Somebody may set it again.
+            // A reload may set it again, so the message waits.
             None => Err(anyhow::anyhow!("it is not set any more")),
         };
         match posted {
@@ -276,8 +276,11 @@ impl Webhook {
 
     /// Ends a message. Returns whether it still waited; one for which there was no room was counted then.
     async fn end(self: &Arc<Self>, id: String) -> bool {
-        let waited = self.waits(&id);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|message| message.note.id != id);
+        let waited = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = waiting.iter().position(|message| message.note.id == id);
+            place.and_then(|place| waiting.remove(place)).is_some()
+        };
         let own = Arc::clone(self);
         let removed = tokio::task::spawn_blocking(move || own.unsent.remove(&id)).await;
         if let Err(error) = removed {
